@@ -1,0 +1,98 @@
+"""What every decoder takes and gives: where bytes came from, and the readings and rejects they hold."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+import pyarrow as pa
+
+IgnoredReason = Literal["unmapped", "no_value"]
+Ignored = dict[tuple[str, str], int]
+
+MAX_RAW_TEXT_CHARS = 1000
+
+READING_SCHEMA = pa.schema(
+    [
+        pa.field("node_id", pa.string()),
+        pa.field("device_id", pa.string(), nullable=False),
+        pa.field("quantity", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+        pa.field("statistic", pa.string(), nullable=False),
+        pa.field("window_s", pa.float64(), nullable=False),
+        pa.field("reading_time", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("multiplicity", pa.int32(), nullable=False),
+        pa.field("point", pa.string()),
+        pa.field("sensor", pa.string(), nullable=False),
+        pa.field("raw_value", pa.string(), nullable=False),
+        pa.field("raw_unit", pa.string(), nullable=False),
+        pa.field("source_position", pa.int64(), nullable=False),
+    ]
+)
+
+REJECT_SCHEMA = pa.schema(
+    [
+        pa.field("source_position", pa.int64(), nullable=False),
+        pa.field("sensor", pa.string()),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("raw_text", pa.string(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a file's bytes came from, as far as a decoder must know it."""
+
+    site_id: str
+    source_name: str
+    path: str
+    """The path as listed, for messages and identity."""
+    node_id: str | None
+    """The node named by the path, null when the records name their node themselves."""
+    timezone: str
+    """IANA zone of stamps that carry none."""
+    path_time: datetime | None = None
+    """The stamp taken from the path (aware), for text exposition whose samples carry none."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The records of one file: records == readings + rejects + duplicates + ignored."""
+
+    readings: pa.Table
+    rejects: pa.Table
+    records: int
+    duplicates: int
+    """Exact repeats of (node, device, sensor, time, value) in this file; the first one is the reading."""
+    ignored: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """(raw sensor name, 'unmapped' | 'no_value') -> records."""
+    structure_lines: int = 0
+    """Stamps, headers, comments, footers and blank lines: no records."""
+
+    def check(self) -> None:
+        """Raise AssertionError unless every record is accounted for and the schemas are the declared ones."""
+        assert self.readings.schema.equals(READING_SCHEMA), f"readings schema: {self.readings.schema}"
+        assert self.rejects.schema.equals(REJECT_SCHEMA), f"rejects schema: {self.rejects.schema}"
+        ignored = sum(self.ignored.values())
+        found = self.readings.num_rows + self.rejects.num_rows + self.duplicates + ignored
+        assert self.records == found, (
+            f"records {self.records} != readings {self.readings.num_rows} + rejects {self.rejects.num_rows}"
+            f" + duplicates {self.duplicates} + ignored {ignored}"
+        )
+
+
+def only_reject(reason: str, raw_text: str, position: int = 1, sensor: str | None = None) -> Decoded:
+    """A file of which nothing could be used: one record, one reject that says why."""
+    row = {
+        "source_position": position,
+        "sensor": sensor,
+        "reason": reason,
+        "raw_text": raw_text[:MAX_RAW_TEXT_CHARS],
+    }
+    return Decoded(
+        readings=READING_SCHEMA.empty_table(),
+        rejects=pa.Table.from_pylist([row], schema=REJECT_SCHEMA),
+        records=1,
+        duplicates=0,
+    )
