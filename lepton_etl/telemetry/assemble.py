@@ -1,0 +1,87 @@
+"""From cells with everything known about them to readings, rejects and duplicates. Shared by all decoders."""
+
+from typing import Final
+
+import polars as pl
+import pyarrow as pa
+
+from lepton_etl.telemetry.decoded import READING_SCHEMA, REJECT_SCHEMA, Decoded, Ignored
+from lepton_etl.telemetry.text import Lines
+
+NUMBER: Final = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_NOT_FINITE_WORD: Final = r"^[+-]?(?:nan|inf|infinity)$"
+
+REJECT_COLUMNS: Final = ("source_position", "sensor", "reason")
+SAME_READING: Final = ("node_id", "device_id", "sensor", "point", "reading_time", "raw_value")
+
+
+def number_of(text: pl.Expr) -> pl.Expr:
+    """The number of a text with a decimal point; NaN and infinities by their words; null where it is none."""
+    plain = text.str.contains(f"^{NUMBER}$") | text.str.to_lowercase().str.contains(_NOT_FINITE_WORD)
+    return pl.when(plain).then(text).cast(pl.Float64, strict=False)
+
+
+def value_reason(number: pl.Expr, value: pl.Expr) -> pl.Expr:
+    """Why a value is no reading: bad_number, unit_mismatch (no factor), not_finite, out_of_bounds; else null.
+
+    Bounds are the quantity's of the field dictionary, in the columns low and high.
+    """
+    return (
+        pl.when(number.is_null())
+        .then(pl.lit("bad_number"))
+        .when(pl.col("factor").is_null())
+        .then(pl.lit("unit_mismatch"))
+        .when(~value.is_finite())
+        .then(pl.lit("not_finite"))
+        .when(~value.is_between(pl.col("low"), pl.col("high")))
+        .then(pl.lit("out_of_bounds"))
+    )
+
+
+def without_repeats(readings: pl.DataFrame, same: tuple[str, ...] = SAME_READING) -> pl.DataFrame:
+    """Readings in file order, only the first of exact repeats."""
+    return readings.unique(subset=same, keep="first", maintain_order=True)
+
+
+def reading_table(readings: pl.DataFrame) -> pa.Table:
+    """Columns of READING_SCHEMA out of a frame that has them all."""
+    return readings.select(READING_SCHEMA.names).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(READING_SCHEMA)
+
+
+def reject_table(rejects: list[pl.DataFrame], lines: Lines) -> pa.Table:
+    """Rejects (source_position, sensor, reason) of several frames by position, each with its line's text."""
+    schema = {"source_position": pl.Int64, "sensor": pl.String, "reason": pl.String}
+    frames = [frame.select(pl.col(name).cast(kind) for name, kind in schema.items()) for frame in rejects]
+    together = pl.concat([pl.DataFrame(schema=schema), *frames]).sort("source_position", maintain_order=True)
+    texts = lines.texts(together.get_column("source_position"))
+    table = together.with_columns(texts.alias("raw_text")).to_arrow(compat_level=pl.CompatLevel.oldest())
+    return table.cast(REJECT_SCHEMA)
+
+
+def assemble(
+    cells: pl.DataFrame, faults: list[pl.DataFrame], ignored: Ignored, structure_lines: int, lines: Lines
+) -> Decoded:
+    """One file's result.
+
+    `cells` holds every mapped cell with a value: the reading columns and `reason` (null: usable). `faults` are other
+    rejects (source_position, sensor, reason). Raises nothing for bad input: it stands in `reason` by now.
+    """
+    usable = cells.filter(pl.col("reason").is_null())
+    kept = without_repeats(usable)
+    refused = cells.filter(pl.col("reason").is_not_null())
+    rejects = reject_table([*faults, refused], lines)
+    duplicates = usable.height - kept.height
+    return Decoded(
+        readings=reading_table(kept),
+        rejects=rejects,
+        records=kept.height + rejects.num_rows + duplicates + sum(ignored.values()),
+        duplicates=duplicates,
+        ignored=ignored,
+        structure_lines=structure_lines,
+    )
+
+
+def count_ignored(sensors: pl.DataFrame) -> Ignored:
+    """(sensor, reason) -> records from columns sensor, reason and count."""
+    totals = sensors.group_by("sensor", "reason").agg(pl.col("count").sum()).filter(pl.col("count") > 0)
+    return {(sensor, reason): int(count) for sensor, reason, count in totals.sort("sensor", "reason").iter_rows()}

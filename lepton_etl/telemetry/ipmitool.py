@@ -1,0 +1,136 @@
+"""`ipmitool sdr` tables (name | reading | status), each below a line that stamps it."""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from lepton_etl.telemetry.assemble import NUMBER, assemble, count_ignored, number_of, value_reason
+from lepton_etl.telemetry.decoded import Decoded, Origin
+from lepton_etl.telemetry.specs import IpmitoolSpec
+from lepton_etl.telemetry.stamps import parse_stamps
+from lepton_etl.telemetry.text import damaged_line, read_lines
+from lepton_etl.telemetry.units import scaled
+
+BLANK: Final = 0
+STAMP: Final = 1
+BAD_LINE: Final = 2
+UNMAPPED: Final = 3
+NO_VALUE: Final = 4
+VALUE: Final = 5
+
+
+def decode(data: bytes, origin: Origin, spec: IpmitoolSpec) -> Decoded:
+    """Readings and rejects of one log of `ipmitool sdr`.
+
+    A stamp line stamps the rows below it until the next one; rows before any stamp, or below one that cannot be
+    read, are rejects (no_time, bad_time for the stamp itself). An empty table is structure. Rows say name, reading
+    and status; the status is a threshold state and does not unmake a value. A day's table repeats the same few
+    thousand lines, so each distinct line is understood once and the rows are gathers. Source: ipmitool(1).
+    """
+    lines = read_lines(data)
+    codes, texts = lines.distinct()
+    known = _understand(texts, spec, lines.damaged)
+    kind = known.get_column("kind").to_numpy()
+    counts = np.bincount(codes, minlength=len(texts))
+    kind_of_line = kind[codes]
+    stamp_rows = np.flatnonzero(kind_of_line == STAMP)
+    stamps = _stamps(texts, codes[stamp_rows], stamp_rows, origin, spec)
+    value_rows = np.flatnonzero(kind_of_line == VALUE)
+    bad_rows = np.flatnonzero(kind_of_line == BAD_LINE)
+    bad_stamps = stamps.filter(pl.col("reason").is_not_null())
+    structure = int(counts[kind == BLANK].sum()) + len(stamp_rows) - bad_stamps.height
+    faults = [
+        pl.DataFrame({"source_position": bad_rows + 1}).with_columns(
+            pl.lit(None, dtype=pl.String).alias("sensor"), pl.lit("bad_line").alias("reason")
+        ),
+        bad_stamps.with_columns(pl.lit(None, dtype=pl.String).alias("sensor")),
+    ]
+    ignored = known.with_columns(pl.Series("count", counts)).filter(pl.col("kind").is_in([UNMAPPED, NO_VALUE]))
+    named = pl.when(pl.col("kind") == UNMAPPED).then(pl.lit("unmapped")).otherwise(pl.lit("no_value"))
+    cells = _cells(known, codes, value_rows, stamp_rows, stamps, origin)
+    return assemble(cells, faults, count_ignored(ignored.with_columns(named.alias("reason"))), structure, lines)
+
+
+def _understand(texts: pl.Series, spec: IpmitoolSpec, damaged: bool) -> pl.DataFrame:
+    """One row per distinct line: its kind, and of a row with a value everything but its time."""
+    rules = spec.sensors
+    fields = pl.col("line").str.splitn("|", 4)
+    split = pl.DataFrame({"line": texts}).with_columns(
+        fields.struct[0].str.strip_chars().alias("sensor"),
+        fields.struct[1].str.strip_chars().alias("reading"),
+        (fields.struct[2].is_not_null() & fields.struct[3].is_null()).alias("is_row"),
+    )
+    mapped = rules.map_names(split.filter("is_row").get_column("sensor"))
+    line = pl.col("line")
+    lower = pl.col("reading").str.to_lowercase()
+    empty = lower.is_in(rules.no_value)
+    if rules.no_value_pattern is not None:
+        empty = empty | pl.col("reading").str.contains(f"^(?:{rules.no_value_pattern})$")
+    kind = (
+        pl.when(damaged_line(line) if damaged else pl.lit(False))
+        .then(BAD_LINE)
+        .when(line.str.starts_with(spec.stamp_prefix))
+        .then(STAMP)
+        .when(line.str.strip_chars() == "")
+        .then(BLANK)
+        .when(~pl.col("is_row") | (pl.col("sensor") == ""))
+        .then(BAD_LINE)
+        .when(pl.col("rule").is_null())
+        .then(UNMAPPED)
+        .when(empty)
+        .then(NO_VALUE)
+        .otherwise(VALUE)
+    )
+    parts = pl.col("reading").str.extract_groups(rf"^(?<number>{NUMBER}|(?i:[+-]?(?:nan|inf)))(?:\s+(?<unit>.*))?$")
+    rows = split.join(mapped, on="sensor", how="left", maintain_order="left").with_columns(
+        kind.cast(pl.Int8).alias("kind"),
+        parts.struct["number"].fill_null("").alias("number"),
+        parts.struct["unit"].fill_null("").alias("raw_unit"),
+    )
+    pairs = rows.filter(pl.col("kind") == VALUE)
+    converted = rows.join(rules.convert_pairs(pairs), on=["rule", "raw_unit"], how="left", maintain_order="left")
+    number = number_of(pl.col("number"))
+    value = scaled(number)
+    return converted.select(
+        "kind", "sensor", "quantity", "device_id", "statistic", "point", "raw_unit",
+        pl.when(pl.col("number") == "").then("reading").otherwise("number").alias("raw_value"),
+        value.alias("value"),
+        value_reason(number, value).alias("reason"),
+    )  # fmt: skip
+
+
+def _stamps(
+    texts: pl.Series, codes: npt.NDArray[np.int32], rows: npt.NDArray[np.int64], origin: Origin, spec: IpmitoolSpec
+) -> pl.DataFrame:
+    """source_position, time and reason of every stamp line."""
+    stamped = texts.gather(codes).str.slice(len(spec.stamp_prefix))
+    return parse_stamps(stamped, timezone=origin.timezone).select(
+        pl.Series("source_position", rows + 1), "time", "reason"
+    )
+
+
+def _cells(
+    known: pl.DataFrame,
+    codes: npt.NDArray[np.int32],
+    value_rows: npt.NDArray[np.int64],
+    stamp_rows: npt.NDArray[np.int64],
+    stamps: pl.DataFrame,
+    origin: Origin,
+) -> pl.DataFrame:
+    """The rows with a value, stamped by the last stamp above them."""
+    above = np.searchsorted(stamp_rows, value_rows) - 1
+    times = pl.concat([stamps.get_column("time").clear(1).extend_constant(None, 1), stamps.get_column("time")])
+    no_time = pl.when(pl.col("reading_time").is_null()).then(pl.lit("no_time"))
+    return (
+        known.drop("kind")[codes[value_rows]]
+        .with_columns(
+            pl.Series("source_position", value_rows + 1),
+            times.gather(above + 1).alias("reading_time"),
+            pl.lit(origin.node_id, dtype=pl.String).alias("node_id"),
+            pl.lit(0.0).alias("window_s"),
+            pl.lit(1, dtype=pl.Int32).alias("multiplicity"),
+        )
+        .with_columns(pl.coalesce("reason", no_time).alias("reason"))
+    )

@@ -1,0 +1,194 @@
+"""The rule table: which raw sensor name is which quantity of which device. Rules are data (conf/sensors/), not code."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from string import Formatter
+from typing import Annotated, Any, Final, Literal
+
+import polars as pl
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from lepton_etl.errors import ConfigurationError
+from lepton_etl.fields import QUANTITIES
+from lepton_etl.telemetry.units import Conversion, conversion
+
+Statistic = Literal["instant", "mean", "min", "max", "counter"]
+
+RULES_FOLDER: Final = Path(__file__).resolve().parents[2] / "conf" / "sensors"
+
+MAPPED_SCHEMA: Final = {
+    "sensor": pl.String,
+    "rule": pl.Int32,
+    "quantity": pl.String,
+    "device_id": pl.String,
+    "statistic": pl.String,
+    "point": pl.String,
+    "low": pl.Float64,
+    "high": pl.Float64,
+}
+
+
+def as_tuple(value: Any) -> Any:
+    """One string of a YAML file stands for a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
+Strings = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
+
+
+class SensorRule(BaseModel):
+    """One line of the table; the first rule whose `match` fits the whole sensor name wins."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    match: str = Field(description="Regular expression; it must fit the whole raw sensor name.")
+    quantity: str = Field(description="Quantity of the field dictionary.")
+    device: Strings = Field(
+        default=("node",),
+        description="Device template with named groups of `match` or labels, such as psu{n}; of several the first "
+        "whose names are all there.",
+    )
+    unit: Strings = Field(description="Units that the sensor may speak, in pint's words; another is a reject.")
+    unit_is: Mapping[str, str] = Field(
+        default_factory=dict, description="What a unit as logged means for this sensor, before the table's own words."
+    )
+    statistic: Statistic = "instant"
+    point: str | None = Field(default=None, description="Where a power is taken.")
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> "SensorRule":
+        groups = set(re.compile(self.match).groupindex)
+        if self.quantity not in QUANTITIES:
+            raise ValueError(f"quantity {self.quantity!r} is not in the field dictionary")
+        for unit in self.unit:
+            if conversion(unit, self.quantity) is None:
+                raise ValueError(f"unit {unit!r} cannot be brought to {QUANTITIES[self.quantity].unit}")
+        if not groups <= {name for template in self.device for name in template_names(template)}:
+            raise ValueError(f"device {self.device} uses not every group of {self.match!r}: two devices would be one")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """What one sensor name stands for."""
+
+    rule: int
+    quantity: str
+    devices: tuple[str, ...]
+    """Device templates, groups of the name already filled in."""
+    statistic: str
+    point: str | None
+
+
+class IndexLabel(BaseModel):
+    """A metric whose value is the device's number: series with the same `key` label get it as label `name`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metric: str
+    key: str
+    name: str
+
+
+class RuleTable(BaseModel):
+    """A file of conf/sensors: the rules, what a tool writes for units, and what it writes where there is no value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rules: tuple[SensorRule, ...] = Field(min_length=1)
+    units: Mapping[str, str] = Field(default_factory=dict, description="Unit as logged -> pint's word for it.")
+    no_value: tuple[str, ...] = Field(default=(), description="Texts, in lower case, that say there is no value.")
+    no_value_pattern: str | None = Field(default=None, description="Whole texts that are no measurement.")
+    index_labels: tuple[IndexLabel, ...] = ()
+
+    @model_validator(mode="after")
+    def _patterns_compile(self) -> "RuleTable":
+        re.compile(self.no_value_pattern or "")
+        return self
+
+    def find(self, sensor: str) -> Mapped | None:
+        """The first fitting rule, its device templates filled with the name's groups (in lower case)."""
+        for number, rule in enumerate(self.rules):
+            found = re.fullmatch(rule.match, sensor)
+            if found is not None:
+                groups = {name: text.lower() for name, text in found.groupdict().items() if text is not None}
+                devices = tuple(_fill(template, groups) for template in rule.device)
+                return Mapped(number, rule.quantity, devices, rule.statistic, rule.point)
+        return None
+
+    def map_names(self, sensors: pl.Series) -> pl.DataFrame:
+        """One row (MAPPED_SCHEMA) for each distinct name that a rule fits; rules run once a name, not once a row."""
+        rows = []
+        for sensor in sensors.unique().drop_nulls().to_list():
+            mapped = self.find(sensor)
+            if mapped is None:
+                continue
+            quantity = QUANTITIES[mapped.quantity]
+            rows.append(
+                (sensor, mapped.rule, mapped.quantity, mapped.devices[0], mapped.statistic, mapped.point,
+                 quantity.ge, quantity.le)
+            )  # fmt: skip
+        return pl.DataFrame(rows, schema=MAPPED_SCHEMA, orient="row")
+
+    def convert(self, rule: int, raw_unit: str) -> Conversion | None:
+        """How a unit as logged is converted under a rule; None is a unit mismatch."""
+        sensor_rule = self.rules[rule]
+        unit = sensor_rule.unit_is.get(raw_unit) or self.units.get(raw_unit, raw_unit)
+        return conversion(unit, sensor_rule.quantity) if unit in sensor_rule.unit else None
+
+    def convert_pairs(self, pairs: pl.DataFrame) -> pl.DataFrame:
+        """(rule, raw_unit) -> factor, divisor, offset for each distinct pair that converts."""
+        rows = []
+        for rule, raw_unit in pairs.select("rule", "raw_unit").unique().drop_nulls().iter_rows():
+            found = self.convert(rule, raw_unit)
+            if found is not None:
+                rows.append((rule, raw_unit, found.factor, found.divisor, found.offset))
+        schema = {
+            "rule": pl.Int32, "raw_unit": pl.String, "factor": pl.Float64, "divisor": pl.Float64, "offset": pl.Float64
+        }  # fmt: skip
+        return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def template_names(template: str) -> list[str]:
+    """The names in braces of a device template."""
+    return [name for _, name, _, _ in Formatter().parse(template) if name]
+
+
+def _fill(template: str, groups: Mapping[str, str]) -> str:
+    for name, text in groups.items():
+        template = template.replace("{" + name + "}", text)
+    return template
+
+
+@lru_cache(maxsize=32)
+def load_rules(path: Path) -> RuleTable:
+    """Read one file of conf/sensors.
+
+    Raises ConfigurationError naming the file and what is wrong in it.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(
+            f"sensor rules cannot be read: {error}", where=str(path), remedy="name a file of conf/sensors"
+        ) from error
+    try:
+        return RuleTable.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(
+            f"{key}: {first['msg']}", where=str(path), remedy="correct the rule; docs/formats.md shows the keys"
+        ) from error
+
+
+def rules_or_file(value: Any) -> Any:
+    """A path in the settings stands for the rule table in that file."""
+    return load_rules(Path(value)) if isinstance(value, str | Path) else value
+
+
+Rules = Annotated[RuleTable, BeforeValidator(rules_or_file)]

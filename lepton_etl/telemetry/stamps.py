@@ -1,0 +1,118 @@
+"""Time stamps of logs to UTC instants: ISO 8601, a chrono format, or epochs; local wall clocks with their DST."""
+
+from typing import Final, Literal
+
+import polars as pl
+
+EpochUnit = Literal["s", "ms", "us", "ns"]
+Ambiguous = Literal["reject", "merged"]
+
+UTC_TIME: Final = pl.Datetime("us", "UTC")
+MICROSECONDS_PER: Final[dict[str, float]] = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
+# Stamps outside are a clock that lost its battery (1970) or a wrong epoch unit, not a log of today.
+EARLIEST_YEAR: Final = 2000
+LATEST_YEAR: Final = 2100
+
+_ISO = (
+    r"^(?<day>\d{4}-\d\d-\d\d)[T ](?<clock>\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)"
+    r" ?(?<zone>|Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)$"
+)
+
+
+def parse_stamps(
+    texts: pl.Series,
+    *,
+    timezone: str,
+    format: str | None = None,
+    epoch: EpochUnit | None = None,
+    ambiguous: Ambiguous = "reject",
+) -> pl.DataFrame:
+    """Columns time (UTC, null where unusable), reason (bad_time, ambiguous_time, absent_time or null), merged (bool).
+
+    `format` is a chrono format as polars takes it, `epoch` a unit; without both the text is ISO 8601.
+    `timezone` is the IANA zone of stamps that carry none. A local time that happens twice is refused, or, when one
+    row stands for both hours (`merged`), is the first of them with `merged` true. Source: definitions.md section 9.
+    """
+    frame = pl.DataFrame({"text": texts.cast(pl.String).str.strip_chars()})
+    if epoch is not None:
+        parsed = _from_epoch(frame, epoch)
+    elif format is None:
+        parsed = _from_iso(frame)
+    else:
+        parsed = _from_format(frame, format)
+    return _to_utc(parsed, timezone, ambiguous)
+
+
+def _from_epoch(frame: pl.DataFrame, epoch: EpochUnit) -> pl.DataFrame:
+    """An epoch is UTC: only `instant` is filled. Whole numbers stay integers, so nanoseconds lose nothing here."""
+    scale = MICROSECONDS_PER[epoch]
+    whole = pl.col("text").cast(pl.Int64, strict=False)
+    scaled = whole // 1000 if epoch == "ns" else whole * int(scale)
+    fraction = pl.col("text").cast(pl.Float64, strict=False) * scale
+    bounded = pl.when(fraction.abs() < 1e18).then(
+        pl.when(whole.is_not_null()).then(scaled).otherwise(fraction.round().cast(pl.Int64, strict=False))
+    )
+    return frame.select(
+        pl.lit(None, dtype=pl.Datetime("us")).alias("local"),
+        bounded.cast(pl.Datetime("us")).dt.replace_time_zone("UTC").alias("instant"),
+    )
+
+
+def _from_iso(frame: pl.DataFrame) -> pl.DataFrame:
+    parts = frame.select(pl.col("text").str.extract_groups(_ISO)).unnest("text")
+    naive = pl.concat_str(
+        pl.col("day"), pl.lit(" "), pl.col("clock"), pl.when(pl.col("clock").str.len_bytes() == 5).then(pl.lit(":00"))
+        .otherwise(pl.lit("")),
+    ).str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False)  # fmt: skip
+    zone = pl.col("zone")
+    digits = zone.str.replace_all(":", "").str.pad_end(5, "0")
+    minutes = digits.str.slice(1, 2).cast(pl.Int64, strict=False) * 60 + digits.str.slice(3, 2).cast(
+        pl.Int64, strict=False
+    )
+    shift = pl.when(zone.str.starts_with("-")).then(-minutes).when(zone.str.starts_with("+")).then(minutes)
+    offset = pl.duration(minutes=shift.fill_null(0))
+    return parts.with_columns(naive.alias("naive")).select(
+        pl.when(zone == "").then(pl.col("naive")).alias("local"),
+        pl.when(zone != "").then(pl.col("naive") - offset).dt.replace_time_zone("UTC").alias("instant"),
+    )
+
+
+def _from_format(frame: pl.DataFrame, format: str) -> pl.DataFrame:
+    parsed = frame.get_column("text").str.to_datetime(format, time_unit="us", strict=False)
+    zoned = isinstance(parsed.dtype, pl.Datetime) and parsed.dtype.time_zone is not None
+    nothing = pl.Series([None], dtype=pl.Datetime("us")).new_from_index(0, len(parsed))
+    if zoned:
+        return pl.DataFrame({"local": nothing, "instant": parsed.dt.convert_time_zone("UTC")})
+    return pl.DataFrame({"local": parsed, "instant": nothing.dt.replace_time_zone("UTC")})
+
+
+def _to_utc(parsed: pl.DataFrame, timezone: str, ambiguous: Ambiguous) -> pl.DataFrame:
+    """Bring `local` to UTC in `timezone`, keep `instant`, and say why a stamp is unusable."""
+    sane = pl.col("local").dt.year().is_between(EARLIEST_YEAR, LATEST_YEAR)
+    local = pl.when(sane).then(pl.col("local"))
+    first = local.dt.replace_time_zone(timezone, ambiguous="earliest", non_existent="null").dt.convert_time_zone("UTC")
+    last = local.dt.replace_time_zone(timezone, ambiguous="latest", non_existent="null").dt.convert_time_zone("UTC")
+    known = parsed.select(
+        sane.fill_null(False).alias("sane"),
+        first.alias("first"),
+        (first != last).fill_null(False).alias("twice"),
+        pl.when(pl.col("instant").dt.year().is_between(EARLIEST_YEAR, LATEST_YEAR))
+        .then(pl.col("instant"))
+        .alias("instant"),
+    )
+    refused = pl.col("twice") & pl.lit(ambiguous == "reject")
+    reason = (
+        pl.when(pl.col("instant").is_not_null())
+        .then(None)
+        .when(~pl.col("sane"))
+        .then(pl.lit("bad_time"))
+        .when(pl.col("first").is_null())
+        .then(pl.lit("absent_time"))
+        .when(refused)
+        .then(pl.lit("ambiguous_time"))
+    )
+    return known.select(
+        pl.when(~refused).then(pl.coalesce("instant", "first")).cast(UTC_TIME).alias("time"),
+        reason.cast(pl.String).alias("reason"),
+        (pl.col("twice") & pl.lit(ambiguous == "merged")).alias("merged"),
+    )
