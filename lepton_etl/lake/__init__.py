@@ -1,0 +1,1 @@
+"""The doors to storage: tables, store, staged appends, leases, the run record."""

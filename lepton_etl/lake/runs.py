@@ -1,0 +1,135 @@
+"""The run record: one row a state of a run in ops/run, one row a stage in ops/stage_run.
+
+Written without the JVM (delta-rs), so a night spends milliseconds on its own bookkeeping.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from subprocess import DEVNULL, CalledProcessError, check_output
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lepton_etl.days import Days
+from lepton_etl.lake.store import Lake
+from lepton_etl.lake.tables import RUN, STAGE_RUN
+
+BATCH_KEY: Final = "bronze/file batch"
+
+
+def new_run_id(now: datetime | None = None) -> str:
+    """A run id that sorts by start time, such as 20250603T020000-1f3c."""
+    return f"{(now or datetime.now(UTC)):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:4]}"
+
+
+@lru_cache
+def code_version() -> str:
+    """The package's version, with the git commit where the code runs from a checkout."""
+    try:
+        released = version("lepton-etl")
+    except PackageNotFoundError:
+        released = "unknown"
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return released
+    try:
+        commit = check_output(["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"], stderr=DEVNULL, text=True)
+    except (OSError, CalledProcessError):
+        return released
+    return f"{released}+{commit.strip()}"
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What one stage did, for the record and for the table at the end of the night."""
+
+    stage: str
+    days: Days
+    start_time: datetime
+    end_time: datetime
+    state: str
+    rows_in: int
+    rows_out: int
+    message: str
+    input_versions: Mapping[str, int]
+    table_versions: Mapping[str, int]
+
+    @property
+    def duration_s(self) -> float:
+        return (self.end_time - self.start_time).total_seconds()
+
+
+class RunRecord:
+    """Writes the record of one run."""
+
+    def __init__(self, lake: Lake, run_id: str, days: Days, settings_hash: str) -> None:
+        self.lake = lake
+        self.run_id = run_id
+        self._common: dict[str, Any] = {
+            "run_id": run_id,
+            "date_from": days.start,
+            "date_until": days.end,
+            "code_version": code_version(),
+        }
+        self._settings_hash = settings_hash
+        self._start = datetime.now(UTC)
+
+    def started(self) -> None:
+        self._run("running", None, None, None)
+
+    def finished(self, exit_code: int, message: str) -> None:
+        self._run("done" if exit_code == 0 else "failed", datetime.now(UTC), exit_code, message)
+
+    def stage(self, record: StageRecord) -> None:
+        row = self._common | {
+            "stage": record.stage,
+            "state": record.state,
+            "date_from": record.days.start,
+            "date_until": record.days.end,
+            "start_time": record.start_time,
+            "end_time": record.end_time,
+            "duration_s": record.duration_s,
+            "rows_in": record.rows_in,
+            "rows_out": record.rows_out,
+            "input_versions": json.dumps(dict(record.input_versions), sort_keys=True),
+            "table_versions": json.dumps(dict(record.table_versions), sort_keys=True),
+            "message": record.message,
+        }
+        self.lake.write_rows(STAGE_RUN, [row])
+
+    def _run(self, state: str, end: datetime | None, exit_code: int | None, message: str | None) -> None:
+        row = self._common | {
+            "state": state,
+            "start_time": self._start,
+            "end_time": end,
+            "duration_s": (end - self._start).total_seconds() if end else None,
+            "exit_code": exit_code,
+            "message": message,
+            "settings_hash": self._settings_hash,
+        }
+        self.lake.write_rows(RUN, [row])
+
+
+def last_published_batch(lake: Lake) -> int:
+    """The newest ingestion batch whose days a full run has carried to gold; 0 before the first."""
+    rows = stage_runs(lake).filter(pc.field("stage") == "gold")
+    batches = [
+        json.loads(versions or "{}").get(BATCH_KEY, 0)
+        for versions, state in zip(rows["input_versions"].to_pylist(), rows["state"].to_pylist(), strict=True)
+        if state == "done"
+    ]
+    return max(batches, default=0)
+
+
+def stage_runs(lake: Lake) -> pa.Table:
+    """All of ops/stage_run as Arrow; a few rows a night."""
+    return lake.rows(STAGE_RUN)

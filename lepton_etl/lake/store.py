@@ -1,0 +1,247 @@
+"""The door to the Delta tables: read, replace days, overwrite, append.
+
+Every writer says what it changed as `Written`; a replace whose rows equal the present ones makes no commit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+from delta.tables import DeltaTable
+from deltalake import CommitProperties, write_deltalake
+from deltalake import DeltaTable as DeltaLog
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.storagelevel import StorageLevel
+
+from lepton_etl.days import Days
+from lepton_etl.errors import LakeError
+from lepton_etl.lake.schema import arrow_schema, constraints, spark_schema
+from lepton_etl.lake.tables import FILE, READING, REJECT, Table
+
+# Bronze is a log: its rows are never changed, and a reader of a delta-rs or DuckDB sees the promise.
+_APPEND_ONLY: Final = {"delta.appendOnly": "true"}
+_PROPERTIES: Final = {
+    # Readers skip files by statistics of any column, also those behind the 32nd.
+    "delta.dataSkippingNumIndexedCols": "-1",
+    # A long history of small nightly commits: a checkpoint every 10 keeps the log short to replay.
+    "delta.checkpointInterval": "10",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a door did to a table; `changed` is False when the rows were there already."""
+
+    table: str
+    rows: int
+    version: int
+    changed: bool
+
+
+@dataclass
+class Lake:
+    """The tables below one root.
+
+    `inputs` collects the Delta version of every table read since `forget_inputs`, for the run record;
+    `metadata` goes into the commits (`userMetadata`): which run wrote this version.
+    """
+
+    spark: SparkSession
+    root: Path
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    inputs: dict[str, int] = field(default_factory=dict)
+
+    def path(self, table: Table) -> str:
+        return str(self.root / table.name)
+
+    def exists(self, table: Table) -> bool:
+        return (self.root / table.name / "_delta_log").is_dir()
+
+    def version(self, table: Table) -> int | None:
+        """The newest Delta version, None where the table does not exist."""
+        return self.log(table).version() if self.exists(table) else None
+
+    def log(self, table: Table) -> DeltaLog:
+        """The table's transaction log, without a JVM."""
+        return DeltaLog(self.path(table))
+
+    def forget_inputs(self) -> None:
+        self.inputs.clear()
+
+    def ensure(self, table: Table) -> None:
+        """Create the table if it is missing: columns, comments, constraints, partition, properties.
+
+        A table of an older release gets its new columns at the next write (`mergeSchema`).
+        """
+        if self.exists(table):
+            return
+        builder = DeltaTable.createIfNotExists(self.spark).location(self.path(table)).comment(table.grain)
+        for column in spark_schema(table):
+            builder = builder.addColumn(
+                column.name, column.dataType, nullable=column.nullable, comment=column.metadata["comment"]
+            )
+        if table.partition:
+            builder = builder.partitionedBy(table.partition)
+        properties = _PROPERTIES | (_APPEND_ONLY if table.append_only else {})
+        properties |= {f"delta.constraints.{name}": check for name, check in constraints(table).items()}
+        for name, value in properties.items():
+            builder = builder.property(name, value)
+        builder.execute()
+
+    def read(self, table: Table, days: Days | None = None) -> DataFrame:
+        """The rows, of these UTC days where given; a missing table is created and reads as empty."""
+        self.ensure(table)
+        version = self.version(table)
+        assert version is not None
+        self.inputs[table.name] = version
+        rows = self.spark.read.format("delta").load(self.path(table))
+        return rows if days is None else rows.where(_within(table, days))
+
+    def replace(self, table: Table, days: Days, rows: DataFrame, *, allow_empty: bool = False) -> Written:
+        """Replace exactly these UTC days by `rows`; equal rows make no commit.
+
+        An empty frame would delete the days without a word (`replaceWhere`), so it is refused unless told.
+        Raises LakeError.
+        """
+        if table.partition != "date":
+            raise LakeError("only a table partitioned by date can replace days", where=table.name)
+        self.ensure(table)
+        fresh = self._conform(table, rows).persist(StorageLevel.MEMORY_AND_DISK)
+        try:
+            content = fingerprint(fresh)
+            present = self._present(table, days)
+            if content.rows == 0 and not allow_empty and present.rows:
+                raise LakeError(
+                    f"refusing to replace {days} by nothing ({present.rows:,} rows stand there)",
+                    where=table.name,
+                    remedy="check the stage's inputs; the table is untouched",
+                )
+            if content == present:
+                return Written(table.name, content.rows, self._version(table), changed=False)
+            writer = fresh.write.format("delta").mode("overwrite")
+            # Bins rows by partition before writing: a day is one file of sensible size, not one a task.
+            writer = writer.option("optimizeWrite", "true").option("mergeSchema", "true")
+            writer.option("replaceWhere", _predicate(days)).option(
+                "userMetadata", json.dumps(self.metadata, sort_keys=True)
+            ).save(self.path(table))
+        finally:
+            fresh.unpersist()
+        return Written(table.name, content.rows, self._version(table), changed=True)
+
+    def overwrite(self, table: Table, rows: DataFrame, *, where: str | None = None) -> Written:
+        """Replace a table without days (inventory, meters), or its rows `where`; equal rows make no commit."""
+        self.ensure(table)
+        fresh = self._conform(table, rows).coalesce(1).persist(StorageLevel.MEMORY_AND_DISK)
+        try:
+            content = fingerprint(fresh)
+            present = self.spark.read.format("delta").load(self.path(table))
+            if content == fingerprint(self._conform(table, present.where(where) if where else present)):
+                return Written(table.name, content.rows, self._version(table), changed=False)
+            writer = fresh.write.format("delta").mode("overwrite").option("mergeSchema", "true")
+            if where:
+                writer = writer.option("replaceWhere", where)
+            writer.option("userMetadata", json.dumps(self.metadata, sort_keys=True)).save(self.path(table))
+        finally:
+            fresh.unpersist()
+        return Written(table.name, content.rows, self._version(table), changed=True)
+
+    def rows(self, table: Table, columns: Sequence[str] | None = None) -> pa.Table:
+        """A small table (run record, file manifest) as Arrow, without the JVM; empty where it does not exist."""
+        if not self.exists(table):
+            empty = arrow_schema(table).empty_table()
+            return empty.select(list(columns)) if columns else empty
+        found = pa.table(self.log(table).to_pyarrow_dataset().to_table(columns=list(columns or table.columns)))
+        return found
+
+    def write_rows(self, table: Table, rows: Sequence[Mapping[str, Any]], *, where: str | None = None) -> Written:
+        """Append a few rows (run record, file manifest) without the JVM, or put them in the place of the rows `where`."""
+        self.ensure(table)
+        data = pa.Table.from_pylist([dict(row) for row in rows], schema=arrow_schema(table))
+        write_deltalake(
+            self.path(table),
+            data,
+            mode="overwrite" if where else "append",
+            predicate=where,
+            commit_properties=CommitProperties(custom_metadata=dict(self.metadata)),
+        )
+        return Written(table.name, data.num_rows, self._version(table), changed=True)
+
+    def _version(self, table: Table) -> int:
+        version = self.version(table)
+        assert version is not None
+        return version
+
+    def _present(self, table: Table, days: Days) -> Fingerprint:
+        rows = self.spark.read.format("delta").load(self.path(table)).where(_within(table, days))
+        return fingerprint(self._conform(table, rows))
+
+    def _conform(self, table: Table, rows: DataFrame) -> DataFrame:
+        """The declared columns in the declared order and type; a missing one stops the run before a write."""
+        schema = spark_schema(table)
+        missing = [name for name in table.columns if name not in rows.columns]
+        if missing and not self.exists(table):
+            raise LakeError(f"columns missing: {', '.join(missing)}", where=table.name)
+        if missing and set(missing) & set(table.required):
+            raise LakeError(f"required columns missing: {', '.join(missing)}", where=table.name)
+        return rows.select(
+            *(
+                (F.lit(None) if c.name in missing else F.col(c.name)).cast(c.dataType).alias(c.name)
+                for c in schema
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What a set of rows is, whatever their order: how many, and two sums of their 64-bit hashes."""
+
+    rows: int
+    hash_sum: int
+    hash_xor: int
+
+
+def fingerprint(rows: DataFrame) -> Fingerprint:
+    """The fingerprint of a frame in one pass.
+
+    Spark's xxhash64 skips nulls, so (null, 1) and (1, null) would hash alike: which columns are null is hashed too.
+    """
+    # concat_ws skips nulls as well, so the mask is a string of 0 and 1.
+    null_mask = F.concat(*(F.col(name).isNull().cast("int").cast("string") for name in rows.columns))
+    row_hash = F.xxhash64(null_mask, *(F.col(name) for name in rows.columns))
+    found = rows.select(row_hash.alias("h")).agg(
+        F.count(F.lit(1)).alias("rows"),
+        F.coalesce(F.sum(F.col("h").cast("decimal(38,0)")), F.lit(0)).alias("hash_sum"),
+        F.coalesce(F.bit_xor(F.col("h")), F.lit(0)).alias("hash_xor"),
+    )
+    row = found.first()
+    assert row is not None
+    return Fingerprint(int(row["rows"]), int(row["hash_sum"]), int(row["hash_xor"]))
+
+
+def day_column(table: Table) -> str:
+    """The column that holds a row's UTC day."""
+    if table in (READING,):
+        return "reading_date"
+    if table in (REJECT, FILE):
+        return "ingest_date"
+    if "date" in table.columns:
+        return "date"
+    raise LakeError("the table has no days", where=table.name)
+
+
+def _within(table: Table, days: Days) -> Column:
+    return F.col(day_column(table)).between(F.lit(days.start), F.lit(days.end))
+
+
+def _predicate(days: Days) -> str:
+    # Dates are parsed values, so the string holds nothing that a caller typed.
+    return f"date >= '{days.start.isoformat()}' AND date < '{(days.end + timedelta(days=1)).isoformat()}'"
+
+

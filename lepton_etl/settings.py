@@ -1,0 +1,317 @@
+"""Typed settings of one site, validated before anything is read.
+
+A settings file is YAML (see conf/examples). `${VAR}` and `${VAR:-default}` are replaced from the environment, and
+`LEPTON__SECTION__KEY` overrides a key. Relative paths are resolved against the settings file's folder, so a run
+does not depend on where it was started. Every error names the key, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+from zoneinfo import ZoneInfo, available_timezones
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from lepton_etl.errors import ConfigurationError
+from lepton_etl.models.settings import ModelSettings
+from lepton_etl.telemetry.specs import DelimitedSpec, ElectricityMapsSpec, IpmitoolSpec, PrometheusSpec
+
+_VARIABLE: Final = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_ENV_PREFIX: Final = "LEPTON__"
+_SECONDS_PER_HOUR: Final = 3600
+GRID_SOURCE: Final = "grid"
+
+
+def _zone(value: str) -> str:
+    if value not in available_timezones():
+        raise ValueError("not an IANA time zone such as UTC or America/New_York")
+    return value
+
+
+def _identifier(value: str) -> str:
+    if not _IDENTIFIER.fullmatch(value):
+        raise ValueError("letters, digits, '_', '.', '-', at most 63, starting with a letter or digit")
+    return value
+
+
+TimeZone = Annotated[str, AfterValidator(_zone)]
+Identifier = Annotated[str, AfterValidator(_identifier)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Site(_Section):
+    site_id: Identifier = Field(description="Name of the site in every table.")
+    timezone: TimeZone = Field("UTC", description="IANA zone of local dates in the report.")
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.timezone)
+
+
+class _SourceSettings(_Section):
+    """What every source says, whatever its format."""
+
+    name: Identifier = Field(description="Name of the source in every reading.")
+    path: str = Field(min_length=1, description="Pattern of the files (`*`, `?`, `**`), plain or gzip.")
+    node_id_from_path: str | None = Field(None, description="Regular expression with a group `node_id`.")
+    time_from_path: str | None = Field(None, description="Regular expression with a group `time` (ISO 8601, UTC).")
+    timezone: TimeZone = Field("UTC", description="IANA zone of stamps that carry none.")
+    sampling_period_s: float | None = Field(None, gt=0, le=86_400, description="Declared distance of readings.")
+    credit: str | None = Field(None, description="Who made the data and under which licence, for the report.")
+
+    @model_validator(mode="after")
+    def _patterns_have_their_group(self) -> Self:
+        for key, group in (("node_id_from_path", "node_id"), ("time_from_path", "time")):
+            pattern = getattr(self, key)
+            if pattern is None:
+                continue
+            try:
+                groups = re.compile(pattern).groupindex
+            except re.error as error:
+                raise ValueError(f"{key} {pattern!r} is no regular expression: {error}") from error
+            if group not in groups:
+                raise ValueError(f"{key} {pattern!r} has no group (?P<{group}>...)")
+        return self
+
+
+class IpmitoolSource(_SourceSettings, IpmitoolSpec):
+    """Tables of `ipmitool sdr`."""
+
+
+class DelimitedSource(_SourceSettings, DelimitedSpec):
+    """CSV, TSV and the like."""
+
+    timezone: TimeZone = Field("UTC", description="IANA zone of stamps that carry none.")
+
+
+class PrometheusSource(_SourceSettings, PrometheusSpec):
+    """Text exposition."""
+
+
+class ElectricityMapsSource(_SourceSettings, ElectricityMapsSpec):
+    """Hourly grid intensity; made from the section `grid`."""
+
+
+Source = IpmitoolSource | DelimitedSource | PrometheusSource | ElectricityMapsSource
+
+
+class LakeSettings(_Section):
+    root: Path = Field(description="Folder of the Delta tables.")
+
+
+class MlflowSettings(_Section):
+    tracking_uri: str = Field("sqlite:///mlflow.db", description="Any MLflow tracking URI.")
+    artifact_location: str = Field("mlartifacts", description="Where artifacts of a new experiment go.")
+    experiment: Identifier = Field("lepton-etl", description="MLflow experiment.")
+
+
+class Fleet(_Section):
+    inventory: Path = Field(description="CSV of nodes with valid-from dates.")
+
+
+class Facility(_Section):
+    meters: Path | None = Field(None, description="CSV of facility meters.")
+    pue_assumed: float | None = Field(None, ge=1.0, le=10.0, description="PUE where no meter stands; its basis is said.")
+
+
+class Grid(_Section):
+    zone: str = Field(description="Zone id as the intensity files name it.", min_length=1)
+    intensity: str = Field(description="Path pattern of the hourly intensity files.")
+    format: Literal["electricitymaps"] = "electricitymaps"
+    intensity_basis: Literal["direct", "lifecycle"] = Field("direct", description="Basis that emissions take.")
+    signal: Literal["average", "marginal"] = "average"
+    flow: Literal["production", "consumption"] = "consumption"
+    label: Literal["start", "end"] = Field("start", description="Which end of the hour the stamp names.")
+
+    @model_validator(mode="after")
+    def _location_based_needs_direct_average(self) -> Self:
+        if (self.intensity_basis, self.signal) != ("direct", "average"):
+            raise ValueError("location-based emissions take intensity_basis direct and signal average only")
+        return self
+
+
+class Energy(_Section):
+    interval_s: int = Field(300, ge=10, le=3600, description="Length of a silver interval; divides 3600.")
+    max_gap_s: float = Field(330.0, gt=0, le=3600, description="Longest step that the trapezoid bridges.")
+    coverage_min_ratio: float = Field(0.9, ge=0, le=1, description="Least coverage at which a total is published.")
+    idle_utilisation_ratio: float = Field(0.05, ge=0, le=1, description="Utilisation below which a node is idle.")
+    sensor_gain_ratio: float = Field(0.05, ge=0, le=1, description="Gain error of a node sensor, one sigma.")
+
+    @model_validator(mode="after")
+    def _interval_divides_the_hour(self) -> Self:
+        if _SECONDS_PER_HOUR % self.interval_s:
+            raise ValueError(f"interval_s {self.interval_s} does not divide 3600")
+        return self
+
+
+class Quality(_Section):
+    expectations: Path | None = Field(None, description="Folder of rule files; default: the ones shipped in conf/.")
+    docs: Path = Field(Path("quality"), description="Folder of the Data Docs.")
+
+
+class Report(_Section):
+    folder: Path = Field(Path("report"), description="Folder of the HTML pages.")
+
+
+class Settings(BaseSettings):
+    """Everything one night needs to know."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=_ENV_PREFIX, env_nested_delimiter="__", validate_default=True
+    )
+
+    site: Site
+    lake: LakeSettings
+    mlflow: MlflowSettings = MlflowSettings()
+    fleet: Fleet
+    sources: tuple[Annotated[Source, Field(discriminator="format")], ...] = Field(min_length=1)
+    facility: Facility = Facility()
+    grid: Grid | None = None
+    energy: Energy = Energy()
+    quality: Quality = Quality()
+    model: ModelSettings = ModelSettings()
+    report: Report = Report()
+    spark: dict[str, str] = Field(default_factory=dict, description="Further Spark SQL settings of the session.")
+
+    @model_validator(mode="after")
+    def _source_names_are_unique(self) -> Self:
+        names = [source.name for source in self.sources] + [GRID_SOURCE] * (self.grid is not None)
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"sources: two sources are called {', '.join(twice)} ('grid' is taken by section grid)")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The environment is the operator's last word: it wins over the file.
+        return env_settings, init_settings
+
+    @property
+    def all_sources(self) -> tuple[Source, ...]:
+        """The sources, with the grid's files as the last one."""
+        if self.grid is None:
+            return self.sources
+        grid = ElectricityMapsSource(name=GRID_SOURCE, path=self.grid.intensity, label=self.grid.label)
+        return (*self.sources, grid)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the settings in force, without credentials of URIs, for the run record."""
+        text = re.sub(r"//[^/@\s\"]+@", "//***@", self.model_dump_json())
+        return sha256(text.encode()).hexdigest()
+
+
+def load(path: str | Path) -> Settings:
+    """Settings of a YAML file.
+
+    Raises ConfigurationError naming the file, the key, the value and what is allowed.
+    """
+    file = Path(path)
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot read the settings: {error.strerror}", where=str(file), remedy="give --config an existing YAML file"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"not YAML: {error}", where=str(file), remedy="mend the syntax") from error
+    if not isinstance(raw, dict):
+        raise ConfigurationError("the settings file is not a mapping", where=str(file), remedy="see conf/examples")
+    try:
+        settings = Settings(**_expand(raw, "", file))
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error), where=str(file), remedy="see conf/examples and docs/settings.md") from error
+    return _absolute(settings, file.resolve().parent)
+
+
+def _expand(value: Any, key: str, file: Path) -> Any:
+    """Replace `${VAR}` in every string; an unset variable without a default is an error that names key and variable."""
+    if isinstance(value, dict):
+        return {k: _expand(v, f"{key}.{k}" if key else str(k), file) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_expand(v, f"{key}[{i}]", file) for i, v in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replacement(match: re.Match[str]) -> str:
+        name, default = match["name"], match["default"]
+        found = os.environ.get(name) or default
+        if found is None:
+            raise ConfigurationError(
+                f"key {key}: value {value!r}: the environment variable {name} is not set",
+                where=str(file),
+                remedy=f"export {name} or write ${{{name}:-default}}",
+            )
+        return found
+
+    return _VARIABLE.sub(replacement, value)
+
+
+def _explain(error: ValidationError) -> str:
+    """One line a mistake: key, value, what is allowed."""
+    lines = []
+    for mistake in error.errors(include_url=False):
+        key = ".".join(str(part) for part in mistake["loc"]) or "settings"
+        what = mistake["msg"].removeprefix("Value error, ")
+        if mistake["type"] == "extra_forbidden":
+            what = "no such key"
+        shown = "" if mistake["type"] == "missing" else f" = {_short(mistake['input'])}"
+        lines.append(f"key {key}{shown}: {what}")
+    return "; ".join(lines)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _absolute(settings: Settings, folder: Path) -> Settings:
+    """Resolve relative paths against the settings file's folder."""
+
+    def under(path: Path) -> Path:
+        return Path(os.path.normpath(folder / path))
+
+    def maybe(path: Path | None) -> Path | None:
+        return under(path) if path else None
+
+    mlflow = settings.mlflow
+    uri = mlflow.tracking_uri
+    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+        uri = f"sqlite:///{under(Path(uri.removeprefix('sqlite:///')))}"
+    elif "://" not in uri:
+        uri = str(under(Path(uri)))
+    artifacts = mlflow.artifact_location
+    if "://" not in artifacts:
+        artifacts = str(under(Path(artifacts)))
+    grid = settings.grid
+    return settings.model_copy(
+        update={
+            "lake": LakeSettings(root=under(settings.lake.root)),
+            "mlflow": mlflow.model_copy(update={"tracking_uri": uri, "artifact_location": artifacts}),
+            "fleet": Fleet(inventory=under(settings.fleet.inventory)),
+            "sources": tuple(s.model_copy(update={"path": str(under(Path(s.path)))}) for s in settings.sources),
+            "facility": settings.facility.model_copy(update={"meters": maybe(settings.facility.meters)}),
+            "grid": grid.model_copy(update={"intensity": str(under(Path(grid.intensity)))}) if grid else None,
+            "quality": settings.quality.model_copy(
+                update={"expectations": maybe(settings.quality.expectations), "docs": under(settings.quality.docs)}
+            ),
+            "report": Report(folder=under(settings.report.folder)),
+        }
+    )

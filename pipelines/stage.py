@@ -1,0 +1,35 @@
+"""What every stage takes and gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+
+from lepton_etl.days import Days
+from lepton_etl.lake.store import Lake, Written
+
+if TYPE_CHECKING:
+    from lepton_etl.settings import Settings
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """One stage of one run: the lake, the settings in force and the UTC days to make."""
+
+    lake: Lake
+    settings: Settings
+    days: Days
+    run_id: str
+    log: structlog.stdlib.BoundLogger
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """Rows read and written, what was committed, and lines for the operator."""
+
+    rows_in: int = 0
+    rows_out: int = 0
+    written: tuple[Written, ...] = ()
+    notes: tuple[str, ...] = field(default=())

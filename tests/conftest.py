@@ -1,0 +1,52 @@
+"""One Spark session for the whole suite, started only when a test asks for it; a lake of its own for each test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from lepton_etl.lake.store import Lake
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def real_data() -> Path:
+    """The folder of real data, whether or not it exists."""
+    return Path(os.environ.get("LEPTON_REAL_DATA", PROJECT / ".." / "shared" / "data")).resolve()
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """A local session with the settings of conf/spark-defaults.conf."""
+    from lepton_etl.session import spark_session
+
+    scratch = tmp_path_factory.mktemp("spark")
+    session = spark_session(
+        "lepton-etl-tests",
+        {
+            "spark.master": "local[2]",
+            # Tests move kilobytes; the rest of the machine is for MLflow and Great Expectations.
+            "spark.driver.memory": "1g",
+            "spark.sql.shuffle.partitions": "2",
+            "spark.sql.warehouse.dir": str(scratch / "warehouse"),
+            "spark.local.dir": str(scratch / "local"),
+        },
+    )
+    session.sparkContext.setLogLevel("ERROR")
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def lake(spark: SparkSession, tmp_path: Path) -> Lake:
+    """An empty lake."""
+    from lepton_etl.lake.store import Lake
+
+    return Lake(spark, tmp_path / "lake")

@@ -1,0 +1,106 @@
+"""The doors to storage on real Delta tables."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+import duckdb
+import pytest
+from deltalake import DeltaTable as DeltaLog
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from lepton_etl.days import Days
+from lepton_etl.errors import LakeError
+from lepton_etl.lake.schema import spark_schema
+from lepton_etl.lake.store import Lake, fingerprint
+from lepton_etl.lake.tables import CLUSTER_DAY, GRID_HOUR, NODE, RUN, TABLES, Table
+
+DAY = date(2025, 6, 3)
+READABLE_FEATURES = {"appendOnly", "invariants", "checkConstraints"}
+
+
+def grid_rows(spark: SparkSession, intensity: float | None = 200.0, days: int = 1) -> DataFrame:
+    start = datetime(2025, 6, 3, tzinfo=UTC)
+    rows = [
+        ("ZZ", start + timedelta(hours=h), (start + timedelta(hours=h)).date(), "direct", "average", "consumption",
+         intensity, False, "grid")
+        for h in range(24 * days)
+    ]  # fmt: skip
+    return spark.createDataFrame(rows, spark_schema(GRID_HOUR))
+
+
+def test_replacing_a_day_twice_by_equal_rows_commits_once(spark: SparkSession, lake: Lake) -> None:
+    first = lake.replace(GRID_HOUR, Days.of(DAY), grid_rows(spark))
+    again = lake.replace(GRID_HOUR, Days.of(DAY), grid_rows(spark).repartition(3).orderBy(F.desc("hour_start")))
+    other = lake.replace(GRID_HOUR, Days.of(DAY), grid_rows(spark, 201.0))
+    assert (first.rows, first.changed) == (24, True)
+    assert (again.version, again.changed) == (first.version, False)
+    assert (other.version, other.changed) == (first.version + 1, True)
+
+
+def test_replacing_a_day_leaves_the_other_days(spark: SparkSession, lake: Lake) -> None:
+    lake.replace(GRID_HOUR, Days(DAY, DAY + timedelta(days=1)), grid_rows(spark, days=2))
+    lake.replace(GRID_HOUR, Days.of(DAY), grid_rows(spark, 300.0))
+    found = {r["date"]: r["i"] for r in lake.read(GRID_HOUR).groupBy("date").agg(
+        F.max("carbon_intensity_gco2e_per_kwh").alias("i")).collect()}  # fmt: skip
+    assert found == {DAY: 300.0, DAY + timedelta(days=1): 200.0}
+
+
+def test_an_empty_frame_does_not_delete_a_day(spark: SparkSession, lake: Lake) -> None:
+    lake.replace(GRID_HOUR, Days.of(DAY), grid_rows(spark))
+    with pytest.raises(LakeError, match="refusing to replace 2025-06-03 by nothing"):
+        lake.replace(GRID_HOUR, Days.of(DAY), grid_rows(spark).limit(0))
+    assert lake.read(GRID_HOUR).count() == 24
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0, 2001.0])
+def test_constraints_refuse_what_the_dictionary_does_not_allow(spark: SparkSession, lake: Lake, bad: float) -> None:
+    with pytest.raises(Exception, match="carbon_intensity_gco2e_per_kwh_bounds"):
+        lake.replace(GRID_HOUR, Days.of(DAY), grid_rows(spark, bad))
+
+
+def test_the_unknown_passes_the_constraints(spark: SparkSession, lake: Lake) -> None:
+    assert lake.replace(GRID_HOUR, Days.of(DAY), grid_rows(spark, None)).rows == 24
+
+
+def test_a_row_outside_the_days_is_refused(spark: SparkSession, lake: Lake) -> None:
+    with pytest.raises(Exception, match="DELTA_REPLACE_WHERE_MISMATCH"):
+        lake.replace(GRID_HOUR, Days.of(DAY), grid_rows(spark, days=2))
+
+
+def test_a_missing_required_column_stops_before_the_write(spark: SparkSession, lake: Lake) -> None:
+    lake.ensure(GRID_HOUR)
+    with pytest.raises(LakeError, match="required columns missing: zone_id"):
+        lake.replace(GRID_HOUR, Days.of(DAY), grid_rows(spark).drop("zone_id"))
+
+
+def test_nulls_that_change_places_change_the_fingerprint(spark: SparkSession) -> None:
+    left = spark.createDataFrame([(None, 1.0)], "a double, b double")
+    right = spark.createDataFrame([(1.0, None)], "a double, b double")
+    assert fingerprint(left) != fingerprint(right)
+
+
+def test_small_rows_are_written_and_read_without_the_jvm(lake: Lake) -> None:
+    row = {"run_id": "r", "state": "running", "date_from": DAY, "date_until": DAY}
+    lake.write_rows(RUN, [row])
+    lake.write_rows(RUN, [row | {"state": "done", "exit_code": 0}])
+    assert lake.rows(RUN)["state"].to_pylist().count("running") == 1
+    with pytest.raises(Exception, match="exit_code_bounds|(?i)invariant|constraint"):
+        lake.write_rows(RUN, [row | {"exit_code": 999}])
+
+
+@pytest.mark.parametrize("table", [CLUSTER_DAY, NODE, GRID_HOUR], ids=lambda t: t.name)
+def test_tables_carry_comments_and_no_feature_that_other_readers_lack(lake: Lake, table: Table) -> None:
+    lake.ensure(table)
+    log = DeltaLog(lake.path(table))
+    protocol = log.protocol()
+    assert protocol.min_reader_version <= 1 and not protocol.reader_features
+    assert protocol.min_writer_version <= 3 or set(protocol.writer_features or ()) <= READABLE_FEATURES
+    comments = {f.name: f.metadata.get("comment") for f in log.schema().fields}
+    assert list(comments) == list(table.columns) and all(comments.values())
+    assert duckdb.sql(f"select count(*) from delta_scan('{lake.path(table)}')").fetchone() == (0,)
+
+
+def test_every_table_is_named_once() -> None:
+    assert all(name == table.name for name, table in TABLES.items())
