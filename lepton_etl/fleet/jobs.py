@@ -1,0 +1,228 @@
+"""Jobs and tenants: when they come, where first-fit puts them, and when nodes are switched off."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_etl.fleet.plan import DAY_S, STEP_S, ClusterPlan, FleetPlan
+
+TENANTS: Final = 12
+LOOKAHEAD: Final = 8  # queued jobs that may overtake a job that does not fit yet
+MEDIAN_DURATION_S: Final = 5400.0
+DURATION_SIGMA: Final = 1.1
+SHORTEST_S: Final = 300.0
+LONGEST_S: Final = 86_400.0
+SHARES: Final = (0.45, 0.2, 0.35)  # jobs that take one slot, half a node, whole nodes
+
+
+@dataclass(slots=True)
+class Job:
+    """One job; times in s after the plan's start (negative: it came before). Levels are utilisation ratios."""
+
+    job_id: str
+    tenant_id: str
+    cluster_id: str
+    submit_s: float
+    duration_s: float
+    node_count: int
+    slots_per_node: int
+    cpu_level: float
+    gpu_level: float
+    swing: float
+    period_s: float
+    phase: float
+    start_step: int = 0
+    end_step: int = 0
+    nodes: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A job on one node: its slots from `start_step` to `end_step` (exclusive, in STEP_S after the start)."""
+
+    job: Job
+    slots: tuple[int, ...]
+
+    def span(self, first_step: int, steps: int) -> tuple[int, int] | None:
+        """The job's steps within `steps` from `first_step`, counted from there; None when it is not there."""
+        start, end = max(self.job.start_step - first_step, 0), min(self.job.end_step - first_step, steps)
+        return (start, end) if start < end else None
+
+    def wave(self, steps: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Utilisation over its level at steps after the plan's start: phases of work and of waiting."""
+        elapsed_s = (steps - self.job.start_step) * float(STEP_S)
+        return np.asarray(
+            1.0 + self.job.swing * np.sin(2 * np.pi * elapsed_s / self.job.period_s + self.job.phase),
+            dtype=np.float64,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OffWindow:
+    """A node switched off, in STEP_S after the plan's start, end exclusive."""
+
+    start_step: int
+    end_step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What happens on one cluster: its jobs and, by node index, their assignments and off windows."""
+
+    jobs: list[Job]
+    assignments: list[list[Assignment]]
+    off: list[list[OffWindow]]
+
+
+def arrival_rate(hour_local: NDArray[np.float64], weekend: bool) -> NDArray[np.float64]:
+    """Relative arrivals by the local hour, mean near 1: busiest at 15:00, quieter at weekends.
+
+    Source: the daily and weekly cycle of HPC arrivals, Lublin and Feitelson, JPDC 63 (2003); the depth is ours.
+    """
+    daily = 1.0 + 0.4 * np.cos(2 * np.pi * (hour_local - 15.0) / 24.0)
+    return np.asarray(daily * (0.72 if weekend else 1.1), dtype=np.float64)
+
+
+def _mean_slot_seconds(cluster: ClusterPlan) -> float:
+    """Expected slots x seconds of one job: the log-normal's mean times the mean size."""
+    duration_s = MEDIAN_DURATION_S * float(np.exp(DURATION_SIGMA**2 / 2))
+    slots = cluster.hardware.slots
+    whole = float(np.mean(_whole_node_sizes(cluster)))
+    return duration_s * (SHARES[0] + SHARES[1] * max(1, slots // 2) + SHARES[2] * slots * whole)
+
+
+def _whole_node_sizes(cluster: ClusterPlan) -> list[int]:
+    return [size for size in (1, 1, 1, 2, 2, 4, 8) if size <= max(1, cluster.nodes // 2)]
+
+
+def arrivals(plan: FleetPlan, cluster: ClusterPlan, day: int) -> list[Job]:
+    """The jobs submitted on one day (day 0 is the plan's first), drawn from that day's own stream."""
+    rng = plan.rng("jobs", cluster.cluster_id, plan.first_date.toordinal() + day)
+    slots = cluster.hardware.slots
+    hours = (np.arange(24) + plan.local_offset_h) % 24
+    weekend = (plan.first_date.toordinal() + day - 1) % 7 >= 5
+    per_hour = plan.load_target * cluster.nodes * slots * 3600 / _mean_slot_seconds(cluster)
+    counts = rng.poisson(per_hour * arrival_rate(hours, weekend))
+    submit_s = np.sort(
+        np.concatenate([rng.uniform(3600 * h, 3600 * (h + 1), n) for h, n in enumerate(counts)])
+    )
+    tenant_weight = 1 / np.arange(1, TENANTS + 1)
+    jobs = []
+    for number, submit in enumerate(submit_s):
+        size = rng.choice(3, p=SHARES)
+        whole = int(rng.choice(_whole_node_sizes(cluster)))
+        duration = float(
+            np.clip(rng.lognormal(np.log(MEDIAN_DURATION_S), DURATION_SIGMA), SHORTEST_S, LONGEST_S)
+        )
+        jobs.append(
+            Job(
+                job_id=f"{cluster.cluster_id}-{plan.first_date.toordinal() + day}-{number:05d}",
+                tenant_id=f"tenant{rng.choice(TENANTS, p=tenant_weight / tenant_weight.sum()) + 1:02d}",
+                cluster_id=cluster.cluster_id,
+                submit_s=float(submit) + day * DAY_S,
+                duration_s=duration,
+                node_count=whole if size == 2 else 1,
+                slots_per_node=(1, max(1, slots // 2), slots)[size],
+                cpu_level=float(rng.beta(1.6, 4.0) if cluster.hardware.gpu_count else rng.beta(5.0, 2.0)),
+                gpu_level=float(rng.beta(4.0, 1.6)) if cluster.hardware.gpu_count else 0.0,
+                swing=float(rng.uniform(0.02, 0.25)),
+                period_s=float(rng.uniform(300.0, 2400.0)),
+                phase=float(rng.uniform(0, 2 * np.pi)),
+            )
+        )
+    return jobs
+
+
+def off_windows(plan: FleetPlan, node_id: str) -> list[OffWindow]:
+    """The hours in which a node is switched off (energy saving, service), one draw a day from its own stream."""
+    windows: list[OffWindow] = []
+    for day in range(
+        -1, plan.days + 2
+    ):  # to the end of the last job, so that a longer plan changes no earlier day
+        rng = plan.rng("off", node_id, plan.first_date.toordinal() + day)
+        switched_off, start_h, length_h = rng.random(), rng.uniform(0, 24), rng.uniform(2, 8)
+        if switched_off >= plan.off_share:
+            continue
+        start = int((day * 24 + start_h) * 3600 // STEP_S)
+        window = OffWindow(start, start + int(length_h * 3600 // STEP_S))
+        if windows and window.start_step <= windows[-1].end_step:
+            before = windows.pop()
+            window = OffWindow(before.start_step, max(before.end_step, window.end_step))
+        windows.append(window)
+    return windows
+
+
+def schedule(plan: FleetPlan, cluster: ClusterPlan) -> Schedule:
+    """Place the jobs of a cluster first-fit on its nodes, in order of submission with a short look ahead.
+
+    Starts a day before the plan with an empty cluster, so that the first midnight finds it loaded. A job is only
+    placed where it ends before the node's next off window. Placement never looks at later arrivals: a longer plan
+    leaves earlier days as they are.
+    """
+    off = [off_windows(plan, node_id) for node_id in cluster.node_ids()]
+    placer = _Placer(cluster, off)
+    jobs = [job for day in range(-1, plan.days) for job in arrivals(plan, cluster, day)]
+    ends: list[tuple[int, int, Job]] = []
+    queue: deque[Job] = deque()
+    pending = deque(jobs)
+    last_step = plan.days * DAY_S // STEP_S
+    started: list[Job] = []
+    while pending or (queue and ends):
+        arrival = math.ceil(pending[0].submit_s / STEP_S) if pending else last_step
+        now = min(arrival, ends[0][0]) if ends else arrival
+        if now >= last_step:
+            break
+        while ends and ends[0][0] <= now:
+            placer.release(heapq.heappop(ends)[2])
+        while pending and math.ceil(pending[0].submit_s / STEP_S) <= now:
+            queue.append(pending.popleft())
+        for job in list(queue)[:LOOKAHEAD]:
+            if placer.place(job, now):
+                queue.remove(job)
+                started.append(job)
+                heapq.heappush(ends, (job.end_step, len(started), job))
+    return Schedule(started, placer.assignments, off)
+
+
+class _Placer:
+    """Free slots of each node, and first-fit over them."""
+
+    def __init__(self, cluster: ClusterPlan, off: list[list[OffWindow]]) -> None:
+        self.free = np.ones((cluster.nodes, cluster.hardware.slots), dtype=bool)
+        self.free_count = self.free.sum(axis=1)
+        self.assignments: list[list[Assignment]] = [[] for _ in range(cluster.nodes)]
+        flat = [(node, w.start_step, w.end_step) for node, windows in enumerate(off) for w in windows]
+        self.off = np.array(flat, dtype=np.int64).reshape(-1, 3)
+        self.held: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
+
+    def place(self, job: Job, now_step: int) -> bool:
+        """Start the job on the first nodes that have room until its end; False when there are too few."""
+        end_step = now_step + max(1, int(job.duration_s // STEP_S))
+        fits = self.free_count >= job.slots_per_node
+        fits[self.off[(self.off[:, 1] < end_step) & (self.off[:, 2] > now_step), 0]] = False
+        nodes = np.flatnonzero(fits)[: job.node_count]
+        if len(nodes) < job.node_count:
+            return False
+        job.start_step, job.end_step, job.nodes = now_step, end_step, [int(node) for node in nodes]
+        held = []
+        for node in job.nodes:
+            slots = tuple(int(slot) for slot in np.flatnonzero(self.free[node])[: job.slots_per_node])
+            self.free[node, list(slots)] = False
+            self.free_count[node] -= len(slots)
+            self.assignments[node].append(Assignment(job, slots))
+            held.append((node, slots))
+        self.held[job.job_id] = held
+        return True
+
+    def release(self, job: Job) -> None:
+        """Give back the slots of a job that ended."""
+        for node, slots in self.held.pop(job.job_id):
+            self.free[node, list(slots)] = True
+            self.free_count[node] += len(slots)

@@ -1,0 +1,163 @@
+"""Files of the site rather than of a node: meters, weather, grid, inventory, and the settings to run a night."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import yaml
+
+from lepton_etl.fleet import power
+from lepton_etl.fleet.facility import Facility
+from lepton_etl.fleet.grid import GridHours
+from lepton_etl.fleet.plan import DAY_S, FleetPlan
+from lepton_etl.fleet.weather import MINUTES_PER_DAY, Weather
+
+# The publisher's own words; CO₂ has the subscript two (U+2082), lines end in CR LF.
+GRID_HEADER: Final = (
+    "Datetime (UTC),Country,Zone Name,Zone Id,Carbon Intensity gCO\u2082eq/kWh (direct),"
+    "Carbon Intensity gCO\u2082eq/kWh (LCA),Low Carbon Percentage,Renewable Percentage,Data Source,Data Estimated,"
+    "Data Estimation Method"
+)
+# meter_id, parent_id, point, serves, accuracy class in percent, and the Facility series it reads
+METERS: Final = (
+    ("utility-1", "", "utility", "site", 0.5, "utility_w"),
+    ("ups-1-in", "utility-1", "ups_in", "it", 0.5, "ups_in_w"),
+    ("ups-1-out", "ups-1-in", "ups_out", "it", 0.5, "ups_out_w"),
+    ("chiller-1", "utility-1", "chiller", "site", 1.0, "chiller_w"),
+    ("crah-1", "utility-1", "crah", "site", 1.0, "crah_w"),
+    ("pump-1", "utility-1", "pump", "site", 1.0, "pump_w"),
+    ("tower-1", "utility-1", "tower", "site", 1.0, "tower_w"),
+    ("house-1", "utility-1", "other", "site", 1.0, "management_w"),
+)
+
+
+def write_meters(plan: FleetPlan, site: Facility, landing: Path) -> int:
+    """landing/meters/meters-DATE.csv: mean power of each window in kW (three decimals), stamped by its start."""
+    window_min = plan.meter_period_s // 60
+    means = {
+        meter_id: (np.asarray(getattr(site, series)).reshape(-1, window_min).mean(axis=1) / 1000.0).tolist()
+        for meter_id, *_, series in METERS
+    }
+    per_day = DAY_S // plan.meter_period_s
+    for day, date in enumerate(plan.dates):
+        lines = ["time,meter_id,power_kw"]
+        midnight = plan.start_time + timedelta(days=day)
+        for window in range(per_day):
+            stamp = (midnight + timedelta(seconds=window * plan.meter_period_s)).strftime(
+                "%Y-%m-%dT%H:%M:%SZ"
+            )
+            lines += [
+                f"{stamp},{meter_id},{kw[day * per_day + window]:.3f}" for meter_id, kw in means.items()
+            ]
+        _write(landing / "meters" / f"meters-{date}.csv", lines)
+    return plan.days
+
+
+def write_weather(plan: FleetPlan, site_weather: Weather, landing: Path) -> int:
+    """landing/weather/weather-DATE.csv: instants of dry and wet bulb, degC, one decimal."""
+    step_min = plan.weather_period_s // 60
+    for day, date in enumerate(plan.dates):
+        lines = ["time,dry_bulb_c,wet_bulb_c"]
+        midnight = plan.start_time + timedelta(days=day)
+        for minute in range(0, MINUTES_PER_DAY, step_min):
+            stamp = (midnight + timedelta(minutes=minute)).strftime("%Y-%m-%dT%H:%M:%SZ")
+            at = day * MINUTES_PER_DAY + minute
+            lines.append(f"{stamp},{site_weather.dry_bulb_c[at]:.1f},{site_weather.wet_bulb_c[at]:.1f}")
+        _write(landing / "weather" / f"weather-{date}.csv", lines)
+    return plan.days
+
+
+def write_grid(plan: FleetPlan, hours: GridHours, landing: Path) -> int:
+    """landing/grid/grid-DATE.csv in Electricity Maps' columns; the stamp names the start of the hour."""
+    for day, date in enumerate(plan.dates):
+        lines = [GRID_HEADER]
+        for hour in range(24):
+            at = day * 24 + hour
+            stamp = (plan.start_time + timedelta(hours=at)).strftime("%Y-%m-%d %H:%M:%S")
+            estimated = "true,TIME_SLICER_AVERAGE" if hours.estimated[at] else "false,"
+            lines.append(
+                f"{stamp},Simulation,{plan.grid_zone},{plan.grid_zone},{hours.direct_g_per_kwh[at]:.2f},"
+                f"{hours.lifecycle_g_per_kwh[at]:.2f},{hours.low_carbon_percent[at]:.2f},"
+                f"{hours.renewable_percent[at]:.2f},simulated,{estimated}"
+            )
+        _write(landing / "grid" / f"grid-{date}.csv", lines, newline="\r\n")
+    return plan.days
+
+
+def write_inventory(plan: FleetPlan, out: Path) -> None:
+    """inventory.csv: one row a node; powers are AC input, rated at full load and idle at 22 degC inlet."""
+    lines = [
+        "node_id,cluster_id,rack_id,hardware_class,rated_power_w,idle_power_w,embodied_kgco2e,lifetime_years,"
+        "valid_from,node_kind,gpu_count,gpu_rated_power_w,psu_count,sensor_gain_ratio"
+    ]
+    for cluster in plan.clusters:
+        hardware = cluster.hardware
+        per_rack = 8 if hardware.gpu_count else 32
+        rated_w, idle_w = power.rated_power_w(hardware), power.idle_power_w(hardware)
+        gpu_rated_w = f"{hardware.gpu_rated_w:g}" if hardware.gpu_count else ""
+        for index, node_id in enumerate(cluster.node_ids()):
+            lines.append(
+                f"{node_id},{cluster.cluster_id},{cluster.cluster_id}-r{index // per_rack + 1:02d},{hardware.name},"
+                f"{rated_w:g},{idle_w:g},{hardware.embodied_total_kgco2e:g},{hardware.lifetime_years:g},"
+                f"{plan.first_date},compute,{hardware.gpu_count},{gpu_rated_w},{hardware.psu_count},"
+                f"{plan.sensor_gain_sigma:g}"
+            )
+    _write(out / "inventory.csv", lines)
+
+
+def write_meter_list(plan: FleetPlan, out: Path) -> None:
+    """meters.csv: what each meter measures and how well."""
+    lines = [
+        "meter_id,site_id,parent_id,point,serves,carrier,sign,unit,multiplier,kind,label,class_pct,valid_from,valid_to"
+    ]
+    for meter_id, parent_id, point, serves, class_pct, _ in METERS:
+        lines.append(
+            f"{meter_id},{plan.site_id},{parent_id},{point},{serves},electricity,1,kW,1,power,start,{class_pct:g},"
+            f"{plan.first_date},"
+        )
+    _write(out / "meters.csv", lines)
+
+
+def settings_of(plan: FleetPlan) -> dict[str, object]:
+    """Settings with which a night runs on the tree, paths relative to it."""
+    node_id = r"(?P<node_id>[^/]+)-\d{4}-\d\d-\d\d\."
+    sources: list[dict[str, object]] = [
+        {"name": "bmc", "format": "ipmitool", "path": "landing/ipmi/*.txt.gz", "node_id_from_path": node_id,
+         "timezone": "UTC", "sampling_period_s": plan.bmc_period_s},
+        {"name": "meters", "format": "delimited", "path": "landing/meters/*.csv", "time": {"column": "time"},
+         "device_id": {"column": "meter_id"}, "sampling_period_s": plan.meter_period_s,
+         "readings": [{"column": "power_kw", "quantity": "facility_power", "unit": "kW", "statistic": "mean",
+                       "window_s": plan.meter_period_s}]},
+        {"name": "weather", "format": "delimited", "path": "landing/weather/*.csv", "time": {"column": "time"},
+         "device_id": {"value": "weather"}, "sampling_period_s": plan.weather_period_s,
+         "readings": [
+             {"column": "dry_bulb_c", "quantity": "outdoor_dry_bulb_temperature", "unit": "degC"},
+             {"column": "wet_bulb_c", "quantity": "outdoor_wet_bulb_temperature", "unit": "degC"}]},
+    ]  # fmt: skip
+    if any(cluster.hardware.gpu_count for cluster in plan.clusters):
+        sources.insert(1, {"name": "gpu", "format": "prometheus", "path": "landing/prom/*.prom.gz",
+                           "node_id_from_path": node_id, "sampling_period_s": plan.gpu_period_s})  # fmt: skip
+    return {
+        "site": {"site_id": plan.site_id, "timezone": plan.timezone},
+        "lake": {"root": "lake"},
+        "mlflow": {"tracking_uri": "sqlite:///mlflow.db", "artifact_location": "mlartifacts"},
+        "fleet": {"inventory": "inventory.csv"},
+        "sources": sources,
+        "facility": {"meters": "meters.csv", "pue_assumed": None},
+        "grid": {"zone": plan.grid_zone, "intensity": "landing/grid/*.csv", "format": "electricitymaps",
+                 "intensity_basis": "direct", "signal": "average", "flow": "consumption", "label": "start"},
+    }  # fmt: skip
+
+
+def write_settings(plan: FleetPlan, out: Path) -> None:
+    """config.yaml beside the landing folder."""
+    head = f"# Settings of the simulated site {plan.site_id}, seed {plan.seed}. Paths are relative to this file.\n"
+    text = yaml.safe_dump(settings_of(plan), sort_keys=False, allow_unicode=True, width=110)
+    (out / "config.yaml").write_text(head + text, encoding="utf-8", newline="\n")
+
+
+def _write(path: Path, lines: list[str], newline: str = "\n") -> None:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline=newline)
