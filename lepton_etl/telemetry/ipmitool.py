@@ -121,7 +121,7 @@ def _cells(
 ) -> pl.DataFrame:
     """The rows with a value, stamped by the last stamp above them."""
     above = np.searchsorted(stamp_rows, value_rows) - 1
-    times = pl.concat([stamps.get_column("time").clear(1).extend_constant(None, 1), stamps.get_column("time")])
+    times = pl.concat([stamps.get_column("time").clear(1), stamps.get_column("time")])
     no_time = pl.when(pl.col("reading_time").is_null()).then(pl.lit("no_time"))
     return (
         known.drop("kind")[codes[value_rows]]

@@ -33,7 +33,7 @@ class Lines:
 
     def texts(self, positions: pl.Series) -> pl.Series:
         """The lines at 1-based `positions`, capped to the length that a reject keeps."""
-        taken = self.array.take(pa.array((positions - 1).to_numpy()))
+        taken = self.array.take((positions - 1).to_arrow())  # Not through NumPy: that would import pandas.
         return _without_ends(pl.Series("raw_text", taken)).str.slice(0, MAX_RAW_TEXT_CHARS)
 
 

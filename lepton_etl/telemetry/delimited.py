@@ -1,0 +1,208 @@
+"""Character-separated text: one row per time (and device), columns mapped by the settings."""
+
+import csv
+from dataclasses import dataclass
+from typing import Final
+
+import polars as pl
+
+from lepton_etl.fields import QUANTITIES
+from lepton_etl.telemetry.assemble import assemble, count_ignored, number_of, value_reason
+from lepton_etl.telemetry.decoded import Decoded, Origin, only_reject
+from lepton_etl.telemetry.specs import ColumnReading, DelimitedSpec
+from lepton_etl.telemetry.stamps import parse_stamps
+from lepton_etl.telemetry.text import Lines, damaged_line, read_lines
+from lepton_etl.telemetry.units import conversion, scaled
+
+QUOTE: Final = '"'
+NO_TEXT: Final = pl.lit(None, dtype=pl.String)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A delimited file cut into cells: one row a data line, columns by header name."""
+
+    header: list[str]
+    header_position: int
+    rows: pl.DataFrame
+    """source_position and cells (a list of strings), of data lines with as many cells as the header."""
+    bad: pl.DataFrame
+    """source_position of lines that are neither data nor structure."""
+    structure_lines: int
+
+    def column(self, name: str) -> pl.Expr:
+        """The cells of one column, blanks around them cut off."""
+        return pl.col("cells").list.get(self.header.index(name), null_on_oob=True).str.strip_chars()
+
+
+def decode(data: bytes, origin: Origin, spec: DelimitedSpec) -> Decoded:
+    """Readings and rejects of one delimited file with a header line.
+
+    A record is one cell of a mapped column, or a cell with text of any other column (ignored, unmapped) except the
+    identity and time columns. A line with too few or too many cells is one bad_line. A file that lacks a mapped
+    column is one reject, missing_column. Numbers have a decimal point.
+    """
+    lines = read_lines(data)
+    grid = cut(lines, spec.delimiter, spec.footers)
+    if grid is None:
+        return only_reject("missing_column", f"{origin.path}: the file has no header line")
+    return decode_grid(grid, lines, origin, spec)
+
+
+def decode_grid(grid: Grid, lines: Lines, origin: Origin, spec: DelimitedSpec) -> Decoded:
+    """Readings and rejects of the cells of a grid; the part that other tabular formats share."""
+    needed = [spec.time.column, *spec.identity_columns(), *(reading.column for reading in spec.readings)]
+    for name in needed:
+        if grid.header.count(name) != 1:
+            reason = "ambiguous_column" if name in grid.header else "missing_column"
+            return only_reject(reason, f"{name!r} in header {grid.header}", grid.header_position, sensor=name)
+    base = _rows_with_identity(grid, origin, spec)
+    cells = pl.concat([_cells_of(base, grid, reading, spec) for reading in spec.readings])
+    empty = cells.get_column("raw_value").str.to_lowercase().is_in(spec.no_value)
+    ignored = pl.concat(
+        [
+            cells.filter(empty).group_by("sensor").agg(pl.len().alias("count")).with_columns(
+                pl.lit("no_value").alias("reason")
+            ).select("sensor", "reason", pl.col("count").cast(pl.Int64)),
+            _unmapped(grid, needed),
+        ]
+    )  # fmt: skip
+    faults = [grid.bad.with_columns(NO_TEXT.alias("sensor"), pl.lit("bad_line").alias("reason"))]
+    in_order = cells.filter(~empty).sort("source_position", maintain_order=True)
+    return assemble(in_order, faults, count_ignored(ignored), grid.structure_lines, lines)
+
+
+def cut(lines: Lines, delimiter: str, footers: tuple[str, ...] = ()) -> Grid | None:
+    """Header, data lines and the rest; None if there is no header line."""
+    frame = pl.DataFrame({"line": lines.series()}).with_row_index("source_position", offset=1)
+    frame = frame.with_columns(pl.col("source_position").cast(pl.Int64))
+    footer = f"^(?:{'|'.join(footers)})$" if footers else "^$"
+    stripped = pl.col("line").str.strip_chars()
+    structure = (stripped == "") | stripped.str.contains(footer)
+    content = frame.filter(~structure)
+    if content.is_empty():
+        return None
+    header_position, header_line = content.row(0)
+    header = [cell.strip() for cell in _split_quoted(header_line, delimiter) or []]
+    rows = content.slice(1).with_columns(_cells(delimiter))
+    quoted = rows.filter(pl.col("line").str.contains(QUOTE, literal=True))
+    if quoted.height:
+        rows = _with_quotes(rows, quoted, delimiter)
+    fits = pl.col("cells").list.len() == len(header)
+    if lines.damaged:
+        fits = fits & ~damaged_line(pl.col("line"))
+    fits = fits.fill_null(False)
+    return Grid(
+        header=header,
+        header_position=int(header_position),
+        rows=rows.filter(fits).select("source_position", "cells"),
+        bad=rows.filter(~fits).select("source_position"),
+        structure_lines=frame.height - content.height + 1,
+    )
+
+
+def _cells(delimiter: str) -> pl.Expr:
+    return pl.col("line").str.split(delimiter).alias("cells")
+
+
+def _with_quotes(rows: pl.DataFrame, quoted: pl.DataFrame, delimiter: str) -> pl.DataFrame:
+    """Cells of lines with quotes by the csv module; the only lines that are read one by one."""
+    cells = [_split_quoted(line, delimiter) for line in quoted.get_column("line").to_list()]
+    read = quoted.select("source_position").with_columns(pl.Series("read", cells, dtype=pl.List(pl.String)))
+    has_quote = pl.col("line").str.contains(QUOTE, literal=True)
+    return rows.join(read, on="source_position", how="left", maintain_order="left").with_columns(
+        pl.when(has_quote).then("read").otherwise("cells").alias("cells")
+    )
+
+
+def _split_quoted(line: str, delimiter: str) -> list[str] | None:
+    """The cells of one line; None if its quotes do not close (a quoted line break is not supported)."""
+    if QUOTE not in line:
+        return line.split(delimiter)
+    try:
+        return next(csv.reader([line], delimiter=delimiter, strict=True), None)
+    except csv.Error:
+        return None
+
+
+def _rows_with_identity(grid: Grid, origin: Origin, spec: DelimitedSpec) -> pl.DataFrame:
+    """One row per data line: position, cells, reading_time, merged, row_reason, node_id, device_id."""
+    path_node = pl.lit(origin.node_id, dtype=pl.String)
+    node = path_node if spec.node_id is None else _filled(grid.column(spec.node_id.column))
+    device = pl.lit(spec.device_id.value) if spec.device_id.column is None else _filled(
+        grid.column(spec.device_id.column)
+    )  # fmt: skip
+    stamps = parse_stamps(
+        grid.rows.select(grid.column(spec.time.column).alias("stamp")).get_column("stamp"),
+        timezone=spec.timezone or origin.timezone,
+        format=spec.time.format,
+        epoch=spec.time.epoch,
+        ambiguous=spec.time.ambiguous,
+    )
+    rows = grid.rows.with_columns(node.alias("node_id"), device.alias("device_id"))
+    rows = pl.concat([rows, stamps.rename({"time": "stamp_time", "reason": "row_reason"})], how="horizontal")
+    nameless = pl.col("device_id").is_null()
+    if spec.node_id is not None:
+        nameless = nameless | pl.col("node_id").is_null()
+    return rows.with_columns(
+        pl.coalesce("row_reason", pl.when(nameless).then(pl.lit("empty_node_id"))).alias("row_reason")
+    )
+
+
+def _filled(cell: pl.Expr) -> pl.Expr:
+    return pl.when(cell != "").then(cell)
+
+
+def _cells_of(base: pl.DataFrame, grid: Grid, reading: ColumnReading, spec: DelimitedSpec) -> pl.DataFrame:
+    """One mapped column as cells: the reading columns and `reason`."""
+    quantity = QUANTITIES[reading.quantity]
+    change = conversion(reading.unit, reading.quantity)
+    if change is None:
+        raise ValueError(f"unit {reading.unit!r} passed the settings but has no way to {quantity.unit}")
+    window = pl.lit(reading.window_s) * pl.when("merged").then(2.0).otherwise(1.0)
+    # A stamp at the end of its window stands one (unmerged) window later than its start.
+    back = pl.duration(microseconds=round(reading.window_s * 1e6) if spec.time.label == "end" else 0)
+    text = grid.column(reading.column).fill_null("")
+    number = number_of(pl.col("raw_value"))
+    if reading.words:
+        words = pl.col("raw_value").str.to_lowercase()
+        said = words.replace_strict(dict(reading.words), default=None, return_dtype=pl.Float64)
+        number = pl.coalesce(said, number)
+    value = scaled(pl.col("number"))
+    return (
+        base.select(
+            "source_position",
+            "node_id",
+            (pl.lit(reading.device) if reading.device else pl.col("device_id")).alias("device_id"),
+            pl.lit(reading.quantity).alias("quantity"),
+            pl.lit(reading.statistic).alias("statistic"),
+            window.alias("window_s"),
+            (pl.col("stamp_time") - back).alias("reading_time"),
+            pl.lit(reading.multiplicity, dtype=pl.Int32).alias("multiplicity"),
+            pl.lit(reading.point or spec.point, dtype=pl.String).alias("point"),
+            pl.lit(reading.column).alias("sensor"),
+            text.alias("raw_value"),
+            pl.lit(reading.unit).alias("raw_unit"),
+            "row_reason",
+            pl.lit(change.factor).alias("factor"),
+            pl.lit(change.divisor).alias("divisor"),
+            pl.lit(change.offset).alias("offset"),
+            pl.lit(quantity.ge).alias("low"),
+            pl.lit(quantity.le).alias("high"),
+        )
+        .with_columns(number.alias("number"))
+        .with_columns(value.alias("value"))
+        .with_columns(pl.coalesce("row_reason", value_reason(pl.col("number"), value)).alias("reason"))
+        .drop("row_reason", "number", "factor", "divisor", "offset", "low", "high")
+    )
+
+
+def _unmapped(grid: Grid, needed: list[str]) -> pl.DataFrame:
+    """sensor, reason, count: cells with text in columns that the settings do not name."""
+    counts = [
+        (name, grid.rows.select((pl.col("cells").list.get(index, null_on_oob=True).str.strip_chars() != "").sum()).item())
+        for index, name in enumerate(grid.header)
+        if name not in needed
+    ]
+    frame = pl.DataFrame(counts, schema={"sensor": pl.String, "count": pl.Int64}, orient="row")
+    return frame.select("sensor", pl.lit("unmapped").alias("reason"), "count")
