@@ -1,0 +1,59 @@
+# Every target sets up what it needs first; `make` alone lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+VENV := $(CURDIR)/.venv
+BIN := $(VENV)/bin
+
+# Spark needs the environment's own interpreter (a system python3 on the executors has no pyarrow), the Java that set-up
+# found, and no other Spark's home. Loopback is right for local mode; a run on a cluster sets SPARK_LOCAL_IP.
+export PATH := $(BIN):$(PATH)
+export PYSPARK_PYTHON := $(BIN)/python
+export PYSPARK_DRIVER_PYTHON := $(BIN)/python
+export SPARK_LOCAL_IP ?= 127.0.0.1
+export LEPTON_REAL_DATA ?= $(CURDIR)/../shared/data
+unexport SPARK_HOME
+# A shell line, not `export :=`: on the first run the file appears only when the set-up is done.
+JAVA = export JAVA_HOME="$$(cat $(VENV)/lepton-java-home)";
+SUBMIT = $(JAVA) spark-submit --properties-file conf/spark-defaults.conf
+
+CONFIG ?= conf/local.yaml
+DEMO := var/demo
+DEMO_NIGHTS := 2025-06-03 2025-06-04 2025-06-05
+
+.PHONY: help setup demo test test-real cluster-test lint nightly report lock clean
+
+help: ## This list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+setup: ## Virtual environment, locked packages, Java, Delta's jars (each other target does it too)
+	@$(PYTHON) scripts/set_up.py
+
+test: setup ## Every test but the long ones; tests/real where LEPTON_REAL_DATA (default ../shared/data) exists
+	$(JAVA) python -m pytest tests -m "not slow and not cluster"
+
+test-real: setup ## Only the tests on real data
+	$(JAVA) python -m pytest tests/real
+
+cluster-test: setup ## The nightly on a real standalone master and worker on loopback
+	$(JAVA) python -m pytest tests/cluster
+
+lint: setup ## ruff, mypy --strict, and who may import whom
+	ruff check .
+	ruff format --check .
+	mypy lepton_etl pipelines jobs scripts
+	lint-imports
+
+lock: ## Make the lock files again from setup.cfg (uv in an environment of its own)
+	rm -rf var/lock && $(PYTHON) -m venv var/lock && var/lock/bin/pip --quiet install uv
+	var/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+	    requirements-build.in --output-file requirements-build.lock
+	var/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+	    setup.cfg --extra dev --constraint requirements-build.lock --output-file requirements.lock
+	rm -rf var/lock
+
+clean: ## Remove the environment, the jars and all that runs wrote into var/
+	rm -rf .venv var *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov

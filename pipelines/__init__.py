@@ -1,0 +1,1 @@
+"""The stages of the night, in the order the data flows."""
