@@ -59,27 +59,27 @@ def _inflate(head: bytes, stream: BinaryIO, max_bytes: int, max_ratio: float) ->
     taken, given = len(head), 0
     pending = head
     while True:
-        if member.eof:
-            pending = member.unused_data or pending
-            if not pending.strip(b"\0"):
-                pending = stream.read(CHUNK_BYTES)
-                taken += len(pending)
-                if not pending:
-                    return b"".join(parts)
-                continue
-            member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-        elif not pending:
+        ended = False
+        if not pending:
             pending = stream.read(CHUNK_BYTES)
             taken += len(pending)
+            ended = not pending
+        if member.eof:
+            pending = pending.lstrip(b"\0")
+            if ended:
+                return b"".join(parts)
             if not pending:
-                return Failure("truncated_gzip", f"the gzip stream ends after {taken} bytes, unfinished")
+                continue
+            member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
         try:
-            text = member.decompress(pending, CHUNK_BYTES)
+            text = member.flush() if ended else member.decompress(pending, CHUNK_BYTES)
         except zlib.error as error:
             return Failure("unreadable_file", f"damaged gzip: {error}")
         parts.append(text)
         given += len(text)
-        pending = b"" if member.eof else member.unconsumed_tail
+        pending = member.unused_data if member.eof else member.unconsumed_tail
+        if ended and not member.eof:
+            return Failure("truncated_gzip", f"the gzip stream ends after {taken} bytes, unfinished")
         if given > max_bytes:
             return Failure("too_large", f"more than {max_bytes} bytes of text")
         if given > RATIO_FROM_BYTES and given > max_ratio * taken:
