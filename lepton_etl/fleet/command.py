@@ -131,7 +131,7 @@ def _report(summary: Summary, out: Path) -> None:
         f"({summary.node_days_per_s:.1f} node-days/s)"
     )
     typer.echo(
-        f"true energy: nodes {summary.it_energy_kwh:,.1f} kWh, utility {summary.utility_energy_kwh:,.1f} kWh; "
-        f"{summary.fault_records} injected faults"
+        f"true energy: nodes {summary.it_energy_kwh:,.1f} kWh, "
+        f"utility {summary.utility_energy_kwh:,.1f} kWh; {summary.fault_records} injected faults"
     )
     typer.echo(f"settings: {out / 'config.yaml'}")

@@ -1,4 +1,4 @@
-"""The building around the nodes: conversion chain, chiller, air handlers, pumps, tower, lighting; the meters' truth.
+"""The building around the nodes: conversion chain, chiller, air handlers, pumps, tower, lighting.
 
 Every array holds means over one minute, W.
 """
@@ -26,8 +26,8 @@ CHILLED_RETURN_C: Final = 21.0
 APPROACH_K: Final = 4.0  # tower water above wet bulb
 RATED_COP: Final = 5.6
 RATED_CONDENSER_C: Final = 29.4
-# Energy input ratio by part load. Source: EnergyPlus Engineering Reference, Electric EIR chiller model; the shape
-# of a centrifugal machine: 0.2229 + 0.3134 PLR + 0.4637 PLR^2.
+# Energy input ratio by part load: 0.2229 + 0.3134 PLR + 0.4637 PLR^2, the shape of a centrifugal machine.
+# Source: form of EnergyPlus Engineering Reference, Electric EIR chiller model.
 EIR_BY_LOAD: Final = (0.2229, 0.3134, 0.4637)
 SMALLEST_PART_LOAD: Final = 0.15
 
@@ -114,14 +114,14 @@ def stage_loss_w(output_w: Array, rating_w: float, shares: tuple[float, float, f
     return np.asarray(rating_w * (shares[0] + shares[1] * load + shares[2] * load**2), dtype=np.float64)
 
 
-def chiller_w(heat_w: Array, wet_bulb_c: Array, capacity_w: float) -> tuple[Array, Array]:
-    """Electric power of the chillers and the heat they still lift after free cooling, W.
+def chiller_w(heat_w: Array, wet_bulb_c: Array, capacity_w: float) -> Array:
+    """Electric power of the chillers, W, for the heat to remove, W, at an outdoor wet bulb, degC.
 
-    The tower takes the share of the heat that its water can take directly; the rest is lifted at an energy input
-    ratio that depends on condenser water (wet bulb + approach) and, not linearly, on part load. Below the smallest
-    part load the machine cycles.
-    Source: form of EnergyPlus' Electric EIR chiller (P = Q_ref x EIR_ref x f(T) x f(PLR)); water-side economiser by
-    its temperature range.
+    The tower takes the share of the heat that its water can take directly (free cooling); the rest is lifted
+    at an energy input ratio that depends on condenser water (wet bulb + approach) and, not linearly, on part
+    load. Below the smallest part load the machine cycles.
+    Source: form of EnergyPlus' Electric EIR chiller (P = Q_ref x EIR_ref x f(T) x f(PLR)); water-side
+    economiser by its temperature range.
     """
     tower_water_c = wet_bulb_c + APPROACH_K
     free = np.clip((CHILLED_RETURN_C - tower_water_c) / (CHILLED_RETURN_C - CHILLED_SUPPLY_C), 0.0, 1.0)
@@ -133,7 +133,7 @@ def chiller_w(heat_w: Array, wet_bulb_c: Array, capacity_w: float) -> tuple[Arra
     by_load = EIR_BY_LOAD[0] + EIR_BY_LOAD[1] * running + EIR_BY_LOAD[2] * running**2
     cycling = part_load / running
     power_w = capacity_w / RATED_COP * by_temperature * by_load * cycling
-    return np.asarray(power_w, dtype=np.float64), np.asarray(lifted_w, dtype=np.float64)
+    return np.asarray(power_w, dtype=np.float64)
 
 
 def _cube_w(rated_w: float, flow: Array, least: float) -> Array:
@@ -159,7 +159,7 @@ def facility(nodes_w: Array, site_weather: Weather, sizes: Ratings, local_offset
     room_w = it_w + pdu_loss_w + ups_loss_w
     crah_w = _cube_w(sizes.crah_fans_w, 0.15 + 0.85 * room_w / sizes.cooling_w, 0.45)
     heat_w = room_w + crah_w
-    chillers_w, lifted_w = chiller_w(heat_w, wet_bulb, sizes.cooling_w)
+    chillers_w = chiller_w(heat_w, wet_bulb, sizes.cooling_w)
     pump_w = _cube_w(sizes.pumps_w, heat_w / sizes.cooling_w, 0.5)
     warm_day = 1.0 + 0.01 * np.maximum(wet_bulb - 18.0, 0.0)
     tower_w = _cube_w(sizes.tower_fans_w, (heat_w + chillers_w) / (sizes.cooling_w * 1.2) * warm_day, 0.3)

@@ -26,7 +26,11 @@ class Injection:
 
 @dataclass(frozen=True, slots=True)
 class FaultRecord:
-    """What was really done to a file: `count` snapshots, lines, resets or files; `records` sensor rows concerned."""
+    """What was really done to a file.
+
+    `count` snapshots (gaps, duplicates), lines, reset counters or files; `records` is the sensor rows
+    concerned.
+    """
 
     kind: Fault
     file: str
@@ -39,7 +43,7 @@ class FaultRecord:
 
 @dataclass(slots=True)
 class Log:
-    """A file being written: snapshots (blocks of lines) with their second of the day, and its structure lines.
+    """A file being written: snapshots (blocks of lines) with their second of the day.
 
     `head` opens the file; each snapshot starts with `stamp_lines` lines that are no records.
     """
@@ -58,7 +62,10 @@ class Log:
 
 
 def plan_faults(plan: FleetPlan) -> dict[tuple[str, int], list[Injection]]:
-    """Injections by (node, day index): `fault_share` of all node-days for each fault, at least one, apart if possible."""
+    """Injections by (node, day index): each fault on `fault_share` of all node-days, at least one.
+
+    Different faults keep to different node-days while there are enough of them.
+    """
     wanted = set(plan.faults)
     injections: dict[tuple[str, int], list[Injection]] = {}
     for kind in [fault for fault in Fault if fault in wanted]:
@@ -90,7 +97,7 @@ def _injection(kind: Fault, rng: np.random.Generator) -> Injection:
 
 
 def spoil(log: Log, injections: list[Injection], rng: np.random.Generator) -> list[FaultRecord]:
-    """Apply the gaps, repeats and bad lines of a node-day to one log, in place; the records of what was done."""
+    """Apply the gaps, repeats and bad lines of a node-day to one log, in place; records of what was done."""
     done: list[FaultRecord] = []
     for injection in injections:
         if not log.snapshots:
@@ -110,7 +117,7 @@ def _record(log: Log, kind: Fault, from_s: int, to_s: int, count: int, records: 
 
 
 def _cut(log: Log, gap: Injection) -> list[FaultRecord]:
-    """Drop the snapshots of the gap; the record runs from the last one kept before it to the first one after."""
+    """Drop the snapshots of the gap; the record runs from the last one kept to the next one kept."""
     gone = [index for index, second in enumerate(log.seconds) if gap.from_s <= second < gap.to_s]
     if not gone:
         return []

@@ -24,7 +24,8 @@ SILENT: Final = f"{'no reading':<{READING_WIDTH}} | ns"
 _STATUS_HEAD: Final[list[Row]] = [
     ("Host Power", OK), ("CMOS Battery", "3.09 Volts"), ("SysBrd Vol Fault", OK), ("Firmware Error", OK),
     ("GPT Status", "Not Readable"), ("Progress", "Not Readable"), ("All DIMMs", OK), ("PCIs", OK),
-    ("IPMI Watchdog", OK), ("SEL Fullness", OK), ("NMI State", "Not Readable"), ("Sys Utilization", "no reading"),
+    ("IPMI Watchdog", OK), ("SEL Fullness", OK), ("NMI State", "Not Readable"),
+    ("Sys Utilization", "no reading"),
 ]  # fmt: skip
 _STATUS_TAIL: Final[list[Row]] = [("Drive 0", OK), ("Drive Mismatch", OK), ("RAID Vol State", "Not Readable")]
 _XCC_POWER: Final[list[Row]] = [
@@ -36,8 +37,9 @@ _PSU: Final[list[Row]] = [
     ("Power Supply 2", OK), ("PSU2 AC In Pwr", "{psu2_in_w}"), ("PSU2 DC Out Pwr", "{psu2_out_w}"),
 ]  # fmt: skip
 _IDRAC: Final[list[Row]] = [
-    ("Intrusion", OK), ("Fan Redundancy", OK), ("CPU Usage", "{cpu_percent}"), ("Pwr Consumption", "{node_w}"),
-    ("Inlet Temp", "{inlet_c}"), ("Exhaust Temp", "{exhaust_c}"), ("PS Redundancy", OK),
+    ("Intrusion", OK), ("Fan Redundancy", OK), ("CPU Usage", "{cpu_percent}"),
+    ("Pwr Consumption", "{node_w}"), ("Inlet Temp", "{inlet_c}"), ("Exhaust Temp", "{exhaust_c}"),
+    ("PS Redundancy", OK),
 ]  # fmt: skip
 
 
@@ -106,7 +108,8 @@ def exposition_snapshots(
     for name, _, _, decimals in GPU_METRICS:
         for gpu, series in enumerate(metrics[name]):
             board = uuid.uuid5(uuid.NAMESPACE_DNS, f"{node_id}-gpu{gpu}")
-            labels = f'gpu="{gpu}",UUID="GPU-{board}",device="nvidia{gpu}",modelName="{model}",Hostname="{node_id}"'
+            labels = f'gpu="{gpu}",UUID="GPU-{board}",device="nvidia{gpu}",modelName="{model}"'
+            labels += f',Hostname="{node_id}"'
             prefixes.append(f"{name}{{{labels}}} %.{decimals}f")
             values.append(series.tolist())
     stamped = [prefix + " {stamp}\n" for prefix in prefixes]

@@ -12,8 +12,8 @@ from lepton_etl.fleet.plan import FleetPlan
 
 Array = NDArray[np.float64]
 
-# Direct and life-cycle factors, g/kWh. Source: IPCC AR5 WG3 Annex III, medians (gas combined cycle, wind, sun),
-# direct part of gas and coal as in the same table; rounded.
+# Direct and life-cycle factors, g/kWh. Source: IPCC AR5 WG3 Annex III, medians (gas combined cycle, wind,
+# sun), direct part of gas and coal as in the same table; rounded.
 GAS_DIRECT: Final = 370.0
 COAL_DIRECT: Final = 760.0
 GAS_UPSTREAM: Final = 120.0
@@ -24,7 +24,7 @@ ESTIMATED_SHARE: Final = 0.04
 
 @dataclass(frozen=True, slots=True)
 class GridHours:
-    """One value an hour: intensities in gCO2e/kWh, low-carbon and renewable shares in percent, estimated or not."""
+    """One value an hour: intensities in gCO2e/kWh, shares in percent, estimated or not."""
 
     direct_g_per_kwh: Array
     lifecycle_g_per_kwh: Array
@@ -34,7 +34,7 @@ class GridHours:
 
 
 def grid_hours(plan: FleetPlan) -> GridHours:
-    """The zone's hours over the plan, labelled by their start; wind is AR(1) noise from each day's own stream."""
+    """The zone's hours, labelled by their start; wind is AR(1) noise from each day's own stream."""
     hours = plan.days * 24
     streams = [plan.rng("grid", plan.first_date.toordinal() + day) for day in range(plan.days)]
     white = np.concatenate([rng.standard_normal(24) for rng in streams])

@@ -13,8 +13,8 @@ class HardwareClass:
 
     `layout` names the sensor table its management controller prints (formats.py); `psu_rating_w` is the DC
     rating of one supply.
-    Source: orders of magnitude of vendors' data sheets (two-socket servers, 400 W and 700 W accelerators) and of
-    the public measurements named in docs/simulator.md; no single machine is copied.
+    Source: orders of magnitude of vendors' data sheets (two-socket servers, 400 W and 700 W accelerators)
+    and of the public measurements named in docs/simulator.md; no single machine is copied.
     """
 
     name: str
@@ -54,7 +54,7 @@ class HardwareClass:
         return self.embodied_kgco2e + self.gpu_count * self.gpu_embodied_kgco2e
 
     def with_gpus(self, count: int | None) -> HardwareClass:
-        """The same node with `count` GPUs (None: unchanged), fans and supplies scaled to feed and cool them."""
+        """The same node with `count` GPUs (None: unchanged), its fans and supplies scaled with them."""
         if count is None or count == self.gpu_count:
             return self
         host_w = self.sockets * (self.cpu_idle_w + self.cpu_dynamic_w) + self.base_w + self.dram_dynamic_w
@@ -68,23 +68,24 @@ class HardwareClass:
 
 
 CPU_NODE: Final = HardwareClass(
-    name="cpu-2s", layout="xcc", sockets=2, cpu_idle_w=42.0, cpu_dynamic_w=190.0, base_w=48.0, dram_idle_w=18.0,
-    dram_dynamic_w=42.0, gpu_count=0, gpu_idle_w=0.0, gpu_rated_w=0.0, gpu_model="", gpu_idle_mhz=0, gpu_max_mhz=0,
-    fan_count=6, fans_rated_w=72.0, fan_max_rpm=16000.0, psu_count=2, psu_rating_w=750.0, standby_w=14.0,
-    embodied_kgco2e=1100.0, gpu_embodied_kgco2e=0.0, lifetime_years=5.0, cpu_k_per_w=0.17, gpu_k_per_w=0.0,
+    name="cpu-2s", layout="xcc", sockets=2, cpu_idle_w=42.0, cpu_dynamic_w=190.0, base_w=48.0,
+    dram_idle_w=18.0, dram_dynamic_w=42.0, gpu_count=0, gpu_idle_w=0.0, gpu_rated_w=0.0, gpu_model="",
+    gpu_idle_mhz=0, gpu_max_mhz=0, fan_count=6, fans_rated_w=72.0, fan_max_rpm=16000.0, psu_count=2,
+    psu_rating_w=750.0, standby_w=14.0, embodied_kgco2e=1100.0, gpu_embodied_kgco2e=0.0,
+    lifetime_years=5.0, cpu_k_per_w=0.17, gpu_k_per_w=0.0,
 )  # fmt: skip
 GPU_400: Final = HardwareClass(
-    name="gpu-400", layout="xcc_psu", sockets=2, cpu_idle_w=48.0, cpu_dynamic_w=160.0, base_w=90.0, dram_idle_w=30.0,
-    dram_dynamic_w=50.0, gpu_count=4, gpu_idle_w=56.0, gpu_rated_w=400.0, gpu_model="SIM 400W 80GB",
-    gpu_idle_mhz=210, gpu_max_mhz=1410, fan_count=6, fans_rated_w=220.0, fan_max_rpm=16000.0, psu_count=2,
-    psu_rating_w=2400.0, standby_w=22.0, embodied_kgco2e=1500.0, gpu_embodied_kgco2e=150.0, lifetime_years=5.0,
-    cpu_k_per_w=0.17, gpu_k_per_w=0.085,
+    name="gpu-400", layout="xcc_psu", sockets=2, cpu_idle_w=48.0, cpu_dynamic_w=160.0, base_w=90.0,
+    dram_idle_w=30.0, dram_dynamic_w=50.0, gpu_count=4, gpu_idle_w=56.0, gpu_rated_w=400.0,
+    gpu_model="SIM 400W 80GB", gpu_idle_mhz=210, gpu_max_mhz=1410, fan_count=6, fans_rated_w=220.0,
+    fan_max_rpm=16000.0, psu_count=2, psu_rating_w=2400.0, standby_w=22.0, embodied_kgco2e=1500.0,
+    gpu_embodied_kgco2e=150.0, lifetime_years=5.0, cpu_k_per_w=0.17, gpu_k_per_w=0.085,
 )  # fmt: skip
 GPU_700: Final = HardwareClass(
-    name="gpu-700", layout="idrac", sockets=2, cpu_idle_w=62.0, cpu_dynamic_w=230.0, base_w=260.0, dram_idle_w=60.0,
-    dram_dynamic_w=90.0, gpu_count=8, gpu_idle_w=75.0, gpu_rated_w=700.0, gpu_model="SIM 700W 80GB",
-    gpu_idle_mhz=345, gpu_max_mhz=1980, fan_count=8, fans_rated_w=900.0, fan_max_rpm=17000.0, psu_count=6,
-    psu_rating_w=2800.0, standby_w=45.0, embodied_kgco2e=2400.0, gpu_embodied_kgco2e=165.0, lifetime_years=5.0,
-    cpu_k_per_w=0.15, gpu_k_per_w=0.056,
+    name="gpu-700", layout="idrac", sockets=2, cpu_idle_w=62.0, cpu_dynamic_w=230.0, base_w=260.0,
+    dram_idle_w=60.0, dram_dynamic_w=90.0, gpu_count=8, gpu_idle_w=75.0, gpu_rated_w=700.0,
+    gpu_model="SIM 700W 80GB", gpu_idle_mhz=345, gpu_max_mhz=1980, fan_count=8, fans_rated_w=900.0,
+    fan_max_rpm=17000.0, psu_count=6, psu_rating_w=2800.0, standby_w=45.0, embodied_kgco2e=2400.0,
+    gpu_embodied_kgco2e=165.0, lifetime_years=5.0, cpu_k_per_w=0.15, gpu_k_per_w=0.056,
 )  # fmt: skip
 CLASSES: Final = {hardware.name: hardware for hardware in (CPU_NODE, GPU_400, GPU_700)}

@@ -24,7 +24,7 @@ SHARES: Final = (0.45, 0.2, 0.35)  # jobs that take one slot, half a node, whole
 
 @dataclass(slots=True)
 class Job:
-    """One job; times in s after the plan's start (negative: it came before). Levels are utilisation ratios."""
+    """One job; times in s after the plan's start (negative: before it), levels are utilisation ratios."""
 
     job_id: str
     tenant_id: str
@@ -84,7 +84,8 @@ class Schedule:
 def arrival_rate(hour_local: NDArray[np.float64], weekend: bool) -> NDArray[np.float64]:
     """Relative arrivals by the local hour, mean near 1: busiest at 15:00, quieter at weekends.
 
-    Source: the daily and weekly cycle of HPC arrivals, Lublin and Feitelson, JPDC 63 (2003); the depth is ours.
+    Source: the daily and weekly cycle of HPC arrivals, Lublin and Feitelson, JPDC 63 (2003); the depth is
+    ours.
     """
     daily = 1.0 + 0.4 * np.cos(2 * np.pi * (hour_local - 15.0) / 24.0)
     return np.asarray(daily * (0.72 if weekend else 1.1), dtype=np.float64)
@@ -106,7 +107,7 @@ def arrivals(plan: FleetPlan, cluster: ClusterPlan, day: int) -> list[Job]:
     """The jobs submitted on one day (day 0 is the plan's first), drawn from that day's own stream."""
     rng = plan.rng("jobs", cluster.cluster_id, plan.first_date.toordinal() + day)
     slots = cluster.hardware.slots
-    hours = (np.arange(24) + plan.local_offset_h) % 24
+    hours = (np.arange(24, dtype=np.float64) + plan.local_offset_h) % 24
     weekend = (plan.first_date.toordinal() + day - 1) % 7 >= 5
     per_hour = plan.load_target * cluster.nodes * slots * 3600 / _mean_slot_seconds(cluster)
     counts = rng.poisson(per_hour * arrival_rate(hours, weekend))
@@ -141,7 +142,7 @@ def arrivals(plan: FleetPlan, cluster: ClusterPlan, day: int) -> list[Job]:
 
 
 def off_windows(plan: FleetPlan, node_id: str) -> list[OffWindow]:
-    """The hours in which a node is switched off (energy saving, service), one draw a day from its own stream."""
+    """When a node is switched off (energy saving, service): one draw a day from its own stream."""
     windows: list[OffWindow] = []
     for day in range(
         -1, plan.days + 2
@@ -162,9 +163,9 @@ def off_windows(plan: FleetPlan, node_id: str) -> list[OffWindow]:
 def schedule(plan: FleetPlan, cluster: ClusterPlan) -> Schedule:
     """Place the jobs of a cluster first-fit on its nodes, in order of submission with a short look ahead.
 
-    Starts a day before the plan with an empty cluster, so that the first midnight finds it loaded. A job is only
-    placed where it ends before the node's next off window. Placement never looks at later arrivals: a longer plan
-    leaves earlier days as they are.
+    Starts a day before the plan with an empty cluster, so that the first midnight finds it loaded. A job is
+    only placed where it ends before the node's next off window. Placement never looks at later arrivals: a
+    longer plan leaves earlier days as they are.
     """
     off = [off_windows(plan, node_id) for node_id in cluster.node_ids()]
     placer = _Placer(cluster, off)

@@ -61,10 +61,11 @@ class ClusterPlan(BaseModel):
 class FleetPlan(BaseModel):
     """A whole simulation; equal plans give equal bytes.
 
-    `resolution_w` is the step of the nodes' power sensors, `sensor_gain_sigma` the 1-sigma relative gain error
-    drawn once for each of them (0: clean), `load_target` the share of slots the arrivals would fill on average,
-    `off_share` the chance of a node to be switched off for some hours of a day, and `fault_share` the share of
-    node-days that each requested fault touches (at least one; a truncated file is always a single one).
+    `resolution_w` is the step of the nodes' power sensors, `sensor_gain_sigma` the 1-sigma relative gain
+    error drawn once for each of them (0: clean), `load_target` the share of slots the arrivals would fill on
+    average, `off_share` the chance of a node to be switched off for some hours of a day, and `fault_share`
+    the share of node-days that each requested fault touches (at least one; a truncated file is always a
+    single one).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -126,14 +127,15 @@ class FleetPlan(BaseModel):
 
     @property
     def local_offset_h(self) -> float:
-        """Hours from UTC to the site's clock on the first day; people's rhythm keeps it for the whole plan."""
+        """Hours from UTC to the site's clock on the first day, kept for the whole plan."""
         offset = ZoneInfo(self.timezone).utcoffset(datetime.combine(self.first_date, datetime.min.time()))
         return offset.total_seconds() / 3600 if offset is not None else 0.0
 
     def rng(self, *names: str | int) -> np.random.Generator:
         """The random stream of these names, the same whatever else the plan holds or in which order it runs.
 
-        Source: NumPy SeedSequence, `spawn_key`; names become keys through SHA-256, because `hash()` is salted.
+        Source: NumPy SeedSequence, `spawn_key`; names become keys through SHA-256, because `hash()` is
+        salted.
         """
         keys: list[int] = []
         for name in names:

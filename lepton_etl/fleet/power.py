@@ -1,7 +1,7 @@
 """The physics of one node: utilisation -> component powers and temperatures -> AC input power.
 
-Arrays hold one value for each instant of a day's grid, STEP_S apart, both midnights included; between instants
-the true power is linear, so that its trapezoid is exact. Pure functions, no I/O.
+Arrays hold one value for each instant of a day's grid, STEP_S apart, both midnights included; between
+instants the true power is linear, so that its trapezoid is exact. Pure functions, no I/O.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FAN_TAU_S: Final = 40.0
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What differs between equal nodes: silicon spread (ratios near 1) and the rack position's inlet offset."""
+    """What differs between equal nodes: silicon spread (ratios near 1), the rack position's inlet offset."""
 
     idle_factor: float
     dynamic_factor: float
@@ -41,7 +41,7 @@ class Traits:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the node is asked to do: target utilisations (ratio), inlet air (degC), whether it is switched on."""
+    """What the node is asked to do: target utilisations (ratio), inlet air (degC), switched on or not."""
 
     cpu: Array
     gpu: Array  # (gpus, instants)
@@ -166,8 +166,8 @@ def settle(hardware: HardwareClass, traits: Traits, load: Load) -> Carry:
 def node_day(hardware: HardwareClass, traits: Traits, load: Load, carry: Carry) -> tuple[NodeDay, Carry]:
     """Run a node over one day's grid from the state of its first midnight; also the state of the next one.
 
-    AC power = base + CPUs + DRAM + GPUs + fans (cube of their speed: affinity law) + supply loss; a node that is
-    off draws its standby power alone.
+    AC power = base + CPUs + DRAM + GPUs + fans (cube of their speed: affinity law) + supply loss; a node that
+    is off draws its standby power alone.
     """
     cpu = np.clip(relax(load.cpu * load.on, LOAD_TAU_S, carry.cpu), 0.0, 1.0)
     gpu = np.clip(relax(load.gpu * load.on, LOAD_TAU_S, carry.gpu), 0.0, 1.0)

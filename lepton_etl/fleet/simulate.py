@@ -20,7 +20,8 @@ from lepton_etl.fleet.facility import facility, ratings
 from lepton_etl.fleet.faults import Injection, plan_faults
 from lepton_etl.fleet.grid import grid_hours
 from lepton_etl.fleet.jobs import Schedule, schedule
-from lepton_etl.fleet.node import NodeTask, NodeTruth, simulate_node
+from lepton_etl.fleet.load import NodeTask
+from lepton_etl.fleet.node import NodeTruth, simulate_node
 from lepton_etl.fleet.plan import FleetPlan
 from lepton_etl.fleet.truth import TruthWriter
 from lepton_etl.fleet.weather import MINUTES_PER_DAY, supply_air_c, weather
@@ -38,7 +39,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a simulation wrote: `it_energy_kwh` is all nodes' true AC input, `utility_energy_kwh` the whole site's."""
+    """What a simulation wrote, and the true energy of all nodes' AC inputs and of the whole site."""
 
     nodes: int
     days: int
@@ -59,8 +60,8 @@ class Summary:
 def simulate(plan: FleetPlan, out_dir: Path, progress: Progress | None = None, processes: int = 1) -> Summary:
     """Write the whole tree of a plan below `out_dir`; equal plans write equal bytes, whatever `processes` is.
 
-    `progress(done, total)` is called after each node. Raises ConfigurationError when `out_dir` holds anything but
-    an earlier run of the same plan.
+    `progress(done, total)` is called after each node. Raises ConfigurationError when `out_dir` holds anything
+    but an earlier run of the same plan.
     """
     began = time.monotonic()
     _prepare(plan, out_dir)

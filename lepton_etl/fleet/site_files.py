@@ -1,4 +1,4 @@
-"""Files of the site rather than of a node: meters, weather, grid, inventory, and the settings to run a night."""
+"""Files of the site rather than of a node: meters, weather, grid, inventory, settings of a night."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from lepton_etl.fleet.weather import MINUTES_PER_DAY, Weather
 # The publisher's own words; CO₂ has the subscript two (U+2082), lines end in CR LF.
 GRID_HEADER: Final = (
     "Datetime (UTC),Country,Zone Name,Zone Id,Carbon Intensity gCO\u2082eq/kWh (direct),"
-    "Carbon Intensity gCO\u2082eq/kWh (LCA),Low Carbon Percentage,Renewable Percentage,Data Source,Data Estimated,"
-    "Data Estimation Method"
+    "Carbon Intensity gCO\u2082eq/kWh (LCA),Low Carbon Percentage,Renewable Percentage,Data Source,"
+    "Data Estimated,Data Estimation Method"
 )
 # meter_id, parent_id, point, serves, accuracy class in percent, and the Facility series it reads
 METERS: Final = (
@@ -35,7 +35,7 @@ METERS: Final = (
 
 
 def write_meters(plan: FleetPlan, site: Facility, landing: Path) -> int:
-    """landing/meters/meters-DATE.csv: mean power of each window in kW (three decimals), stamped by its start."""
+    """landing/meters/meters-DATE.csv: mean power of each window in kW, stamped by its start."""
     window_min = plan.meter_period_s // 60
     means = {
         meter_id: (np.asarray(getattr(site, series)).reshape(-1, window_min).mean(axis=1) / 1000.0).tolist()
@@ -100,7 +100,8 @@ def write_inventory(plan: FleetPlan, out: Path) -> None:
         gpu_rated_w = f"{hardware.gpu_rated_w:g}" if hardware.gpu_count else ""
         for index, node_id in enumerate(cluster.node_ids()):
             lines.append(
-                f"{node_id},{cluster.cluster_id},{cluster.cluster_id}-r{index // per_rack + 1:02d},{hardware.name},"
+                f"{node_id},{cluster.cluster_id},{cluster.cluster_id}-r{index // per_rack + 1:02d},"
+                f"{hardware.name},"
                 f"{rated_w:g},{idle_w:g},{hardware.embodied_total_kgco2e:g},{hardware.lifetime_years:g},"
                 f"{plan.first_date},compute,{hardware.gpu_count},{gpu_rated_w},{hardware.psu_count},"
                 f"{plan.sensor_gain_sigma:g}"
@@ -131,8 +132,9 @@ def settings_of(plan: FleetPlan) -> dict[str, object]:
          "device_id": {"column": "meter_id"}, "sampling_period_s": plan.meter_period_s,
          "readings": [{"column": "power_kw", "quantity": "facility_power", "unit": "kW", "statistic": "mean",
                        "window_s": plan.meter_period_s}]},
-        {"name": "weather", "format": "delimited", "path": "landing/weather/*.csv", "time": {"column": "time"},
-         "device_id": {"value": "weather"}, "sampling_period_s": plan.weather_period_s,
+        {"name": "weather", "format": "delimited", "path": "landing/weather/*.csv",
+         "time": {"column": "time"}, "device_id": {"value": "weather"},
+         "sampling_period_s": plan.weather_period_s,
          "readings": [
              {"column": "dry_bulb_c", "quantity": "outdoor_dry_bulb_temperature", "unit": "degC"},
              {"column": "wet_bulb_c", "quantity": "outdoor_wet_bulb_temperature", "unit": "degC"}]},
@@ -154,7 +156,7 @@ def settings_of(plan: FleetPlan) -> dict[str, object]:
 
 def write_settings(plan: FleetPlan, out: Path) -> None:
     """config.yaml beside the landing folder."""
-    head = f"# Settings of the simulated site {plan.site_id}, seed {plan.seed}. Paths are relative to this file.\n"
+    head = f"# Simulated site {plan.site_id}, seed {plan.seed}. Paths are relative to this file.\n"
     text = yaml.safe_dump(settings_of(plan), sort_keys=False, allow_unicode=True, width=110)
     (out / "config.yaml").write_text(head + text, encoding="utf-8", newline="\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -28,22 +29,29 @@ SCHEMAS: Final = {
         [("node_id", _TEXT), ("cluster_id", _TEXT), ("interval_start", _TIME), ("energy_kwh", _KWH)]
     ),
     "gpu_hour": pa.schema(
-        [("node_id", _TEXT), ("cluster_id", _TEXT), ("device_id", _TEXT), ("hour_start", _TIME), ("energy_kwh", _KWH)]
+        [
+            ("node_id", _TEXT), ("cluster_id", _TEXT), ("device_id", _TEXT), ("hour_start", _TIME),
+            ("energy_kwh", _KWH),
+        ]
     ),
     "node_state": pa.schema(
-        [("node_id", _TEXT), ("cluster_id", _TEXT), ("state", _TEXT), ("from_time", _TIME), ("to_time", _TIME)]
+        [
+            ("node_id", _TEXT), ("cluster_id", _TEXT), ("state", _TEXT), ("from_time", _TIME),
+            ("to_time", _TIME),
+        ]
     ),
     "job": pa.schema(
         [
             ("job_id", _TEXT), ("tenant_id", _TEXT), ("cluster_id", _TEXT), ("submit_time", _TIME),
             ("start_time", _TIME), ("end_time", _TIME), ("node_count", _COUNT), ("slots_per_node", _COUNT),
-            ("gpu_count", _COUNT), ("dynamic_energy_kwh", _KWH), ("static_energy_kwh", _KWH), ("energy_kwh", _KWH),
+            ("gpu_count", _COUNT), ("dynamic_energy_kwh", _KWH), ("static_energy_kwh", _KWH),
+            ("energy_kwh", _KWH),
         ]
     ),
     "job_node": pa.schema(
         [
-            ("job_id", _TEXT), ("cluster_id", _TEXT), ("node_id", _TEXT), ("start_time", _TIME), ("end_time", _TIME),
-            ("slots", _COUNT), ("device_ids", pa.list_(_TEXT)),
+            ("job_id", _TEXT), ("cluster_id", _TEXT), ("node_id", _TEXT), ("start_time", _TIME),
+            ("end_time", _TIME), ("slots", _COUNT), ("device_ids", pa.list_(_TEXT)),
         ]
     ),
     "account": pa.schema(
@@ -224,4 +232,4 @@ def state_spans(
         code[max(window.start_step, 0) : max(window.end_step, 0)] = 2
     edges = [0, *(np.flatnonzero(np.diff(code)) + 1).tolist(), steps]
     names = ("idle", "active", "off")
-    return [(names[code[a]], a * STEP_S, b * STEP_S) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [(names[code[a]], a * STEP_S, b * STEP_S) for a, b in pairwise(edges)]

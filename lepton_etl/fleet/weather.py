@@ -22,7 +22,7 @@ FRONT_TAU_H: Final = 40.0
 
 @dataclass(frozen=True, slots=True)
 class Weather:
-    """Dry and wet bulb in degC and relative humidity (ratio), one value a minute; the last midnight included."""
+    """Dry and wet bulb, degC, and relative humidity (ratio) by the minute, the last midnight included."""
 
     dry_bulb_c: Array
     wet_bulb_c: Array
@@ -59,7 +59,7 @@ def _hourly_noise(plan: FleetPlan, name: str, tau_h: float) -> Array:
 
 
 def weather(plan: FleetPlan) -> Weather:
-    """The weather of the whole plan; northern mid-latitudes, coldest in January, warmest at 15:00 local time."""
+    """The plan's weather: northern mid-latitudes, coldest in January, warmest at 15:00 local time."""
     hours = np.arange(plan.days * 24 + 1)
     minutes = np.arange(plan.days * MINUTES_PER_DAY + 1)
     day_of_year = plan.start_time.timetuple().tm_yday + minutes / MINUTES_PER_DAY
