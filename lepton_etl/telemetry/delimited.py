@@ -141,12 +141,12 @@ def _rows_with_identity(grid: Grid, origin: Origin, spec: DelimitedSpec) -> pl.D
     )
     rows = grid.rows.with_columns(node.alias("node_id"), device.alias("device_id"))
     rows = pl.concat([rows, stamps.rename({"time": "stamp_time", "reason": "row_reason"})], how="horizontal")
-    nameless = pl.col("device_id").is_null()
-    if spec.node_id is not None:
-        nameless = nameless | pl.col("node_id").is_null()
-    return rows.with_columns(
-        pl.coalesce("row_reason", pl.when(nameless).then(pl.lit("empty_node_id"))).alias("row_reason")
-    )
+    no_node = pl.col("node_id").is_null() & pl.lit(spec.node_id is not None)
+    nameless = (
+        pl.when(no_node).then(pl.lit("empty_node_id"))
+        .when(pl.col("device_id").is_null()).then(pl.lit("empty_device_id"))
+    )  # fmt: skip
+    return rows.with_columns(pl.coalesce("row_reason", nameless).alias("row_reason"))
 
 
 def _filled(cell: pl.Expr) -> pl.Expr:
