@@ -1,0 +1,1 @@
+"""One thin spark-submit file a stage; see each file's first lines."""

@@ -1,0 +1,237 @@
+"""The house holds together: locks, jars, Spark's settings, one version."""
+
+from __future__ import annotations
+
+import configparser
+import hashlib
+import re
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import pyspark
+import pytest
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import lepton_etl
+
+ROOT = Path(__file__).resolve().parents[2]
+JARS = ROOT / "var" / "ivy" / "jars"
+SPARK_JARS = Path(pyspark.__file__).parent / "jars"
+LOCKS = ("requirements-build.lock", "requirements.lock")
+
+
+def locked(lock: str) -> list[tuple[Requirement, list[str]]]:
+    """Each requirement of a lock file with its hashes."""
+    text = (ROOT / lock).read_text(encoding="utf-8").replace("\\\n", " ")
+    found = []
+    for line in text.splitlines():
+        if line and not line.lstrip().startswith("#"):
+            requirement, *hashes = line.split("--hash=")
+            found.append((Requirement(requirement.strip()), [digest.strip() for digest in hashes]))
+    return found
+
+
+def set_up_cfg() -> configparser.ConfigParser:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    return config
+
+
+def lines_of(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def spark_conf(name: str) -> dict[str, str]:
+    lines = lines_of((ROOT / "conf" / name).read_text(encoding="utf-8"))
+    pairs = [line.split(maxsplit=1) for line in lines]
+    assert len({key for key, _ in pairs}) == len(pairs), "a key is set twice"
+    return dict(pairs)
+
+
+def listed_jars() -> dict[str, str]:
+    lines = (ROOT / "conf" / "jars.sha256").read_text(encoding="utf-8").splitlines()
+    return {name: digest for digest, name in map(str.split, lines)}
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_locked_package_is_exact_and_hashed(lock: str) -> None:
+    requirements = locked(lock)
+    assert requirements
+    for requirement, hashes in requirements:
+        assert re.fullmatch(r"==[^*,]+", str(requirement.specifier)), requirement
+        assert requirement.url is None
+        assert hashes, f"{requirement} has no hash"
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", digest) for digest in hashes), requirement
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_names_no_host_and_no_folder(lock: str) -> None:
+    text = (ROOT / lock).read_text(encoding="utf-8")
+    assert not re.search(r"https?://|--(extra-)?index-url|--find-links|/tmp|/home", text)
+
+
+def test_the_lock_holds_what_setup_cfg_asks_for() -> None:
+    config = set_up_cfg()
+    asked = lines_of(config["options"]["install_requires"]) + lines_of(
+        config["options.extras_require"]["dev"]
+    )
+    pins = {canonicalize_name(pin.name): pin for pin, _ in locked("requirements.lock") if applies(pin.marker)}
+    for line in asked:
+        requirement = Requirement(line)
+        pin = pins[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(str(pin.specifier).removeprefix("==")), f"{line}: {pin}"
+
+
+def applies(marker: Marker | None) -> bool:
+    return marker is None or marker.evaluate()
+
+
+def test_the_environment_is_the_locked_one() -> None:
+    for lock in LOCKS:
+        for pin, _ in locked(lock):
+            if applies(pin.marker):
+                assert f"=={metadata.version(pin.name)}" == str(pin.specifier), pin.name
+
+
+def test_the_version_is_said_once() -> None:
+    assert set_up_cfg()["metadata"]["version"] == "attr: lepton_etl.__version__"
+    assert metadata.version("lepton_etl") == lepton_etl.__version__
+
+
+def test_the_console_script_is_installed() -> None:
+    (script,) = metadata.entry_points(group="console_scripts", name="lepton-etl")
+    assert script.value == "lepton_etl.cli:main"
+
+
+def test_delta_is_the_same_release_in_python_jars_and_settings() -> None:
+    (pin,) = [line for line in lines_of(set_up_cfg()["options"]["install_requires"]) if "delta-spark" in line]
+    release = pin.split("==")[1]
+    set_up = (ROOT / "scripts" / "set_up.py").read_text(encoding="utf-8")
+    assert f'"io.delta:delta-spark_4.1_2.13:{release}"' in set_up
+    assert f"io.delta_delta-spark_4.1_2.13-{release}.jar" in listed_jars()
+    assert metadata.version("delta-spark") == release
+
+
+def test_spark_takes_exactly_the_checked_jars() -> None:
+    named = spark_conf("spark-defaults.conf")["spark.jars"].split(",")
+    assert sorted(named) == sorted(f"var/ivy/jars/{name}" for name in listed_jars())
+
+
+def test_the_fetched_jars_have_the_listed_checksums() -> None:
+    present = {jar.name: hashlib.sha256(jar.read_bytes()).hexdigest() for jar in JARS.glob("*.jar")}
+    assert present == listed_jars()
+
+
+def test_no_second_copy_of_what_spark_ships() -> None:
+    doubled = [name for name in listed_jars() if re.search("hadoop-client|parquet|log4j|slf4j|jackson", name)]
+    assert doubled == []
+
+
+def test_log4j_is_past_its_known_holes() -> None:
+    """2.17.1 ends the Log4Shell family (CVE-2021-44832 the last of it); there is one log4j-core, Spark's."""
+    (core,) = SPARK_JARS.glob("log4j-core-*.jar")
+    version = tuple(int(part) for part in core.stem.removeprefix("log4j-core-").split("."))
+    assert version >= (2, 24, 3)
+
+
+def test_only_maven_central_is_asked_for_jars() -> None:
+    text = (ROOT / "conf" / "ivysettings.xml").read_text(encoding="utf-8")
+    assert re.findall(r"<(ibiblio|url|filesystem|chain)\b[^>]*name=\"(\w+)\"", text) == [
+        ("ibiblio", "central")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("spark.sql.files.ignoreCorruptFiles", "false"),
+        ("spark.sql.files.ignoreMissingFiles", "false"),
+        ("spark.sql.session.timeZone", "UTC"),
+        ("spark.sql.ansi.enabled", "true"),
+        ("spark.databricks.delta.snapshotPartitions", "2"),
+        ("spark.ui.enabled", "false"),
+    ],
+)
+def test_settings_that_must_not_drift(key: str, value: str) -> None:
+    assert spark_conf("spark-defaults.conf")[key] == value
+
+
+@pytest.mark.parametrize("name", ["spark-defaults.conf", "spark-secure.conf"])
+def test_every_spark_setting_has_its_reason(name: str) -> None:
+    """A comment stands above each block of settings."""
+    explained = False
+    for line in (ROOT / "conf" / name).read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            explained = True
+        elif not line:
+            explained = False
+        else:
+            assert explained, line
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "spark.hadoop.fs.azure.sas.container.account",
+        "spark.lepton.api_key",
+        "spark.lepton.apiKey",
+        "spark.ssl.keyPassphrase",
+        "spark.hadoop.fs.s3a.access.key",
+        "spark.hadoop.fs.s3a.secret.key",
+        "spark.hadoop.fs.azure.account.key.x",
+        "spark.authenticate.secret",
+        "spark.lepton.connection_string",
+        "MLFLOW_TRACKING_TOKEN",
+        "MLFLOW_TRACKING_PASSWORD",
+    ],
+)
+def test_secrets_are_redacted_by_key(key: str) -> None:
+    pattern = spark_conf("spark-defaults.conf")["spark.redaction.regex"]
+    assert "\\" not in pattern, "a properties file eats backslashes"
+    assert re.search(pattern, key)
+
+
+def test_ordinary_settings_are_not_redacted() -> None:
+    pattern = spark_conf("spark-defaults.conf")["spark.redaction.regex"]
+    assert not [key for key in spark_conf("spark-defaults.conf") if re.search(pattern, key)]
+
+
+def test_a_password_in_an_address_is_redacted() -> None:
+    pattern = spark_conf("spark-defaults.conf")["spark.redaction.string.regex"]
+    assert re.search(pattern, "postgresql://lepton:canary@db.example/mlflow")
+    assert not re.search(pattern, "hdfs://namenode:8020/lake at 12:30 by ops@example.org")
+
+
+def test_the_secure_example_holds_no_secret() -> None:
+    secure = spark_conf("spark-secure.conf")
+    assert secure["spark.authenticate"] == "true"
+    assert secure["spark.network.crypto.enabled"] == "true"
+    assert secure["spark.io.encryption.enabled"] == "true"
+    assert "spark.authenticate.secret" not in secure
+
+
+def test_nothing_committed_names_this_machine() -> None:
+    """Only where this is a git checkout: an archive has nothing to list."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    home = re.escape(str(ROOT.parent))
+    if home == re.escape("/"):
+        pytest.skip("the checkout stands in the root folder")
+    for name in filter(None, listed.stdout.split("\0")):
+        path = ROOT / name
+        if path.is_file() and path.suffix in {
+            "",
+            ".py",
+            ".md",
+            ".cfg",
+            ".toml",
+            ".conf",
+            ".yaml",
+            ".lock",
+            ".xml",
+        }:
+            assert not re.search(rf"{home}/", path.read_text(encoding="utf-8")), name
