@@ -66,7 +66,7 @@ def linear(device: DeviceKind) -> Pipeline:
 
 
 class ClassMean:
-    """The mean energy of the hardware class, all that one knows without a sensor; of unseen classes that of all."""
+    """The mean energy of the hardware class, known without a sensor; of unseen classes that of all."""
 
     def fit(self, X: pd.DataFrame, y: Values) -> ClassMean:
         self._mean_kwh = float(np.mean(y))

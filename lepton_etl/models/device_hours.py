@@ -22,7 +22,7 @@ def device_hours(device: DeviceKind, nodes: DataFrame) -> Transform:
     """silver/interval -> one row per device-hour: KEYS, date, observed_s, `energy_kwh`, and the features.
 
     `nodes` is silver/node; the row that holds at the hour's start is joined, none leaves the nameplate null.
-    Means are weighted by observed seconds and summed in decimal, so that the same intervals give the same bits
+    Means are weighted by observed seconds and summed in decimal: the same intervals give the same bits
     in any partitioning. Energy that is itself modelled (psu_output, modelled_sum) teaches nothing: left out.
     """
 

@@ -18,9 +18,9 @@ class GateSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     cv_rmse_max_ratio: float = Field(default=0.30, gt=0, le=1)
-    nmbe_max_ratio: float = Field(0.10, gt=0, le=1)
-    champion_tolerance_ratio: float = Field(0.02, ge=0, le=1)
-    min_test_rows: int = Field(24, ge=2)
+    nmbe_max_ratio: float = Field(default=0.10, gt=0, le=1)
+    champion_tolerance_ratio: float = Field(default=0.02, ge=0, le=1)
+    min_test_rows: int = Field(default=24, ge=2)
 
 
 class ModelSettings(BaseModel):
@@ -33,16 +33,16 @@ class ModelSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field("node-energy", pattern=r"^[a-z][a-z0-9_-]{0,62}$")
+    name: str = Field(default="node-energy", pattern=r"^[a-z][a-z0-9_-]{0,62}$")
     device: DeviceKind = "node"
-    train_days: int | None = Field(None, ge=2)
-    test_ratio: float = Field(0.2, gt=0, lt=1)
-    embargo_hours: int = Field(1, ge=0, le=24 * 31)
-    min_rows: int = Field(200, ge=20)
-    max_rows: int = Field(200_000, ge=100)
-    coverage_min_ratio: float = Field(0.9, gt=0, le=1)
-    busy_utilisation_ratio: float = Field(0.10, ge=0, le=1)
-    trees: int = Field(50, ge=1, le=1000)
-    min_samples_leaf: int = Field(10, ge=1)
-    seed: int = Field(20250603, ge=0)
+    train_days: int | None = Field(default=None, ge=2)
+    test_ratio: float = Field(default=0.2, gt=0, lt=1)
+    embargo_hours: int = Field(default=1, ge=0, le=24 * 31)
+    min_rows: int = Field(default=200, ge=20)
+    max_rows: int = Field(default=200_000, ge=100)
+    coverage_min_ratio: float = Field(default=0.9, gt=0, le=1)
+    busy_utilisation_ratio: float = Field(default=0.10, ge=0, le=1)
+    trees: int = Field(default=50, ge=1, le=1000)
+    min_samples_leaf: int = Field(default=10, ge=1)
+    seed: int = Field(default=20250603, ge=0)
     gates: GateSettings = GateSettings()

@@ -20,8 +20,8 @@ class ForwardSplit:
 def split_forward(hours: pd.DataFrame, test_ratio: float, embargo_hours: int) -> ForwardSplit | None:
     """The last `test_ratio` of the days that have rows (at least one day) test; None below two days.
 
-    `hours` has `date` (UTC day) and `hour_start` (UTC). An hour trains only if it ends `embargo_hours` before the
-    cut: neighbouring hours resemble each other, and a random split would let the model look the answer up.
+    `hours` has `date` (UTC day) and `hour_start` (UTC). An hour trains only if it ends `embargo_hours` before
+    the cut: neighbouring hours resemble each other, and a random split would give the answers away.
     """
     days = sorted(pd.to_datetime(hours["date"].unique()))
     if len(days) < 2:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
@@ -44,6 +44,10 @@ class Trained:
     example: pd.DataFrame
     cpu_s: float
     predict_s: float
+
+    def refused(self, reason: str) -> Trained:
+        """The same model with one more reason against promotion."""
+        return replace(self, verdict=Verdict(False, (*self.verdict.reasons, reason)))
 
 
 def order_rows(hours: pd.DataFrame) -> pd.DataFrame:
@@ -93,8 +97,8 @@ def train(
 ) -> Trained:
     """Fit the forest on the earlier days and measure it, its baselines and the champion on the later ones.
 
-    `hours` are ordered device-hours (`order_rows`) that `why_not` has nothing against. The model registered is
-    the one that was tested: it is not fitted again on the test days.
+    `hours` are ordered device-hours (`order_rows`) that `why_not` has nothing against. The model registered
+    is the one that was tested: it is not fitted again on the test days.
     """
     refuse_power_features(FEATURES[settings.device])
     names = list(feature_names(settings.device))

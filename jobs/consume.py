@@ -1,0 +1,48 @@
+"""Predict with the registered champion, away from Spark.
+
+    python jobs/consume.py --tracking-uri sqlite:////srv/lepton/mlflow.db --name node-energy --rows hours.csv
+
+`--rows` is a CSV file, a Parquet file or a Delta table's folder with the model's columns (`--columns` prints
+them with units). The prediction goes to standard output as CSV, or to `--output`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lepton_etl.errors import LeptonError
+from lepton_etl.models.consume import load_champion, read_rows, with_predictions
+
+
+def main(
+    tracking_uri: Annotated[str, typer.Option(help="MLflow tracking URI.")],
+    name: Annotated[str, typer.Option(help="Registered model.")] = "node-energy",
+    alias: Annotated[str, typer.Option(help="Alias of the version.")] = "champion",
+    rows: Annotated[Path | None, typer.Option(help="CSV, Parquet or Delta folder with the columns.")] = None,
+    output: Annotated[Path | None, typer.Option(help="CSV file to write; default: standard output.")] = None,
+    columns: Annotated[
+        bool, typer.Option("--columns", help="Print the model's columns with units.")
+    ] = False,
+) -> None:
+    """Load `models:/<name>@<alias>` through the checks and predict kWh of each device-hour."""
+    try:
+        model = load_champion(tracking_uri, name, alias)
+        if columns:
+            for column in model.columns:
+                typer.echo(f"{column['name']}\t{column['unit'] or 'text'}\t{column['description']}")
+            return
+        if rows is None:
+            raise typer.BadParameter("give --rows, or --columns to see what they must hold")
+        predicted = with_predictions(model, read_rows(rows))
+    except LeptonError as error:
+        typer.echo(f"consume: {error}", err=True)
+        raise typer.Exit(int(error.exit_code)) from error
+    predicted.to_csv(output or sys.stdout, index=False)
+
+
+if __name__ == "__main__":
+    typer.run(main)

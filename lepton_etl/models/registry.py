@@ -1,0 +1,245 @@
+"""The only door to MLflow: log, register, promote, and load what was verified.
+
+MLflow costs seconds to import, so it is imported inside the functions. A model comes out of here only through
+`verified_model`, which checks the folder against the hash that was recorded when the version was registered.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from lepton_etl.errors import ModelError
+from lepton_etl.models.features import TARGET, TARGET_UNIT, Feature
+from lepton_etl.models.metrics import ALL_NODES, as_lines, as_records
+from lepton_etl.models.safe_load import TRUSTED, build, checked_bytes, folder_sha256
+from lepton_etl.models.verified import VerifiedModel, Version
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from lepton_etl.models.training import Trained
+
+CHAMPION_ALIAS: Final = "champion"
+_SQLITE: Final = "sqlite:///"
+_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
+
+
+class Registry:
+    """One tracking and registry server, or one SQLite file."""
+
+    def __init__(
+        self, tracking_uri: str, artifact_location: str | None = None, experiment: str = "lepton-etl"
+    ) -> None:
+        self.tracking_uri = tracking_uri
+        self.artifact_location = artifact_location
+        self.experiment = experiment
+        self._client: MlflowClient | None = None
+
+    def latest(self, name: str, tag: str, value: str) -> Version | None:
+        """The newest version of the model that carries this tag."""
+        # The value is compared here: what comes from outside is no part of a filter string.
+        found = [v for v in self._versions(name) if v.tags.get(tag) == value]
+        return max(found, key=lambda v: int(v.version), default=None)
+
+    def version(self, name: str, version: str) -> Version | None:
+        return next((v for v in self._versions(name) if v.version == version), None)
+
+    def champion(self, name: str, alias: str = CHAMPION_ALIAS) -> Version | None:
+        """The version behind the alias, None where model or alias do not exist."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = self._connected().get_model_version_by_alias(name, alias)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+        return Version(name, str(found.version), str(found.run_id), dict(found.tags))
+
+    def register(
+        self, name: str, trained: Trained, features: tuple[Feature, ...], params: Mapping[str, Any],
+        tags: Mapping[str, str],
+    ) -> Version:  # fmt: skip
+        """Log the run and the model, register a version with its hash, and mark it promoted or refused."""
+        import mlflow
+
+        client = self._connected()
+        experiment = client.get_experiment_by_name(self.experiment)
+        assert experiment is not None  # _connected made it
+        with self._fluent(), mlflow.start_run(experiment_id=experiment.experiment_id, run_name=name) as run:
+            mlflow.log_params({"features": ",".join(f.name for f in features), **params})
+            mlflow.set_tags(dict(tags))
+            mlflow.log_metrics(_metrics(trained))
+            mlflow.log_text("\n".join(as_lines(trained.errors)) + "\n", "errors.txt")
+            mlflow.log_dict({"errors": as_records(trained.errors)}, "errors.json")
+            mlflow.log_dict({"columns": _described(features), "target": _TARGET_COLUMN}, "columns.json")
+            logged = _log_model(name, trained, features)
+            with tempfile.TemporaryDirectory() as folder:
+                copy = Path(
+                    mlflow.artifacts.download_artifacts(artifact_uri=logged.model_uri, dst_path=folder)
+                )
+                model_hash, size = folder_sha256(copy), _size(copy)
+            mlflow.log_metric("model_size_bytes", size)
+            made = mlflow.register_model(
+                logged.model_uri, name, tags=dict(tags) | {"model_sha256": model_hash}
+            )
+        version = Version(name, str(made.version), str(run.info.run_id), dict(made.tags))
+        self._decide(version, trained)
+        return self.version(name, version.version) or version
+
+    def verified_model(
+        self, name: str, alias: str = CHAMPION_ALIAS, version: str | None = None
+    ) -> VerifiedModel:
+        """The model behind the alias, or of a given version, after every check of `safe_load`.
+
+        Raises ModelError where there is none or where it is not what was registered; nothing is loaded then.
+        """
+        import mlflow
+
+        found = self.champion(name, alias) if version is None else self.version(name, version)
+        asked = f"models:/{name}@{alias}" if version is None else f"models:/{name}/{version}"
+        if found is None:
+            raise ModelError("there is no such model", where=asked, remedy="run the stage train first")
+        with self._fluent(), tempfile.TemporaryDirectory() as folder:
+            uri = f"models:/{name}/{found.version}"
+            copy = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+            data, described = checked_bytes(copy, found.tags.get("model_sha256"), uri)
+        columns = tuple((described.get("metadata") or {}).get("columns") or ())
+        if not columns:
+            raise ModelError("the model does not say its columns", where=uri, remedy="train again")
+        return VerifiedModel(found, columns, data, build(data))
+
+    def _decide(self, version: Version, trained: Trained) -> None:
+        client = self._connected()
+        promoted = trained.verdict.promoted
+        marks = {
+            "promotion": "promoted" if promoted else "refused",
+            "promotion_reason": trained.verdict.reason,
+        }
+        for tag, value in marks.items():
+            client.set_model_version_tag(version.name, version.version, tag, value)
+        if promoted:
+            client.set_registered_model_alias(version.name, CHAMPION_ALIAS, version.version)
+
+    def _versions(self, name: str) -> Iterator[Version]:
+        if not _NAME.fullmatch(name):
+            raise ModelError(
+                f"{name!r} is no model name", where="model.name", remedy="letters, digits, '_', '-'"
+            )
+        client = self._connected()
+        token: str | None = None
+        while True:
+            page = client.search_model_versions(f"name = '{name}'", max_results=1000, page_token=token)
+            for found in page:
+                yield Version(name, str(found.version), str(found.run_id), dict(found.tags))
+            token = page.token
+            if not token:
+                return
+
+    def _connected(self) -> MlflowClient:
+        """A client on an initialised store, with the experiment in place.
+
+        Two processes on a fresh SQLite file crash in MLflow's migration, so the first contact is under a
+        file lock.
+        """
+        if self._client is None:
+            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+            os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+            from mlflow import MlflowClient
+
+            with _first_contact(self.tracking_uri):
+                client = MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+                if client.get_experiment_by_name(self.experiment) is None:
+                    client.create_experiment(self.experiment, artifact_location=self.artifact_location)
+            self._client = client
+        return self._client
+
+    @contextmanager
+    def _fluent(self) -> Iterator[None]:
+        """MLflow's module functions pointed at this store, and back."""
+        import mlflow
+
+        before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+        mlflow.set_tracking_uri(self.tracking_uri)
+        mlflow.set_registry_uri(self.tracking_uri)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri(before[0])
+            mlflow.set_registry_uri(before[1])
+
+
+@contextmanager
+def _first_contact(tracking_uri: str) -> Iterator[None]:
+    if not tracking_uri.startswith(_SQLITE):
+        yield
+        return
+    database = Path(tracking_uri.removeprefix(_SQLITE))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(f"{database.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+_TARGET_COLUMN: Final = {
+    "name": TARGET, "unit": TARGET_UNIT, "description": "Energy of one device over one full hour."
+}  # fmt: skip
+
+
+def _described(features: tuple[Feature, ...]) -> list[dict[str, Any]]:
+    return [
+        {"name": f.name, "unit": f.unit, "description": f.description, "category": f.category}
+        for f in features
+    ]
+
+
+def _log_model(name: str, trained: Trained, features: tuple[Feature, ...]) -> Any:
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema, TensorSpec
+
+    inputs: list[ColSpec | TensorSpec] = [
+        ColSpec("string" if f.category else "double", f.name) for f in features
+    ]
+    return mlflow.sklearn.log_model(
+        trained.pipeline,
+        name=name,
+        serialization_format="skops",
+        skops_trusted_types=list(TRUSTED),
+        signature=ModelSignature(Schema(inputs), Schema([ColSpec("double", "predicted_kwh")])),
+        input_example=trained.example,
+        # Given here, MLflow need not start a second interpreter to find out what a forest imports.
+        pip_requirements=_requirements(),
+        metadata={"columns": _described(features), "target": json.dumps(_TARGET_COLUMN)},
+    )
+
+
+def _requirements() -> list[str]:
+    from importlib.metadata import version
+
+    return [f"{package}=={version(package)}" for package in ("numpy", "pandas", "scikit-learn", "skops")]
+
+
+def _metrics(trained: Trained) -> dict[str, float]:
+    """Metrics by `<model>.<hours>.<figure>` over all nodes; the errors of each node stand in errors.json."""
+    found = {
+        f"{row.model}.{row.hours}.{name}": value
+        for row in trained.errors
+        if row.node_id == ALL_NODES
+        for name in ("mape_ratio", "wape_ratio", "cv_rmse_ratio", "nmbe_ratio", "mae_kwh")
+        if (value := getattr(row.errors, name)) is not None
+    }
+    counts = {"train_rows": trained.train_rows, "test_rows": trained.test_rows}
+    return found | counts | {"training_cpu_s": trained.cpu_s, "predict_test_s": trained.predict_s}
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

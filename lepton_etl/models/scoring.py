@@ -1,0 +1,57 @@
+"""Scoring device-hours on executors with the bytes of a verified model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, Final
+
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from lepton_etl.fields import SECONDS_PER_HOUR
+from lepton_etl.models.device_hours import Transform
+from lepton_etl.models.features import KEYS, TARGET
+from lepton_etl.models.safe_load import build
+from lepton_etl.models.verified import VerifiedModel, predict
+
+_PREDICTED: Final = "predicted_kwh"
+_KEPT: Final = (*KEYS, "date", TARGET)
+
+
+def with_prediction(model: VerifiedModel, coverage_min_ratio: float) -> Transform:
+    """Device-hours -> KEYS, date, measured `energy_kwh`, `predicted_kwh`, model_name, model_version.
+
+    An hour below the coverage limit is predicted, but its measured energy stays null: too little was seen.
+    The model's bytes were checked on the driver; Spark carries them, each Python worker builds it once.
+    """
+    names = model.feature_names
+    columns = model.columns
+
+    def transform(hours: DataFrame) -> DataFrame:
+        carried = hours.sparkSession.sparkContext.broadcast(model.data)
+        covered = F.col("observed_s") >= coverage_min_ratio * SECONDS_PER_HOUR
+        inputs = hours.withColumn(TARGET, F.when(covered, F.col(TARGET))).select(*_KEPT, *names)
+
+        def score(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
+            pipeline = _built(carried.value)
+            for batch in batches:
+                predicted = predict(pipeline, columns, batch.select(list(names)).to_pandas())
+                kept = batch.select(list(_KEPT))
+                yield kept.append_column(_PREDICTED, pa.array(predicted, pa.float64()))
+
+        schema = inputs.select(*_KEPT, F.lit(0.0).alias(_PREDICTED)).schema
+        return inputs.mapInArrow(score, schema).select(
+            *_KEPT,
+            _PREDICTED,
+            F.lit(model.version.name).alias("model_name"),
+            F.lit(model.version.version).alias("model_version"),
+        )
+
+    return transform
+
+
+@lru_cache(maxsize=2)
+def _built(data: bytes) -> Any:
+    return build(data)

@@ -1,0 +1,125 @@
+"""silver/interval -> a random forest of E = f(P, T, L), registered in MLflow; champion only through the gate.
+
+Training is keyed by its table: the same device-hours under the same model settings register nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from hashlib import sha256
+
+import pandas as pd
+from pyspark.sql import functions as F
+
+from lepton_etl.days import Days
+from lepton_etl.errors import ModelError
+from lepton_etl.lake.runs import code_version
+from lepton_etl.lake.store import Lake
+from lepton_etl.lake.tables import INTERVAL, NODE
+from lepton_etl.models.device_hours import capped, covered, device_hours
+from lepton_etl.models.features import FEATURES, feature_names
+from lepton_etl.models.metrics import as_lines
+from lepton_etl.models.registry import Registry
+from lepton_etl.models.settings import ModelSettings
+from lepton_etl.models.training import Trained, order_rows, table_sha256, train, training_key, why_not
+from lepton_etl.models.verified import VerifiedModel, Version
+from pipelines.stage import StageContext, StageResult
+
+
+def run(context: StageContext) -> StageResult:
+    """Train on the device-hours up to the last day of the run; too few rows is a note, not a failure."""
+    settings = context.settings.model
+    hours = training_hours(context.lake, context.days, settings)
+    reason = why_not(hours, settings)
+    if reason is not None:
+        return StageResult(rows_in=len(hours), notes=(f"not trained: {reason}",))
+    mlflow = context.settings.mlflow
+    registry = Registry(mlflow.tracking_uri, mlflow.artifact_location, mlflow.experiment)
+    key = training_key(table_sha256(hours, settings.device), settings)
+    known = registry.latest(settings.name, "training_key", key)
+    if known is not None:
+        note = f"{settings.name} version {known.version} was trained on this table: nothing registered"
+        return StageResult(rows_in=len(hours), rows_out=0, notes=(note,))
+    champion, notes = _present_champion(registry, settings)
+    trained = train(hours, settings, champion.predict if champion else None)
+    trained = _not_older(trained, champion)
+    tags = _tags(context, trained, key, settings)
+    version = registry.register(settings.name, trained, FEATURES[settings.device], _params(settings), tags)
+    return StageResult(
+        rows_in=len(hours),
+        rows_out=trained.train_rows + trained.test_rows,
+        notes=(*notes, _outcome(version, trained), *as_lines(trained.errors)),
+    )
+
+
+def training_hours(lake: Lake, days: Days, settings: ModelSettings) -> pd.DataFrame:
+    """Covered device-hours with target and features, in time order, at most `max_rows`, on the driver."""
+    intervals = lake.read(INTERVAL).where(F.col("date") <= F.lit(days.end))
+    if settings.train_days is not None:
+        first = days.end - timedelta(days=settings.train_days - 1)
+        intervals = intervals.where(F.col("date") >= F.lit(first))
+    rows = (
+        intervals.transform(device_hours(settings.device, lake.read(NODE)))
+        .transform(covered(settings.coverage_min_ratio))
+        .transform(capped(settings.max_rows))
+    )
+    hours = rows.toArrow().to_pandas()
+    hours["hour_start"] = pd.to_datetime(hours["hour_start"], utc=True)
+    return order_rows(hours)
+
+
+def _present_champion(
+    registry: Registry, settings: ModelSettings
+) -> tuple[VerifiedModel | None, tuple[str, ...]]:
+    """The champion to compare with; one that cannot be trusted or takes other columns is named, left out."""
+    found = registry.champion(settings.name)
+    if found is None:
+        return None, ()
+    try:
+        champion = registry.verified_model(settings.name, version=found.version)
+    except ModelError as error:
+        return None, (f"champion version {found.version} not compared: {error}",)
+    if not set(champion.feature_names) <= set(feature_names(settings.device)):
+        return None, (f"champion version {found.version} not compared: it takes other features",)
+    return champion, ()
+
+
+def _not_older(trained: Trained, champion: VerifiedModel | None) -> Trained:
+    """A back-fill of an old day must not replace a champion that was trained up to a later day."""
+    cut = champion.version.tags.get("cut_time") if champion else None
+    if cut is None or trained.cut_time.isoformat() >= cut:
+        return trained
+    return trained.refused(f"trained up to {trained.cut_time:%Y-%m-%d}, the champion up to {cut[:10]}")
+
+
+def _params(settings: ModelSettings) -> dict[str, object]:
+    plain = settings.model_dump(exclude={"gates"})
+    return plain | {f"gates.{name}": value for name, value in settings.gates.model_dump().items()}
+
+
+def _tags(context: StageContext, trained: Trained, key: str, settings: ModelSettings) -> dict[str, str]:
+    sources = {table.name: context.lake.version(table) for table in (INTERVAL, NODE)}
+    # The URI names the lake for people of this site; in the registry its hash is enough to tell lakes apart.
+    lake = sha256(str(context.lake.root).encode()).hexdigest()[:12]
+    return {
+        "training_key": key,
+        "training_table_sha256": trained.table_sha256,
+        "delta_versions": json.dumps(sources, sort_keys=True),
+        "lake": lake,
+        "code_version": code_version(),
+        "run_id": context.run_id,
+        "device": settings.device,
+        "train_from": trained.train_from.isoformat(),
+        "cut_time": trained.cut_time.isoformat(),
+        "test_until": trained.test_until.isoformat(),
+        "training_cpu_s": f"{trained.cpu_s:.2f}",
+    }
+
+
+def _outcome(version: Version, trained: Trained) -> str:
+    decided = "is champion" if trained.verdict.promoted else f"refused: {trained.verdict.reason}"
+    return (
+        f"{version.name} version {version.version} {decided}; {trained.train_rows:,} hours before "
+        f"{trained.cut_time:%Y-%m-%d}, tested on {trained.test_rows:,} after, {trained.cpu_s:.1f} CPU-s"
+    )
