@@ -1,0 +1,155 @@
+"""Whatever bytes a decoder is given, it never raises and accounts for every record."""
+
+import codecs
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lepton_etl.fields import QUANTITIES
+from lepton_etl.telemetry.codec import Failure, read_bytes
+from lepton_etl.telemetry.decoded import MAX_RAW_TEXT_CHARS, Decoded, Origin
+from lepton_etl.telemetry.formats import decode
+from lepton_etl.telemetry.specs import FormatSpec, spec_of
+
+CASES = Path(__file__).parents[2] / "cases"
+ORIGIN = Origin("site", "source", "input.txt", "n1", "America/New_York")
+SAMPLES = {
+    "ipmitool": "values_that_are_none",
+    "delimited": "bad_cells",
+    "prometheus": "dcgm_with_stamps",
+    "electricitymaps": "estimated_and_missing_hours",
+}
+patient = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(params=sorted(SAMPLES))
+def sample(request: pytest.FixtureRequest) -> tuple[bytes, FormatSpec]:
+    folder = CASES / request.param / SAMPLES[request.param]
+    spec = yaml.safe_load((folder / "spec.yaml").read_text(encoding="utf-8"))["spec"]
+    return (folder / "input.txt").read_bytes(), spec_of(spec)
+
+
+def sound(data: bytes, spec: FormatSpec) -> Decoded:
+    """Decode and check what holds for any input."""
+    result = decode(data, ORIGIN, spec)
+    result.check()
+    assert result.duplicates >= 0
+    assert result.structure_lines >= 0
+    last_line = data.count(b"\n") + 1 if not data.startswith((b"\xff\xfe", b"\xfe\xff")) else len(data)
+    for table in (result.readings, result.rejects):
+        assert all(1 <= position <= last_line for position in table["source_position"].to_pylist())
+    for quantity, value in zip(
+        result.readings["quantity"].to_pylist(), result.readings["value"].to_pylist(), strict=True
+    ):
+        assert QUANTITIES[quantity].ge <= value <= QUANTITIES[quantity].le
+    assert all(len(text) <= MAX_RAW_TEXT_CHARS for text in result.rejects["raw_text"].to_pylist())
+    return result
+
+
+@patient
+@given(data=st.binary(max_size=2000))
+def test_any_bytes_at_all(sample: tuple[bytes, FormatSpec], data: bytes) -> None:
+    sound(data, sample[1])
+
+
+@patient
+@given(cut=st.floats(0, 1))
+def test_truncated(sample: tuple[bytes, FormatSpec], cut: float) -> None:
+    data, spec = sample
+    sound(data[: int(cut * len(data))], spec)
+
+
+@patient
+@given(noise=st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=3)), max_size=20))
+def test_noise_in_a_good_file(
+    sample: tuple[bytes, FormatSpec], noise: list[tuple[float, bytes]]
+) -> None:
+    data, spec = sample
+    damaged = bytearray(data)
+    for where, what in noise:
+        at = int(where * len(damaged))
+        damaged[at : at + len(what)] = what
+    sound(bytes(damaged), spec)
+
+
+@patient
+@given(text=st.text(max_size=400))
+def test_text_after_a_good_file(sample: tuple[bytes, FormatSpec], text: str) -> None:
+    data, spec = sample
+    sound(data + text.encode("utf-8", "replace"), spec)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: b"",
+        lambda data: b"\n",
+        lambda data: b"\0" * 5000,
+        lambda data: data + b"\0" * 5000,
+        lambda data: data + b"x" * 3_000_000,
+        lambda data: data + b'"' * 100_001,
+        lambda data: data + b"|" * 100_000 + b"\n",
+        lambda data: data + b'DCGM_FI_DEV_POWER_USAGE{a="' + b"\\" * 50_001,
+        lambda data: data.decode().encode("utf-16-be"),
+        lambda data: gzip.compress(data),
+    ],
+)
+def test_odd_shapes(sample: tuple[bytes, FormatSpec], change: Callable[[bytes], bytes]) -> None:
+    data, spec = sample
+    sound(change(data), spec)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: codecs.BOM_UTF8 + data,
+        lambda data: data.replace(b"\n", b"\r\n"),
+        lambda data: codecs.BOM_UTF16_LE + data.decode().encode("utf-16-le"),
+        lambda data: codecs.BOM_UTF16_BE + data.decode().encode("utf-16-be"),
+    ],
+)
+def test_other_writing_of_the_same_text(
+    sample: tuple[bytes, FormatSpec], change: Callable[[bytes], bytes]
+) -> None:
+    data, spec = sample
+    plain = sound(data, spec)
+    changed = sound(change(data), spec)
+    assert changed.readings.equals(plain.readings)
+    assert changed.rejects.equals(plain.rejects)
+    assert changed.ignored == plain.ignored
+
+
+def test_a_file_twice_over_is_all_duplicates(sample: tuple[bytes, FormatSpec]) -> None:
+    data, spec = sample
+    if spec.format in ("delimited", "electricitymaps"):
+        doubled = data + data.split(b"\n", 1)[1]
+    else:
+        doubled = data + data
+    once, twice = sound(data, spec), sound(doubled, spec)
+    assert twice.readings.equals(once.readings)
+    assert twice.duplicates == 2 * once.duplicates + once.readings.num_rows
+    assert twice.rejects.num_rows == 2 * once.rejects.num_rows
+
+
+@patient
+@given(data=st.binary(max_size=600), members=st.integers(1, 3), padding=st.integers(0, 9), cut=st.integers(1, 12))
+def test_gzip_is_whole_or_named(data: bytes, members: int, padding: int, cut: int) -> None:
+    packed = gzip.compress(data)
+    assert read_bytes(packed * members + b"\0" * padding, gzipped=True) == data * members
+    short = read_bytes(packed[:-cut], gzipped=True)
+    assert isinstance(short, Failure)
+    assert short.reason == "truncated_gzip"
+
+
+@patient
+@given(data=st.binary(max_size=600))
+def test_any_bytes_open_or_fail(data: bytes) -> None:
+    for gzipped in (False, True):
+        opened = read_bytes(data, gzipped=gzipped)
+        assert isinstance(opened, bytes | Failure)
+    assert read_bytes(b"\x1f\x8b" + data) != data
