@@ -1,0 +1,1 @@
+"""Carbon: grid intensity by the hour, operational emissions."""

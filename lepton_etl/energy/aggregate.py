@@ -1,0 +1,169 @@
+"""Hours of nodes -> sums by cluster or site, over an hour or a day; peaks and inlets from intervals."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from lepton_etl.columns import FINE_SUM, Transform, exact_sum
+from lepton_etl.energy.node_hours import Z, by_node_interval, interval_90
+
+INLET_PERCENTILE: Final = 0.99
+# Sums that go through the levels node -> hardware class -> group unchanged.
+_SUMS: Final = (
+    "nodes", "unrated", "measured_kwh", "told_kwh", "idle_kwh", "gpu_kwh", "observed_s", "expected_s",
+    "observed_ws", "expected_ws", "cpu_s", "cpu_busy_s", "gpu_s", "gpu_busy_s", "board_s", "board_busy_s",
+    "uncounted",
+)  # fmt: skip
+
+
+def sum_nodes(by: tuple[str, ...], coverage_min_ratio: float) -> Transform:
+    """gold/node_hour -> one row for each group of `by` (hour or day of a cluster or site).
+
+    The total is the sum of measured energies where coverage reaches the limit, else null with basis
+    `insufficient`. Coverage is weighted by rated power where every node has one, else by node-seconds (which
+    stands beside it). Sensor errors: gain adds linearly over time and over nodes of one hardware class (they
+    share the sensor's make), in quadrature over classes; resolution linearly over time, in quadrature over
+    nodes. Idle energy is published where nodes whose utilisation is known hold the same share of the energy
+    as the limit.
+    Source: docs/methodology.md, sections 1 to 4; JCGM 100:2008 (GUM) 5.2 for correlated errors.
+    """
+
+    def transform(node_hours: DataFrame) -> DataFrame:
+        classes = node_hours.transform(_by_node(by)).groupBy(*by, "hardware_class")
+        summed = classes.agg(
+            *(exact_sum(F.col(name)).alias(name) for name in _SUMS),
+            exact_sum(F.col("gain_kwh"), FINE_SUM).alias("gain_kwh"),
+            exact_sum(F.col("resolution_kwh") ** 2, FINE_SUM).alias("resolution_kwh2"),
+        )
+        groups = summed.groupBy(*by).agg(
+            *(exact_sum(F.col(name)).alias(name) for name in _SUMS),
+            F.sqrt(
+                exact_sum(F.col("gain_kwh") ** 2, FINE_SUM) + exact_sum(F.col("resolution_kwh2"), FINE_SUM)
+            ).alias("sigma_kwh"),
+        )
+        return groups.transform(_figures(by, coverage_min_ratio))
+
+    return transform
+
+
+def _by_node(by: tuple[str, ...]) -> Transform:
+    """Hours of one node add up linearly: energies, seconds, and both of its sensor errors."""
+    energy, observed_s, expected_s = F.col("it_energy_measured_kwh"), F.col("observed_s"), F.col("expected_s")
+    cpu, gpu, gpus = F.col("cpu_utilisation_ratio"), F.col("gpu_utilisation_ratio"), F.col("gpu_count")
+    # A node whose boards alone are read has utilisation but no observed seconds of its own.
+    seconds = F.when(observed_s > 0, observed_s).otherwise(expected_s)
+    # ITEUsv leaves out servers that are mostly accelerators, and servers that are off.
+    is_server = (
+        cpu.isNotNull()
+        & (F.coalesce(gpus, F.lit(0)) == 0)
+        & F.coalesce(F.col("power_mean_w") > 0, F.lit(True))
+    )
+    has_gpu = gpu.isNotNull()
+    addends: dict[str, Column] = {
+        "unrated": F.col("rated_power_w").isNull().cast("int"),
+        "measured_kwh": energy,
+        "told_kwh": F.when(F.col("idle_basis") != "none", energy),
+        "idle_kwh": F.col("idle_energy_kwh"),
+        "gpu_kwh": F.col("gpu_energy_kwh"),
+        "observed_s": observed_s,
+        "expected_s": expected_s,
+        "observed_ws": F.col("rated_power_w") * observed_s,
+        "expected_ws": F.col("rated_power_w") * expected_s,
+        "cpu_s": F.when(is_server, seconds),
+        "cpu_busy_s": F.when(is_server, seconds * cpu),
+        "gpu_s": F.when(has_gpu, seconds),
+        "gpu_busy_s": F.when(has_gpu, seconds * gpu),
+        "board_s": F.when(has_gpu, seconds * gpus),
+        "board_busy_s": F.when(has_gpu, seconds * gpus * gpu),
+        "uncounted": (has_gpu & gpus.isNull()).cast("int"),
+    }
+
+    def transform(node_hours: DataFrame) -> DataFrame:
+        return node_hours.groupBy(*by, "node_id").agg(
+            F.lit(1).alias("nodes"),
+            F.max("hardware_class").alias("hardware_class"),
+            *(exact_sum(addend).alias(name) for name, addend in addends.items()),
+            exact_sum(F.col("gain_sigma_kwh"), FINE_SUM).alias("gain_kwh"),
+            exact_sum(F.col("resolution_sigma_kwh"), FINE_SUM).alias("resolution_kwh"),
+        )
+
+    return transform
+
+
+def _figures(by: tuple[str, ...], coverage_min_ratio: float) -> Transform:
+    by_seconds = F.try_divide(F.col("observed_s"), F.col("expected_s"))
+    by_rating = F.when(F.col("unrated") == 0, F.try_divide(F.col("observed_ws"), F.col("expected_ws")))
+    measured, coverage = F.col("it_energy_measured_kwh"), F.col("coverage_ratio")
+    is_total = coverage >= coverage_min_ratio
+    basis = (
+        F.when(measured.isNotNull() & is_total, "measured")
+        .when(measured.isNotNull(), "insufficient")
+        .when(F.col("gpu_energy_kwh").isNotNull(), "gpu_only")
+        .otherwise("none")
+    )
+    is_told = F.col("told_kwh") >= coverage_min_ratio * F.col("measured_kwh")
+    by_board = F.when(F.col("uncounted") == 0, F.try_divide(F.col("board_busy_s"), F.col("board_s")))
+    by_node = F.try_divide(F.col("gpu_busy_s"), F.col("gpu_s"))
+
+    def transform(groups: DataFrame) -> DataFrame:
+        figures = groups.select(
+            *by,
+            F.col("nodes").alias("node_count"),
+            F.col("measured_kwh").alias("it_energy_measured_kwh"),
+            F.col("gpu_kwh").alias("gpu_energy_kwh"),
+            F.least(F.coalesce(by_rating, by_seconds), F.lit(1.0)).alias("coverage_ratio"),
+            F.least(by_seconds, F.lit(1.0)).alias("node_second_coverage_ratio"),
+            F.when(is_told, F.col("idle_kwh")).alias("idle_energy_kwh"),
+            F.when(is_told, "utilisation").otherwise("none").alias("idle_basis"),
+            F.try_divide(F.col("cpu_busy_s"), F.col("cpu_s")).alias("cpu_utilisation_ratio"),
+            F.coalesce(by_board, by_node).alias("gpu_utilisation_ratio"),
+            "sigma_kwh",
+        )
+        return (
+            figures.withColumns({"it_energy_kwh": F.when(is_total, measured), "energy_basis": basis})
+            .withColumns(interval_90(Z * F.col("sigma_kwh")))
+            .withColumn("it_energy_imputed_kwh", F.lit(None).cast("double"))
+            .drop("sigma_kwh")
+        )
+
+    return transform
+
+
+def with_peak_power(intervals: DataFrame) -> Transform:
+    """Add `peak_power_w`: the largest sum over the cluster's nodes of one interval's mean powers.
+
+    Null where the hour's energy is not published: a sum over a part of the nodes is no peak.
+    """
+    key = ("site_id", "cluster_id")
+
+    def transform(cluster_hours: DataFrame) -> DataFrame:
+        means = intervals.transform(by_node_interval).groupBy(*key, "hour_start", "interval_start")
+        sums = means.agg(exact_sum(F.col("power_mean_w")).alias("power_w"))
+        peaks = sums.groupBy(*key, "hour_start").agg(F.max("power_w").alias("_peak_w"))
+        peak = F.when(F.col("it_energy_kwh").isNotNull(), F.col("_peak_w"))
+        return (
+            cluster_hours.join(peaks, [*key, "hour_start"], how="left")
+            .withColumn("peak_power_w", peak)
+            .drop("_peak_w")
+        )
+
+    return transform
+
+
+def with_inlet_p99(intervals: DataFrame, period: str) -> Transform:
+    """Add `inlet_temp_p99_c`: the exact 99th percentile over node-intervals of `period` (hour_start, date).
+
+    Temperatures are rounded to 0.01 degC first. The exact percentile counts distinct values, so this bounds
+    its memory at thousands of nodes; percentile_approx would depend on partitioning.
+    """
+    key = ["site_id", "cluster_id", period]
+
+    def transform(clusters: DataFrame) -> DataFrame:
+        inlets = intervals.transform(by_node_interval).withColumn("date", F.to_date("interval_start"))
+        p99 = F.percentile(F.round("inlet_temp_c", 2), INLET_PERCENTILE).alias("inlet_temp_p99_c")
+        return clusters.join(inlets.groupBy(*key).agg(p99), key, how="left")
+
+    return transform

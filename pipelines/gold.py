@@ -1,0 +1,112 @@
+"""Gold: intervals, meters, grid and weather -> the hours and days that people read."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from lepton_etl.carbon.emissions import emission_days, with_emission_days, with_location_emissions
+from lepton_etl.carbon.intensity import hourly_intensity, with_intensity
+from lepton_etl.columns import conform
+from lepton_etl.energy.aggregate import sum_nodes, with_inlet_p99, with_peak_power
+from lepton_etl.energy.cluster_days import facility_days, with_facility_days
+from lepton_etl.energy.facility import meter_hours, sum_meters, with_overhead, with_pue, with_shared_it
+from lepton_etl.energy.node_hours import node_hours
+from lepton_etl.lake.store import Written
+from lepton_etl.lake.tables import (
+    CLUSTER_DAY,
+    CLUSTER_HOUR,
+    FACILITY_INTERVAL,
+    GRID_HOUR,
+    INTERVAL,
+    METER,
+    NODE,
+    NODE_HOUR,
+    SITE_HOUR,
+    WEATHER_HOUR,
+)
+from pipelines.stage import StageContext, StageResult
+
+_SITE_HOUR: Final = ("date", "hour_start", "site_id")
+_CLUSTER_HOUR: Final = ("date", "hour_start", "site_id", "cluster_id")
+_CLUSTER_DAY: Final = ("date", "site_id", "cluster_id")
+
+
+def run(context: StageContext) -> StageResult:
+    """Make the four gold tables of the context's days, each from silver and the ones before it."""
+    rows_in = context.lake.read(INTERVAL, context.days).count()
+    written = tuple(table(context) for table in (node_hour, site_hour, cluster_hour, cluster_day))
+    return StageResult(rows_in, sum(one.rows for one in written), written)
+
+
+def node_hour(context: StageContext) -> Written:
+    """Inventory and intervals -> energy and coverage of every node-hour."""
+    lake, days, energy = context.lake, context.days, context.settings.energy
+    rows = lake.read(NODE).transform(
+        node_hours(
+            lake.read(INTERVAL, days),
+            days,
+            coverage_min_ratio=energy.coverage_min_ratio,
+            idle_utilisation_ratio=energy.idle_utilisation_ratio,
+        )
+    )
+    return lake.replace(NODE_HOUR, days, rows)
+
+
+def site_hour(context: StageContext) -> Written:
+    """Node hours, facility meters, grid and weather -> energy and PUE of every site-hour."""
+    lake, days, limit = context.lake, context.days, context.settings.energy.coverage_min_ratio
+    meters = lake.read(METER).transform(meter_hours(lake.read(FACILITY_INTERVAL, days), days, limit))
+    weather = lake.read(WEATHER_HOUR, days).drop("date")
+    rows = (
+        lake.read(NODE_HOUR, days)
+        .transform(sum_nodes(_SITE_HOUR, limit))
+        .transform(with_pue(meters.transform(sum_meters), context.settings.facility.pue_assumed))
+        .transform(with_intensity(_intensity(context)))
+        .join(weather, ["site_id", "hour_start"], how="left")
+        .transform(conform(SITE_HOUR))
+    )
+    return lake.replace(SITE_HOUR, days, rows)
+
+
+def cluster_hour(context: StageContext) -> Written:
+    """Node hours, site hours, intervals and grid -> efficiency and carbon of every cluster-hour."""
+    lake, days, limit = context.lake, context.days, context.settings.energy.coverage_min_ratio
+    intervals, site_hours = lake.read(INTERVAL, days), lake.read(SITE_HOUR, days)
+    rows = (
+        lake.read(NODE_HOUR, days)
+        .transform(sum_nodes(_CLUSTER_HOUR, limit))
+        .transform(with_peak_power(intervals))
+        .transform(with_inlet_p99(intervals, "hour_start"))
+        .transform(with_shared_it(site_hours))
+        .transform(with_overhead(site_hours))
+        .transform(with_location_emissions(_intensity(context)))
+        .withColumn("status", F.lit("provisional"))
+        .transform(conform(CLUSTER_HOUR))
+    )
+    return lake.replace(CLUSTER_HOUR, days, rows)
+
+
+def cluster_day(context: StageContext) -> Written:
+    """Node hours, cluster hours and intervals -> the day of every cluster."""
+    lake, days, limit = context.lake, context.days, context.settings.energy.coverage_min_ratio
+    hours = lake.read(CLUSTER_HOUR, days)
+    rows = (
+        lake.read(NODE_HOUR, days)
+        .transform(sum_nodes(_CLUSTER_DAY, limit))
+        .transform(with_facility_days(hours.transform(facility_days(limit))))
+        .transform(with_inlet_p99(lake.read(INTERVAL, days), "date"))
+        .transform(with_emission_days(hours.transform(emission_days(limit))))
+        .withColumn("status", F.lit("provisional"))
+        .transform(conform(CLUSTER_DAY))
+    )
+    return lake.replace(CLUSTER_DAY, days, rows)
+
+
+def _intensity(context: StageContext) -> DataFrame:
+    """Direct average intensity of the site's zone by the hour; no rows where no grid is set."""
+    grid = context.settings.grid
+    zone, flow = (grid.zone, grid.flow) if grid else (None, "consumption")
+    return context.lake.read(GRID_HOUR, context.days).transform(hourly_intensity(zone, flow))
