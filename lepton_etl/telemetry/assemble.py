@@ -21,13 +21,14 @@ def number_of(text: pl.Expr) -> pl.Expr:
     return pl.when(plain).then(text).cast(pl.Float64, strict=False)
 
 
-def value_reason(number: pl.Expr, value: pl.Expr) -> pl.Expr:
+def value_reason() -> pl.Expr:
     """Why a value is no reading: bad_number, unit_mismatch (no factor), not_finite, out_of_bounds; else null.
 
-    Bounds are the quantity's of the field dictionary, in the columns low and high.
+    Of the columns number, factor, value, and the quantity's bounds of the field dictionary, low and high.
     """
+    value = pl.col("value")
     return (
-        pl.when(number.is_null())
+        pl.when(pl.col("number").is_null())
         .then(pl.lit("bad_number"))
         .when(pl.col("factor").is_null())
         .then(pl.lit("unit_mismatch"))

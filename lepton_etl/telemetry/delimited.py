@@ -12,7 +12,7 @@ from lepton_etl.telemetry.decoded import Decoded, Origin, only_reject
 from lepton_etl.telemetry.specs import ColumnReading, DelimitedSpec
 from lepton_etl.telemetry.stamps import parse_stamps
 from lepton_etl.telemetry.text import Lines, damaged_line, read_lines
-from lepton_etl.telemetry.units import conversion, scaled
+from lepton_etl.telemetry.units import conversion, with_value
 
 QUOTE: Final = '"'
 NO_TEXT: Final = pl.lit(None, dtype=pl.String)
@@ -168,31 +168,29 @@ def _cells_of(base: pl.DataFrame, grid: Grid, reading: ColumnReading, spec: Deli
         words = pl.col("raw_value").str.to_lowercase()
         said = words.replace_strict(dict(reading.words), default=None, return_dtype=pl.Float64)
         number = pl.coalesce(said, number)
-    value = scaled(pl.col("number"))
+    cells = base.select(
+        "source_position",
+        "node_id",
+        (pl.lit(reading.device) if reading.device else pl.col("device_id")).alias("device_id"),
+        pl.lit(reading.quantity).alias("quantity"),
+        pl.lit(reading.statistic).alias("statistic"),
+        window.alias("window_s"),
+        (pl.col("stamp_time") - back).alias("reading_time"),
+        pl.lit(reading.multiplicity, dtype=pl.Int32).alias("multiplicity"),
+        pl.lit(reading.point or spec.point, dtype=pl.String).alias("point"),
+        pl.lit(reading.column).alias("sensor"),
+        text.alias("raw_value"),
+        pl.lit(reading.unit).alias("raw_unit"),
+        "row_reason",
+        pl.lit(change.factor).alias("factor"),
+        pl.lit(change.divisor).alias("divisor"),
+        pl.lit(change.offset).alias("offset"),
+        pl.lit(quantity.ge).alias("low"),
+        pl.lit(quantity.le).alias("high"),
+    ).with_columns(number.alias("number"))
     return (
-        base.select(
-            "source_position",
-            "node_id",
-            (pl.lit(reading.device) if reading.device else pl.col("device_id")).alias("device_id"),
-            pl.lit(reading.quantity).alias("quantity"),
-            pl.lit(reading.statistic).alias("statistic"),
-            window.alias("window_s"),
-            (pl.col("stamp_time") - back).alias("reading_time"),
-            pl.lit(reading.multiplicity, dtype=pl.Int32).alias("multiplicity"),
-            pl.lit(reading.point or spec.point, dtype=pl.String).alias("point"),
-            pl.lit(reading.column).alias("sensor"),
-            text.alias("raw_value"),
-            pl.lit(reading.unit).alias("raw_unit"),
-            "row_reason",
-            pl.lit(change.factor).alias("factor"),
-            pl.lit(change.divisor).alias("divisor"),
-            pl.lit(change.offset).alias("offset"),
-            pl.lit(quantity.ge).alias("low"),
-            pl.lit(quantity.le).alias("high"),
-        )
-        .with_columns(number.alias("number"))
-        .with_columns(value.alias("value"))
-        .with_columns(pl.coalesce("row_reason", value_reason(pl.col("number"), value)).alias("reason"))
+        with_value(cells)
+        .with_columns(pl.coalesce("row_reason", value_reason()).alias("reason"))
         .drop("row_reason", "number", "factor", "divisor", "offset", "low", "high")
     )
 

@@ -11,7 +11,7 @@ from lepton_etl.telemetry.decoded import Decoded, Origin
 from lepton_etl.telemetry.specs import IpmitoolSpec
 from lepton_etl.telemetry.stamps import parse_stamps
 from lepton_etl.telemetry.text import damaged_line, read_lines
-from lepton_etl.telemetry.units import scaled
+from lepton_etl.telemetry.units import with_value
 
 BLANK: Final = 0
 STAMP: Final = 1
@@ -86,18 +86,15 @@ def _understand(texts: pl.Series, spec: IpmitoolSpec, damaged: bool) -> pl.DataF
     parts = pl.col("reading").str.extract_groups(rf"^(?<number>{NUMBER}|(?i:[+-]?(?:nan|inf)))(?:\s+(?<unit>.*))?$")
     rows = split.join(mapped, on="sensor", how="left", maintain_order="left").with_columns(
         kind.cast(pl.Int8).alias("kind"),
-        parts.struct["number"].fill_null("").alias("number"),
+        parts.struct["number"].alias("digits"),
         parts.struct["unit"].fill_null("").alias("raw_unit"),
     )
     pairs = rows.filter(pl.col("kind") == VALUE)
     converted = rows.join(rules.convert_pairs(pairs), on=["rule", "raw_unit"], how="left", maintain_order="left")
-    number = number_of(pl.col("number"))
-    value = scaled(number)
-    return converted.select(
-        "kind", "sensor", "quantity", "device_id", "statistic", "point", "raw_unit",
-        pl.when(pl.col("number") == "").then("reading").otherwise("number").alias("raw_value"),
-        value.alias("value"),
-        value_reason(number, value).alias("reason"),
+    return with_value(converted.with_columns(number_of(pl.col("digits")).alias("number"))).select(
+        "kind", "sensor", "quantity", "device_id", "statistic", "point", "raw_unit", "value",
+        pl.coalesce("digits", "reading").alias("raw_value"),
+        value_reason().alias("reason"),
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from lepton_etl.telemetry.sensors import template_names
 from lepton_etl.telemetry.specs import PrometheusSpec
 from lepton_etl.telemetry.stamps import parse_stamps
 from lepton_etl.telemetry.text import Lines, damaged_line, read_lines
-from lepton_etl.telemetry.units import conversion, scaled
+from lepton_etl.telemetry.units import conversion, with_value
 
 _SAMPLE: Final = (
     r"^\s*(?<metric>[a-zA-Z_:][a-zA-Z0-9_:]*)[ \t]*(?:\{(?<labels>.*)\})?[ \t]+(?<value>[^\s{}#]+)"
@@ -150,22 +150,19 @@ def _stamped(joined: pl.DataFrame, origin: Origin, openmetrics: bool) -> pl.Data
     stamps = parse_stamps(joined.get_column("stamp"), timezone="UTC", epoch="s" if openmetrics else "ms")
     path_time = pl.lit(origin.path_time, dtype=pl.Datetime("us", "UTC"))
     bare = pl.col("stamp").is_null()
-    number = number_of(pl.col("value"))
-    value = scaled(number)
     time_reason = (
         pl.when(~bare).then("time_reason").when(pl.lit(origin.path_time is None)).then(pl.lit("no_time"))
+    )  # fmt: skip
+    cells = joined.with_columns(
+        stamps.get_column("time"),
+        stamps.get_column("reason").alias("time_reason"),
+        pl.col("metric").alias("sensor"),
+        pl.col("value").alias("raw_value"),
+        number_of(pl.col("value")).alias("number"),
+        pl.lit(0.0).alias("window_s"),
+        pl.lit(1, dtype=pl.Int32).alias("multiplicity"),
     )
-    return (
-        joined.with_columns(stamps.get_column("time"), stamps.get_column("reason").alias("time_reason"))
-        .with_columns(
-            pl.coalesce("series_reason", time_reason, value_reason(number, value)).alias("reason"),
-            pl.when(bare).then(path_time).otherwise("time").alias("reading_time"),
-            pl.col("metric").alias("sensor"),
-            pl.col("value").alias("raw_value"),
-            value.alias("number"),
-            pl.lit(0.0).alias("window_s"),
-            pl.lit(1, dtype=pl.Int32).alias("multiplicity"),
-        )
-        .with_columns(pl.col("number").alias("value"))
-        .drop("number")
+    return with_value(cells).with_columns(
+        pl.coalesce("series_reason", time_reason, value_reason()).alias("reason"),
+        pl.when(bare).then(path_time).otherwise("time").alias("reading_time"),
     )

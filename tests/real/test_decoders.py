@@ -1,0 +1,183 @@
+"""Every real file decodes as a plain Python reading of it says; the counts are laid down in decoder_counts.csv."""
+
+import csv
+import gzip
+import os
+import re
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+import yaml
+
+from lepton_etl.telemetry.codec import read_bytes
+from lepton_etl.telemetry.decoded import Decoded, Origin
+from lepton_etl.telemetry.formats import decode
+from lepton_etl.telemetry.specs import FormatSpec, spec_of
+
+HERE = Path(__file__).parent
+REAL = Path(os.environ.get("LEPTON_REAL_DATA", HERE.parents[1] / ".." / "shared" / "data")).resolve()
+HARVARD = REAL / "harvard-ipmi-weather" / "ipmi"
+BIOHPC = REAL / "biohpc-gpu-servers"
+ZONES = REAL / "grid-ci-electricitymaps"
+NVIDIA = REAL / "nvidia-smi-captures"
+SCRAPED = datetime(2026, 1, 1, tzinfo=UTC)
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(not HARVARD.is_dir(), reason="LEPTON_REAL_DATA has no harvard-ipmi-weather"),
+]
+
+with (HERE / "decoder_counts.csv").open(newline="", encoding="utf-8") as counts_file:
+    LAID_DOWN = {row["file"]: row for row in csv.DictReader(counts_file)}
+
+BIOHPC_SPEC = {
+    "format": "delimited",
+    "delimiter": "\t",
+    "timezone": "America/New_York",
+    "time": {"column": "timestamp", "format": "%Y-%m-%d %H:%M:%S%.f", "ambiguous": "merged"},
+    "node_id": {"column": "name"},
+    "device_id": {"value": "gpu"},
+    "readings": [
+        {"column": "powerave", "quantity": "gpu_power", "unit": "W", "statistic": "mean", "window_s": 3600,
+         "multiplicity": 2},
+        {"column": "tempave", "quantity": "gpu_temperature", "unit": "degC", "statistic": "mean", "window_s": 3600},
+        {"column": "utilave", "quantity": "gpu_utilisation", "unit": "percent", "statistic": "mean",
+         "window_s": 3600},
+    ],
+}  # fmt: skip
+
+# Names of the 25 layouts that speak W, degC, RPM or percent and have no quantity of their own.
+NO_QUANTITY = {"Mid Board Temp", "Rear Board Temp"}
+MEASURED_UNITS = {"Watts", "degrees C", "RPM", "percent"}
+
+
+def files(folder: Path, pattern: str) -> list[str]:
+    return sorted(path.name for path in folder.glob(pattern))
+
+
+def decoded(path: Path, spec: FormatSpec, node_id: str | None = "node") -> tuple[str, Decoded]:
+    """The text by the standard library, and what the decoder makes of it; counts as laid down."""
+    data = read_bytes(path.read_bytes(), gzipped=True)
+    assert isinstance(data, bytes)
+    result = decode(data, Origin("site", "source", path.name, node_id, "UTC", SCRAPED), spec)
+    result.check()
+    found = {
+        "records": result.records,
+        "readings": result.readings.num_rows,
+        "rejects": result.rejects.num_rows,
+        "duplicates": result.duplicates,
+        "unmapped": sum(count for (_, reason), count in result.ignored.items() if reason == "unmapped"),
+        "no_value": sum(count for (_, reason), count in result.ignored.items() if reason == "no_value"),
+        "structure_lines": result.structure_lines,
+    }
+    assert {name: int(LAID_DOWN[path.name][name]) for name in found} == found
+    with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as text:
+        return text.read(), result
+
+
+@pytest.mark.parametrize("name", files(HARVARD, "*.txt.gz"))
+def test_harvard_node_day(name: str) -> None:
+    text, result = decoded(HARVARD / name, spec_of({"format": "ipmitool"}))
+    stamp, expected, tables, stamps, blanks = None, Counter[tuple[str, datetime, float, int]](), 0, 0, 0
+    for position, line in enumerate(text.splitlines(), start=1):
+        if line.startswith("Timestamp: "):
+            stamp = datetime.strptime(line, "Timestamp: %Y-%m-%d %H:%M:%S UTC").replace(tzinfo=UTC)
+            stamps += 1
+        elif not line.strip():
+            blanks += 1
+        else:
+            tables += 1
+            sensor, reading, _status = (part.strip() for part in line.split("|"))
+            number, _, unit = reading.partition(" ")
+            usable = unit in MEASURED_UNITS and sensor not in NO_QUANTITY
+            if usable or (sensor == "CPU Utilization" and unit == "unspecified"):
+                assert stamp is not None
+                expected[(sensor, stamp, float(number), position)] += 1
+    readings = result.readings.to_pylist()
+    assert Counter((r["sensor"], r["reading_time"], float(r["raw_value"]), r["source_position"]) for r in readings) == expected
+    assert result.records == tables
+    assert result.structure_lines == stamps + blanks
+    for reading in readings:
+        share = 100 if reading["raw_unit"] in ("percent", "unspecified") else 1
+        assert reading["value"] == float(reading["raw_value"]) / share
+
+
+def test_harvard_sensors_mean_what_the_table_says() -> None:
+    meaning = set()
+    for name in files(HARVARD, "*.txt.gz"):
+        data = gzip.decompress((HARVARD / name).read_bytes())
+        result = decode(data, Origin("site", "source", name, "node", "UTC"), spec_of({"format": "ipmitool"}))
+        columns = (result.readings[column].to_pylist() for column in ("sensor", "quantity", "device_id"))
+        meaning |= set(zip(*columns, strict=True))
+    laid_down = yaml.safe_load((HERE / "harvard_sensors.yaml").read_text(encoding="utf-8"))
+    assert {sensor: f"{quantity} {device}" for sensor, quantity, device in sorted(meaning)} == laid_down
+
+
+@pytest.mark.parametrize("name", files(BIOHPC, "*.txt.gz"))
+def test_biohpc_server(name: str) -> None:
+    text, result = decoded(BIOHPC / name, spec_of(BIOHPC_SPEC), node_id=None)
+    zone = ZoneInfo("America/New_York")
+    table = [line for line in text.splitlines() if "\t" in line]
+    expected = {}
+    for row in csv.DictReader(table, delimiter="\t"):
+        local = datetime.strptime(row["timestamp"], "%Y-%m-%d %H:%M:%S.%f")
+        first, second = (local.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
+        window_s = 7200.0 if second - first == timedelta(hours=1) else 3600.0
+        for column, share in (("powerave", 1), ("tempave", 1), ("utilave", 100)):
+            expected[(row["name"], column, first)] = (float(row[column]) / share, window_s, row[column])
+    assert len(expected) == 3 * (len(table) - 1)
+    found = {
+        (r["node_id"], r["sensor"], r["reading_time"]): (r["value"], r["window_s"], r["raw_value"])
+        for r in result.readings.to_pylist()
+    }
+    assert found == expected
+    merged_hours = {time.date() for (_, _, time), (_, window_s, _) in found.items() if window_s == 7200.0}
+    assert len(merged_hours) >= 1
+    assert all(day.month == 11 for day in merged_hours)
+
+
+@pytest.mark.parametrize("name", files(ZONES, "*.csv.gz"))
+def test_electricitymaps_year(name: str) -> None:
+    text, result = decoded(ZONES / name, spec_of({"format": "electricitymaps"}))
+    rows = list(csv.reader(text.splitlines()))
+    expected = {}
+    for time, _, _, zone, direct, lifecycle, _, _, _, estimated, _ in rows[1:]:
+        start = datetime.fromisoformat(time).replace(tzinfo=UTC)
+        for key, cell in (("direct", direct), ("lifecycle", lifecycle)):
+            if cell not in ("", "NaN", "nan"):
+                expected[(zone, start, "grid_intensity", key)] = float(cell)
+        expected[(zone, start, "grid_estimated", None)] = {"true": 1.0, "false": 0.0}[estimated]
+    found = {
+        (r["device_id"], r["reading_time"], r["quantity"], r["point"]): r["value"] for r in result.readings.to_pylist()
+    }
+    assert found == expected
+    assert set(result.readings["node_id"].to_pylist()) == {None}
+    assert set(result.readings["window_s"].to_pylist()) == {3600.0}
+
+
+@pytest.mark.parametrize("name", files(NVIDIA, "*.metrics.gz"))
+def test_nvidia_exporter_scrape(name: str) -> None:
+    text, result = decoded(NVIDIA / name, spec_of({"format": "prometheus"}))
+    samples = dict(re.findall(r'^(\w+)(?:\{uuid="[^"]*"\})? (\S+)$', text, flags=re.MULTILINE))
+    quantities = {
+        "nvidia_smi_power_draw_watts": "gpu_power",
+        "nvidia_smi_temperature_gpu": "gpu_temperature",
+        "nvidia_smi_temperature_memory": "gpu_memory_temperature",
+        "nvidia_smi_utilization_gpu_ratio": "gpu_utilisation",
+        "nvidia_smi_utilization_memory_ratio": "gpu_memory_utilisation",
+        "nvidia_smi_clocks_current_sm_clock_hz": "clock",
+        "nvidia_smi_enforced_power_limit_watts": "power_limit",
+        "nvidia_smi_fan_speed_ratio": "fan_duty",
+    }
+    assert {
+        (r["sensor"], r["quantity"], r["value"], r["device_id"], r["node_id"], r["reading_time"])
+        for r in result.readings.to_pylist()
+    } == {
+        (metric, quantity, float(samples[metric]), "gpu0", "node", SCRAPED)
+        for metric, quantity in quantities.items()
+        if metric in samples
+    }
+    assert result.records == sum(1 for line in text.splitlines() if line and not line.startswith("#"))
