@@ -1,0 +1,88 @@
+"""The model's errors for the report, as the train stage left them in MLflow."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
+
+from lepton_etl.report.data import ERROR_SCHEMA, ModelSummary
+
+if TYPE_CHECKING:
+    from lepton_etl.models.settings import ModelSettings
+    from lepton_etl.settings import MlflowSettings
+
+_SQLITE: Final = "sqlite:///"
+_MODEL: Final = "forest"
+_BASELINE: Final = "class_mean"
+
+
+def model_summary(mlflow: MlflowSettings, model: ModelSettings, message: str) -> ModelSummary | None:
+    """The champion's errors, else those of the newest refused version; None where no train stage ran
+    and there is no model.
+
+    `message` is what the train stage told the operator in this run.
+    """
+    notes = notes_of(message)
+    told = (
+        ModelSummary(model.name, None, "there is none yet.", error_rows(()), notes=notes) if notes else None
+    )
+    database = Path(mlflow.tracking_uri.removeprefix(_SQLITE))
+    if mlflow.tracking_uri.startswith(_SQLITE) and not database.exists():
+        # Asking would make the database: seconds of migration for an answer that is known.
+        return told
+    from lepton_etl.models.registry import Registry
+
+    registry = Registry(mlflow.tracking_uri, mlflow.artifact_location, mlflow.experiment)
+    champion = registry.champion(model.name)
+    shown = champion or registry.latest(model.name, "promotion", "refused")
+    if shown is None:
+        return told
+    refused = f"the gate refused it: {shown.tags.get('promotion_reason') or 'no reason recorded'}."
+    return ModelSummary(
+        model.name,
+        shown.version,
+        "it passed the gate and is the champion." if champion else refused,
+        error_rows(_errors_of_run(shown.run_id, mlflow.tracking_uri)),
+        baseline="the mean of the hardware class",
+        notes=notes,
+    )
+
+
+def notes_of(message: str) -> tuple[str, ...]:
+    """What the train stage said before its table of errors, which the page shows as a table of its own."""
+    said = re.split(r"(?:^|\n|; )model +node ", message)[0].strip()
+    return (said,) if said else ()
+
+
+def _errors_of_run(run_id: str, tracking_uri: str) -> list[dict[str, Any]]:
+    """The error records that the training run logged."""
+    from mlflow.artifacts import download_artifacts
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = download_artifacts(
+            artifact_uri=f"runs:/{run_id}/errors.json", dst_path=folder, tracking_uri=tracking_uri
+        )
+        records: list[dict[str, Any]] = json.loads(Path(file).read_text(encoding="utf-8"))["errors"]
+        return records
+
+
+def error_rows(records: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Error records of all models -> the model's rows and the baseline's WAPE, all servers first."""
+    found = {(r["model"], r["node_id"], r["hours"]): r for r in records}
+    rows = [
+        {
+            "server": node, "hours_kind": hours, "hours": record["rows"], "mape_ratio": record["mape_ratio"],
+            "wape_ratio": record["wape_ratio"], "cv_ratio": record["cv_rmse_ratio"],
+            "nmbe_ratio": record["nmbe_ratio"],
+            "baseline_wape_ratio": found.get((_BASELINE, node, hours), {}).get("wape_ratio"),
+        }
+        for (model, node, hours), record in found.items()
+        if model == _MODEL
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=ERROR_SCHEMA)

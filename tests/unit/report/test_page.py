@@ -1,0 +1,212 @@
+"""The page: every section, unknowns as dashes, everything escaped, nothing loaded from a network."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pyarrow as pa
+import pytest
+
+from lepton_etl.report import data as d
+from lepton_etl.report.page import render
+
+Report = Callable[..., d.ReportData]
+ATTACK = '<script>alert("x")</script>'
+SECTIONS = (
+    "clusters",
+    "hours",
+    "power",
+    "model",
+    "coverage",
+    "files",
+    "gate",
+    "unknown",
+    "stages",
+    "meaning",
+)
+
+
+class Loads(HTMLParser):
+    """Collects what a browser would load or could be sent to, and the elements' ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.targets: list[str] = []
+        self.ids: list[str] = []
+        self.scripts = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.scripts += tag == "script"
+        for name, value in attrs:
+            if name in ("src", "href", "action", "data", "poster", "srcset", "formaction"):
+                self.targets.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+
+
+def without_bundle(html: str) -> str:
+    """The page without the script of the Vega libraries, which name namespaces and documentation."""
+    longest = max(re.findall(r"<script>.*?</script>", html, re.DOTALL), key=len)
+    return html.replace(longest, "")
+
+
+def parsed(html: str) -> Loads:
+    parser = Loads()
+    parser.feed(without_bundle(html))
+    return parser
+
+
+def specification(html: str, name: str) -> dict[str, object]:
+    found = re.search(rf'<script type="application/json" id="spec-{name}">(.*?)</script>', html, re.DOTALL)
+    assert found, f"no chart {name}"
+    spec: dict[str, object] = json.loads(found[1])
+    return spec
+
+
+@pytest.fixture(scope="module")
+def one_day(made_up_report: Report) -> str:
+    return render(made_up_report(1))
+
+
+def test_all_sections_are_there(one_day: str) -> None:
+    assert set(SECTIONS) <= set(parsed(one_day).ids)
+
+
+def test_nothing_is_loaded_from_a_network(one_day: str) -> None:
+    targets = parsed(one_day).targets
+    assert targets
+    assert all(target.startswith("#") or target.startswith("../") for target in targets)
+    rest = without_bundle(one_day)
+    assert not re.search(r"https?://|url\(|@import", rest)
+    # The browser itself refuses every load that a later change might bring in.
+    assert "default-src 'none'" in rest
+
+
+def test_the_head_says_site_days_run_and_code(one_day: str) -> None:
+    for said in (
+        "Energy report of mghpcc", "UTC day 2025-06-03", "2025-06-02 20:00 to 2025-06-03 20:00, America/New_York",
+        "run-7f3a", "0.1.0+abc1234", "2025-06-04 02:11:05 UTC",
+    ):  # fmt: skip
+        assert said in one_day
+
+
+def test_an_unknown_figure_is_a_dash_with_its_basis(one_day: str) -> None:
+    energy_row = re.search(r"<tr><th scope=\"row\">\s*storage.*?</tr>", one_day, re.DOTALL)
+    assert energy_row
+    assert "<td>–" in energy_row[0]
+    assert "insufficient" in energy_row[0]
+    assert not re.search(r"<td>0\D", energy_row[0])
+
+
+def test_a_sum_over_unknown_rows_is_said_to_be_a_part(one_day: str) -> None:
+    assert "≥ 22.50\u202fMWh" in one_day
+    assert "known in 2 of 3 cluster-days" in one_day
+
+
+def test_all_unknown_renders_without_a_chart(made_up_report: Report) -> None:
+    full = made_up_report(1)
+    names = ("site_id", "cluster_id", "date", "node_count", "status")
+    bases = {f.name: "none" for f in full.cluster_day.schema if f.name.endswith("_basis")}
+    rows = [
+        {name: row[name] for name in names if name in row} | bases for row in full.cluster_day.to_pylist()
+    ]
+    bare = d.ReportData(
+        run=full.run,
+        cluster_day=pa.Table.from_pylist(rows, schema=d.CLUSTER_DAY_SCHEMA),
+        cluster_hour=d.CLUSTER_HOUR_SCHEMA.empty_table(),
+    )
+    html = render(bare)
+    assert "spec-" not in without_bundle(html).replace("place.dataset.spec", "")
+    assert "No hour has a known energy" in html
+    assert "No model was trained or scored in this run." in html
+    assert "water_l" in html
+
+
+def test_no_rows_at_all_is_said(made_up_report: Report) -> None:
+    full = made_up_report(1)
+    html = render(
+        d.ReportData(full.run, d.CLUSTER_DAY_SCHEMA.empty_table(), d.CLUSTER_HOUR_SCHEMA.empty_table())
+    )
+    assert "gold/cluster_day holds no row for these days." in html
+
+
+def test_everything_from_data_is_escaped(made_up_report: Report) -> None:
+    full = made_up_report(1)
+
+    def attacked(table: pa.Table) -> pa.Table:
+        for index, field in enumerate(table.schema):
+            if pa.types.is_string(field.type) and field.name not in (
+                "subject",
+                "load_kind",
+                "temperature_kind",
+            ):
+                table = table.set_column(index, field, pa.array([ATTACK] * table.num_rows))
+        return table
+
+    clean_scripts = parsed(render(full)).scripts
+    html = render(
+        replace(
+            full,
+            run=replace(full.run, site_id=ATTACK, run_id=ATTACK),
+            cluster_day=attacked(full.cluster_day),
+            cluster_hour=attacked(full.cluster_hour),
+            points=d.Sample(attacked(full.points.rows), 10),
+            coverage=replace(full.coverage, cells=attacked(full.coverage.cells)),
+            files=attacked(full.files),
+            discarded=attacked(full.discarded),
+            rejects=attacked(full.rejects),
+            ignored=attacked(full.ignored),
+            stages=attacked(full.stages),
+            gate=d.Gate((ATTACK,)),
+            predictions=d.Sample(attacked(full.predictions.rows), 10),
+            credits=(ATTACK,),
+        )
+    )
+    rest = without_bundle(html)
+    assert "<script>alert" not in rest
+    assert "&lt;script&gt;alert" in rest
+    assert parsed(html).scripts == clean_scripts
+    assert ATTACK in json.dumps(specification(html, "coverage")).replace('\\"', '"')
+
+
+def test_a_bad_gzip_is_named_at_the_top_and_under_files(one_day: str) -> None:
+    path = "landing/ipmi/node0007-2025-06-03.txt.gz"
+    top, files = one_day.split('<section id="files">')
+    assert path in top
+    assert path in files
+    assert "truncated_gzip" in top
+
+
+def test_equal_data_give_equal_pages(made_up_report: Report) -> None:
+    assert render(made_up_report(1)) == render(made_up_report(1))
+
+
+def test_a_range_shows_totals_and_days(made_up_report: Report) -> None:
+    html = render(made_up_report(3))
+    assert "2025-06-03 to 2025-06-05 (3 UTC days)" in html
+    assert "By UTC day" in html
+    assert "38.48\u202fMWh" in html  # three days of 1,724 nodes at 310 W
+
+
+def test_the_sampling_rule_stands_on_the_page(one_day: str) -> None:
+    assert "960 of 44,928 device-hours are drawn: those with the lowest hash" in one_day
+
+
+def test_data_docs_are_linked_relatively(one_day: str) -> None:
+    assert 'href="../../quality/index.html"' in one_day
+
+
+def test_model_errors_stand_beside_their_baseline(one_day: str) -> None:
+    section = one_day.split('<section id="model">')[1].split("</section>")[0]
+    assert "it passed the gate and is the champion." in section
+    assert "14.0\u202f%" in section
+    assert "spec-predictions" in section
+
+
+def test_the_page_of_a_large_fleet_stays_small(made_up_report: Report, one_day: str) -> None:
+    assert len(one_day) < 2_500_000
+    assert "The 60 least covered of 1,832 nodes" in one_day
