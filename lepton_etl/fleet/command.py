@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -21,7 +21,7 @@ CLASS_ROTATION: Final = ("cpu-2s", "gpu-400", "gpu-700")
 def plan_of_options(
     *,
     seed: int,
-    first_date: datetime,
+    first_date: date,
     days: int,
     clusters: int,
     nodes: int,
@@ -57,7 +57,7 @@ def plan_of_options(
                 "site_id": site,
                 "timezone": timezone,
                 "clusters": fleet,
-                "first_date": first_date.date(),
+                "first_date": first_date,
                 "days": days,
                 "resolution_w": resolution_w,
                 "sensor_gain_sigma": sensor_gain_sigma,
@@ -79,9 +79,9 @@ def simulate_command(
         Path, typer.Argument(help="Folder for landing/, truth/, inventory, meters and config.yaml.")
     ],
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds and options give equal bytes.")] = 1,
-    date: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="First UTC day.")] = datetime(
-        2025, 6, 3, tzinfo=UTC
-    ),
+    first_day: Annotated[
+        datetime, typer.Option("--date", formats=["%Y-%m-%d"], help="First UTC day.")
+    ] = datetime(2025, 6, 3, tzinfo=UTC),
     days: Annotated[int, typer.Option(min=1, help="Number of days.")] = 1,
     clusters: Annotated[int, typer.Option(min=1, help="Number of clusters.")] = 2,
     nodes: Annotated[int, typer.Option(min=1, help="Nodes of each cluster.")] = 8,
@@ -100,7 +100,7 @@ def simulate_command(
     """Write the raw logs of a simulated fleet, and the truth beside them."""
     plan = plan_of_options(
         seed=seed,
-        first_date=date,
+        first_date=first_day.date(),
         days=days,
         clusters=clusters,
         nodes=nodes,

@@ -28,8 +28,8 @@ class Injection:
 class FaultRecord:
     """What was really done to a file.
 
-    `count` snapshots (gaps, duplicates), lines, reset counters or files; `records` is the sensor rows
-    concerned.
+    `count` snapshots (gaps, duplicates), lines, reset counters or files; `records` is the rows with a number
+    that were lost, repeated, spoiled or reset.
     """
 
     kind: Fault
@@ -57,8 +57,9 @@ class Log:
     stamp_lines: int
 
     def records(self, snapshot: str) -> int:
-        """Sensor rows of one snapshot."""
-        return snapshot.count("\n") - self.stamp_lines
+        """Rows of one snapshot that carry a number: what a decoder turns into readings."""
+        rows = snapshot.splitlines()[self.stamp_lines :]
+        return sum(_value_at(row) is not None for row in rows)
 
 
 def plan_faults(plan: FleetPlan) -> dict[tuple[str, int], list[Injection]]:

@@ -22,7 +22,7 @@ OK: Final = "0x00"
 SILENT: Final = f"{'no reading':<{READING_WIDTH}} | ns"
 
 _STATUS_HEAD: Final[list[Row]] = [
-    ("Host Power", OK), ("CMOS Battery", "3.09 Volts"), ("SysBrd Vol Fault", OK), ("Firmware Error", OK),
+    ("Host Power", OK), ("CMOS Battery", OK), ("SysBrd Vol Fault", OK), ("Firmware Error", OK),
     ("GPT Status", "Not Readable"), ("Progress", "Not Readable"), ("All DIMMs", OK), ("PCIs", OK),
     ("IPMI Watchdog", OK), ("SEL Fullness", OK), ("NMI State", "Not Readable"),
     ("Sys Utilization", "no reading"),

@@ -6,6 +6,7 @@ import heapq
 import math
 from collections import deque
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Final
 
 import numpy as np
@@ -104,41 +105,47 @@ def _whole_node_sizes(cluster: ClusterPlan) -> list[int]:
 
 
 def arrivals(plan: FleetPlan, cluster: ClusterPlan, day: int) -> list[Job]:
-    """The jobs submitted on one day (day 0 is the plan's first), drawn from that day's own stream."""
-    rng = plan.rng("jobs", cluster.cluster_id, plan.first_date.toordinal() + day)
-    slots = cluster.hardware.slots
+    """The jobs submitted on one day (day 0 is the plan's first), drawn from that day's own stream.
+
+    Tenants come with Zipf's weights, durations are log-normal, utilisation levels beta distributed.
+    """
+    date = plan.first_date + timedelta(days=day)
+    rng = plan.rng("jobs", cluster.cluster_id, date.toordinal())
+    slots, has_gpus = cluster.hardware.slots, bool(cluster.hardware.gpu_count)
     hours = (np.arange(24, dtype=np.float64) + plan.local_offset_h) % 24
-    weekend = (plan.first_date.toordinal() + day - 1) % 7 >= 5
     per_hour = plan.load_target * cluster.nodes * slots * 3600 / _mean_slot_seconds(cluster)
-    counts = rng.poisson(per_hour * arrival_rate(hours, weekend))
-    submit_s = np.sort(
-        np.concatenate([rng.uniform(3600 * h, 3600 * (h + 1), n) for h, n in enumerate(counts)])
-    )
+    hourly = rng.poisson(per_hour * arrival_rate(hours, weekend=date.weekday() >= 5))
+    count = int(hourly.sum())
+    submit_s = np.sort((np.repeat(np.arange(24), hourly) + rng.random(count)) * 3600.0) + day * DAY_S
     tenant_weight = 1 / np.arange(1, TENANTS + 1)
-    jobs = []
-    for number, submit in enumerate(submit_s):
-        size = rng.choice(3, p=SHARES)
-        whole = int(rng.choice(_whole_node_sizes(cluster)))
-        duration = float(
-            np.clip(rng.lognormal(np.log(MEDIAN_DURATION_S), DURATION_SIGMA), SHORTEST_S, LONGEST_S)
+    tenants = rng.choice(TENANTS, size=count, p=tenant_weight / tenant_weight.sum())
+    sizes = rng.choice(3, size=count, p=SHARES)
+    nodes = np.where(sizes == 2, rng.choice(_whole_node_sizes(cluster), size=count), 1)
+    duration_s = np.clip(
+        rng.lognormal(np.log(MEDIAN_DURATION_S), DURATION_SIGMA, count), SHORTEST_S, LONGEST_S
+    )
+    cpu_level = rng.beta(1.6, 4.0, count) if has_gpus else rng.beta(5.0, 2.0, count)
+    gpu_level = rng.beta(4.0, 1.6, count) if has_gpus else np.zeros(count)
+    swing, period_s, phase = (
+        rng.uniform(low, high, count) for low, high in ((0.02, 0.25), (300.0, 2400.0), (0.0, 2 * np.pi))
+    )
+    return [
+        Job(
+            job_id=f"{cluster.cluster_id}-{date:%Y%m%d}-{number:05d}",
+            tenant_id=f"tenant{tenants[number] + 1:02d}",
+            cluster_id=cluster.cluster_id,
+            submit_s=float(submit_s[number]),
+            duration_s=float(duration_s[number]),
+            node_count=int(nodes[number]),
+            slots_per_node=(1, max(1, slots // 2), slots)[sizes[number]],
+            cpu_level=float(cpu_level[number]),
+            gpu_level=float(gpu_level[number]),
+            swing=float(swing[number]),
+            period_s=float(period_s[number]),
+            phase=float(phase[number]),
         )
-        jobs.append(
-            Job(
-                job_id=f"{cluster.cluster_id}-{plan.first_date.toordinal() + day}-{number:05d}",
-                tenant_id=f"tenant{rng.choice(TENANTS, p=tenant_weight / tenant_weight.sum()) + 1:02d}",
-                cluster_id=cluster.cluster_id,
-                submit_s=float(submit) + day * DAY_S,
-                duration_s=duration,
-                node_count=whole if size == 2 else 1,
-                slots_per_node=(1, max(1, slots // 2), slots)[size],
-                cpu_level=float(rng.beta(1.6, 4.0) if cluster.hardware.gpu_count else rng.beta(5.0, 2.0)),
-                gpu_level=float(rng.beta(4.0, 1.6)) if cluster.hardware.gpu_count else 0.0,
-                swing=float(rng.uniform(0.02, 0.25)),
-                period_s=float(rng.uniform(300.0, 2400.0)),
-                phase=float(rng.uniform(0, 2 * np.pi)),
-            )
-        )
-    return jobs
+        for number in range(count)
+    ]
 
 
 def off_windows(plan: FleetPlan, node_id: str) -> list[OffWindow]:

@@ -19,6 +19,7 @@ from lepton_etl.fleet.plan import DAY_S, INTERVAL_S, STEP_S, ClusterPlan, FleetP
 
 MICROSECONDS: Final = 1_000_000
 WATT_MINUTES_PER_KWH: Final = 60_000.0
+ROW_GROUP_ROWS: Final = 100_000
 
 _TIME: Final = pa.timestamp("us", tz="UTC")
 _TEXT: Final = pa.string()
@@ -76,6 +77,7 @@ class TruthWriter:
             name: pq.ParquetWriter(folder / f"{name}.parquet", schema, compression="zstd")
             for name, schema in SCHEMAS.items()
         }
+        self._pending: dict[str, list[pa.Table]] = {name: [] for name in SCHEMAS}
 
     def __enter__(self) -> Self:
         return self
@@ -83,7 +85,8 @@ class TruthWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for writer in self._writers.values():
+        for table, writer in self._writers.items():
+            self._flush(table)
             writer.close()
 
     def add_node(self, node: NodeTruth) -> None:
@@ -213,7 +216,14 @@ class TruthWriter:
     def _append(self, table: str, columns: list[object]) -> None:
         schema = SCHEMAS[table]
         arrays = [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)]
-        self._writers[table].write_table(pa.Table.from_arrays(arrays, schema=schema))
+        self._pending[table].append(pa.Table.from_arrays(arrays, schema=schema))
+        if sum(part.num_rows for part in self._pending[table]) >= ROW_GROUP_ROWS:
+            self._flush(table)
+
+    def _flush(self, table: str) -> None:
+        if self._pending[table]:
+            self._writers[table].write_table(pa.concat_tables(self._pending[table]))
+            self._pending[table].clear()
 
     def _rows(self, table: str, rows: list[tuple[object, ...]]) -> None:
         if rows:
