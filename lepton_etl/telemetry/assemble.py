@@ -46,11 +46,17 @@ def without_repeats(readings: pl.DataFrame, same: tuple[str, ...] = SAME_READING
 
 def reading_table(readings: pl.DataFrame) -> pa.Table:
     """Columns of READING_SCHEMA out of a frame that has them all."""
-    return readings.select(READING_SCHEMA.names).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(READING_SCHEMA)
+    return (
+        readings.select(READING_SCHEMA.names)
+        .to_arrow(compat_level=pl.CompatLevel.oldest())
+        .cast(READING_SCHEMA)
+    )
 
 
 def reject_table(rejects: list[pl.DataFrame], lines: Lines) -> pa.Table:
     """Rejects (source_position, sensor, reason) of several frames by position, each with its line's text."""
+    if not any(frame.height for frame in rejects):
+        return REJECT_SCHEMA.empty_table()
     schema = {"source_position": pl.Int64, "sensor": pl.String, "reason": pl.String}
     frames = [frame.select(pl.col(name).cast(kind) for name, kind in schema.items()) for frame in rejects]
     together = pl.concat([pl.DataFrame(schema=schema), *frames]).sort("source_position", maintain_order=True)
@@ -85,4 +91,6 @@ def assemble(
 def count_ignored(sensors: pl.DataFrame) -> Ignored:
     """(sensor, reason) -> records from columns sensor, reason and count."""
     totals = sensors.group_by("sensor", "reason").agg(pl.col("count").sum()).filter(pl.col("count") > 0)
-    return {(sensor, reason): int(count) for sensor, reason, count in totals.sort("sensor", "reason").iter_rows()}
+    return {
+        (sensor, reason): int(count) for sensor, reason, count in totals.sort("sensor", "reason").iter_rows()
+    }

@@ -27,7 +27,11 @@ class Failure:
 
 
 def read_bytes(
-    source: bytes | BinaryIO, max_bytes: int = MAX_BYTES, max_ratio: float = MAX_RATIO, *, gzipped: bool = False
+    source: bytes | BinaryIO,
+    max_bytes: int = MAX_BYTES,
+    max_ratio: float = MAX_RATIO,
+    *,
+    gzipped: bool = False,
 ) -> bytes | Failure:
     """The decompressed bytes of a plain or gzip file (told by its first two bytes), or why there are none.
 
@@ -83,7 +87,9 @@ def _inflate(head: bytes, stream: BinaryIO, max_bytes: int, max_ratio: float) ->
         if given > max_bytes:
             return Failure("too_large", f"more than {max_bytes} bytes of text")
         if given > RATIO_FROM_BYTES and given > max_ratio * taken:
-            return Failure("too_large", f"compressed more than {max_ratio:g}-fold: {given} bytes out of {taken}")
+            return Failure(
+                "too_large", f"compressed more than {max_ratio:g}-fold: {given} bytes out of {taken}"
+            )
 
 
 def file_id(source_name: str, node_id: str | None, data: bytes) -> str:

@@ -197,10 +197,12 @@ def _cells_of(base: pl.DataFrame, grid: Grid, reading: ColumnReading, spec: Deli
 
 def _unmapped(grid: Grid, needed: list[str]) -> pl.DataFrame:
     """sensor, reason, count: cells with text in columns that the settings do not name."""
-    counts = [
-        (name, grid.rows.select((pl.col("cells").list.get(index, null_on_oob=True).str.strip_chars() != "").sum()).item())
+    extra = [name for name in grid.header if name not in needed]
+    by_index = [
+        (pl.col("cells").list.get(index, null_on_oob=True).str.strip_chars() != "").sum().alias(str(index))
         for index, name in enumerate(grid.header)
         if name not in needed
     ]
+    counts = list(zip(extra, grid.rows.select(by_index).row(0) if by_index else (), strict=True))
     frame = pl.DataFrame(counts, schema={"sensor": pl.String, "count": pl.Int64}, orient="row")
     return frame.select("sensor", pl.lit("unmapped").alias("reason"), "count")

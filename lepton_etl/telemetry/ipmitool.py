@@ -47,10 +47,14 @@ def decode(data: bytes, origin: Origin, spec: IpmitoolSpec) -> Decoded:
         ),
         bad_stamps.with_columns(pl.lit(None, dtype=pl.String).alias("sensor")),
     ]
-    ignored = known.with_columns(pl.Series("count", counts)).filter(pl.col("kind").is_in([UNMAPPED, NO_VALUE]))
+    ignored = known.with_columns(pl.Series("count", counts)).filter(
+        pl.col("kind").is_in([UNMAPPED, NO_VALUE])
+    )
     named = pl.when(pl.col("kind") == UNMAPPED).then(pl.lit("unmapped")).otherwise(pl.lit("no_value"))
     cells = _cells(known, codes, value_rows, stamp_rows, stamps, origin)
-    return assemble(cells, faults, count_ignored(ignored.with_columns(named.alias("reason"))), structure, lines)
+    return assemble(
+        cells, faults, count_ignored(ignored.with_columns(named.alias("reason"))), structure, lines
+    )
 
 
 def _understand(texts: pl.Series, spec: IpmitoolSpec, damaged: bool) -> pl.DataFrame:
@@ -83,14 +87,18 @@ def _understand(texts: pl.Series, spec: IpmitoolSpec, damaged: bool) -> pl.DataF
         .then(NO_VALUE)
         .otherwise(VALUE)
     )
-    parts = pl.col("reading").str.extract_groups(rf"^(?<number>{NUMBER}|(?i:[+-]?(?:nan|inf)))(?:\s+(?<unit>.*))?$")
+    parts = pl.col("reading").str.extract_groups(
+        rf"^(?<number>{NUMBER}|(?i:[+-]?(?:nan|inf)))(?:\s+(?<unit>.*))?$"
+    )
     rows = split.join(mapped, on="sensor", how="left", maintain_order="left").with_columns(
         kind.cast(pl.Int8).alias("kind"),
         parts.struct["number"].alias("digits"),
         parts.struct["unit"].fill_null("").alias("raw_unit"),
     )
     pairs = rows.filter(pl.col("kind") == VALUE)
-    converted = rows.join(rules.convert_pairs(pairs), on=["rule", "raw_unit"], how="left", maintain_order="left")
+    converted = rows.join(
+        rules.convert_pairs(pairs), on=["rule", "raw_unit"], how="left", maintain_order="left"
+    )
     return with_value(converted.with_columns(number_of(pl.col("digits")).alias("number"))).select(
         "kind", "sensor", "quantity", "device_id", "statistic", "point", "raw_unit", "value",
         pl.coalesce("digits", "reading").alias("raw_value"),
@@ -99,7 +107,11 @@ def _understand(texts: pl.Series, spec: IpmitoolSpec, damaged: bool) -> pl.DataF
 
 
 def _stamps(
-    texts: pl.Series, codes: npt.NDArray[np.int32], rows: npt.NDArray[np.int64], origin: Origin, spec: IpmitoolSpec
+    texts: pl.Series,
+    codes: npt.NDArray[np.int32],
+    rows: npt.NDArray[np.int64],
+    origin: Origin,
+    spec: IpmitoolSpec,
 ) -> pl.DataFrame:
     """source_position, time and reason of every stamp line."""
     stamped = texts.gather(codes).str.slice(len(spec.stamp_prefix))

@@ -52,14 +52,17 @@ def decode(data: bytes, origin: Origin, spec: PrometheusSpec) -> Decoded:
     wanted = good.filter(pl.col("rule").is_not_null())
     series = _series(wanted, _index_labels(good, spec), origin, spec)
     joined = wanted.join(series, on=["metric", "labels"], how="left", maintain_order="left", nulls_equal=True)
-    broken = joined.filter(pl.col("series_reason") == "bad_line")
-    cells = _stamped(joined.filter((pl.col("series_reason") != "bad_line").fill_null(True)), origin, _is_openmetrics(lines))
+    malformed = (pl.col("series_reason") == "bad_line").fill_null(False)
+    broken = joined.filter(malformed)
+    cells = _stamped(joined.filter(~malformed), origin, _is_openmetrics(lines))
     no_sensor = pl.lit(None, dtype=pl.String).alias("sensor")
     faults = [
         frame.select("source_position", no_sensor, pl.lit("bad_line").alias("reason"))
         for frame in (samples.filter(bad), broken)
     ]
-    return assemble(cells, faults, count_ignored(ignored.select("sensor", "reason", "count")), structure_lines, lines)
+    return assemble(
+        cells, faults, count_ignored(ignored.select("sensor", "reason", "count")), structure_lines, lines
+    )
 
 
 def _samples(lines: Lines) -> tuple[pl.DataFrame, int]:
@@ -69,7 +72,9 @@ def _samples(lines: Lines) -> tuple[pl.DataFrame, int]:
     structure = (stripped == "") | stripped.str.starts_with("#")
     content = frame.filter(~structure)
     text = pl.when(~damaged_line(pl.col("line"))).then("line") if lines.damaged else pl.col("line")
-    parts = content.select(pl.col("source_position").cast(pl.Int64), text.str.extract_groups(_SAMPLE).alias("parts"))
+    parts = content.select(
+        pl.col("source_position").cast(pl.Int64), text.str.extract_groups(_SAMPLE).alias("parts")
+    )
     return parts.unnest("parts"), frame.height - content.height
 
 
@@ -96,7 +101,11 @@ def _index_labels(good: pl.DataFrame, spec: PrometheusSpec) -> dict[tuple[str, s
     """(key label, its value) -> (label, number) out of the metrics that number the devices."""
     numbers: dict[tuple[str, str], tuple[str, str]] = {}
     for index in spec.sensors.index_labels:
-        rows = good.filter(pl.col("metric") == index.metric).select("labels", "value").unique(maintain_order=True)
+        rows = (
+            good.filter(pl.col("metric") == index.metric)
+            .select("labels", "value")
+            .unique(maintain_order=True)
+        )
         for text, value in rows.iter_rows():
             labels = read_labels(text) or {}
             if index.key in labels and value.isdecimal():
@@ -105,7 +114,10 @@ def _index_labels(good: pl.DataFrame, spec: PrometheusSpec) -> dict[tuple[str, s
 
 
 def _series(
-    wanted: pl.DataFrame, numbers: dict[tuple[str, str], tuple[str, str]], origin: Origin, spec: PrometheusSpec
+    wanted: pl.DataFrame,
+    numbers: dict[tuple[str, str], tuple[str, str]],
+    origin: Origin,
+    spec: PrometheusSpec,
 ) -> pl.DataFrame:
     """One row (SERIES_SCHEMA) per distinct series of a mapped metric: node, device, quantity, unit, bounds."""
     rows = []

@@ -52,9 +52,12 @@ class SensorRule(BaseModel):
         description="Device template with named groups of `match` or labels, such as psu{n}; of several the first "
         "whose names are all there.",
     )
-    unit: Strings = Field(description="Units that the sensor may speak, in pint's words; another is a reject.")
+    unit: Strings = Field(
+        description="Units that the sensor may speak, in pint's words; another is a reject."
+    )
     unit_is: Mapping[str, str] = Field(
-        default_factory=dict, description="What a unit as logged means for this sensor, before the table's own words."
+        default_factory=dict,
+        description="What a unit as logged means for this sensor, before the table's own words.",
     )
     statistic: Statistic = "instant"
     point: str | None = Field(default=None, description="Where a power is taken.")
@@ -68,7 +71,9 @@ class SensorRule(BaseModel):
             if conversion(unit, self.quantity) is None:
                 raise ValueError(f"unit {unit!r} cannot be brought to {QUANTITIES[self.quantity].unit}")
         if not groups <= {name for template in self.device for name in template_names(template)}:
-            raise ValueError(f"device {self.device} uses not every group of {self.match!r}: two devices would be one")
+            raise ValueError(
+                f"device {self.device} uses not every group of {self.match!r}: two devices would be one"
+            )
         return self
 
 
@@ -100,8 +105,12 @@ class RuleTable(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rules: tuple[SensorRule, ...] = Field(min_length=1)
-    units: Mapping[str, str] = Field(default_factory=dict, description="Unit as logged -> pint's word for it.")
-    no_value: tuple[str, ...] = Field(default=(), description="Texts, in lower case, that say there is no value.")
+    units: Mapping[str, str] = Field(
+        default_factory=dict, description="Unit as logged -> pint's word for it."
+    )
+    no_value: tuple[str, ...] = Field(
+        default=(), description="Texts, in lower case, that say there is no value."
+    )
     no_value_pattern: str | None = Field(default=None, description="Whole texts that are no measurement.")
     index_labels: tuple[IndexLabel, ...] = ()
 
@@ -112,13 +121,13 @@ class RuleTable(BaseModel):
 
     def find(self, sensor: str) -> Mapped | None:
         """The first fitting rule, its device templates filled with the name's groups (in lower case)."""
-        for number, rule in enumerate(self.rules):
-            found = re.fullmatch(rule.match, sensor)
-            if found is not None:
-                groups = {name: text.lower() for name, text in found.groupdict().items() if text is not None}
-                devices = tuple(_fill(template, groups) for template in rule.device)
-                return Mapped(number, rule.quantity, devices, rule.statistic, rule.point)
-        return None
+        found = _first_match(tuple(rule.match for rule in self.rules), sensor)
+        if found is None:
+            return None
+        number, groups = found
+        rule = self.rules[number]
+        devices = tuple(_fill(template, groups) for template in rule.device)
+        return Mapped(number, rule.quantity, devices, rule.statistic, rule.point)
 
     def map_names(self, sensors: pl.Series) -> pl.DataFrame:
         """One row (MAPPED_SCHEMA) for each distinct name that a rule fits; rules run once a name, not once a row."""
@@ -158,8 +167,30 @@ def template_names(template: str) -> list[str]:
     return [name for _, name, _, _ in Formatter().parse(template) if name]
 
 
-def _fill(template: str, groups: Mapping[str, str]) -> str:
-    for name, text in groups.items():
+Groups = tuple[tuple[str, str], ...]
+
+
+@lru_cache(maxsize=1 << 16)
+def _first_match(patterns: tuple[str, ...], sensor: str) -> tuple[int, Groups] | None:
+    """Index of the first pattern that fits the whole name, and its groups.
+
+    Remembered, because a fleet's thousands of files name the same few hundred sensors.
+    """
+    for number, pattern in enumerate(_compiled(patterns)):
+        found = pattern.fullmatch(sensor)
+        if found is not None:
+            groups = found.groupdict().items()
+            return number, tuple((name, text.lower()) for name, text in groups if text is not None)
+    return None
+
+
+@lru_cache(maxsize=32)
+def _compiled(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
+    return tuple(re.compile(pattern) for pattern in patterns)
+
+
+def _fill(template: str, groups: Groups) -> str:
+    for name, text in groups:
         template = template.replace("{" + name + "}", text)
     return template
 
@@ -182,7 +213,9 @@ def load_rules(path: Path) -> RuleTable:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise ConfigurationError(
-            f"{key}: {first['msg']}", where=str(path), remedy="correct the rule; docs/formats.md shows the keys"
+            f"{key}: {first['msg']}",
+            where=str(path),
+            remedy="correct the rule; docs/formats.md shows the keys",
         ) from error
 
 

@@ -39,7 +39,9 @@ class IpmitoolSpec(_Spec):
         default_factory=lambda: load_rules(RULES_FOLDER / "ipmitool.yaml"),
         description="Rule table, or the path of its file; default conf/sensors/ipmitool.yaml.",
     )
-    stamp_prefix: str = Field(default="Timestamp:", min_length=1, description="What a stamp line starts with.")
+    stamp_prefix: str = Field(
+        default="Timestamp:", min_length=1, description="What a stamp line starts with."
+    )
 
 
 class PrometheusSpec(_Spec):
@@ -83,7 +85,9 @@ class TimeColumn(Column):
         default=None, description="chrono format as polars takes it; without it and `epoch`: ISO 8601."
     )
     epoch: EpochUnit | None = Field(default=None, description="Unit of a stamp counted from 1970-01-01 UTC.")
-    label: Literal["start", "end"] = Field(default="start", description="Which end of its window a stamp names.")
+    label: Literal["start", "end"] = Field(
+        default="start", description="Which end of its window a stamp names."
+    )
     ambiguous: Ambiguous = Field(
         default="reject",
         description="The local hour that happens twice: `reject` its rows, or `merged` where one row is the window of "
@@ -101,13 +105,19 @@ class ColumnReading(Column):
     """One column that holds a quantity."""
 
     quantity: str
-    unit: str = Field(description="Unit of the column, in pint's words (W, kW, degC, percent, ratio, kWh, g/kWh).")
+    unit: str = Field(
+        description="Unit of the column, in pint's words (W, kW, degC, percent, ratio, kWh, g/kWh)."
+    )
     statistic: Statistic = "instant"
-    window_s: float = Field(default=0.0, ge=0.0, allow_inf_nan=False, description="Window of a mean, min or max.")
+    window_s: float = Field(
+        default=0.0, ge=0.0, allow_inf_nan=False, description="Window of a mean, min or max."
+    )
     multiplicity: int = Field(default=1, ge=1, description="How many devices one shared mean stands for.")
     point: str | None = Field(default=None, description="Where a power is taken; null takes the source's.")
     device: str | None = Field(default=None, description="Device of this column; null takes the source's.")
-    words: Mapping[str, float] = Field(default_factory=dict, description="Words (lower case) that stand for numbers.")
+    words: Mapping[str, float] = Field(
+        default_factory=dict, description="Words (lower case) that stand for numbers."
+    )
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
@@ -126,14 +136,19 @@ class DelimitedSpec(_Spec):
     format: Literal["delimited"] = "delimited"
     delimiter: str = Field(default=",", min_length=1, max_length=1)
     timezone: Zone | None = Field(
-        default=None, description="Zone of stamps that carry none; null takes the origin's, the source's or site's."
+        default=None,
+        description="Zone of stamps that carry none; null takes the origin's, the source's or site's.",
     )
     time: TimeColumn
-    node_id: Column | None = Field(default=None, description="Column of the node; null takes the path's, if any.")
+    node_id: Column | None = Field(
+        default=None, description="Column of the node; null takes the path's, if any."
+    )
     device_id: ColumnOrValue = ColumnOrValue(value="node")
     point: str | None = None
     readings: tuple[ColumnReading, ...] = Field(min_length=1)
-    no_value: tuple[str, ...] = Field(default=("",), description="Texts, in lower case, of a cell without a value.")
+    no_value: tuple[str, ...] = Field(
+        default=("",), description="Texts, in lower case, of a cell without a value."
+    )
     footers: tuple[str, ...] = Field(
         default=FOOTERS_OF_SQL_SERVER,
         description="Regular expressions of whole lines that are no data, such as a row count.",
@@ -160,7 +175,9 @@ class ElectricityMapsSpec(_Spec):
     """Hourly files of Electricity Maps; the header and the UTC stamps are fixed by the publisher."""
 
     format: Literal["electricitymaps"] = "electricitymaps"
-    label: Literal["start", "end"] = Field(default="start", description="Which end of the hour the stamp names.")
+    label: Literal["start", "end"] = Field(
+        default="start", description="Which end of the hour the stamp names."
+    )
 
 
 FormatSpec = IpmitoolSpec | DelimitedSpec | PrometheusSpec | ElectricityMapsSpec

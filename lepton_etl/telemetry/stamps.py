@@ -35,11 +35,11 @@ def parse_stamps(
     """
     frame = pl.DataFrame({"text": texts.cast(pl.String).str.strip_chars()})
     if epoch is not None:
-        parsed = _from_epoch(frame, epoch)
+        parsed = _from_epoch(frame, epoch).lazy()
     elif format is None:
         parsed = _from_iso(frame)
     else:
-        parsed = _from_format(frame, format)
+        parsed = _from_format(frame, format).lazy()
     return _to_utc(parsed, timezone, ambiguous)
 
 
@@ -58,8 +58,8 @@ def _from_epoch(frame: pl.DataFrame, epoch: EpochUnit) -> pl.DataFrame:
     )
 
 
-def _from_iso(frame: pl.DataFrame) -> pl.DataFrame:
-    parts = frame.select(pl.col("text").str.extract_groups(_ISO)).unnest("text")
+def _from_iso(frame: pl.DataFrame) -> pl.LazyFrame:
+    parts = frame.lazy().select(pl.col("text").str.extract_groups(_ISO)).unnest("text")
     naive = pl.concat_str(
         pl.col("day"), pl.lit(" "), pl.col("clock"), pl.when(pl.col("clock").str.len_bytes() == 5).then(pl.lit(":00"))
         .otherwise(pl.lit("")),
@@ -86,12 +86,16 @@ def _from_format(frame: pl.DataFrame, format: str) -> pl.DataFrame:
     return pl.DataFrame({"local": parsed, "instant": nothing.dt.replace_time_zone("UTC")})
 
 
-def _to_utc(parsed: pl.DataFrame, timezone: str, ambiguous: Ambiguous) -> pl.DataFrame:
+def _to_utc(parsed: pl.LazyFrame, timezone: str, ambiguous: Ambiguous) -> pl.DataFrame:
     """Bring `local` to UTC in `timezone`, keep `instant`, and say why a stamp is unusable."""
     sane = pl.col("local").dt.year().is_between(EARLIEST_YEAR, LATEST_YEAR)
     local = pl.when(sane).then(pl.col("local"))
-    first = local.dt.replace_time_zone(timezone, ambiguous="earliest", non_existent="null").dt.convert_time_zone("UTC")
-    last = local.dt.replace_time_zone(timezone, ambiguous="latest", non_existent="null").dt.convert_time_zone("UTC")
+    first = local.dt.replace_time_zone(
+        timezone, ambiguous="earliest", non_existent="null"
+    ).dt.convert_time_zone("UTC")
+    last = local.dt.replace_time_zone(timezone, ambiguous="latest", non_existent="null").dt.convert_time_zone(
+        "UTC"
+    )
     known = parsed.select(
         sane.fill_null(False).alias("sane"),
         first.alias("first"),
@@ -115,4 +119,4 @@ def _to_utc(parsed: pl.DataFrame, timezone: str, ambiguous: Ambiguous) -> pl.Dat
         pl.when(~refused).then(pl.coalesce("instant", "first")).cast(UTC_TIME).alias("time"),
         reason.cast(pl.String).alias("reason"),
         (pl.col("twice") & pl.lit(ambiguous == "merged")).alias("merged"),
-    )
+    ).collect()

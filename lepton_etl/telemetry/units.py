@@ -67,7 +67,8 @@ def with_value(frame: pl.DataFrame) -> pl.DataFrame:
     would be 0.6325 in a long file and 0.6325000000000001 in a short one.
     """
     number, factor, divisor, offset = (
-        frame.get_column(name).cast(pl.Float64).to_numpy() for name in ("number", "factor", "divisor", "offset")
+        frame.get_column(name).cast(pl.Float64).to_numpy()
+        for name in ("number", "factor", "divisor", "offset")
     )
     with np.errstate(all="ignore"):
         value = number * factor / divisor + offset

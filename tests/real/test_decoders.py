@@ -97,7 +97,10 @@ def test_harvard_node_day(name: str) -> None:
                 assert stamp is not None
                 expected[(sensor, stamp, float(number), position)] += 1
     readings = result.readings.to_pylist()
-    assert Counter((r["sensor"], r["reading_time"], float(r["raw_value"]), r["source_position"]) for r in readings) == expected
+    found = Counter(
+        (r["sensor"], r["reading_time"], float(r["raw_value"]), r["source_position"]) for r in readings
+    )
+    assert found == expected
     assert result.records == tables
     assert result.structure_lines == stamps + blanks
     for reading in readings:
@@ -123,8 +126,8 @@ def test_biohpc_server(name: str) -> None:
     table = [line for line in text.splitlines() if "\t" in line]
     expected = {}
     for row in csv.DictReader(table, delimiter="\t"):
-        local = datetime.strptime(row["timestamp"], "%Y-%m-%d %H:%M:%S.%f")
-        first, second = (local.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
+        local = datetime.strptime(row["timestamp"], "%Y-%m-%d %H:%M:%S.%f").replace(tzinfo=zone)
+        first, second = (local.replace(fold=fold).astimezone(UTC) for fold in (0, 1))
         window_s = 7200.0 if second - first == timedelta(hours=1) else 3600.0
         for column, share in (("powerave", 1), ("tempave", 1), ("utilave", 100)):
             expected[(row["name"], column, first)] = (float(row[column]) / share, window_s, row[column])
@@ -151,7 +154,8 @@ def test_electricitymaps_year(name: str) -> None:
                 expected[(zone, start, "grid_intensity", key)] = float(cell)
         expected[(zone, start, "grid_estimated", None)] = {"true": 1.0, "false": 0.0}[estimated]
     found = {
-        (r["device_id"], r["reading_time"], r["quantity"], r["point"]): r["value"] for r in result.readings.to_pylist()
+        (r["device_id"], r["reading_time"], r["quantity"], r["point"]): r["value"]
+        for r in result.readings.to_pylist()
     }
     assert found == expected
     assert set(result.readings["node_id"].to_pylist()) == {None}
