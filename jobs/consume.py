@@ -24,9 +24,7 @@ def main(
     alias: Annotated[str, typer.Option(help="Alias of the version.")] = "champion",
     rows: Annotated[Path | None, typer.Option(help="CSV, Parquet or Delta folder with the columns.")] = None,
     output: Annotated[Path | None, typer.Option(help="CSV file to write; default: standard output.")] = None,
-    columns: Annotated[
-        bool, typer.Option("--columns", help="Print the model's columns with units.")
-    ] = False,
+    columns: Annotated[bool, typer.Option("--columns", help="Print the model's columns with units.")] = False,
 ) -> None:
     """Load `models:/<name>@<alias>` through the checks and predict kWh of each device-hour."""
     try:

@@ -11,7 +11,7 @@ from typing import Final
 
 import pint
 
-ureg: Final = pint.UnitRegistry()
+ureg: Final[pint.UnitRegistry[float]] = pint.UnitRegistry()
 ureg.define("gram_co2e = gram")
 ureg.define("kilogram_co2e = kilogram")
 
@@ -183,7 +183,7 @@ _ALL: tuple[Field, ...] = (
     _text("reason", "Reason code."),
     _text("raw_text", "The record as logged, at most 1,000 characters."),
     # Files
-    _text("path", "Path of the file below the landing root."),
+    _text("path", "Path of the file as listed."),
     _text("state", "State.", ("planned", "loaded", "discarded", "duplicate", "running", "done", "failed", "skipped")),
     _count("size_bytes", "Size as delivered."),
     _count("batch", "Ingestion batch, the application transaction version."),

@@ -57,7 +57,9 @@ def read_properties(file: Path) -> dict[str, str]:
     """Key and value of each line, white space between them; `#` starts a comment line."""
     if not file.is_file():
         raise ConfigurationError(
-            "the Spark defaults are missing", where=str(file), remedy="run from a checkout, or by spark-submit"
+            "the Spark defaults are missing",
+            where=str(file),
+            remedy="run from a checkout, or by spark-submit",
         )
     found = {}
     for line in file.read_text(encoding="utf-8").splitlines():

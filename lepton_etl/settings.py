@@ -51,7 +51,7 @@ class _Section(BaseModel):
 
 class Site(_Section):
     site_id: Identifier = Field(description="Name of the site in every table.")
-    timezone: TimeZone = Field("UTC", description="IANA zone of local dates in the report.")
+    timezone: TimeZone = Field(default="UTC", description="IANA zone of local dates in the report.")
 
     @property
     def zone(self) -> ZoneInfo:
@@ -63,11 +63,19 @@ class _SourceSettings(_Section):
 
     name: Identifier = Field(description="Name of the source in every reading.")
     path: str = Field(min_length=1, description="Pattern of the files (`*`, `?`, `**`), plain or gzip.")
-    node_id_from_path: str | None = Field(None, description="Regular expression with a group `node_id`.")
-    time_from_path: str | None = Field(None, description="Regular expression with a group `time` (ISO 8601, UTC).")
-    timezone: TimeZone = Field("UTC", description="IANA zone of stamps that carry none.")
-    sampling_period_s: float | None = Field(None, gt=0, le=86_400, description="Declared distance of readings.")
-    credit: str | None = Field(None, description="Who made the data and under which licence, for the report.")
+    node_id_from_path: str | None = Field(
+        default=None, description="Regular expression with a group `node_id`."
+    )
+    time_from_path: str | None = Field(
+        default=None, description="Regular expression with a group `time` (ISO 8601, UTC)."
+    )
+    timezone: TimeZone = Field(default="UTC", description="IANA zone of stamps that carry none.")
+    sampling_period_s: float | None = Field(
+        default=None, gt=0, le=86_400, description="Declared distance of readings."
+    )
+    credit: str | None = Field(
+        default=None, description="Who made the data and under which licence, for the report."
+    )
 
     @model_validator(mode="after")
     def _patterns_have_their_group(self) -> Self:
@@ -91,7 +99,7 @@ class IpmitoolSource(_SourceSettings, IpmitoolSpec):
 class DelimitedSource(_SourceSettings, DelimitedSpec):
     """CSV, TSV and the like."""
 
-    timezone: TimeZone = Field("UTC", description="IANA zone of stamps that carry none.")
+    timezone: TimeZone = Field(default="UTC", description="IANA zone of stamps that carry none.")
 
 
 class PrometheusSource(_SourceSettings, PrometheusSpec):
@@ -110,9 +118,11 @@ class LakeSettings(_Section):
 
 
 class MlflowSettings(_Section):
-    tracking_uri: str = Field("sqlite:///mlflow.db", description="Any MLflow tracking URI.")
-    artifact_location: str = Field("mlartifacts", description="Where artifacts of a new experiment go.")
-    experiment: Identifier = Field("lepton-etl", description="MLflow experiment.")
+    tracking_uri: str = Field(default="sqlite:///mlflow.db", description="Any MLflow tracking URI.")
+    artifact_location: str = Field(
+        default="mlartifacts", description="Where artifacts of a new experiment go."
+    )
+    experiment: Identifier = Field(default="lepton-etl", description="MLflow experiment.")
 
 
 class Fleet(_Section):
@@ -120,18 +130,24 @@ class Fleet(_Section):
 
 
 class Facility(_Section):
-    meters: Path | None = Field(None, description="CSV of facility meters.")
-    pue_assumed: float | None = Field(None, ge=1.0, le=10.0, description="PUE where no meter stands; its basis is said.")
+    meters: Path | None = Field(default=None, description="CSV of facility meters.")
+    pue_assumed: float | None = Field(
+        default=None, ge=1.0, le=10.0, description="PUE where no meter stands; its basis is said."
+    )
 
 
 class Grid(_Section):
     zone: str = Field(description="Zone id as the intensity files name it.", min_length=1)
     intensity: str = Field(description="Path pattern of the hourly intensity files.")
     format: Literal["electricitymaps"] = "electricitymaps"
-    intensity_basis: Literal["direct", "lifecycle"] = Field("direct", description="Basis that emissions take.")
+    intensity_basis: Literal["direct", "lifecycle"] = Field(
+        "direct", description="Basis that emissions take."
+    )
     signal: Literal["average", "marginal"] = "average"
     flow: Literal["production", "consumption"] = "consumption"
-    label: Literal["start", "end"] = Field("start", description="Which end of the hour the stamp names.")
+    label: Literal["start", "end"] = Field(
+        default="start", description="Which end of the hour the stamp names."
+    )
 
     @model_validator(mode="after")
     def _location_based_needs_direct_average(self) -> Self:
@@ -141,11 +157,21 @@ class Grid(_Section):
 
 
 class Energy(_Section):
-    interval_s: int = Field(300, ge=10, le=3600, description="Length of a silver interval; divides 3600.")
-    max_gap_s: float = Field(330.0, gt=0, le=3600, description="Longest step that the trapezoid bridges.")
-    coverage_min_ratio: float = Field(0.9, ge=0, le=1, description="Least coverage at which a total is published.")
-    idle_utilisation_ratio: float = Field(0.05, ge=0, le=1, description="Utilisation below which a node is idle.")
-    sensor_gain_ratio: float = Field(0.05, ge=0, le=1, description="Gain error of a node sensor, one sigma.")
+    interval_s: int = Field(
+        default=300, ge=10, le=3600, description="Length of a silver interval; divides 3600."
+    )
+    max_gap_s: float = Field(
+        default=330.0, gt=0, le=3600, description="Longest step that the trapezoid bridges."
+    )
+    coverage_min_ratio: float = Field(
+        default=0.9, ge=0, le=1, description="Least coverage at which a total is published."
+    )
+    idle_utilisation_ratio: float = Field(
+        default=0.05, ge=0, le=1, description="Utilisation below which a node is idle."
+    )
+    sensor_gain_ratio: float = Field(
+        default=0.05, ge=0, le=1, description="Gain error of a node sensor, one sigma."
+    )
 
     @model_validator(mode="after")
     def _interval_divides_the_hour(self) -> Self:
@@ -155,12 +181,14 @@ class Energy(_Section):
 
 
 class Quality(_Section):
-    expectations: Path | None = Field(None, description="Folder of rule files; default: the ones shipped in conf/.")
-    docs: Path = Field(Path("quality"), description="Folder of the Data Docs.")
+    expectations: Path | None = Field(
+        default=None, description="Folder of rule files; default: the ones shipped in conf/."
+    )
+    docs: Path = Field(default=Path("quality"), description="Folder of the Data Docs.")
 
 
 class Report(_Section):
-    folder: Path = Field(Path("report"), description="Folder of the HTML pages.")
+    folder: Path = Field(default=Path("report"), description="Folder of the HTML pages.")
 
 
 class Settings(BaseSettings):
@@ -181,14 +209,18 @@ class Settings(BaseSettings):
     quality: Quality = Quality()
     model: ModelSettings = ModelSettings()
     report: Report = Report()
-    spark: dict[str, str] = Field(default_factory=dict, description="Further Spark SQL settings of the session.")
+    spark: dict[str, str] = Field(
+        default_factory=dict, description="Further Spark SQL settings of the session."
+    )
 
     @model_validator(mode="after")
     def _source_names_are_unique(self) -> Self:
         names = [source.name for source in self.sources] + [GRID_SOURCE] * (self.grid is not None)
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"sources: two sources are called {', '.join(twice)} ('grid' is taken by section grid)")
+            raise ValueError(
+                f"sources: two sources are called {', '.join(twice)} ('grid' is taken by section grid)"
+            )
         return self
 
     @classmethod
@@ -228,16 +260,22 @@ def load(path: str | Path) -> Settings:
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(
-            f"cannot read the settings: {error.strerror}", where=str(file), remedy="give --config an existing YAML file"
+            f"cannot read the settings: {error.strerror}",
+            where=str(file),
+            remedy="give --config an existing YAML file",
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"not YAML: {error}", where=str(file), remedy="mend the syntax") from error
     if not isinstance(raw, dict):
-        raise ConfigurationError("the settings file is not a mapping", where=str(file), remedy="see conf/examples")
+        raise ConfigurationError(
+            "the settings file is not a mapping", where=str(file), remedy="see conf/examples"
+        )
     try:
         settings = Settings(**_expand(raw, "", file))
     except ValidationError as error:
-        raise ConfigurationError(_explain(error), where=str(file), remedy="see conf/examples and docs/settings.md") from error
+        raise ConfigurationError(
+            _explain(error), where=str(file), remedy="see conf/examples and docs/settings.md"
+        ) from error
     return _absolute(settings, file.resolve().parent)
 
 
@@ -306,11 +344,16 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
             "lake": LakeSettings(root=under(settings.lake.root)),
             "mlflow": mlflow.model_copy(update={"tracking_uri": uri, "artifact_location": artifacts}),
             "fleet": Fleet(inventory=under(settings.fleet.inventory)),
-            "sources": tuple(s.model_copy(update={"path": str(under(Path(s.path)))}) for s in settings.sources),
+            "sources": tuple(
+                s.model_copy(update={"path": str(under(Path(s.path)))}) for s in settings.sources
+            ),
             "facility": settings.facility.model_copy(update={"meters": maybe(settings.facility.meters)}),
             "grid": grid.model_copy(update={"intensity": str(under(Path(grid.intensity)))}) if grid else None,
             "quality": settings.quality.model_copy(
-                update={"expectations": maybe(settings.quality.expectations), "docs": under(settings.quality.docs)}
+                update={
+                    "expectations": maybe(settings.quality.expectations),
+                    "docs": under(settings.quality.docs),
+                }
             ),
             "report": Report(folder=under(settings.report.folder)),
         }

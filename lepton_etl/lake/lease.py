@@ -135,7 +135,10 @@ def _is_dead(holder: dict[str, Any]) -> bool:
         except (psutil.NoSuchProcess, KeyError, ValueError):
             return True
         started = float(holder.get("process_start", 0))
-        return abs(process.create_time() - started) > _START_TOLERANCE_S or process.status() == psutil.STATUS_ZOMBIE
+        return (
+            abs(process.create_time() - started) > _START_TOLERANCE_S
+            or process.status() == psutil.STATUS_ZOMBIE
+        )
     try:
         beat = datetime.fromisoformat(str(holder["heartbeat_time"]))
     except (KeyError, ValueError):

@@ -42,7 +42,9 @@ def code_version() -> str:
     if not (root / ".git").exists():
         return released
     try:
-        commit = check_output(["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"], stderr=DEVNULL, text=True)
+        commit = check_output(
+            ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"], stderr=DEVNULL, text=True
+        )
     except (OSError, CalledProcessError):
         return released
     return f"{released}+{commit.strip()}"

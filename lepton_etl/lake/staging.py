@@ -110,9 +110,9 @@ class StagedWriter:
 
 
 def commit(lake: Lake, table: Table, files: Sequence[StagedFile], batch: int) -> Written:
-    """Append the staged files in one atomic commit that carries the batch as application transaction.
+    """Append the staged files in one atomic commit, the batch being its application transaction.
 
-    A batch already committed changes nothing. Call under the bronze lease. Raises LakeError when a newer batch is there.
+    A batch already committed changes nothing. Call under the bronze lease. Raises LakeError for an older batch.
     """
     lake.ensure(table)
     log = lake.log(table)
@@ -130,7 +130,8 @@ def commit(lake: Lake, table: Table, files: Sequence[StagedFile], batch: int) ->
     now_ms = int(datetime.now(UTC).timestamp() * 1000)
     log.create_write_transaction(
         actions=[
-            AddAction(f.path, f.size_bytes, {table.partition: f.partition}, now_ms, True, f.statistics) for f in files
+            AddAction(f.path, f.size_bytes, {table.partition: f.partition}, now_ms, True, f.statistics)
+            for f in files
         ],
         mode="append",
         schema=log.schema(),
@@ -139,7 +140,9 @@ def commit(lake: Lake, table: Table, files: Sequence[StagedFile], batch: int) ->
             custom_metadata={key: str(value) for key, value in lake.metadata.items()},
             app_transactions=[Transaction(APPLICATION, batch)],
         ),
-        post_commithook_properties=PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False),
+        post_commithook_properties=PostCommitHookProperties(
+            create_checkpoint=False, cleanup_expired_logs=False
+        ),
     )
     return Written(table.name, rows, lake.log(table).version(), changed=True)
 
@@ -162,7 +165,9 @@ def _statistics(file: Path) -> str:
     for position, name in enumerate(names):
         if name not in _STATISTICS:
             continue
-        parts = [footer.row_group(group).column(position).statistics for group in range(footer.num_row_groups)]
+        parts = [
+            footer.row_group(group).column(position).statistics for group in range(footer.num_row_groups)
+        ]
         if any(part is None or not part.has_null_count for part in parts):
             continue
         nulls[name] = sum(part.null_count for part in parts)
@@ -170,7 +175,9 @@ def _statistics(file: Path) -> str:
         if bounded and len(bounded) == sum(part.num_values > 0 for part in parts):
             low[name] = _plain(min(part.min for part in bounded), up=False)
             high[name] = _plain(max(part.max for part in bounded), up=True)
-    return json.dumps({"numRecords": footer.num_rows, "minValues": low, "maxValues": high, "nullCount": nulls})
+    return json.dumps(
+        {"numRecords": footer.num_rows, "minValues": low, "maxValues": high, "nullCount": nulls}
+    )
 
 
 def _plain(value: Any, *, up: bool) -> Any:

@@ -157,20 +157,24 @@ class Lake:
         if not self.exists(table):
             empty = arrow_schema(table).empty_table()
             return empty.select(list(columns)) if columns else empty
-        found = pa.table(self.log(table).to_pyarrow_dataset().to_table(columns=list(columns or table.columns)))
+        found = pa.table(
+            self.log(table).to_pyarrow_dataset().to_table(columns=list(columns or table.columns))
+        )
         return found
 
-    def write_rows(self, table: Table, rows: Sequence[Mapping[str, Any]], *, where: str | None = None) -> Written:
-        """Append a few rows (run record, file manifest) without the JVM, or put them in the place of the rows `where`."""
+    def write_rows(
+        self, table: Table, rows: Sequence[Mapping[str, Any]], *, where: str | None = None
+    ) -> Written:
+        """Append a few rows (run record, file manifest) without the JVM; `where` names rows that they replace."""
         self.ensure(table)
         data = pa.Table.from_pylist([dict(row) for row in rows], schema=arrow_schema(table))
-        write_deltalake(
-            self.path(table),
-            data,
-            mode="overwrite" if where else "append",
-            predicate=where,
-            commit_properties=CommitProperties(custom_metadata=dict(self.metadata)),
-        )
+        properties = CommitProperties(custom_metadata=dict(self.metadata))
+        if where is None:
+            write_deltalake(self.path(table), data, mode="append", commit_properties=properties)
+        else:
+            write_deltalake(
+                self.path(table), data, mode="overwrite", predicate=where, commit_properties=properties
+            )
         return Written(table.name, data.num_rows, self._version(table), changed=True)
 
     def _version(self, table: Table) -> int:
@@ -243,5 +247,3 @@ def _within(table: Table, days: Days) -> Column:
 def _predicate(days: Days) -> str:
     # Dates are parsed values, so the string holds nothing that a caller typed.
     return f"date >= '{days.start.isoformat()}' AND date < '{(days.end + timedelta(days=1)).isoformat()}'"
-
-

@@ -46,7 +46,9 @@ class Table:
 
 
 ESTIMATED: Final = "Rows whose coverage_ratio is below 1 rest on fewer seconds than the day has."
-IDLE_BY_UTILISATION: Final = "idle_energy_kwh is told by utilisation until job accounting is loaded (idle_basis)."
+IDLE_BY_UTILISATION: Final = (
+    "idle_energy_kwh is told by utilisation until job accounting is loaded (idle_basis)."
+)
 
 READING: Final = Table(
     "bronze/reading", grain="one sensor value as logged, in canonical unit", key=(), append_only=True,
@@ -132,7 +134,10 @@ GRID_HOUR: Final = Table(
 )  # fmt: skip
 
 WEATHER_HOUR: Final = Table(
-    "silver/weather_hour", grain="outdoor weather of one site over one hour", partition="date", owner="energy",
+    "silver/weather_hour",
+    grain="outdoor weather of one site over one hour",
+    partition="date",
+    owner="energy",
     key=("site_id", "hour_start"),
     columns=("site_id", "hour_start", "date", "outdoor_dry_bulb_temp_c", "outdoor_wet_bulb_temp_c"),
     not_null=("date",),

@@ -1,0 +1,234 @@
+"""Bronze: every delivered file once, as readings and rejects, each with file and position.
+
+A batch is planned in bronze/file, decoded and staged by the executors, committed to bronze/reading and bronze/reject
+under an application transaction of the batch's number, and marked loaded. Killed at any point, the next run finishes
+the planned batch first; what was committed already is not committed again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import pyarrow.compute as pc
+
+from lepton_etl.errors import ConfigurationError
+from lepton_etl.lake.landing import UNSAFE, Delivered, delivered, identity
+from lepton_etl.lake.staging import StagedFile, commit, committed
+from lepton_etl.lake.store import Lake, Written
+from lepton_etl.lake.tables import FILE, READING, REJECT
+from pipelines.decoding import Decoding, Hashed, Loaded
+from pipelines.stage import StageContext, StageResult
+
+# A task of this many delivered (compressed) bytes gives one Parquet file of a sensible size.
+_TASK_BYTES: Final = 32 * 1024 * 1024
+_NAMED_FILES: Final = 10
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_COUNTS: Final = ("records", "readings", "rejects", "duplicates", "ignored")
+
+
+def run(context: StageContext) -> StageResult:
+    """Load what the landing folder holds and bronze/file does not."""
+    lake = context.lake
+    for table in (FILE, READING, REJECT):
+        lake.ensure(table)
+    written: list[Written] = []
+    loaded: list[dict[str, Any]] = []
+    for batch in _unfinished(lake):
+        context.log.info("an unfinished batch is replayed", batch=batch)
+        loaded += _load(context, batch, written)
+    new = _new_files(lake, [f for source in context.settings.all_sources for f in delivered(source)])
+    if new:
+        loaded += _load(context, _plan(context, new), written)
+    return StageResult(
+        rows_in=sum(row["records"] for row in loaded),
+        rows_out=sum(row["readings"] for row in loaded),
+        written=tuple(written),
+        notes=tuple(_notes(loaded)),
+    )
+
+
+def _unfinished(lake: Lake) -> list[int]:
+    """Batches that were planned and not finished, oldest first."""
+    files = lake.rows(FILE, ["batch", "state"])
+    return sorted(set(files.filter(pc.field("state") == "planned")["batch"].to_pylist()))
+
+
+def _new_files(lake: Lake, files: Iterable[Delivered]) -> list[Delivered]:
+    """Files that no earlier batch saw with this size and time; the others are not even opened."""
+    known = lake.rows(FILE, ["path", "source_name", "size_bytes", "modified_time"])
+    seen = set(zip(*(known[name].to_pylist() for name in known.column_names), strict=True))
+    return [f for f in files if (f.path, f.source_name, f.size_bytes, f.modified_time) not in seen]
+
+
+def _plan(context: StageContext, files: Sequence[Delivered]) -> int:
+    """Write the plan of a new batch to bronze/file: identity and state of every new file. Returns its number."""
+    lake = context.lake
+    known = lake.rows(FILE, ["file_id", "batch", "state"])
+    loaded = set(known.filter(pc.field("state") == "loaded")["file_id"].to_pylist())
+    batch = 1 + (pc.max(known["batch"]).as_py() or 0)
+    now = datetime.now(UTC)
+    decoding = _decoding(context, now)
+    rows = []
+    hashed = [h for found in _in_executors(lake, decoding.hash, files, lambda f: f.size_bytes) for h in found]
+    for file in sorted(hashed, key=lambda h: (h.file.path, h.file.source_name)):
+        state = "duplicate" if file.file_id in loaded else "planned"
+        # An unreadable file stays planned: its one reject row is written with the batch.
+        if not file.reason:
+            loaded.add(file.file_id)
+        rows.append(_file_row(file, batch, state, now))
+    lake.write_rows(FILE, rows)
+    return batch
+
+
+def _load(context: StageContext, batch: int, written: list[Written]) -> list[dict[str, Any]]:
+    """Decode, commit and mark one planned batch, from where a killed run left it. Returns its file rows."""
+    lake = context.lake
+    plan = lake.rows(FILE).filter(pc.field("batch") == batch).to_pylist()
+    now = plan[0]["ingest_time"]
+    summary = lake.root / "_staging" / f"batch-{batch}.json"
+    if not summary.exists():
+        # Without the summary nothing of the batch is committed: what an earlier attempt staged is named by nobody.
+        _stage(context, plan, now, summary)
+    outcomes, staged = _read_summary(summary)
+    for table in (READING, REJECT):
+        files = [f for f in staged if f.table == table.name]
+        if not committed(lake, table, batch):
+            written.append(commit(lake, table, files, batch))
+    rows = _finished(lake, plan, outcomes)
+    written.append(lake.write_rows(FILE, rows, where=f"batch = {int(batch)}"))
+    summary.unlink()
+    return rows
+
+
+def _stage(context: StageContext, plan: Sequence[dict[str, Any]], now: datetime, summary: Path) -> None:
+    files = [_hashed(context, row) for row in plan if row["state"] == "planned"]
+    decoding = _decoding(context, now)
+    results = [
+        r
+        for found in _in_executors(context.lake, decoding.stage, files, lambda h: h.file.size_bytes)
+        for r in found
+    ]
+    lines = [
+        {"staged": asdict(result)} if isinstance(result, StagedFile) else {"loaded": asdict(result)}
+        for result in results
+    ]
+    summary.parent.mkdir(parents=True, exist_ok=True)
+    fresh = summary.with_suffix(".new")
+    fresh.write_text(json.dumps(lines), encoding="utf-8")
+    fresh.replace(summary)
+
+
+def _read_summary(summary: Path) -> tuple[dict[tuple[str, str], Loaded], list[StagedFile]]:
+    lines = json.loads(summary.read_text(encoding="utf-8"))
+    outcomes = [Loaded(**line["loaded"]) for line in lines if "loaded" in line]
+    staged = [StagedFile(**line["staged"]) for line in lines if "staged" in line]
+    return {(o.path, o.file_id): o for o in outcomes}, staged
+
+
+def _finished(
+    lake: Lake, plan: Sequence[dict[str, Any]], outcomes: dict[tuple[str, str], Loaded]
+) -> list[dict[str, Any]]:
+    """The batch's rows of bronze/file with their counts; of a file delivered again, all records are duplicates."""
+    records = {o.file_id: o.records for o in outcomes.values() if o.state == "loaded"}
+    again = {row["file_id"] for row in plan if row["state"] == "duplicate"} - set(records)
+    if again:
+        known = lake.rows(FILE, ["file_id", "state", "records"])
+        of_old = known.filter((pc.field("state") == "loaded") & pc.field("file_id").isin(sorted(again)))
+        records |= dict(zip(of_old["file_id"].to_pylist(), of_old["records"].to_pylist(), strict=True))
+    rows = []
+    for row in plan:
+        if row["state"] == "duplicate":
+            # The first file may have been discarded after the plan; then this one holds nothing that was loaded.
+            count = records.get(row["file_id"], 0)
+            rows.append(row | dict.fromkeys(_COUNTS, 0) | {"records": count, "duplicates": count})
+            continue
+        outcome = asdict(outcomes[row["path"], row["file_id"]])
+        for key in ("first_reading_time", "last_reading_time"):
+            outcome[key] = datetime.fromisoformat(outcome[key]) if outcome[key] else None
+        rows.append(row | outcome)
+    return rows
+
+
+def _in_executors(
+    lake: Lake,
+    work: Callable[[Iterable[Item]], Iterator[Result]],
+    items: Sequence[Item],
+    size: Callable[[Item], int],
+) -> list[list[Result]]:
+    """Run `work` over groups of items of about equal size, a Spark task each; results keep their task's order.
+
+    An RDD and not a frame: items and results are a few small objects a file, nothing columnar crosses to the JVM.
+    """
+    context = lake.spark.sparkContext
+    total = sum(size(item) for item in items)
+    wanted = max(context.defaultParallelism, -(-total // _TASK_BYTES))
+    groups: list[tuple[int, list[Item]]] = [(0, []) for _ in range(min(len(items), wanted))]
+    for item in sorted(items, key=size, reverse=True):
+        # Largest first into the lightest group: tasks end at about the same time.
+        lightest = min(range(len(groups)), key=lambda i: groups[i][0])
+        weight, members = groups[lightest]
+        members.append(item)
+        groups[lightest] = (weight + max(1, size(item)), members)
+    tasks = context.parallelize([members for _, members in groups], max(1, len(groups)))
+    return tasks.map(lambda members: list(work(members))).collect()
+
+
+def _decoding(context: StageContext, now: datetime) -> Decoding:
+    settings = context.settings
+    sources = {source.name: source for source in settings.all_sources}
+    return Decoding(Path(context.lake.root), settings.site.site_id, sources, now)
+
+
+def _file_row(hashed: Hashed, batch: int, state: str, now: datetime) -> dict[str, Any]:
+    file = hashed.file
+    return {
+        "path": file.path,
+        "file_id": hashed.file_id,
+        "source_name": file.source_name,
+        "node_id": file.node_id,
+        "size_bytes": file.size_bytes,
+        "modified_time": file.modified_time,
+        "batch": batch,
+        "state": state,
+        "reason": hashed.reason,
+        "ingest_time": now,
+        "ingest_date": now.date(),
+    }
+
+
+def _hashed(context: StageContext, row: dict[str, Any]) -> Hashed:
+    """A planned row of bronze/file as the executors take it."""
+    source = {s.name: s for s in context.settings.all_sources}.get(row["source_name"])
+    if source is None:
+        raise ConfigurationError(
+            f"batch {row['batch']} was planned with the source '{row['source_name']}', which the settings lack now",
+            where=row["path"],
+            remedy="bring the source back for one run, so that its planned files can be loaded",
+        )
+    node_id, path_time = identity(source, row["path"])
+    file = Delivered(
+        row["source_name"], row["path"], row["size_bytes"], row["modified_time"], node_id, path_time,
+        unsafe=row["reason"] if row["reason"] in UNSAFE else None,
+    )  # fmt: skip
+    return Hashed(file, row["file_id"], row["reason"])
+
+
+def _notes(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Lines for the operator: files that gave nothing are named."""
+    states = Counter(row["state"] for row in rows)
+    if not states:
+        return ["no new files"]
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    lost = [row for row in rows if row["state"] == "discarded"]
+    shown = [f"file discarded: {row['path']} ({row['reason']})" for row in lost[:_NAMED_FILES]]
+    if len(lost) > _NAMED_FILES:
+        shown.append(f"and {len(lost) - _NAMED_FILES} more discarded files, see bronze/file")
+    rejects = sum(row["rejects"] for row in rows)
+    return [f"files: {counts}; records rejected: {rejects:,}", *shown]

@@ -1,0 +1,232 @@
+"""The night: the order of the stages, the leases, the run record, the exit code.
+
+Everything that can be wrong with the settings is found before anything is read. Bronze takes the lake's bronze lease;
+what follows takes one lease for each UTC day, so two nights of different days run side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+import pyarrow.compute as pc
+import structlog
+
+from lepton_etl.days import Days
+from lepton_etl.errors import ConfigurationError, Exit, LeptonError, NoInputError
+from lepton_etl.inventory import read_meters, read_nodes
+from lepton_etl.lake.lease import Lease, leases
+from lepton_etl.lake.runs import BATCH_KEY, RunRecord, StageRecord, last_published_batch, new_run_id
+from lepton_etl.lake.store import Lake
+from lepton_etl.lake.tables import FILE, NODE_HOUR, READING
+from lepton_etl.quality.rules import load_rules
+from lepton_etl.settings import Settings
+from pipelines.stage import StageContext, StageResult
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+PUBLISHING: Final = ("bronze", "silver", "gate", "gold")
+AFTER_PUBLICATION: Final = ("train", "score", "report")
+STAGES: Final = (*PUBLISHING, *AFTER_PUBLICATION)
+
+Watch = Callable[[str, Days], None]
+
+
+@dataclass
+class Night:
+    """What a run did: for the table at its end and for the exit code."""
+
+    run_id: str
+    exit_code: Exit = Exit.DONE
+    message: str = ""
+    stages: list[StageRecord] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def check(settings: Settings) -> None:
+    """Read every rule and inventory file once. Raises ConfigurationError before any data is touched."""
+    read_nodes(settings.fleet.inventory, settings.site.site_id)
+    if settings.facility.meters:
+        read_meters(settings.facility.meters, settings.site.site_id)
+    load_rules(settings.quality.expectations)
+    root = settings.lake.root
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"key lake.root = {str(root)!r}: cannot be made: {error.strerror}",
+            where="settings",
+            remedy="choose a folder that the user of the night may write",
+        ) from error
+
+
+def run_night(
+    spark: SparkSession, settings: Settings, days: Days, stage: str | None = None, watch: Watch | None = None
+) -> Night:
+    """One night, or one of its stages. Never raises for what a run can meet: the Night carries the exit code.
+
+    `watch` is called as each stage starts.
+    """
+    night = Night(new_run_id())
+    lake = Lake(spark, settings.lake.root)
+    record = RunRecord(lake, night.run_id, days, settings.digest)
+    log = structlog.get_logger("nightly").bind(run_id=night.run_id, date=str(days))
+    context = StageContext(lake, settings, days, night.run_id, log)
+    run = _Run(context, night, record, watch or (lambda *_: None))
+    try:
+        record.started()
+        run.stages(STAGES if stage is None else (stage,), whole=stage is None)
+    except LeptonError as error:
+        night.exit_code, night.message = error.exit_code, str(error)
+    except Exception as error:
+        log.exception("stage failed")
+        night.exit_code, night.message = Exit.UNEXPECTED, f"{type(error).__name__}: {_first_line(error)}"
+    finally:
+        record.finished(night.exit_code, night.message)
+    return night
+
+
+@dataclass
+class _Run:
+    context: StageContext
+    night: Night
+    record: RunRecord
+    watch: Watch
+
+    def stages(self, names: Iterable[str], *, whole: bool) -> None:
+        """The named stages in their order; after publication a failing stage does not stop the next one."""
+        wanted = list(names)
+        lake, root, run_id = self.context.lake, self.context.settings.lake.root, self.night.run_id
+        if "bronze" in wanted:
+            with Lease(root, "bronze", run_id):
+                self._stage("bronze", self.context.days)
+        ranges = [self.context.days]
+        batch = 0
+        if whole:
+            _require_input(lake, self.context.days)
+            batch = _last_batch(lake)
+            ranges = dirty_days(lake, self.context.days, self.context.settings.energy.max_gap_s)
+        with leases(root, [f"day-{day}" for days in ranges for day in days], run_id):
+            for days in ranges:
+                for name in ("silver", "gate", "gold"):
+                    if name in wanted:
+                        self._stage(
+                            name, days, extra={BATCH_KEY: batch} if whole and days == ranges[-1] else {}
+                        )
+            for name in AFTER_PUBLICATION:
+                if name in wanted:
+                    self._after_publication(name, whole=whole)
+
+    def _after_publication(self, name: str, *, whole: bool) -> None:
+        try:
+            self._stage(name, self.context.days)
+        except Exception as error:
+            if not whole:
+                raise
+            # The figures are out: the night goes on, and its exit code says that something is missing.
+            self.context.log.error("stage failed after publication", stage=name, error=_first_line(error))
+            self.night.exit_code = Exit.PUBLISHED_THEN_FAILED
+            place = (
+                str(error)
+                if isinstance(error, LeptonError)
+                else f"{type(error).__name__}: {_first_line(error)}"
+            )
+            self.night.message = f"published, but {name} failed: {place}"
+
+    def _stage(self, name: str, days: Days, extra: dict[str, int] | None = None) -> None:
+        module = import_module(f"pipelines.{name}")
+        lake = self.context.lake
+        lake.forget_inputs()
+        lake.metadata = {"run_id": self.night.run_id, "stage": name}
+        self.watch(name, days)
+        log = self.context.log.bind(stage=name, days=str(days))
+        context = replace(self.context, days=days, log=log)
+        start = datetime.now(UTC)
+        result, state, message = StageResult(), "failed", ""
+        try:
+            result = module.run(context)
+            state, message = "done", "; ".join(result.notes)
+        except BaseException as error:
+            message = _first_line(error)
+            raise
+        finally:
+            done = StageRecord(
+                stage=name,
+                days=days,
+                start_time=start,
+                end_time=datetime.now(UTC),
+                state=state,
+                rows_in=result.rows_in,
+                rows_out=result.rows_out,
+                message=message,
+                input_versions=dict(lake.inputs) | (extra or {}),
+                table_versions={w.table: w.version for w in result.written},
+            )
+            self.night.stages.append(done)
+            self.record.stage(done)
+        self.night.notes += [f"{name}: {note}" for note in result.notes]
+        log.info(
+            "stage done", rows_in=done.rows_in, rows_out=done.rows_out, seconds=round(done.duration_s, 1)
+        )
+
+
+def dirty_days(lake: Lake, days: Days, gap_s: float) -> list[Days]:
+    """The asked days, and the days made before that files loaded since the last published night touch.
+
+    A file touches the UTC days of [first reading - gap, last reading + gap]; so a normal night closes the day before.
+    Adjoining days are one range, in time order. Source: definitions.md section 3.
+    """
+    touched = set(days)
+    made = _made_days(lake)
+    files = lake.rows(FILE, ["batch", "first_reading_time", "last_reading_time"])
+    fresh = files.filter(pc.field("batch") > last_published_batch(lake))
+    margin = timedelta(seconds=gap_s)
+    spans = {
+        ((first - margin).date(), (last + margin).date())
+        for first, last in zip(
+            fresh["first_reading_time"].to_pylist(), fresh["last_reading_time"].to_pylist(), strict=True
+        )
+        if first and last
+    }
+    for first, last in spans:
+        touched |= {day for day in made if first <= day <= last}
+    return _ranges(sorted(touched))
+
+
+def _ranges(days: list[date]) -> list[Days]:
+    ranges: list[Days] = []
+    for day in days:
+        if ranges and day - ranges[-1].end == timedelta(days=1):
+            ranges[-1] = Days(ranges[-1].start, day)
+        else:
+            ranges.append(Days.of(day))
+    return ranges
+
+
+def _made_days(lake: Lake) -> set[date]:
+    """Days that an earlier night published."""
+    if not lake.exists(NODE_HOUR):
+        return set()
+    return {date.fromisoformat(str(part["date"])) for part in lake.log(NODE_HOUR).partitions()}
+
+
+def _last_batch(lake: Lake) -> int:
+    return pc.max(lake.rows(FILE, ["batch"])["batch"]).as_py() or 0
+
+
+def _require_input(lake: Lake, days: Days) -> None:
+    if lake.read(READING, days).limit(1).count() == 0:
+        raise NoInputError(
+            f"no reading of {days} was ever delivered; earlier days are untouched",
+            where="bronze",
+            remedy="check the sources' paths and the collectors, then run the same command again",
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:500] if text else type(error).__name__

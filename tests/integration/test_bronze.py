@@ -1,0 +1,202 @@
+"""Bronze on real files, real executors and real Delta: once and only once, nothing lost."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+import structlog
+import yaml
+
+from lepton_etl.days import Days
+from lepton_etl.errors import ConfigurationError
+from lepton_etl.lake import staging
+from lepton_etl.lake.store import Lake
+from lepton_etl.lake.tables import FILE, READING, REJECT
+from lepton_etl.settings import Settings, load
+from pipelines import bronze
+from pipelines.stage import StageContext, StageResult
+
+SNAPSHOT = """Timestamp: 2025-06-03 00:{minute:02d}:02 UTC
+Sys Power                | {watts} Watts         | ok
+Ambient Temp             | 22 degrees C      | ok
+Host Power               | 0x00              | ok
+CPU Power                | no reading        | ns
+"""
+
+
+def ipmi_text(watts: int = 200, snapshots: int = 3) -> bytes:
+    return "".join(SNAPSHOT.format(minute=m, watts=watts + m) for m in range(snapshots)).encode()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Settings:
+    """Settings of a site whose landing folder is empty."""
+    landing = tmp_path / "landing"
+    landing.mkdir()
+    (tmp_path / "inventory.csv").write_text("node_id,cluster_id,valid_from\nn1,c1,2020-01-01\n")
+    (tmp_path / "site.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "site": {"site_id": "s1"},
+                "lake": {"root": "lake"},
+                "fleet": {"inventory": "inventory.csv"},
+                "sources": [
+                    {
+                        "name": "bmc",
+                        "format": "ipmitool",
+                        "path": "landing/*.txt*",
+                        "node_id_from_path": r"(?P<node_id>[^/]+)-\d{4}-\d\d-\d\d\.txt",
+                    }
+                ],
+            }
+        )
+    )
+    return load(tmp_path / "site.yaml")
+
+
+@pytest.fixture
+def run(lake: Lake, site: Settings) -> Callable[[], StageResult]:
+    context = StageContext(lake, site, Days.of(date(2025, 6, 3)), "test", structlog.get_logger())
+    return lambda: bronze.run(context)
+
+
+def versions(lake: Lake) -> list[int | None]:
+    return [lake.version(table) for table in (FILE, READING, REJECT)]
+
+
+def deliver(lake: Lake, name: str, content: bytes) -> Path:
+    path = lake.root.parent / "landing" / name
+    path.write_bytes(content)
+    return path
+
+
+def counted(lake: Lake) -> None:
+    """rows in == readings + rejects + duplicates + ignored, for every file, against the tables themselves."""
+    readings = {r["file_id"]: r["count"] for r in lake.read(READING).groupBy("file_id").count().collect()}
+    rejects = {r["file_id"]: r["count"] for r in lake.read(REJECT).groupBy("file_id").count().collect()}
+    for row in lake.rows(FILE).to_pylist():
+        assert row["state"] != "planned"
+        assert row["records"] == row["readings"] + row["rejects"] + row["duplicates"] + row["ignored"]
+        if row["state"] != "duplicate":
+            assert row["readings"] == readings.get(row["file_id"], 0)
+            assert row["rejects"] == rejects.get(row["file_id"], 0)
+
+
+def test_a_file_is_loaded_once_with_its_place(lake: Lake, run: Callable[[], StageResult]) -> None:
+    path = deliver(lake, "n1-2025-06-03.txt.gz", gzip.compress(ipmi_text()))
+    first = run()
+    after = versions(lake)
+    assert (first.rows_in, first.rows_out) == (12, 6)
+    assert run().notes == ("no new files",)
+    assert versions(lake) == after
+    reading = lake.read(READING).where("sensor = 'Sys Power'").orderBy("reading_time").first()
+    assert reading is not None
+    assert (reading["node_id"], reading["value"], reading["source_position"]) == ("n1", 200.0, 2)
+    assert reading["reading_time"].replace(tzinfo=UTC) == datetime(2025, 6, 3, 0, 0, 2, tzinfo=UTC)
+    file = lake.rows(FILE).to_pylist()[0]
+    assert (file["path"], file["state"], file["ignored"]) == (str(path), "loaded", 6)
+    counted(lake)
+
+
+def test_a_truncated_gzip_is_discarded_by_name_and_the_rest_is_loaded(
+    lake: Lake, run: Callable[[], StageResult]
+) -> None:
+    deliver(lake, "n1-2025-06-03.txt.gz", gzip.compress(ipmi_text()))
+    bad = deliver(lake, "n2-2025-06-03.txt.gz", gzip.compress(ipmi_text(300))[:-20])
+    result = run()
+    assert any(f"file discarded: {bad} (truncated_gzip" in note for note in result.notes)
+    reject = lake.read(REJECT).collect()
+    assert [(r["reason"], r["path"]) for r in reject] == [("truncated_gzip", str(bad))]
+    assert lake.read(READING).select("node_id").distinct().collect()[0][0] == "n1"
+    # Delivered whole later, it is loaded.
+    bad.write_bytes(gzip.compress(ipmi_text(300)))
+    assert run().rows_out == 6
+    counted(lake)
+
+
+def test_the_same_content_under_another_name_counts_as_duplicates(
+    lake: Lake, run: Callable[[], StageResult]
+) -> None:
+    deliver(lake, "n1-2025-06-03.txt", ipmi_text())
+    deliver(lake, "n1-2025-06-03.txt.gz", gzip.compress(ipmi_text()))
+    result = run()
+    assert result.rows_out == 6
+    deliver(lake, "n1-2025-06-03.txt.again", ipmi_text())
+    assert run().rows_out == 0
+    states = {
+        row["path"].rsplit("/", 1)[1]: (row["state"], row["duplicates"])
+        for row in lake.rows(FILE).to_pylist()
+    }
+    assert states["n1-2025-06-03.txt.again"] == ("duplicate", 12)
+    assert sorted(state for state, _ in states.values()) == ["duplicate", "duplicate", "loaded"]
+    assert lake.read(READING).count() == 6
+    counted(lake)
+
+
+def test_identical_bytes_of_two_nodes_are_both_loaded(lake: Lake, run: Callable[[], StageResult]) -> None:
+    deliver(lake, "n1-2025-06-03.txt", ipmi_text())
+    deliver(lake, "n2-2025-06-03.txt", ipmi_text())
+    assert run().rows_out == 12
+
+
+@pytest.mark.parametrize("killed_after", ["plan", "stage", "readings", "rejects"])
+def test_a_batch_killed_at_any_point_is_finished_once(
+    lake: Lake, run: Callable[[], StageResult], killed_after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver(lake, "n1-2025-06-03.txt", ipmi_text() + b"garbage\n")
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if killed_after == "plan":
+            patch.setattr(bronze, "_stage", kill)
+        elif killed_after == "stage":
+            patch.setattr(bronze, "commit", kill)
+        elif killed_after == "readings":
+            patch.setattr(
+                bronze, "commit", lambda lk, t, *a: kill() if t is REJECT else staging.commit(lk, t, *a)
+            )
+        else:
+            patch.setattr(bronze, "_finished", kill)
+        with pytest.raises(Killed):
+            run()
+    run()
+    assert lake.read(READING).count() == 6
+    assert [r["reason"] for r in lake.read(REJECT).collect()] == ["bad_line"]
+    after = versions(lake)
+    run()
+    assert versions(lake) == after
+    counted(lake)
+
+
+def test_a_link_out_of_the_landing_folder_is_not_opened(lake: Lake, run: Callable[[], StageResult]) -> None:
+    outside = lake.root.parent / "secret.txt"
+    outside.write_bytes(ipmi_text())
+    (lake.root.parent / "landing" / "n1-2025-06-03.txt").symlink_to(outside)
+    assert run().rows_out == 0
+    assert lake.rows(FILE).to_pylist()[0]["reason"] == "symbolic_link"
+
+
+def test_an_unreadable_landing_folder_stops_before_anything_is_read(
+    lake: Lake, run: Callable[[], StageResult]
+) -> None:
+    (lake.root.parent / "landing").rmdir()
+    with pytest.raises(ConfigurationError, match=r"sources\.bmc\.path"):
+        run()
+
+
+def test_statistics_prune_and_other_readers_agree(lake: Lake, run: Callable[[], StageResult]) -> None:
+    deliver(lake, "n1-2025-06-03.txt", ipmi_text())
+    run()
+    found = lake.log(READING).to_pyarrow_table(columns=["node_id", "value", "reading_date"])
+    assert found.num_rows == 6
+    actions = lake.log(READING).get_add_actions(flatten=True)
+    assert str(actions["min.reading_date"][0].as_py()) == "2025-06-03"
