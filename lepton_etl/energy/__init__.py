@@ -1,0 +1,1 @@
+"""Power to energy: Arrow, polars and NumPy kernels that need no JVM."""

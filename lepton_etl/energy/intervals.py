@@ -1,0 +1,249 @@
+"""Days of a chassis, or of a node without a chassis: readings -> rows of silver/interval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import Final
+
+import polars as pl
+import pyarrow as pa
+
+from lepton_etl.energy.channels import (
+    READING_COLUMNS,
+    Channels,
+    integrate_channels,
+    marks_of,
+    numbered,
+    resolve_repeats,
+)
+from lepton_etl.energy.chassis import chassis_once, summed_supplies
+from lepton_etl.energy.integrate import MICROSECONDS
+from lepton_etl.energy.plausible import with_refusals
+from lepton_etl.energy.roster import DAY_US
+from lepton_etl.energy.sources import (
+    COMPONENT_OF,
+    ENVIRONMENT_COLUMNS,
+    ROW,
+    choose_power,
+    environment,
+    lowest_and_highest,
+    power_candidates,
+)
+from lepton_etl.fields import JOULES_PER_KWH
+from lepton_etl.lake.schema import arrow_schema
+from lepton_etl.lake.tables import INTERVAL
+
+UNLISTED_CLUSTER: Final = "_unlisted"
+
+SOURCE_CHANGED: Final = "source_changed"
+CONFLICT: Final = "conflict"
+PARTIAL: Final = "partial"
+CROSS_CHECK: Final = "cross_check"
+UNLISTED_NODE: Final = "unlisted_node"
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalPolicy:
+    """What the settings say; `sensor_gain_ratio` is for sensors of which the inventory says nothing."""
+
+    site_id: str
+    interval_s: int = 300
+    sensor_gain_ratio: float = 0.05
+
+    @property
+    def interval_us(self) -> int:
+        return self.interval_s * MICROSECONDS
+
+
+def intervals(readings: pa.Table, inventory: pl.DataFrame, policy: IntervalPolicy) -> pa.Table:
+    """The rows of silver/interval of the days in `readings`.
+
+    `readings` has READING_COLUMNS in any order, for each `day` those of the day and of a margin on both
+    sides; all nodes of a chassis must be in one call. `inventory` has ROSTER_COLUMNS. Rows come sorted by
+    key, in INTERVAL's Arrow schema, each computed from the readings of its own day alone.
+    """
+    prepared = _prepare(_reading_frame(readings), inventory)
+    winners, conflicts = resolve_repeats(prepared, policy.interval_us)
+    judged = with_refusals(winners)
+    supplies = with_refusals(summed_supplies(judged).drop("refused", "limit_w"))
+    all_readings = pl.concat([judged, supplies])
+    spoken = numbered(chassis_once(all_readings)).sort("channel", "time_us")
+    channels = integrate_channels(spoken, policy.interval_us)
+    refused = all_readings.filter(pl.col("refused").is_not_null())
+    marks = pl.concat([channels.marks, marks_of(refused, pl.col("refused"), policy.interval_us)])
+    rows = _rows(channels, conflicts, marks, policy)
+    of_day = rows.filter(pl.col("interval_us") // DAY_US == pl.col("day"))
+    return _table(of_day.pipe(_with_place, inventory, policy).pipe(_with_sigma), policy)
+
+
+def _reading_frame(readings: pa.Table) -> pl.DataFrame:
+    frame = pl.from_arrow(readings.select(list(READING_COLUMNS)))
+    assert isinstance(frame, pl.DataFrame)
+    return frame.cast(READING_COLUMNS)
+
+
+def _prepare(readings: pl.DataFrame, inventory: pl.DataFrame) -> pl.DataFrame:
+    """Components at their own device; beside each reading what the inventory says of its node on the day."""
+    component = pl.col("quantity").replace_strict(COMPONENT_OF, default=None, return_dtype=pl.String)
+    facts = ("chassis_id", "rated_power_w", "gpu_rated_power_w", "psu_count")
+    known = (
+        readings.select("node_id", "day").unique()
+        .join(inventory.select("node_id", "from_day", "until_day", *facts), on="node_id", how="inner")
+        .filter(pl.col("day").is_between("from_day", "until_day"))
+        .select("node_id", "day", *facts)
+    )  # fmt: skip
+    is_chassis = pl.col("quantity").str.starts_with("chassis_")
+    at_node = pl.col("device_id") == "node"
+    return readings.join(known, on=["node_id", "day"], how="left").with_columns(
+        pl.when(is_chassis).then(pl.lit("chassis"))
+        .when(at_node).then(pl.coalesce(component, "device_id")).otherwise("device_id").alias("device_id"),
+        pl.when(is_chassis).then(pl.coalesce("chassis_id", "node_id")).otherwise("node_id").alias("owner_id"),
+        pl.lit(None, pl.Float64).alias("supply_resolution"),
+    )  # fmt: skip
+
+
+def _rows(
+    channels: Channels, conflicts: pl.DataFrame, marks: pl.DataFrame, policy: IntervalPolicy
+) -> pl.DataFrame:
+    """Power, environment, conflicts and flags, one line for each row that has any of them."""
+    candidates = power_candidates(channels.sensors)
+    chosen = choose_power(channels.values, candidates).with_columns(
+        pl.lit(policy.interval_s).alias("interval_s")
+    )
+    power = lowest_and_highest(channels.values, channels.sensors, chosen).select(
+        *ROW, "multiplicity", "integral", "observed_s", "power_min_w", "power_max_w", "resolution_s",
+        "resolution", "energy_source", (pl.col("statistic") == "counter").alias("is_counter"),
+    )  # fmt: skip
+    around = environment(channels.values, channels.sensors)
+    owners = {"owner_id": "node_id"}
+    conflicts, marks = conflicts.rename(owners), marks.rename(owners)
+    measured = [frame.select(ROW) for frame in (power, around)]
+    # A refused reading leaves its trace even where nothing else was read. Other odd rows need a row to stand
+    # at.
+    shown = marks.join(
+        candidates.select("day", "node_id", "device_id").unique(),
+        on=["day", "node_id", "device_id"],
+        how="semi",
+    )
+    keys = pl.concat([*measured, shown.select(ROW)]).unique().sort(ROW)
+    partial = power.filter(pl.col("observed_s") < policy.interval_s - 1e-6)
+    flagged = (
+        pl.concat([
+            marks.select(*ROW, "flag"),
+            conflicts.select(*ROW, pl.lit(CONFLICT).alias("flag")),
+            _changes(power, policy),
+            partial.select(*ROW, pl.lit(PARTIAL).alias("flag")),
+            _cross_checks(power),
+        ])
+        .group_by(ROW).agg(pl.col("flag").unique().sort().alias("flags"))
+    )  # fmt: skip
+    return (
+        keys.join(power, on=ROW, how="left")
+        .join(around, on=ROW, how="left")
+        .join(conflicts, on=ROW, how="left")
+        .join(flagged, on=ROW, how="left")
+        .sort(ROW)
+    )
+
+
+def _changes(power: pl.DataFrame, policy: IntervalPolicy) -> pl.DataFrame:
+    """Node intervals whose source is another than that of the interval right before."""
+    before = power.filter(pl.col("device_id") == "node").sort(ROW)
+    follows = (pl.struct("day", "node_id") == pl.struct("day", "node_id").shift()) & (
+        pl.col("interval_us") - pl.col("interval_us").shift() == policy.interval_us
+    )
+    changed = before.filter(follows & (pl.col("energy_source") != pl.col("energy_source").shift()))
+    return changed.select(*ROW, pl.lit(SOURCE_CHANGED).alias("flag"))
+
+
+def _cross_checks(power: pl.DataFrame) -> pl.DataFrame:
+    """Shared GPU figures of intervals in which single GPUs are measured: never added to them."""
+    single = (
+        power.filter(pl.col("device_id").str.contains(r"^gpu."))
+        .select("day", "node_id", "interval_us")
+        .unique()
+    )
+    shared = power.filter(pl.col("device_id") == "gpu").join(
+        single, on=["day", "node_id", "interval_us"], how="semi"
+    )
+    return shared.select(*ROW, pl.lit(CROSS_CHECK).alias("flag"))
+
+
+def _with_place(rows: pl.DataFrame, inventory: pl.DataFrame, policy: IntervalPolicy) -> pl.DataFrame:
+    """Cluster and sensor error by the inventory row that holds at the start of the interval."""
+    nodes = inventory.select("node_id", "cluster_id", "sensor_gain_ratio", "from_us", "until_us")
+    chassis = (
+        inventory.filter(pl.col("chassis_id").is_not_null())
+        .sort("chassis_id", "from_us", "node_id")
+        .unique(["chassis_id", "from_us"], keep="first", maintain_order=True)
+        .select(pl.col("chassis_id").alias("node_id"), *nodes.columns[1:])
+        .join(nodes.select("node_id").unique(), on="node_id", how="anti")
+    )
+    places = pl.concat([nodes, chassis]).sort("from_us")
+    holds = pl.col("until_us").is_not_null() & (pl.col("interval_us") < pl.col("until_us"))
+    placed = rows.sort("interval_us").join_asof(
+        places,
+        left_on="interval_us",
+        right_on="from_us",
+        by="node_id",
+        strategy="backward",
+        check_sortedness=False,
+    )
+    gain = pl.when(holds).then(pl.col("sensor_gain_ratio"))
+    return placed.with_columns(
+        pl.when(holds).then(pl.col("cluster_id")).alias("cluster_id"),
+        pl.coalesce(gain, pl.lit(policy.sensor_gain_ratio)).alias("gain_ratio"),
+    )
+
+
+def _with_sigma(rows: pl.DataFrame) -> pl.DataFrame:
+    """Energy of all devices of a shared mean, and the errors of a node's sensor.
+
+    A rounded reading errs by resolution / sqrt(12). Source: JCGM 100:2008 (GUM), 4.3.7.
+    """
+    is_node = (pl.col("device_id") == "node") & pl.col("integral").is_not_null()
+    counted = ~pl.col("flags").list.contains(CROSS_CHECK).fill_null(False)
+    energy = pl.col("integral") * pl.col("multiplicity") / JOULES_PER_KWH
+    rounding = pl.col("resolution") / sqrt(12) / JOULES_PER_KWH
+    return rows.with_columns(
+        pl.when(counted).then(energy).alias("energy_kwh"),
+        (pl.col("integral") / pl.col("observed_s")).alias("power_mean_w"),
+        pl.when(is_node).then(energy * pl.col("gain_ratio")).alias("gain_sigma_kwh"),
+        pl.when(is_node)
+        .then(pl.when(pl.col("is_counter")).then(rounding).otherwise(rounding * pl.col("observed_s")))
+        .alias("resolution_sigma_kwh"),
+    )
+
+
+def _table(rows: pl.DataFrame, policy: IntervalPolicy) -> pa.Table:
+    """INTERVAL's columns, types and order (Spark takes columns by position), sorted by key."""
+    unlisted = pl.col("cluster_id").is_null()
+    flags = pl.concat_list(
+        pl.col("flags").fill_null(pl.lit([], dtype=pl.List(pl.String))),
+        pl.when(unlisted).then(pl.lit([UNLISTED_NODE])).otherwise(pl.lit([], dtype=pl.List(pl.String))),
+    )
+    frame = rows.select(
+        pl.lit(policy.site_id).alias("site_id"),
+        pl.coalesce("cluster_id", pl.lit(UNLISTED_CLUSTER)).alias("cluster_id"),
+        "node_id",
+        "device_id",
+        pl.from_epoch("interval_us", "us").dt.replace_time_zone("UTC").alias("interval_start"),
+        pl.from_epoch("day", "d").alias("date"),
+        pl.lit(policy.interval_s).alias("interval_s"),
+        (pl.col("device_id") == "node").alias("counts_in_total"),
+        pl.col("multiplicity").fill_null(1),
+        "energy_kwh",
+        "power_min_w",
+        "power_mean_w",
+        "power_max_w",
+        *ENVIRONMENT_COLUMNS,
+        pl.col("observed_s").fill_null(0.0),
+        "resolution_s",
+        "energy_source",
+        "gain_sigma_kwh",
+        "resolution_sigma_kwh",
+        pl.col("conflicts").fill_null(0),
+        flags.list.sort().alias("flags"),
+    ).sort("cluster_id", "node_id", "device_id", "interval_start")
+    return frame.to_arrow().select(list(INTERVAL.columns)).cast(arrow_schema(INTERVAL))

@@ -1,0 +1,95 @@
+"""bronze/reading -> what the kernels read: narrow rows, repeated into each UTC day that needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from lepton_etl.columns import Transform
+from lepton_etl.days import Days
+from lepton_etl.energy.channels import READING_COLUMNS
+from lepton_etl.energy.integrate import MICROSECONDS
+from lepton_etl.energy.roster import DAY_US
+
+PERIODS_IN_MAX_GAP = 3.0
+# Kernels have a fixed cost a call: over a long range of few readings a call takes a month of them.
+_SHORT_RANGE_DAYS = 7
+_LONG_SPAN_DAYS = 31
+
+
+def max_gap_by_source(max_gap_s: float, sampling_period_s: Mapping[str, float | None]) -> dict[str, float]:
+    """The longest step that is bridged, in seconds, for each source. Source: definitions.md section 3."""
+    return {
+        name: max(max_gap_s, PERIODS_IN_MAX_GAP * (period or 0.0))
+        for name, period in sampling_period_s.items()
+    }
+
+
+def of_quantities(quantities: Iterable[str], site_id: str) -> Transform:
+    """Readings of one site and of these quantities."""
+
+    def transform(readings: DataFrame) -> DataFrame:
+        return readings.where((F.col("site_id") == site_id) & F.col("quantity").isin(*quantities))
+
+    return transform
+
+
+def for_each_day(
+    days: Days,
+    gaps_s: Mapping[str, float],
+    default_gap_s: float,
+    interval_s: int,
+    further: Sequence[str] = (),
+) -> Transform:
+    """READING_COLUMNS, `further` ones and `span`: each reading once for every day whose energy it can touch.
+
+    A reading touches the days of [time - margin, time + window + margin), the margin being its source's
+    longest step and at least one interval (a change of source is told by the interval before). `span` groups
+    days into calls of the kernel; it never changes a figure.
+    """
+    first_wanted, last_wanted = (
+        _day_number(days.from_time.timestamp()),
+        _day_number(days.until_time.timestamp()) - 1,
+    )
+    span_days = 1 if days.count <= _SHORT_RANGE_DAYS else _LONG_SPAN_DAYS
+    gap_s = _by_source(gaps_s, default_gap_s)
+    time_us = F.unix_micros("reading_time")
+    margin_us = (F.greatest(gap_s, F.lit(float(interval_s))) * MICROSECONDS).cast("bigint")
+    window_us = F.round(F.col("window_s") * MICROSECONDS).cast("bigint")
+
+    def transform(readings: DataFrame) -> DataFrame:
+        touched = readings.select(
+            "node_id", "device_id", "quantity", "sensor", "statistic", "value", "window_s",
+            time_us.alias("time_us"), "multiplicity", gap_s.alias("max_gap_s"),
+            file_rank().alias("file_rank"), "source_position", *further, F.greatest(_day(time_us - margin_us),
+            F.lit(first_wanted)).alias("first"), F.least(_day(time_us + window_us + margin_us - 1),
+            F.lit(last_wanted)).alias("last"),
+        ).where("first <= last")  # fmt: skip
+        return touched.withColumn("day", F.explode(F.sequence("first", "last"))).select(
+            *READING_COLUMNS, *further, F.floor(F.col("day") / span_days).cast("bigint").alias("span")
+        )
+
+    return transform
+
+
+def file_rank() -> Column:
+    """The first 60 bits of the file's SHA-256: they order files as the whole does, in fewer bytes."""
+    return F.conv(F.substring("file_id", 1, 15), 16, 10).cast("bigint")
+
+
+def _by_source(gaps_s: Mapping[str, float], default_gap_s: float) -> Column:
+    # Readings of a source that the settings no longer name keep the shortest gap.
+    gap = F.lit(default_gap_s)
+    for name, seconds in gaps_s.items():
+        gap = F.when(F.col("source_name") == name, F.lit(seconds)).otherwise(gap)
+    return gap
+
+
+def _day(time_us: Column) -> Column:
+    return F.floor(time_us / F.lit(DAY_US)).cast("bigint")
+
+
+def _day_number(epoch_s: float) -> int:
+    return int(epoch_s * MICROSECONDS) // DAY_US

@@ -1,0 +1,211 @@
+"""Silver: inventory, meters and readings -> intervals of devices and meters, hours of grid and weather."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import polars as pl
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from lepton_etl.columns import Transform
+from lepton_etl.days import Days
+from lepton_etl.energy.intervals import UNLISTED_CLUSTER, IntervalPolicy, intervals
+from lepton_etl.energy.meters import METER_COLUMNS, METER_QUANTITIES, facility_intervals
+from lepton_etl.energy.readings import for_each_day, max_gap_by_source, of_quantities
+from lepton_etl.energy.roster import roster
+from lepton_etl.energy.sources import INTERVAL_QUANTITIES
+from lepton_etl.energy.surroundings import GRID_QUANTITIES, WEATHER_QUANTITIES, grid_hours, weather_hours
+from lepton_etl.inventory import read_meters, read_nodes
+from lepton_etl.lake.schema import arrow_schema, spark_schema
+from lepton_etl.lake.store import Written
+from lepton_etl.lake.tables import (
+    FACILITY_INTERVAL,
+    GRID_HOUR,
+    INTERVAL,
+    METER,
+    NODE,
+    READING,
+    WEATHER_HOUR,
+)
+from pipelines.stage import StageContext, StageResult
+
+_NAMES_IN_NOTE: Final = 10
+
+
+def run(context: StageContext) -> StageResult:
+    """Make the silver tables of the context's days. Raises ConfigurationError for a wrong inventory."""
+    settings = context.settings
+    nodes = read_nodes(settings.fleet.inventory, settings.site.site_id)
+    meters = _meters(context)
+    rows_in = context.lake.read(READING, context.days).count()
+    written = (
+        context.lake.overwrite(NODE, context.lake.spark.createDataFrame(nodes)),
+        context.lake.overwrite(METER, context.lake.spark.createDataFrame(meters)),
+        interval(context, nodes),
+        facility_interval(context, meters),
+        grid_hour(context),
+        weather_hour(context),
+    )
+    notes = (*_unlisted_nodes(context), *_unlisted_meters(context, meters))
+    return StageResult(rows_in, sum(one.rows for one in written), written, notes)
+
+
+def interval(context: StageContext, nodes: pa.Table) -> Written:
+    """Readings of nodes and the inventory -> silver/interval, by chassis or lone node."""
+    listed, policy = roster(nodes), _policy(context)
+    rows = (
+        _readings(context)
+        .transform(of_quantities(INTERVAL_QUANTITIES, policy.site_id))
+        .where(F.col("node_id").isNotNull())
+        .transform(_for_each_day(context))
+        .transform(_with_unit(listed))
+        .groupBy("unit", "span")
+        .applyInArrow(_intervals_of(listed, policy), schema=spark_schema(INTERVAL))
+    )
+    return context.lake.replace(INTERVAL, context.days, rows)
+
+
+def facility_interval(context: StageContext, meters: pa.Table) -> Written:
+    """Readings of listed meters -> silver/facility_interval."""
+    policy = _policy(context)
+    rows = (
+        _readings(context)
+        .transform(of_quantities(METER_QUANTITIES, policy.site_id))
+        .transform(_with_meter(context.lake.spark.createDataFrame(meters)))
+        .transform(_for_each_day(context, METER_COLUMNS))
+        .groupBy("node_id", "span")
+        .applyInArrow(_facility_intervals_of(policy), schema=spark_schema(FACILITY_INTERVAL))
+    )
+    return context.lake.replace(FACILITY_INTERVAL, context.days, rows, allow_empty=True)
+
+
+def grid_hour(context: StageContext) -> Written:
+    """Readings of grid intensity -> silver/grid_hour; empty without the settings' section `grid`."""
+    grid = context.settings.grid
+    readings = context.lake.read(READING, context.days)
+    if grid is None:
+        rows = context.lake.read(GRID_HOUR, context.days).limit(0)
+    else:
+        rows = readings.where(F.col("quantity").isin(*GRID_QUANTITIES)).transform(
+            grid_hours(grid.intensity_basis, grid.signal, grid.flow)
+        )
+    return context.lake.replace(GRID_HOUR, context.days, rows, allow_empty=True)
+
+
+def weather_hour(context: StageContext) -> Written:
+    """Readings of outdoor weather -> silver/weather_hour."""
+    rows = (
+        context.lake.read(READING, context.days)
+        .transform(of_quantities(WEATHER_QUANTITIES, context.settings.site.site_id))
+        .transform(weather_hours)
+    )
+    return context.lake.replace(WEATHER_HOUR, context.days, rows, allow_empty=True)
+
+
+def _readings(context: StageContext) -> DataFrame:
+    """Bronze of the days and of a day on both sides: longest step and window are at most a day."""
+    start, until = context.days.widen(86_400)
+    return context.lake.read(READING, Days(start.date(), until.date()))
+
+
+def _for_each_day(context: StageContext, further: tuple[str, ...] = ()) -> Transform:
+    energy, sources = context.settings.energy, context.settings.sources
+    gaps = max_gap_by_source(energy.max_gap_s, {source.name: source.sampling_period_s for source in sources})
+    return for_each_day(context.days, gaps, energy.max_gap_s, energy.interval_s, further)
+
+
+def _policy(context: StageContext) -> IntervalPolicy:
+    energy = context.settings.energy
+    return IntervalPolicy(context.settings.site.site_id, energy.interval_s, energy.sensor_gain_ratio)
+
+
+def _with_unit(listed: pl.DataFrame) -> Transform:
+    """Add `unit`: the chassis that the node shares on the day, else the node itself."""
+    shared = listed.filter(pl.col("chassis_id").is_not_null())
+    chassis = shared.select("node_id", "chassis_id", "from_day", "until_day").to_arrow()
+
+    def transform(readings: DataFrame) -> DataFrame:
+        if not chassis.num_rows:
+            return readings.withColumn("unit", F.col("node_id"))
+        lookup = readings.sparkSession.createDataFrame(chassis).withColumnRenamed("node_id", "member_id")
+        is_member = (F.col("node_id") == F.col("member_id")) & F.col("day").between(
+            F.col("from_day"), F.col("until_day")
+        )
+        joined = readings.join(F.broadcast(lookup), is_member, how="left")
+        return joined.select(*readings.columns, F.coalesce("chassis_id", "node_id").alias("unit"))
+
+    return transform
+
+
+def _with_meter(meters: DataFrame) -> Transform:
+    """Readings of listed meters, each with how its meter speaks; a stamp at a window's end is moved."""
+    known = meters.select(
+        F.col("meter_id").alias("device_id"), F.col("point").alias("meter_point"), "kind", "multiplier",
+        "label", "valid_from", "valid_to",
+    )  # fmt: skip
+    window = F.make_dt_interval(secs=F.col("window_s").cast("decimal(18,6)"))
+    time = F.when(F.col("label") == "end", F.col("reading_time") - window).otherwise(F.col("reading_time"))
+
+    def transform(readings: DataFrame) -> DataFrame:
+        return (
+            readings.join(F.broadcast(known), "device_id", how="inner")
+            .withColumns({"reading_time": time, "node_id": F.col("device_id"), "point": F.col("meter_point")})
+            .where(
+                (F.col("reading_time") >= F.col("valid_from"))
+                & (F.col("valid_to").isNull() | (F.col("reading_time") < F.col("valid_to")))
+            )
+        )
+
+    return transform
+
+
+def _intervals_of(listed: pl.DataFrame, policy: IntervalPolicy) -> Callable[[pa.Table], pa.Table]:
+    def kernel(readings: pa.Table) -> pa.Table:
+        return intervals(readings, listed, policy)
+
+    return kernel
+
+
+def _facility_intervals_of(policy: IntervalPolicy) -> Callable[[pa.Table], pa.Table]:
+    def kernel(readings: pa.Table) -> pa.Table:
+        return facility_intervals(readings, policy)
+
+    return kernel
+
+
+def _meters(context: StageContext) -> pa.Table:
+    path = context.settings.facility.meters
+    if path is None:
+        return arrow_schema(METER).empty_table()
+    return read_meters(path, context.settings.site.site_id)
+
+
+def _unlisted_nodes(context: StageContext) -> tuple[str, ...]:
+    rows = context.lake.read(INTERVAL, context.days).where(F.col("cluster_id") == UNLISTED_CLUSTER)
+    return _note(rows.select("node_id"), "nodes are not in the inventory; they stand in cluster _unlisted")
+
+
+def _unlisted_meters(context: StageContext, meters: pa.Table) -> tuple[str, ...]:
+    listed = context.lake.spark.createDataFrame(meters.select(["meter_id"]))
+    rows = (
+        context.lake.read(READING, context.days)
+        .transform(of_quantities(METER_QUANTITIES, context.settings.site.site_id))
+        .select(F.col("device_id").alias("meter_id"))
+        .join(F.broadcast(listed), "meter_id", how="left_anti")
+    )
+    return _note(rows, "meters are not in the meters file; their readings are not used")
+
+
+def _note(names: DataFrame, what: str) -> tuple[str, ...]:
+    column = names.columns[0]
+    found = names.agg(
+        F.count_distinct(column).alias("count"),
+        F.slice(F.array_sort(F.collect_set(column)), 1, _NAMES_IN_NOTE).alias("names"),
+    ).first()
+    if found is None or not found["count"]:
+        return ()
+    more = ", ..." if found["count"] > _NAMES_IN_NOTE else ""
+    return (f"{found['count']} {what}: {', '.join(found['names'])}{more}",)
