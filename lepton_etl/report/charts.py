@@ -43,15 +43,16 @@ def _plain_value(value: Any) -> Any:
     return value
 
 
-def _finish(chart: Any) -> Spec:
+def _chart(dataset: str = "rows") -> alt.Chart:
+    return alt.Chart(alt.NamedData(name=dataset))
+
+
+def _finish(chart: Any, **datasets: list[dict[str, Any]]) -> Spec:
+    """The chart as a dictionary; rows join last, for Altair would check each of them against its schema."""
     spec: Spec = chart.to_dict()
     for key in ("$schema", "config"):
         spec.pop(key, None)
-    return spec
-
-
-def _values(rows: list[dict[str, Any]]) -> Any:
-    return alt.Data(values=rows)  # type: ignore[no-untyped-call]
+    return spec | {"datasets": datasets}
 
 
 def _time_axis(title: str = "UTC") -> alt.X:
@@ -79,7 +80,7 @@ def series_over_time(
 ) -> Spec:
     """Lines by `series` over `time` with the band `lower`..`upper`; an unknown value is a gap, not a zero."""
     points = len(rows) / max(1, len(names)) <= 80
-    base = alt.Chart(_values([dict(row) for row in rows])).encode(
+    base = _chart().encode(
         x=_time_axis(),
         color=alt.Color("series:N", title=None, scale=_palette(names), legend=_legend()),
     )
@@ -102,7 +103,8 @@ def series_over_time(
         strokeWidth=2, invalid="break-paths-filter-domains", point={"size": 22} if points else False
     )
     layers.append(mark.encode(y=value, tooltip=tooltip))
-    return _finish(alt.layer(*layers).properties(width="container", height=230, description=description))
+    chart = alt.layer(*layers).properties(width="container", height=230, description=description)
+    return _finish(chart, rows=[dict(row) for row in rows])
 
 
 def _legend(columns: int = 8) -> alt.Legend:
@@ -123,7 +125,7 @@ def scatter(table: pa.Table, x: str, *, x_title: str, x_format: str, y_title: st
     x_scale = alt.Scale(domain=[0, 1]) if percent else alt.Scale(zero=False, nice=True)
     legend = _legend(2)
     chart = (
-        alt.Chart(_values(rows))
+        _chart()
         .mark_point(filled=True, size=26, opacity=0.55)
         .encode(
             x=alt.X(f"{x}:Q", title=x_title, scale=x_scale, axis=alt.Axis(format=x_format, tickCount=6)),
@@ -140,7 +142,7 @@ def scatter(table: pa.Table, x: str, *, x_title: str, x_format: str, y_title: st
             ],
         )
     )
-    return _finish(chart.properties(width="container", height=280, description=description))
+    return _finish(chart.properties(width="container", height=280, description=description), rows=rows)
 
 
 def most_frequent(names: Iterable[str | None], most: int = MOST_SERIES - 1) -> list[str]:
@@ -174,7 +176,7 @@ def coverage_map(cells: pa.Table, bucket_hours: int, description: str) -> Spec:
         row["end"] = int(start * 1000)
     order = sorted(sums, key=lambda node: (sum(sums[node]) / len(sums[node]), node))
     chart = (
-        alt.Chart(_values(rows))
+        _chart()
         .mark_rect(stroke="transparent")
         .encode(
             x=_time_axis(),
@@ -190,7 +192,8 @@ def coverage_map(cells: pa.Table, bucket_hours: int, description: str) -> Spec:
             ],
         )
     )  # fmt: skip
-    return _finish(chart.properties(width="container", height={"step": 14}, description=description))
+    sized = chart.properties(width="container", height={"step": 14}, description=description)
+    return _finish(sized, rows=rows)
 
 
 def predicted_against_measured(table: pa.Table, description: str) -> Spec:
@@ -206,12 +209,12 @@ def predicted_against_measured(table: pa.Table, description: str) -> Spec:
         colour = alt.Color("node_id:N", title=None, scale=_palette(nodes), legend=_legend(4))
     scale, axis = alt.Scale(domain=[0, top], nice=True), alt.Axis(tickCount=6)
     line = (
-        alt.Chart(_values([{"at": 0.0}, {"at": top}]))
+        _chart("equality")
         .mark_line(strokeDash=[4, 4], strokeWidth=1, color="#8C8C8C")
         .encode(x=alt.X("at:Q", scale=scale), y=alt.Y("at:Q", scale=scale))
     )
     marks = (
-        alt.Chart(_values(rows))
+        _chart()
         .mark_point(filled=True, size=22, opacity=0.5)
         .encode(
             x=alt.X("energy_kwh:Q", title="measured, kWh per hour", scale=scale, axis=axis),
@@ -225,4 +228,5 @@ def predicted_against_measured(table: pa.Table, description: str) -> Spec:
             ],
         )
     )  # fmt: skip
-    return _finish(alt.layer(line, marks).properties(width="container", height=300, description=description))
+    both = alt.layer(line, marks).properties(width="container", height=300, description=description)
+    return _finish(both, rows=rows, equality=[{"at": 0.0}, {"at": top}])

@@ -128,8 +128,7 @@ def test_coverage_classes(ratio: float | None, name: str | None) -> None:
 def test_unknown_hours_are_gaps_in_the_line(made_up_report: Callable[..., ReportData]) -> None:
     spec = drawings(made_up_report(1))["energy"].spec
     assert spec is not None
-    values = next(layer for layer in [spec, *spec["layer"]] if "data" in layer)["data"]["values"]
-    unknown = [row for row in values if row["series"] == "ml" and row["value"] is None]
+    unknown = [row for row in spec["datasets"]["rows"] if row["series"] == "ml" and row["value"] is None]
     assert [row["time"][11:13] for row in unknown] == ["04", "05", "06"]
 
 
