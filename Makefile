@@ -18,9 +18,9 @@ export LEPTON_REAL_DATA ?= $(CURDIR)/../shared/data
 unexport SPARK_HOME
 # A shell line, not `export :=`: on the first run the file appears only when the set-up is done.
 JAVA = export JAVA_HOME="$$(cat $(VENV)/lepton-java-home)";
-SUBMIT = $(JAVA) spark-submit --properties-file conf/spark-defaults.conf
+NIGHTLY := spark-submit --properties-file conf/spark-defaults.conf jobs/nightly.py
+needs = @test -n "$($(1))" || { echo "make $@: say $(1)=..., for example: $$(sed -nE 's/^$@:.*: (.*)/make $@ \1/p' Makefile)" >&2; exit 2; }
 
-CONFIG ?= conf/local.yaml
 DEMO := var/demo
 DEMO_NIGHTS := 2025-06-03 2025-06-04 2025-06-05
 
@@ -31,6 +31,23 @@ help: ## This list
 
 setup: ## Virtual environment, locked packages, Java, Delta's jars (each other target does it too)
 	@$(PYTHON) scripts/set_up.py
+
+demo: setup ## Three simulated nights of a two-cluster fleet; prints gold/cluster_day and the report's path
+	rm -rf $(DEMO)
+	lepton-etl simulate $(DEMO) --seed 42 --date $(firstword $(DEMO_NIGHTS)) --days $(words $(DEMO_NIGHTS)) \
+	    --clusters 2 --nodes 4 --fault gaps --fault duplicates --fault bad_lines
+	$(JAVA) for night in $(DEMO_NIGHTS); do $(NIGHTLY) --config $(DEMO)/config.yaml --date $$night; done
+	$(JAVA) lepton-etl tables show gold/cluster_day --config $(DEMO)/config.yaml
+
+nightly: setup ## One night: CONFIG=conf/examples/harvard.yaml DATE=2025-06-03 [UNTIL=2025-06-05] [STAGE=gold]
+	$(call needs,CONFIG)
+	$(call needs,DATE)
+	$(JAVA) $(NIGHTLY) --config $(CONFIG) --date $(DATE) $(if $(UNTIL),--until $(UNTIL)) $(if $(STAGE),--stage $(STAGE))
+
+report: setup ## The report alone, again: CONFIG=conf/examples/harvard.yaml DATE=2025-06-03 [UNTIL=2025-06-05]
+	$(call needs,CONFIG)
+	$(call needs,DATE)
+	$(JAVA) lepton-etl report --config $(CONFIG) --date $(DATE) $(if $(UNTIL),--until $(UNTIL))
 
 test: setup ## Every test but the long ones; tests/real where LEPTON_REAL_DATA (default ../shared/data) exists
 	$(JAVA) python -m pytest tests -m "not slow and not cluster"
@@ -56,4 +73,4 @@ lock: ## Make the lock files again from setup.cfg (uv in an environment of its o
 	rm -rf var/lock
 
 clean: ## Remove the environment, the jars and all that runs wrote into var/
-	rm -rf .venv var *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov
+	rm -rf .venv var lepton_etl.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov
