@@ -15,6 +15,7 @@ from lepton_etl import settings
 from lepton_etl.fleet.plan import FleetPlan
 from lepton_etl.fleet.simulate import simulate
 from lepton_etl.fleet.truth import ACCOUNTS
+from lepton_etl.inventory import read_meters, read_nodes
 from lepton_etl.telemetry.decoded import Decoded, Origin
 from lepton_etl.telemetry.formats import decode
 
@@ -74,6 +75,9 @@ def test_settings_load_and_name_every_source(clean: Path) -> None:
     for source in config.all_sources:
         assert list(clean.glob(str(Path(source.path).relative_to(clean)))), source.path
     assert config.fleet.inventory == clean / "inventory.csv"
+    assert read_nodes(config.fleet.inventory, config.site.site_id).num_rows == 6
+    assert config.facility.meters is not None
+    assert read_meters(config.facility.meters, config.site.site_id).num_rows == 8
 
 
 @pytest.mark.parametrize(
