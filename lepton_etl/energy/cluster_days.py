@@ -26,10 +26,10 @@ def facility_days(coverage_min_ratio: float) -> Transform:
     enough_pue = F.count_if(has_both) >= coverage_min_ratio * F.count(F.lit(1))
     ratio = F.try_divide(exact_sum(F.when(has_both, facility)), exact_sum(F.when(has_both, energy)))
     bases = F.array_sort(F.collect_set(F.when(has_both, F.col("pue_basis"))))
-    basis = F.when(F.size(bases) == 1, bases[0]).otherwise("partial")
+    basis = F.when(F.size(bases) == 1, F.get(bases, F.lit(0))).otherwise("partial")
     categories = F.collect_set(F.when(has_both, F.col("pue_category")))
     facility_bases = F.collect_set(F.when(facility.isNotNull(), F.col("facility_basis")))
-    facility_basis = F.when(F.size(facility_bases) == 1, facility_bases[0]).otherwise("partial")
+    facility_basis = F.when(F.size(facility_bases) == 1, F.get(facility_bases, F.lit(0))).otherwise("partial")
     enough_it = F.count("it_energy_kwh") >= coverage_min_ratio * F.count(F.lit(1))
 
     def transform(cluster_hours: DataFrame) -> DataFrame:
@@ -40,7 +40,7 @@ def facility_days(coverage_min_ratio: float) -> Transform:
             F.when(enough_facility, facility_basis).otherwise("none").alias("facility_basis"),
             F.when(enough_pue, ratio).alias("pue_ratio"),
             F.when(enough_pue, basis).otherwise("none").alias("pue_basis"),
-            F.when(enough_pue & (F.size(categories) == 1), categories[0]).alias("pue_category"),
+            F.when(enough_pue & (F.size(categories) == 1), F.get(categories, F.lit(0))).alias("pue_category"),
         )
 
     return transform
@@ -56,9 +56,10 @@ def with_facility_days(days_of_facility: DataFrame) -> Transform:
         rows = node_sums.join(days_of_facility, list(_DAY), how="right")
         is_shared = F.col("cluster_id") == SHARED
         # Where nodes of `_shared` carry no meter's rest, the hours say the same as the nodes.
-        it_energy = F.when(is_shared, F.col("hours_it_kwh")).otherwise(F.col("it_energy_kwh"))
+        shared_it = F.coalesce("hours_it_kwh", "it_energy_kwh")
+        it_energy = F.when(is_shared, shared_it).otherwise(F.col("it_energy_kwh"))
         shared_measured = F.coalesce("hours_it_kwh", "it_energy_measured_kwh")
-        has_rest = is_shared & ~F.col("hours_it_kwh").eqNullSafe(F.col("it_energy_kwh"))
+        has_rest = is_shared & ~shared_it.eqNullSafe(F.col("it_energy_kwh"))
         shared_basis = F.when(F.col("hours_it_kwh").isNotNull(), "measured").otherwise(
             F.coalesce("energy_basis", F.lit("insufficient"))
         )

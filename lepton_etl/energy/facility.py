@@ -220,7 +220,6 @@ def with_overhead(site_hours: DataFrame) -> Transform:
         shares = site_hours.select(
             *_SITE_HOUR, *(F.col(name).alias(f"site_{name}") for name in facts),
             F.col("pue_category").alias("site_pue_category"),
-            F.col("carbon_intensity_gco2e_per_kwh"),
         )  # fmt: skip
         return (
             clusters.join(shares, list(_SITE_HOUR), how="left")

@@ -31,9 +31,8 @@ def each_hour(days: Days) -> Transform:
 
     def transform(rows: DataFrame) -> DataFrame:
         begin = F.greatest(F.col("valid_from"), F.lit(days.from_time))
-        end = F.least(
-            F.col("valid_to"), F.lit(days.until_time)
-        )  # least() passes over the null of an open end
+        # least() passes over the null of an open end.
+        end = F.least(F.col("valid_to"), F.lit(days.until_time))
         last_hour = F.date_trunc("hour", end - F.expr("INTERVAL 1 MICROSECOND"))
         hours = F.sequence(F.date_trunc("hour", begin), last_hour, F.expr("INTERVAL 1 HOUR"))
         hour_end = F.col("hour_start") + F.expr("INTERVAL 1 HOUR")
@@ -71,15 +70,11 @@ def by_node_interval(intervals: DataFrame) -> DataFrame:
     seconds = F.when(F.col("observed_s") > 0, F.col("observed_s")).otherwise(F.col("interval_s"))
     keyed = intervals.withColumn("cluster_id", F.coalesce(F.col("cluster_id"), F.lit(SHARED)))
     # Shuffled once by node and hour: the sums by interval here and by hour after it both stand on that.
-    placed = keyed.withColumn("hour_start", F.date_trunc("hour", "interval_start")).repartition(
-        *_NODE, "hour_start"
-    )
+    hourly = keyed.withColumn("hour_start", F.date_trunc("hour", "interval_start"))
+    placed = hourly.repartition(*_NODE, "hour_start")
+    own_sums = ("energy_kwh", "observed_s", "power_mean_w", "gain_sigma_kwh", "resolution_sigma_kwh")
     return placed.groupBy(*_NODE, "hour_start", "interval_start").agg(
-        *(
-            own(c)
-            for c in ("energy_kwh", "observed_s", "power_mean_w", "gain_sigma_kwh", "resolution_sigma_kwh")
-        ),
-        own("energy_source"),
+        *(own(name) for name in (*own_sums, "energy_source")),
         F.coalesce(boards, shared).alias("gpu_energy_kwh"),
         node_else_devices("cpu_utilisation_ratio"),
         node_else_devices("gpu_utilisation_ratio"),
@@ -138,20 +133,18 @@ def node_hours(
             .otherwise("none")
         )
         half_width = Z * F.sqrt(F.col("gain_sigma_kwh") ** 2 + F.col("resolution_sigma_kwh") ** 2)
-        covered = rows.withColumn(
-            "observed_s", F.least(F.coalesce("observed_s", F.lit(0.0)), F.col("expected_s"))
-        )
+        is_told = F.col("idle_energy_kwh").isNotNull()
+        observed_s = F.least(F.coalesce("observed_s", F.lit(0.0)), F.col("expected_s"))
         return (
-            covered.withColumn("coverage_ratio", F.col("observed_s") / F.col("expected_s"))
+            rows.withColumn("observed_s", observed_s)
+            .withColumn("coverage_ratio", F.col("observed_s") / F.col("expected_s"))
             .withColumns({"energy_basis": basis, "it_energy_kwh": F.when(is_total, energy)})
             .withColumns(interval_90(half_width))
             .withColumns(
                 {
                     "it_energy_imputed_kwh": F.lit(None),
                     "power_mean_w": F.try_divide(energy * JOULES_PER_KWH, F.col("observed_s")),
-                    "idle_basis": F.when(F.col("idle_energy_kwh").isNotNull(), "utilisation").otherwise(
-                        "none"
-                    ),
+                    "idle_basis": F.when(is_told, "utilisation").otherwise("none"),
                     "flags": F.coalesce(F.col("flags"), F.array().cast("array<string>")),
                     "status": F.lit("provisional"),
                 }
@@ -165,10 +158,10 @@ def node_hours(
 def interval_90(half_width: Column) -> dict[str, Column]:
     """Lower and upper end of the 90 % interval around `it_energy_kwh`; the lower end is never below 0."""
     energy = F.col("it_energy_kwh")
+    lower = energy - half_width
+    # greatest() passes over nulls: an unknown lower end would become 0.
     return {
-        "it_energy_lower_kwh": F.greatest(
-            energy - half_width, F.when(half_width.isNotNull() & energy.isNotNull(), 0.0)
-        ),
+        "it_energy_lower_kwh": F.when(lower.isNotNull(), F.greatest(lower, F.lit(0.0))),
         "it_energy_upper_kwh": energy + half_width,
     }
 
