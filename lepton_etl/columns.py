@@ -21,7 +21,7 @@ Transform = Callable[[DataFrame], DataFrame]
 
 ENERGY_SUM: Final = T.DecimalType(28, 9)
 # For addends far below one: 300 s of one idle board is 1e-3 kWh, a squared sensor error 1e-9.
-FINE_SUM: Final = T.DecimalType(38, 15)
+FINE_SUM: Final = T.DecimalType(38, 18)
 
 
 def exact_sum(value: Column, type_: T.DecimalType = ENERGY_SUM) -> Column:
