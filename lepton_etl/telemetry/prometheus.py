@@ -86,9 +86,9 @@ def _is_openmetrics(lines: Lines) -> bool:
 def read_labels(text: str | None) -> Labels | None:
     """Labels of one series, escapes resolved; None if they are malformed."""
     labels: Labels = {}
-    rest = text or ""
+    rest = (text or "").rstrip(" \t")
     at = 0
-    while at < len(rest) and rest[at:].strip(" \t"):
+    while at < len(rest):
         found = _LABEL.match(rest, at)
         if found is None:
             return None

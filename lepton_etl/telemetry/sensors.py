@@ -10,7 +10,15 @@ from typing import Annotated, Any, Final, Literal
 
 import polars as pl
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.fields import QUANTITIES
@@ -37,6 +45,26 @@ def as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def python_pattern(pattern: str) -> str:
+    """A regular expression as Python's `re` takes it; ValueError otherwise."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+    return pattern
+
+
+def column_pattern(pattern: str) -> str:
+    """A regular expression that runs on columns, without look-around; ValueError otherwise."""
+    try:
+        pl.Series([""]).str.contains(f"^(?:{pattern})$")
+    except pl.exceptions.ComputeError as error:
+        raise ValueError(f"{pattern!r} is no regular expression without look-around: {error}") from error
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(python_pattern)]
+ColumnPattern = Annotated[str, AfterValidator(column_pattern)]
 Strings = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 
 
@@ -45,7 +73,7 @@ class SensorRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    match: str = Field(description="Regular expression; it must fit the whole raw sensor name.")
+    match: Pattern = Field(description="Regular expression; it must fit the whole raw sensor name.")
     quantity: str = Field(description="Quantity of the field dictionary.")
     device: Strings = Field(
         default=("node",),
@@ -111,13 +139,10 @@ class RuleTable(BaseModel):
     no_value: tuple[str, ...] = Field(
         default=(), description="Texts, in lower case, that say there is no value."
     )
-    no_value_pattern: str | None = Field(default=None, description="Whole texts that are no measurement.")
+    no_value_pattern: ColumnPattern | None = Field(
+        default=None, description="Whole texts that are no measurement."
+    )
     index_labels: tuple[IndexLabel, ...] = ()
-
-    @model_validator(mode="after")
-    def _patterns_compile(self) -> "RuleTable":
-        re.compile(self.no_value_pattern or "")
-        return self
 
     def find(self, sensor: str) -> Mapped | None:
         """The first fitting rule, its device templates filled with the name's groups (in lower case)."""

@@ -1,6 +1,5 @@
 """What the settings say about a source, one strict model a format. A spec is plain data and travels to executors."""
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 from zoneinfo import ZoneInfo
@@ -8,8 +7,8 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from lepton_etl.fields import QUANTITIES
-from lepton_etl.telemetry.sensors import RULES_FOLDER, Rules, Statistic, load_rules
-from lepton_etl.telemetry.stamps import Ambiguous, EpochUnit
+from lepton_etl.telemetry.sensors import RULES_FOLDER, ColumnPattern, Rules, Statistic, load_rules
+from lepton_etl.telemetry.stamps import Ambiguous, EpochUnit, says_a_day
 from lepton_etl.telemetry.units import conversion
 
 FOOTERS_OF_SQL_SERVER: Final = (r"\(\d+ rows? affected\)", r"Completion time: .*")
@@ -98,6 +97,8 @@ class TimeColumn(Column):
     def _is_one(self) -> Self:
         if self.format is not None and self.epoch is not None:
             raise ValueError("give format or epoch, not both")
+        if self.format is not None and not says_a_day(self.format):
+            raise ValueError(f"format {self.format!r} does not give back the day that it writes")
         return self
 
 
@@ -134,7 +135,7 @@ class DelimitedSpec(_Spec):
     """Character-separated text with a header line."""
 
     format: Literal["delimited"] = "delimited"
-    delimiter: str = Field(default=",", min_length=1, max_length=1)
+    delimiter: str = Field(default=",", pattern=r"^[^\"\r\n]$", description="One character between cells.")
     timezone: Zone | None = Field(
         default=None,
         description="Zone of stamps that carry none; null takes the origin's, the source's or site's.",
@@ -149,7 +150,7 @@ class DelimitedSpec(_Spec):
     no_value: tuple[str, ...] = Field(
         default=("",), description="Texts, in lower case, of a cell without a value."
     )
-    footers: tuple[str, ...] = Field(
+    footers: tuple[ColumnPattern, ...] = Field(
         default=FOOTERS_OF_SQL_SERVER,
         description="Regular expressions of whole lines that are no data, such as a row count.",
     )
@@ -161,8 +162,6 @@ class DelimitedSpec(_Spec):
         for name in columns:
             if columns.count(name) > 1 or name in identity:
                 raise ValueError(f"column {name!r} is mapped twice")
-        for pattern in self.footers:
-            re.compile(pattern)
         return self
 
     def identity_columns(self) -> list[str]:

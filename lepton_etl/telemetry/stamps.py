@@ -1,5 +1,6 @@
 """Time stamps of logs to UTC instants: ISO 8601, a chrono format, or epochs; local wall clocks with their DST."""
 
+from datetime import UTC, datetime
 from typing import Final, Literal
 
 import polars as pl
@@ -40,7 +41,26 @@ def parse_stamps(
         parsed = _from_iso(frame)
     else:
         parsed = _from_format(frame, format).lazy()
+        timezone = (
+            "UTC" if format.endswith("Z") else timezone
+        )  # A literal Z says so, though chrono does not see it.
     return _to_utc(parsed, timezone, ambiguous)
+
+
+def says_a_day(format: str) -> bool:
+    """Whether a chrono format gives back the day of a stamp that it wrote itself.
+
+    `%Z` does not count: chrono skips the name of a zone without heeding it.
+    """
+    if "%Z" in format:
+        return False
+    sample = pl.Series([datetime(2025, 6, 13, 14, 45, 6, tzinfo=UTC)], dtype=UTC_TIME)
+    try:
+        text = sample.dt.to_string(format.replace("%#z", "%z"))  # The former can only be read.
+    except pl.exceptions.ComputeError:
+        return False
+    read = parse_stamps(text, timezone="UTC", format=format).get_column("time").dt.date()
+    return read.to_list() == sample.dt.date().to_list()
 
 
 def _from_epoch(frame: pl.DataFrame, epoch: EpochUnit) -> pl.DataFrame:
