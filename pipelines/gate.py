@@ -1,0 +1,90 @@
+"""Gate: bronze and silver of the run's days are judged before gold is made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from lepton_etl.days import Days
+from lepton_etl.errors import QualityGateError
+from lepton_etl.lake.store import Lake
+from lepton_etl.lake.tables import FILE
+from lepton_etl.quality.gate import GATED, judge
+from lepton_etl.quality.outcome import GateOutcome
+from lepton_etl.quality.rules import load_rules
+from pipelines.stage import StageContext, StageResult
+
+_SHOWN = 3
+
+
+def run(context: StageContext) -> StageResult:
+    """Judge the slices of the days; warnings become notes.
+
+    Raises QualityGateError where a `fail` does not hold: bronze and silver stay, gold is not touched.
+    """
+    quality, days = context.settings.quality, context.days
+    rules = load_rules(quality.expectations)
+    docs = docs_folder(quality.docs, days)
+    found = judge(slices(context.lake, days), rules, docs)
+    for outcome in (*found.failures, *found.warnings):
+        context.log.warning(
+            "expectation not met",
+            table=outcome.table,
+            check=outcome.check,
+            severity=outcome.severity,
+            observed=outcome.observed,
+            expected=outcome.expected,
+        )
+    if found.failures:
+        raise _error(found, days, docs)
+    notes = [f"warning: {outcome}" for outcome in found.warnings]
+    if found.docs is None:
+        notes.append(f"warning: the Data Docs could not be written to {docs}")
+    return StageResult(rows_in=sum(found.rows.values()), notes=tuple(notes))
+
+
+def docs_folder(docs: Path, days: Days) -> Path:
+    """The folder of the Data Docs of these days: `<docs>/2025-06-03`, or `<docs>/2025-06-03_2025-06-05`."""
+    return docs / (str(days.start) if days.count == 1 else f"{days.start}_{days.end}")
+
+
+def slices(lake: Lake, days: Days) -> dict[str, DataFrame]:
+    """Table name -> the rows that this run publishes from; tables that do not exist are left out."""
+    present = [table for table in GATED if lake.exists(table)]
+    return {
+        table.name: lake.read(table).transform(files_of(days)) if table is FILE else lake.read(table, days)
+        for table in present
+    }
+
+
+def files_of(days: Days) -> Callable[[DataFrame], DataFrame]:
+    """bronze/file -> the files whose readings touch the days, and those of the newest batch without one.
+
+    A file without readings belongs to no day; judged with its batch it warns once, not every night.
+    """
+
+    def transform(files: DataFrame) -> DataFrame:
+        newest = files.agg(F.max("batch").alias("newest_batch"))
+        touches = (F.col("first_reading_time") < F.lit(days.until_time)) & (
+            F.col("last_reading_time") >= F.lit(days.from_time)
+        )
+        unread = F.col("first_reading_time").isNull() & (F.col("batch") == F.col("newest_batch"))
+        return files.crossJoin(newest).where(touches | unread).drop("newest_batch")
+
+    return transform
+
+
+def _error(found: GateOutcome, days: Days, docs: Path) -> QualityGateError:
+    shown = [str(outcome) for outcome in found.failures[:_SHOWN]]
+    more = len(found.failures) - len(shown)
+    if more:
+        shown.append(f"and {more} more")
+    pages = f"see {found.docs}" if found.docs else f"(no Data Docs: {docs} cannot be written)"
+    return QualityGateError(
+        "; ".join(shown),
+        where=f"stopped at gate before gold for {days}",
+        remedy=f"{pages}; bronze and silver are kept: mend the source or the rule and run again",
+    )
