@@ -21,6 +21,7 @@ HERE = Path(__file__).parent
 REAL = Path(os.environ.get("LEPTON_REAL_DATA", HERE.parents[1] / ".." / "shared" / "data")).resolve()
 HARVARD = REAL / "harvard-ipmi-weather" / "ipmi"
 BIOHPC = REAL / "biohpc-gpu-servers"
+WEATHER = REAL / "harvard-ipmi-weather" / "weather"
 ZONES = REAL / "grid-ci-electricitymaps"
 NVIDIA = REAL / "nvidia-smi-captures"
 SCRAPED = datetime(2026, 1, 1, tzinfo=UTC)
@@ -49,6 +50,17 @@ BIOHPC_SPEC = {
     ],
 }  # fmt: skip
 
+WEATHER_SPEC = {
+    "format": "delimited",
+    "timezone": "America/New_York",
+    "time": {"column": "Time", "format": "%Y-%m-%d %H:%M"},
+    "device_id": {"value": "weather"},
+    "readings": [
+        {"column": "Temp (°C)", "quantity": "outdoor_dry_bulb_temperature", "unit": "degC"},
+        {"column": "Humidity (%)", "quantity": "relative_humidity", "unit": "percent"},
+    ],
+}
+
 # Names of the 25 layouts that speak W, degC, RPM or percent and have no quantity of their own.
 NO_QUANTITY = {"Mid Board Temp", "Rear Board Temp"}
 MEASURED_UNITS = {"Watts", "degrees C", "RPM", "percent"}
@@ -60,7 +72,7 @@ def files(folder: Path, pattern: str) -> list[str]:
 
 def decoded(path: Path, spec: FormatSpec, node_id: str | None = "node") -> tuple[str, Decoded]:
     """The text by the standard library, and what the decoder makes of it; counts as laid down."""
-    data = read_bytes(path.read_bytes(), gzipped=True)
+    data = read_bytes(path.read_bytes(), gzipped=path.suffix == ".gz")
     assert isinstance(data, bytes)
     result = decode(data, Origin("site", "source", path.name, node_id, "UTC", SCRAPED), spec)
     result.check()
@@ -74,7 +86,8 @@ def decoded(path: Path, spec: FormatSpec, node_id: str | None = "node") -> tuple
         "structure_lines": result.structure_lines,
     }
     assert {name: int(LAID_DOWN[path.name][name]) for name in found} == found
-    with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as text:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8-sig", newline="") as text:
         return text.read(), result
 
 
@@ -140,6 +153,30 @@ def test_biohpc_server(name: str) -> None:
     merged_hours = {time.date() for (_, _, time), (_, window_s, _) in found.items() if window_s == 7200.0}
     assert len(merged_hours) >= 1
     assert all(day.month == 11 for day in merged_hours)
+
+
+@pytest.mark.parametrize("name", files(WEATHER, "*.txt"))
+def test_harvard_weather_day(name: str) -> None:
+    """Cut last lines and a day in prose (06-02) are rejects, nothing else is."""
+    text, result = decoded(WEATHER / name, spec_of(WEATHER_SPEC), node_id=None)
+    header, *rows = csv.reader(text.splitlines())
+    whole = [row for row in rows if len(row) == len(header)]
+    expected = {
+        (
+            sensor,
+            datetime.strptime(row[0], "%Y-%m-%d %H:%M").replace(tzinfo=ZoneInfo("America/New_York")),
+            value,
+        )
+        for row in whole
+        for sensor, value in (("Temp (°C)", float(row[1])), ("Humidity (%)", float(row[3]) / 100))
+    }
+    found = {(r["sensor"], r["reading_time"], r["value"]) for r in result.readings.to_pylist()}
+    if "Time" in header:
+        assert found == expected
+        assert result.rejects["reason"].to_pylist() == ["bad_line"] * (len(rows) - len(whole))
+    else:
+        assert result.rejects["reason"].to_pylist() == ["missing_column"]
+        assert not found
 
 
 @pytest.mark.parametrize("name", files(ZONES, "*.csv.gz"))
