@@ -4,7 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
 
-PYTHON ?= python3
+# Looked up before the environment is put on PATH below.
+PYTHON := $(or $(PYTHON),$(shell command -v python3),python3)
 VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
 

@@ -55,18 +55,27 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
+def venv_fits() -> bool:
+    """Whether .venv runs a Python new enough, and was made at this place: its scripts name their interpreter."""
+    fits = f"import sys, pip; sys.exit(sys.version_info < {OLDEST_PYTHON})"
+    pip = VENV / "bin" / "pip"
+    made_here = pip.is_file() and str(PYTHON) in pip.read_text(encoding="utf-8")
+    return made_here and succeeds([str(PYTHON), "-c", fits])
+
+
 def make_venv() -> None:
     """A virtual environment in .venv; one that works is kept."""
-    fits = f"import sys, pip; sys.exit(sys.version_info < {OLDEST_PYTHON} or sys.prefix != {str(VENV)!r})"
-    if succeeds([str(PYTHON), "-c", fits]):
+    if venv_fits():
         return
+    # Called from inside the environment that is about to go: its own base makes the new one.
+    python = getattr(sys, "_base_executable", sys.executable)
     package = "python{}.{}-venv".format(*sys.version_info[:2])
     # Debian and Ubuntu keep ensurepip in a package of its own.
-    if not succeeds([sys.executable, "-c", "import ensurepip, venv"]) and not apt_install(
+    if not succeeds([python, "-c", "import ensurepip, venv"]) and not apt_install(
         [package, "python3-venv"], LOG
     ):
         raise SetUpError(f"this Python cannot make one: `sudo apt-get install {package}`, and run again")
-    run([sys.executable, "-m", "venv", "--clear", str(VENV)], LOG, f"could not make {VENV}")
+    run([python, "-m", "venv", "--clear", str(VENV)], LOG, f"could not make {VENV}")
 
 
 def install_packages() -> None:
