@@ -81,7 +81,9 @@ def _decimal_sum(value: Column) -> Column:
 
 
 def _mean(column: str, multiplicity: bool = False) -> Column:
-    weight = F.col("observed_s") * F.col("multiplicity") if multiplicity else F.col("observed_s")
+    # A row without power to observe still says load and temperature: it counts with its whole interval.
+    seconds = F.when(F.col("observed_s") > 0, F.col("observed_s")).otherwise(F.col("interval_s"))
+    weight = seconds * F.col("multiplicity") if multiplicity else seconds
     weight_sum = _decimal_sum(F.when(F.col(column).isNotNull(), weight))
     return F.when(weight_sum > 0, _decimal_sum(F.col(column) * weight) / weight_sum)
 
@@ -108,9 +110,9 @@ def _aggregates(device: DeviceKind) -> list[Column]:
 
 
 def _with_component_load(targets: DataFrame, hours: DataFrame) -> DataFrame:
-    """Where the node row says no CPU or GPU load, take it from its components (mean over the devices)."""
+    """Where the node row says no load, take it from its components (mean over the devices)."""
     node_keys = [key for key in KEYS if key != "device_id"]
-    columns = ("cpu_utilisation_ratio", "gpu_utilisation_ratio")
+    columns = _load_columns("node")
     parts = [part for column in columns for part in _load_aggregates(column, "_part", multiplicity=True)]
     components = hours.where(F.col("device_id") != "node").groupBy(*node_keys).agg(*parts)
     filled = [

@@ -66,7 +66,7 @@ FEATURES: Final[dict[DeviceKind, tuple[Feature, ...]]] = {
         Feature("inlet_temp_c", "degree_Celsius", "Mean inlet temperature of the hour.", ("inlet_temp_c",)),
         *_load("cpu_utilisation_ratio", "CPU utilisation"),
         *_load("gpu_utilisation_ratio", "GPU utilisation"),
-        *_load("memory_utilisation_ratio", "Memory in use"),
+        *_load("memory_utilisation_ratio", "Memory in use of the node, else of its GPUs"),
         _GPU_COUNT,
         _CLASS,
     ),

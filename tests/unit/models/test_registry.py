@@ -1,9 +1,10 @@
-"""The registry door on a real MLflow store in SQLite: what is logged, who becomes champion, what is never loaded."""
+"""The registry door on a real MLflow store in SQLite: what is logged, who is champion, what is never loaded."""
 
 from __future__ import annotations
 
 import json
 import pickle
+import runpy
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 import yaml
+from typer.testing import CliRunner
 
 from lepton_etl.errors import ModelError
 from lepton_etl.models.features import FEATURES
@@ -22,6 +25,8 @@ from lepton_etl.models.safe_load import checked_bytes, folder_sha256
 from lepton_etl.models.settings import ModelSettings
 from lepton_etl.models.training import Trained, train
 from lepton_etl.models.verified import Version
+
+SCRIPT = Path(__file__).resolve().parents[3] / "jobs" / "consume.py"
 
 
 class _Canary:
@@ -224,19 +229,22 @@ def test_consumer_script_predicts_without_spark(
 ) -> None:
     rows = hours.tail(5).drop(columns=["energy_kwh"])
     rows.to_csv(tmp_path / "rows.csv", index=False)
-    script = Path(__file__).resolve().parents[3] / "jobs" / "consume.py"
-    command = [sys.executable, str(script), "--tracking-uri", registry.tracking_uri]
+    command = [sys.executable, str(SCRIPT), "--tracking-uri", registry.tracking_uri]
     options = ["--rows", str(tmp_path / "rows.csv"), "--output", str(tmp_path / "out.csv")]
-    subprocess.run([*command, *options], check=True, capture_output=True, cwd=script.parents[1])
+    subprocess.run([*command, *options], check=True, capture_output=True, cwd=SCRIPT.parents[1])
     out = pd.read_csv(tmp_path / "out.csv")
     assert out["predicted_kwh"].to_numpy() == pytest.approx(
         registry.verified_model("node-energy").predict(rows)
     )
     assert out["model_version"].astype(str).unique().tolist() == [champion.version]
-    done = subprocess.run([*command, "--columns"], check=True, capture_output=True, text=True)
-    assert "inlet_temp_c\tdegree_Celsius" in done.stdout
-    lost = subprocess.run(
-        [*command, "--name", "lost", "--columns"], capture_output=True, text=True, check=False
-    )
-    assert lost.returncode == 1
-    assert "models:/lost@champion: there is no such model" in lost.stderr
+
+
+def test_consumer_script_says_columns_and_what_is_missing(registry: Registry, champion: Version) -> None:
+    app = typer.Typer()
+    app.command()(runpy.run_path(str(SCRIPT))["main"])
+    at = ["--tracking-uri", registry.tracking_uri]
+    said = CliRunner().invoke(app, [*at, "--columns"])
+    assert "inlet_temp_c\tdegree_Celsius" in said.output
+    lost = CliRunner().invoke(app, [*at, "--name", "lost", "--columns"])
+    assert lost.exit_code == 1
+    assert "models:/lost@champion: there is no such model" in lost.output

@@ -1,0 +1,224 @@
+"""Device-hours, training and scoring on real Delta tables and a real MLflow store."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import structlog
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from lepton_etl.days import Days
+from lepton_etl.lake.schema import spark_schema
+from lepton_etl.lake.store import Lake
+from lepton_etl.lake.tables import INTERVAL, NODE, PREDICTION, Table
+from lepton_etl.models.device_hours import capped, covered, device_hours
+from lepton_etl.models.features import KEYS, POWER_COLUMNS, feature_names
+from lepton_etl.models.registry import Registry
+from lepton_etl.settings import Settings, load
+from pipelines import score, train
+from pipelines.stage import StageContext
+
+START = datetime(2025, 6, 1, tzinfo=UTC)
+DAYS = Days(date(2025, 6, 1), date(2025, 6, 4))
+SETTINGS = """
+site: {site_id: s}
+lake: {root: lake}
+mlflow: {tracking_uri: "sqlite:///mlflow.db", artifact_location: mlartifacts}
+fleet: {inventory: inventory.csv}
+sources:
+  - {name: bmc, format: ipmitool, path: "ipmi/*.txt.gz", node_id_from_path: "(?P<node_id>[^/]+)-"}
+model: {trees: 10, min_rows: 100, gates: {min_test_rows: 24}}
+"""
+
+
+def _rows(spark: SparkSession, table: Table, rows: list[dict[str, Any]]) -> DataFrame:
+    return spark.createDataFrame(
+        [tuple(row.get(c) for c in table.columns) for row in rows], spark_schema(table)
+    )
+
+
+def _interval(node: str, device: str, start: datetime, power_w: float | None, **more: Any) -> dict[str, Any]:
+    energy = None if power_w is None else power_w * 300 / 3.6e6 * more.get("multiplicity", 1)
+    row = {
+        "site_id": "s", "cluster_id": "c", "node_id": node, "device_id": device, "interval_start": start,
+        "date": start.date(), "interval_s": 300, "counts_in_total": device == "node", "multiplicity": 1,
+        "energy_kwh": energy, "power_min_w": power_w, "power_mean_w": power_w, "power_max_w": power_w,
+        "observed_s": 0.0 if power_w is None else 300.0, "energy_source": "bmc", "conflicts": 0, "flags": [],
+    }  # fmt: skip
+    return row | more
+
+
+def _hour(
+    node: str, device: str, start: datetime, powers_w: list[float | None], **more: Any
+) -> list[dict[str, Any]]:
+    step = timedelta(seconds=300)
+    return [_interval(node, device, start + i * step, w, **more) for i, w in enumerate(powers_w)]
+
+
+def _node(node: str, rated_w: float, **more: Any) -> dict[str, Any]:
+    row = {"site_id": "s", "cluster_id": "c", "node_id": node, "node_kind": "compute", "hardware_class": "h"}
+    return (
+        row
+        | {"rated_power_w": rated_w, "gpu_count": 0, "valid_from": datetime(2020, 1, 1, tzinfo=UTC)}
+        | more
+    )
+
+
+def _collect(rows: DataFrame) -> dict[tuple[str, str, int], dict[str, Any]]:
+    found = [row.asDict() for row in rows.collect()]
+    return {(r["node_id"], r["device_id"], r["hour_start"].hour): r for r in found}
+
+
+@pytest.fixture
+def nodes(spark: SparkSession) -> DataFrame:
+    switched = datetime(2025, 6, 1, 1, tzinfo=UTC)
+    return _rows(
+        spark,
+        NODE,
+        [
+            _node("a", 500.0, valid_to=switched),
+            _node("a", 700.0, valid_from=switched, gpu_rated_power_w=300.0, gpu_count=2),
+        ],
+    )
+
+
+def test_node_hours_join_the_inventory_of_the_hour_and_the_load_of_the_devices(
+    spark: SparkSession, nodes: DataFrame
+) -> None:
+    second = START + timedelta(hours=1)
+    rows = [
+        *_hour("a", "node", START, [100.0] * 6 + [200.0] * 6, cpu_utilisation_ratio=0.5, inlet_temp_c=22.0),
+        *_hour("a", "node", second, [300.0] * 11, inlet_temp_c=24.0),
+        *_hour("a", "gpu0", second, [50.0] * 12, gpu_utilisation_ratio=0.2, device_temp_c=70.0),
+        *_hour("a", "gpu1", second, [None] * 12, gpu_utilisation_ratio=0.6, device_temp_c=80.0),
+        *_hour("stranger", "node", START, [80.0] * 5),
+        *_hour("a", "node", START + timedelta(hours=2), [90.0] * 12, energy_source="modelled_sum"),
+    ]
+    hours = _collect(_rows(spark, INTERVAL, rows).transform(device_hours("node", nodes)))
+    assert sorted(hours) == [("a", "node", 0), ("a", "node", 1), ("stranger", "node", 0)]
+    first, later, stranger = hours["a", "node", 0], hours["a", "node", 1], hours["stranger", "node", 0]
+    assert first["energy_kwh"] == pytest.approx(0.150, rel=1e-9)
+    assert (first["rated_power_w"], first["inlet_temp_c"], first["cpu_utilisation_ratio"]) == (
+        500.0,
+        22.0,
+        0.5,
+    )
+    assert first["gpu_utilisation_ratio"] is None
+    # Eleven of twelve intervals: the energy is that of the full hour at the mean seen.
+    assert (later["observed_s"], later["rated_power_w"]) == (3300.0, 700.0)
+    assert later["energy_kwh"] == pytest.approx(0.300, rel=1e-9)
+    assert later["gpu_utilisation_ratio"] == pytest.approx(0.4)
+    assert (later["gpu_utilisation_min_ratio"], later["gpu_utilisation_max_ratio"]) == (0.2, 0.6)
+    assert (stranger["rated_power_w"], stranger["hardware_class"]) == (None, "unknown")
+    kept = _collect(
+        _rows(spark, INTERVAL, rows).transform(device_hours("node", nodes)).transform(covered(0.9))
+    )
+    assert sorted(kept) == [("a", "node", 0), ("a", "node", 1)]
+
+
+def test_gpu_hours_are_per_board_and_scaling_power_changes_no_feature(
+    spark: SparkSession, nodes: DataFrame
+) -> None:
+    second = START + timedelta(hours=1)
+    seen = {
+        "gpu_utilisation_ratio": 0.3,
+        "memory_utilisation_ratio": 0.1,
+        "device_temp_c": 55.0,
+        "multiplicity": 2,
+    }
+    intervals = _rows(spark, INTERVAL, _hour("a", "gpu", second, [120.0] * 12, **seen))
+    scaled = intervals.select(
+        *((F.col(c) * 3).alias(c) if c in POWER_COLUMNS else F.col(c) for c in INTERVAL.columns)
+    )
+    plain = _collect(intervals.transform(device_hours("gpu", nodes)))["a", "gpu", 1]
+    tripled = _collect(scaled.transform(device_hours("gpu", nodes)))["a", "gpu", 1]
+    assert plain["energy_kwh"] == pytest.approx(0.120, rel=1e-9)
+    assert tripled["energy_kwh"] == pytest.approx(0.360, rel=1e-9)
+    assert {n: plain[n] for n in feature_names("gpu")} == {n: tripled[n] for n in feature_names("gpu")}
+    assert (plain["rated_power_w"], plain["device_temp_c"], plain["gpu_count"]) == (300.0, 55.0, 2.0)
+
+
+def test_the_sample_is_the_same_in_any_partitioning(spark: SparkSession, nodes: DataFrame) -> None:
+    rows = [row for n in range(40) for row in _hour(f"n{n}", "node", START, [100.0 + n])]
+    hours = _rows(spark, INTERVAL, rows).transform(device_hours("node", nodes))
+    samples = [
+        {r["node_id"] for r in hours.repartition(parts).transform(capped(10)).select(*KEYS).collect()}
+        for parts in (1, 7)
+    ]
+    assert len(samples[0]) == 10
+    assert samples[0] == samples[1]
+
+
+def _fill(spark: SparkSession, lake: Lake, days: Days) -> None:
+    """Three nodes whose power follows their load, one interval of 300 s seen in every five minutes."""
+    random = np.random.default_rng(3)
+    rows = []
+    for node, idle_w in (("n1", 100.0), ("n2", 100.0), ("n3", 250.0)):
+        for hour in range(24 * days.count):
+            load = float(random.random())
+            seen = {"cpu_utilisation_ratio": load, "inlet_temp_c": 20.0 + 5 * load}
+            rows += _hour(
+                node, "node", days.from_time + timedelta(hours=hour), [idle_w * (1 + load)] * 12, **seen
+            )
+    lake.replace(INTERVAL, days, _rows(spark, INTERVAL, rows))
+    nodes = [_node("n1", 400.0), _node("n2", 400.0), _node("n3", 900.0, hardware_class="k")]
+    lake.overwrite(NODE, _rows(spark, NODE, nodes))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "settings.yaml").write_text(SETTINGS, encoding="utf-8")
+    return load(tmp_path / "settings.yaml")
+
+
+def _context(lake: Lake, settings: Settings, days: Days) -> StageContext:
+    return StageContext(lake, settings, days, "test-run", structlog.get_logger())
+
+
+def test_a_night_trains_once_promotes_scores_and_repeats_itself(
+    spark: SparkSession, lake: Lake, settings: Settings
+) -> None:
+    _fill(spark, lake, DAYS)
+    context = _context(lake, settings, DAYS)
+    first = train.run(context)
+    assert first.rows_in == 3 * 96
+    assert "node-energy version 1 is champion" in first.notes[0]
+    registry = Registry(settings.mlflow.tracking_uri, settings.mlflow.artifact_location)
+    champion = registry.champion("node-energy")
+    assert champion is not None
+    assert (
+        champion.tags["delta_versions"]
+        == f'{{"silver/interval": {lake.version(INTERVAL)}, "silver/node": {lake.version(NODE)}}}'
+    )
+    again = train.run(context)
+    assert again.notes == ("node-energy version 1 was trained on this table: nothing registered",)
+    assert registry.version("node-energy", "2") is None
+
+    scored = score.run(context)
+    assert scored.written[0].changed
+    rows = lake.read(PREDICTION).toPandas()
+    assert len(rows) == 3 * 96
+    error = (rows["energy_kwh"] - rows["predicted_kwh"]).abs().sum() / rows["energy_kwh"].sum()
+    assert error < 0.05
+    assert set(rows["model_version"]) == {"1"}
+
+    # The days before the last cannot replace a champion trained up to a later day; scored days keep their version.
+    back = train.run(_context(lake, settings, Days(DAYS.start, date(2025, 6, 3))))
+    assert "refused: trained up to 2025-06-03, the champion up to 2025-06-04" in back.notes[0]
+    present = registry.champion("node-energy")
+    assert present is not None
+    assert present.version == "1"
+    assert not score.run(context).written[0].changed
+
+
+def test_a_first_night_with_few_rows_is_a_note(spark: SparkSession, lake: Lake, settings: Settings) -> None:
+    day = Days.of(DAYS.start)
+    _fill(spark, lake, day)
+    context = _context(lake, settings, day)
+    assert train.run(context).notes == ("not trained: 72 node hours with energy, 100 needed",)
+    assert score.run(context).notes == ("not scored: node-energy has no champion",)
