@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 
 Spec = dict[str, Any]
 
-# Okabe and Ito's colours, told apart by colour-blind readers, without the yellow and black that one of the
-# two backgrounds swallows. Source: https://jfly.uni-koeln.de/color/
-COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C")
+# Okabe and Ito's colours, told apart by colour-blind readers, with a lighter blue and without the
+# yellow and black that one of the two backgrounds swallows. Source: https://jfly.uni-koeln.de/color/
+COLOURS: Final = ("#1A7FC1", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C")
 SHAPES: Final = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "stroke")
 MOST_SERIES: Final = len(COLOURS)
 OTHERS: Final = "others"
@@ -128,7 +128,12 @@ def scatter(table: pa.Table, x: str, *, x_title: str, x_format: str, y_title: st
         _chart()
         .mark_point(filled=True, size=26, opacity=0.55)
         .encode(
-            x=alt.X(f"{x}:Q", title=x_title, scale=x_scale, axis=alt.Axis(format=x_format, tickCount=6)),
+            x=alt.X(
+                f"{x}:Q",
+                title=x_title,
+                scale=x_scale,
+                axis=alt.Axis(format=".0%" if percent else "~g", tickCount=6),
+            ),
             y=alt.Y("power_w:Q", title=y_title, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=6)),
             color=alt.Color("class:N", title=None, scale=_palette(names), legend=legend),
             shape=alt.Shape("class:N", title=None, scale=shapes, legend=legend),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
+from lepton_etl.models.metrics import ALL_HOURS, ALL_NODES, BUSY_HOURS
 from lepton_etl.report.data import ERROR_SCHEMA, ModelSummary
 
 if TYPE_CHECKING:
@@ -73,16 +74,30 @@ def _errors_of_run(run_id: str, tracking_uri: str) -> list[dict[str, Any]]:
 
 
 def error_rows(records: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """Error records of all models -> the model's rows and the baseline's WAPE, all servers first."""
+    """Error records of all models -> the model's rows beside the baseline's WAPE.
+
+    All servers together come first, then the servers with the largest WAPE over all hours.
+    """
     found = {(r["model"], r["node_id"], r["hours"]): r for r in records}
+
+    def worst_first(node: str) -> tuple[bool, float, str]:
+        wape = found[_MODEL, node, ALL_HOURS]["wape_ratio"]
+        return node != ALL_NODES, -wape if wape is not None else 0.0, node
+
+    nodes = sorted({node for model, node, _ in found if model == _MODEL}, key=worst_first)
     rows = [
         {
-            "server": node, "hours_kind": hours, "hours": record["rows"], "mape_ratio": record["mape_ratio"],
-            "wape_ratio": record["wape_ratio"], "cv_ratio": record["cv_rmse_ratio"],
+            "server": "all servers" if node == ALL_NODES else node,
+            "hours_kind": hours,
+            "hours": record["rows"],
+            "mape_ratio": record["mape_ratio"],
+            "wape_ratio": record["wape_ratio"],
+            "cv_ratio": record["cv_rmse_ratio"],
             "nmbe_ratio": record["nmbe_ratio"],
             "baseline_wape_ratio": found.get((_BASELINE, node, hours), {}).get("wape_ratio"),
         }
-        for (model, node, hours), record in found.items()
-        if model == _MODEL
-    ]  # fmt: skip
+        for node in nodes
+        for hours in (ALL_HOURS, BUSY_HOURS)
+        if (record := found.get((_MODEL, node, hours)))
+    ]
     return pa.Table.from_pylist(rows, schema=ERROR_SCHEMA)

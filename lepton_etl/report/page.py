@@ -26,6 +26,7 @@ MOST_DAY_ROWS: Final = 200
 MOST_DISCARDED: Final = 200
 MOST_IGNORED: Final = 25
 MOST_REJECTS: Final = 40
+MOST_ERRORS: Final = 62  # Two rows a server: all of them together and the thirty worst.
 
 # Which figures the cluster tables show, and so which definitions the page prints.
 DEFINED: Final = (
@@ -70,7 +71,7 @@ def render(data: ReportData) -> str:
         "rejects": data.rejects.slice(0, MOST_REJECTS).to_pylist(),
         "ignored": data.ignored.slice(0, MOST_IGNORED).to_pylist(),
         "stages": [_stage(row) for row in data.stages.to_pylist()],
-        "errors": data.model.errors.to_pylist() if data.model else [],
+        "errors": data.model.errors.slice(0, MOST_ERRORS).to_pylist() if data.model else [],
         "unknowns": figures.unknowns(days),
         "definitions": [(FIELDS[name], _unit(FIELDS[name].unit)) for name in DEFINED],
         "labels": _labels(),
