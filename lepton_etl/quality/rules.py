@@ -35,7 +35,7 @@ class Rule(_Model):
     `figure`: a Spark SQL aggregate over the slice, held between `at_least` and `at_most`; null is not judged.
     """
 
-    name: str = Field(pattern=r"[a-z][a-z0-9_]*", max_length=60, description="Name in messages.")
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60, description="Name in messages.")
     severity: Severity = Field(description="fail stops before gold; warn is a note to the operator.")
     says: str = Field(min_length=1, description="The rule in a sentence, for a person.")
     column: str | None = Field(None, description="The column it is about.")

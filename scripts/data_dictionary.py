@@ -1,0 +1,76 @@
+"""Write docs/data-dictionary.md from the field dictionary and the declared tables.
+
+python scripts/data_dictionary.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from lepton_etl.fields import QUANTITIES, Field
+from lepton_etl.lake.tables import TABLES, Table
+
+PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "data-dictionary.md"
+_LONG_SET: Final = 12
+
+
+def page() -> str:
+    """The whole page as Markdown."""
+    parts = [
+        "# Data dictionary",
+        "Made from `lepton_etl/fields.py` and `lepton_etl/lake/tables.py` by `scripts/data_dictionary.py`; "
+        "do not edit by hand.\n"
+        "A column means the same wherever it stands. Times are UTC; ratios run from 0 to 1; null is unknown, "
+        "never zero. Columns marked \\* are never null.",
+        "## Tables",
+        "| table | one row is |\n| --- | --- |\n"
+        + "\n".join(f"| [{t.name}](#{_anchor(t)}) | {t.grain} |" for t in TABLES.values()),
+        *(_table(table) for table in TABLES.values()),
+        "## Quantities",
+        "What a reading (`bronze/reading`, column `quantity`) may be, its canonical unit and its bounds.",
+        "| quantity | unit | bounds |\n| --- | --- | --- |\n"
+        + "\n".join(f"| {q.name} | {q.unit} | {q.ge:g} .. {q.le:g} |" for q in QUANTITIES.values()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(table: Table) -> str:
+    facts = [
+        f"- Key: {', '.join(table.key) or 'none, rows are only appended'}",
+        f"- Partition: {table.partition or 'none'}",
+        f"- Owner: {table.owner}",
+        f"- Kept: {'for good' if table.retention_days is None else f'{table.retention_days} days'}",
+        *(f"- Note: {warning}" for warning in table.warnings),
+    ]
+    rows = [_row(field, field.name in table.required) for field in table.fields]
+    head = "| column | type | unit | bounds | meaning |\n| --- | --- | --- | --- | --- |"
+    return "\n\n".join(
+        [f"### {table.name}", f"One row is {table.grain}.", "\n".join(facts), "\n".join([head, *rows])]
+    )
+
+
+def _row(field: Field, required: bool) -> str:
+    name = f"{field.name} \\*" if required else field.name
+    return f"| {name} | {field.type} | {field.unit or ''} | {_bounds(field)} | {field.description} |"
+
+
+def _bounds(field: Field) -> str:
+    if len(field.one_of) > _LONG_SET:
+        return "see Quantities"
+    if field.one_of:
+        return ", ".join(field.one_of)
+    if field.ge is None and field.le is None:
+        return ""
+    low = "" if field.ge is None else f"{field.ge:g}"
+    return f"{low} .. {'' if field.le is None else f'{field.le:g}'}"
+
+
+def _anchor(table: Table) -> str:
+    # GitHub's anchor of a heading: lower case, slashes dropped.
+    return table.name.replace("/", "")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"wrote {PAGE.name}: {len(TABLES)} tables")
