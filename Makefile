@@ -38,7 +38,8 @@ demo: setup ## Three simulated nights of a two-cluster fleet; prints gold/cluste
 	lepton-etl simulate $(DEMO) --seed 42 --date $(firstword $(DEMO_NIGHTS)) --days $(words $(DEMO_NIGHTS)) \
 	    --clusters 2 --nodes 4 --fault gaps --fault duplicates --fault bad_lines
 	$(JAVA) for night in $(DEMO_NIGHTS); do $(NIGHTLY) --config $(DEMO)/config.yaml --date $$night; done
-	$(JAVA) lepton-etl tables show gold/cluster_day --config $(DEMO)/config.yaml
+	lepton-etl tables show gold/cluster_day --config $(DEMO)/config.yaml
+	@printf 'report of %s\n' $(DEMO)/report/*/index.html
 
 nightly: setup ## One night: CONFIG=conf/examples/harvard.yaml DATE=2025-06-03 [UNTIL=2025-06-05] [STAGE=gold]
 	$(call needs,CONFIG)
