@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 from hashlib import sha256
+from typing import Final
 
 import pandas as pd
 from pyspark.sql import functions as F
@@ -19,12 +20,14 @@ from lepton_etl.lake.store import Lake
 from lepton_etl.lake.tables import INTERVAL, NODE
 from lepton_etl.models.device_hours import capped, covered, device_hours
 from lepton_etl.models.features import FEATURES, feature_names
-from lepton_etl.models.metrics import as_lines
+from lepton_etl.models.metrics import ALL_NODES, as_lines
 from lepton_etl.models.registry import Registry
 from lepton_etl.models.settings import ModelSettings
 from lepton_etl.models.training import Trained, order_rows, table_sha256, train, training_key, why_not
 from lepton_etl.models.verified import VerifiedModel, Version
 from pipelines.stage import StageContext, StageResult
+
+_MOST_NODES_SHOWN: Final = 8
 
 
 def run(context: StageContext) -> StageResult:
@@ -49,7 +52,7 @@ def run(context: StageContext) -> StageResult:
     return StageResult(
         rows_in=len(hours),
         rows_out=trained.train_rows + trained.test_rows,
-        notes=(*notes, _outcome(version, trained), *as_lines(trained.errors)),
+        notes=(*notes, _outcome(version, trained), *_error_lines(trained)),
     )
 
 
@@ -91,6 +94,17 @@ def _not_older(trained: Trained, champion: VerifiedModel | None) -> Trained:
     if cut is None or trained.cut_time.isoformat() >= cut:
         return trained
     return trained.refused(f"trained up to {trained.cut_time:%Y-%m-%d}, the champion up to {cut[:10]}")
+
+
+def _error_lines(trained: Trained) -> list[str]:
+    """The errors for the operator: by node of a small fleet, else over all; errors.txt of the run has every node."""
+    nodes = {row.node_id for row in trained.errors}
+    shown = (
+        trained.errors
+        if len(nodes) <= _MOST_NODES_SHOWN
+        else [row for row in trained.errors if row.node_id == ALL_NODES]
+    )
+    return as_lines(shown)
 
 
 def _params(settings: ModelSettings) -> dict[str, object]:
