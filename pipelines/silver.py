@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Final
 
 import polars as pl
@@ -107,8 +108,8 @@ def weather_hour(context: StageContext) -> Written:
 
 def _readings(context: StageContext) -> DataFrame:
     """Bronze of the days and of a day on both sides: longest step and window are at most a day."""
-    start, until = context.days.widen(86_400)
-    return context.lake.read(READING, Days(start.date(), until.date()))
+    one_day, days = timedelta(days=1), context.days
+    return context.lake.read(READING, Days(days.start - one_day, days.end + one_day))
 
 
 def _for_each_day(context: StageContext, further: tuple[str, ...] = ()) -> Transform:
