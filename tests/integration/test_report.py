@@ -16,6 +16,8 @@ from pipelines import report
 from pipelines.stage import StageContext
 
 if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
     from lepton_etl.lake.store import Lake
 
 pytestmark = pytest.mark.spark
@@ -67,11 +69,21 @@ def file(path: str, state: str, **more: Any) -> dict[str, Any]:
     } | more  # fmt: skip
 
 
-@pytest.fixture
-def filled(lake: Lake) -> Lake:
+def stage_run(stage: str, message: str) -> dict[str, Any]:
+    return {
+        "run_id": "run-1", "stage": stage, "state": "done", "date_from": DAY, "date_until": DAY,
+        "start_time": START, "end_time": START, "duration_s": 2.0, "rows_in": 100, "rows_out": 10,
+        "message": message,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def filled(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """A lake of one day: 70 nodes, one silent and one half a day late, one bad file, one reject."""
     from lepton_etl.lake import tables as t
+    from lepton_etl.lake.store import Lake
 
+    lake = Lake(spark, tmp_path_factory.mktemp("report") / "lake")
     hours = [node_hour(i, node, hour) for i, node in enumerate(NODES) for hour in range(24)]
     lake.write_rows(t.NODE_HOUR, hours)
     lake.write_rows(t.INTERVAL, [gpu_interval(minute) for minute in range(0, 60, 5)])
@@ -94,28 +106,22 @@ def filled(lake: Lake) -> Lake:
                     "raw_text": "Sys Power | <b>2O8</b> Watts | ok"}
         for f, line in ((file("landing/a-2025-06-03.txt", ""), 7), (file("landing/b-2025-05-01.txt.gz", ""), 3))
     ])  # fmt: skip
+    lake.write_rows(t.STAGE_RUN, [
+        stage_run("gate", "warning: silver/interval: fill: 0.4 %, expected 1 %; warning: bronze/file: late"),
+        stage_run("train", "not trained: 48 node hours with energy, 200 needed"),
+    ])  # fmt: skip
     return lake
 
 
-def stage_run(stage: str, message: str) -> dict[str, Any]:
-    return {
-        "run_id": "run-1", "stage": stage, "state": "done", "date_from": DAY, "date_until": DAY,
-        "start_time": START, "end_time": START, "duration_s": 2.0, "rows_in": 100, "rows_out": 10,
-        "message": message,
-    }  # fmt: skip
+def context_of(lake: Lake, folder: Path, days: Days) -> StageContext:
+    conf = folder / "conf.yaml"
+    conf.write_text(SETTINGS)
+    return StageContext(lake, load(conf), days, "run-1", structlog.get_logger())
 
 
 @pytest.fixture
 def context(filled: Lake, tmp_path: Path) -> StageContext:
-    from lepton_etl.lake.tables import STAGE_RUN
-
-    filled.write_rows(STAGE_RUN, [
-        stage_run("gate", "warning: silver/interval: fill: 0.4 %, expected 1 %; warning: bronze/file: late"),
-        stage_run("train", "not trained: 48 node hours with energy, 200 needed"),
-    ])  # fmt: skip
-    conf = tmp_path / "conf.yaml"
-    conf.write_text(SETTINGS)
-    return StageContext(filled, load(conf), Days.of(DAY), "run-1", structlog.get_logger())
+    return context_of(filled, tmp_path, Days.of(DAY))
 
 
 def body(page: Path) -> str:
@@ -169,10 +175,7 @@ def test_a_gpu_hour_is_the_mean_over_its_observed_time(filled: Lake) -> None:
 
 
 def test_an_empty_lake_gives_a_page_that_says_so(lake: Lake, tmp_path: Path) -> None:
-    conf = tmp_path / "conf.yaml"
-    conf.write_text(SETTINGS)
-    days = Days.of(DAY, date(2025, 6, 4))
-    report.run(StageContext(lake, load(conf), days, "run-2", structlog.get_logger()))
+    report.run(context_of(lake, tmp_path, Days.of(DAY, date(2025, 6, 4))))
     html = body(tmp_path / "report" / "2025-06-03_2025-06-04" / "index.html")
     assert "gold/cluster_day holds no row for these days." in html
     assert "No file holds readings of these days." in html
