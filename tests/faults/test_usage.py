@@ -1,0 +1,69 @@
+"""What the person at 3 a.m. reads when the settings are wrong: exit code 2, one line, nothing read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import PROJECT
+
+GOOD = {
+    "site": {"site_id": "s1"},
+    "lake": {"root": "lake"},
+    "fleet": {"inventory": "inventory.csv"},
+    "sources": [{"name": "bmc", "format": "ipmitool", "path": "landing/*.txt"}],
+}
+
+
+def nightly(folder: Path, changes: dict[str, object], *arguments: str) -> subprocess.CompletedProcess[str]:
+    (folder / "inventory.csv").write_text(
+        "node_id,cluster_id,rack_id,hardware_class,rated_power_w,idle_power_w,embodied_kgco2e,lifetime_years,valid_from\n"
+        "n1,c1,,,,,,,2025-01-01\n"
+    )
+    (folder / "site.yaml").write_text(yaml.safe_dump(GOOD | changes))
+    return subprocess.run(
+        [sys.executable, "-m", "lepton_etl.cli", "nightly", "--config", str(folder / "site.yaml"), "--date",
+         "2025-06-03", *arguments],
+        cwd=PROJECT, capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"site": {"site_id": "s1", "timezone": "Mars/Olympus"}}, "key site.timezone = 'Mars/Olympus'"),
+        ({"lakes": {}}, "key lakes = {}: no such key"),
+        ({"energy": {"interval_s": 7}}, "interval_s = 7"),
+        (
+            {"lake": {"root": "${NOT_SET_ANYWHERE}/lake"}},
+            "the environment variable NOT_SET_ANYWHERE is not set",
+        ),
+        ({"fleet": {"inventory": "nowhere.csv"}}, "nowhere.csv"),
+    ],
+    ids=["time zone", "unknown key", "bound", "variable", "inventory"],
+)
+def test_wrong_settings_end_with_exit_2_and_one_line(
+    tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    done = nightly(tmp_path, changes)
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.rstrip().splitlines()[-1]
+    assert said in last and "->" in last
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "lake").exists()
+
+
+def test_an_unknown_stage_is_usage(tmp_path: Path) -> None:
+    done = nightly(tmp_path, {}, "--stage", "platinum")
+    assert done.returncode == 2
+    assert "one of bronze, silver, gate, gold" in done.stderr
+
+
+def test_a_range_that_ends_before_it_starts_is_usage(tmp_path: Path) -> None:
+    done = nightly(tmp_path, {}, "--until", "2025-06-01")
+    assert done.returncode == 2
+    assert "the range ends before it starts" in done.stderr

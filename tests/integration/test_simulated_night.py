@@ -1,0 +1,213 @@
+"""The whole night on simulated fleets, held against the truth that the simulator keeps beside its logs."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+import pytest
+from deltalake import DeltaTable as DeltaLog
+from pyspark.sql import SparkSession
+
+from lepton_etl.days import Days
+from lepton_etl.errors import Exit
+from lepton_etl.fleet.plan import ClusterPlan, Fault, FleetPlan
+from lepton_etl.fleet.simulate import simulate
+from lepton_etl.lake.store import Lake
+from lepton_etl.lake.tables import CLUSTER_DAY, FILE, INTERVAL, NODE_HOUR, READING, REJECT, TABLES, Table
+from lepton_etl.models.registry import Registry
+from lepton_etl.settings import Settings, load
+from pipelines.nightly import Night, run_night
+
+DAY = date(2025, 6, 3)
+RELATIVE_ERROR_CLEAN = 0.002
+RELATIVE_ERROR_COVERED = 0.01
+
+
+@dataclass(frozen=True)
+class Site:
+    """A simulated site with its folder, its settings and the lake that the night made."""
+
+    folder: Path
+    settings: Settings
+    lake: Lake
+    night: Night
+
+    def table(self, table: Table) -> pl.DataFrame:
+        return pl.from_arrow(DeltaLog(self.lake.path(table)).to_pyarrow_table())  # type: ignore[return-value]
+
+    def truth(self, name: str) -> pl.DataFrame:
+        return pl.read_parquet(self.folder / "truth" / f"{name}.parquet")
+
+    def versions(self, layers: tuple[str, ...] = ("bronze", "silver", "gold")) -> dict[str, int | None]:
+        return {name: self.lake.version(t) for name, t in TABLES.items() if name.split("/")[0] in layers}
+
+
+def make_site(
+    spark: SparkSession,
+    folder: Path,
+    *,
+    faults: tuple[Fault, ...] = (),
+    resolution_w: int = 1,
+    whole: bool = False,
+) -> Site:
+    plan = FleetPlan(
+        seed=7,
+        first_date=DAY,
+        days=1,
+        clusters=(
+            ClusterPlan(cluster_id="c01", nodes=3, hardware_class="cpu-2s"),
+            ClusterPlan(cluster_id="c02", nodes=3, hardware_class="gpu-400"),
+        ),
+        faults=faults,
+        resolution_w=resolution_w,
+    )
+    simulate(plan, folder)
+    settings = load(folder / "config.yaml")
+    night = Night("none")
+    for stage in [None] if whole else ["bronze", "silver", "gate", "gold"]:
+        night = run_night(spark, settings, Days.of(DAY), stage)
+        assert night.exit_code == Exit.DONE, night.message
+    return Site(folder, settings, Lake(spark, settings.lake.root), night)
+
+
+@pytest.fixture(scope="module")
+def clean(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A clean fleet of 1 W sensors after one whole night."""
+    return make_site(spark, tmp_path_factory.mktemp("clean"), whole=True)
+
+
+@pytest.fixture(scope="module")
+def coarse(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A clean fleet of 10 W sensors."""
+    return make_site(spark, tmp_path_factory.mktemp("coarse"), resolution_w=10)
+
+
+@pytest.fixture(scope="module")
+def faulty(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A fleet with every fault that this release can inject."""
+    return make_site(spark, tmp_path_factory.mktemp("faulty"), faults=tuple(Fault))
+
+
+def true_energy_kwh(site: Site) -> dict[str, float]:
+    sums = site.truth("node_interval").group_by("cluster_id").agg(pl.col("energy_kwh").sum())
+    return dict(sums.iter_rows())
+
+
+def test_cluster_energy_of_a_clean_fleet_equals_the_truth(clean: Site) -> None:
+    truth = true_energy_kwh(clean)
+    days = clean.table(CLUSTER_DAY).filter(pl.col("cluster_id") != "_shared")
+    assert days.height == 2
+    for row in days.iter_rows(named=True):
+        assert row["energy_basis"] == "measured"
+        assert row["it_energy_kwh"] == pytest.approx(truth[row["cluster_id"]], rel=RELATIVE_ERROR_CLEAN)
+
+
+def test_clusters_and_shared_it_sum_to_the_utility_meter(clean: Site) -> None:
+    day = clean.table(CLUSTER_DAY)
+    utility = clean.truth("account").filter(pl.col("account") == "utility")["energy_kwh"].sum()
+    assert day["facility_energy_kwh"].sum() == pytest.approx(utility, rel=1e-3)
+    assert set(day["pue_basis"]) == {"measured"} and set(day["pue_category"]) == {1}
+    assert day["pue_ratio"].min() > 1.0
+    assert day["emissions_location_kgco2e"].null_count() == 0
+
+
+def test_with_coarse_sensors_the_truth_lies_in_the_stated_interval(coarse: Site) -> None:
+    truth = true_energy_kwh(coarse)
+    for row in coarse.table(CLUSTER_DAY).filter(pl.col("cluster_id") != "_shared").iter_rows(named=True):
+        assert row["it_energy_lower_kwh"] <= truth[row["cluster_id"]] <= row["it_energy_upper_kwh"]
+        assert row["it_energy_lower_kwh"] < row["it_energy_upper_kwh"]
+
+
+def test_with_faults_energy_is_right_over_the_covered_time(faulty: Site) -> None:
+    covered = (
+        faulty.table(INTERVAL)
+        .filter((pl.col("device_id") == "node") & (pl.col("observed_s") >= pl.col("interval_s") - 1e-6))
+        .select("node_id", "cluster_id", "interval_start", measured="energy_kwh")
+    )
+    both = covered.join(
+        faulty.truth("node_interval").drop("cluster_id"), on=["node_id", "interval_start"], how="left"
+    )
+    assert both["energy_kwh"].null_count() == 0
+    for row in both.group_by("cluster_id").agg(pl.sum("measured", "energy_kwh")).iter_rows(named=True):
+        assert row["measured"] == pytest.approx(row["energy_kwh"], rel=RELATIVE_ERROR_COVERED)
+
+
+def test_each_injected_fault_is_found(faulty: Site) -> None:
+    injected = faulty.truth("fault")
+    assert set(injected["kind"]) == {fault.value for fault in Fault}
+    files = faulty.table(FILE)
+    rejects = faulty.table(REJECT)
+    hours = faulty.table(NODE_HOUR)
+    intervals = faulty.table(INTERVAL)
+    for fault in injected.iter_rows(named=True):
+        name = Path(fault["file"]).name
+        file = files.filter(pl.col("path").str.ends_with(name)).row(0, named=True)
+        of_node = pl.col("node_id") == fault["node_id"]
+        within = (pl.col("interval_start") < fault["to_time"]) & (
+            pl.col("interval_start") + pl.duration(seconds=pl.col("interval_s")) > fault["from_time"]
+        )
+        if fault["kind"] == "truncated_gzip":
+            assert (file["state"], file["reason"]) == ("discarded", "truncated_gzip")
+            assert rejects.filter(pl.col("path").str.ends_with(name))["reason"].to_list() == [
+                "truncated_gzip"
+            ]
+        elif file["state"] == "discarded":
+            continue
+        elif fault["kind"] == "duplicates":
+            assert file["duplicates"] > 0
+        elif fault["kind"] == "bad_lines":
+            assert file["rejects"] > 0
+        elif fault["kind"] == "gaps" and "ipmi" in fault["file"]:
+            gap = hours.filter(
+                of_node & (pl.col("hour_start") >= fault["from_time"].replace(minute=0, second=0))
+            )
+            assert gap["coverage_ratio"].min() < 0.9
+        elif fault["kind"] == "counter_resets":
+            flags = intervals.filter(of_node & within & pl.col("device_id").str.starts_with("gpu"))["flags"]
+            assert any("counter_reset" in (found or []) for found in flags)
+    assert intervals["energy_kwh"].min() >= 0
+
+
+def test_every_record_is_accounted_for(faulty: Site) -> None:
+    files = faulty.table(FILE)
+    parts = files.select(pl.sum_horizontal("readings", "rejects", "duplicates", "ignored"))
+    assert parts.to_series().to_list() == files["records"].to_list()
+    assert files["readings"].sum() == faulty.table(READING).height
+    assert files["rejects"].sum() == faulty.table(REJECT).height
+
+
+def test_the_same_night_again_commits_nothing_and_registers_nothing(spark: SparkSession, clean: Site) -> None:
+    registry = Registry(clean.settings.mlflow.tracking_uri)
+    before, models = clean.versions(), [v.version for v in registry.versions(clean.settings.model.name)]
+    assert models
+    again = run_night(spark, clean.settings, Days.of(DAY))
+    assert again.exit_code == Exit.DONE, again.message
+    assert clean.versions() == before
+    assert [v.version for v in registry.versions(clean.settings.model.name)] == models
+
+
+def test_a_bad_gzip_is_named_and_the_rest_is_loaded(spark: SparkSession, clean: Site) -> None:
+    landing = clean.folder / "landing" / "ipmi"
+    bad = landing / "c01n0009-2025-06-03.txt.gz"
+    bad.write_bytes(next(landing.glob("c01n0001-*")).read_bytes()[:-100])
+    good = landing / "c01n0008-2025-06-03.txt.gz"
+    good.write_bytes(gzip.compress(gzip.decompress(next(landing.glob("c01n0001-*")).read_bytes())))
+    night = run_night(spark, clean.settings, Days.of(DAY))
+    assert night.exit_code == Exit.DONE, night.message
+    assert any(f"file discarded: {bad}" in note for note in night.notes)
+    states = dict(clean.table(FILE).select("path", "state").iter_rows())
+    assert (states[str(bad)], states[str(good)]) == ("discarded", "loaded")
+    page = next(clean.settings.report.folder.rglob("index.html")).read_text(encoding="utf-8")
+    assert bad.name in page
+
+
+def test_a_day_without_input_leaves_the_other_days_untouched(spark: SparkSession, clean: Site) -> None:
+    before = clean.versions(("silver", "gold"))
+    night = run_night(spark, clean.settings, Days.of(date(2025, 7, 1)))
+    assert night.exit_code == Exit.NO_INPUT
+    assert "no reading of 2025-07-01" in night.message
+    assert clean.versions(("silver", "gold")) == before

@@ -1,0 +1,119 @@
+"""The night on one real day of 46 nodes, held against plain Python and laid-down counts."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+from deltalake import DeltaTable as DeltaLog
+from pyspark.sql import SparkSession
+
+from lepton_etl.days import Days
+from lepton_etl.errors import Exit
+from lepton_etl.lake.store import Lake
+from lepton_etl.lake.tables import CLUSTER_DAY, FILE, INTERVAL, NODE_HOUR, Table
+from lepton_etl.settings import load
+from pipelines.nightly import run_night
+from tests.conftest import PROJECT, real_data
+from tests.real.independent_harvard import node_hours
+
+HERE = Path(__file__).parent
+DATA = real_data() / "harvard-ipmi-weather"
+DAY = date(2025, 6, 3)
+RELATIVE_ERROR = 0.001
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA} (LEPTON_REAL_DATA)"),
+]
+
+
+def case_rows(name: str) -> list[dict[str, str]]:
+    with (HERE / name).open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+@pytest.fixture(scope="module")
+def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
+    """The lake after bronze, silver, gate and gold of the day, with the committed settings and inventory."""
+    root = tmp_path_factory.mktemp("harvard")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LEPTON_REAL_DATA", str(real_data()))
+        patch.setenv("LEPTON__LAKE__ROOT", str(root / "lake"))
+        patch.setenv("LEPTON__QUALITY__DOCS", str(root / "quality"))
+        settings = load(PROJECT / "conf" / "examples" / "harvard.yaml")
+    for stage in ("bronze", "silver", "gate", "gold"):
+        night = run_night(spark, settings, Days.of(DAY), stage)
+        assert night.exit_code == Exit.DONE, night.message
+    yield Lake(spark, settings.lake.root)
+
+
+def table(lake: Lake, which: Table) -> pl.DataFrame:
+    return pl.from_arrow(DeltaLog(lake.path(which)).to_pyarrow_table())  # type: ignore[return-value]
+
+
+def test_node_energies_equal_plain_python(lake: Lake) -> None:
+    hours = table(lake, NODE_HOUR).filter(pl.col("it_energy_measured_kwh").is_not_null())
+    found = {
+        (row["node_id"], row["hour_start"]): row["it_energy_measured_kwh"]
+        for row in hours.iter_rows(named=True)
+    }
+    checked = 0
+    for case in case_rows("harvard_energy.csv"):
+        node = case["node_id"]
+        supplies = tuple(name for name in case["supplies"].split("+") if name)
+        totals = tuple(name for name in case["totals"].split("|") if name)
+        expected = node_hours(DATA / "ipmi" / f"{node}-{DAY}.txt.gz", supplies, totals)
+        # The laid-down day guards the plain computation itself.
+        assert sum(expected.values()) == pytest.approx(float(case["energy_kwh"] or 0), abs=1e-6)
+        assert len(expected) == int(case["hours"])
+        assert {hour for n, hour in found if n == node} == {datetime.fromtimestamp(h, UTC) for h in expected}
+        for hour, energy_kwh in expected.items():
+            measured = found[node, datetime.fromtimestamp(hour, UTC)]
+            assert measured == pytest.approx(energy_kwh, rel=RELATIVE_ERROR, abs=1e-9), (node, hour)
+            checked += 1
+    assert checked == len(found)
+
+
+def test_every_node_of_the_inventory_has_every_hour_and_silence_is_not_off(lake: Lake) -> None:
+    hours = table(lake, NODE_HOUR)
+    assert hours.height == 46 * 24
+    silent = hours.filter(pl.col("node_id") == "holy2c092901")
+    assert silent["it_energy_measured_kwh"].null_count() == 24
+    assert set(silent["coverage_ratio"]) == {0.0}
+
+
+def test_without_meter_and_grid_the_unknown_is_null_with_its_basis(lake: Lake) -> None:
+    days = table(lake, CLUSTER_DAY)
+    assert set(days["cluster_id"]) == {"holy", "holygpu", "lichtman"}
+    for column in ("facility_energy_kwh", "pue_ratio", "pue_category", "emissions_location_kgco2e",
+                   "emissions_upstream_kgco2e", "emissions_market_kgco2e", "carbon_intensity_gco2e_per_kwh",
+                   "water_l"):  # fmt: skip
+        assert days[column].null_count() == days.height, column
+    for column in ("pue_basis", "facility_basis", "emissions_basis"):
+        assert set(days[column]) == {"none"}, column
+
+
+def test_records_are_accounted_for_in_every_file_with_the_laid_down_counts(lake: Lake) -> None:
+    files = {Path(row["path"]).name: row for row in table(lake, FILE).iter_rows(named=True)}
+    cases = [case for case in case_rows("decoder_counts.csv") if case["file"] in files]
+    assert sum(case["file"].endswith("-2025-06-03.txt.gz") for case in cases) == 46
+    for case in cases:
+        row = files[case["file"]]
+        assert row["records"] == row["readings"] + row["rejects"] + row["duplicates"] + row["ignored"]
+        laid_down = {name: int(case[name]) for name in ("records", "readings", "rejects", "duplicates")}
+        assert {name: row[name] for name in laid_down} == laid_down, case["file"]
+        assert row["ignored"] == int(case["unmapped"]) + int(case["no_value"])
+
+
+def test_a_chassis_of_four_nodes_is_counted_once(lake: Lake) -> None:
+    chassis = table(lake, INTERVAL).filter(pl.col("device_id") == "chassis")
+    of_four = chassis.filter(pl.col("node_id") == "holy8a241")
+    assert of_four.height > 0 and not of_four["counts_in_total"].any()
+    assert of_four["power_mean_w"].median() == pytest.approx(250.0)
+    # One sample of 25,550 W (8-bit full scale) stands in the logs of holy8a251's nodes.
+    assert chassis["power_max_w"].max() < 1_000.0
