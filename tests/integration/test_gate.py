@@ -1,0 +1,221 @@
+"""The gate on real Spark frames and a real lake: what passes, what closes it, what is only said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pyarrow as pa
+import pytest
+import structlog
+from pyspark.sql import DataFrame, SparkSession
+
+from lepton_etl.days import Days
+from lepton_etl.errors import Exit, QualityGateError
+from lepton_etl.lake.schema import arrow_schema, spark_schema
+from lepton_etl.lake.store import Lake
+from lepton_etl.lake.tables import FILE, GRID_HOUR, INTERVAL, TABLES, Table
+from lepton_etl.quality.gate import judge
+from lepton_etl.quality.outcome import CheckOutcome, GateOutcome
+from lepton_etl.quality.rules import Rule, TableRules, load_rules
+from pipelines import gate
+from pipelines.stage import StageContext
+
+pytestmark = pytest.mark.spark
+
+DAY = date(2025, 6, 3)
+MIDNIGHT = datetime(2025, 6, 3, tzinfo=UTC)
+Row = dict[str, Any]
+
+
+def interval(number: int = 0, **changed: Any) -> Row:
+    """Interval `number` of node n1 at 360 W: 0.03 kWh in 300 s."""
+    return {
+        "site_id": "s", "cluster_id": "c", "node_id": "n1", "device_id": "node",
+        "interval_start": MIDNIGHT + timedelta(seconds=300 * number), "date": DAY, "interval_s": 300,
+        "counts_in_total": True, "multiplicity": 1, "energy_kwh": 0.03, "power_min_w": 350.0,
+        "power_mean_w": 360.0, "power_max_w": 370.0, "observed_s": 300.0, "energy_source": "bmc",
+    } | changed  # fmt: skip
+
+
+def file(name: str = "a.gz", **changed: Any) -> Row:
+    return {
+        "path": name, "file_id": f"id-{name}", "source_name": "bmc", "batch": 1, "state": "loaded",
+        "records": 100, "readings": 98, "rejects": 0, "duplicates": 1, "ignored": 1,
+        "first_reading_time": MIDNIGHT, "last_reading_time": MIDNIGHT + timedelta(hours=23),
+        "ingest_date": date(2025, 6, 4),
+    } | changed  # fmt: skip
+
+
+def frame(spark: SparkSession, table: Table, rows: list[Row]) -> DataFrame:
+    schema = spark_schema(table)
+    for column in schema:
+        column.nullable = True
+    full = [{name: row.get(name) for name in table.columns} for row in rows]
+    return spark.createDataFrame(pa.Table.from_pylist(full, schema=arrow_schema(table)), schema)
+
+
+def good_day() -> list[Row]:
+    return [interval(number) for number in range(288)]
+
+
+def judged(
+    spark: SparkSession,
+    docs: Path,
+    intervals: list[Row] | DataFrame,
+    files: list[Row] | None = None,
+    rules: Mapping[str, TableRules] | None = None,
+) -> GateOutcome:
+    rows = intervals if isinstance(intervals, DataFrame) else frame(spark, INTERVAL, intervals)
+    slices = {INTERVAL.name: rows, FILE.name: frame(spark, FILE, files or [file()])}
+    return judge(slices, load_rules() if rules is None else rules, docs)
+
+
+def named(outcomes: tuple[CheckOutcome, ...]) -> dict[str, CheckOutcome]:
+    return {outcome.check: outcome for outcome in outcomes}
+
+
+def test_a_good_slice_passes_and_the_docs_name_the_suites(spark: SparkSession, tmp_path: Path) -> None:
+    docs = tmp_path / "quality" / "2025-06-03"
+    docs.mkdir(parents=True)
+    (docs / "stale.html").write_text("an earlier run")
+    found = judged(spark, docs, good_day())
+    assert found.failures == ()
+    assert found.warnings == ()
+    assert found.rows == {FILE.name: 1, INTERVAL.name: 288}
+    assert found.docs == docs / "index.html"
+    assert "silver.interval" in found.docs.read_text(encoding="utf-8")
+    assert list((docs / "validations" / "silver").rglob("*.html"))
+    assert not (docs / "stale.html").exists()
+    assert [path.name for path in docs.parent.iterdir()] == ["2025-06-03"]
+
+
+def test_bad_values_close_the_gate_each_by_its_name(spark: SparkSession, tmp_path: Path) -> None:
+    rows = [
+        *good_day(),
+        interval(0),
+        interval(1, device_id="a", counts_in_total=False, energy_kwh=math.nan),
+        interval(1, device_id="b", counts_in_total=False, power_min_w=-5.0),
+        interval(1, device_id="c", counts_in_total=False, inlet_temp_c=1000.0),
+        interval(1, device_id="d", counts_in_total=False, fan_rpm=math.inf),
+        interval(1, device_id="e", counts_in_total=False, energy_source="guess"),
+        interval(1, device_id="f", counts_in_total=None),
+        interval(1, device_id="g", counts_in_total=False, observed_s=301.0),
+    ]
+    failures = named(judged(spark, tmp_path / "docs", rows).failures)
+    assert set(failures) == {
+        "key_is_unique", "energy_kwh_is_in_bounds", "power_min_w_is_in_bounds", "inlet_temp_c_is_in_bounds",
+        "fan_rpm_is_in_bounds", "energy_source_is_in_set", "counts_in_total_is_known",
+        "observed_within_the_interval",
+    }  # fmt: skip
+    nan = failures["energy_kwh_is_in_bounds"]
+    assert (nan.table, nan.column, nan.observed) == ("silver/interval", "energy_kwh", "1 of 296 rows")
+    assert len(nan.examples) == 1
+    assert "node_id=n1 device_id=a" in nan.examples[0]
+    assert "energy_kwh=nan" in nan.examples[0]
+    assert "count=2" in failures["key_is_unique"].examples[0]
+
+
+def test_a_missing_column_is_named(spark: SparkSession, tmp_path: Path) -> None:
+    rows = frame(spark, INTERVAL, good_day()).drop("fan_rpm")
+    (failure,) = judged(spark, tmp_path / "docs", rows).failures
+    assert (failure.check, failure.column) == ("columns_match_the_dictionary", "fan_rpm")
+    assert failure.observed == "missing fan_rpm"
+
+
+def test_an_empty_required_table_closes_the_gate(spark: SparkSession, tmp_path: Path) -> None:
+    (failure,) = judged(spark, tmp_path / "docs", []).failures
+    assert (failure.table, failure.check) == ("silver/interval", "not_empty")
+
+
+def test_warnings_do_not_close_the_gate(spark: SparkSession, tmp_path: Path) -> None:
+    files = [
+        file(),
+        file("b.gz", rejects=8, readings=90),
+        file("c.gz", state="discarded", records=1, readings=0, rejects=1, duplicates=0, ignored=0),
+    ]
+    found = judged(spark, tmp_path / "docs", [interval(n) for n in range(72)], files)
+    assert found.failures == ()
+    warnings = named(found.warnings)
+    assert set(warnings) == {"few_rejects_in_a_file", "no_file_is_discarded", "node_seconds_covered"}
+    assert warnings["no_file_is_discarded"].examples == ("path=c.gz file_id=id-c.gz state=discarded",)
+    assert warnings["node_seconds_covered"].observed == "0.25"
+
+
+def test_a_missing_rule_file_closes_the_gate_and_names_the_table(spark: SparkSession, tmp_path: Path) -> None:
+    rules = {name: found for name, found in load_rules().items() if name != GRID_HOUR.name}
+    (failure,) = judged(spark, tmp_path / "docs", good_day(), rules=rules).failures
+    assert (failure.table, failure.check, failure.observed) == (GRID_HOUR.name, "suite", "no rule file")
+
+
+@pytest.mark.parametrize(
+    ("condition", "check", "said"),
+    [
+        ("power_kw > 1", "mine", "cannot be computed"),
+        ("power_mean_w >", "mine", "cannot be computed"),
+        ("1 / (multiplicity - 1) > 0", "suite", "cannot be computed"),
+    ],
+)
+def test_a_rule_that_raises_closes_the_gate(
+    spark: SparkSession, tmp_path: Path, condition: str, check: str, said: str
+) -> None:
+    rule = Rule(name="mine", severity="warn", says="x", every_row=condition)
+    rules = dict(load_rules())
+    rules[INTERVAL.name] = TableRules(table=INTERVAL.name, required=True, rules=(rule,))
+    (failure,) = judged(spark, tmp_path / "docs", good_day(), rules=rules).failures
+    assert (failure.table, failure.check, failure.severity) == (INTERVAL.name, check, "fail")
+    assert said in failure.observed
+
+
+def context(lake: Lake, folder: Path, days: Days) -> StageContext:
+    quality = SimpleNamespace(expectations=None, docs=folder / "quality")
+    return StageContext(
+        lake=lake,
+        settings=cast(Any, SimpleNamespace(quality=quality)),
+        days=days,
+        run_id="run",
+        log=structlog.get_logger(),
+    )
+
+
+def test_the_stage_judges_the_days_only_and_stops_with_exit_code_3(lake: Lake, tmp_path: Path) -> None:
+    days = Days.of(DAY)
+    other = MIDNIGHT - timedelta(days=3)
+    rows = frame(lake.spark, INTERVAL, good_day())
+    lake.replace(INTERVAL, days, rows)
+    lake.write_rows(
+        FILE,
+        [
+            file(),
+            file("old.gz", rejects=90, readings=8, first_reading_time=other, last_reading_time=other),
+            file("unread.gz", state="discarded", batch=2, records=1, readings=0, rejects=1, duplicates=0,
+                 ignored=0, first_reading_time=None, last_reading_time=None),
+        ],
+    )  # fmt: skip
+    result = gate.run(context(lake, tmp_path, days))
+    assert result.rows_in == 288 + 2
+    assert result.written == ()
+    (note,) = result.notes
+    assert "no_file_is_discarded" in note
+    assert "unread.gz" in note
+
+    lake.write_rows(FILE, [file("bad.gz", rejects=90, readings=8)])
+    with pytest.raises(QualityGateError) as caught:
+        gate.run(context(lake, tmp_path, days))
+    error = caught.value
+    assert error.exit_code == Exit.QUALITY_GATE
+    assert "bronze/file: few_rejects: 0.45, expected at most 0.25" in error.what
+    assert "gate before gold for 2025-06-03" in error.where
+    assert str(tmp_path / "quality" / "2025-06-03" / "index.html") in error.remedy
+
+
+def test_tables_that_do_not_exist_are_left_out(lake: Lake, tmp_path: Path) -> None:
+    with pytest.raises(QualityGateError) as caught:
+        gate.run(context(lake, tmp_path, Days.of(DAY)))
+    assert "bronze/file: not_empty: the table does not exist" in caught.value.what
+    assert "silver/grid_hour" not in caught.value.what
+    assert not any(lake.exists(table) for table in TABLES.values())
