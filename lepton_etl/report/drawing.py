@@ -50,7 +50,11 @@ def over_time(data: ReportData) -> list[Drawing]:
     emissions = {"value": bucketed(rows, "emissions_location_kgco2e", hours)}
     clusters = _largest(energy["value"], [row["cluster_id"] for row in rows])
     mean = "" if hours == 1 else f" Each point is the mean over the known hours of {_width(hours)}."
-    bands = "" if boards else " Bands are the 90 % interval by sensor error."
+    bands = (
+        ""
+        if boards or not _knows(rows, "it_energy_lower_kwh")
+        else " Bands are the 90 % interval by sensor error."
+    )
     return [
         _lines(
             "energy", f"{name} by cluster, kWh per hour", energy, clusters, "kWh per hour", span,

@@ -78,8 +78,8 @@ def ratio(value: float | None) -> str:
 
 
 def size(count: int | None) -> str:
-    if count is None:
-        return DASH
+    if count is None or count < 1000:
+        return DASH if count is None else f"{count}{_GAP}B"
     return _scaled(float(count), ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")))
 
 
