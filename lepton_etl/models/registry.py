@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 
 CHAMPION_ALIAS: Final = "champion"
 _SQLITE: Final = "sqlite:///"
+# Read by MLflow when it is imported: no usage data leaves, and a batch log holds no progress bars.
+_MLFLOW_ENVIRONMENT: Final = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 
 
@@ -42,6 +49,8 @@ class Registry:
         self.artifact_location = artifact_location
         self.experiment = experiment
         self._client: MlflowClient | None = None
+        for key, value in _MLFLOW_ENVIRONMENT.items():
+            os.environ.setdefault(key, value)
 
     def latest(self, name: str, tag: str, value: str) -> Version | None:
         """The newest version of the model that carries this tag."""
@@ -151,8 +160,6 @@ class Registry:
         file lock.
         """
         if self._client is None:
-            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-            os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
             from mlflow import MlflowClient
 
             with _first_contact(self.tracking_uri):

@@ -209,7 +209,8 @@ def test_a_night_trains_once_promotes_scores_and_repeats_itself(
 
     # The days before the last cannot replace a champion trained up to a later day; scored days keep their version.
     back = train.run(_context(lake, settings, Days(DAYS.start, date(2025, 6, 3))))
-    assert "refused: trained up to 2025-06-03, the champion up to 2025-06-04" in back.notes[0]
+    assert "node-energy version 2 refused" in back.notes[0]
+    assert "trained up to 2025-06-03, the champion up to 2025-06-04" in back.notes[0]
     present = registry.champion("node-energy")
     assert present is not None
     assert present.version == "1"
