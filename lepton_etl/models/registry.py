@@ -55,11 +55,11 @@ class Registry:
     def latest(self, name: str, tag: str, value: str) -> Version | None:
         """The newest version of the model that carries this tag."""
         # The value is compared here: what comes from outside is no part of a filter string.
-        found = [v for v in self._versions(name) if v.tags.get(tag) == value]
+        found = [v for v in self.versions(name) if v.tags.get(tag) == value]
         return max(found, key=lambda v: int(v.version), default=None)
 
     def version(self, name: str, version: str) -> Version | None:
-        return next((v for v in self._versions(name) if v.version == version), None)
+        return next((v for v in self.versions(name) if v.version == version), None)
 
     def champion(self, name: str, alias: str = CHAMPION_ALIAS) -> Version | None:
         """The version behind the alias, None where model or alias do not exist."""
@@ -138,7 +138,8 @@ class Registry:
         if promoted:
             client.set_registered_model_alias(version.name, CHAMPION_ALIAS, version.version)
 
-    def _versions(self, name: str) -> Iterator[Version]:
+    def versions(self, name: str) -> Iterator[Version]:
+        """Every registered version of the model. Raises ModelError for what is no model name."""
         if not _NAME.fullmatch(name):
             raise ModelError(
                 f"{name!r} is no model name", where="model.name", remedy="letters, digits, '_', '-'"
