@@ -35,11 +35,20 @@ setup: ## Virtual environment, locked packages, Java, Delta's jars (each other t
 
 demo: setup ## Three simulated nights of a two-cluster fleet; prints gold/cluster_day and the report's path
 	rm -rf $(DEMO)
-	lepton-etl simulate $(DEMO) --seed 42 --date $(firstword $(DEMO_NIGHTS)) --days $(words $(DEMO_NIGHTS)) \
+	lepton-etl simulate $(DEMO)/fleet --seed 42 --date $(firstword $(DEMO_NIGHTS)) --days $(words $(DEMO_NIGHTS)) \
 	    --clusters 2 --nodes 4 --fault gaps --fault duplicates --fault bad_lines
-	$(JAVA) for night in $(DEMO_NIGHTS); do $(NIGHTLY) --config $(DEMO)/config.yaml --date $$night; done
-	lepton-etl tables show gold/cluster_day --config $(DEMO)/config.yaml
-	@printf 'report of %s\n' $(DEMO)/report/*/index.html
+	mkdir -p $(DEMO)/site && cp $(addprefix $(DEMO)/fleet/,config.yaml inventory.csv meters.csv) $(DEMO)/site
+	# Each night finds the logs of its day in the landing folder, as a collector would leave them.
+	$(JAVA) for night in $(DEMO_NIGHTS); do \
+	    for kind in ipmi prom meters weather grid; do \
+	        mkdir -p $(DEMO)/site/landing/$$kind; \
+	        cp $(DEMO)/fleet/landing/$$kind/*-$$night.* $(DEMO)/site/landing/$$kind; \
+	    done; \
+	    $(NIGHTLY) --config $(DEMO)/site/config.yaml --date $$night; \
+	done
+	lepton-etl models --config $(DEMO)/site/config.yaml
+	lepton-etl tables show gold/cluster_day --config $(DEMO)/site/config.yaml
+	@printf 'report of %s\n' $(DEMO)/site/report/*/index.html
 
 nightly: setup ## One night: CONFIG=conf/examples/harvard.yaml DATE=2025-06-03 [UNTIL=2025-06-05] [STAGE=gold]
 	$(call needs,CONFIG)

@@ -27,7 +27,7 @@ def spark_session(app_name: str, extra: Mapping[str, str] | None = None) -> Spar
     `extra` are Spark settings that win over the file.
     """
     # Executors must start the interpreter of this environment, or they miss pyarrow and polars.
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ["PYSPARK_PYTHON"] = sys.executable
     builder = SparkSession.builder.appName(app_name)
     if not _submitted():
         for key, value in read_properties(DEFAULTS).items():
