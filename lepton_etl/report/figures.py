@@ -16,7 +16,7 @@ from lepton_etl.report import text
 Row = Mapping[str, Any]
 
 SUMMED: Final = (
-    "it_energy_kwh", "it_energy_measured_kwh", "it_energy_lower_kwh", "it_energy_upper_kwh", "gpu_energy_kwh",
+    "it_energy_kwh", "it_energy_measured_kwh", "gpu_energy_kwh",
     "idle_energy_kwh", "facility_energy_kwh", "emissions_location_kgco2e", "emissions_upstream_kgco2e",
     "emissions_missing_kwh", "embodied_kgco2e",
 )  # fmt: skip
@@ -66,6 +66,19 @@ def pue(rows: Sequence[Row]) -> float | None:
     )
 
 
+def interval(rows: Sequence[Row]) -> tuple[float | None, float | None]:
+    """Sums of the ends of the 90 % intervals; unknown unless every row that knows its energy has both ends.
+
+    Sensor gain and resolution err alike every day, so this is the widest interval the rows allow. IT that
+    only a meter knows (`_shared`) has no interval of its own: with it, the sum has none either.
+    """
+    known = [row for row in rows if row["it_energy_kwh"] is not None]
+    ends = [(row["it_energy_lower_kwh"], row["it_energy_upper_kwh"]) for row in known]
+    if not ends or any(low is None or high is None for low, high in ends):
+        return None, None
+    return sum(low for low, _ in ends), sum(high for _, high in ends)
+
+
 def intensity(rows: Sequence[Row]) -> float | None:
     """Emissions over the facility energy that has an intensity, gCO2e/kWh."""
     known = [row for row in rows if row["emissions_location_kgco2e"] is not None]
@@ -75,11 +88,7 @@ def intensity(rows: Sequence[Row]) -> float | None:
 
 
 def over_range(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One row a cluster over all its days: sums, ratios of sums, node-weighted means, highest values.
-
-    The ends of the 90 % interval are summed as well: sensor gain and resolution err alike every day, so
-    this is the widest interval the daily ones allow.
-    """
+    """One row a cluster over all its days: sums, ratios of sums, node-weighted means, highest values."""
     ordered = sorted(rows, key=lambda row: (row["site_id"], row["cluster_id"], row["date"]))
     return [_one(list(group)) for _, group in groupby(ordered, key=lambda r: (r["site_id"], r["cluster_id"]))]
 
@@ -101,9 +110,14 @@ def _one(days: list[Row]) -> dict[str, Any]:
     for column in _BASES:
         found_bases = sorted({str(row[column]) for row in days if row[column] is not None})
         result[column] = ", ".join(found_bases) or None
+    low, high = interval(days)
     return result | {
-        "pue_ratio": pue(days), "carbon_intensity_gco2e_per_kwh": intensity(days), "partial": partial,
-    }  # fmt: skip
+        "it_energy_lower_kwh": low,
+        "it_energy_upper_kwh": high,
+        "pue_ratio": pue(days),
+        "carbon_intensity_gco2e_per_kwh": intensity(days),
+        "partial": partial,
+    }
 
 
 @dataclass(frozen=True)
@@ -137,7 +151,7 @@ _NEEDS: Final[Mapping[str, tuple[str | None, str]]] = {
         "emissions_basis", "Needs facility energy and the grid's direct intensity."),
     "emissions_upstream_kgco2e": ("emissions_basis", "Needs both life-cycle and direct grid intensity."),
     "emissions_market_kgco2e": (None, "No table of contracts and certificates is loaded."),
-    "embodied_kgco2e": (None, "The inventory gives no embodied carbon or no lifetime."),
+    "embodied_kgco2e": (None, "Embodied carbon is not spread over its years of service yet."),
     "water_l": (None, "No water meter is loaded."),
 }  # fmt: skip
 
@@ -173,7 +187,7 @@ def headlines(rows: Sequence[Row]) -> list[Headline]:
     peaks = [row for row in rows if row["peak_power_w"] is not None]
     peak = max(peaks, key=lambda row: row["peak_power_w"], default=None)
     tiles = [
-        Headline("IT energy", _sum(found["it_energy_kwh"], text.energy), _interval(found) or _note(
+        Headline("IT energy", _sum(found["it_energy_kwh"], text.energy), _interval(rows) or _note(
             rows, "it_energy_kwh", "energy_basis")),
         Headline("Coverage", text.percent(_weighted_mean(rows, "coverage_ratio")),
                  f"of {max(nodes.values()):,} nodes' time"),
@@ -199,12 +213,12 @@ def _sum(found: Total, written: Callable[[float | None], str]) -> str:
     return f"≥ {written(found.value)}" if found.partial else written(found.value)
 
 
-def _interval(found: Mapping[str, Total]) -> str:
+def _interval(rows: Sequence[Row]) -> str:
     """The 90 % interval of the sum, where every row has one."""
-    low, high, energy = (found[f"it_energy_{end}kwh"] for end in ("lower_", "upper_", ""))
-    if low.value is None or high.value is None or energy.partial:
+    low, high = interval(rows)
+    if low is None or high is None or total(rows, "it_energy_kwh").partial:
         return ""
-    return f"90 %: {text.energy(low.value)} to {text.energy(high.value)}"
+    return f"90 %: {text.energy(low)} to {text.energy(high)}"
 
 
 def _note(rows: Sequence[Row], column: str, basis_column: str, more: str = "") -> str:

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from lepton_etl.fields import FIELDS
 from lepton_etl.report import figures, text
 from lepton_etl.report.data import ReportData
-from lepton_etl.report.drawing import SCATTERS, drawings
+from lepton_etl.report.drawing import SCATTERS, SHARED, drawings
 
 MOST_DAY_ROWS: Final = 200
 MOST_DISCARDED: Final = 200
@@ -46,8 +46,8 @@ _FILTERS: Final = {
 
 def render(data: ReportData) -> str:
     """The page. Pure: equal data give equal bytes."""
-    days = sorted(data.cluster_day.to_pylist(), key=lambda r: (r["date"], r["site_id"], r["cluster_id"]))
-    clusters = figures.over_range(days)
+    days = sorted(data.cluster_day.to_pylist(), key=_place)
+    clusters = sorted(figures.over_range(days), key=_place)
     several_days = data.run.days.count > 1
     charts = drawings(data)
     context = {
@@ -78,6 +78,11 @@ def render(data: ReportData) -> str:
         "dash": text.DASH,
     }
     return _environment().get_template("page.html.j2").render(context)
+
+
+def _place(row: Mapping[str, Any]) -> tuple[str, bool, str]:
+    """Where a cluster stands in a table: by day, the pseudo-cluster last."""
+    return str(row["date"]), row["cluster_id"] == SHARED, row["cluster_id"]
 
 
 def _stage(row: Mapping[str, Any]) -> dict[str, Any]:

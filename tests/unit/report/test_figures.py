@@ -18,6 +18,7 @@ START = datetime(2025, 6, 3, tzinfo=UTC)
 def day(offset: int, it_kwh: float | None, facility_kwh: float | None, kg: float | None) -> dict[str, object]:
     blank = dict.fromkeys((*figures.SUMMED, "coverage_ratio", "node_second_coverage_ratio"))
     return blank | {
+        "it_energy_lower_kwh": None, "it_energy_upper_kwh": None,
         "date": date(2025, 6, 3) + timedelta(days=offset), "site_id": "s", "cluster_id": "c", "node_count": 2,
         "cpu_utilisation_ratio": None, "gpu_utilisation_ratio": None, "peak_power_w": None,
         "inlet_temp_p99_c": None, "it_energy_kwh": it_kwh, "facility_energy_kwh": facility_kwh,
@@ -38,6 +39,15 @@ def test_pue_and_intensity_of_a_range_are_ratios_of_sums() -> None:
         "facility_energy_kwh": "2 of 3 days", "emissions_location_kgco2e": "2 of 3 days",
         "emissions_missing_kwh": "2 of 3 days",
     }  # fmt: skip
+
+
+def test_an_interval_stands_only_where_all_of_the_energy_has_one() -> None:
+    rows = [day(0, 100.0, None, None), day(1, 50.0, None, None), day(2, None, None, None)]
+    for row, low, high in zip(rows, (92.0, 46.0, None), (108.0, 54.0, None), strict=True):
+        row |= {"it_energy_lower_kwh": low, "it_energy_upper_kwh": high}
+    assert figures.interval(rows) == (138.0, 162.0)
+    metered_only = rows[1] | {"it_energy_lower_kwh": None, "it_energy_upper_kwh": None}
+    assert figures.interval([rows[0], metered_only]) == (None, None)
 
 
 def test_a_total_of_unknowns_is_unknown() -> None:
