@@ -36,9 +36,12 @@ def run(context: StageContext) -> StageResult:
     fresh.write_text(render(data), encoding="utf-8")
     # A reader sees the old page or the new one, never half of one.
     fresh.replace(page)
-    return StageResult(
-        rows_in=data.cluster_day.num_rows + data.cluster_hour.num_rows, notes=(f"report: {page}",)
-    )
+    notes = [f"report: {page}"]
+    if data.cluster_day.num_rows == 0:
+        notes.append(
+            f"{CLUSTER_DAY.name} holds no row of {context.days}: the page shows files and stages only"
+        )
+    return StageResult(rows_in=data.cluster_day.num_rows + data.cluster_hour.num_rows, notes=tuple(notes))
 
 
 def page_path(folder: Path, days: Days) -> Path:

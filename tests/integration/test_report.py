@@ -175,7 +175,8 @@ def test_a_gpu_hour_is_the_mean_over_its_observed_time(filled: Lake) -> None:
 
 
 def test_an_empty_lake_gives_a_page_that_says_so(lake: Lake, tmp_path: Path) -> None:
-    report.run(context_of(lake, tmp_path, Days.of(DAY, date(2025, 6, 4))))
+    result = report.run(context_of(lake, tmp_path, Days.of(DAY, date(2025, 6, 4))))
+    assert "holds no row of 2025-06-03..2025-06-04" in result.notes[1]
     html = body(tmp_path / "report" / "2025-06-03_2025-06-04" / "index.html")
     assert "gold/cluster_day holds no row for these days." in html
     assert "No file holds readings of these days." in html
