@@ -101,7 +101,8 @@ def predictions(lake: Lake, days: Days) -> d.Sample:
     """Scored device-hours of the days, at most MOST_POINTS; nothing where no model has scored yet."""
     if not lake.exists(PREDICTION):
         return d.Sample(d.PREDICTION_SCHEMA.empty_table())
-    return _sample(lake.read(PREDICTION, days), d.PREDICTION_SCHEMA, "node_id", "device_id", "hour_start")
+    known = lake.read(PREDICTION, days).dropna(subset=["energy_kwh", "predicted_kwh"])
+    return _sample(known, d.PREDICTION_SCHEMA, "node_id", "device_id", "hour_start")
 
 
 def _sample(frame: DataFrame, schema: pa.Schema, *key: str) -> d.Sample:

@@ -55,16 +55,18 @@ def _finish(chart: Any, **datasets: list[dict[str, Any]]) -> Spec:
     return spec | {"datasets": datasets}
 
 
-def _time_axis(title: str = "UTC") -> alt.X:
-    # A day's first tick names the day, the others the hour on a 24-hour clock.
-    label = "utchours(datum.value) == 0 && utcminutes(datum.value) == 0"
+def _time_axis(rows: Sequence[Mapping[str, Any]]) -> alt.X:
+    """A UTC axis: midnight is labelled by its day (with the year where there are several), else by the hour."""
+    day = "%-d %b" if len({row["time"][:4] for row in rows}) == 1 else "%-d %b %Y"
+    midnight = "utchours(datum.value) == 0 && utcminutes(datum.value) == 0"
     axis = alt.Axis(
-        labelOverlap="greedy",
+        # Of labels that would touch, every second one goes: days stay, whatever the width.
+        labelOverlap="parity",
         tickCount=10,
         grid=False,
-        labelExpr=f"utcFormat(datum.value, {label} ? '%-d %b %Y' : '%H:%M')",
+        labelExpr=f"utcFormat(datum.value, {midnight} ? '{day}' : '%H:%M')",
     )
-    return alt.X("time:T", title=title, scale=alt.Scale(type="utc"), axis=axis)
+    return alt.X("time:T", title="UTC", scale=alt.Scale(type="utc"), axis=axis)
 
 
 def _palette(names: Sequence[str]) -> alt.Scale:
@@ -81,7 +83,7 @@ def series_over_time(
     """Lines by `series` over `time` with the band `lower`..`upper`; an unknown value is a gap, not a zero."""
     points = len(rows) / max(1, len(names)) <= 80
     base = _chart().encode(
-        x=_time_axis(),
+        x=_time_axis(rows),
         color=alt.Color("series:N", title=None, scale=_palette(names), legend=_legend()),
     )
     value = alt.Y("value:Q", title=unit, scale=alt.Scale(zero=True))
@@ -184,7 +186,7 @@ def coverage_map(cells: pa.Table, bucket_hours: int, description: str) -> Spec:
         _chart()
         .mark_rect(stroke="transparent")
         .encode(
-            x=_time_axis(),
+            x=_time_axis(rows),
             x2="end:T",
             y=alt.Y("node_id:N", title=None, sort=order, axis=alt.Axis(labelLimit=190, labelOverlap=False)),
             color=alt.Color(

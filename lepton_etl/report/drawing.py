@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,10 +81,11 @@ def _lines(
     name: str, title: str, values: Mapping[str, Buckets], series: Sequence[str], unit: str, span: str,
     note: str, unknown: str,
 ) -> Drawing:  # fmt: skip
+    times = sorted({time for _, time in values["value"]})
+    # A cluster without a row at a time has a gap there too, not a line across.
     rows = [
         {"series": key[0], "time": key[1]} | {column: found.get(key) for column, found in values.items()}
-        for key in sorted(values["value"])
-        if key[0] in series
+        for key in itertools.product(sorted(series), times)
     ]
     drawn = {row["series"] for row in rows if row["value"] is not None}
     if not drawn:

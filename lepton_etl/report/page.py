@@ -21,6 +21,7 @@ from lepton_etl.fields import FIELDS
 from lepton_etl.report import figures, text
 from lepton_etl.report.data import ReportData
 from lepton_etl.report.drawing import SCATTERS, SHARED, drawings
+from lepton_etl.report.headlines import headlines
 
 MOST_DAY_ROWS: Final = 200
 MOST_DISCARDED: Final = 200
@@ -47,7 +48,8 @@ _FILTERS: Final = {
 def render(data: ReportData) -> str:
     """The page. Pure: equal data give equal bytes."""
     days = sorted(data.cluster_day.to_pylist(), key=_place)
-    clusters = sorted(figures.over_range(days), key=_place)
+    full = figures.completed(days, data.run.days)
+    clusters = sorted(figures.over_range(full), key=_place)
     several_days = data.run.days.count > 1
     charts = drawings(data)
     context = {
@@ -56,7 +58,7 @@ def render(data: ReportData) -> str:
         "utc_days": text.utc_days(data.run.days),
         "local_span": text.local_span(data.run.days, data.run.timezone),
         "local_dates": text.local_dates(data.run.days, data.run.timezone),
-        "headlines": figures.headlines(days),
+        "headlines": headlines(full),
         "several_days": several_days,
         "clusters": clusters if several_days else [row | {"partial": {}} for row in days],
         "days": [row | {"partial": {}} for row in days[-MOST_DAY_ROWS:]] if several_days else [],

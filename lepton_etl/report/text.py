@@ -52,7 +52,7 @@ def power(watt: float | None) -> str:
 
 
 def mass(kilogram: float | None) -> str:
-    return _scaled(kilogram, ((1e3, "t CO₂e"), (1.0, "kg CO₂e")))
+    return _scaled(kilogram, ((1e3, "t\u00a0CO₂e"), (1.0, "kg\u00a0CO₂e")))
 
 
 def intensity(grams: float | None) -> str:
@@ -66,6 +66,8 @@ def percent(ratio: float | None, decimals: int = 1) -> str:
     shown = f"{ratio * 100:.{decimals}f}"
     if ratio < 1 and float(shown) >= 100:
         shown = f"{100 - 10**-decimals:.{decimals}f}"
+    elif float(shown) == 0:
+        shown = shown.removeprefix("-")
     return f"{shown}{_GAP}%"
 
 

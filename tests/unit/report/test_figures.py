@@ -11,6 +11,7 @@ from lepton_etl.days import Days
 from lepton_etl.report import charts, figures, text
 from lepton_etl.report.data import ReportData, bucket_hours
 from lepton_etl.report.drawing import bucketed, drawings, site_intensity
+from lepton_etl.report.headlines import headlines
 
 START = datetime(2025, 6, 3, tzinfo=UTC)
 
@@ -18,7 +19,7 @@ START = datetime(2025, 6, 3, tzinfo=UTC)
 def day(offset: int, it_kwh: float | None, facility_kwh: float | None, kg: float | None) -> dict[str, object]:
     blank = dict.fromkeys((*figures.SUMMED, "coverage_ratio", "node_second_coverage_ratio"))
     return blank | {
-        "it_energy_lower_kwh": None, "it_energy_upper_kwh": None,
+        "it_energy_lower_kwh": None, "it_energy_upper_kwh": None, "carbon_intensity_gco2e_per_kwh": None,
         "date": date(2025, 6, 3) + timedelta(days=offset), "site_id": "s", "cluster_id": "c", "node_count": 2,
         "cpu_utilisation_ratio": None, "gpu_utilisation_ratio": None, "peak_power_w": None,
         "inlet_temp_p99_c": None, "it_energy_kwh": it_kwh, "facility_energy_kwh": facility_kwh,
@@ -39,6 +40,14 @@ def test_pue_and_intensity_of_a_range_are_ratios_of_sums() -> None:
         "facility_energy_kwh": "2 of 3 days", "emissions_location_kgco2e": "2 of 3 days",
         "emissions_missing_kwh": "2 of 3 days",
     }  # fmt: skip
+
+
+def test_a_day_without_a_row_is_unknown() -> None:
+    rows = figures.completed([day(0, 100.0, 200.0, 20.0)], Days.of(date(2025, 6, 3), date(2025, 6, 4)))
+    (total,) = figures.over_range(rows)
+    assert total["it_energy_kwh"] == 100.0
+    assert total["partial"]["it_energy_kwh"] == "1 of 2 days"
+    assert headlines(rows)[0].value == "≥ 100.0\u202fkWh"
 
 
 def test_an_interval_stands_only_where_all_of_the_energy_has_one() -> None:
@@ -102,7 +111,9 @@ def test_buckets_keep_a_chart_readable(days: int, hours: int) -> None:
         (text.percent(0.99996), "99.9\u202f%"),
         (text.percent(1.0), "100.0\u202f%"),
         (text.percent(None), "–"),
-        (text.mass(1234.0), "1.234\u202ft CO₂e"),
+        (text.percent(-0.0004), "0.0\u202f%"),
+        (text.percent(-0.004), "-0.4\u202f%"),
+        (text.mass(1234.0), "1.234\u202ft\u00a0CO₂e"),
         (text.power(641_328.0), "641.3\u202fkW"),
         (text.number(0), "0"),
         (text.number(None), "–"),
@@ -140,6 +151,15 @@ def test_unknown_hours_are_gaps_in_the_line(made_up_report: Callable[..., Report
     assert spec is not None
     unknown = [row for row in spec["datasets"]["rows"] if row["series"] == "ml" and row["value"] is None]
     assert [row["time"][11:13] for row in unknown] == ["04", "05", "06"]
+
+
+def test_a_line_does_not_cross_hours_without_a_row(made_up_report: Callable[..., ReportData]) -> None:
+    full = made_up_report(1)
+    kept = [i for i, t in enumerate(full.cluster_hour["hour_start"].to_pylist()) if t.hour != 9 or i % 3]
+    spec = drawings(made_up_report(1, cluster_hour=full.cluster_hour.take(kept)))["energy"].spec
+    assert spec is not None
+    gaps = [r["time"][11:13] for r in spec["datasets"]["rows"] if r["series"] == "hpc" and r["value"] is None]
+    assert gaps == ["09"]
 
 
 def test_a_site_of_gpu_boards_only_shows_their_energy(made_up_report: Callable[..., ReportData]) -> None:
