@@ -132,9 +132,10 @@ def coverage(node_hours: DataFrame, hours: int, worst_nodes: int = 60) -> d.Cove
 
 
 def stages_of(records: pa.Table, run_id: str, days: Days) -> pa.Table:
-    """The stages of this run; a stage it left out is taken from the newest run of the same days."""
+    """The stages of this run before the report; one it left out is taken from the newest run of the same days."""
     same_days = pc.and_(pc.equal(records["date_from"], days.start), pc.equal(records["date_until"], days.end))
-    rows = records.filter(pc.or_(pc.equal(records["run_id"], run_id), same_days))
+    ours = pc.or_(pc.equal(records["run_id"], run_id), same_days)
+    rows = records.filter(pc.and_(ours, pc.not_equal(records["stage"], "report")))
     newest: dict[str, dict[str, object]] = {}
     for row in sorted(rows.to_pylist(), key=lambda r: (r["run_id"] == run_id, r["start_time"])):
         newest[row["stage"]] = row

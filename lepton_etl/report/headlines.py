@@ -63,7 +63,7 @@ def headlines(rows: Sequence[Row]) -> list[Headline]:
 
 def _sum(found: Total, written: Callable[[float | None], str]) -> str:
     """The sum; where rows are unknown, what is known is the least it can be (no addend is negative)."""
-    return f"≥ {written(found.value)}" if found.partial else written(found.value)
+    return f"≥\u00a0{written(found.value)}" if found.partial else written(found.value)
 
 
 def _interval(rows: Sequence[Row]) -> str:

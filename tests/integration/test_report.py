@@ -108,6 +108,7 @@ def filled(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Lak
     ])  # fmt: skip
     lake.write_rows(t.STAGE_RUN, [
         stage_run("gate", "warning: silver/interval: fill: 0.4 %, expected 1 %; warning: bronze/file: late"),
+        stage_run("report", "report: an earlier page"),
         stage_run("train", "not trained: 48 node hours with energy, 200 needed"),
     ])  # fmt: skip
     return lake
@@ -149,6 +150,7 @@ def test_the_page_says_what_the_tables_hold(context: StageContext, tmp_path: Pat
     gate = html.split('<section id="gate">')[1].split("</section>")[0]
     assert gate.count("<li>") == 2
     assert "not trained: 48 node hours with energy, 200 needed" in html
+    assert "an earlier page" not in html
     # 69 nodes with power x 24 hours and one GPU-hour, of which 1,500 and 1 are drawn.
     assert "1,501 of 1,657 device-hours are drawn" in html
     assert "The 60 least covered of 70 nodes, least covered first. 68 of 70 nodes are complete." in html

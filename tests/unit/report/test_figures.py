@@ -47,7 +47,7 @@ def test_a_day_without_a_row_is_unknown() -> None:
     (total,) = figures.over_range(rows)
     assert total["it_energy_kwh"] == 100.0
     assert total["partial"]["it_energy_kwh"] == "1 of 2 days"
-    assert headlines(rows)[0].value == "≥ 100.0\u202fkWh"
+    assert headlines(rows)[0].value == "≥\u00a0100.0\u202fkWh"
 
 
 def test_an_interval_stands_only_where_all_of_the_energy_has_one() -> None:

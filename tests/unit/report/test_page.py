@@ -103,7 +103,7 @@ def test_an_unknown_figure_is_a_dash_with_its_basis(one_day: str) -> None:
 
 
 def test_a_sum_over_unknown_rows_is_said_to_be_a_part(one_day: str) -> None:
-    assert "≥ 22.50\u202fMWh" in one_day
+    assert "≥\u00a022.50\u202fMWh" in one_day
     assert "known in 2 of 3 cluster-days" in one_day
 
 
