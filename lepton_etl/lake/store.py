@@ -28,8 +28,6 @@ from lepton_etl.lake.tables import FILE, READING, REJECT, Table
 # Bronze is a log: its rows are never changed, and a reader of a delta-rs or DuckDB sees the promise.
 _APPEND_ONLY: Final = {"delta.appendOnly": "true"}
 _PROPERTIES: Final = {
-    # Readers skip files by statistics of any column, also those behind the 32nd.
-    "delta.dataSkippingNumIndexedCols": "-1",
     # A long history of small nightly commits: a checkpoint every 10 keeps the log short to replay.
     "delta.checkpointInterval": "10",
 }
@@ -90,6 +88,8 @@ class Lake:
         if table.partition:
             builder = builder.partitionedBy(table.partition)
         properties = _PROPERTIES | (_APPEND_ONLY if table.append_only else {})
+        # Readers filter by key and time; statistics of every figure would cost more code than the rows themselves.
+        properties |= {"delta.dataSkippingStatsColumns": ",".join(table.indexed)}
         properties |= {f"delta.constraints.{name}": check for name, check in constraints(table).items()}
         for name, value in properties.items():
             builder = builder.property(name, value)
@@ -115,16 +115,15 @@ class Lake:
         self.ensure(table)
         fresh = self._conform(table, rows).persist(StorageLevel.MEMORY_AND_DISK)
         try:
-            content = fingerprint(fresh)
-            present = self._present(table, days)
-            if content.rows == 0 and not allow_empty and present.rows:
+            rows_count, same = self._compare(table, days, fresh)
+            if rows_count == 0 and not same and not allow_empty:
                 raise LakeError(
-                    f"refusing to replace {days} by nothing ({present.rows:,} rows stand there)",
+                    f"refusing to replace the rows of {days} by nothing",
                     where=table.name,
                     remedy="check the stage's inputs; the table is untouched",
                 )
-            if content == present:
-                return Written(table.name, content.rows, self._version(table), changed=False)
+            if same:
+                return Written(table.name, rows_count, self._version(table), changed=False)
             writer = fresh.write.format("delta").mode("overwrite")
             # Bins rows by partition before writing: a day is one file of sensible size, not one a task.
             writer = writer.option("optimizeWrite", "true").option("mergeSchema", "true")
@@ -133,7 +132,7 @@ class Lake:
             ).save(self.path(table))
         finally:
             fresh.unpersist()
-        return Written(table.name, content.rows, self._version(table), changed=True)
+        return Written(table.name, rows_count, self._version(table), changed=True)
 
     def overwrite(self, table: Table, rows: DataFrame, *, where: str | None = None) -> Written:
         """Replace a table without days (inventory, meters), or its rows `where`; equal rows make no commit."""
@@ -182,9 +181,16 @@ class Lake:
         assert version is not None
         return version
 
-    def _present(self, table: Table, days: Days) -> Fingerprint:
+    def _compare(self, table: Table, days: Days, fresh: DataFrame) -> tuple[int, bool]:
+        """How many rows are fresh, and whether they are the rows that stand in these days already."""
+        made = {str(part["date"]) for part in self.log(table).partitions()}
+        if not any(day.isoformat() in made for day in days):
+            # The usual night: its day is new, so there is nothing to compare with.
+            count = fresh.count()
+            return count, count == 0
+        content = fingerprint(fresh)
         rows = self.spark.read.format("delta").load(self.path(table)).where(_within(table, days))
-        return fingerprint(self._conform(table, rows))
+        return content.rows, content == fingerprint(self._conform(table, rows))
 
     def _conform(self, table: Table, rows: DataFrame) -> DataFrame:
         """The declared columns in the declared order and type; a missing one stops the run before a write."""
@@ -214,11 +220,10 @@ class Fingerprint:
 def fingerprint(rows: DataFrame) -> Fingerprint:
     """The fingerprint of a frame in one pass.
 
-    Spark's xxhash64 skips nulls, so (null, 1) and (1, null) would hash alike: which columns are null is hashed too.
+    Spark's xxhash64 skips nulls, so (null, 1) and (1, null) would hash alike; each column is hashed first, where a null
+    gives the seed, and then all the hashes in their order.
     """
-    # concat_ws skips nulls as well, so the mask is a string of 0 and 1.
-    null_mask = F.concat(*(F.col(name).isNull().cast("int").cast("string") for name in rows.columns))
-    row_hash = F.xxhash64(null_mask, *(F.col(name) for name in rows.columns))
+    row_hash = F.xxhash64(F.array(*(F.xxhash64(F.col(name)) for name in rows.columns)))
     found = rows.select(row_hash.alias("h")).agg(
         F.count(F.lit(1)).alias("rows"),
         F.coalesce(F.sum(F.col("h").cast("decimal(38,0)")), F.lit(0)).alias("hash_sum"),

@@ -40,6 +40,12 @@ class Table:
         """Columns that are never null: the key and what the table adds to it."""
         return tuple(c for c in self.columns if c in self.key or c in self.not_null)
 
+    @property
+    def indexed(self) -> tuple[str, ...]:
+        """Columns with file statistics: the key, and the times of logs."""
+        named = {*self.key, "reading_time", "reading_date", "file_id", "batch", "quantity"} - {self.partition}
+        return tuple(c for c in self.columns if c in named)
+
     def before(self, column: str) -> tuple[str, ...]:
         """The columns that stand before `column`; a transform that adds it selects them first."""
         return self.columns[: self.columns.index(column)]
