@@ -148,6 +148,7 @@ class Grid(_Section):
     label: Literal["start", "end"] = Field(
         default="start", description="Which end of the hour the stamp names."
     )
+    credit: str | None = Field(default=None, description="Who made the data and under which licence.")
 
     @model_validator(mode="after")
     def _location_based_needs_direct_average(self) -> Self:
@@ -240,7 +241,9 @@ class Settings(BaseSettings):
         """The sources, with the grid's files as the last one."""
         if self.grid is None:
             return self.sources
-        grid = ElectricityMapsSource(name=GRID_SOURCE, path=self.grid.intensity, label=self.grid.label)
+        grid = ElectricityMapsSource(
+            name=GRID_SOURCE, path=self.grid.intensity, label=self.grid.label, credit=self.grid.credit
+        )
         return (*self.sources, grid)
 
     @property

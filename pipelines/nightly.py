@@ -194,10 +194,11 @@ def dirty_days(lake: Lake, days: Days, gap_s: float) -> list[Days]:
     }
     for first, last in spans:
         touched |= {day for day in made if first <= day <= last}
-    return _ranges(sorted(touched))
+    return adjoining(sorted(touched))
 
 
-def _ranges(days: list[date]) -> list[Days]:
+def adjoining(days: list[date]) -> list[Days]:
+    """Sorted days as ranges without a hole."""
     ranges: list[Days] = []
     for day in days:
         if ranges and day - ranges[-1].end == timedelta(days=1):

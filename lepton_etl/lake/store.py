@@ -113,26 +113,21 @@ class Lake:
         if table.partition != "date":
             raise LakeError("only a table partitioned by date can replace days", where=table.name)
         self.ensure(table)
-        fresh = self._conform(table, rows).persist(StorageLevel.MEMORY_AND_DISK)
+        fresh = self._conform(table, rows)
+        made = {str(part["date"]) for part in self.log(table).partitions()}
+        if not allow_empty and not any(day.isoformat() in made for day in days):
+            # The usual night: its day is new. There is nothing to compare with, and planning once is half the cost.
+            return self._write_days(table, days, fresh)
+        fresh = fresh.persist(StorageLevel.MEMORY_AND_DISK)
         try:
-            rows_count, same = self._compare(table, days, fresh)
-            if rows_count == 0 and not same and not allow_empty:
-                raise LakeError(
-                    f"refusing to replace the rows of {days} by nothing",
-                    where=table.name,
-                    remedy="check the stage's inputs; the table is untouched",
-                )
-            if same:
-                return Written(table.name, rows_count, self._version(table), changed=False)
-            writer = fresh.write.format("delta").mode("overwrite")
-            # Bins rows by partition before writing: a day is one file of sensible size, not one a task.
-            writer = writer.option("optimizeWrite", "true").option("mergeSchema", "true")
-            writer.option("replaceWhere", _predicate(days)).option(
-                "userMetadata", json.dumps(self.metadata, sort_keys=True)
-            ).save(self.path(table))
+            content, present = fingerprint(fresh), self._present(table, days)
+            if content == present:
+                return Written(table.name, content.rows, self._version(table), changed=False)
+            if content.rows == 0 and not allow_empty:
+                raise _empty(table, days)
+            return self._write_days(table, days, fresh, rows=content.rows)
         finally:
             fresh.unpersist()
-        return Written(table.name, rows_count, self._version(table), changed=True)
 
     def overwrite(self, table: Table, rows: DataFrame, *, where: str | None = None) -> Written:
         """Replace a table without days (inventory, meters), or its rows `where`; equal rows make no commit."""
@@ -181,16 +176,23 @@ class Lake:
         assert version is not None
         return version
 
-    def _compare(self, table: Table, days: Days, fresh: DataFrame) -> tuple[int, bool]:
-        """How many rows are fresh, and whether they are the rows that stand in these days already."""
-        made = {str(part["date"]) for part in self.log(table).partitions()}
-        if not any(day.isoformat() in made for day in days):
-            # The usual night: its day is new, so there is nothing to compare with.
-            count = fresh.count()
-            return count, count == 0
-        content = fingerprint(fresh)
+    def _present(self, table: Table, days: Days) -> Fingerprint:
         rows = self.spark.read.format("delta").load(self.path(table)).where(_within(table, days))
-        return content.rows, content == fingerprint(self._conform(table, rows))
+        return fingerprint(self._conform(table, rows))
+
+    def _write_days(self, table: Table, days: Days, fresh: DataFrame, rows: int | None = None) -> Written:
+        writer = fresh.write.format("delta").mode("overwrite").option("mergeSchema", "true")
+        if days.count > 1:
+            # Bins rows by partition before writing: a day is one file of sensible size, not one a task.
+            writer = writer.option("optimizeWrite", "true")
+        writer.option("replaceWhere", _predicate(days)).option(
+            "userMetadata", json.dumps(self.metadata, sort_keys=True)
+        ).save(self.path(table))
+        if rows is None:
+            rows = int(self.log(table).history(1)[0]["operationMetrics"]["numOutputRows"])
+            if rows == 0:
+                raise _empty(table, days)
+        return Written(table.name, rows, self._version(table), changed=True)
 
     def _conform(self, table: Table, rows: DataFrame) -> DataFrame:
         """The declared columns in the declared order and type; a missing one stops the run before a write."""
@@ -232,6 +234,14 @@ def fingerprint(rows: DataFrame) -> Fingerprint:
     row = found.first()
     assert row is not None
     return Fingerprint(int(row["rows"]), int(row["hash_sum"]), int(row["hash_xor"]))
+
+
+def _empty(table: Table, days: Days) -> LakeError:
+    return LakeError(
+        f"refusing to replace the rows of {days} by nothing",
+        where=table.name,
+        remedy="check the stage's inputs; no row was removed",
+    )
 
 
 def day_column(table: Table) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -16,11 +17,13 @@ from lepton_etl.days import Days
 from lepton_etl.errors import Exit
 from lepton_etl.fleet.plan import ClusterPlan, Fault, FleetPlan
 from lepton_etl.fleet.simulate import simulate
+from lepton_etl.lake.lease import Lease
 from lepton_etl.lake.store import Lake
 from lepton_etl.lake.tables import CLUSTER_DAY, FILE, INTERVAL, NODE_HOUR, READING, REJECT, TABLES, Table
 from lepton_etl.models.registry import Registry
 from lepton_etl.settings import Settings, load
 from pipelines.nightly import Night, run_night
+from tests.conftest import PROJECT
 
 DAY = date(2025, 6, 3)
 RELATIVE_ERROR_CLEAN = 0.002
@@ -203,6 +206,39 @@ def test_a_bad_gzip_is_named_and_the_rest_is_loaded(spark: SparkSession, clean: 
     assert (states[str(bad)], states[str(good)]) == ("discarded", "loaded")
     page = next(clean.settings.report.folder.rglob("index.html")).read_text(encoding="utf-8")
     assert bad.name in page
+
+
+def test_a_run_that_finds_the_lease_held_says_by_whom(spark: SparkSession, clean: Site) -> None:
+    with Lease(clean.lake.root, "bronze", "another-run"):
+        night = run_night(spark, clean.settings, Days.of(DAY))
+    assert night.exit_code == Exit.LOCKED
+    assert "held by run another-run" in night.message
+
+
+def test_a_failed_gate_keeps_silver_and_leaves_gold_untouched(
+    spark: SparkSession, clean: Site, tmp_path: Path
+) -> None:
+    rules = shutil.copytree(PROJECT / "conf" / "expectations", tmp_path / "expectations")
+    (rules / "silver_interval.yaml").write_text(
+        "table: silver/interval\nrequired: true\nrules:\n"
+        "  - {name: impossible, severity: fail, says: energy is below zero, column: energy_kwh, "
+        "every_row: energy_kwh < 0}\n"
+    )
+    quality = clean.settings.quality.model_copy(update={"expectations": rules, "docs": tmp_path / "docs"})
+    before = clean.versions(("silver", "gold"))
+    night = run_night(spark, clean.settings.model_copy(update={"quality": quality}), Days.of(DAY), "gate")
+    assert night.exit_code == Exit.QUALITY_GATE
+    assert "impossible" in night.message and str(tmp_path / "docs") in night.message
+    assert clean.versions(("silver", "gold")) == before
+
+
+def test_with_mlflow_down_the_figures_are_published(spark: SparkSession, clean: Site) -> None:
+    mlflow = clean.settings.mlflow.model_copy(update={"tracking_uri": "http://127.0.0.1:9"})
+    night = run_night(spark, clean.settings.model_copy(update={"mlflow": mlflow}), Days.of(DAY))
+    assert night.exit_code == Exit.PUBLISHED_THEN_FAILED
+    assert "published, but" in night.message
+    states = {stage.stage: stage.state for stage in night.stages}
+    assert (states["gold"], states["train"]) == ("done", "failed")
 
 
 def test_a_day_without_input_leaves_the_other_days_untouched(spark: SparkSession, clean: Site) -> None:
