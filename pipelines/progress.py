@@ -43,7 +43,8 @@ def print_stages(night: Night) -> None:
             stage.stage, str(stage.days), stage.state, f"{stage.rows_in:,}", f"{stage.rows_out:,}",
             f"{stage.duration_s:.1f}", rate,
         )  # fmt: skip
-    console = Console(soft_wrap=True)
+    # A log has no width of its own; a table cut to 80 columns loses its figures.
+    console = Console(width=max(Console().width, 110), soft_wrap=True)
     console.print(table)
     for note in night.notes:
         console.print(note, markup=False, highlight=False)
