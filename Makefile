@@ -25,7 +25,7 @@ needs = @test -n "$($(1))" || { echo "make $@: say $(1)=..., for example: $$(sed
 DEMO := var/demo
 DEMO_NIGHTS := 2025-06-03 2025-06-04 2025-06-05
 
-.PHONY: help setup demo test test-real cluster-test lint nightly report lock clean
+.PHONY: help setup demo test test-slow test-real cluster-test lint nightly report lock clean
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -62,6 +62,9 @@ report: setup ## The report alone, again: CONFIG=conf/examples/harvard.yaml DATE
 
 test: setup ## Every test but the long ones; tests/real where LEPTON_REAL_DATA (default ../shared/data) exists
 	$(JAVA) python -m pytest tests -m "not slow and not cluster"
+
+test-slow: setup ## The long ones: further nights against the truth
+	$(JAVA) python -m pytest tests -m "slow and not cluster"
 
 test-real: setup ## Only the tests on real data
 	$(JAVA) python -m pytest tests/real

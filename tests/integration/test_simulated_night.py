@@ -118,6 +118,7 @@ def test_clusters_and_shared_it_sum_to_the_utility_meter(clean: Site) -> None:
     assert day["emissions_location_kgco2e"].null_count() == 0
 
 
+@pytest.mark.slow
 def test_with_coarse_sensors_the_truth_lies_in_the_stated_interval(coarse: Site) -> None:
     truth = true_energy_kwh(coarse)
     for row in coarse.table(CLUSTER_DAY).filter(pl.col("cluster_id") != "_shared").iter_rows(named=True):
@@ -193,6 +194,7 @@ def test_the_same_night_again_commits_nothing_and_registers_nothing(spark: Spark
     assert [v.version for v in registry.versions(clean.settings.model.name)] == models
 
 
+@pytest.mark.slow
 def test_a_bad_gzip_is_named_and_the_rest_is_loaded(spark: SparkSession, clean: Site) -> None:
     landing = clean.folder / "landing" / "ipmi"
     bad = landing / "c01n0009-2025-06-03.txt.gz"
@@ -232,6 +234,7 @@ def test_a_failed_gate_keeps_silver_and_leaves_gold_untouched(
     assert clean.versions(("silver", "gold")) == before
 
 
+@pytest.mark.slow
 def test_with_mlflow_down_the_figures_are_published(spark: SparkSession, clean: Site) -> None:
     mlflow = clean.settings.mlflow.model_copy(update={"tracking_uri": "http://127.0.0.1:9"})
     night = run_night(spark, clean.settings.model_copy(update={"mlflow": mlflow}), Days.of(DAY))

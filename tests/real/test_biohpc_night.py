@@ -23,9 +23,8 @@ from pipelines.nightly import run_night
 from tests.conftest import PROJECT, real_data
 
 DATA = real_data() / "biohpc-gpu-servers"
-# Both clock changes of a year, and the first day of the third server.
-DAYS = (Days(date(2024, 1, 20), date(2024, 1, 22)), Days(date(2024, 3, 9), date(2024, 3, 11)),
-        Days(date(2024, 11, 2), date(2024, 11, 4)))  # fmt: skip
+# Both clock changes of a year; all three servers log on these days.
+DAYS = (Days(date(2024, 3, 9), date(2024, 3, 11)), Days(date(2024, 11, 2), date(2024, 11, 4)))
 NEW_YORK = ZoneInfo("America/New_York")
 AUTUMN_HOUR = datetime(2024, 11, 3, 5, tzinfo=UTC)
 
@@ -44,7 +43,7 @@ def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Itera
         patch.setenv("LEPTON__LAKE__ROOT", str(root / "lake"))
         patch.setenv("LEPTON__QUALITY__DOCS", str(root / "quality"))
         settings = load(PROJECT / "conf" / "examples" / "biohpc.yaml")
-    runs = [("bronze", DAYS[0])] + [(stage, days) for days in DAYS for stage in ("silver", "gate", "gold")]
+    runs = [("bronze", DAYS[0])] + [(stage, days) for days in DAYS for stage in ("silver", "gold")]
     for stage, days in runs:
         night = run_night(spark, settings, days, stage)
         assert night.exit_code == Exit.DONE, night.message
@@ -80,7 +79,7 @@ def test_gpu_energy_is_mean_times_window_times_two_gpus(lake: Lake) -> None:
     found = {(r["node_id"], r["hour_start"]): r["gpu_energy_kwh"] for r in hours.iter_rows(named=True)}
     wanted = {key: kwh for key, kwh in expected.items() if any(key[1].date() in days for days in DAYS)}
     assert found.keys() == wanted.keys()
-    assert len(found) > 500
+    assert len(found) > 350
     for key, kwh in wanted.items():
         # The last digit of the sum of twelve intervals: sums are taken in decimal(28,9).
         assert found[key] == pytest.approx(kwh, rel=0, abs=1e-9), key
