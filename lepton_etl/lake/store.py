@@ -129,18 +129,16 @@ class Lake:
         finally:
             fresh.unpersist()
 
-    def overwrite(self, table: Table, rows: DataFrame, *, where: str | None = None) -> Written:
-        """Replace a table without days (inventory, meters), or its rows `where`; equal rows make no commit."""
+    def overwrite(self, table: Table, rows: DataFrame) -> Written:
+        """Replace a table without days (inventory, meters); equal rows make no commit."""
         self.ensure(table)
         fresh = self._conform(table, rows).coalesce(1).persist(StorageLevel.MEMORY_AND_DISK)
         try:
             content = fingerprint(fresh)
             present = self.spark.read.format("delta").load(self.path(table))
-            if content == fingerprint(self._conform(table, present.where(where) if where else present)):
+            if content == fingerprint(self._conform(table, present)):
                 return Written(table.name, content.rows, self._version(table), changed=False)
             writer = fresh.write.format("delta").mode("overwrite").option("mergeSchema", "true")
-            if where:
-                writer = writer.option("replaceWhere", where)
             writer.option("userMetadata", json.dumps(self.metadata, sort_keys=True)).save(self.path(table))
         finally:
             fresh.unpersist()

@@ -16,7 +16,7 @@ from lepton_etl.fields import Field, fields_of
 class Table:
     """A Delta path table `<lake.root>/<name>`.
 
-    `key` makes a row unique (empty: append-only log). `day_column` is the UTC day that `replace` replaces.
+    `key` makes a row unique (empty: append-only log). A `partition` by date is what `Lake.replace` replaces.
     `warnings` are for the reader of the figures.
     """
 

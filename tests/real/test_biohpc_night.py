@@ -36,7 +36,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
-    """The lake after bronze, silver, gate and gold of the days, with the committed settings and inventory."""
+    """The lake after bronze, silver and gold of the days, with the committed settings and inventory."""
     root = tmp_path_factory.mktemp("biohpc")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LEPTON_REAL_DATA", str(real_data()))
