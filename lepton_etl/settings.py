@@ -20,7 +20,21 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.models.settings import ModelSettings
-from lepton_etl.telemetry.specs import DelimitedSpec, ElectricityMapsSpec, IpmitoolSpec, PrometheusSpec
+from lepton_etl.telemetry.specs import (
+    AutoSpec,
+    DelimitedSpec,
+    Eia930Spec,
+    ElectricityMapsSpec,
+    IpmitoolSpec,
+    NvidiaSmiSpec,
+    OpenMeteoSpec,
+    OtlpJsonSpec,
+    ParquetSpec,
+    PrometheusSpec,
+    RedfishSpec,
+    RocmSmiSpec,
+    SlurmSpec,
+)
 
 _VARIABLE: Final = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -62,7 +76,10 @@ class _SourceSettings(_Section):
     """What every source says, whatever its format."""
 
     name: Identifier = Field(description="Name of the source in every reading.")
-    path: str = Field(min_length=1, description="Pattern of the files (`*`, `?`, `**`), plain or gzip.")
+    path: str = Field(
+        min_length=1,
+        description="Pattern of the files (`*`, `?`, `**`), plain, gzip, zstd or xz; a path or s3:// or hdfs://.",
+    )
     node_id_from_path: str | None = Field(
         default=None, description="Regular expression with a group `node_id`."
     )
@@ -72,6 +89,20 @@ class _SourceSettings(_Section):
     timezone: TimeZone = Field(default="UTC", description="IANA zone of stamps that carry none.")
     sampling_period_s: float | None = Field(
         default=None, gt=0, le=86_400, description="Declared distance of readings."
+    )
+    earlier_d: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Days that a stamp may lie before the file's own time (that of its path, else when it was last "
+        "written); null: 2 where the path names the time, else any stamp since 2000.",
+    )
+    later_d: float = Field(
+        default=2.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Days that a stamp may lie after the file's own time: a day's file named by its first moment, "
+        "and up to 14 hours of a zone. More only for forecasts.",
     )
     credit: str | None = Field(
         default=None, description="Who made the data and under which licence, for the report."
@@ -102,15 +133,67 @@ class DelimitedSource(_SourceSettings, DelimitedSpec):
     timezone: TimeZone = Field(default="UTC", description="IANA zone of stamps that carry none.")
 
 
+class ParquetSource(_SourceSettings, ParquetSpec):
+    """Parquet files."""
+
+    timezone: TimeZone = Field(default="UTC", description="IANA zone of stamps that carry none.")
+
+
 class PrometheusSource(_SourceSettings, PrometheusSpec):
-    """Text exposition."""
+    """Text exposition, and the JSON of range and instant queries."""
+
+
+class RedfishSource(_SourceSettings, RedfishSpec):
+    """Resources of a BMC."""
+
+
+class NvidiaSmiSource(_SourceSettings, NvidiaSmiSpec):
+    """What nvidia-smi prints."""
+
+
+class RocmSmiSource(_SourceSettings, RocmSmiSpec):
+    """What rocm-smi prints."""
+
+
+class SlurmSource(_SourceSettings, SlurmSpec):
+    """Slurm's accounting."""
+
+
+class OtlpJsonSource(_SourceSettings, OtlpJsonSpec):
+    """OpenTelemetry metrics."""
+
+
+class OpenMeteoSource(_SourceSettings, OpenMeteoSpec):
+    """Hourly weather."""
 
 
 class ElectricityMapsSource(_SourceSettings, ElectricityMapsSpec):
     """Hourly grid intensity; made from the section `grid`."""
 
 
-Source = IpmitoolSource | DelimitedSource | PrometheusSource | ElectricityMapsSource
+class Eia930Source(_SourceSettings, Eia930Spec):
+    """Hourly grid generation and intensity; made from the section `grid`."""
+
+
+class AutoSource(_SourceSettings, AutoSpec):
+    """Files of any format that needs no settings, told by their content."""
+
+
+Source = (
+    IpmitoolSource
+    | DelimitedSource
+    | ParquetSource
+    | PrometheusSource
+    | RedfishSource
+    | NvidiaSmiSource
+    | RocmSmiSource
+    | SlurmSource
+    | OtlpJsonSource
+    | OpenMeteoSource
+    | ElectricityMapsSource
+    | Eia930Source
+    | AutoSource
+)
 
 
 class LakeSettings(_Section):
@@ -332,6 +415,9 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
     def maybe(path: Path | None) -> Path | None:
         return under(path) if path else None
 
+    def pattern(path: str) -> str:
+        return path if "://" in path else str(under(Path(path)))
+
     mlflow = settings.mlflow
     uri = mlflow.tracking_uri
     if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
@@ -347,11 +433,9 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
             "lake": LakeSettings(root=under(settings.lake.root)),
             "mlflow": mlflow.model_copy(update={"tracking_uri": uri, "artifact_location": artifacts}),
             "fleet": Fleet(inventory=under(settings.fleet.inventory)),
-            "sources": tuple(
-                s.model_copy(update={"path": str(under(Path(s.path)))}) for s in settings.sources
-            ),
+            "sources": tuple(s.model_copy(update={"path": pattern(s.path)}) for s in settings.sources),
             "facility": settings.facility.model_copy(update={"meters": maybe(settings.facility.meters)}),
-            "grid": grid.model_copy(update={"intensity": str(under(Path(grid.intensity)))}) if grid else None,
+            "grid": grid.model_copy(update={"intensity": pattern(grid.intensity)}) if grid else None,
             "quality": settings.quality.model_copy(
                 update={
                     "expectations": maybe(settings.quality.expectations),

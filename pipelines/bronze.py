@@ -18,7 +18,8 @@ from typing import Any, Final, TypeVar
 import pyarrow.compute as pc
 
 from lepton_etl.errors import ConfigurationError
-from lepton_etl.lake.landing import UNSAFE, Delivered, delivered, identity
+from lepton_etl.lake.landing import UNSAFE, Delivered, Landing, identity
+from lepton_etl.lake.object_store import ObjectStore
 from lepton_etl.lake.staging import StagedFile, commit, committed
 from lepton_etl.lake.store import Lake, Written
 from lepton_etl.lake.tables import FILE, READING, REJECT
@@ -43,7 +44,8 @@ def run(context: StageContext) -> StageResult:
     for batch in _unfinished(lake):
         context.log.info("an unfinished batch is replayed", batch=batch)
         loaded += _load(context, batch, written)
-    new = _new_files(lake, [f for source in context.settings.all_sources for f in delivered(source)])
+    landing = _landing(context)
+    new = _new_files(lake, [f for source in context.settings.all_sources for f in landing.delivered(source)])
     if new:
         loaded += _load(context, _plan(context, new), written)
     return StageResult(
@@ -183,7 +185,12 @@ def _in_executors(
 def _decoding(context: StageContext, now: datetime) -> Decoding:
     settings = context.settings
     sources = {source.name: source for source in settings.all_sources}
-    return Decoding(Path(context.lake.root), settings.site.site_id, sources, now)
+    return Decoding(Path(context.lake.root), _landing(context), settings.site.site_id, sources, now)
+
+
+def _landing(context: StageContext) -> Landing:
+    paths = tuple(source.path for source in context.settings.all_sources)
+    return Landing(ObjectStore.of(context.lake.spark, paths))
 
 
 def _file_row(hashed: Hashed, batch: int, state: str, now: datetime) -> dict[str, Any]:

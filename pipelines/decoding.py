@@ -9,22 +9,25 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lepton_etl.lake.landing import Delivered, read_delivered
+from lepton_etl.lake.landing import Delivered, Landing
 from lepton_etl.lake.staging import StagedFile, StagedWriter
 from lepton_etl.lake.tables import READING, REJECT
 from lepton_etl.settings import Source
 from lepton_etl.telemetry import codec
-from lepton_etl.telemetry.decoded import REJECT_SCHEMA, Decoded, Origin, only_reject
-from lepton_etl.telemetry.formats import decode
+from lepton_etl.telemetry.decoded import EARLIEST, LATEST, Decoded, Origin, only_reject
+from lepton_etl.telemetry.formats import decode_parts
 
-CHANGED = "changed_while_read"
+CHANGED: Final = "changed_while_read"
+# A file named by its day holds that day; two cover a zone and a collector that was late.
+EARLIER_OF_NAMED_D: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class Decoding:
     """What an executor needs to decode files of any source."""
 
     root: Path
+    landing: Landing
     site_id: str
     sources: Mapping[str, Source]
     ingest_time: datetime
@@ -69,86 +73,135 @@ class Decoding:
             yield self._hashed(file)
 
     def stage(self, files: Iterable[Hashed]) -> Iterator[Loaded | StagedFile]:
-        """Decode the files of one task into one Parquet file of readings and one of rejects.
+        """Decode the files of one task: those of one part into shared Parquet files, a large one into its own.
 
-        A file is decoded whole before any of it is written, so one that ends badly leaves nothing but its reject row.
+        A file that ends badly leaves nothing but its reject row: one of one part is written when it is known to be
+        whole, and the own Parquet files of a large one are dropped.
         """
-        day = self.ingest_time.date()
-        readings = StagedWriter(self.root, READING, day)
-        rejects = StagedWriter(self.root, REJECT, day)
+        shared = _Output(self)
         for hashed in files:
-            result, decoded = self._decoded(hashed)
-            readings.write(self._reading_rows(decoded.readings, hashed))
-            rejects.write(self._reject_rows(decoded.rejects, hashed))
-            yield result
-        for staged in (readings.close(), rejects.close()):
+            own = _Output(self)
+            try:
+                yield self._load(hashed, shared, own)
+            except codec.UnreadableError as error:
+                own.drop()
+                yield self._discarded(hashed, str(error), shared)
+            else:
+                yield from own.close()
+        yield from shared.close()
+
+    def _hashed(self, file: Delivered) -> Hashed:
+        identity = codec.FileIdentity(file.source_name, file.node_id)
+        try:
+            for _ in identity.watch(self._chunks(file)):
+                pass
+        except codec.UnreadableError as error:
+            # Without its text a file is known by its place, size and time: delivered anew, it is another file.
+            known_by = f"{file.path}\0{file.size_bytes}\0{file.modified_time.isoformat()}".encode()
+            return Hashed(file, codec.file_id(file.source_name, file.node_id, known_by), str(error))
+        return Hashed(file, identity.file_id)
+
+    def _load(self, hashed: Hashed, shared: _Output, own: _Output) -> Loaded:
+        """Raises UnreadableError where the file cannot be read to its end, or is another than the planned one."""
+        if hashed.reason:
+            return self._discarded(hashed, hashed.reason, shared)
+        source = self.sources[hashed.file.source_name]
+        identity = codec.FileIdentity(source.name, hashed.file.node_id)
+        chunks = identity.watch(self._chunks(hashed.file))
+        parts = decode_parts(chunks, self._origin(hashed.file, source), source)
+        tally = Tally(hashed)
+        first = next(parts)
+        second = next(parts, None)
+        if second is None:
+            _check_identity(identity, hashed)
+            tally.add(first)
+            shared.write(first, hashed)
+            return tally.loaded()
+        for part in chain((first, second), parts):
+            tally.add(part)
+            own.write(part, hashed)
+        _check_identity(identity, hashed)
+        return tally.loaded()
+
+    def _chunks(self, file: Delivered) -> Iterator[bytes]:
+        """The text of a file in bounded chunks; UnreadableError where there is none."""
+        if file.unsafe:
+            raise codec.UnreadableError(codec.Failure(file.unsafe, f"{file.path} is not opened"))
+        try:
+            with self.landing.open(file) as handle:
+                yield from codec.text_chunks(handle, file.path)
+        except OSError as error:
+            detail = error.strerror or str(error)
+            raise codec.UnreadableError(codec.Failure("unreadable_file", detail)) from error
+
+    def _origin(self, file: Delivered, source: Source) -> Origin:
+        earliest, latest = stamp_window(file, source)
+        return Origin(
+            site_id=self.site_id,
+            source_name=source.name,
+            path=file.path,
+            node_id=file.node_id,
+            timezone=source.timezone,
+            path_time=file.path_time,
+            earliest=earliest,
+            latest=latest,
+        )
+
+    def _discarded(self, hashed: Hashed, reason: str, output: _Output) -> Loaded:
+        code, _, detail = reason.partition(": ")
+        decoded = only_reject(code, f"{hashed.file.path}: {detail or code}")
+        output.write(decoded, hashed)
+        tally = Tally(hashed, state="discarded", reason=code)
+        tally.add(decoded)
+        return tally.loaded()
+
+
+class _Output:
+    """The staged Parquet files of one task, or of one large file."""
+
+    def __init__(self, decoding: Decoding) -> None:
+        day = decoding.ingest_time.date()
+        self._decoding = decoding
+        self._readings = StagedWriter(decoding.root, READING, day)
+        self._rejects = StagedWriter(decoding.root, REJECT, day)
+
+    def write(self, decoded: Decoded, hashed: Hashed) -> None:
+        common = {
+            "site_id": self._decoding.site_id,
+            "source_name": hashed.file.source_name,
+            "file_id": hashed.file_id,
+            "ingest_time": self._decoding.ingest_time,
+        }
+        days = {"reading_date": decoded.readings["reading_time"].cast(pa.date32())}
+        named = {"node_id": hashed.file.node_id, "path": hashed.file.path}
+        self._readings.write(_with(decoded.readings, common | days))
+        self._rejects.write(_with(decoded.rejects, common | named))
+
+    def close(self) -> Iterator[StagedFile]:
+        for writer in (self._readings, self._rejects):
+            staged = writer.close()
             if staged:
                 yield staged
 
-    def _hashed(self, file: Delivered) -> Hashed:
-        content = _content(file)
-        if isinstance(content, str):
-            # Without its text a file is known by its place, size and time: delivered anew, it is another file.
-            known_by = f"{file.path}\0{file.size_bytes}\0{file.modified_time.isoformat()}".encode()
-            return Hashed(file, codec.file_id(file.source_name, file.node_id, known_by), content)
-        return Hashed(file, codec.file_id(file.source_name, file.node_id, content))
-
-    def _decoded(self, hashed: Hashed) -> tuple[Loaded, Decoded]:
-        if hashed.reason:
-            return self._discarded(hashed, hashed.reason)
-        content = _content(hashed.file)
-        if isinstance(content, str):
-            return self._discarded(hashed, content)
-        source = self.sources[hashed.file.source_name]
-        # The plan named these bytes; a file rewritten since then is another file, loaded by the next run.
-        if hashed.file_id != codec.file_id(source.name, hashed.file.node_id, content):
-            return self._discarded(hashed, f"{CHANGED}: the bytes are not those of the plan")
-        origin = Origin(
-            site_id=self.site_id,
-            source_name=source.name,
-            path=hashed.file.path,
-            node_id=hashed.file.node_id,
-            timezone=source.timezone,
-            path_time=hashed.file.path_time,
-        )
-        decoded = decode(content, origin, source)
-        decoded.check()
-        return _counts(hashed, decoded, "loaded", None), decoded
-
-    @staticmethod
-    def _discarded(hashed: Hashed, reason: str) -> tuple[Loaded, Decoded]:
-        code, _, detail = reason.partition(": ")
-        decoded = only_reject(code, f"{hashed.file.path}: {detail or code}")
-        return _counts(hashed, decoded, "discarded", code), decoded
-
-    def _reading_rows(self, readings: pa.Table, hashed: Hashed) -> pa.Table:
-        days = readings["reading_time"].cast(pa.date32())
-        return _with(readings, self._common(hashed) | {"reading_date": days})
-
-    def _reject_rows(self, rejects: pa.Table, hashed: Hashed) -> pa.Table:
-        assert rejects.schema.equals(REJECT_SCHEMA)
-        named = {"node_id": hashed.file.node_id, "path": hashed.file.path}
-        return _with(rejects, self._common(hashed) | named)
-
-    def _common(self, hashed: Hashed) -> dict[str, Any]:
-        return {
-            "site_id": self.site_id,
-            "source_name": hashed.file.source_name,
-            "file_id": hashed.file_id,
-            "ingest_time": self.ingest_time,
-        }
+    def drop(self) -> None:
+        for writer in (self._readings, self._rejects):
+            writer.drop()
 
 
-def _content(file: Delivered) -> bytes | str:
-    """The text of a file, or `reason: detail` where there is none."""
-    if file.unsafe:
-        return file.unsafe
-    try:
-        with read_delivered(file) as handle:
-            content = codec.read_bytes(handle, gzipped=file.path.endswith(".gz"))
-    except OSError as error:
-        return f"unreadable_file: {error.strerror}"
-    return f"{content.reason}: {content.detail}" if isinstance(content, codec.Failure) else content
+def stamp_window(file: Delivered, source: Source) -> tuple[datetime, datetime]:
+    """[earliest, latest) that stamps of a file are believed in, around the time that the file itself names."""
+    own = file.path_time or file.modified_time
+    earlier_d = source.earlier_d
+    if earlier_d is None and file.path_time is not None:
+        earlier_d = EARLIER_OF_NAMED_D
+    earliest = EARLIEST if earlier_d is None else max(EARLIEST, own - timedelta(days=earlier_d))
+    return earliest, min(LATEST, own + timedelta(days=source.later_d))
+
+
+def _check_identity(identity: codec.FileIdentity, hashed: Hashed) -> None:
+    # The plan named these bytes; a file rewritten since then is another file, loaded by the next run.
+    if identity.file_id != hashed.file_id:
+        raise codec.UnreadableError(codec.Failure(CHANGED, "the bytes are not those of the plan"))
 
 
 def _with(table: pa.Table, columns: Mapping[str, Any]) -> pa.Table:
@@ -161,21 +214,45 @@ def _with(table: pa.Table, columns: Mapping[str, Any]) -> pa.Table:
     return table
 
 
-def _counts(hashed: Hashed, decoded: Decoded, state: str, reason: str | None) -> Loaded:
-    times = pc.min_max(decoded.readings["reading_time"]).as_py()
-    detail: Counter[tuple[str, str]] = Counter(dict(decoded.ignored))
-    return Loaded(
-        path=hashed.file.path,
-        file_id=hashed.file_id,
-        state=state,
-        reason=reason,
-        records=decoded.records,
-        readings=decoded.readings.num_rows,
-        rejects=decoded.rejects.num_rows,
-        duplicates=decoded.duplicates,
-        ignored=sum(detail.values()),
-        ignored_detail=json.dumps([[s, r, n] for (s, r), n in sorted(detail.items())], ensure_ascii=False),
-        structure_lines=decoded.structure_lines,
-        first_reading_time=times["min"].isoformat() if times["min"] else None,
-        last_reading_time=times["max"].isoformat() if times["max"] else None,
-    )
+class Tally:
+    """The counts of one file, part by part."""
+
+    def __init__(self, hashed: Hashed, state: str = "loaded", reason: str | None = None) -> None:
+        self._hashed = hashed
+        self._state = state
+        self._reason = reason
+        self._counts: Counter[str] = Counter()
+        self._ignored: Counter[tuple[str, str]] = Counter()
+        self._times: list[datetime] = []
+
+    def add(self, part: Decoded) -> None:
+        """Count a part; raises AssertionError where its records do not add up."""
+        part.check()
+        self._counts.update(
+            records=part.records,
+            readings=part.readings.num_rows,
+            rejects=part.rejects.num_rows,
+            duplicates=part.duplicates,
+            structure_lines=part.structure_lines,
+        )
+        self._ignored.update(part.ignored)
+        times = pc.min_max(part.readings["reading_time"]).as_py()
+        self._times += [time for time in times.values() if time is not None]
+
+    def loaded(self) -> Loaded:
+        detail = [[sensor, reason, count] for (sensor, reason), count in sorted(self._ignored.items())]
+        return Loaded(
+            path=self._hashed.file.path,
+            file_id=self._hashed.file_id,
+            state=self._state,
+            reason=self._reason,
+            records=self._counts["records"],
+            readings=self._counts["readings"],
+            rejects=self._counts["rejects"],
+            duplicates=self._counts["duplicates"],
+            ignored=self._ignored.total(),
+            ignored_detail=json.dumps(detail, ensure_ascii=False),
+            structure_lines=self._counts["structure_lines"],
+            first_reading_time=min(self._times).isoformat() if self._times else None,
+            last_reading_time=max(self._times).isoformat() if self._times else None,
+        )

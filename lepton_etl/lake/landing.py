@@ -1,7 +1,8 @@
-"""The landing folder: which files were delivered, and the one way to open them.
+"""The landing folder: which files were delivered, and the one way to open them, on local disk, S3 or HDFS.
 
-A pattern's part before its first wildcard is its root. What leaves the root by a symbolic link, or is no regular file
-(a device, a pipe), is named and not opened.
+A pattern's part before its first wildcard is its root. What leaves a local root by a symbolic link, or is no regular
+file (a device, a pipe), is named and not opened. Executors open files themselves through pyarrow, so a file may be of
+any size and nothing of it passes through the JVM.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
+from pyarrow import fs
+
 from lepton_etl.errors import ConfigurationError
+from lepton_etl.lake.object_store import ObjectStore, is_remote
 from lepton_etl.settings import Source
 
 UNSAFE: Final = ("symbolic_link", "not_a_regular_file", "outside_landing")
@@ -36,15 +40,60 @@ class Delivered:
     unsafe: str | None = None
 
 
-def delivered(source: Source) -> Iterator[Delivered]:
-    """The files of one source, by path. Raises ConfigurationError where the pattern's root is not a readable folder."""
-    root = pattern_root(source.path)
+@dataclass(frozen=True)
+class Landing:
+    """Lists and opens delivered files; travels to executors."""
+
+    store: ObjectStore = field(default_factory=ObjectStore)
+
+    def delivered(self, source: Source) -> Iterator[Delivered]:
+        """The files of one source, by path. Raises ConfigurationError where the pattern's root cannot be listed."""
+        return self._remote(source) if is_remote(source.path) else _local(source)
+
+    @contextmanager
+    def open(self, file: Delivered) -> Iterator[BinaryIO]:
+        """The file as it was when it was listed: what has grown behind it since is left to the next run.
+
+        Raises OSError where it cannot be opened.
+        """
+        if is_remote(file.path):
+            system, path = self.store.open(file.path)
+            with system.open_input_stream(path, compression=None) as stream:
+                yield cast("BinaryIO", _Head(cast("BinaryIO", stream), file.size_bytes))
+        else:
+            with Path(file.path).open("rb") as handle:
+                yield cast("BinaryIO", _Head(handle, file.size_bytes))
+
+    def _remote(self, source: Source) -> Iterator[Delivered]:
+        """Objects below a URI; a store has no links and no devices."""
+        root = pattern_root(source.path)
+        fits = _glob_pattern(source.path)
+        try:
+            system, path = self.store.open(root)
+            prefix = root.removesuffix(path)
+            selector = fs.FileSelector(path.rstrip("/"), recursive="/" in source.path.removeprefix(root))
+            found = [info for info in system.get_file_info(selector) if info.type == fs.FileType.File]
+        except OSError as error:
+            raise _not_listed(source, root, str(error)) from error
+        for info in sorted(found, key=lambda info: info.path):
+            uri = prefix + info.path
+            if fits.fullmatch(uri) is None:
+                continue
+            node_id, path_time = identity(source, uri)
+            yield Delivered(
+                source_name=source.name,
+                path=uri,
+                size_bytes=info.size,
+                modified_time=info.mtime.astimezone(UTC),
+                node_id=node_id,
+                path_time=path_time,
+            )
+
+
+def _local(source: Source) -> Iterator[Delivered]:
+    root = Path(pattern_root(source.path))
     if not os.access(root, os.R_OK | os.X_OK) or not root.is_dir():
-        raise ConfigurationError(
-            f"key sources.{source.name}.path = {source.path!r}: {root} is not a readable folder",
-            where=f"source {source.name}",
-            remedy="create the folder or mend the pattern",
-        )
+        raise _not_listed(source, str(root), "is not a readable folder")
     inside = root.resolve()
     for file in sorted(root.glob(str(Path(source.path).relative_to(root)))):
         path = str(file)
@@ -63,17 +112,25 @@ def delivered(source: Source) -> Iterator[Delivered]:
         )
 
 
-def pattern_root(pattern: str) -> Path:
+def _not_listed(source: Source, root: str, why: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"key sources.{source.name}.path = {source.path!r}: {root} {why}",
+        where=f"source {source.name}",
+        remedy="create the folder or mend the pattern",
+    )
+
+
+def pattern_root(pattern: str) -> str:
     """The folder before the first wildcard of a pattern."""
     fixed = _WILDCARD.split(pattern, maxsplit=1)[0]
-    return Path(fixed) if fixed.endswith("/") else Path(fixed).parent
+    return fixed.rpartition("/")[0] or "/"
 
 
-@contextmanager
-def read_delivered(file: Delivered) -> Iterator[BinaryIO]:
-    """The file as it was when it was listed: what has grown behind it since is left to the next run."""
-    with Path(file.path).open("rb") as handle:
-        yield cast("BinaryIO", _Head(handle, file.size_bytes))
+def _glob_pattern(pattern: str) -> re.Pattern[str]:
+    """A glob over URIs: `*` and `?` stay within a folder, `**/` is any number of folders."""
+    parts = re.split(r"(\*\*/|\*|\?)", pattern)
+    words = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
+    return re.compile("".join(words.get(part) or re.escape(part) for part in parts))
 
 
 class _Head:

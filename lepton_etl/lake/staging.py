@@ -99,6 +99,14 @@ class StagedWriter:
             statistics=_statistics(self._file),
         )
 
+    def drop(self) -> None:
+        """Forget the rows; a file that was begun is removed."""
+        self._buffer.clear()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+            self._file.unlink()
+
     def _flush(self) -> None:
         if not self._buffer:
             return

@@ -5,7 +5,16 @@ from typing import Final
 import polars as pl
 import pyarrow as pa
 
-from lepton_etl.telemetry.decoded import READING_SCHEMA, REJECT_SCHEMA, Decoded, Ignored
+from lepton_etl.telemetry.decoded import (
+    EARLIEST,
+    LATEST,
+    MAX_RAW_TEXT_CHARS,
+    READING_SCHEMA,
+    REJECT_SCHEMA,
+    Decoded,
+    Ignored,
+    Origin,
+)
 from lepton_etl.telemetry.text import Lines
 
 NUMBER: Final = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -53,26 +62,54 @@ def reading_table(readings: pl.DataFrame) -> pa.Table:
     )
 
 
-def reject_table(rejects: list[pl.DataFrame], lines: Lines) -> pa.Table:
-    """Rejects (source_position, sensor, reason) of several frames by position, each with its line's text."""
+def reject_table(rejects: list[pl.DataFrame], lines: Lines | None) -> pa.Table:
+    """Rejects (source_position, sensor, reason) of several frames by position, each with its line's text.
+
+    Without `lines` the frames bring their own `raw_text`.
+    """
     if not any(frame.height for frame in rejects):
         return REJECT_SCHEMA.empty_table()
-    schema = {"source_position": pl.Int64, "sensor": pl.String, "reason": pl.String}
+    schema: dict[str, pl.DataType] = {
+        "source_position": pl.Int64(), "sensor": pl.String(), "reason": pl.String()
+    }  # fmt: skip
+    if lines is None:
+        schema["raw_text"] = pl.String()
     frames = [frame.select(pl.col(name).cast(kind) for name, kind in schema.items()) for frame in rejects]
     together = pl.concat([pl.DataFrame(schema=schema), *frames]).sort("source_position", maintain_order=True)
-    texts = lines.texts(together.get_column("source_position"))
+    texts = (
+        lines.texts(together.get_column("source_position"))
+        if lines is not None
+        else together.get_column("raw_text").str.slice(0, MAX_RAW_TEXT_CHARS)
+    )
     table = together.with_columns(texts.alias("raw_text")).to_arrow(compat_level=pl.CompatLevel.oldest())
     return table.cast(REJECT_SCHEMA)
 
 
+def _out_of_window(cells: pl.DataFrame, origin: Origin) -> pl.DataFrame:
+    """Cells whose time lies outside the file's own window are refused; what is refused already keeps its reason."""
+    if (origin.earliest, origin.latest) == (EARLIEST, LATEST):
+        return cells
+    time = pl.col("reading_time")
+    inside = (time >= pl.lit(origin.earliest)) & (time < pl.lit(origin.latest))
+    outside = pl.when(~inside).then(pl.lit("out_of_window"))
+    return cells.with_columns(pl.coalesce("reason", outside).alias("reason"))
+
+
 def assemble(
-    cells: pl.DataFrame, faults: list[pl.DataFrame], ignored: Ignored, structure_lines: int, lines: Lines
+    cells: pl.DataFrame,
+    faults: list[pl.DataFrame],
+    ignored: Ignored,
+    structure_lines: int,
+    lines: Lines | None,
+    origin: Origin,
 ) -> Decoded:
-    """One file's result.
+    """The result of one file or block.
 
     `cells` holds every mapped cell with a value: the reading columns and `reason` (null: usable). `faults` are other
-    rejects (source_position, sensor, reason). Raises nothing for bad input: it stands in `reason` by now.
+    rejects (source_position, sensor, reason). Both bring `raw_text` where there are no `lines` to take it from. Raises
+    nothing for bad input: it stands in `reason` by now.
     """
+    cells = _out_of_window(cells, origin)
     usable = cells.filter(pl.col("reason").is_null())
     kept = without_repeats(usable)
     refused = cells.filter(pl.col("reason").is_not_null())

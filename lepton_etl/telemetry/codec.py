@@ -1,107 +1,221 @@
-"""Bytes as delivered to the text inside: plain or gzip, with a limit against bombs; and a file's identity."""
+"""Bytes as delivered to the text inside, chunk by chunk: plain, gzip, zstd or xz; and a file's identity.
+
+A chunk is at most CHUNK_BYTES of text, whatever the file holds, so a file of any size is read in bounded memory.
+"""
 
 import hashlib
 import io
-import zlib
+import lzma
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Final, Literal
+from typing import Any, BinaryIO, Final, Literal, Protocol, cast
 
-FailureReason = Literal["truncated_gzip", "unreadable_file", "too_large"]
+from isal import igzip_lib
 
-GZIP_MAGIC: Final = b"\x1f\x8b"
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+
 CHUNK_BYTES: Final = 1 << 20
-# The largest real node-day is some 8 MB of text; a fleet file of 2 GiB is a mistake or an attack.
-MAX_BYTES: Final = 2 << 30
-# Log tables are compressed 50-fold (the real ones at most 120-fold); deflate's limit is 1032.
+# A file beyond this is a mistake or an attack: the largest real fleet-day is 3.2 GB of text.
+MAX_BYTES: Final = 64 << 30
+# Log tables are compressed 50-fold (the real ones at most 120-fold); deflate's limit is 1032, that of zstd and xz
+# is beyond ten thousand.
 MAX_RATIO: Final = 400.0
 # A ratio means nothing on a few bytes: below this much text it is not judged.
 RATIO_FROM_BYTES: Final = 16 << 20
+# What a decompressor may keep to look back into; `zstd --long=27` and `xz -9` stay below.
+_WINDOW_BYTES: Final = 128 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why a delivered file cannot be read; it is discarded whole with one reject of this reason."""
 
-    reason: FailureReason
+    reason: str
     detail: str
 
 
-def read_bytes(
-    source: bytes | BinaryIO,
-    max_bytes: int = MAX_BYTES,
-    max_ratio: float = MAX_RATIO,
-    *,
-    gzipped: bool = False,
-) -> bytes | Failure:
-    """The decompressed bytes of a plain or gzip file (told by its first two bytes), or why there are none.
+class UnreadableError(Exception):
+    """The stream of a delivered file ends here, with the failure that says why."""
 
-    `gzipped`: the name promises gzip (.gz), so anything else is unreadable. Several gzip members one after another
-    are one text; zero bytes after the last are padding. Reading stops as soon as the text passes `max_bytes`, or
-    `max_ratio` times the bytes read. Raises OSError where the source itself cannot be read.
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"{failure.reason}: {failure.detail}")
+        self.failure = failure
+
+
+class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Compression:
+    name: Literal["gzip", "zstd", "xz"]
+    magic: bytes
+    suffix: str
+    start: Callable[[], Any]
+    errors: tuple[type[Exception], ...]
+
+
+_COMPRESSIONS: Final = (
+    _Compression(
+        "gzip", b"\x1f\x8b", ".gz", lambda: igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP),
+        (cast("type[Exception]", igzip_lib.error), EOFError),
+    ),
+    _Compression(
+        "zstd", b"\x28\xb5\x2f\xfd", ".zst",
+        lambda: zstd.ZstdDecompressor(
+            options={zstd.DecompressionParameter.window_log_max: _WINDOW_BYTES.bit_length() - 1}
+        ),
+        (zstd.ZstdError, EOFError),
+    ),
+    _Compression(
+        "xz", b"\xfd7zXZ\0", ".xz", lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_WINDOW_BYTES),
+        (lzma.LZMAError, EOFError),
+    ),
+)  # fmt: skip
+_TRUNCATED: Final = {
+    "gzip": "truncated_gzip", "zstd": "truncated_zstd", "xz": "truncated_xz"
+}  # fmt: skip
+
+
+def text_chunks(
+    stream: BinaryIO, name: str = "", max_bytes: int = MAX_BYTES, max_ratio: float = MAX_RATIO
+) -> Iterator[bytes]:
+    """The decompressed bytes of a file, told by its first bytes, in chunks of at most CHUNK_BYTES.
+
+    A `name` that promises a compression (.gz, .zst, .xz) the bytes do not have is unreadable. Several compressed
+    members one after another are one text; zero bytes after the last are padding. Raises UnreadableError at the first
+    byte that cannot be given: damaged, cut short, larger than `max_bytes`, or more than `max_ratio` times the bytes
+    read. Raises OSError where the source itself cannot be read.
     """
+    head = _read_up_to(stream, max(len(c.magic) for c in _COMPRESSIONS))
+    promised = next((c for c in _COMPRESSIONS if name.endswith(c.suffix)), None)
+    for compression in _COMPRESSIONS:
+        if head.startswith(compression.magic):
+            yield from _inflated(head, stream, compression, max_bytes, max_ratio)
+            return
+    if promised is not None:
+        if len(head) < len(promised.magic) and promised.magic.startswith(head):
+            raise UnreadableError(
+                Failure(_TRUNCATED[promised.name], f"{promised.name} file of {len(head)} bytes")
+            )
+        raise UnreadableError(
+            Failure("unreadable_file", f"named {promised.suffix} but does not start as {promised.name}")
+        )
+    given = 0
+    while head:
+        given += len(head)
+        if given > max_bytes:
+            raise UnreadableError(Failure("too_large", f"more than {max_bytes} bytes"))
+        yield head
+        head = stream.read(CHUNK_BYTES)
+
+
+def read_bytes(
+    source: bytes | BinaryIO, name: str = "", max_bytes: int = MAX_BYTES, max_ratio: float = MAX_RATIO
+) -> bytes | Failure:
+    """The whole text of a small file, or why there is none; see `text_chunks`."""
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
-    head = stream.read(CHUNK_BYTES)
-    if head[:2] == GZIP_MAGIC:
-        return _inflate(head, stream, max_bytes, max_ratio)
-    if gzipped:
-        if len(head) < len(GZIP_MAGIC) and GZIP_MAGIC.startswith(head):
-            return Failure("truncated_gzip", f"gzip file of {len(head)} bytes")
-        return Failure("unreadable_file", "named .gz but does not start as gzip")
-    return _plain(head, stream, max_bytes)
+    try:
+        return b"".join(text_chunks(stream, name, max_bytes, max_ratio))
+    except UnreadableError as error:
+        return error.failure
 
 
-def _plain(head: bytes, stream: BinaryIO, max_bytes: int) -> bytes | Failure:
-    rest = stream.read(max_bytes - len(head) + 1) if len(head) <= max_bytes else b""
-    if len(head) + len(rest) > max_bytes:
-        return Failure("too_large", f"more than {max_bytes} bytes")
-    return head + rest
+def _read_up_to(stream: BinaryIO, size: int) -> bytes:
+    """The first bytes; a pipe or an object store may give them in pieces."""
+    found = b""
+    while len(found) < size and (more := stream.read(size - len(found))):
+        found += more
+    return found
 
 
-def _inflate(head: bytes, stream: BinaryIO, max_bytes: int, max_ratio: float) -> bytes | Failure:
-    member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-    parts: list[bytes] = []
+def _inflated(
+    head: bytes, stream: BinaryIO, compression: _Compression, max_bytes: int, max_ratio: float
+) -> Iterator[bytes]:
+    member: _Decompressor = compression.start()
     taken, given = len(head), 0
     pending = head
     while True:
-        ended = False
-        if not pending:
+        if member.eof:
+            pending = (member.unused_data or pending).lstrip(b"\0")
+            while not pending and (more := stream.read(CHUNK_BYTES)):
+                taken += len(more)
+                pending = more.lstrip(b"\0")
+            if not pending:
+                return
+            if pending[0] != compression.magic[0]:
+                raise UnreadableError(
+                    Failure("unreadable_file", f"bytes that are no {compression.name} follow the text")
+                )
+            member = compression.start()
+        elif not pending and member.needs_input:
             pending = stream.read(CHUNK_BYTES)
             taken += len(pending)
-            ended = not pending
-        if member.eof:
-            pending = pending.lstrip(b"\0")
-            if ended:
-                return b"".join(parts)
             if not pending:
-                continue
-            member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+                raise UnreadableError(
+                    Failure(
+                        _TRUNCATED[compression.name],
+                        f"the {compression.name} stream ends after {taken} bytes, unfinished",
+                    )
+                )
         try:
-            text = member.flush() if ended else member.decompress(pending, CHUNK_BYTES)
-        except zlib.error as error:
-            return Failure("unreadable_file", f"damaged gzip: {error}")
-        parts.append(text)
+            text = member.decompress(pending, CHUNK_BYTES)
+        except compression.errors as error:
+            raise UnreadableError(
+                Failure("unreadable_file", f"damaged {compression.name}: {error}")
+            ) from error
+        pending = b""
         given += len(text)
-        pending = member.unused_data if member.eof else member.unconsumed_tail
-        if ended and not member.eof:
-            return Failure("truncated_gzip", f"the gzip stream ends after {taken} bytes, unfinished")
         if given > max_bytes:
-            return Failure("too_large", f"more than {max_bytes} bytes of text")
+            raise UnreadableError(Failure("too_large", f"more than {max_bytes} bytes of text"))
         if given > RATIO_FROM_BYTES and given > max_ratio * taken:
-            return Failure(
-                "too_large", f"compressed more than {max_ratio:g}-fold: {given} bytes out of {taken}"
+            raise UnreadableError(
+                Failure("too_large", f"compressed more than {max_ratio:g}-fold: {given} bytes out of {taken}")
             )
+        if text:
+            yield text
 
 
-def file_id(source_name: str, node_id: str | None, data: bytes) -> str:
-    """SHA-256 of (source name, identity taken from the path, decompressed bytes), in hexadecimal.
+class FileIdentity:
+    """SHA-256 of (source name, identity taken from the path, decompressed bytes), fed as the bytes go by.
 
     Each name goes in with its length, so that no two pairs of names run together; no identity is not an empty one.
     Source: definitions.md section 1.
     """
-    digest = hashlib.sha256()
-    for name in (source_name, node_id):
-        text = b"" if name is None else name.encode("utf-8", "surrogatepass")
-        digest.update(b"-" if name is None else b"%d:" % len(text))
-        digest.update(text)
-    digest.update(data)
-    return digest.hexdigest()
+
+    def __init__(self, source_name: str, node_id: str | None) -> None:
+        self._digest = hashlib.sha256()
+        for name in (source_name, node_id):
+            text = b"" if name is None else name.encode("utf-8", "surrogatepass")
+            self._digest.update(b"-" if name is None else b"%d:" % len(text))
+            self._digest.update(text)
+
+    def watch(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """The same chunks; each has gone into the identity when it comes out."""
+        for chunk in chunks:
+            self._digest.update(chunk)
+            yield chunk
+
+    @property
+    def file_id(self) -> str:
+        """The identity of the bytes seen so far, in hexadecimal."""
+        return self._digest.hexdigest()
+
+
+def file_id(source_name: str, node_id: str | None, data: bytes) -> str:
+    """The identity of a file whose bytes are at hand."""
+    identity = FileIdentity(source_name, node_id)
+    for _ in identity.watch([data]):
+        pass
+    return identity.file_id

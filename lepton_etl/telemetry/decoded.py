@@ -1,9 +1,10 @@
 """What every decoder takes and gives: where bytes came from, and the readings and rejects they hold."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Literal
+from datetime import UTC, datetime
+from typing import Final, Literal
 
 import pyarrow as pa
 
@@ -39,6 +40,9 @@ REJECT_SCHEMA = pa.schema(
     ]
 )
 
+EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
+LATEST: Final = datetime(2101, 1, 1, tzinfo=UTC)
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -54,17 +58,20 @@ class Origin:
     """IANA zone of stamps that carry none."""
     path_time: datetime | None = None
     """The stamp taken from the path (aware), for text exposition whose samples carry none."""
+    earliest: datetime = EARLIEST
+    latest: datetime = LATEST
+    """Readings outside [earliest, latest) are rejects (out_of_window): a window around the file's own time."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """The records of one file: records == readings + rejects + duplicates + ignored."""
+    """The records of one file, or of one part of a large one: records == readings + rejects + duplicates + ignored."""
 
     readings: pa.Table
     rejects: pa.Table
     records: int
     duplicates: int
-    """Exact repeats of (node, device, sensor, time, value) in this file; the first one is the reading."""
+    """Exact repeats of (node, device, sensor, time, value) in this part; the first one is the reading."""
     ignored: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """(raw sensor name, 'unmapped' | 'no_value') -> records."""
     structure_lines: int = 0
@@ -79,6 +86,24 @@ class Decoded:
         assert self.records == found, (
             f"records {self.records} != readings {self.readings.num_rows} + rejects {self.rejects.num_rows}"
             f" + duplicates {self.duplicates} + ignored {ignored}"
+        )
+
+    @classmethod
+    def merge(cls, parts: Iterable["Decoded"]) -> "Decoded":
+        """The records of several parts of one file together, in the parts' order."""
+        together = list(parts)
+        if len(together) == 1:
+            return together[0]
+        ignored: Counter[tuple[str, str]] = Counter()
+        for part in together:
+            ignored.update(part.ignored)
+        return cls(
+            readings=pa.concat_tables([READING_SCHEMA.empty_table(), *(part.readings for part in together)]),
+            rejects=pa.concat_tables([REJECT_SCHEMA.empty_table(), *(part.rejects for part in together)]),
+            records=sum(part.records for part in together),
+            duplicates=sum(part.duplicates for part in together),
+            ignored=dict(ignored),
+            structure_lines=sum(part.structure_lines for part in together),
         )
 
 

@@ -1,6 +1,7 @@
 """Character-separated text: one row per time (and device), columns mapped by the settings."""
 
 import csv
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,7 +9,8 @@ import polars as pl
 
 from lepton_etl.fields import QUANTITIES
 from lepton_etl.telemetry.assemble import assemble, count_ignored, number_of, value_reason
-from lepton_etl.telemetry.decoded import Decoded, Origin, only_reject
+from lepton_etl.telemetry.blocks import by_lines
+from lepton_etl.telemetry.decoded import READING_SCHEMA, REJECT_SCHEMA, Decoded, Origin, only_reject
 from lepton_etl.telemetry.specs import ColumnReading, DelimitedSpec
 from lepton_etl.telemetry.stamps import parse_stamps
 from lepton_etl.telemetry.text import Lines, damaged_line, read_lines
@@ -35,27 +37,67 @@ class Grid:
         return pl.col("cells").list.get(self.header.index(name), null_on_oob=True).str.strip_chars()
 
 
-def decode(data: bytes, origin: Origin, spec: DelimitedSpec) -> Decoded:
-    """Readings and rejects of one delimited file with a header line.
+class Decoder:
+    """Readings and rejects of one delimited file with a header line, block after block.
 
     A record is one cell of a mapped column, or a cell with text of any other column (ignored, unmapped) except the
     identity and time columns. A line with too few or too many cells is one bad_line. A file that lacks a mapped
     column is one reject, missing_column. Numbers have a decimal point.
+
+    `mapped` gives the mapping of a file's very header, for publishers whose names vary.
     """
-    lines = read_lines(data)
-    grid = cut(lines, spec.delimiter, spec.footers)
-    if grid is None:
-        return only_reject("missing_column", f"{origin.path}: the file has no header line")
-    return decode_grid(grid, lines, origin, spec)
+
+    def __init__(
+        self,
+        origin: Origin,
+        spec: DelimitedSpec,
+        mapped: Callable[[list[str]], DelimitedSpec] | None = None,
+    ) -> None:
+        self._origin = origin
+        self._spec = spec
+        self._mapped = mapped
+        self._lines_before = 0
+        self._header: list[str] | None = None
+        self._refused = False
+
+    def decode(self, block: bytes) -> Decoded:
+        """The records of the next block of whole lines."""
+        lines = read_lines(block, self._lines_before)
+        self._lines_before = lines.following
+        if self._refused:
+            # One reject has named the whole file.
+            return Decoded(READING_SCHEMA.empty_table(), REJECT_SCHEMA.empty_table(), records=0, duplicates=0)
+        grid = cut(lines, self._spec.delimiter, self._spec.footers, self._header)
+        if grid is None:
+            self._refused = True
+            return only_reject("missing_column", f"{self._origin.path}: the file has no header line")
+        if self._header is None:
+            self._header = grid.header
+            if self._mapped is not None:
+                self._spec = self._mapped(grid.header)
+            refused = _unusable_header(grid, self._spec)
+            if refused is not None:
+                self._refused = True
+                return refused
+        return decode_grid(grid, lines, self._origin, self._spec)
+
+
+def _unusable_header(grid: Grid, spec: DelimitedSpec) -> Decoded | None:
+    """The one reject of a file whose header lacks a mapped column or has it twice."""
+    for name in _needed(spec):
+        if grid.header.count(name) != 1:
+            reason = "ambiguous_column" if name in grid.header else "missing_column"
+            return only_reject(reason, f"{name!r} in header {grid.header}", grid.header_position, sensor=name)
+    return None
+
+
+def _needed(spec: DelimitedSpec) -> list[str]:
+    return [spec.time.column, *spec.identity_columns(), *(reading.column for reading in spec.readings)]
 
 
 def decode_grid(grid: Grid, lines: Lines, origin: Origin, spec: DelimitedSpec) -> Decoded:
     """Readings and rejects of the cells of a grid; the part that other tabular formats share."""
-    needed = [spec.time.column, *spec.identity_columns(), *(reading.column for reading in spec.readings)]
-    for name in needed:
-        if grid.header.count(name) != 1:
-            reason = "ambiguous_column" if name in grid.header else "missing_column"
-            return only_reject(reason, f"{name!r} in header {grid.header}", grid.header_position, sensor=name)
+    needed = _needed(spec)
     base = _rows_with_identity(grid, origin, spec)
     cells = pl.concat([_cells_of(base, grid, reading, spec) for reading in spec.readings])
     empty = cells.get_column("raw_value").str.to_lowercase().is_in(spec.no_value)
@@ -69,22 +111,32 @@ def decode_grid(grid: Grid, lines: Lines, origin: Origin, spec: DelimitedSpec) -
     )  # fmt: skip
     faults = [grid.bad.with_columns(NO_TEXT.alias("sensor"), pl.lit("bad_line").alias("reason"))]
     in_order = cells.filter(~empty).sort("source_position", maintain_order=True)
-    return assemble(in_order, faults, count_ignored(ignored), grid.structure_lines, lines)
+    return assemble(in_order, faults, count_ignored(ignored), grid.structure_lines, lines, origin)
 
 
-def cut(lines: Lines, delimiter: str, footers: tuple[str, ...] = ()) -> Grid | None:
-    """Header, data lines and the rest; None if there is no header line."""
-    frame = pl.DataFrame({"line": lines.series()}).with_row_index("source_position", offset=1)
+def cut(
+    lines: Lines, delimiter: str, footers: tuple[str, ...] = (), header: list[str] | None = None
+) -> Grid | None:
+    """Header, data lines and the rest; None if there is no header line.
+
+    `header` is the file's, where an earlier block held it.
+    """
+    frame = pl.DataFrame({"line": lines.series()}).with_row_index(
+        "source_position", offset=lines.first_position
+    )
     frame = frame.with_columns(pl.col("source_position").cast(pl.Int64))
     footer = f"^(?:{'|'.join(footers)})$" if footers else "^$"
     stripped = pl.col("line").str.strip_chars()
     structure = (stripped == "") | stripped.str.contains(footer)
     content = frame.filter(~structure)
-    if content.is_empty():
-        return None
-    header_position, header_line = content.row(0)
-    header = [cell.strip() for cell in _split_quoted(header_line, delimiter) or []]
-    rows = content.slice(1).with_columns(_cells(delimiter))
+    header_position, headers = lines.first_position, 0
+    if header is None:
+        if content.is_empty():
+            return None
+        header_position, header_line = content.row(0)
+        header = [cell.strip() for cell in _split_quoted(header_line, delimiter) or []]
+        headers = 1
+    rows = content.slice(headers).with_columns(_cells(delimiter))
     quoted = rows.filter(pl.col("line").str.contains(QUOTE, literal=True))
     if quoted.height:
         rows = _with_quotes(rows, quoted, delimiter)
@@ -97,7 +149,7 @@ def cut(lines: Lines, delimiter: str, footers: tuple[str, ...] = ()) -> Grid | N
         header_position=int(header_position),
         rows=rows.filter(fits).select("source_position", "cells"),
         bad=rows.filter(~fits).select("source_position"),
-        structure_lines=frame.height - content.height + 1,
+        structure_lines=frame.height - content.height + headers,
     )
 
 
@@ -206,3 +258,6 @@ def _unmapped(grid: Grid, needed: list[str]) -> pl.DataFrame:
     counts = list(zip(extra, grid.rows.select(by_index).row(0) if by_index else (), strict=True))
     frame = pl.DataFrame(counts, schema={"sensor": pl.String, "count": pl.Int64}, orient="row")
     return frame.select("sensor", pl.lit("unmapped").alias("reason"), "count")
+
+
+read = by_lines(Decoder)

@@ -5,8 +5,9 @@ import unicodedata
 from dataclasses import replace
 from typing import Final
 
-from lepton_etl.telemetry.decoded import Decoded, Origin, only_reject
-from lepton_etl.telemetry.delimited import cut, decode_grid
+from lepton_etl.telemetry import delimited
+from lepton_etl.telemetry.blocks import by_lines
+from lepton_etl.telemetry.decoded import Origin
 from lepton_etl.telemetry.specs import (
     ColumnOrValue,
     ColumnReading,
@@ -14,7 +15,6 @@ from lepton_etl.telemetry.specs import (
     ElectricityMapsSpec,
     TimeColumn,
 )
-from lepton_etl.telemetry.text import read_lines
 
 HOUR_S: Final = 3600.0
 DELIMITER: Final = ","
@@ -28,7 +28,7 @@ _INTENSITY = re.compile(r"carbon intensity gco2eq?/kwh \((?P<kind>[^)]*)\)")
 _KINDS: Final = {"direct": DIRECT, "lca": LIFECYCLE, "life cycle": LIFECYCLE, "lifecycle": LIFECYCLE}
 
 
-def decode(data: bytes, origin: Origin, spec: ElectricityMapsSpec) -> Decoded:
+class Decoder(delimited.Decoder):
     """Readings and rejects of one hourly file; stamps are UTC.
 
     grid_intensity (g/kWh, point direct or lifecycle) and grid_estimated (ratio 0 or 1) at device = zone id, each a
@@ -36,11 +36,11 @@ def decode(data: bytes, origin: Origin, spec: ElectricityMapsSpec) -> Decoded:
     normalisation: the subscript two of the publisher's CO2 and trailing no-break spaces make no difference.
     Source: Electricity Maps data portal, hourly files.
     """
-    lines = read_lines(data)
-    grid = cut(lines, DELIMITER)
-    if grid is None:
-        return only_reject("missing_column", f"{origin.path}: the file has no header line")
-    return decode_grid(grid, lines, replace(origin, node_id=None), _columns(grid.header, spec))
+
+    def __init__(self, origin: Origin, spec: ElectricityMapsSpec) -> None:
+        super().__init__(
+            replace(origin, node_id=None), _columns([], spec), lambda header: _columns(header, spec)
+        )
 
 
 def canonical(name: str) -> str:
@@ -75,3 +75,6 @@ def _columns(header: list[str], spec: ElectricityMapsSpec) -> DelimitedSpec:
         readings=(intensity(DIRECT), intensity(LIFECYCLE), estimated),
         no_value=("", "nan"),
     )
+
+
+read = by_lines(Decoder)

@@ -1,16 +1,29 @@
-"""One door to the decoders: the spec says which."""
+"""One door to the decoders: which format is read by which module."""
+
+from collections.abc import Iterable
+from typing import Final
 
 from lepton_etl.telemetry import delimited, electricitymaps, ipmitool, prometheus
+from lepton_etl.telemetry.blocks import Parts, Read
 from lepton_etl.telemetry.decoded import Decoded, Origin
-from lepton_etl.telemetry.specs import DelimitedSpec, FormatSpec, IpmitoolSpec, PrometheusSpec
+from lepton_etl.telemetry.specs import FormatSpec
+
+FORMATS: Final[dict[str, Read]] = {
+    "ipmitool": ipmitool.read,
+    "delimited": delimited.read,
+    "prometheus": prometheus.read,
+    "electricitymaps": electricitymaps.read,
+}
+
+
+def decode_parts(chunks: Iterable[bytes], origin: Origin, spec: FormatSpec) -> Parts:
+    """Readings and rejects of one decompressed file, part by part; never raises for bad input.
+
+    What `chunks` raises passes through.
+    """
+    return FORMATS[spec.format](chunks, origin, spec)
 
 
 def decode(data: bytes, origin: Origin, spec: FormatSpec) -> Decoded:
-    """Readings and rejects of one decompressed file, by the decoder of its spec; never raises for bad input."""
-    if isinstance(spec, IpmitoolSpec):
-        return ipmitool.decode(data, origin, spec)
-    if isinstance(spec, DelimitedSpec):
-        return delimited.decode(data, origin, spec)
-    if isinstance(spec, PrometheusSpec):
-        return prometheus.decode(data, origin, spec)
-    return electricitymaps.decode(data, origin, spec)
+    """All the readings and rejects of one small file."""
+    return Decoded.merge(decode_parts([data], origin, spec))

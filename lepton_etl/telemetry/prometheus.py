@@ -7,10 +7,11 @@ import polars as pl
 
 from lepton_etl.fields import QUANTITIES
 from lepton_etl.telemetry.assemble import assemble, count_ignored, number_of, value_reason
+from lepton_etl.telemetry.blocks import by_lines
 from lepton_etl.telemetry.decoded import Decoded, Origin
-from lepton_etl.telemetry.sensors import template_names
+from lepton_etl.telemetry.samples import device_of
 from lepton_etl.telemetry.specs import PrometheusSpec
-from lepton_etl.telemetry.stamps import parse_stamps
+from lepton_etl.telemetry.stamps import EpochUnit, parse_stamps
 from lepton_etl.telemetry.text import Lines, damaged_line, read_lines
 from lepton_etl.telemetry.units import conversion, with_value
 
@@ -29,45 +30,65 @@ SERIES_SCHEMA: Final = {
 }  # fmt: skip
 
 Labels = dict[str, str]
+Numbers = dict[tuple[str, str], tuple[str, str]]
+# OpenMetrics stamps are seconds, those of the older text milliseconds; a file may hold scrapes of both. The years
+# that a stamp may name (2000 to 2100) are below this number in seconds and above it in milliseconds.
+SECONDS_BELOW: Final = 1e11
+EPOCH_UNITS: Final[tuple[EpochUnit, ...]] = ("s", "ms")
 
 
-def decode(data: bytes, origin: Origin, spec: PrometheusSpec) -> Decoded:
-    """Readings and rejects of one text exposition, or of several laid one after another.
+class Decoder:
+    """Readings and rejects of one text exposition, or of several laid one after another, block after block.
 
-    A sample without a stamp takes the path's (`origin.path_time`), else it is a reject (no_time). Stamps are
-    milliseconds, in a file that ends in `# EOF` (OpenMetrics) seconds. Samples of metrics outside the rule table are
-    ignored by metric name. Labels are read once a distinct series. Source: Prometheus exposition formats, text 0.0.4.
+    A sample without a stamp takes the path's (`origin.path_time`), else it is a reject (no_time). Samples of metrics
+    outside the rule table are ignored by metric name. Labels are read once a distinct series. Source: Prometheus
+    exposition formats, text 0.0.4.
     """
-    lines = read_lines(data)
-    samples, structure_lines = _samples(lines)
-    bad = pl.col("metric").is_null()
-    good = samples.filter(~bad)
-    mapped = spec.sensors.map_names(good.get_column("metric")).select("sensor", "rule")
-    good = good.join(mapped, left_on="metric", right_on="sensor", how="left", maintain_order="left")
-    ignored = (
-        good.filter(pl.col("rule").is_null())
-        .group_by(pl.col("metric").alias("sensor"))
-        .agg(pl.lit("unmapped").alias("reason"), pl.len().cast(pl.Int64).alias("count"))
-    )
-    wanted = good.filter(pl.col("rule").is_not_null())
-    series = _series(wanted, _index_labels(good, spec), origin, spec)
-    joined = wanted.join(series, on=["metric", "labels"], how="left", maintain_order="left", nulls_equal=True)
-    malformed = (pl.col("series_reason") == "bad_line").fill_null(False)
-    broken = joined.filter(malformed)
-    cells = _stamped(joined.filter(~malformed), origin, _is_openmetrics(lines))
-    no_sensor = pl.lit(None, dtype=pl.String).alias("sensor")
-    faults = [
-        frame.select("source_position", no_sensor, pl.lit("bad_line").alias("reason"))
-        for frame in (samples.filter(bad), broken)
-    ]
-    return assemble(
-        cells, faults, count_ignored(ignored.select("sensor", "reason", "count")), structure_lines, lines
-    )
+
+    def __init__(self, origin: Origin, spec: PrometheusSpec) -> None:
+        self._origin = origin
+        self._spec = spec
+        self._lines_before = 0
+        self._numbers: Numbers = {}
+        """What the metrics that number the devices have said so far."""
+
+    def decode(self, block: bytes) -> Decoded:
+        """The records of the next block of whole lines."""
+        lines = read_lines(block, self._lines_before)
+        self._lines_before = lines.following
+        samples, structure_lines = _samples(lines)
+        bad = pl.col("metric").is_null()
+        good = samples.filter(~bad)
+        mapped = self._spec.sensors.map_names(good.get_column("metric")).select("sensor", "rule")
+        good = good.join(mapped, left_on="metric", right_on="sensor", how="left", maintain_order="left")
+        ignored = (
+            good.filter(pl.col("rule").is_null())
+            .group_by(pl.col("metric").alias("sensor"))
+            .agg(pl.lit("unmapped").alias("reason"), pl.len().cast(pl.Int64).alias("count"))
+        )
+        wanted = good.filter(pl.col("rule").is_not_null())
+        self._numbers |= _index_labels(good, self._spec)
+        series = _series(wanted, self._numbers, self._origin, self._spec)
+        joined = wanted.join(
+            series, on=["metric", "labels"], how="left", maintain_order="left", nulls_equal=True
+        )
+        malformed = (pl.col("series_reason") == "bad_line").fill_null(False)
+        broken = joined.filter(malformed)
+        no_sensor = pl.lit(None, dtype=pl.String).alias("sensor")
+        faults = [
+            frame.select("source_position", no_sensor, pl.lit("bad_line").alias("reason"))
+            for frame in (samples.filter(bad), broken)
+        ]
+        cells = _stamped(joined.filter(~malformed), self._origin)
+        counted = count_ignored(ignored.select("sensor", "reason", "count"))
+        return assemble(cells, faults, counted, structure_lines, lines, self._origin)
 
 
 def _samples(lines: Lines) -> tuple[pl.DataFrame, int]:
     """(source_position, metric, labels, value, stamp) of every line that is no structure, and how many lines are."""
-    frame = pl.DataFrame({"line": lines.series()}).with_row_index("source_position", offset=1)
+    frame = pl.DataFrame({"line": lines.series()}).with_row_index(
+        "source_position", offset=lines.first_position
+    )
     stripped = pl.col("line").str.strip_chars_start()
     structure = (stripped == "") | stripped.str.starts_with("#")
     content = frame.filter(~structure)
@@ -76,11 +97,6 @@ def _samples(lines: Lines) -> tuple[pl.DataFrame, int]:
         pl.col("source_position").cast(pl.Int64), text.str.extract_groups(_SAMPLE).alias("parts")
     )
     return parts.unnest("parts"), frame.height - content.height
-
-
-def _is_openmetrics(lines: Lines) -> bool:
-    tail = lines.series().tail(1)
-    return tail.len() == 1 and tail.item() == "# EOF"
 
 
 def read_labels(text: str | None) -> Labels | None:
@@ -97,9 +113,9 @@ def read_labels(text: str | None) -> Labels | None:
     return labels
 
 
-def _index_labels(good: pl.DataFrame, spec: PrometheusSpec) -> dict[tuple[str, str], tuple[str, str]]:
+def _index_labels(good: pl.DataFrame, spec: PrometheusSpec) -> Numbers:
     """(key label, its value) -> (label, number) out of the metrics that number the devices."""
-    numbers: dict[tuple[str, str], tuple[str, str]] = {}
+    numbers: Numbers = {}
     for index in spec.sensors.index_labels:
         rows = (
             good.filter(pl.col("metric") == index.metric)
@@ -115,7 +131,7 @@ def _index_labels(good: pl.DataFrame, spec: PrometheusSpec) -> dict[tuple[str, s
 
 def _series(
     wanted: pl.DataFrame,
-    numbers: dict[tuple[str, str], tuple[str, str]],
+    numbers: Numbers,
     origin: Origin,
     spec: PrometheusSpec,
 ) -> pl.DataFrame:
@@ -131,7 +147,7 @@ def _series(
             name, number = numbers.get((key, value), (key, value))
             labels.setdefault(name, number)
         node = _node_of(labels, origin, spec)
-        device = _device_of(mapped.devices, labels)
+        device = device_of(mapped.devices, labels)
         reason = "empty_node_id" if node is None else "empty_device_id" if device is None else None
         unit = spec.sensors.rules[mapped.rule].unit[0]
         quantity = QUANTITIES[mapped.quantity]
@@ -149,17 +165,16 @@ def _node_of(labels: Labels, origin: Origin, spec: PrometheusSpec) -> str | None
     return _PORT.sub("", named) or origin.node_id
 
 
-def _device_of(templates: tuple[str, ...], labels: Labels) -> str | None:
-    """The first template whose labels are all there and not empty."""
-    for template in templates:
-        if all(labels.get(name) for name in template_names(template)):
-            return template.format_map(labels)
-    return None
-
-
-def _stamped(joined: pl.DataFrame, origin: Origin, openmetrics: bool) -> pl.DataFrame:
+def _stamped(joined: pl.DataFrame, origin: Origin) -> pl.DataFrame:
     """Cells of mapped samples with value, time and reason."""
-    stamps = parse_stamps(joined.get_column("stamp"), timezone="UTC", epoch="s" if openmetrics else "ms")
+    in_seconds = pl.col("stamp").cast(pl.Float64, strict=False).abs() < SECONDS_BELOW
+    by_unit = {
+        unit: parse_stamps(joined.get_column("stamp"), timezone="UTC", epoch=unit) for unit in EPOCH_UNITS
+    }
+    stamps = joined.select(in_seconds.fill_null(False).alias("in_seconds")).select(
+        pl.when("in_seconds").then(by_unit["s"].get_column(name)).otherwise(by_unit["ms"].get_column(name)).alias(name)
+        for name in ("time", "reason")
+    )  # fmt: skip
     path_time = pl.lit(origin.path_time, dtype=pl.Datetime("us", "UTC"))
     bare = pl.col("stamp").is_null()
     time_reason = (
@@ -178,3 +193,6 @@ def _stamped(joined: pl.DataFrame, origin: Origin, openmetrics: bool) -> pl.Data
         pl.coalesce("series_reason", time_reason, value_reason()).alias("reason"),
         pl.when(bare).then(path_time).otherwise("time").alias("reading_time"),
     )
+
+
+read = by_lines(Decoder)

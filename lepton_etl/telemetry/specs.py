@@ -1,7 +1,7 @@
 """What the settings say about a source, one strict model a format. A spec is plain data and travels to executors."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, get_args
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -30,14 +30,19 @@ class _Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _rules(name: str) -> Any:
+    """The setting `sensors` of a format whose shipped rule table is conf/sensors/<name>.yaml."""
+    return Field(
+        default_factory=lambda: load_rules(RULES_FOLDER / f"{name}.yaml"),
+        description=f"Rule table, or the path of its file; default conf/sensors/{name}.yaml.",
+    )
+
+
 class IpmitoolSpec(_Spec):
     """`ipmitool sdr` tables below stamp lines."""
 
     format: Literal["ipmitool"] = "ipmitool"
-    sensors: Rules = Field(
-        default_factory=lambda: load_rules(RULES_FOLDER / "ipmitool.yaml"),
-        description="Rule table, or the path of its file; default conf/sensors/ipmitool.yaml.",
-    )
+    sensors: Rules = _rules("ipmitool")
     stamp_prefix: str = Field(
         default="Timestamp:", min_length=1, description="What a stamp line starts with."
     )
@@ -47,10 +52,7 @@ class PrometheusSpec(_Spec):
     """Prometheus or OpenMetrics text exposition."""
 
     format: Literal["prometheus"] = "prometheus"
-    sensors: Rules = Field(
-        default_factory=lambda: load_rules(RULES_FOLDER / "prometheus.yaml"),
-        description="Rule table, or the path of its file; default conf/sensors/prometheus.yaml.",
-    )
+    sensors: Rules = _rules("prometheus")
     node_label: str | None = Field(
         default="Hostname",
         description="Label that names the node (a trailing :port is cut off); series without it belong to the node "
@@ -131,11 +133,9 @@ class ColumnReading(Column):
         return self
 
 
-class DelimitedSpec(_Spec):
-    """Character-separated text with a header line."""
+class TableSpec(_Spec):
+    """A table with named columns: one row per time (and device), columns mapped to quantities."""
 
-    format: Literal["delimited"] = "delimited"
-    delimiter: str = Field(default=",", pattern=r"^[^\"\r\n]$", description="One character between cells.")
     timezone: Zone | None = Field(
         default=None,
         description="Zone of stamps that carry none; null takes the origin's, the source's or site's.",
@@ -149,10 +149,6 @@ class DelimitedSpec(_Spec):
     readings: tuple[ColumnReading, ...] = Field(min_length=1)
     no_value: tuple[str, ...] = Field(
         default=("",), description="Texts, in lower case, of a cell without a value."
-    )
-    footers: tuple[ColumnPattern, ...] = Field(
-        default=FOOTERS_OF_SQL_SERVER,
-        description="Regular expressions of whole lines that are no data, such as a row count.",
     )
 
     @model_validator(mode="after")
@@ -170,6 +166,23 @@ class DelimitedSpec(_Spec):
         return [name for name in named if name is not None]
 
 
+class DelimitedSpec(TableSpec):
+    """Character-separated text with a header line."""
+
+    format: Literal["delimited"] = "delimited"
+    delimiter: str = Field(default=",", pattern=r"^[^\"\r\n]$", description="One character between cells.")
+    footers: tuple[ColumnPattern, ...] = Field(
+        default=FOOTERS_OF_SQL_SERVER,
+        description="Regular expressions of whole lines that are no data, such as a row count.",
+    )
+
+
+class ParquetSpec(TableSpec):
+    """Parquet files with columns of plain types."""
+
+    format: Literal["parquet"] = "parquet"
+
+
 class ElectricityMapsSpec(_Spec):
     """Hourly files of Electricity Maps; the header and the UTC stamps are fixed by the publisher."""
 
@@ -179,18 +192,90 @@ class ElectricityMapsSpec(_Spec):
     )
 
 
-FormatSpec = IpmitoolSpec | DelimitedSpec | PrometheusSpec | ElectricityMapsSpec
+class Eia930Spec(_Spec):
+    """Hourly generation and average intensity of a US balancing authority."""
+
+    format: Literal["eia930"] = "eia930"
+    zone: str = Field(min_length=1, description="Zone id that the rows of a file belong to.")
+    label: Literal["start", "end"] = Field(
+        default="end",
+        description="Which end of the hour the stamp names; EIA-930 hours are named by their end.",
+    )
+
+
+class OpenMeteoSpec(_Spec):
+    """JSON of the Open-Meteo archive and forecast API."""
+
+    format: Literal["openmeteo"] = "openmeteo"
+
+
+class RedfishSpec(_Spec):
+    """JSON resources of a BMC's Redfish service: Power, Thermal, Sensor, metrics and metric reports."""
+
+    format: Literal["redfish"] = "redfish"
+    sensors: Rules = _rules("redfish")
+
+
+class NvidiaSmiSpec(_Spec):
+    """What nvidia-smi prints: CSV queries, `-q` text, `-q -x` XML, dmon."""
+
+    format: Literal["nvidia_smi"] = "nvidia_smi"
+    sensors: Rules = _rules("nvidia_smi")
+
+
+class RocmSmiSpec(_Spec):
+    """JSON of rocm-smi and amd-smi."""
+
+    format: Literal["rocm_smi"] = "rocm_smi"
+    sensors: Rules = _rules("rocm_smi")
+
+
+class SlurmSpec(_Spec):
+    """Slurm's accounting: sacct in parsable text, and the REST service's jobs and nodes."""
+
+    format: Literal["slurm"] = "slurm"
+    sensors: Rules = _rules("slurm")
+
+
+class OtlpJsonSpec(_Spec):
+    """OpenTelemetry metrics in OTLP/JSON, one export a line or one a file."""
+
+    format: Literal["otlp_json"] = "otlp_json"
+    sensors: Rules = _rules("otlp_json")
+    node_attribute: str = Field(
+        default="host.name", min_length=1, description="Resource attribute that names the node."
+    )
+
+
+class AutoSpec(_Spec):
+    """Whatever a file's content shows it to be, of the formats that need no settings."""
+
+    format: Literal["auto"] = "auto"
+
+
+FormatSpec = (
+    IpmitoolSpec
+    | DelimitedSpec
+    | ParquetSpec
+    | PrometheusSpec
+    | RedfishSpec
+    | NvidiaSmiSpec
+    | RocmSmiSpec
+    | SlurmSpec
+    | OtlpJsonSpec
+    | ElectricityMapsSpec
+    | Eia930Spec
+    | OpenMeteoSpec
+    | AutoSpec
+)
+SPECS: Final[dict[str, type[FormatSpec]]] = {
+    spec.model_fields["format"].default: spec for spec in get_args(FormatSpec)
+}
 
 
 def spec_of(settings: Mapping[str, Any]) -> FormatSpec:
     """The spec of a mapping with a `format` key; pydantic's ValidationError or ValueError where it is wrong."""
-    models: dict[str, type[FormatSpec]] = {
-        "ipmitool": IpmitoolSpec,
-        "delimited": DelimitedSpec,
-        "prometheus": PrometheusSpec,
-        "electricitymaps": ElectricityMapsSpec,
-    }
     name = settings.get("format")
-    if name not in models:
-        raise ValueError(f"format {name!r} is not one of {', '.join(models)}")
-    return models[name].model_validate(settings)
+    if name not in SPECS:
+        raise ValueError(f"format {name!r} is not one of {', '.join(SPECS)}")
+    return SPECS[name].model_validate(settings)

@@ -15,11 +15,23 @@ _NEWLINE = 10
 
 @dataclass(frozen=True)
 class Lines:
-    """The lines of a decoded text; line n of the file is item n-1 here."""
+    """The lines of a text, or of one block of it; line n of the file is item n - 1 - before here."""
 
     array: pa.LargeStringArray
     damaged: bool
     """Whether any line may hold NUL bytes or bytes that were no UTF-8 (now U+FFFD)."""
+    before: int = 0
+    """Lines of the file in front of this block."""
+
+    @property
+    def following(self) -> int:
+        """`before` of the next block."""
+        return self.before + len(self.array)
+
+    @property
+    def first_position(self) -> int:
+        """The 1-based number in the file of the first line here."""
+        return self.before + 1
 
     def series(self) -> pl.Series:
         """All lines, line ends cut off."""
@@ -32,12 +44,14 @@ class Lines:
         return codes, _without_ends(pl.Series("line", encoded.dictionary))
 
     def texts(self, positions: pl.Series) -> pl.Series:
-        """The lines at 1-based `positions`, capped to the length that a reject keeps."""
-        taken = self.array.take((positions - 1).to_arrow())  # Not through NumPy: that would import pandas.
+        """The lines at 1-based `positions` of the file, capped to the length that a reject keeps."""
+        taken = self.array.take(
+            (positions - self.first_position).to_arrow()
+        )  # Not through NumPy: that would import pandas.
         return _without_ends(pl.Series("raw_text", taken)).str.slice(0, MAX_RAW_TEXT_CHARS)
 
 
-def read_lines(data: bytes) -> Lines:
+def read_lines(data: bytes, before: int = 0) -> Lines:
     """Split UTF-8 text (byte-order mark dropped; UTF-16 by its mark) at line feeds; never raises.
 
     Bytes that are not UTF-8 become U+FFFD and mark the text as damaged.
@@ -49,7 +63,7 @@ def read_lines(data: bytes) -> Lines:
         ends = np.append(ends, len(text))
     offsets = np.concatenate((np.zeros(1, dtype=np.int64), ends.astype(np.int64)))
     array = pa.LargeStringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(text))
-    return Lines(array, damaged)
+    return Lines(array, damaged, before)
 
 
 def damaged_line(line: pl.Expr) -> pl.Expr:

@@ -2,6 +2,7 @@
 
 import codecs
 import gzip
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lepton_etl.fields import QUANTITIES
-from lepton_etl.telemetry.codec import Failure, read_bytes
+from lepton_etl.telemetry.codec import Failure, read_bytes, zstd
 from lepton_etl.telemetry.decoded import MAX_RAW_TEXT_CHARS, Decoded, Origin
 from lepton_etl.telemetry.formats import decode
 from lepton_etl.telemetry.specs import FormatSpec, spec_of
@@ -23,6 +24,11 @@ SAMPLES = {
     "delimited": "bad_cells",
     "prometheus": "dcgm_with_stamps",
     "electricitymaps": "estimated_and_missing_hours",
+}
+COMPRESSIONS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "gzip": (".gz", gzip.compress),
+    "zstd": (".zst", zstd.compress),
+    "xz": (".xz", lzma.compress),
 }
 patient = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -138,18 +144,19 @@ def test_a_file_twice_over_is_all_duplicates(sample: tuple[bytes, FormatSpec]) -
 @given(
     data=st.binary(max_size=600), members=st.integers(1, 3), padding=st.integers(0, 9), cut=st.integers(1, 12)
 )
-def test_gzip_is_whole_or_named(data: bytes, members: int, padding: int, cut: int) -> None:
-    packed = gzip.compress(data)
-    assert read_bytes(packed * members + b"\0" * padding, gzipped=True) == data * members
-    short = read_bytes(packed[:-cut], gzipped=True)
-    assert isinstance(short, Failure)
-    assert short.reason == "truncated_gzip"
+def test_a_compressed_text_is_whole_or_named(data: bytes, members: int, padding: int, cut: int) -> None:
+    for compression, (suffix, compress) in COMPRESSIONS.items():
+        packed = compress(data)
+        assert read_bytes(packed * members + b"\0" * padding, f"log{suffix}") == data * members
+        short = read_bytes(packed[:-cut], f"log{suffix}")
+        assert isinstance(short, Failure)
+        assert short.reason == f"truncated_{compression}"
 
 
 @patient
 @given(data=st.binary(max_size=600))
 def test_any_bytes_open_or_fail(data: bytes) -> None:
-    for gzipped in (False, True):
-        opened = read_bytes(data, gzipped=gzipped)
-        assert isinstance(opened, bytes | Failure)
-    assert read_bytes(b"\x1f\x8b" + data) != data
+    for name in ("log", "log.gz", "log.zst", "log.xz"):
+        assert isinstance(read_bytes(data, name), bytes | Failure)
+    for magic in (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0"):
+        assert read_bytes(magic + data) != data

@@ -17,7 +17,7 @@ def reason_of(opened: bytes | Failure) -> str:
 def test_plain_and_gzip_are_told_by_their_bytes() -> None:
     assert read_bytes(b"Timestamp") == b"Timestamp"
     assert read_bytes(gzip.compress(b"Timestamp")) == b"Timestamp"
-    assert read_bytes(io.BytesIO(gzip.compress(b"Timestamp")), gzipped=True) == b"Timestamp"
+    assert read_bytes(io.BytesIO(gzip.compress(b"Timestamp")), name="log.gz") == b"Timestamp"
 
 
 def test_members_and_padding_across_reads_are_one_text() -> None:
@@ -35,9 +35,9 @@ def test_a_short_gzip_is_truncated(cut: int) -> None:
 
 
 def test_what_is_named_gz_and_is_not() -> None:
-    assert reason_of(read_bytes(b"Timestamp", gzipped=True)) == "unreadable_file"
-    assert reason_of(read_bytes(b"", gzipped=True)) == "truncated_gzip"
-    assert reason_of(read_bytes(b"\x1f", gzipped=True)) == "truncated_gzip"
+    assert reason_of(read_bytes(b"Timestamp", name="log.gz")) == "unreadable_file"
+    assert reason_of(read_bytes(b"", name="log.gz")) == "truncated_gzip"
+    assert reason_of(read_bytes(b"\x1f", name="log.gz")) == "truncated_gzip"
 
 
 def test_damage_and_trailing_rubbish_are_unreadable() -> None:
