@@ -1,19 +1,22 @@
 """`ipmitool sdr` tables (name | reading | status), each below a line that stamps it."""
 
+from collections import Counter
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from lepton_etl.telemetry.assemble import NUMBER, assemble, count_ignored, number_of, value_reason
+from lepton_etl.telemetry.assemble import NUMBER, assemble, number_of, value_reason
 from lepton_etl.telemetry.blocks import by_lines
-from lepton_etl.telemetry.decoded import Decoded, Origin
+from lepton_etl.telemetry.decoded import Decoded, Ignored, Origin
 from lepton_etl.telemetry.specs import IpmitoolSpec
 from lepton_etl.telemetry.stamps import UTC_TIME, parse_stamps
 from lepton_etl.telemetry.text import damaged_line, read_lines
 from lepton_etl.telemetry.units import with_value
+from lepton_etl.telemetry.vocabulary import Same, Vocabulary
 
 BLANK: Final = 0
 STAMP: Final = 1
@@ -28,13 +31,12 @@ class Decoder:
 
     A stamp line stamps the rows below it until the next one; rows before any stamp, or below one that cannot be
     read, are rejects (no_time, bad_time for the stamp itself). An empty table is structure. Rows say name, reading
-    and status; the status is a threshold state and does not unmake a value. A day's table repeats the same few
-    thousand lines, so each distinct line is understood once and the rows are gathers. Source: ipmitool(1).
+    and status; the status is a threshold state and does not unmake a value. Source: ipmitool(1).
     """
 
     def __init__(self, origin: Origin, spec: IpmitoolSpec) -> None:
         self._origin = origin
-        self._spec = spec
+        self._vocabulary = _vocabulary(Same(spec), origin.timezone)
         self._lines_before = 0
         self._time: datetime | None = None
         """Of the last stamp so far; None where there is none, or where it cannot be read."""
@@ -44,49 +46,49 @@ class Decoder:
         lines = read_lines(block, self._lines_before)
         self._lines_before = lines.following
         codes, texts = lines.distinct()
-        known = _understand(texts, self._spec, lines.damaged)
-        kind = known.get_column("kind").to_numpy()
-        counts = np.bincount(codes, minlength=len(texts))
-        kind_of_line = kind[codes]
+        ids = self._vocabulary.ids(texts)
+        known = self._vocabulary.rows
+        kind_of_text = known.get_column("kind").to_numpy()[ids]
+        kind_of_line = kind_of_text[codes]
         stamp_rows = np.flatnonzero(kind_of_line == STAMP)
-        stamps = self._stamps(texts, codes[stamp_rows], stamp_rows + lines.first_position)
         value_rows = np.flatnonzero(kind_of_line == VALUE)
-        bad_rows = np.flatnonzero(kind_of_line == BAD_LINE)
-        bad_stamps = stamps.filter(pl.col("reason").is_not_null())
-        structure = int(counts[kind == BLANK].sum()) + len(stamp_rows) - bad_stamps.height
-        faults = [
-            pl.DataFrame({"source_position": bad_rows + lines.first_position}).with_columns(
-                pl.lit(None, dtype=pl.String).alias("sensor"), pl.lit("bad_line").alias("reason")
-            ),
-            bad_stamps.with_columns(pl.lit(None, dtype=pl.String).alias("sensor")),
-        ]
-        ignored = known.with_columns(pl.Series("count", counts)).filter(
-            pl.col("kind").is_in([UNMAPPED, NO_VALUE])
-        )
-        named = pl.when(pl.col("kind") == UNMAPPED).then(pl.lit("unmapped")).otherwise(pl.lit("no_value"))
+        stamps = known.select("time", "reason")[ids[codes[stamp_rows]]]
         times = pl.concat([pl.Series("time", [self._time], dtype=UTC_TIME), stamps.get_column("time")])
-        above = times.gather(np.searchsorted(stamp_rows, value_rows))
-        cells = known.drop("kind")[codes[value_rows]].with_columns(
-            pl.Series("source_position", value_rows + lines.first_position), above.alias("reading_time")
-        )
         self._time = times[-1]
-        return assemble(
-            _completed(cells, self._origin), faults,
-            count_ignored(ignored.with_columns(named.alias("reason"))), structure, lines, self._origin,
-        )  # fmt: skip
-
-    def _stamps(
-        self, texts: pl.Series, codes: npt.NDArray[np.int32], positions: npt.NDArray[np.int64]
-    ) -> pl.DataFrame:
-        """source_position, time and reason of every stamp line."""
-        stamped = texts.gather(codes).str.slice(len(self._spec.stamp_prefix))
-        return parse_stamps(stamped, timezone=self._origin.timezone).select(
-            pl.Series("source_position", positions), "time", "reason"
+        cells = known.drop("kind", "time")[ids[codes[value_rows]]].with_columns(
+            pl.Series("source_position", value_rows + lines.first_position),
+            times.gather(np.searchsorted(stamp_rows, value_rows)).alias("reading_time"),
         )
+        counts = np.bincount(codes, minlength=len(texts))
+        bad_stamps = stamps.get_column("reason").is_not_null().to_numpy()
+        faults = [
+            _faults(np.flatnonzero(kind_of_line == BAD_LINE) + lines.first_position, "bad_line"),
+            _faults(stamp_rows[bad_stamps] + lines.first_position, stamps.get_column("reason").drop_nulls()),
+        ]
+        structure = int(counts[kind_of_text == BLANK].sum() + np.count_nonzero(~bad_stamps))
+        ignored = self._ignored(ids, kind_of_text, counts)
+        return assemble(_completed(cells, self._origin), faults, ignored, structure, lines, self._origin)
+
+    def _ignored(
+        self, ids: npt.NDArray[np.int64], kinds: npt.NDArray[np.int8], counts: npt.NDArray[np.int64]
+    ) -> Ignored:
+        """How often a sensor stood there that no rule names, or that had no value."""
+        found: Counter[tuple[str, str]] = Counter()
+        sensors = self._vocabulary.rows.get_column("sensor")
+        for kind, reason in ((UNMAPPED, "unmapped"), (NO_VALUE, "no_value")):
+            chosen = kinds == kind
+            for sensor, count in zip(sensors[ids[chosen]].to_list(), counts[chosen].tolist(), strict=True):
+                found[(sensor, reason)] += count
+        return dict(sorted(found.items()))
 
 
-def _understand(texts: pl.Series, spec: IpmitoolSpec, damaged: bool) -> pl.DataFrame:
-    """One row per distinct line: its kind, and of a row with a value everything but its time."""
+@lru_cache(maxsize=8)
+def _vocabulary(spec: Same[IpmitoolSpec], timezone: str) -> Vocabulary:
+    return Vocabulary(lambda texts: _understand(texts, spec.value, timezone))
+
+
+def _understand(texts: pl.Series, spec: IpmitoolSpec, timezone: str) -> pl.DataFrame:
+    """One row per distinct line: its kind, of a stamp its time, and of a row with a value everything but its time."""
     rules = spec.sensors
     fields = pl.col("line").str.splitn("|", 4)
     split = pl.DataFrame({"line": texts}).with_columns(
@@ -101,7 +103,7 @@ def _understand(texts: pl.Series, spec: IpmitoolSpec, damaged: bool) -> pl.DataF
     if rules.no_value_pattern is not None:
         empty = empty | pl.col("reading").str.contains(f"^(?:{rules.no_value_pattern})$")
     kind = (
-        pl.when(damaged_line(line) if damaged else pl.lit(False))
+        pl.when(damaged_line(line))
         .then(BAD_LINE)
         .when(line.str.starts_with(spec.stamp_prefix))
         .then(STAMP)
@@ -126,12 +128,24 @@ def _understand(texts: pl.Series, spec: IpmitoolSpec, damaged: bool) -> pl.DataF
     pairs = rows.filter(pl.col("kind") == VALUE)
     converted = rows.join(
         rules.convert_pairs(pairs), on=["rule", "raw_unit"], how="left", maintain_order="left"
-    )
-    return with_value(converted.with_columns(number_of(pl.col("digits")).alias("number"))).select(
+    ).with_columns(number_of(pl.col("digits")).alias("number"))
+    is_stamp = pl.col("kind") == STAMP
+    after_prefix = converted.get_column("line").str.slice(len(spec.stamp_prefix))
+    stamps = parse_stamps(after_prefix, timezone=timezone).rename({"reason": "time_reason"})
+    return pl.concat([with_value(converted), stamps.drop("merged")], how="horizontal").select(
         "kind", "sensor", "quantity", "device_id", "statistic", "point", "raw_unit", "value",
         pl.coalesce("digits", "reading").alias("raw_value"),
-        value_reason().alias("reason"),
+        pl.when(is_stamp).then("time").alias("time"),
+        pl.when(is_stamp).then("time_reason").otherwise(value_reason()).alias("reason"),
     )  # fmt: skip
+
+
+def _faults(positions: npt.NDArray[np.int64], reason: str | pl.Series) -> pl.DataFrame:
+    """Rejects that name no sensor."""
+    said = pl.lit(reason) if isinstance(reason, str) else reason.alias("reason")
+    return pl.DataFrame({"source_position": positions}).with_columns(
+        pl.lit(None, dtype=pl.String).alias("sensor"), said.alias("reason")
+    )
 
 
 def _completed(cells: pl.DataFrame, origin: Origin) -> pl.DataFrame:

@@ -37,17 +37,16 @@ class Lines:
         """All lines, line ends cut off."""
         return _without_ends(pl.Series("line", self.array))
 
-    def distinct(self) -> tuple[npt.NDArray[np.int32], pl.Series]:
-        """(code of every line, distinct lines by code): log tables repeat themselves, so rules run once a text."""
+    def distinct(self) -> tuple[npt.NDArray[np.int32], list[str]]:
+        """(code of every line, distinct lines by code, line ends cut off): log tables repeat themselves."""
         encoded = self.array.dictionary_encode()
-        codes = encoded.indices.to_numpy(zero_copy_only=True)
-        return codes, _without_ends(pl.Series("line", encoded.dictionary))
+        # Its own to_numpy() would import pandas: a second of every worker.
+        codes = np.asarray(np.from_dlpack(encoded.indices), dtype=np.int32)
+        return codes, [line.rstrip("\r\n") for line in encoded.dictionary.to_pylist()]
 
     def texts(self, positions: pl.Series) -> pl.Series:
         """The lines at 1-based `positions` of the file, capped to the length that a reject keeps."""
-        taken = self.array.take(
-            (positions - self.first_position).to_arrow()
-        )  # Not through NumPy: that would import pandas.
+        taken = self.array.take((positions - self.first_position).to_arrow())
         return _without_ends(pl.Series("raw_text", taken)).str.slice(0, MAX_RAW_TEXT_CHARS)
 
 

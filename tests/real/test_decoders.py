@@ -72,7 +72,7 @@ def files(folder: Path, pattern: str) -> list[str]:
 
 def decoded(path: Path, spec: FormatSpec, node_id: str | None = "node") -> tuple[str, Decoded]:
     """The text by the standard library, and what the decoder makes of it; counts as laid down."""
-    data = read_bytes(path.read_bytes(), gzipped=path.suffix == ".gz")
+    data = read_bytes(path.read_bytes(), path.name)
     assert isinstance(data, bytes)
     result = decode(data, Origin("site", "source", path.name, node_id, "UTC", SCRAPED), spec)
     result.check()
