@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Final
 
-from lepton_etl.telemetry import delimited, electricitymaps, ipmitool, prometheus
+from lepton_etl.telemetry import delimited, electricitymaps, ipmitool, prometheus, redfish
 from lepton_etl.telemetry.blocks import Parts, Read
 from lepton_etl.telemetry.decoded import Decoded, Origin
 from lepton_etl.telemetry.specs import FormatSpec
@@ -12,6 +12,7 @@ FORMATS: Final[dict[str, Read]] = {
     "ipmitool": ipmitool.read,
     "delimited": delimited.read,
     "prometheus": prometheus.read,
+    "redfish": redfish.read,
     "electricitymaps": electricitymaps.read,
 }
 

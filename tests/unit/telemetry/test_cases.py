@@ -14,7 +14,7 @@ from lepton_etl.telemetry.formats import decode
 from lepton_etl.telemetry.specs import spec_of
 
 CASES = Path(__file__).parents[2] / "cases"
-FORMATS = ("ipmitool", "delimited", "prometheus", "electricitymaps")
+FORMATS = ("ipmitool", "delimited", "prometheus", "electricitymaps", "redfish")
 FOLDERS = [folder for name in FORMATS for folder in sorted((CASES / name).iterdir())]
 
 

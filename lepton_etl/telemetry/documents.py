@@ -1,0 +1,140 @@
+"""JSON texts of any size, document by document: one document, several laid one after another, or JSON lines."""
+
+import codecs
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from lepton_etl.telemetry.blocks import MAX_DOCUMENT_BYTES, Parts, Spec, in_utf8
+from lepton_etl.telemetry.decoded import MAX_RAW_TEXT_CHARS, Origin
+from lepton_etl.telemetry.samples import Fault, Sample, decode_samples
+from lepton_etl.telemetry.sensors import RuleTable
+from lepton_etl.telemetry.stamps import EpochUnit
+
+# Parsed text takes some ten times its size, so a part is kept smaller than a log's.
+PART_CHARS: Final = 4 << 20
+_BETWEEN: Final = " \t\r\n\x1e"  # RFC 7464 separates documents by the record separator.
+# Numbers keep the digits that were logged; what becomes of NaN is judged with the values.
+_DECODER: Final = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
+
+
+class Structure:
+    """A document, or a part of one, that names no reading: counted, no record."""
+
+
+STRUCTURE: Final = Structure()
+Found = Sample | Fault | Structure
+# What stands in one document that begins at a line of the text.
+Walk = Callable[[Any, int, Spec], Iterator[Found]]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One JSON value and the 1-based line at which it begins."""
+
+    line: int
+    value: Any
+
+
+def by_documents(
+    walk: Callable[[Any, int, Spec], Iterator[Found]],
+    rules_of: Callable[[Spec], RuleTable],
+    *,
+    epoch: EpochUnit | None = None,
+) -> Callable[[Iterable[bytes], Origin, Spec], Parts]:
+    """How a text of JSON documents is read: in parts of some megabytes, each by `walk` and the format's rules."""
+
+    def read(chunks: Iterable[bytes], origin: Origin, spec: Spec) -> Parts:
+        for part in documents(chunks):
+            found: list[Found] = []
+            for item in part:
+                found.extend([item] if isinstance(item, Fault) else walk(item.value, item.line, spec))
+            yield decode_samples(
+                (item for item in found if isinstance(item, Sample)),
+                origin,
+                rules_of(spec),
+                faults=[item for item in found if isinstance(item, Fault)],
+                structure_lines=sum(isinstance(item, Structure) for item in found),
+                epoch=epoch,
+            )
+
+    return read
+
+
+def documents(
+    chunks: Iterable[bytes], limit: int = MAX_DOCUMENT_BYTES, part_chars: int = PART_CHARS
+) -> Iterator[list[Document | Fault]]:
+    """The documents of a text part by part; at least one part, of an empty text an empty one.
+
+    What cannot be parsed is one fault (bad_json, too_deep, too_large) up to the next line that begins with a bracket.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    scanner = _Scanner(limit)
+    for chunk in in_utf8(chunks):
+        scanner.text += decoder.decode(chunk)
+        if len(scanner.text) >= part_chars:
+            yield scanner.scan(last=False)
+    scanner.text += decoder.decode(b"", final=True)
+    yield scanner.scan(last=True)
+
+
+class _Scanner:
+    """The text not yet understood, and where it stands in the file."""
+
+    def __init__(self, limit: int) -> None:
+        self.text = ""
+        self._limit = limit
+        self._line = 1
+        self._damaged = False
+        """Whether the text so far ends in a document that was refused; all up to the next one belongs to it."""
+
+    def scan(self, last: bool) -> list[Document | Fault]:
+        """All that the text holds; an unfinished document stays in `text` unless this is the last part."""
+        found: list[Document | Fault] = []
+        at, line_at = 0, 0
+        while True:
+            at = _next_bracket(self.text, at) if self._damaged else _past_blanks(self.text, at)
+            if at >= len(self.text):
+                break
+            self._damaged = False
+            self._line += self.text.count("\n", line_at, at)
+            line_at = at
+            try:
+                value, end = _DECODER.raw_decode(self.text, at)
+                found.append(Document(self._line, value))
+            except RecursionError:
+                found.append(self._fault("too_deep", at))
+            except ValueError:
+                # A line that begins an object ends the object before it, which then was broken, not unfinished.
+                unfinished = not last and (self.text[at] == "[" or self.text.find("\n{", at) < 0)
+                if unfinished and len(self.text) - at <= self._limit:
+                    break
+                found.append(self._fault("too_large" if unfinished else "bad_json", at))
+            else:
+                at = end
+                continue
+            at += 1
+        if self._damaged and self.text.endswith("\n"):
+            at = len(self.text) - 1  # The next part may begin with the bracket that ends the damage.
+        self._line += self.text.count("\n", line_at, at)
+        self.text = self.text[at:]
+        return found
+
+    def _fault(self, reason: str, at: int) -> Fault:
+        self._damaged = True
+        end = min(_next_bracket(self.text, at + 1), at + MAX_RAW_TEXT_CHARS)
+        raw_text = self.text[at:end].replace("\r\n", "\n").rstrip("\n")
+        return Fault(self._line, reason, raw_text)
+
+
+def _past_blanks(text: str, at: int) -> int:
+    while at < len(text) and text[at] in _BETWEEN:
+        at += 1
+    return at
+
+
+def _next_bracket(text: str, at: int) -> int:
+    """Where the next line after `at` begins that opens an object or array; the end of the text if none does."""
+    ends = (text.find("\n" + bracket, max(at - 1, 0)) for bracket in "{[")
+    return min((end + 1 for end in ends if end >= 0), default=len(text))
