@@ -1,6 +1,7 @@
 """A stream of text in pieces that a decoder can take one after another, in bounded memory."""
 
 import codecs
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Protocol, TypeVar
 
@@ -13,6 +14,8 @@ BLOCK_BYTES: Final = 16 << 20
 MAX_LINE_BYTES: Final = 1 << 20
 # The largest document (a JSON or XML text that only makes sense whole) that is taken; Redfish's are some kilobytes.
 MAX_DOCUMENT_BYTES: Final = 32 << 20
+# What a text is recognised by.
+HEAD_BYTES: Final = 64 << 10
 _UTF16_MARKS: Final = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
 Parts = Iterator[Decoded]
@@ -71,6 +74,19 @@ def in_utf8(chunks: Iterable[bytes]) -> Iterator[bytes]:
     for chunk in stream:
         yield decoder.decode(chunk).encode("utf-8", errors="replace")
     yield decoder.decode(b"", final=True).encode("utf-8", errors="replace")
+
+
+def peek(chunks: Iterable[bytes], size: int = HEAD_BYTES) -> tuple[bytes, Iterator[bytes]]:
+    """The first `size` bytes (fewer of a shorter stream), and the whole stream from its beginning."""
+    stream = iter(chunks)
+    taken: list[bytes] = []
+    length = 0
+    for chunk in stream:
+        taken.append(chunk)
+        length += len(chunk)
+        if length >= size:
+            break
+    return b"".join(taken)[:size], itertools.chain(taken, stream)
 
 
 def line_blocks(chunks: Iterable[bytes], block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:

@@ -96,7 +96,7 @@ def decode_samples(
     ignored: Counter[tuple[str, str]] = Counter()
     rows = []
     for sample in samples:
-        mapped = rules.find(sample.sensor)
+        mapped = rules.find(sample.sensor, sample.labels)
         if mapped is None:
             ignored[(sample.sensor, "unmapped")] += 1
         elif _is_no_value(sample.raw_value, rules):

@@ -28,6 +28,7 @@ Statistic = Literal["instant", "mean", "min", "max", "counter"]
 
 RULES_FOLDER: Final = Path(__file__).resolve().parents[2] / "conf" / "sensors"
 
+NO_LABELS: Final[Mapping[str, str]] = {}
 MAPPED_SCHEMA: Final = {
     "sensor": pl.String,
     "rule": pl.Int32,
@@ -89,10 +90,19 @@ class SensorRule(BaseModel):
     )
     statistic: Statistic = "instant"
     point: str | None = Field(default=None, description="Where a power is taken.")
+    labels: Mapping[str, Pattern] = Field(
+        default_factory=dict,
+        description="Label -> regular expression that must fit its whole value; the value of an absent label is empty. "
+        "Their named groups serve the device templates.",
+    )
 
     @model_validator(mode="after")
     def _is_sound(self) -> "SensorRule":
-        groups = set(re.compile(self.match).groupindex)
+        groups = {
+            group
+            for pattern in (self.match, *self.labels.values())
+            for group in re.compile(pattern).groupindex
+        }
         if self.quantity not in QUANTITIES:
             raise ValueError(f"quantity {self.quantity!r} is not in the field dictionary")
         for unit in self.unit:
@@ -144,15 +154,22 @@ class RuleTable(BaseModel):
     )
     index_labels: tuple[IndexLabel, ...] = ()
 
-    def find(self, sensor: str) -> Mapped | None:
-        """The first fitting rule, its device templates filled with the name's groups (in lower case)."""
-        found = _first_match(tuple(rule.match for rule in self.rules), sensor)
-        if found is None:
-            return None
-        number, groups = found
-        rule = self.rules[number]
-        devices = tuple(_fill(template, groups) for template in rule.device)
-        return Mapped(number, rule.quantity, devices, rule.statistic, rule.point)
+    def find(self, sensor: str, labels: Mapping[str, str] = NO_LABELS) -> Mapped | None:
+        """The first rule that fits name and labels, its device templates filled with their groups (in lower case)."""
+        for number, groups in self._named(sensor):
+            rule = self.rules[number]
+            told = _label_groups(rule.labels, labels)
+            if told is not None:
+                devices = tuple(_fill(template, groups + told) for template in rule.device)
+                return Mapped(number, rule.quantity, devices, rule.statistic, rule.point)
+        return None
+
+    def may_map(self, sensor: str) -> bool:
+        """Whether a rule fits the name, whatever it asks of the labels."""
+        return bool(self._named(sensor))
+
+    def _named(self, sensor: str) -> "tuple[tuple[int, Groups], ...]":
+        return _matches(tuple(rule.match for rule in self.rules), sensor)
 
     def map_names(self, sensors: pl.Series) -> pl.DataFrame:
         """One row (MAPPED_SCHEMA) for each distinct name that a rule fits; rules run once a name, not once a row."""
@@ -196,17 +213,28 @@ Groups = tuple[tuple[str, str], ...]
 
 
 @lru_cache(maxsize=1 << 16)
-def _first_match(patterns: tuple[str, ...], sensor: str) -> tuple[int, Groups] | None:
-    """Index of the first pattern that fits the whole name, and its groups.
+def _matches(patterns: tuple[str, ...], sensor: str) -> tuple[tuple[int, Groups], ...]:
+    """Index of each pattern that fits the whole name, and its groups.
 
     Remembered, because a fleet's thousands of files name the same few hundred sensors.
     """
-    for number, pattern in enumerate(_compiled(patterns)):
-        found = pattern.fullmatch(sensor)
-        if found is not None:
-            groups = found.groupdict().items()
-            return number, tuple((name, text.lower()) for name, text in groups if text is not None)
-    return None
+    found = ((number, pattern.fullmatch(sensor)) for number, pattern in enumerate(_compiled(patterns)))
+    return tuple((number, _groups(match)) for number, match in found if match is not None)
+
+
+def _label_groups(wanted: Mapping[str, str], labels: Mapping[str, str]) -> Groups | None:
+    """The groups of a rule's label patterns; None if a label does not fit."""
+    told: Groups = ()
+    for name, pattern in wanted.items():
+        match = re.fullmatch(pattern, labels.get(name, ""))
+        if match is None:
+            return None
+        told += _groups(match)
+    return told
+
+
+def _groups(match: re.Match[str]) -> Groups:
+    return tuple((name, text.lower()) for name, text in match.groupdict().items() if text is not None)
 
 
 @lru_cache(maxsize=32)

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from lepton_etl.fields import QUANTITIES
-from lepton_etl.telemetry.sensors import RULES_FOLDER, ColumnPattern, Rules, Statistic, load_rules
+from lepton_etl.telemetry.sensors import RULES_FOLDER, ColumnPattern, Rules, Statistic, Strings, load_rules
 from lepton_etl.telemetry.stamps import Ambiguous, EpochUnit, says_a_day
 from lepton_etl.telemetry.units import conversion
 
@@ -49,14 +49,14 @@ class IpmitoolSpec(_Spec):
 
 
 class PrometheusSpec(_Spec):
-    """Prometheus or OpenMetrics text exposition."""
+    """Prometheus or OpenMetrics text exposition, and the JSON of range and instant queries."""
 
     format: Literal["prometheus"] = "prometheus"
     sensors: Rules = _rules("prometheus")
-    node_label: str | None = Field(
-        default="Hostname",
-        description="Label that names the node (a trailing :port is cut off); series without it belong to the node "
-        "of the path. null: always the path.",
+    node_label: Strings = Field(
+        default=("Hostname", "hostname", "nodename", "node_name", "node", "instance"),
+        description="Label that names the node, or a list of which the first that is there does (a trailing :port is "
+        "cut off); series without it belong to the node of the path. []: always the path.",
     )
 
 
