@@ -40,6 +40,29 @@ REJECT_SCHEMA = pa.schema(
     ]
 )
 
+JOB_SCHEMA = pa.schema(
+    [
+        pa.field("cluster_name", pa.string()),
+        pa.field("job_id", pa.string(), nullable=False),
+        pa.field("step_id", pa.string()),
+        pa.field("restart", pa.int32()),
+        pa.field("user_name", pa.string()),
+        pa.field("account", pa.string()),
+        pa.field("partition", pa.string()),
+        pa.field("state", pa.string()),
+        pa.field("submit_time", pa.timestamp("us", tz="UTC")),
+        pa.field("start_time", pa.timestamp("us", tz="UTC")),
+        pa.field("end_time", pa.timestamp("us", tz="UTC")),
+        pa.field("node_list", pa.string()),
+        pa.field("node_count", pa.int32()),
+        pa.field("cpu_count", pa.int32()),
+        pa.field("gpu_count", pa.int32()),
+        pa.field("memory_byte", pa.float64()),
+        pa.field("consumed_energy_j", pa.float64()),
+        pa.field("source_position", pa.int64(), nullable=False),
+    ]
+)
+
 EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 LATEST: Final = datetime(2101, 1, 1, tzinfo=UTC)
 
@@ -65,7 +88,10 @@ class Origin:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The records of one file, or of one part of a large one: records == readings + rejects + duplicates + ignored."""
+    """The records of one file, or of one part of a large one.
+
+    records == readings + jobs + rejects + duplicates + ignored.
+    """
 
     readings: pa.Table
     rejects: pa.Table
@@ -76,15 +102,18 @@ class Decoded:
     """(raw sensor name, 'unmapped' | 'no_value') -> records."""
     structure_lines: int = 0
     """Stamps, headers, comments, footers and blank lines: no records."""
+    jobs: pa.Table = field(default_factory=JOB_SCHEMA.empty_table)
+    """Accounting of a scheduler: one row a job, or a step of one."""
 
     def check(self) -> None:
         """Raise AssertionError unless every record is accounted for and the schemas are the declared ones."""
         assert self.readings.schema.equals(READING_SCHEMA), f"readings schema: {self.readings.schema}"
         assert self.rejects.schema.equals(REJECT_SCHEMA), f"rejects schema: {self.rejects.schema}"
+        assert self.jobs.schema.equals(JOB_SCHEMA), f"jobs schema: {self.jobs.schema}"
         ignored = sum(self.ignored.values())
-        found = self.readings.num_rows + self.rejects.num_rows + self.duplicates + ignored
-        assert self.records == found, (
-            f"records {self.records} != readings {self.readings.num_rows} + rejects {self.rejects.num_rows}"
+        kept = self.readings.num_rows + self.jobs.num_rows
+        assert self.records == kept + self.rejects.num_rows + self.duplicates + ignored, (
+            f"records {self.records} != readings and jobs {kept} + rejects {self.rejects.num_rows}"
             f" + duplicates {self.duplicates} + ignored {ignored}"
         )
 
@@ -104,6 +133,7 @@ class Decoded:
             duplicates=sum(part.duplicates for part in together),
             ignored=dict(ignored),
             structure_lines=sum(part.structure_lines for part in together),
+            jobs=pa.concat_tables([JOB_SCHEMA.empty_table(), *(part.jobs for part in together)]),
         )
 
 
