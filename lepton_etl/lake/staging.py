@@ -72,6 +72,7 @@ class StagedWriter:
         full = arrow_schema(table)
         self._schema = pa.schema([column for column in full if column.name != table.partition])
         self._buffer: list[pa.Table] = []
+        self._buffered_bytes = 0
         self._writer: pq.ParquetWriter | None = None
         self._rows = 0
 
@@ -79,9 +80,11 @@ class StagedWriter:
         """Add rows; columns are matched by name, a missing one raises KeyError."""
         if rows.num_rows == 0:
             return
-        self._buffer.append(rows.select(self._schema.names).cast(self._schema))
+        chosen = rows.select(self._schema.names).cast(self._schema)
+        self._buffer.append(chosen)
         self._rows += rows.num_rows
-        if sum(table.nbytes for table in self._buffer) >= _BUFFER_BYTES:
+        self._buffered_bytes += chosen.nbytes
+        if self._buffered_bytes >= _BUFFER_BYTES:
             self._flush()
 
     def close(self) -> StagedFile | None:
@@ -115,6 +118,7 @@ class StagedWriter:
             self._writer = pq.ParquetWriter(self._file, self._schema, compression="zstd", compression_level=1)
         self._writer.write_table(pa.concat_tables(self._buffer), row_group_size=_ROW_GROUP_ROWS)
         self._buffer.clear()
+        self._buffered_bytes = 0
 
 
 def commit(lake: Lake, table: Table, files: Sequence[StagedFile], batch: int) -> Written:

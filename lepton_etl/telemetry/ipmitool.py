@@ -55,19 +55,33 @@ class Decoder:
         stamps = known.select("time", "reason")[ids[codes[stamp_rows]]]
         times = pl.concat([pl.Series("time", [self._time], dtype=UTC_TIME), stamps.get_column("time")])
         self._time = times[-1]
-        cells = known.drop("kind", "time")[ids[codes[value_rows]]].with_columns(
-            pl.Series("source_position", value_rows + lines.first_position),
-            times.gather(np.searchsorted(stamp_rows, value_rows)).alias("reading_time"),
+        cells = self._cells(
+            known.drop("kind", "time")[ids[codes[value_rows]]],
+            value_rows + lines.first_position,
+            times.gather(np.searchsorted(stamp_rows, value_rows)),
         )
         counts = np.bincount(codes, minlength=len(texts))
         bad_stamps = stamps.get_column("reason").is_not_null().to_numpy()
+        bad_lines = np.flatnonzero(kind_of_line == BAD_LINE)
         faults = [
-            _faults(np.flatnonzero(kind_of_line == BAD_LINE) + lines.first_position, "bad_line"),
+            _faults(bad_lines + lines.first_position, pl.Series("reason", ["bad_line"] * len(bad_lines))),
             _faults(stamp_rows[bad_stamps] + lines.first_position, stamps.get_column("reason").drop_nulls()),
         ]
         structure = int(counts[kind_of_text == BLANK].sum() + np.count_nonzero(~bad_stamps))
         ignored = self._ignored(ids, kind_of_text, counts)
-        return assemble(_completed(cells, self._origin), faults, ignored, structure, lines, self._origin)
+        return assemble(cells, faults, ignored, structure, lines, self._origin)
+
+    def _cells(self, rows: pl.DataFrame, positions: npt.NDArray[np.int64], times: pl.Series) -> pl.DataFrame:
+        """The rows with a value, with what is the same for every reading of such a log."""
+        no_time = pl.when(times.is_null()).then(pl.lit("no_time"))
+        return rows.with_columns(
+            pl.Series("source_position", positions),
+            times.alias("reading_time"),
+            pl.lit(self._origin.node_id, dtype=pl.String).alias("node_id"),
+            pl.lit(0.0).alias("window_s"),
+            pl.lit(1, dtype=pl.Int32).alias("multiplicity"),
+            pl.coalesce("reason", no_time).alias("reason") if times.null_count() else pl.col("reason"),
+        )
 
     def _ignored(
         self, ids: npt.NDArray[np.int64], kinds: npt.NDArray[np.int8], counts: npt.NDArray[np.int64]
@@ -140,22 +154,11 @@ def _understand(texts: pl.Series, spec: IpmitoolSpec, timezone: str) -> pl.DataF
     )  # fmt: skip
 
 
-def _faults(positions: npt.NDArray[np.int64], reason: str | pl.Series) -> pl.DataFrame:
+def _faults(positions: npt.NDArray[np.int64], reasons: pl.Series) -> pl.DataFrame:
     """Rejects that name no sensor."""
-    said = pl.lit(reason) if isinstance(reason, str) else reason.alias("reason")
-    return pl.DataFrame({"source_position": positions}).with_columns(
-        pl.lit(None, dtype=pl.String).alias("sensor"), said.alias("reason")
-    )
-
-
-def _completed(cells: pl.DataFrame, origin: Origin) -> pl.DataFrame:
-    """The rows with a value, with what is the same for every reading of such a log."""
-    no_time = pl.when(pl.col("reading_time").is_null()).then(pl.lit("no_time"))
-    return cells.with_columns(
-        pl.lit(origin.node_id, dtype=pl.String).alias("node_id"),
-        pl.lit(0.0).alias("window_s"),
-        pl.lit(1, dtype=pl.Int32).alias("multiplicity"),
-        pl.coalesce("reason", no_time).alias("reason"),
+    return pl.DataFrame(
+        {"source_position": positions, "sensor": [None] * len(positions), "reason": reasons},
+        schema_overrides={"sensor": pl.String, "reason": pl.String},
     )
 
 
