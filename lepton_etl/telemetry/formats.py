@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Final
 
-from lepton_etl.telemetry import delimited, electricitymaps, ipmitool, prometheus, redfish
+from lepton_etl.telemetry import delimited, electricitymaps, ipmitool, nvidia_smi, prometheus, redfish, slurm
 from lepton_etl.telemetry.blocks import Parts, Read
 from lepton_etl.telemetry.decoded import Decoded, Origin
 from lepton_etl.telemetry.specs import FormatSpec
@@ -13,6 +13,8 @@ FORMATS: Final[dict[str, Read]] = {
     "delimited": delimited.read,
     "prometheus": prometheus.read,
     "redfish": redfish.read,
+    "slurm": slurm.read,
+    "nvidia_smi": nvidia_smi.read,
     "electricitymaps": electricitymaps.read,
 }
 

@@ -12,8 +12,9 @@ from typing import Any, Final
 import ijson  # type: ignore[import-untyped]
 import polars as pl
 
-from lepton_etl.telemetry.blocks import MAX_DOCUMENT_BYTES, Parts
+from lepton_etl.telemetry.blocks import Parts
 from lepton_etl.telemetry.decoded import Origin
+from lepton_etl.telemetry.objects import CLOSING, OPENING, Bounded
 from lepton_etl.telemetry.series import SAMPLE_SCHEMA, SeriesMapper, write_labels
 from lepton_etl.telemetry.specs import PrometheusSpec
 
@@ -25,8 +26,6 @@ UNNAMED: Final = "(unnamed)"
 _SERIES: Final = re.compile(rb'"metric"\s*:\s*\{[^{}]*\}\s*,\s*"(?:values?|histograms?)"\s*:\s*\[')
 _ANSWER: Final = re.compile(rb'"resultType"\s*:\s*"(?:matrix|vector)"')
 SCALARS: Final = ("number", "string", "boolean", "null")
-OPENING: Final = ("start_map", "start_array")
-CLOSING: Final = ("end_map", "end_array")
 FAULT_SCHEMA: Final = {"source_position": pl.Int64, "reason": pl.String, "raw_text": pl.String}
 
 Row = tuple[int, str, str, str, str]
@@ -63,23 +62,6 @@ def _faults(faults: list[tuple[int, str, str]]) -> pl.DataFrame:
     return pl.DataFrame(faults, schema=FAULT_SCHEMA, orient="row")
 
 
-class _Bounded:
-    """A file object over chunks for ijson; one token may not be longer than a document may."""
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = iter(chunks)
-        self.since_event = 0
-
-    def read(self, size: int) -> bytes:
-        if size == 0:
-            return b""
-        chunk = next((chunk for chunk in self._chunks if chunk), b"")
-        self.since_event += len(chunk)
-        if self.since_event > MAX_DOCUMENT_BYTES:
-            raise ijson.JSONError(f"one value of more than {MAX_DOCUMENT_BYTES} bytes")
-        return chunk
-
-
 Events = Iterator[tuple[str, Any]]
 
 
@@ -88,7 +70,7 @@ class _Walk:
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self.faults: list[tuple[int, str, str]] = []
-        self._source = _Bounded(chunks)
+        self._source = Bounded(chunks)
         self._samples_seen = 0
         self._answered = False
         """Whether a series or an answer of series was found."""
@@ -97,9 +79,9 @@ class _Walk:
     def samples(self) -> Iterator[Row]:
         """Every sample of every series; what could not be read is left in `faults`."""
         try:
-            events = ijson.basic_parse(self._source, multiple_values=True, use_float=True)
+            events = ijson.basic_parse(self._source, multiple_values=True)
             for event, value in events:
-                self._source.since_event = 0
+                self._source.passed()
                 if event == "map_key":
                     yield from self._member(value, events)
         except (ijson.JSONError, ValueError, OverflowError) as error:
@@ -179,7 +161,7 @@ class _Walk:
 
     def _point(self, events: Events) -> Point:
         """Stamp and value of the array that has been opened; empty where it holds none."""
-        self._source.since_event = 0
+        self._source.passed()
         parts: list[str] = []
         for event, value in events:
             if event in CLOSING:
@@ -195,7 +177,7 @@ class _Walk:
         """To the end of the array or object that has been opened."""
         depth = 1
         for event, _ in events:
-            self._source.since_event = 0
+            self._source.passed()
             depth += (event in OPENING) - (event in CLOSING)
             if not depth:
                 return

@@ -51,6 +51,7 @@ def decoded(path: Path, settings: dict[str, Any]) -> Decoded:
     assert {
         "records": result.records,
         "readings": result.readings.num_rows,
+        "jobs": result.jobs.num_rows,
         "rejects": result.rejects.num_rows,
         "duplicates": result.duplicates,
         "unmapped": sum(count for (_, reason), count in result.ignored.items() if reason == "unmapped"),
@@ -82,3 +83,43 @@ def test_kepler_range_query() -> None:
     columns = ("node_id", "device_id", "quantity", "statistic", "reading_time", "value")
     assert Counter(tuple(row[name] for name in columns) for row in result.readings.to_pylist()) == expected
     assert Counter({name: count for (name, _), count in result.ignored.items()}) == others
+
+
+def test_slurm_jobs_of_the_service() -> None:
+    path = REAL / "telegraf-hw" / "slurm__jobs.json"
+    result = decoded(path, {"format": "slurm"})
+    jobs = json.loads(plain(path))["jobs"]
+    memory_mib = {"4000M": 4000, "16000M": 16000}
+
+    def at(stamp: int) -> datetime:
+        return datetime.fromtimestamp(stamp, UTC)
+
+    assert result.jobs.to_pylist() == [
+        {
+            "cluster_name": "local",
+            "job_id": str(job["job_id"]),
+            "step_id": None,
+            "restart": 0,
+            "user_name": "atl001",
+            "account": None,
+            "partition": "atlas",
+            "state": job["job_state"],
+            "submit_time": at(job["submit_time"]),
+            "start_time": at(job["start_time"]),
+            # Of a job that runs the service writes when it is expected to end.
+            "end_time": at(job["end_time"]) if job["job_state"] == "COMPLETED" else None,
+            "node_list": job["nodes"],
+            "node_count": 1,
+            "cpu_count": job["cpus"],
+            "gpu_count": None,
+            "memory_byte": memory_mib[job["tres_alloc_str"].split("mem=")[1].split(",")[0]] * 2.0**20,
+            "consumed_energy_j": None,
+            "source_position": number,
+        }
+        for number, job in enumerate(jobs, start=1)
+    ]
+
+
+def test_slurm_nodes_without_an_energy_plugin_say_nothing() -> None:
+    result = decoded(REAL / "telegraf-hw" / "slurm__nodes.json", {"format": "slurm"})
+    assert result.structure_lines == 3

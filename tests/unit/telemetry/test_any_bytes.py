@@ -25,9 +25,19 @@ SAMPLES = {
     "prometheus": "dcgm_with_stamps",
     "electricitymaps": "estimated_and_missing_hours",
     "redfish": "hpe_and_dell_lines",
+    "nvidia_smi": "csv_units_in_cells",
+    "slurm": "sacct",
 }
 # Formats that come in several shapes are given more than one sample.
-MORE_SAMPLES = ("prometheus/range_query",)
+MORE_SAMPLES = (
+    "nvidia_smi/q_text",
+    "nvidia_smi/xml_loop",
+    "nvidia_smi/dmon_with_times",
+    "redfish/metric_reports",
+    "prometheus/range_query",
+    "slurm/rest_jobs",
+    "slurm/rest_nodes",
+)
 COMPRESSIONS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "gzip": (".gz", gzip.compress),
     "zstd": (".zst", zstd.compress),
@@ -143,7 +153,8 @@ def test_a_file_twice_over_is_all_duplicates(sample: tuple[bytes, FormatSpec]) -
     again = data.split(b"\n", 1)[1] if has_header else data
     once, twice = sound(data, spec), sound(data + again, spec)
     assert twice.readings.equals(once.readings)
-    assert twice.duplicates == 2 * once.duplicates + once.readings.num_rows
+    assert twice.jobs.equals(once.jobs)
+    assert twice.duplicates == 2 * once.duplicates + once.readings.num_rows + once.jobs.num_rows
     assert twice.rejects.num_rows == 2 * once.rejects.num_rows
 
 

@@ -9,12 +9,12 @@ import polars as pl
 import pytest
 import yaml
 
-from lepton_etl.telemetry.decoded import READING_SCHEMA, REJECT_SCHEMA, Decoded, Origin
+from lepton_etl.telemetry.decoded import JOB_SCHEMA, READING_SCHEMA, REJECT_SCHEMA, Decoded, Origin
 from lepton_etl.telemetry.formats import decode
 from lepton_etl.telemetry.specs import spec_of
 
 CASES = Path(__file__).parents[2] / "cases"
-FORMATS = ("ipmitool", "delimited", "prometheus", "electricitymaps", "redfish")
+FORMATS = ("ipmitool", "delimited", "prometheus", "electricitymaps", "redfish", "nvidia_smi", "slurm")
 FOLDERS = [folder for name in FORMATS for folder in sorted((CASES / name).iterdir())]
 
 
@@ -42,6 +42,21 @@ def rows_of(path: Path, names: list[str]) -> list[dict[str, Any]]:
     return frame.to_dicts()
 
 
+def said(rows: list[dict[str, Any]]) -> list[dict[str, str | None]]:
+    """Rows as a CSV says them."""
+    return [
+        {
+            name: None
+            if item is None
+            else f"{item:%Y-%m-%dT%H:%M:%SZ}"
+            if isinstance(item, datetime)
+            else str(item)
+            for name, item in row.items()
+        }
+        for row in rows
+    ]
+
+
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
 def test_case(folder: Path) -> None:
     result = decoded(folder)
@@ -61,6 +76,10 @@ def test_case(folder: Path) -> None:
         {name: None if item is None else str(item) for name, item in reject.items()}
         for reject in result.rejects.to_pylist()
     ] == rejects
+
+    assert said(result.jobs.to_pylist()) == (
+        rows_of(folder / "jobs.csv", JOB_SCHEMA.names) if (folder / "jobs.csv").exists() else []
+    )
 
     counts = yaml.safe_load((folder / "counts.yaml").read_text(encoding="utf-8"))
     ignored: dict[str, dict[str, int]] = {}

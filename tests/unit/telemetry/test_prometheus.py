@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lepton_etl.telemetry import query_json
+from lepton_etl.telemetry import objects, query_json
 from lepton_etl.telemetry.decoded import Origin
 from lepton_etl.telemetry.formats import decode, decode_parts
 from lepton_etl.telemetry.sensors import RuleTable
@@ -33,7 +33,7 @@ def test_a_long_series_comes_in_bounded_pieces() -> None:
 
 
 def test_a_value_without_an_end_is_not_collected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(query_json, "MAX_DOCUMENT_BYTES", 1 << 20)
+    monkeypatch.setattr(objects, "MAX_DOCUMENT_BYTES", 1 << 20)
     taken = 0
 
     def endless() -> Iterator[bytes]:
