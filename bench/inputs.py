@@ -20,7 +20,7 @@ _PARQUET_ROW_GROUP: Final = 20_000
 
 def make(kind: str, folder: Path, least_bytes: int) -> list[Path]:
     """Files of one kind in `folder`, of at least `least_bytes` of text together; made once, then found again."""
-    done = folder / f".{least_bytes}"
+    done = folder / ".done"
     if not done.exists():
         folder.mkdir(parents=True, exist_ok=True)
         MAKERS[kind](folder, least_bytes)

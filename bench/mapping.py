@@ -13,26 +13,39 @@ from lepton_etl.telemetry.sensors import RULES_FOLDER, load_rules
 COLUMNS: Final = ("sensor", "logged_unit", "quantity", "device_id", "factor", "divisor", "offset")
 
 
-def write_ipmitool(files: Iterable[Path], target: Path) -> None:
-    """One line per distinct (sensor, unit) that a rule maps."""
-    rules = load_rules(RULES_FOLDER / "ipmitool.yaml")
-    seen: set[tuple[str, str]] = set()
-    for file in files:
-        for line in gzip.decompress(file.read_bytes()).decode().splitlines():
-            fields = [field.strip() for field in line.split("|")]
-            if len(fields) == 3:
-                seen.add((fields[0], fields[1].partition(" ")[2]))
+def write(kind: str, files: Iterable[Path], target: Path) -> None:
+    """One line per distinct (sensor, unit) that a rule maps; nothing for kinds that need no rules."""
+    if kind not in ("ipmitool", "prometheus"):
+        return
+    rules = load_rules(RULES_FOLDER / f"{kind}.yaml")
     rows = []
-    for sensor, unit in sorted(seen):
+    for sensor, unit in sorted({pair for file in files for pair in _named(kind, file)}):
         mapped = rules.find(sensor)
-        change = rules.convert(mapped.rule, unit) if mapped else None
-        if mapped and change:
-            rows.append((sensor, unit, mapped.quantity, mapped.devices[0], change.factor, change.divisor, change.offset))
+        if mapped is None:
+            continue
+        change = rules.convert(mapped.rule, unit or rules.rules[mapped.rule].unit[0])
+        if change:
+            scale = (change.factor, change.divisor, change.offset)
+            rows.append((sensor, unit, mapped.quantity, mapped.devices[0], *scale))
     with target.open("w", newline="", encoding="utf-8") as out:
         csv.writer(out).writerows([COLUMNS, *rows])
 
 
+def _named(kind: str, file: Path) -> set[tuple[str, str]]:
+    """(sensor, unit as logged) of one file."""
+    if kind == "prometheus":
+        return {
+            (line.partition("{")[0], "") for line in file.read_text().splitlines() if not line.startswith("#")
+        }
+    found = set()
+    for line in gzip.decompress(file.read_bytes()).decode().splitlines():
+        fields = [field.strip() for field in line.split("|")]
+        if len(fields) == 3:
+            found.add((fields[0], fields[1].partition(" ")[2]))
+    return found
+
+
 def read(target: Path) -> list[dict[str, str]]:
-    """The rows of `write_ipmitool`."""
+    """The lines of `write`."""
     with target.open(newline="", encoding="utf-8") as lines:
         return list(csv.DictReader(lines))

@@ -85,27 +85,24 @@ def _worker_peak_mib() -> float:
     return max(peaks, default=0.0)
 
 
-def in_turn(commands: Mapping[str, Sequence[str]], rounds: int, cores: Sequence[int]) -> dict[str, list[Run]]:
-    """Run each contender once a round, in an order that turns, each as a process of its own pinned to `cores`.
+def in_turn(commands: Mapping[str, Sequence[str]], number: int, cores: Sequence[int]) -> dict[str, Run]:
+    """Round `number`: each contender once, in an order that turns, each as a process of its own pinned to `cores`.
 
     A contender prints its Run as the last line of its output. Raises SystemExit naming the one that failed.
     """
-    runs: dict[str, list[Run]] = {name: [] for name in commands}
+    runs: dict[str, Run] = {}
     names = list(commands)
-    for number in range(rounds):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            done = subprocess.run(
-                [sys.executable, *commands[name]],
-                capture_output=True,
-                text=True,
-                preexec_fn=lambda: os.sched_setaffinity(0, cores),
-                env=os.environ | {"POLARS_MAX_THREADS": str(len(cores))},
-                check=False,
-            )
-            if done.returncode:
-                raise SystemExit(f"bench: {name} failed:\n{done.stderr[-3000:]}")
-            runs[name].append(Run(**json.loads(done.stdout.splitlines()[-1])))
-            print(f"  round {number + 1}/{rounds} {name}: {runs[name][-1].wall_s:.1f} s", file=sys.stderr, flush=True)
+    for name in names[number % len(names) :] + names[: number % len(names)]:
+        done = subprocess.run(
+            ["taskset", "--cpu-list", ",".join(map(str, cores)), sys.executable, *commands[name]],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise SystemExit(f"bench: {name} failed:\n{done.stderr[-3000:]}")
+        runs[name] = Run(**json.loads(done.stdout.splitlines()[-1]))
+        print(f"  round {number + 1} {name}: {runs[name].wall_s:.1f} s", file=sys.stderr, flush=True)
     return runs
 
 

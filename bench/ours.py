@@ -15,12 +15,24 @@ import structlog
 from bench.measure import timed
 from lepton_etl.days import Days
 from lepton_etl.lake.store import Lake
+from lepton_etl.lake.tables import FILE, READING, REJECT
 from lepton_etl.session import spark_session
 from lepton_etl.settings import Settings
 from pipelines import bronze
 from pipelines.stage import StageContext
 
-LOOPS: Final = tuple(f"power[{number}]" for number in range(1, 26))
+LOOP_READINGS: Final = (
+    *(
+        {"column": f"power[{number}]", "quantity": "heat_power", "unit": "W", "device": f"loop{number}"}
+        for number in range(1, 26)
+    ),
+    {
+        "column": "OA Wetbulb Temp",
+        "quantity": "outdoor_wet_bulb_temperature",
+        "unit": "degC",
+        "device": "weather",
+    },
+)
 SOURCES: Final[dict[str, dict[str, Any]]] = {
     "ipmitool": {
         "format": "ipmitool", "path": "*.txt.gz", "node_id_from_path": r"(?P<node_id>[^/]+)-\d{4}-\d\d-\d\d\.txt"
@@ -29,20 +41,14 @@ SOURCES: Final[dict[str, dict[str, Any]]] = {
         "format": "delimited",
         "path": "*.csv",
         "time": {"column": "time", "format": "%Y-%m-%d %H:%M:%S"},
-        "readings": [
-            *({"column": loop, "quantity": "heat_power", "unit": "W", "device": loop} for loop in LOOPS),
-            {"column": "OA Wetbulb Temp", "quantity": "outdoor_wet_bulb_temperature", "unit": "degC", "device": "weather"},
-        ],
+        "readings": LOOP_READINGS,
     },
     "prometheus": {"format": "prometheus", "path": "*.prom", "node_id_from_path": r"(?P<node_id>gpu\d+)\.prom"},
     "parquet": {
         "format": "parquet",
         "path": "*.parquet",
         "time": {"column": "time"},
-        "readings": [
-            *({"column": loop, "quantity": "heat_power", "unit": "W", "device": loop} for loop in LOOPS),
-            {"column": "OA Wetbulb Temp", "quantity": "outdoor_wet_bulb_temperature", "unit": "degC", "device": "weather"},
-        ],
+        "readings": LOOP_READINGS,
     },
 }  # fmt: skip
 
@@ -71,7 +77,7 @@ def main(kind: str, folder: Path, target: Path) -> None:
         structlog.get_logger(),
     )  # fmt: skip
     # Tables exist and the workers are up in every night but the first: neither is the work that is timed.
-    for table in (bronze.FILE, bronze.READING, bronze.REJECT):
+    for table in (FILE, READING, REJECT):
         lake.ensure(table)
     spark.sparkContext.parallelize(range(cores), cores).map(_warm).collect()
     run = timed(lambda: bronze.run(context).rows_out)
