@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Final
 
-from lepton_etl.telemetry import delimited, electricitymaps, ipmitool, nvidia_smi, prometheus, redfish, slurm
+from lepton_etl.telemetry import delimited, eia930, electricitymaps, grid_csv, ipmitool, nvidia_smi, prometheus, redfish, slurm
 from lepton_etl.telemetry.blocks import Parts, Read
 from lepton_etl.telemetry.decoded import Decoded, Origin
 from lepton_etl.telemetry.specs import FormatSpec
@@ -16,6 +16,8 @@ FORMATS: Final[dict[str, Read]] = {
     "slurm": slurm.read,
     "nvidia_smi": nvidia_smi.read,
     "electricitymaps": electricitymaps.read,
+    "eia930": eia930.read,
+    "grid_csv": grid_csv.read,
 }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self, get_args
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from lepton_etl.fields import QUANTITIES
 from lepton_etl.telemetry.sensors import RULES_FOLDER, ColumnPattern, Rules, Statistic, Strings, load_rules
@@ -192,6 +192,13 @@ class ElectricityMapsSpec(_Spec):
     )
 
 
+class LabelUntil(_Spec):
+    """Which end of the hour the stamps before an instant name."""
+
+    until: AwareDatetime
+    label: Literal["start", "end"]
+
+
 class Eia930Spec(_Spec):
     """Hourly generation and average intensity of a US balancing authority."""
 
@@ -201,6 +208,35 @@ class Eia930Spec(_Spec):
         default="end",
         description="Which end of the hour the stamp names; EIA-930 hours are named by their end.",
     )
+    label_before: tuple[LabelUntil, ...] | None = Field(
+        default=None,
+        description="Other labels that held before some instants; null: those known of the balancing authority that "
+        "the zone ends in (CISO named the start of the hour until 2022-06-16).",
+    )
+
+
+class PlainGridSpec(_Spec):
+    """Hourly intensity as anyone may write it: time, intensity, and if known zone and estimated."""
+
+    format: Literal["grid_csv"] = "grid_csv"
+    zone: str = Field(min_length=1, description="Zone id of rows in a file without a column `zone`.")
+    unit: str = Field(default="g/kWh", description="Unit of the column `intensity`, such as lb/MWh or t/MWh.")
+    basis: Literal["direct", "lifecycle"] = Field(
+        default="direct", description="What the intensity counts: at the chimney, or the whole life cycle."
+    )
+    label: Literal["start", "end"] = Field(
+        default="start", description="Which end of the hour the stamp names."
+    )
+    delimiter: str = Field(default=",", pattern=r"^[^\"\r\n]$", description="One character between cells.")
+    timezone: Zone | None = Field(
+        default=None, description="Zone of stamps that carry none; null takes the source's."
+    )
+
+    @model_validator(mode="after")
+    def _unit_converts(self) -> Self:
+        if conversion(self.unit, "grid_intensity") is None:
+            raise ValueError(f"unit {self.unit!r} cannot be brought to g/kWh")
+        return self
 
 
 class OpenMeteoSpec(_Spec):
@@ -221,6 +257,9 @@ class NvidiaSmiSpec(_Spec):
 
     format: Literal["nvidia_smi"] = "nvidia_smi"
     sensors: Rules = _rules("nvidia_smi")
+    columns: tuple[str, ...] = Field(
+        default=(), description="Fields of --query-gpu in order, for logs written with noheader."
+    )
 
 
 class RocmSmiSpec(_Spec):
@@ -265,6 +304,7 @@ FormatSpec = (
     | OtlpJsonSpec
     | ElectricityMapsSpec
     | Eia930Spec
+    | PlainGridSpec
     | OpenMeteoSpec
     | AutoSpec
 )
