@@ -22,7 +22,7 @@ from lepton_etl.lake.landing import UNSAFE, Delivered, Landing, identity
 from lepton_etl.lake.object_store import ObjectStore
 from lepton_etl.lake.staging import StagedFile, commit, committed
 from lepton_etl.lake.store import Lake, Written
-from lepton_etl.lake.tables import FILE, READING, REJECT
+from lepton_etl.lake.tables import FILE, JOB, READING, REJECT
 from pipelines.decoding import Decoding, Hashed, Loaded
 from pipelines.stage import StageContext, StageResult
 
@@ -31,7 +31,7 @@ _TASK_BYTES: Final = 32 * 1024 * 1024
 _NAMED_FILES: Final = 10
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_COUNTS: Final = ("records", "readings", "rejects", "duplicates", "ignored")
+_COUNTS: Final = ("records", "readings", "jobs", "rejects", "duplicates", "ignored")
 
 
 def run(context: StageContext) -> StageResult:
@@ -50,7 +50,7 @@ def run(context: StageContext) -> StageResult:
         loaded += _load(context, _plan(context, new), written)
     return StageResult(
         rows_in=sum(row["records"] for row in loaded),
-        rows_out=sum(row["readings"] for row in loaded),
+        rows_out=sum(row["readings"] + row["jobs"] for row in loaded),
         written=tuple(written),
         notes=tuple(_notes(loaded)),
     )
@@ -99,8 +99,10 @@ def _load(context: StageContext, batch: int, written: list[Written]) -> list[dic
         # Without the summary nothing of the batch is committed: what an earlier attempt staged is named by nobody.
         _stage(context, plan, now, summary)
     outcomes, staged = _read_summary(summary)
-    for table in (READING, REJECT):
+    for table in (READING, REJECT, JOB):
         files = [f for f in staged if f.table == table.name]
+        if table is JOB and not files:
+            continue  # A site without a scheduler has no such table.
         if not committed(lake, table, batch):
             written.append(commit(lake, table, files, batch))
     rows = _finished(lake, plan, outcomes)

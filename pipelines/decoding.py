@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from lepton_etl.lake.landing import Delivered, Landing
 from lepton_etl.lake.staging import StagedFile, StagedWriter
-from lepton_etl.lake.tables import READING, REJECT
+from lepton_etl.lake.tables import JOB, READING, REJECT
 from lepton_etl.settings import Source
 from lepton_etl.telemetry import codec
 from lepton_etl.telemetry.decoded import EARLIEST, LATEST, Decoded, Origin, only_reject
@@ -41,7 +41,7 @@ class Hashed:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The counts of one decoded file: records == readings + rejects + duplicates + ignored."""
+    """The counts of one decoded file: records == readings + jobs + rejects + duplicates + ignored."""
 
     path: str
     file_id: str
@@ -49,6 +49,7 @@ class Loaded:
     reason: str | None
     records: int
     readings: int
+    jobs: int
     rejects: int
     duplicates: int
     ignored: int
@@ -164,6 +165,7 @@ class _Output:
         self._decoding = decoding
         self._readings = StagedWriter(decoding.root, READING, day)
         self._rejects = StagedWriter(decoding.root, REJECT, day)
+        self._jobs = StagedWriter(decoding.root, JOB, day)
 
     def write(self, decoded: Decoded, hashed: Hashed) -> None:
         common = {
@@ -176,15 +178,17 @@ class _Output:
         named = {"node_id": hashed.file.node_id, "path": hashed.file.path}
         self._readings.write(_with(decoded.readings, common | days))
         self._rejects.write(_with(decoded.rejects, common | named))
+        if decoded.jobs.num_rows:
+            self._jobs.write(_with(decoded.jobs.rename_columns({"state": "job_state"}), common))
 
     def close(self) -> Iterator[StagedFile]:
-        for writer in (self._readings, self._rejects):
+        for writer in (self._readings, self._rejects, self._jobs):
             staged = writer.close()
             if staged:
                 yield staged
 
     def drop(self) -> None:
-        for writer in (self._readings, self._rejects):
+        for writer in (self._readings, self._rejects, self._jobs):
             writer.drop()
 
 
@@ -231,6 +235,7 @@ class Tally:
         self._counts.update(
             records=part.records,
             readings=part.readings.num_rows,
+            jobs=part.jobs.num_rows,
             rejects=part.rejects.num_rows,
             duplicates=part.duplicates,
             structure_lines=part.structure_lines,
@@ -248,6 +253,7 @@ class Tally:
             reason=self._reason,
             records=self._counts["records"],
             readings=self._counts["readings"],
+            jobs=self._counts["jobs"],
             rejects=self._counts["rejects"],
             duplicates=self._counts["duplicates"],
             ignored=self._ignored.total(),

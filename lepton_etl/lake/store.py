@@ -162,11 +162,14 @@ class Lake:
         data = pa.Table.from_pylist([dict(row) for row in rows], schema=arrow_schema(table))
         properties = CommitProperties(custom_metadata=dict(self.metadata))
         if where is None:
-            write_deltalake(self.path(table), data, mode="append", commit_properties=properties)
+            write_deltalake(
+                self.path(table), data, mode="append", schema_mode="merge", commit_properties=properties
+            )
         else:
             write_deltalake(
-                self.path(table), data, mode="overwrite", predicate=where, commit_properties=properties
-            )
+                self.path(table), data, mode="overwrite", predicate=where, schema_mode="merge",
+                commit_properties=properties,
+            )  # fmt: skip
         return Written(table.name, data.num_rows, self._version(table), changed=True)
 
     def _version(self, table: Table) -> int:

@@ -82,9 +82,21 @@ FILE: Final = Table(
     columns=(
         "path", "file_id", "source_name", "node_id", "size_bytes", "modified_time", "batch", "state",
         "records", "readings", "rejects", "duplicates", "ignored", "ignored_detail", "structure_lines",
-        "first_reading_time", "last_reading_time", "reason", "ingest_time", "ingest_date",
+        "first_reading_time", "last_reading_time", "reason", "ingest_time", "ingest_date", "jobs",
     ),
     not_null=("state", "batch"),
+)  # fmt: skip
+
+JOB: Final = Table(
+    "bronze/job", grain="one job, or one step of one, as accounted", key=(), append_only=True,
+    partition="ingest_date", owner="telemetry",
+    columns=(
+        "site_id", "cluster_name", "job_id", "step_id", "restart", "user_name", "account", "partition",
+        "job_state", "submit_time", "start_time", "end_time", "node_list", "node_count", "cpu_count", "gpu_count",
+        "memory_byte", "consumed_energy_j", "source_name", "file_id", "source_position", "ingest_time",
+        "ingest_date",
+    ),
+    not_null=("site_id", "job_id", "file_id"),
 )  # fmt: skip
 
 NODE: Final = Table(
@@ -229,7 +241,7 @@ STAGE_RUN: Final = Table(
 TABLES: Final[dict[str, Table]] = {
     table.name: table
     for table in (
-        READING, REJECT, FILE, NODE, METER, INTERVAL, FACILITY_INTERVAL, GRID_HOUR, WEATHER_HOUR, NODE_HOUR,
+        READING, REJECT, FILE, JOB, NODE, METER, INTERVAL, FACILITY_INTERVAL, GRID_HOUR, WEATHER_HOUR, NODE_HOUR,
         SITE_HOUR, CLUSTER_HOUR, CLUSTER_DAY, PREDICTION, RUN, STAGE_RUN,
     )
 }  # fmt: skip
