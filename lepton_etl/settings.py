@@ -30,6 +30,7 @@ from lepton_etl.telemetry.specs import (
     OpenMeteoSpec,
     OtlpJsonSpec,
     ParquetSpec,
+    PlainGridSpec,
     PrometheusSpec,
     RedfishSpec,
     RocmSmiSpec,
@@ -175,6 +176,12 @@ class Eia930Source(_SourceSettings, Eia930Spec):
     """Hourly grid generation and intensity; made from the section `grid`."""
 
 
+class PlainGridSource(_SourceSettings, PlainGridSpec):
+    """Hourly grid intensity in a table of one's own; made from the section `grid`."""
+
+    timezone: TimeZone = Field(default="UTC", description="IANA zone of stamps that carry none.")
+
+
 class AutoSource(_SourceSettings, AutoSpec):
     """Files of any format that needs no settings, told by their content."""
 
@@ -192,6 +199,7 @@ Source = (
     | OpenMeteoSource
     | ElectricityMapsSource
     | Eia930Source
+    | PlainGridSource
     | AutoSource
 )
 
@@ -222,14 +230,23 @@ class Facility(_Section):
 class Grid(_Section):
     zone: str = Field(description="Zone id as the intensity files name it.", min_length=1)
     intensity: str = Field(description="Path pattern of the hourly intensity files.")
-    format: Literal["electricitymaps"] = "electricitymaps"
+    format: Literal["electricitymaps", "eia930", "grid_csv"] = Field(
+        default="electricitymaps",
+        description="Who wrote the files: Electricity Maps, EIA-930 (life-cycle intensity: upstream emissions alone), "
+        "or a table with the columns time, intensity and if known zone and estimated.",
+    )
+    unit: str = Field(default="g/kWh", description="Unit of the intensity; of grid_csv alone.")
+    timezone: TimeZone = Field(
+        default="UTC", description="IANA zone of stamps that carry none; of grid_csv alone."
+    )
     intensity_basis: Literal["direct", "lifecycle"] = Field(
         "direct", description="Basis that emissions take."
     )
     signal: Literal["average", "marginal"] = "average"
     flow: Literal["production", "consumption"] = "consumption"
-    label: Literal["start", "end"] = Field(
-        default="start", description="Which end of the hour the stamp names."
+    label: Literal["start", "end"] | None = Field(
+        default=None,
+        description="Which end of the hour the stamp names; null: the end for eia930, else the start.",
     )
     credit: str | None = Field(default=None, description="Who made the data and under which licence.")
 
@@ -238,6 +255,26 @@ class Grid(_Section):
         if (self.intensity_basis, self.signal) != ("direct", "average"):
             raise ValueError("location-based emissions take intensity_basis direct and signal average only")
         return self
+
+    @model_validator(mode="after")
+    def _unit_belongs_to_grid_csv(self) -> Self:
+        if self.format != "grid_csv" and (self.unit, self.timezone) != ("g/kWh", "UTC"):
+            raise ValueError(f"unit and timezone are fixed by the publisher of {self.format}")
+        return self
+
+    @property
+    def source(self) -> ElectricityMapsSource | Eia930Source | PlainGridSource:
+        """The source that reads the intensity files."""
+        common: dict[str, Any] = {"name": GRID_SOURCE, "path": self.intensity, "credit": self.credit}
+        if self.label is not None:
+            common["label"] = self.label
+        if self.format == "eia930":
+            return Eia930Source(zone=self.zone, **common)
+        if self.format == "grid_csv":
+            return PlainGridSource(
+                zone=self.zone, unit=self.unit, basis=self.intensity_basis, timezone=self.timezone, **common
+            )
+        return ElectricityMapsSource(**common)
 
 
 class Energy(_Section):
@@ -324,10 +361,7 @@ class Settings(BaseSettings):
         """The sources, with the grid's files as the last one."""
         if self.grid is None:
             return self.sources
-        grid = ElectricityMapsSource(
-            name=GRID_SOURCE, path=self.grid.intensity, label=self.grid.label, credit=self.grid.credit
-        )
-        return (*self.sources, grid)
+        return (*self.sources, self.grid.source)
 
     @property
     def digest(self) -> str:

@@ -8,7 +8,7 @@ import gzip
 import json
 import os
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +123,55 @@ def test_slurm_jobs_of_the_service() -> None:
 def test_slurm_nodes_without_an_energy_plugin_say_nothing() -> None:
     result = decoded(REAL / "telegraf-hw" / "slurm__nodes.json", {"format": "slurm"})
     assert result.structure_lines == 3
+
+
+EIA_ZONES = {"CISO": "US-CAL-CISO", "ERCO": "US-TEX-ERCO", "NYIS": "US-NY-NYIS", "PJM": "US-MIDA-PJM"}
+FACTORS = {"WND": 11, "SUN": 41, "WAT": 24, "OIL": 650, "NG": 490, "COL": 820, "NUC": 12, "OTH": 230}
+CALIFORNIA_CHANGED = datetime(2022, 6, 16, 7, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("path", files("grid-ci-eia930-2022", "*.csv.gz"), ids=lambda path: path.name)
+def test_eia930_year(path: Path) -> None:
+    authority = path.name.partition("_")[0]
+    result = decoded(path, {"format": "eia930", "zone": EIA_ZONES[authority]})
+    expected = []
+    for position, row in enumerate(csv.DictReader(plain(path).decode().splitlines()), start=2):
+        if not row["avg_CI"]:
+            continue
+        stamp = datetime.fromisoformat(row["timestamp"])
+        starts = authority == "CISO" and stamp < CALIFORNIA_CHANGED
+        # The intensity is the mean of the fuels' factors by what they generated: the value is its own proof.
+        generation = {fuel: float(row[fuel] or 0) for fuel in FACTORS}
+        mean = sum(FACTORS[fuel] * generation[fuel] for fuel in FACTORS) / sum(generation.values())
+        assert mean == pytest.approx(float(row["avg_CI"]), rel=1e-9)
+        expected.append((position, stamp if starts else stamp - timedelta(hours=1), float(row["avg_CI"])))
+    assert [
+        (r["source_position"], r["reading_time"], r["value"]) for r in result.readings.to_pylist()
+    ] == expected
+    assert set(result.readings["point"].to_pylist()) == {"lifecycle"}
+    assert set(result.readings["device_id"].to_pylist()) == {EIA_ZONES[authority]}
+
+
+def test_california_s_solar_noon_does_not_jump() -> None:
+    path = REAL / "grid-ci-eia930-2022" / "CISO_NG_avgCI.csv.gz"
+    result = decoded(path, {"format": "eia930", "zone": "US-CAL-CISO"})
+    start_of = dict(
+        zip(
+            result.readings["source_position"].to_pylist(),
+            result.readings["reading_time"].to_pylist(),
+            strict=True,
+        )
+    )
+    noons: dict[bool, list[float]] = {False: [], True: []}
+    weight: dict[bool, float] = {False: 0.0, True: 0.0}
+    for position, row in enumerate(csv.DictReader(plain(path).decode().splitlines()), start=2):
+        stamp = datetime.fromisoformat(row["timestamp"])
+        if position in start_of and abs(stamp - CALIFORNIA_CHANGED) < timedelta(days=31):
+            local = start_of[position] - timedelta(hours=8)
+            after = stamp >= CALIFORNIA_CHANGED
+            noons[after].append((local.hour + 0.5) * float(row["SUN"]))
+            weight[after] += float(row["SUN"])
+    before, since = (sum(noons[after]) / weight[after] for after in (False, True))
+    # Under half an hour apart: nearer to the same label than to one an hour off (without the exception it is 0.67 h).
+    assert abs(before - since) < 0.5
+    assert 11.5 < since < 12.5

@@ -14,7 +14,17 @@ from lepton_etl.telemetry.formats import decode
 from lepton_etl.telemetry.specs import spec_of
 
 CASES = Path(__file__).parents[2] / "cases"
-FORMATS = ("ipmitool", "delimited", "prometheus", "electricitymaps", "redfish", "nvidia_smi", "slurm")
+FORMATS = (
+    "ipmitool",
+    "delimited",
+    "prometheus",
+    "electricitymaps",
+    "redfish",
+    "nvidia_smi",
+    "slurm",
+    "eia930",
+    "grid_csv",
+)
 FOLDERS = [folder for name in FORMATS for folder in sorted((CASES / name).iterdir())]
 
 
