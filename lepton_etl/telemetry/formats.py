@@ -3,7 +3,20 @@
 from collections.abc import Iterable
 from typing import Final
 
-from lepton_etl.telemetry import delimited, eia930, electricitymaps, grid_csv, ipmitool, nvidia_smi, prometheus, redfish, slurm
+from lepton_etl.telemetry import (
+    delimited,
+    eia930,
+    electricitymaps,
+    grid_csv,
+    ipmitool,
+    nvidia_smi,
+    openmeteo,
+    otlp_json,
+    prometheus,
+    redfish,
+    rocm_smi,
+    slurm,
+)
 from lepton_etl.telemetry.blocks import Parts, Read
 from lepton_etl.telemetry.decoded import Decoded, Origin
 from lepton_etl.telemetry.specs import FormatSpec
@@ -15,9 +28,12 @@ FORMATS: Final[dict[str, Read]] = {
     "redfish": redfish.read,
     "slurm": slurm.read,
     "nvidia_smi": nvidia_smi.read,
+    "rocm_smi": rocm_smi.read,
+    "otlp_json": otlp_json.read,
     "electricitymaps": electricitymaps.read,
     "eia930": eia930.read,
     "grid_csv": grid_csv.read,
+    "openmeteo": openmeteo.read,
 }
 
 

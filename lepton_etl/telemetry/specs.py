@@ -243,6 +243,7 @@ class OpenMeteoSpec(_Spec):
     """JSON of the Open-Meteo archive and forecast API."""
 
     format: Literal["openmeteo"] = "openmeteo"
+    sensors: Rules = _rules("openmeteo")
 
 
 class RedfishSpec(_Spec):

@@ -175,3 +175,22 @@ def test_california_s_solar_noon_does_not_jump() -> None:
     # Under half an hour apart: nearer to the same label than to one an hour off (without the exception it is 0.67 h).
     assert abs(before - since) < 0.5
     assert 11.5 < since < 12.5
+
+
+@pytest.mark.parametrize("path", files("weather-openmeteo", "*.json.gz"), ids=lambda path: path.name)
+def test_openmeteo_year(path: Path) -> None:
+    result = decoded(path, {"format": "openmeteo"})
+    answer = json.loads(plain(path))
+    clock = timedelta(seconds=answer["utc_offset_seconds"])
+    stamps = [datetime.fromisoformat(text).replace(tzinfo=UTC) - clock for text in answer["hourly"]["time"]]
+    expected = {
+        "outdoor_dry_bulb_temperature": answer["hourly"]["temperature_2m"],
+        "relative_humidity": [percent / 100 for percent in answer["hourly"]["relative_humidity_2m"]],
+    }
+    readings = result.readings.to_pylist()
+    for quantity, values in expected.items():
+        found = [(r["reading_time"], r["value"]) for r in readings if r["quantity"] == quantity]
+        assert found == list(zip(stamps, values, strict=True))
+    assert {(r["device_id"], r["node_id"], r["statistic"]) for r in readings} == {
+        ("weather", None, "instant")
+    }

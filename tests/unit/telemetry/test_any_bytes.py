@@ -25,10 +25,13 @@ SAMPLES = {
     "prometheus": "dcgm_with_stamps",
     "electricitymaps": "estimated_and_missing_hours",
     "redfish": "hpe_and_dell_lines",
+    "otlp_json": "hardware_metrics",
+    "rocm_smi": "rocm_smi_two_cards",
     "nvidia_smi": "csv_units_in_cells",
     "slurm": "sacct",
     "eia930": "california",
     "grid_csv": "plain",
+    "openmeteo": "local_clock",
 }
 # Formats that come in several shapes are given more than one sample.
 MORE_SAMPLES = (

@@ -20,10 +20,13 @@ FORMATS = (
     "prometheus",
     "electricitymaps",
     "redfish",
+    "otlp_json",
+    "rocm_smi",
     "nvidia_smi",
     "slurm",
     "eia930",
     "grid_csv",
+    "openmeteo",
 )
 FOLDERS = [folder for name in FORMATS for folder in sorted((CASES / name).iterdir())]
 
