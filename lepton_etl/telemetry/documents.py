@@ -79,6 +79,16 @@ def documents(
     yield scanner.scan(last=True)
 
 
+def text_of(value: Any) -> str:
+    """A JSON value as logged, at most as much as a reject keeps; null is no text."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    try:
+        return json.dumps(value)[:MAX_RAW_TEXT_CHARS]
+    except RecursionError:  # It was parsed, so only just.
+        return "a deep nest"
+
+
 class _Scanner:
     """The text not yet understood, and where it stands in the file."""
 

@@ -1,13 +1,11 @@
 """Redfish resources as a BMC serves them: Power, Thermal, sensors, metrics and metric reports, in JSON."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from lepton_etl.telemetry.decoded import MAX_RAW_TEXT_CHARS
-from lepton_etl.telemetry.documents import STRUCTURE, Found, by_documents
+from lepton_etl.telemetry.documents import STRUCTURE, Found, by_documents, text_of
 from lepton_etl.telemetry.samples import Fault, Sample
 from lepton_etl.telemetry.specs import RedfishSpec
 
@@ -38,6 +36,7 @@ SECONDS_PER_MINUTE: Final = 60.0
 MAX_DEPTH: Final = 24
 _ROOT: Final = "/redfish/v1/"
 _SUBSYSTEMS: Final = ("ThermalSubsystem", "PowerSubsystem")
+_ANNOTATION: Final = re.compile(rb'"@odata\.(?:id|type|context)"\s*:')
 _NUMBER: Final = re.compile(r"\d+(?:\.\d*)?")
 
 Json = Mapping[str, Any]
@@ -66,12 +65,12 @@ def walk(value: Any, line: int, spec: RedfishSpec) -> Iterator[Found]:
         elif isinstance(document, dict) and ("@odata.id" in document or "@odata.type" in document):
             yield STRUCTURE
         else:
-            yield Fault(line, "no_resource", _text(document))
+            yield Fault(line, "no_resource", text_of(document))
 
 
 def _resource(document: Json, place: _Place) -> Iterator[Found]:
     if place.depth > MAX_DEPTH:
-        yield Fault(place.line, "too_deep", _text(document.get("@odata.id")))
+        yield Fault(place.line, "too_deep", text_of(document.get("@odata.id")))
         return
     capacity_w = _number(document.get("PowerCapacityWatts"))
     place = replace(place, capacity_w=place.capacity_w if capacity_w is None else capacity_w)
@@ -98,20 +97,20 @@ def _resource(document: Json, place: _Place) -> Iterator[Found]:
 def _member(array: str, number: int, member: Json, place: _Place) -> Iterator[Found]:
     """The readings of one member of an array of Power or Thermal; one that says no value counts once, as none."""
     name = _first(member, "Name", "FanName", "MemberId") or str(number)
-    unit = _text(_first(member, "ReadingUnits", "Units"))
+    unit = text_of(_first(member, "ReadingUnits", "Units"))
     labels = _labels(member) | {"number": str(number), "unit": unit}
     absent = _is_absent(member)
     place = replace(place, capacity_w=_number(member.get("PowerCapacityWatts")))
     said = [key for keys in ARRAYS[array] if (key := _first_key(member, keys)) is not None]
     for key in said or ARRAYS[array][0][:1]:
         value = "" if absent else member.get(key)
-        yield _checked(Sample(place.line, f"{array}.{key} {name}", _text(value), unit, labels), key, place)
+        yield _checked(Sample(place.line, f"{array}.{key} {name}", text_of(value), unit, labels), key, place)
     if array == "PowerControl":
         yield from _window(member, str(name), labels, place)
         limit = member.get("PowerLimit")
         if isinstance(limit, dict) and "LimitInWatts" in limit:
             sensor = f"PowerControl.PowerLimit.LimitInWatts {name}"
-            yield Sample(place.line, sensor, _text(limit["LimitInWatts"]), labels=labels)
+            yield Sample(place.line, sensor, text_of(limit["LimitInWatts"]), labels=labels)
 
 
 def _window(control: Json, name: str, labels: Mapping[str, str], place: _Place) -> Iterator[Found]:
@@ -122,7 +121,7 @@ def _window(control: Json, name: str, labels: Mapping[str, str], place: _Place) 
     for key in WINDOWED:
         if key not in metrics:
             continue
-        sensor, value = f"PowerControl.PowerMetrics.{key} {name}", _text(metrics[key])
+        sensor, value = f"PowerControl.PowerMetrics.{key} {name}", text_of(metrics[key])
         minutes = _number(metrics.get("IntervalInMin"))
         if value and not minutes:
             yield Fault(place.line, "no_window", f"{sensor} = {value} in IntervalInMin {minutes}", sensor)
@@ -132,14 +131,14 @@ def _window(control: Json, name: str, labels: Mapping[str, str], place: _Place) 
 
 
 def _sensor(document: Json, place: _Place) -> Iterator[Found]:
-    unit = _text(document.get("ReadingUnits"))
+    unit = text_of(document.get("ReadingUnits"))
     kind = document.get("ReadingType") or TYPE_OF_UNIT.get(unit, unit)
     name = _first(document, "Name", "Id")
     value = "" if _is_absent(document) else document.get("Reading")
     stamp = document.get("ReadingTime")
     yield Sample(
-        place.line, f"Sensor.{kind} {name or ''}".rstrip(), _text(value), unit, _labels(document),
-        stamp=None if stamp is None else _text(stamp),
+        place.line, f"Sensor.{kind} {name or ''}".rstrip(), text_of(value), unit, _labels(document),
+        stamp=None if stamp is None else text_of(stamp),
     )  # fmt: skip
 
 
@@ -147,16 +146,16 @@ def _excerpt(kind: str, name: str, value: Json, owner: str, place: _Place) -> It
     """Copies of sensors within metrics: {"Reading": ...}, a group of such, or the set point of a limit."""
     key = "Reading" if "Reading" in value else "SetPoint"
     if key in value:
-        whose = " ".join(text for text in (owner, _text(value.get("DeviceName"))) if text)
-        labels = _labels(value) | {"owner": owner, "device": _text(value.get("DeviceName"))}
+        whose = " ".join(text for text in (owner, text_of(value.get("DeviceName"))) if text)
+        labels = _labels(value) | {"owner": owner, "device": text_of(value.get("DeviceName"))}
         yield _checked(
-            Sample(place.line, f"{kind}.{name} {whose}".rstrip(), _text(value[key]), labels=labels),
+            Sample(place.line, f"{kind}.{name} {whose}".rstrip(), text_of(value[key]), labels=labels),
             name,
             place,
         )
         if "SpeedRPM" in value:
             sensor = f"{kind}.{name}.SpeedRPM {whose}".rstrip()
-            yield Sample(place.line, sensor, _text(value["SpeedRPM"]), labels=labels)
+            yield Sample(place.line, sensor, text_of(value["SpeedRPM"]), labels=labels)
     elif name not in ("Oem", "Actions", "Thresholds", "Status") and "." not in name:
         for inner, item in value.items():
             if isinstance(item, dict) and "Reading" in item:
@@ -167,19 +166,19 @@ def _report(document: Json, place: _Place) -> Iterator[Found]:
     """Values of a metric report by id and property; each has its own stamp, else the report's."""
     for entry in document["MetricValues"]:
         if not isinstance(entry, dict):
-            yield Fault(place.line, "no_resource", _text(entry))
+            yield Fault(place.line, "no_resource", text_of(entry))
             continue
-        path = _text(entry.get("MetricProperty")).removeprefix(_ROOT)
+        path = text_of(entry.get("MetricProperty")).removeprefix(_ROOT)
         oem = entry.get("Oem")
         dell = oem.get("Dell") if isinstance(oem, dict) else None
-        context = _text(dell.get("ContextID")) if isinstance(dell, dict) else ""
+        context = text_of(dell.get("ContextID")) if isinstance(dell, dict) else ""
         index = next((part for part in reversed(re.split("[/#]", path)) if part.isdecimal()), "")
         # Members are counted from 0, devices from 1.
         labels = {"path": path, "context": context, "number": str(int(index[:9]) + 1) if index else ""}
         stamp = entry.get("Timestamp", document.get("Timestamp"))
         yield Sample(
-            place.line, f"MetricReport.{_text(entry.get('MetricId'))} {context or path}".rstrip(),
-            _text(entry.get("MetricValue")), labels=labels, stamp=None if stamp is None else _text(stamp),
+            place.line, f"MetricReport.{text_of(entry.get('MetricId'))} {context or path}".rstrip(),
+            text_of(entry.get("MetricValue")), labels=labels, stamp=None if stamp is None else text_of(stamp),
         )  # fmt: skip
 
 
@@ -194,8 +193,8 @@ def _checked(sample: Sample, name: str, place: _Place) -> Sample | Fault:
 
 def _labels(document: Json) -> dict[str, str]:
     return {
-        "context": _text(document.get("PhysicalContext")),
-        "subcontext": _text(document.get("PhysicalSubContext")),
+        "context": text_of(document.get("PhysicalContext")),
+        "subcontext": text_of(document.get("PhysicalSubContext")),
     }
 
 
@@ -206,7 +205,7 @@ def _is_absent(document: Json) -> bool:
 
 def _owner(document: Json) -> str:
     """What a metrics resource belongs to: collection and member above it in its address, such as Chassis/1U."""
-    parts = _text(document.get("@odata.id")).removeprefix(_ROOT).strip("/").split("/")[:-1]
+    parts = text_of(document.get("@odata.id")).removeprefix(_ROOT).strip("/").split("/")[:-1]
     return "/".join([part for part in parts if part not in _SUBSYSTEMS][-2:])
 
 
@@ -221,20 +220,13 @@ def _first(document: Json, *keys: str) -> Any:
 
 
 def _number(value: Any) -> float | None:
-    text = _text(value)
+    text = text_of(value)
     return float(text) if _NUMBER.fullmatch(text) else None
-
-
-def _text(value: Any) -> str:
-    """A value as logged; null is no text."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    return json.dumps(value)[:MAX_RAW_TEXT_CHARS]
 
 
 def looks_like(head: bytes) -> bool:
     """Whether a text begins as documents of a Redfish service do: JSON with OData annotations."""
-    return head.lstrip()[:1] in (b"{", b"[") and b'"@odata.' in head and b'"resourceMetrics"' not in head
+    return head.lstrip()[:1] in (b"{", b"[") and _ANNOTATION.search(head) is not None
 
 
 read = by_documents(walk, lambda spec: spec.sensors)

@@ -1,0 +1,79 @@
+"""The real rocm-smi document of four MI100, read a second time in plain Python."""
+
+import gzip
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from lepton_etl.telemetry import nvidia_smi, otlp_json, redfish, rocm_smi
+from lepton_etl.telemetry.decoded import Origin
+from lepton_etl.telemetry.formats import decode
+from lepton_etl.telemetry.specs import spec_of
+
+HERE = Path(__file__).parent
+REAL = Path(os.environ.get("LEPTON_REAL_DATA", HERE.parents[1] / ".." / "shared" / "data")).resolve()
+MI100 = REAL / "telegraf-hw" / "amd_rocm_smi__mi100_rocm602.json"
+POLLED = datetime(2026, 1, 1, tzinfo=UTC)
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(not MI100.is_file(), reason="LEPTON_REAL_DATA has no telegraf-hw"),
+]
+
+# rocm-smi's name -> quantity, factor to the canonical unit.
+QUANTITIES = {
+    "Average Graphics Package Power (W)": ("gpu_power", 1.0),
+    "Max Graphics Package Power (W)": ("power_limit", 1.0),
+    "Temperature (Sensor junction) (C)": ("gpu_temperature", 1.0),
+    "Temperature (Sensor memory) (C)": ("gpu_memory_temperature", 1.0),
+    "GPU use (%)": ("gpu_utilisation", 0.01),
+    "GPU memory use (%)": ("gpu_memory_utilisation", 0.01),
+    "sclk clock speed:": ("clock", 1e6),
+}
+
+
+def test_four_mi100() -> None:
+    result = decode(
+        MI100.read_bytes(),
+        Origin("site", "source", MI100.name, "node", "UTC", POLLED),
+        spec_of({"format": "rocm_smi"}),
+    )
+    result.check()
+    document = json.loads(MI100.read_text(encoding="utf-8"))
+    cards = {name: card for name, card in document.items() if name != "system"}
+    expected = {
+        (name.replace("card", "gpu"), quantity, round(float(card[key].strip("()Mhz")) * factor, 9))
+        for name, card in cards.items()
+        for key, (quantity, factor) in QUANTITIES.items()
+    }
+    found = {(r["device_id"], r["quantity"], round(r["value"], 9)) for r in result.readings.to_pylist()}
+    assert found == expected
+    assert {r["reading_time"] for r in result.readings.to_pylist()} == {POLLED}
+    assert len(expected) == result.readings.num_rows == 4 * len(QUANTITIES) == 28
+    assert result.records == sum(len(card) for card in cards.values()) == 280
+    assert (result.rejects.num_rows, result.duplicates, result.structure_lines) == (0, 0, 1)
+    assert {reason for _, reason in result.ignored} == {"unmapped"}
+
+
+def own_format(path: Path) -> list[str]:
+    """The format that a real file is of, of the four that read BMCs and GPUs."""
+    if path.parent.name == "dmtf-redfish-mockup" or path.name.startswith("redfish__"):
+        return ["redfish"]
+    if path.name.startswith("nvidia_smi__") or (
+        path.parent.name == "nvidia-smi-captures" and ".txt" in path.name
+    ):
+        return ["nvidia_smi"]
+    return ["rocm_smi"] if path == MI100 else []
+
+
+def test_every_real_file_is_claimed_by_its_own_format_alone() -> None:
+    formats = {"redfish": redfish, "nvidia_smi": nvidia_smi, "rocm_smi": rocm_smi, "otlp_json": otlp_json}
+    paths = [path for path in sorted(REAL.rglob("*")) if path.is_file() and path.name != "SOURCE.md"]
+    for path in paths:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            head = file.read(64 << 10)
+        assert [name for name, module in formats.items() if module.looks_like(head)] == own_format(path), path
+    assert len(paths) > 100
