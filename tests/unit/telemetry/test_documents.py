@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lepton_etl.telemetry.decoded import Origin
 from lepton_etl.telemetry.documents import Document, documents
+from lepton_etl.telemetry.formats import decode
 from lepton_etl.telemetry.samples import Fault
+from lepton_etl.telemetry.specs import spec_of
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.text(max_size=8),
@@ -64,6 +67,20 @@ def test_a_nest_too_deep_is_refused_and_the_next_is_read() -> None:
     items = taken('{"a":' * 100_000 + '\n{"b": 2}\n')
     assert reasons(items) == [(1, "too_deep")]
     assert items[-1] == Document(2, {"b": "2"})
+
+
+@pytest.mark.parametrize("format", ["redfish", "rocm_smi", "otlp_json"])
+@pytest.mark.parametrize("inner", ["{}", '{"a": %s}', '{"Members": [%s]}', '{"gpu": 0, "a": %s}', "[%s]"])
+@pytest.mark.parametrize("depth", [20, 300, 900, 970, 985, 990, 2000])
+def test_any_depth_is_a_reject_or_structure(format: str, inner: str, depth: int) -> None:
+    text = "1"
+    for _ in range(depth):
+        text = inner.replace("%s", text)
+    result = decode(
+        text.encode(), Origin("site", "source", "input.txt", "n1", "UTC"), spec_of({"format": format})
+    )
+    result.check()
+    assert result.readings.num_rows == 0
 
 
 def test_a_document_above_the_limit_is_refused_in_bounded_memory() -> None:
