@@ -22,7 +22,7 @@ from lepton_etl.lake.landing import UNSAFE, Delivered, Landing, identity
 from lepton_etl.lake.object_store import ObjectStore
 from lepton_etl.lake.staging import StagedFile, commit, committed
 from lepton_etl.lake.store import Lake, Written
-from lepton_etl.lake.tables import FILE, JOB, READING, REJECT
+from lepton_etl.lake.tables import FILE, JOB, READING, REJECT, Table
 from pipelines.decoding import Decoding, Hashed, Loaded
 from pipelines.stage import StageContext, StageResult
 
@@ -37,7 +37,7 @@ _COUNTS: Final = ("records", "readings", "jobs", "rejects", "duplicates", "ignor
 def run(context: StageContext) -> StageResult:
     """Load what the landing folder holds and bronze/file does not."""
     lake = context.lake
-    for table in (FILE, READING, REJECT):
+    for table in (FILE, READING, REJECT, *_job_tables(context)):
         lake.ensure(table)
     written: list[Written] = []
     loaded: list[dict[str, Any]] = []
@@ -54,6 +54,12 @@ def run(context: StageContext) -> StageResult:
         written=tuple(written),
         notes=tuple(_notes(loaded)),
     )
+
+
+def _job_tables(context: StageContext) -> tuple[Table, ...]:
+    """bronze/job where a source may hold a scheduler's accounting; other sites have no such table."""
+    formats = {source.format for source in context.settings.all_sources}
+    return (JOB,) if formats & {"slurm", "auto"} else ()
 
 
 def _unfinished(lake: Lake) -> list[int]:
@@ -99,10 +105,8 @@ def _load(context: StageContext, batch: int, written: list[Written]) -> list[dic
         # Without the summary nothing of the batch is committed: what an earlier attempt staged is named by nobody.
         _stage(context, plan, now, summary)
     outcomes, staged = _read_summary(summary)
-    for table in (READING, REJECT, JOB):
+    for table in (READING, REJECT, *_job_tables(context)):
         files = [f for f in staged if f.table == table.name]
-        if table is JOB and not files:
-            continue  # A site without a scheduler has no such table.
         if not committed(lake, table, batch):
             written.append(commit(lake, table, files, batch))
     rows = _finished(lake, plan, outcomes)

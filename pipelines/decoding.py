@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -83,12 +84,24 @@ class Decoding:
         for hashed in files:
             own = _Output(self)
             try:
-                yield self._load(hashed, shared, own)
+                loaded = self._load(hashed, shared, own)
             except codec.UnreadableError as error:
                 own.drop()
-                yield self._discarded(hashed, str(error), shared)
-            else:
-                yield from own.close()
+                loaded = self._discarded(hashed, str(error), shared)
+            except (
+                ArithmeticError,
+                AssertionError,
+                LookupError,
+                TypeError,
+                ValueError,
+                pl.exceptions.PolarsError,
+            ) as bug:
+                # A mistake of a decoder must not keep the fleet's other files from the night. The file is named to
+                # the operator; touched or delivered anew it is read again.
+                own.drop()
+                loaded = self._discarded(hashed, f"decoder_error: {type(bug).__name__}: {bug}", shared)
+            yield loaded
+            yield from own.close()
         yield from shared.close()
 
     def _hashed(self, file: Delivered) -> Hashed:

@@ -22,9 +22,10 @@ else:
 CHUNK_BYTES: Final = 1 << 20
 # A file beyond this is a mistake or an attack: the largest real fleet-day is 3.2 GB of text.
 MAX_BYTES: Final = 64 << 30
-# Log tables are compressed 50-fold (the real ones at most 120-fold); deflate's limit is 1032, that of zstd and xz
-# is beyond ten thousand.
-MAX_RATIO: Final = 400.0
+# More than this is a bomb. Real BMC logs reach 120-fold as gzip (deflate's limit is 1032) and 550-fold as zstd or xz
+# (100 MB of zeros: 6,800-fold and more).
+GZIP_MAX_RATIO: Final = 400.0
+LONG_WINDOW_MAX_RATIO: Final = 4000.0
 # A ratio means nothing on a few bytes: below this much text it is not judged.
 RATIO_FROM_BYTES: Final = 16 << 20
 # What a decompressor may keep to look back into; `zstd --long=27` and `xz -9` stay below.
@@ -62,24 +63,26 @@ class _Compression:
     name: Literal["gzip", "zstd", "xz"]
     magic: bytes
     suffix: str
+    max_ratio: float
     start: Callable[[], Any]
     errors: tuple[type[Exception], ...]
 
 
 _COMPRESSIONS: Final = (
     _Compression(
-        "gzip", b"\x1f\x8b", ".gz", lambda: igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP),
+        "gzip", b"\x1f\x8b", ".gz", GZIP_MAX_RATIO, lambda: igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP),
         (cast("type[Exception]", igzip_lib.error), EOFError),
     ),
     _Compression(
-        "zstd", b"\x28\xb5\x2f\xfd", ".zst",
+        "zstd", b"\x28\xb5\x2f\xfd", ".zst", LONG_WINDOW_MAX_RATIO,
         lambda: zstd.ZstdDecompressor(
             options={zstd.DecompressionParameter.window_log_max: _WINDOW_BYTES.bit_length() - 1}
         ),
         (zstd.ZstdError, EOFError),
     ),
     _Compression(
-        "xz", b"\xfd7zXZ\0", ".xz", lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_WINDOW_BYTES),
+        "xz", b"\xfd7zXZ\0", ".xz", LONG_WINDOW_MAX_RATIO,
+        lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_WINDOW_BYTES),
         (lzma.LZMAError, EOFError),
     ),
 )  # fmt: skip
@@ -88,21 +91,19 @@ _TRUNCATED: Final = {
 }  # fmt: skip
 
 
-def text_chunks(
-    stream: BinaryIO, name: str = "", max_bytes: int = MAX_BYTES, max_ratio: float = MAX_RATIO
-) -> Iterator[bytes]:
+def text_chunks(stream: BinaryIO, name: str = "", max_bytes: int = MAX_BYTES) -> Iterator[bytes]:
     """The decompressed bytes of a file, told by its first bytes, in chunks of at most CHUNK_BYTES.
 
     A `name` that promises a compression (.gz, .zst, .xz) the bytes do not have is unreadable. Several compressed
     members one after another are one text; zero bytes after the last are padding. Raises UnreadableError at the first
-    byte that cannot be given: damaged, cut short, larger than `max_bytes`, or more than `max_ratio` times the bytes
-    read. Raises OSError where the source itself cannot be read.
+    byte that cannot be given: damaged, cut short, larger than `max_bytes`, or more than the compression's ratio times
+    the bytes read. Raises OSError where the source itself cannot be read.
     """
     head = _read_up_to(stream, max(len(c.magic) for c in _COMPRESSIONS))
     promised = next((c for c in _COMPRESSIONS if name.endswith(c.suffix)), None)
     for compression in _COMPRESSIONS:
         if head.startswith(compression.magic):
-            yield from _inflated(head, stream, compression, max_bytes, max_ratio)
+            yield from _inflated(head, stream, compression, max_bytes)
             return
     if promised is not None:
         if len(head) < len(promised.magic) and promised.magic.startswith(head):
@@ -121,13 +122,11 @@ def text_chunks(
         head = stream.read(CHUNK_BYTES)
 
 
-def read_bytes(
-    source: bytes | BinaryIO, name: str = "", max_bytes: int = MAX_BYTES, max_ratio: float = MAX_RATIO
-) -> bytes | Failure:
+def read_bytes(source: bytes | BinaryIO, name: str = "", max_bytes: int = MAX_BYTES) -> bytes | Failure:
     """The whole text of a small file, or why there is none; see `text_chunks`."""
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        return b"".join(text_chunks(stream, name, max_bytes, max_ratio))
+        return b"".join(text_chunks(stream, name, max_bytes))
     except UnreadableError as error:
         return error.failure
 
@@ -140,9 +139,7 @@ def _read_up_to(stream: BinaryIO, size: int) -> bytes:
     return found
 
 
-def _inflated(
-    head: bytes, stream: BinaryIO, compression: _Compression, max_bytes: int, max_ratio: float
-) -> Iterator[bytes]:
+def _inflated(head: bytes, stream: BinaryIO, compression: _Compression, max_bytes: int) -> Iterator[bytes]:
     member: _Decompressor = compression.start()
     taken, given = len(head), 0
     pending = head
@@ -179,10 +176,9 @@ def _inflated(
         given += len(text)
         if given > max_bytes:
             raise UnreadableError(Failure("too_large", f"more than {max_bytes} bytes of text"))
-        if given > RATIO_FROM_BYTES and given > max_ratio * taken:
-            raise UnreadableError(
-                Failure("too_large", f"compressed more than {max_ratio:g}-fold: {given} bytes out of {taken}")
-            )
+        if given > RATIO_FROM_BYTES and given > compression.max_ratio * taken:
+            detail = f"compressed more than {compression.max_ratio:g}-fold: {given} bytes out of {taken}"
+            raise UnreadableError(Failure("too_large", detail))
         if text:
             yield text
 

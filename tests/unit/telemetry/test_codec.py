@@ -2,11 +2,12 @@
 
 import gzip
 import io
+import lzma
 import random
 
 import pytest
 
-from lepton_etl.telemetry.codec import Failure, file_id, read_bytes
+from lepton_etl.telemetry.codec import Failure, file_id, read_bytes, zstd
 
 
 def reason_of(opened: bytes | Failure) -> str:
@@ -48,8 +49,8 @@ def test_damage_and_trailing_rubbish_are_unreadable() -> None:
 
 
 def test_bombs_stop_early() -> None:
-    bomb = gzip.compress(b"\0" * (64 << 20))
-    assert reason_of(read_bytes(bomb)) == "too_large"
+    for compress in (gzip.compress, zstd.compress, lzma.compress):
+        assert reason_of(read_bytes(compress(b"\0" * (64 << 20)))) == "too_large"
     assert reason_of(read_bytes(gzip.compress(b"a" * 5000), max_bytes=4999)) == "too_large"
     assert reason_of(read_bytes(b"a" * 5000, max_bytes=4999)) == "too_large"
     assert read_bytes(b"a" * 5000, max_bytes=5000) == b"a" * 5000

@@ -1,0 +1,207 @@
+"""Landing on S3, large files in bounded memory, and compressions, through real executors."""
+
+from __future__ import annotations
+
+import lzma
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+import pytest
+import structlog
+from moto.server import ThreadedMotoServer
+
+from lepton_etl.days import Days
+from lepton_etl.errors import ConfigurationError
+from lepton_etl.lake.store import Lake
+from lepton_etl.lake.tables import FILE, JOB, READING, REJECT
+from lepton_etl.settings import Settings
+from lepton_etl.telemetry.codec import zstd
+from pipelines import bronze
+from pipelines.stage import StageContext
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+SNAPSHOT = (
+    "Timestamp: 2025-06-03 00:{minute:02d}:02 UTC\nSys Power | {watts} Watts | ok\nHost Power | 0x00 | ok\n"
+)
+TEXT = "".join(SNAPSHOT.format(minute=minute, watts=200 + minute) for minute in range(3)).encode()
+SACCT = (
+    b"JobIDRaw|Account|State|Submit|Start|End\n"
+    b"7|physics|COMPLETED|2025-06-03T00:00:00|2025-06-03T00:01:00|2025-06-03T01:00:00\n"
+)
+
+
+def site(tmp_path: Path, path: str, **source: object) -> Settings:
+    return Settings.model_validate(
+        {
+            "site": {"site_id": "s1"},
+            "lake": {"root": tmp_path / "lake"},
+            "fleet": {"inventory": tmp_path / "inventory.csv"},
+            "sources": [
+                {
+                    "name": "bmc", "format": "ipmitool", "path": path,
+                    "node_id_from_path": r"(?P<node_id>[^/]+)-\d{4}-\d\d-\d\d\.txt", **source,
+                }
+            ],
+        }
+    )  # fmt: skip
+
+
+def load(lake: Lake, settings: Settings) -> dict[str, dict[str, object]]:
+    """Run bronze; the rows of bronze/file by file name."""
+    day = Days(date(2025, 6, 3), date(2025, 6, 3))
+    bronze.run(StageContext(lake, settings, day, "test-run", structlog.get_logger()))
+    return {str(row["path"]).rpartition("/")[2]: row for row in lake.rows(FILE).to_pylist()}
+
+
+@pytest.fixture(scope="module")
+def bucket(spark: SparkSession) -> Iterator[str]:
+    """A bucket of a real S3 API server on loopback that knows one key; the session's s3a options name both."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    options = {
+        "fs.s3a.endpoint": endpoint,
+        "fs.s3a.endpoint.region": "eu-central-1",
+        "fs.s3a.bucket.fleet.access.key": "key-of-the-fleet",
+        "fs.s3a.bucket.fleet.secret.key": "secret",
+    }
+    client = boto3.client(
+        "s3", endpoint_url=endpoint, region_name="eu-central-1", aws_access_key_id="key-of-the-fleet",
+        aws_secret_access_key="secret",
+    )  # fmt: skip
+    client.create_bucket(Bucket="fleet", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    client.put_object(Bucket="fleet", Key="ipmi/a/n1-2025-06-03.txt", Body=TEXT)
+    client.put_object(Bucket="fleet", Key="ipmi/b/n2-2025-06-03.txt.zst", Body=zstd.compress(TEXT))
+    client.put_object(Bucket="fleet", Key="ipmi/b/notes.md", Body=b"not asked for")
+    hadoop = spark.sparkContext._jsc.hadoopConfiguration()
+    for key, value in options.items():
+        hadoop.set(key, value)
+    yield "fleet"
+    for key in options:
+        hadoop.unset(key)
+    server.stop()
+
+
+@pytest.mark.spark
+def test_objects_of_a_bucket_are_loaded_once_with_the_credentials_of_s3a(
+    lake: Lake, bucket: str, tmp_path: Path
+) -> None:
+    settings = site(tmp_path, f"s3://{bucket}/ipmi/**/*.txt*")
+    files = load(lake, settings)
+    assert {
+        name: (row["state"], row["node_id"], row["readings"], row["ignored"]) for name, row in files.items()
+    } == {
+        "n1-2025-06-03.txt": ("loaded", "n1", 3, 3),
+        "n2-2025-06-03.txt.zst": ("loaded", "n2", 3, 3),
+    }
+    readings = lake.read(READING).toPandas()
+    assert sorted(readings["value"]) == [200, 200, 201, 201, 202, 202]
+    versions = [lake.version(table) for table in (FILE, READING, REJECT)]
+    load(lake, settings)
+    assert [lake.version(table) for table in (FILE, READING, REJECT)] == versions
+
+
+@pytest.mark.spark
+def test_a_bucket_that_is_not_there_is_named_with_its_key(lake: Lake, bucket: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"sources\.bmc\.path = 's3://elsewhere/"):
+        load(lake, site(tmp_path, "s3://elsewhere/ipmi/*.txt"))
+    assert bucket == "fleet"
+
+
+@pytest.mark.spark
+def test_every_compression_and_a_large_file_in_blocks(lake: Lake, tmp_path: Path) -> None:
+    landing = tmp_path / "landing"
+    landing.mkdir()
+    day = "".join(
+        f"Timestamp: 2025-06-03 {second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d} UTC\n"
+        + f"Sys Power | {second % 400} Watts | ok\n" + "Host Power | 0x00 | ok\n" * 11
+        for second in range(86_400)
+    )  # fmt: skip
+    (landing / "big-2025-06-03.txt.xz").write_bytes(lzma.compress(day.encode(), preset=0))
+    (landing / "cut-2025-06-03.txt.zst").write_bytes(zstd.compress(TEXT)[:-5])
+    (landing / "n1-2025-06-03.txt.zst").write_bytes(zstd.compress(TEXT))
+    files = load(lake, site(tmp_path, f"{landing}/*.txt*"))
+    big = files["big-2025-06-03.txt.xz"]
+    assert len(day) > 24 << 20  # More than one block.
+    assert (big["state"], big["readings"], big["ignored"]) == ("loaded", 86_400, 11 * 86_400)
+    assert big["last_reading_time"] == datetime(2025, 6, 3, 23, 59, 59, tzinfo=UTC)
+    cut = files["cut-2025-06-03.txt.zst"]
+    assert (cut["state"], cut["reason"], cut["rejects"], cut["readings"]) == (
+        "discarded",
+        "truncated_zstd",
+        1,
+        0,
+    )
+    assert files["n1-2025-06-03.txt.zst"]["readings"] == 3
+    found = lake.read(READING).where("node_id = 'big'")
+    last = found.orderBy("source_position", ascending=False).first()
+    assert last is not None
+    assert (last["source_position"], last["value"]) == (86_399 * 13 + 2, 86_399 % 400)
+
+
+@pytest.mark.spark
+def test_a_large_file_that_ends_badly_leaves_its_reject_and_nothing_else(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan saw it whole; when it is decoded, it is another file: what was staged of it is dropped."""
+    landing = tmp_path / "landing"
+    landing.mkdir()
+    text = (SNAPSHOT.format(minute=1, watts=5) + "Host Power | 0x00 | ok\n" * 1000) * 1500
+    file = landing / "n1-2025-06-03.txt"
+    file.write_text(text)
+    assert len(text) > 24 << 20
+
+    def plan_then_rewrite(*given: object) -> int:
+        batch = original(*given)
+        file.write_text(text[:-2000].replace("Watts", "watts") + "x" * 2000)
+        return batch
+
+    original = bronze._plan
+    monkeypatch.setattr(bronze, "_plan", plan_then_rewrite)
+    row = load(lake, site(tmp_path, f"{landing}/*.txt"))[file.name]
+    assert (row["state"], row["reason"], row["readings"], row["rejects"]) == (
+        "discarded",
+        "changed_while_read",
+        0,
+        1,
+    )
+    assert lake.read(READING).count() == 0
+    assert not list((lake.root / READING.name).glob("**/*.parquet"))
+
+
+@pytest.mark.spark
+def test_what_was_appended_since_the_listing_is_left_to_the_next_run(lake: Lake, tmp_path: Path) -> None:
+    """A growing file: read to the size it was listed with; with its new size it is another file of the next run."""
+    landing = tmp_path / "landing"
+    landing.mkdir()
+    file = landing / "n1-2025-06-03.txt"
+    file.write_bytes(TEXT)
+    settings = site(tmp_path, f"{landing}/*.txt")
+    first = load(lake, settings)[file.name]
+    with file.open("ab") as more:
+        more.write(SNAPSHOT.format(minute=9, watts=900).encode())
+    load(lake, settings)
+    rows = lake.rows(FILE).to_pylist()
+    assert sorted(row["readings"] for row in rows) == [3, 4]
+    assert first["size_bytes"] == len(TEXT)
+
+
+@pytest.mark.spark
+def test_job_accounting_stands_in_its_own_table(lake: Lake, tmp_path: Path) -> None:
+    landing = tmp_path / "landing"
+    landing.mkdir()
+    (landing / "sacct.txt").write_bytes(SACCT)
+    row = load(lake, site(tmp_path, f"{landing}/*.txt", format="slurm", timezone="Europe/Berlin"))[
+        "sacct.txt"
+    ]
+    assert (row["records"], row["jobs"], row["readings"]) == (1, 1, 0)
+    job = lake.read(JOB).first()
+    assert job is not None
+    assert (job["job_id"], job["account"], job["job_state"]) == ("7", "physics", "COMPLETED")
+    assert job["end_time"] - job["start_time"] == timedelta(minutes=59)
