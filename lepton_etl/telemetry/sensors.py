@@ -66,7 +66,9 @@ def column_pattern(pattern: str) -> str:
 
 Pattern = Annotated[str, AfterValidator(python_pattern)]
 ColumnPattern = Annotated[str, AfterValidator(column_pattern)]
-Strings = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
+Strings = Annotated[
+    tuple[str, ...], BeforeValidator(as_tuple, json_schema_input_type=str | tuple[str, ...])
+]
 
 
 class SensorRule(BaseModel):
@@ -277,4 +279,4 @@ def rules_or_file(value: Any) -> Any:
     return load_rules(Path(value)) if isinstance(value, str | Path) else value
 
 
-Rules = Annotated[RuleTable, BeforeValidator(rules_or_file)]
+Rules = Annotated[RuleTable, BeforeValidator(rules_or_file, json_schema_input_type=str | RuleTable)]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -117,3 +120,27 @@ def test_the_digest_holds_no_password_and_changes_with_a_setting(tmp_path: Path)
 )
 def test_every_shipped_settings_file_loads(file: Path) -> None:
     assert load(file).sources
+
+
+def test_the_committed_schema_is_the_settings_own() -> None:
+    spec = importlib.util.spec_from_file_location("settings_schema", PROJECT / "scripts" / "settings_schema.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    committed = (PROJECT / "conf" / "settings.schema.json").read_text(encoding="utf-8")
+    assert committed == script.schema(), "run scripts/settings_schema.py"
+
+
+@pytest.mark.parametrize(
+    "file",
+    sorted([*PROJECT.glob("conf/*.yaml"), *PROJECT.glob("conf/examples/*.yaml")]),
+    ids=lambda file: file.name,
+)
+def test_shipped_settings_fit_the_schema(file: Path) -> None:
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    schema = json.loads((PROJECT / "conf" / "settings.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(content, schema)
+    content["sources"][0]["foramt"] = "ipmitool"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(content, schema)
