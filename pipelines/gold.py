@@ -37,14 +37,20 @@ _CLUSTER_DAY: Final = ("date", "site_id", "cluster_id")
 def run(context: StageContext) -> StageResult:
     """Make the four gold tables of the context's days, each from silver and the ones before it."""
     rows_in = context.lake.read(INTERVAL, context.days).count()
-    written = tuple(table(context) for table in (node_hour, site_hour, cluster_hour, cluster_day))
+    intensity = _intensity(context)
+    written = (
+        node_hour(context),
+        site_hour(context, intensity),
+        cluster_hour(context, intensity),
+        cluster_day(context),
+    )
     return StageResult(rows_in, sum(one.rows for one in written), written)
 
 
 def node_hour(context: StageContext) -> Written:
     """Inventory and intervals -> energy and coverage of every node-hour."""
     lake, days, energy = context.lake, context.days, context.settings.energy
-    rows = lake.read(NODE).transform(
+    rows = lake.read_few(NODE).transform(
         node_hours(
             lake.read(INTERVAL, days),
             days,
@@ -55,58 +61,61 @@ def node_hour(context: StageContext) -> Written:
     return lake.replace(NODE_HOUR, days, rows)
 
 
-def site_hour(context: StageContext) -> Written:
+def site_hour(context: StageContext, intensity: DataFrame) -> Written:
     """Node hours, facility meters, grid and weather -> energy and PUE of every site-hour."""
     lake, days, limit = context.lake, context.days, context.settings.energy.coverage_min_ratio
-    meters = lake.read(METER).transform(meter_hours(lake.read(FACILITY_INTERVAL, days), days, limit))
-    weather = lake.read(WEATHER_HOUR, days).drop("date")
+    meters = lake.read_few(METER).transform(meter_hours(lake.read(FACILITY_INTERVAL, days), days, limit))
+    nodes = lake.read(NODE_HOUR, days).transform(sum_nodes(_SITE_HOUR, limit))
     rows = (
-        lake.read(NODE_HOUR, days)
-        .transform(sum_nodes(_SITE_HOUR, limit))
-        .transform(with_pue(meters.transform(sum_meters), context.settings.facility.pue_assumed))
-        .transform(with_intensity(_intensity(context)))
-        .join(weather, ["site_id", "hour_start"], how="left")
+        lake.local(nodes)
+        .transform(with_pue(lake.local(meters.transform(sum_meters)), context.settings.facility.pue_assumed))
+        .transform(with_intensity(intensity))
+        .join(lake.read_few(WEATHER_HOUR, days).drop("date"), ["site_id", "hour_start"], how="left")
         .transform(conform(SITE_HOUR))
     )
-    return lake.replace(SITE_HOUR, days, rows)
+    return lake.replace_few(SITE_HOUR, days, rows)
 
 
-def cluster_hour(context: StageContext) -> Written:
+def cluster_hour(context: StageContext, intensity: DataFrame) -> Written:
     """Node hours, site hours, intervals and grid -> efficiency and carbon of every cluster-hour."""
     lake, days, limit = context.lake, context.days, context.settings.energy.coverage_min_ratio
-    intervals, site_hours = lake.read(INTERVAL, days), lake.read(SITE_HOUR, days)
-    rows = (
+    intervals, site_hours = lake.read(INTERVAL, days), lake.read_few(SITE_HOUR, days)
+    nodes = (
         lake.read(NODE_HOUR, days)
         .transform(sum_nodes(_CLUSTER_HOUR, limit))
         .transform(with_peak_power(intervals))
         .transform(with_inlet_p99(intervals, "hour_start"))
+    )
+    rows = (
+        lake.local(nodes)
         .transform(with_shared_it(site_hours))
         .transform(with_overhead(site_hours))
-        .transform(with_location_emissions(_intensity(context)))
+        .transform(with_location_emissions(intensity))
         .withColumn("status", F.lit("provisional"))
         .transform(conform(CLUSTER_HOUR))
     )
-    return lake.replace(CLUSTER_HOUR, days, rows)
+    return lake.replace_few(CLUSTER_HOUR, days, rows)
 
 
 def cluster_day(context: StageContext) -> Written:
     """Node hours, cluster hours and intervals -> the day of every cluster."""
     lake, days, limit = context.lake, context.days, context.settings.energy.coverage_min_ratio
-    hours = lake.read(CLUSTER_HOUR, days)
+    hours = lake.read_few(CLUSTER_HOUR, days)
+    nodes = lake.read(NODE_HOUR, days).transform(sum_nodes(_CLUSTER_DAY, limit))
     rows = (
-        lake.read(NODE_HOUR, days)
-        .transform(sum_nodes(_CLUSTER_DAY, limit))
+        lake.local(nodes)
         .transform(with_facility_days(hours.transform(facility_days(limit))))
         .transform(with_inlet_p99(lake.read(INTERVAL, days), "date"))
         .transform(with_emission_days(hours.transform(emission_days(limit))))
         .withColumn("status", F.lit("provisional"))
         .transform(conform(CLUSTER_DAY))
     )
-    return lake.replace(CLUSTER_DAY, days, rows)
+    return lake.replace_few(CLUSTER_DAY, days, rows)
 
 
 def _intensity(context: StageContext) -> DataFrame:
     """Direct average intensity of the site's zone by the hour; no rows where no grid is set."""
     grid = context.settings.grid
     zone, flow = (grid.zone, grid.flow) if grid else (None, "consumption")
-    return context.lake.read(GRID_HOUR, context.days).transform(hourly_intensity(zone, flow))
+    hours = context.lake.read_few(GRID_HOUR, context.days).transform(hourly_intensity(zone, flow))
+    return context.lake.local(hours)

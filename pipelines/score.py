@@ -26,7 +26,9 @@ def run(context: StageContext) -> StageResult:
     mlflow = context.settings.mlflow
     registry = Registry(mlflow.tracking_uri, mlflow.artifact_location, mlflow.experiment)
     hours = (
-        lake.read(INTERVAL, context.days).transform(device_hours(settings.device, lake.read(NODE))).persist()
+        lake.read(INTERVAL, context.days)
+        .transform(device_hours(settings.device, lake.read_few(NODE)))
+        .persist()
     )
     try:
         rows_in = hours.count()

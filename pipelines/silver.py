@@ -43,8 +43,8 @@ def run(context: StageContext) -> StageResult:
     meters = _meters(context)
     rows_in = context.lake.read(READING, context.days).count()
     written = (
-        context.lake.overwrite(NODE, context.lake.spark.createDataFrame(nodes)),
-        context.lake.overwrite(METER, context.lake.spark.createDataFrame(meters)),
+        context.lake.overwrite(NODE, nodes),
+        context.lake.overwrite(METER, meters),
         interval(context, nodes),
         facility_interval(context, meters),
         grid_hour(context),
@@ -93,7 +93,7 @@ def grid_hour(context: StageContext) -> Written:
         rows = readings.where(F.col("quantity").isin(*GRID_QUANTITIES)).transform(
             grid_hours(grid.intensity_basis, grid.signal, grid.flow)
         )
-    return context.lake.replace(GRID_HOUR, context.days, rows, allow_empty=True)
+    return context.lake.replace_few(GRID_HOUR, context.days, rows, allow_empty=True)
 
 
 def weather_hour(context: StageContext) -> Written:
@@ -103,7 +103,7 @@ def weather_hour(context: StageContext) -> Written:
         .transform(of_quantities(WEATHER_QUANTITIES, context.settings.site.site_id))
         .transform(weather_hours)
     )
-    return context.lake.replace(WEATHER_HOUR, context.days, rows, allow_empty=True)
+    return context.lake.replace_few(WEATHER_HOUR, context.days, rows, allow_empty=True)
 
 
 def _readings(context: StageContext) -> DataFrame:

@@ -63,7 +63,7 @@ def training_hours(lake: Lake, days: Days, settings: ModelSettings) -> pd.DataFr
         first = days.end - timedelta(days=settings.train_days - 1)
         intervals = intervals.where(F.col("date") >= F.lit(first))
     rows = (
-        intervals.transform(device_hours(settings.device, lake.read(NODE)))
+        intervals.transform(device_hours(settings.device, lake.read_few(NODE)))
         .transform(covered(settings.coverage_min_ratio))
         .transform(capped(settings.max_rows))
     )

@@ -35,6 +35,8 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
             # Tests move kilobytes; the rest of the machine is for MLflow and Great Expectations.
             "spark.driver.memory": "1g",
             "spark.sql.shuffle.partitions": "2",
+            # Planning anew after every stage costs more than these frames; the night of test-slow has it on.
+            "spark.sql.adaptive.enabled": "false",
             # C1 alone: these frames are gone before the optimising compiler has paid for itself.
             "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Duser.timezone=UTC "
             f"-Dfile.encoding=UTF-8 -Dlog4j2.configurationFile={PROJECT / 'conf' / 'log4j2.properties'}",

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
-from delta.tables import DeltaTable
 from deltalake import CommitProperties, write_deltalake
 from deltalake import DeltaTable as DeltaLog
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -22,15 +21,11 @@ from pyspark.storagelevel import StorageLevel
 
 from lepton_etl.days import Days
 from lepton_etl.errors import LakeError
-from lepton_etl.lake.schema import arrow_schema, constraints, spark_schema
+from lepton_etl.lake import few
+from lepton_etl.lake.creation import create_table
+from lepton_etl.lake.fingerprint import Fingerprint, fingerprint
+from lepton_etl.lake.schema import arrow_schema, spark_schema
 from lepton_etl.lake.tables import FILE, READING, REJECT, Table
-
-# Bronze is a log: its rows are never changed, and a reader of a delta-rs or DuckDB sees the promise.
-_APPEND_ONLY: Final = {"delta.appendOnly": "true"}
-_PROPERTIES: Final = {
-    # A long history of small nightly commits: a checkpoint every 10 keeps the log short to replay.
-    "delta.checkpointInterval": "10",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +73,8 @@ class Lake:
 
         A table of an older release gets its new columns at the next write (`mergeSchema`).
         """
-        if self.exists(table):
-            return
-        builder = DeltaTable.createIfNotExists(self.spark).location(self.path(table)).comment(table.grain)
-        for column in spark_schema(table):
-            builder = builder.addColumn(
-                column.name, column.dataType, nullable=column.nullable, comment=column.metadata["comment"]
-            )
-        if table.partition:
-            builder = builder.partitionedBy(table.partition)
-        properties = _PROPERTIES | (_APPEND_ONLY if table.append_only else {})
-        # Readers filter by key and time; statistics of every figure would cost more code than the rows themselves.
-        properties |= {"delta.dataSkippingStatsColumns": ",".join(table.indexed)}
-        properties |= {f"delta.constraints.{name}": check for name, check in constraints(table).items()}
-        for name, value in properties.items():
-            builder = builder.property(name, value)
-        builder.execute()
+        if not self.exists(table):
+            create_table(self.root / table.name, table)
 
     def read(self, table: Table, days: Days | None = None) -> DataFrame:
         """The rows, of these UTC days where given; a missing table is created and reads as empty."""
@@ -103,6 +84,21 @@ class Lake:
         self.inputs[table.name] = version
         rows = self.spark.read.format("delta").load(self.path(table))
         return rows if days is None else rows.where(_within(table, days))
+
+    def read_few(self, table: Table, days: Days | None = None) -> DataFrame:
+        """`read` for a table of few rows: held by the driver, so that joins with it are planned as such."""
+        self.ensure(table)
+        log = self.log(table)
+        self.inputs[table.name] = log.version()
+        return self.spark.createDataFrame(few.present(table, log, days), spark_schema(table))
+
+    def local(self, rows: DataFrame) -> DataFrame:
+        """A result of few rows, computed now and held by the driver.
+
+        What is joined to it is then planned on its own and not once more with everything before it: planning a
+        plan of 30 operators takes longer than running it.
+        """
+        return self.spark.createDataFrame(rows.toArrow(), rows.schema)
 
     def replace(self, table: Table, days: Days, rows: DataFrame, *, allow_empty: bool = False) -> Written:
         """Replace exactly these UTC days by `rows`; equal rows make no commit.
@@ -115,11 +111,17 @@ class Lake:
         self.ensure(table)
         fresh = self._conform(table, rows)
         made = {str(part["date"]) for part in self.log(table).partitions()}
-        if not allow_empty and not any(day.isoformat() in made for day in days):
+        is_new = not any(day.isoformat() in made for day in days)
+        if is_new and not allow_empty:
             # The usual night: its day is new. There is nothing to compare with, and planning once is half the cost.
             return self._write_days(table, days, fresh)
         fresh = fresh.persist(StorageLevel.MEMORY_AND_DISK)
         try:
+            if is_new:
+                count = fresh.count()
+                if count == 0:
+                    return Written(table.name, 0, self._version(table), changed=False)
+                return self._write_days(table, days, fresh, rows=count)
             content, present = fingerprint(fresh), self._present(table, days)
             if content == present:
                 return Written(table.name, content.rows, self._version(table), changed=False)
@@ -129,20 +131,31 @@ class Lake:
         finally:
             fresh.unpersist()
 
-    def overwrite(self, table: Table, rows: DataFrame) -> Written:
+    def replace_few(self, table: Table, days: Days, rows: DataFrame, *, allow_empty: bool = False) -> Written:
+        """`replace` for a table of few rows a day (sites, clusters): without a Spark job to compare and to write."""
+        self.ensure(table)
+        fresh = few.checked(table, rows.toArrow())
+        outside = [day for day in fresh["date"].unique().to_pylist() if day not in days]
+        if outside:
+            raise LakeError(f"rows of {outside[0]} do not belong to {days}", where=table.name)
+        if fresh.num_rows == 0 and not allow_empty:
+            raise _empty(table, days)
+        return self._write_few(table, fresh, days)
+
+    def overwrite(self, table: Table, rows: DataFrame | pa.Table) -> Written:
         """Replace a table without days (inventory, meters); equal rows make no commit."""
         self.ensure(table)
-        fresh = self._conform(table, rows).coalesce(1).persist(StorageLevel.MEMORY_AND_DISK)
-        try:
-            content = fingerprint(fresh)
-            present = self.spark.read.format("delta").load(self.path(table))
-            if content == fingerprint(self._conform(table, present)):
-                return Written(table.name, content.rows, self._version(table), changed=False)
-            writer = fresh.write.format("delta").mode("overwrite").option("mergeSchema", "true")
-            writer.option("userMetadata", json.dumps(self.metadata, sort_keys=True)).save(self.path(table))
-        finally:
-            fresh.unpersist()
-        return Written(table.name, content.rows, self._version(table), changed=True)
+        arrow = rows if isinstance(rows, pa.Table) else rows.toArrow()
+        return self._write_few(table, few.checked(table, arrow), None)
+
+    def _write_few(self, table: Table, fresh: pa.Table, days: Days | None) -> Written:
+        log = self.log(table)
+        changed = not fresh.equals(few.present(table, log, days))
+        if changed:
+            where = None if days is None else _predicate(days)
+            path = self.root / table.name
+            few.write(table, log, fresh, where=where, path=path, metadata=self.metadata)
+        return Written(table.name, fresh.num_rows, self._version(table), changed)
 
     def rows(self, table: Table, columns: Sequence[str] | None = None) -> pa.Table:
         """A small table (run record, file manifest) as Arrow, without the JVM; empty where it does not exist."""
@@ -209,32 +222,6 @@ class Lake:
                 for c in schema
             )
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
-    """What a set of rows is, whatever their order: how many, and two sums of their 64-bit hashes."""
-
-    rows: int
-    hash_sum: int
-    hash_xor: int
-
-
-def fingerprint(rows: DataFrame) -> Fingerprint:
-    """The fingerprint of a frame in one pass.
-
-    Spark's xxhash64 skips nulls, so (null, 1) and (1, null) would hash alike; each column is hashed first, where a null
-    gives the seed, and then all the hashes in their order.
-    """
-    row_hash = F.xxhash64(F.array(*(F.xxhash64(F.col(name)) for name in rows.columns)))
-    found = rows.select(row_hash.alias("h")).agg(
-        F.count(F.lit(1)).alias("rows"),
-        F.coalesce(F.sum(F.col("h").cast("decimal(38,0)")), F.lit(0)).alias("hash_sum"),
-        F.coalesce(F.bit_xor(F.col("h")), F.lit(0)).alias("hash_xor"),
-    )
-    row = found.first()
-    assert row is not None
-    return Fingerprint(int(row["rows"]), int(row["hash_sum"]), int(row["hash_xor"]))
 
 
 def _empty(table: Table, days: Days) -> LakeError:

@@ -11,8 +11,9 @@ from pyspark.sql import functions as F
 
 from lepton_etl.days import Days
 from lepton_etl.errors import LakeError
+from lepton_etl.lake.fingerprint import fingerprint
 from lepton_etl.lake.schema import spark_schema
-from lepton_etl.lake.store import Lake, fingerprint
+from lepton_etl.lake.store import Lake
 from lepton_etl.lake.tables import CLUSTER_DAY, GRID_HOUR, NODE, RUN, TABLES, Table
 
 DAY = date(2025, 6, 3)
@@ -53,6 +54,49 @@ def test_an_empty_frame_does_not_delete_a_day(spark: SparkSession, lake: Lake) -
     with pytest.raises(LakeError, match="refusing to replace the rows of 2025-06-03 by nothing"):
         lake.replace(GRID_HOUR, Days.of(DAY), grid_rows(spark).limit(0))
     assert lake.read(GRID_HOUR).count() == 24
+
+
+def test_few_rows_are_replaced_as_many_are(spark: SparkSession, lake: Lake) -> None:
+    both = Days(DAY, DAY + timedelta(days=1))
+    first = lake.replace_few(GRID_HOUR, both, grid_rows(spark, days=2))
+    again = lake.replace_few(GRID_HOUR, both, grid_rows(spark, days=2).orderBy(F.desc("hour_start")))
+    other = lake.replace_few(GRID_HOUR, Days.of(DAY), grid_rows(spark, 300.0))
+    assert (first.rows, first.changed) == (48, True)
+    assert (again.version, again.changed) == (first.version, False)
+    assert (other.rows, other.version, other.changed) == (24, first.version + 1, True)
+    # Spark and delta-rs read the same.
+    intensity = "carbon_intensity_gco2e_per_kwh"
+    for rows in (lake.read(GRID_HOUR), lake.read_few(GRID_HOUR)):
+        found = {(r["date"], r[intensity]) for r in rows.select("date", intensity).collect()}
+        assert found == {(DAY, 300.0), (DAY + timedelta(days=1), 200.0)}
+    # What Spark writes is what is compared with, and the other way round.
+    assert not lake.replace(GRID_HOUR, Days.of(DAY), grid_rows(spark, 300.0)).changed
+
+
+def test_few_rows_are_refused_where_many_are(spark: SparkSession, lake: Lake) -> None:
+    day = Days.of(DAY)
+    with pytest.raises(LakeError, match="refusing to replace the rows of 2025-06-03 by nothing"):
+        lake.replace_few(GRID_HOUR, day, grid_rows(spark).limit(0))
+    with pytest.raises(LakeError, match="rows of 2025-06-04 do not belong to 2025-06-03"):
+        lake.replace_few(GRID_HOUR, day, grid_rows(spark, days=2))
+    with pytest.raises(LakeError, match="required columns missing: zone_id"):
+        lake.replace_few(GRID_HOUR, day, grid_rows(spark).drop("zone_id"))
+    with pytest.raises(LakeError, match="null in required columns: zone_id"):
+        lake.replace_few(GRID_HOUR, day, grid_rows(spark).withColumn("zone_id", F.lit(None).cast("string")))
+    with pytest.raises(LakeError, match=r"outside the bounds .*: flow"):
+        lake.replace_few(GRID_HOUR, day, grid_rows(spark).withColumn("flow", F.lit("other")))
+    for bad in (float("nan"), float("inf"), -1.0, 2001.0):
+        with pytest.raises(LakeError, match=r"outside the bounds .*: carbon_intensity_gco2e_per_kwh"):
+            lake.replace_few(GRID_HOUR, day, grid_rows(spark, bad))
+    assert lake.version(GRID_HOUR) == 0
+    lake.replace_few(GRID_HOUR, day, grid_rows(spark))
+    gone = lake.replace_few(GRID_HOUR, day, grid_rows(spark).limit(0), allow_empty=True)
+    assert (gone.rows, gone.changed, lake.read(GRID_HOUR).count()) == (0, True, 0)
+
+
+def test_a_new_day_without_rows_makes_no_commit(spark: SparkSession, lake: Lake) -> None:
+    written = lake.replace(GRID_HOUR, Days.of(DAY), grid_rows(spark).limit(0), allow_empty=True)
+    assert (written.rows, written.version, written.changed) == (0, 0, False)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0, 2001.0])

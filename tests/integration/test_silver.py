@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 import yaml
+from pyspark.sql import SparkSession
 
 from lepton_etl.days import Days
 from lepton_etl.lake.schema import spark_schema
@@ -22,6 +23,7 @@ from lepton_etl.lake.tables import (
     NODE,
     READING,
     WEATHER_HOUR,
+    Table,
 )
 from lepton_etl.settings import load
 from pipelines import silver
@@ -102,8 +104,11 @@ def _readings() -> list[dict[str, Any]]:
     return rows
 
 
-@pytest.fixture
-def context(lake: Lake, tmp_path: Path) -> StageContext:
+@pytest.fixture(scope="module")
+def context(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> StageContext:
+    """A lake with bronze of three days, and the settings of its site."""
+    tmp_path = tmp_path_factory.mktemp("silver")
+    lake = Lake(spark, tmp_path / "lake")
     (tmp_path / "inventory.csv").write_text(INVENTORY)
     (tmp_path / "meters.csv").write_text(METERS)
     (tmp_path / "landing").mkdir()
@@ -131,16 +136,19 @@ def context(lake: Lake, tmp_path: Path) -> StageContext:
     return StageContext(lake, load(tmp_path / "config.yaml"), Days.of(DAY), "run", structlog.get_logger())
 
 
-def _rows(context: StageContext, table: Any, where: str = "true") -> list[Any]:
-    return context.lake.read(table).where(where).collect()
-
-
-def _run_twice(context: StageContext) -> tuple[StageResult, StageResult]:
+@pytest.fixture(scope="module")
+def ran(context: StageContext) -> tuple[StageResult, StageResult]:
+    """Silver of the day, and once more."""
     return silver.run(context), silver.run(context)
 
 
-def test_silver_of_one_day(context: StageContext) -> None:
-    first, second = _run_twice(context)
+def _rows(context: StageContext, table: Table, where: str = "true") -> list[Any]:
+    """The rows of the day."""
+    return context.lake.read(table, Days.of(DAY)).where(where).collect()
+
+
+def test_silver_of_one_day(context: StageContext, ran: tuple[StageResult, StageResult]) -> None:
+    first, second = ran
 
     assert {w.table for w in first.written if w.changed} == {
         t.name for t in (NODE, METER, INTERVAL, FACILITY_INTERVAL, GRID_HOUR, WEATHER_HOUR)
@@ -184,9 +192,8 @@ def test_silver_of_one_day(context: StageContext) -> None:
     assert n2[0].power_max_w == won
 
 
+@pytest.mark.usefixtures("ran")
 def test_meters_grid_and_weather(context: StageContext) -> None:
-    silver.run(context)
-
     meter = _rows(context, FACILITY_INTERVAL)
     assert {(r.meter_id, r.point, r.energy_source) for r in meter} == {("main", "utility", "meter")}
     assert len(meter) == 288, "hours labelled at their end fill exactly the day"
@@ -207,14 +214,15 @@ def test_meters_grid_and_weather(context: StageContext) -> None:
     assert [(r.outdoor_dry_bulb_temp_c, r.outdoor_wet_bulb_temp_c) for r in weather] == [(20.5, None)] * 24
 
 
+@pytest.mark.usefixtures("ran")
 def test_a_range_gives_the_days_that_single_nights_give(context: StageContext) -> None:
     """Three single nights, then the same days as one long range: nothing is left to commit."""
-    days = [DAY + timedelta(days=offset) for offset in (-1, 0, 1)]
-    for day in days:
-        silver.run(StageContext(context.lake, context.settings, Days.of(day), "run", context.log))
-    total = sum(r.energy_kwh for r in _rows(context, INTERVAL, "node_id = 'n1' AND device_id = 'node'"))
-    assert total == pytest.approx(100 * (24 * 60 + 20) / 60 / 1000, rel=1e-12)
+    one_day = timedelta(days=1)
+    for day in (DAY - one_day, DAY + one_day):
+        silver.run(replace(context, days=Days.of(day)))
+    rows = context.lake.read(INTERVAL).where("node_id = 'n1' AND device_id = 'node'").collect()
+    assert {r.date for r in rows} == {DAY - one_day, DAY, DAY + one_day}
+    assert sum(r.energy_kwh for r in rows) == pytest.approx(100 * (24 * 60 + 20) / 60 / 1000, rel=1e-12)
 
-    long = Days(days[0] - timedelta(days=20), days[-1] + timedelta(days=20))
-    again = silver.run(StageContext(context.lake, context.settings, long, "run", context.log))
+    again = silver.run(replace(context, days=Days(DAY - 21 * one_day, DAY + 21 * one_day)))
     assert not [w.table for w in again.written if w.changed]

@@ -1,0 +1,83 @@
+"""The first commit of a Delta table: schema with comments, constraints, partition, properties; no rows.
+
+Written straight into the log: through Spark each of a lake's tables costs half a second, and delta-rs refuses
+constraints at creation.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from pathlib import Path
+from typing import Any, Final
+
+from lepton_etl.lake.schema import constraints, spark_schema
+from lepton_etl.lake.tables import Table
+
+# The oldest protocol that knows constraints and append-only tables: every Delta reader and writer takes it.
+_PROTOCOL: Final = {"minReaderVersion": 1, "minWriterVersion": 3}
+_PROPERTIES: Final = {
+    # A long history of small nightly commits: a checkpoint every 10 keeps the log short to replay.
+    "delta.checkpointInterval": "10",
+    # delta-rs and DuckDB must be able to read and write every table.
+    "delta.enableDeletionVectors": "false",
+}
+# Bronze is a log: its rows are never changed, and a reader of a delta-rs or DuckDB sees the promise.
+_APPEND_ONLY: Final = {"delta.appendOnly": "true"}
+
+
+def create_table(path: Path, table: Table) -> None:
+    """Make the empty table at `path`; one that another process made meanwhile stays as it is.
+
+    Source: Delta Transaction Log Protocol, sections "Actions" and "Delta Log Entries".
+    """
+    now_ms = int(time.time() * 1000)
+    columns = [table.partition] if table.partition else []
+    configuration = configuration_of(table)
+    actions: list[dict[str, Any]] = [
+        {
+            "commitInfo": {
+                "timestamp": now_ms,
+                "operation": "CREATE TABLE",
+                "operationParameters": {
+                    "description": table.grain,
+                    "partitionBy": json.dumps(columns),
+                    "properties": json.dumps(configuration),
+                },
+            }
+        },
+        {"protocol": _PROTOCOL},
+        {
+            "metaData": {
+                "id": str(uuid.uuid4()),
+                "description": table.grain,
+                "format": {"provider": "parquet", "options": {}},
+                "schemaString": spark_schema(table).json(),
+                "partitionColumns": columns,
+                "configuration": configuration,
+                "createdTime": now_ms,
+            }
+        },
+    ]
+    log = path / "_delta_log"
+    log.mkdir(parents=True, exist_ok=True)
+    # Whole or not at all, and never over another's: a link to an existing name fails.
+    fresh = log / f".create.{uuid.uuid4().hex}.tmp"
+    fresh.write_text("".join(f"{json.dumps(action)}\n" for action in actions), encoding="utf-8")
+    try:
+        os.link(fresh, log / f"{0:020d}.json")
+    except FileExistsError:
+        pass
+    finally:
+        fresh.unlink()
+
+
+def configuration_of(table: Table) -> dict[str, str]:
+    """The table's properties: constraints of the dictionary, statistics of the columns that readers filter by."""
+    append_only = _APPEND_ONLY if table.append_only else {}
+    # Statistics of every figure would cost more code than the rows themselves.
+    indexed = {"delta.dataSkippingStatsColumns": ",".join(table.indexed)}
+    checks = {f"delta.constraints.{name}": check for name, check in constraints(table).items()}
+    return _PROPERTIES | append_only | indexed | checks
