@@ -1,14 +1,18 @@
 """What nvidia-smi prints: CSV queries, `-q` as text and XML, dmon, also one after another in one log."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final, Literal
+
+import polars as pl
 
 from lepton_etl.telemetry.blocks import Parts, in_utf8, line_blocks
 from lepton_etl.telemetry.decoded import MAX_RAW_TEXT_CHARS, Decoded, Origin
 from lepton_etl.telemetry.nvidia_monitor import MonitorClock, monitor_cells
-from lepton_etl.telemetry.nvidia_snapshot import Cell, TextSnapshot, XmlSnapshot, board_samples
-from lepton_etl.telemetry.samples import Fault, Sample, decode_samples
+from lepton_etl.telemetry.nvidia_query import LABEL_OF, QueryRows
+from lepton_etl.telemetry.nvidia_snapshot import TextSnapshot, XmlSnapshot, board_samples
+from lepton_etl.telemetry.samples import Fault, Sample, decode_cells, sample_cells
 from lepton_etl.telemetry.specs import NvidiaSmiSpec
 
 # One line of a query may hold 200 cells, each an object for a moment.
@@ -20,11 +24,8 @@ _COMMAND: Final = re.compile(r"# \$ nvidia-smi\s+(?:-q|--query\S*|dmon|pmon)(?:=
 _HEADER_CELL: Final = re.compile(r"([A-Za-z_][\w.]*)(?: \[([^\]]*)\])?")
 _MONITOR: Final = re.compile(r"#[^#]*\bgpu\b", re.IGNORECASE)
 _DAMAGE: Final = re.compile("[\x00\ufffd]")
-_LABEL_OF: Final = {
-    "index": "index", "uuid": "uuid", "gpu_uuid": "uuid", "pci.bus_id": "bus", "gpu_bus_id": "bus",
-}  # fmt: skip
 # Fields of which one stands in the header of every useful query.
-_KNOWN: Final = frozenset(_LABEL_OF) | {"timestamp", "name", "gpu_name", "driver_version", "count"}
+_KNOWN: Final = frozenset(LABEL_OF) | {"timestamp", "name", "gpu_name", "driver_version", "count"}
 
 Mode = Literal["free", "other", "csv", "monitor"]
 
@@ -45,12 +46,16 @@ class Decoder:
         self._is_announced = False
         """Whether the banner being read names a command whose output is read."""
         self._document: TextSnapshot | XmlSnapshot | None = None
-        self._columns: list[str] = list(spec.columns)
+        self._query = QueryRows(list(spec.columns), {}) if spec.columns else None
+        self._columns: list[str] = []
+        """Of the monitor being read; so are the units."""
         self._units: dict[str, str] = {}
         self._clock = MonitorClock(origin)
         self._unstamped: set[tuple[tuple[str, str], ...]] = set()
         """Boards that a row without a stamp has told of already."""
         self._found: list[Sample | Fault] = []
+        self._frames: list[pl.DataFrame] = []
+        self._ignored: Counter[tuple[str, str]] = Counter()
         self._structure = 0
         if spec.columns:
             self._mode = "csv"
@@ -63,21 +68,36 @@ class Decoder:
             self._take(text.rstrip("\r"))
         if last:
             self._close()
+        self._end_query()
         found, structure_lines = self._found, self._structure
         self._found, self._structure = [], 0
-        return decode_samples(
-            (item for item in found if isinstance(item, Sample)),
+        rules, ignored = self._spec.sensors, self._ignored
+        self._ignored = Counter()
+        samples = (item for item in found if isinstance(item, Sample))
+        frames = [sample_cells(samples, self._origin, rules, ignored), *self._frames]
+        self._frames = []
+        return decode_cells(
+            pl.concat(frames).sort("source_position", maintain_order=True),
+            +ignored,
             self._origin,
-            self._spec.sensors,
             faults=[item for item in found if isinstance(item, Fault)],
             structure_lines=structure_lines,
         )
+
+    def _end_query(self) -> None:
+        """Bring the rows of the query so far into cells."""
+        if self._query is not None:
+            self._frames.extend(self._query.cells(self._origin, self._spec.sensors, self._ignored))
 
     def _take(self, text: str) -> None:
         if isinstance(self._document, XmlSnapshot) and not text.startswith(_XML[0]):
             self._document.feed(text)
             if self._document.is_closed or text.rstrip().endswith("</nvidia_smi_log>"):
                 self._close()
+        elif self._mode == "csv" and text[:1].isdigit() and not _DAMAGE.search(text):
+            # Most lines of a long log: neither a header nor a comment begins so.
+            if not self._row(text):
+                self._bad_line(text)
         elif _BANNER.fullmatch(text):
             self._begin("free" if self._is_announced else "other")
             self._is_announced = False
@@ -155,7 +175,10 @@ class Decoder:
             if name.partition(".")[2] not in identity
         ]
         stamp = self._clock.stamp(row.get("Date"), row.get("Time"))
-        self._board(text, values, {"index": row.get("gpu", "")}, stamp)
+        # Rows of pmon are processes, several a board.
+        of_board = stamp is None and self._columns[0] != "pmon.gpu"
+        if not of_board or self._is_of_the_path((("index", row.get("gpu", "")),), text):
+            self._found.extend(board_samples(values, {"index": row.get("gpu", "")}, stamp, self._units))
         return True
 
     def _header(self, text: str) -> bool:
@@ -169,37 +192,26 @@ class Decoder:
         if len(names) != len(cells) or not known:
             return False
         self._mode = "csv"
-        self._columns = names
-        self._units = {cell[1]: cell[2] for cell in cells if cell is not None and cell[2]}
+        self._end_query()
+        self._query = QueryRows(names, {cell[1]: cell[2] for cell in cells if cell is not None and cell[2]})
         self._structure += 1
         return True
 
     def _row(self, text: str) -> bool:
-        cells = [cell.strip() for cell in text.split(",")]
-        if len(cells) != len(self._columns):
+        query = self._query
+        if query is None or text.count(",") + 1 != len(query.columns):
             return False
-        labels: dict[str, str] = {}
-        values = []
-        stamp = None
-        for name, cell in zip(self._columns, cells, strict=True):
-            if name == "timestamp":
-                stamp = cell.replace("/", "-")
-            elif name in _LABEL_OF:
-                labels[_LABEL_OF[name]] = cell
-            elif cell:
-                values.append((self._line, name, cell))
-        self._board(text, values, labels, stamp)
+        if query.is_stamped or self._is_of_the_path(query.labels(text), text):
+            query.add(self._line, text)
         return True
 
-    def _board(self, text: str, values: list[Cell], labels: dict[str, str], stamp: str | None) -> None:
-        """One row: a board at one time. Of a loop without stamps only the first round is of the path's time."""
-        if stamp is None and self._columns[0] != "pmon.gpu":  # Rows of pmon are processes, several a board.
-            whose = tuple(sorted(labels.items()))
-            if whose in self._unstamped:
-                self._found.append(Fault(self._line, "no_time", text[:MAX_RAW_TEXT_CHARS]))
-                return
-            self._unstamped.add(whose)
-        self._found.extend(board_samples(values, labels, stamp, self._units))
+    def _is_of_the_path(self, whose: tuple[tuple[str, str], ...], text: str) -> bool:
+        """Of a loop without stamps only the first round is of the path's time; the rest is of no known one."""
+        if whose in self._unstamped:
+            self._found.append(Fault(self._line, "no_time", text[:MAX_RAW_TEXT_CHARS]))
+            return False
+        self._unstamped.add(whose)
+        return True
 
 
 def looks_like(head: bytes) -> bool:

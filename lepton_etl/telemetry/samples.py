@@ -19,7 +19,7 @@ from lepton_etl.telemetry.sensors import Mapped, RuleTable, template_names
 from lepton_etl.telemetry.stamps import EpochUnit, parse_stamps
 from lepton_etl.telemetry.units import with_value
 
-_CELLS: Final = pl.Schema(
+CELLS: Final = pl.Schema(
     {
         "source_position": pl.Int64,
         "sensor": pl.String,
@@ -94,6 +94,16 @@ def decode_samples(
     rule does not expect is a reject (unit_mismatch).
     """
     ignored: Counter[tuple[str, str]] = Counter()
+    return decode_cells(
+        sample_cells(samples, origin, rules, ignored), ignored, origin, faults=faults, structure_lines=structure_lines,
+        timezone=timezone, format=format, epoch=epoch,
+    )  # fmt: skip
+
+
+def sample_cells(
+    samples: Iterable[Sample], origin: Origin, rules: RuleTable, ignored: Counter[tuple[str, str]]
+) -> pl.DataFrame:
+    """Samples with a value as rows of CELLS; the others are counted in `ignored`."""
     rows = []
     for sample in samples:
         mapped = rules.find(sample.sensor, sample.labels)
@@ -103,7 +113,21 @@ def decode_samples(
             ignored[(sample.sensor, "no_value")] += 1
         else:
             rows.append(_row(sample, mapped, origin, rules))
-    cells = pl.DataFrame(rows, schema=_CELLS, orient="row")
+    return pl.DataFrame(rows, schema=CELLS, orient="row")
+
+
+def decode_cells(
+    cells: pl.DataFrame,
+    ignored: Mapping[tuple[str, str], int],
+    origin: Origin,
+    *,
+    faults: Iterable[Fault] = (),
+    structure_lines: int = 0,
+    timezone: str | None = None,
+    format: str | None = None,
+    epoch: EpochUnit | None = None,
+) -> Decoded:
+    """Readings and rejects of mapped cells (CELLS): stamps, values and bounds as `decode_samples` says."""
     return assemble(
         _stamped(cells, origin, timezone or origin.timezone, format, epoch),
         [_fault_frame(faults)],
@@ -112,6 +136,14 @@ def decode_samples(
         None,
         origin,
     )
+
+
+def no_value(text: pl.Expr, rules: RuleTable) -> pl.Expr:
+    """Whether texts without blanks around them say that there is no value."""
+    word = text.str.to_lowercase().is_in(rules.no_value)
+    if rules.no_value_pattern is None:
+        return word
+    return word | text.str.contains(f"^(?:{rules.no_value_pattern})$")
 
 
 def device_of(templates: tuple[str, ...], labels: Mapping[str, str]) -> str | None:
@@ -130,7 +162,7 @@ def _is_no_value(raw_value: str, rules: RuleTable) -> bool:
 
 
 def _row(sample: Sample, mapped: Mapped, origin: Origin, rules: RuleTable) -> tuple[object, ...]:
-    """One mapped sample by the columns of _CELLS."""
+    """One mapped sample by the columns of CELLS."""
     rule = rules.rules[mapped.rule]
     quantity = QUANTITIES[mapped.quantity]
     unit = sample.raw_unit or rule.unit[0]
