@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import polars as pl
 
@@ -11,7 +11,7 @@ from lepton_etl.fields import QUANTITIES
 from lepton_etl.telemetry.assemble import assemble, count_ignored, number_of, value_reason
 from lepton_etl.telemetry.blocks import by_lines
 from lepton_etl.telemetry.decoded import READING_SCHEMA, REJECT_SCHEMA, Decoded, Origin, only_reject
-from lepton_etl.telemetry.specs import ColumnReading, DelimitedSpec
+from lepton_etl.telemetry.specs import ColumnReading, DelimitedSpec, TableSpec
 from lepton_etl.telemetry.stamps import parse_stamps
 from lepton_etl.telemetry.text import Lines, damaged_line, read_lines
 from lepton_etl.telemetry.units import conversion, with_value
@@ -84,22 +84,23 @@ class Decoder:
 
 def _unusable_header(grid: Grid, spec: DelimitedSpec) -> Decoded | None:
     """The one reject of a file whose header lacks a mapped column or has it twice."""
-    for name in _needed(spec):
+    for name in needed_columns(spec):
         if grid.header.count(name) != 1:
             reason = "ambiguous_column" if name in grid.header else "missing_column"
             return only_reject(reason, f"{name!r} in header {grid.header}", grid.header_position, sensor=name)
     return None
 
 
-def _needed(spec: DelimitedSpec) -> list[str]:
+def needed_columns(spec: TableSpec) -> list[str]:
+    """The columns that a file must have."""
     return [spec.time.column, *spec.identity_columns(), *(reading.column for reading in spec.readings)]
 
 
 def decode_grid(grid: Grid, lines: Lines, origin: Origin, spec: DelimitedSpec) -> Decoded:
     """Readings and rejects of the cells of a grid; the part that other tabular formats share."""
-    needed = _needed(spec)
-    base = _rows_with_identity(grid, origin, spec)
-    cells = pl.concat([_cells_of(base, grid, reading, spec) for reading in spec.readings])
+    needed = needed_columns(spec)
+    base = rows_with_identity(grid, origin, spec)
+    cells = pl.concat([cells_of(base, grid, reading, spec) for reading in spec.readings])
     empty = cells.get_column("raw_value").str.to_lowercase().is_in(spec.no_value)
     ignored = pl.concat(
         [
@@ -177,8 +178,17 @@ def _split_quoted(line: str, delimiter: str) -> list[str] | None:
         return None
 
 
-def _rows_with_identity(grid: Grid, origin: Origin, spec: DelimitedSpec) -> pl.DataFrame:
-    """One row per data line: position, cells, reading_time, merged, row_reason, node_id, device_id."""
+class Columns(Protocol):
+    """Rows with `source_position` whose columns can be asked for as text."""
+
+    @property
+    def rows(self) -> pl.DataFrame: ...
+
+    def column(self, name: str) -> pl.Expr: ...
+
+
+def rows_with_identity(grid: Columns, origin: Origin, spec: TableSpec) -> pl.DataFrame:
+    """The rows of a grid with stamp_time, merged, row_reason, node_id, device_id."""
     path_node = pl.lit(origin.node_id, dtype=pl.String)
     node = path_node if spec.node_id is None else _filled(grid.column(spec.node_id.column))
     device = pl.lit(spec.device_id.value) if spec.device_id.column is None else _filled(
@@ -205,8 +215,13 @@ def _filled(cell: pl.Expr) -> pl.Expr:
     return pl.when(cell != "").then(cell)
 
 
-def _cells_of(base: pl.DataFrame, grid: Grid, reading: ColumnReading, spec: DelimitedSpec) -> pl.DataFrame:
-    """One mapped column as cells: the reading columns and `reason`."""
+def cells_of(
+    base: pl.DataFrame, grid: Columns, reading: ColumnReading, spec: TableSpec, number: pl.Expr | None = None
+) -> pl.DataFrame:
+    """One mapped column as cells: the reading columns and `reason`.
+
+    `number` gives the values of a column that holds numbers, not text.
+    """
     quantity = QUANTITIES[reading.quantity]
     change = conversion(reading.unit, reading.quantity)
     if change is None:
@@ -215,7 +230,8 @@ def _cells_of(base: pl.DataFrame, grid: Grid, reading: ColumnReading, spec: Deli
     # A stamp at the end of its window stands one (unmerged) window later than its start.
     back = pl.duration(microseconds=round(reading.window_s * 1e6) if spec.time.label == "end" else 0)
     text = grid.column(reading.column).fill_null("")
-    number = number_of(pl.col("raw_value"))
+    given = () if number is None else (number.alias("given"),)
+    number = number_of(pl.col("raw_value")) if number is None else pl.col("given")
     if reading.words:
         words = pl.col("raw_value").str.to_lowercase()
         said = words.replace_strict(dict(reading.words), default=None, return_dtype=pl.Float64)
@@ -239,11 +255,12 @@ def _cells_of(base: pl.DataFrame, grid: Grid, reading: ColumnReading, spec: Deli
         pl.lit(change.offset).alias("offset"),
         pl.lit(quantity.ge).alias("low"),
         pl.lit(quantity.le).alias("high"),
+        *given,
     ).with_columns(number.alias("number"))
     return (
         with_value(cells)
         .with_columns(pl.coalesce("row_reason", value_reason()).alias("reason"))
-        .drop("row_reason", "number", "factor", "divisor", "offset", "low", "high")
+        .drop("row_reason", "number", "factor", "divisor", "offset", "low", "high", *("given" for _ in given))
     )
 
 

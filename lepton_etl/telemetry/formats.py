@@ -12,6 +12,7 @@ from lepton_etl.telemetry import (
     nvidia_smi,
     openmeteo,
     otlp_json,
+    parquet,
     prometheus,
     redfish,
     rocm_smi,
@@ -24,6 +25,7 @@ from lepton_etl.telemetry.specs import FormatSpec
 FORMATS: Final[dict[str, Read]] = {
     "ipmitool": ipmitool.read,
     "delimited": delimited.read,
+    "parquet": parquet.read,
     "prometheus": prometheus.read,
     "redfish": redfish.read,
     "slurm": slurm.read,

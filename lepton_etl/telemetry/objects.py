@@ -27,6 +27,11 @@ class Bounded:
             raise ijson.JSONError(f"one value of more than {MAX_DOCUMENT_BYTES} bytes")
         return chunk
 
+    def drain(self) -> None:
+        """Read what is left: a file's identity is only known at its end."""
+        for _ in self._chunks:
+            pass
+
     def passed(self) -> None:
         """What came so far is done with."""
         self._open_bytes = 0
@@ -80,6 +85,7 @@ class Objects:
                 raise ValueError(NOTHING_FOUND.format(" or ".join(self._keys)))
         except (ijson.JSONError, ValueError, OverflowError) as error:
             what = " ".join(str(error).split())  # The parser draws an arrow over several lines.
+            self._source.drain()
             faults.append(Fault(self._seen + 1, "bad_json", f"after {self._seen} objects: {what}"))
         yield Batch(found, faults)
 

@@ -85,6 +85,7 @@ class _Walk:
                 if event == "map_key":
                     yield from self._member(value, events)
         except (ijson.JSONError, ValueError, OverflowError) as error:
+            self._source.drain()
             what = " ".join(str(error).split())  # The parser draws an arrow over several lines.
             self._fault("bad_json", f"after {self._samples_seen} samples: {what}")
             return

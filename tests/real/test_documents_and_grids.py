@@ -5,6 +5,7 @@ The counts are laid down in document_counts.csv.
 
 import csv
 import gzip
+import io
 import json
 import os
 from collections import Counter
@@ -12,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lepton_etl.telemetry.decoded import Decoded, Origin
@@ -194,3 +197,62 @@ def test_openmeteo_year(path: Path) -> None:
     assert {(r["device_id"], r["node_id"], r["statistic"]) for r in readings} == {
         ("weather", None, "instant")
     }
+
+
+BIOHPC_COLUMNS = {
+    "timezone": "America/New_York",
+    "time": {"column": "timestamp", "format": "%Y-%m-%d %H:%M:%S%.f", "ambiguous": "merged"},
+    "node_id": {"column": "name"},
+    "device_id": {"value": "gpu"},
+    "readings": [
+        {
+            "column": "powerave",
+            "quantity": "gpu_power",
+            "unit": "W",
+            "statistic": "mean",
+            "window_s": 3600,
+            "multiplicity": 2,
+        },
+        {
+            "column": "utilave",
+            "quantity": "gpu_utilisation",
+            "unit": "percent",
+            "statistic": "mean",
+            "window_s": 3600,
+        },
+    ],
+}
+
+
+def test_a_real_table_means_the_same_as_parquet() -> None:
+    text = plain(REAL / "biohpc-gpu-servers" / "cbsugpu05_usage_stats.txt.gz").decode("utf-8-sig")
+    origin = Origin("site", "source", "table", None, "UTC")
+    settings = BIOHPC_COLUMNS | {"format": "delimited", "delimiter": "\t"}
+    as_text = decode(text.encode(), origin, spec_of(settings))
+    header, *rows = [line.split("\t") for line in text.splitlines() if line.count("\t") > 2]
+    columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+    stamps = [datetime.fromisoformat(stamp) for stamp in columns["timestamp"]]
+    table = pa.table(
+        {
+            "timestamp": pa.array(stamps, pa.timestamp("ms")),
+            "name": pa.array(columns["name"]).dictionary_encode(),
+            "powerave": pa.array(map(float, columns["powerave"])),
+            "utilave": pa.array(map(float, columns["utilave"])),
+        }
+    )
+    file = io.BytesIO()
+    pq.write_table(table, file, row_group_size=5_000, write_page_checksum=True)
+    as_parquet = decode(file.getvalue(), origin, spec_of(BIOHPC_COLUMNS | {"format": "parquet"}))
+    as_parquet.check()
+    same = (
+        "node_id",
+        "device_id",
+        "quantity",
+        "value",
+        "window_s",
+        "reading_time",
+        "multiplicity",
+        "statistic",
+    )
+    assert as_text.readings.num_rows == 46_742
+    assert as_parquet.readings.select(same).equals(as_text.readings.select(same))
