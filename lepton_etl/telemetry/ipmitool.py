@@ -1,7 +1,6 @@
-"""`ipmitool sdr` tables (name | reading | status), each below a line that stamps it."""
+"""What `ipmitool` prints (and ipmiutil, its twin), each table below a line that stamps it."""
 
 from collections import Counter
-from datetime import datetime
 from functools import lru_cache
 from typing import Final
 
@@ -9,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from lepton_etl.telemetry import ipmi_dialects as dialects
 from lepton_etl.telemetry.assemble import NUMBER, assemble, number_of, value_reason
 from lepton_etl.telemetry.blocks import by_lines
 from lepton_etl.telemetry.decoded import Decoded, Ignored, Origin
@@ -27,18 +27,18 @@ VALUE: Final = 5
 
 
 class Decoder:
-    """Readings and rejects of one log of `ipmitool sdr`, block after block.
+    """Readings and rejects of one log of `ipmitool` tables, block after block.
 
-    A stamp line stamps the rows below it until the next one; rows before any stamp, or below one that cannot be
-    read, are rejects (no_time, bad_time for the stamp itself). An empty table is structure. Rows say name, reading
-    and status; the status is a threshold state and does not unmake a value. Source: ipmitool(1).
+    A stamp line stamps the rows below it until the next one; rows before any stamp have the time of the path. Without
+    that, or below a stamp that cannot be read, they are rejects (no_time, bad_time for the stamp
+    itself). An empty table is structure. The status of a row is a threshold state and does not unmake a value.
     """
 
     def __init__(self, origin: Origin, spec: IpmitoolSpec) -> None:
         self._origin = origin
         self._vocabulary = _vocabulary(Same(spec), origin.timezone)
         self._lines_before = 0
-        self._time: datetime | None = None
+        self._time = origin.path_time
         """Of the last stamp so far; None where there is none, or where it cannot be read."""
 
     def decode(self, block: bytes) -> Decoded:
@@ -104,12 +104,7 @@ def _vocabulary(spec: Same[IpmitoolSpec], timezone: str) -> Vocabulary:
 def _understand(texts: pl.Series, spec: IpmitoolSpec, timezone: str) -> pl.DataFrame:
     """One row per distinct line: its kind, of a stamp its time, and of a row with a value everything but its time."""
     rules = spec.sensors
-    fields = pl.col("line").str.splitn("|", 4)
-    split = pl.DataFrame({"line": texts}).with_columns(
-        fields.struct[0].str.strip_chars().alias("sensor"),
-        fields.struct[1].str.strip_chars().alias("reading"),
-        (fields.struct[2].is_not_null() & fields.struct[3].is_null()).alias("is_row"),
-    )
+    split = dialects.split(texts)
     mapped = rules.map_names(split.filter("is_row").get_column("sensor"))
     line = pl.col("line")
     lower = pl.col("reading").str.to_lowercase()
@@ -121,7 +116,7 @@ def _understand(texts: pl.Series, spec: IpmitoolSpec, timezone: str) -> pl.DataF
         .then(BAD_LINE)
         .when(line.str.starts_with(spec.stamp_prefix))
         .then(STAMP)
-        .when(line.str.strip_chars() == "")
+        .when((line.str.strip_chars() == "") | pl.col("is_heading"))
         .then(BLANK)
         .when(~pl.col("is_row") | (pl.col("sensor") == ""))
         .then(BAD_LINE)
