@@ -15,7 +15,7 @@ from lepton_etl.telemetry.nvidia_snapshot import TextSnapshot, XmlSnapshot, boar
 from lepton_etl.telemetry.samples import Fault, Sample, decode_cells, sample_cells
 from lepton_etl.telemetry.specs import NvidiaSmiSpec
 
-# One line of a query may hold 200 cells, each an object for a moment.
+# Of a block's lines every cell becomes a row for a moment, some 20 bytes of text a row of 20 columns.
 BLOCK_BYTES: Final = 2 << 20
 _LOG: Final = re.compile(r"=+NVSMI LOG=+")
 _XML: Final = ("<?xml", "<!DOCTYPE nvidia_smi_log", "<nvidia_smi_log")

@@ -154,6 +154,7 @@ class XmlSnapshot(Snapshot):
         self._path: list[str] = []
         self._text: list[str] = []
         self._is_leaf = False
+        self._fed = 0
         self._parser = expat.ParserCreate("utf-8")
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
@@ -163,6 +164,10 @@ class XmlSnapshot(Snapshot):
     def feed(self, text: str) -> None:
         """Take a line of XML; what follows a fault is not looked at."""
         if self.fault is not None:
+            return
+        self._fed += len(text)
+        if self._fed > MAX_DOCUMENT_BYTES:
+            self.fault = Fault(self.line, "too_large", f"a document of more than {MAX_DOCUMENT_BYTES} bytes")
             return
         try:
             self._parser.Parse(text.encode("utf-8", errors="replace") + b"\n", False)

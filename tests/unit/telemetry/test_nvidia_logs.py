@@ -60,12 +60,23 @@ def test_a_broken_document_is_one_reject(body: str) -> None:
     assert (result.records, result.rejects["reason"].to_pylist()) == (1, ["bad_xml"])
 
 
-def test_an_endless_document_is_refused_in_bounded_memory() -> None:
+@pytest.mark.parametrize(
+    ("head", "line"),
+    [
+        (
+            b"==============NVSMI LOG==============\nGPU 00000000:01:00.0\n",
+            b"    Name : " + b"x" * 1000 + b"\n",
+        ),
+        (b"<nvidia_smi_log>\n<gpu>\n", b"<name>" + b"x" * 1000 + b"</name>\n"),
+        (b"<nvidia_smi_log>\n<gpu><name>\n", b"x" * 1000 + b"\n"),
+    ],
+    ids=["text", "xml", "one element"],
+)
+def test_an_endless_document_is_refused_in_bounded_memory(head: bytes, line: bytes) -> None:
     def chunks() -> Iterator[bytes]:
-        yield b"==============NVSMI LOG==============\nGPU 00000000:01:00.0\n"
-        for _ in range(80):
-            yield b"    Name : " + b"x" * 1000 + b"\n"
-            yield (b"    Name : " + b"x" * 1000 + b"\n") * 1000
+        yield head
+        for _ in range(40):
+            yield line * 1000
 
     tracemalloc.start()
     try:
