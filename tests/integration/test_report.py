@@ -13,7 +13,7 @@ import structlog
 from lepton_etl.days import Days
 from lepton_etl.settings import load
 from pipelines import report
-from pipelines.stage import StageContext
+from pipelines.stage import StageContext, StageResult
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -120,9 +120,15 @@ def context_of(lake: Lake, folder: Path, days: Days) -> StageContext:
     return StageContext(lake, load(conf), days, "run-1", structlog.get_logger())
 
 
-@pytest.fixture
-def context(filled: Lake, tmp_path: Path) -> StageContext:
-    return context_of(filled, tmp_path, Days.of(DAY))
+@pytest.fixture(scope="module")
+def context(filled: Lake, tmp_path_factory: pytest.TempPathFactory) -> StageContext:
+    return context_of(filled, tmp_path_factory.mktemp("site"), Days.of(DAY))
+
+
+@pytest.fixture(scope="module")
+def result(context: StageContext) -> StageResult:
+    """The stage's word on its first run."""
+    return report.run(context)
 
 
 def body(page: Path) -> str:
@@ -132,9 +138,8 @@ def body(page: Path) -> str:
     return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", "", html.replace(longest, ""))
 
 
-def test_the_page_says_what_the_tables_hold(context: StageContext, tmp_path: Path) -> None:
-    result = report.run(context)
-    page = tmp_path / "report" / "2025-06-03" / "index.html"
+def test_the_page_says_what_the_tables_hold(context: StageContext, result: StageResult) -> None:
+    page = context.settings.report.folder / "2025-06-03" / "index.html"
     assert result.notes == (f"report: {page}",)
     html = body(page)
     # Figures and their unknowns.
@@ -157,8 +162,8 @@ def test_the_page_says_what_the_tables_hold(context: StageContext, tmp_path: Pat
     assert "Made-up logs, CC0" in html
 
 
-def test_the_same_data_give_the_same_page(context: StageContext, tmp_path: Path) -> None:
-    page = Path(report.run(context).notes[0].removeprefix("report: "))
+def test_the_same_data_give_the_same_page(context: StageContext, result: StageResult) -> None:
+    page = Path(result.notes[0].removeprefix("report: "))
     first = body(page)
     report.run(context)
     assert body(page) == first

@@ -30,6 +30,8 @@ AUTUMN_HOUR = datetime(2024, 11, 3, 5, tzinfo=UTC)
 
 pytestmark = [
     pytest.mark.real,
+    # The night on the Harvard day stands in `make test`; the decoder's clock change in test_decoders.py.
+    pytest.mark.slow,
     pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA} (LEPTON_REAL_DATA)"),
 ]
 
