@@ -1,6 +1,7 @@
 """One door to the decoders: which format is read by which module."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Final
 
 from lepton_etl.telemetry import (
@@ -18,9 +19,36 @@ from lepton_etl.telemetry import (
     rocm_smi,
     slurm,
 )
-from lepton_etl.telemetry.blocks import Parts, Read
-from lepton_etl.telemetry.decoded import Decoded, Origin
-from lepton_etl.telemetry.specs import FormatSpec
+from lepton_etl.telemetry.blocks import Parts, Read, in_utf8, peek
+from lepton_etl.telemetry.decoded import Decoded, Origin, only_reject
+from lepton_etl.telemetry.recognise import recognise
+from lepton_etl.telemetry.specs import AutoSpec, FormatSpec, spec_of
+
+
+def read_recognised(chunks: Iterable[bytes], origin: Origin, spec: AutoSpec) -> Parts:
+    """A text by the one format that its beginning shows, with that format's defaults.
+
+    A text of no known format, or of more than one, is one reject (unknown_format).
+    """
+    head, stream = peek(in_utf8(chunks))
+    names = recognise(head)
+    if len(names) == 1:
+        return FORMATS[names[0]](stream, origin, _defaults(names[0]))
+    return _unknown(
+        stream, f"{' or '.join(names) or 'no known format'}: {head[:200].decode('utf-8', 'replace')}"
+    )
+
+
+def _unknown(stream: Iterable[bytes], text: str) -> Iterator[Decoded]:
+    for _ in stream:  # Read to its end, where the file's identity is known.
+        pass
+    yield only_reject("unknown_format", text)
+
+
+@lru_cache(maxsize=32)
+def _defaults(name: str) -> FormatSpec:
+    return spec_of({"format": name})
+
 
 FORMATS: Final[dict[str, Read]] = {
     "ipmitool": ipmitool.read,
@@ -36,6 +64,7 @@ FORMATS: Final[dict[str, Read]] = {
     "eia930": eia930.read,
     "grid_csv": grid_csv.read,
     "openmeteo": openmeteo.read,
+    "auto": read_recognised,
 }
 
 
