@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lepton_etl.fields import QUANTITIES
 from lepton_etl.telemetry.codec import Failure, read_bytes, zstd
 from lepton_etl.telemetry.decoded import MAX_RAW_TEXT_CHARS, Decoded, Origin
-from lepton_etl.telemetry.formats import decode
+from lepton_etl.telemetry.formats import decode, decode_parts
 from lepton_etl.telemetry.specs import FormatSpec, spec_of
 
 CASES = Path(__file__).parents[2] / "cases"
@@ -110,6 +110,16 @@ def test_noise_in_a_good_file(sample: tuple[bytes, FormatSpec], noise: list[tupl
 def test_text_after_a_good_file(sample: tuple[bytes, FormatSpec], text: str) -> None:
     data, spec = sample
     sound(data + text.encode("utf-8", "replace"), spec)
+
+
+@pytest.mark.parametrize("broken", [b"", b"}\0", b'"', b"]}<"])
+def test_a_file_is_read_to_its_end_whatever_it_holds(sample: tuple[bytes, FormatSpec], broken: bytes) -> None:
+    # A file is known by all its bytes; one that was left half read would count as changed.
+    data, spec = sample
+    half = len(data) // 2
+    chunks = iter([data[:half], broken, data[half:], *[b"x" * 50_000] * 20])
+    assert list(decode_parts(chunks, ORIGIN, spec))
+    assert next(chunks, None) is None
 
 
 @pytest.mark.parametrize(
