@@ -21,8 +21,6 @@ SPOOL_BYTES: Final = 64 << 20
 # A batch is some hundred megabytes of cells, however many columns are mapped.
 BATCH_CELLS: Final = 500_000
 READ_BYTES: Final = 1 << 20
-# No writer makes such a chunk of one column; it would have to be held whole.
-MAX_COLUMN_CHUNK_BYTES: Final = 1 << 30
 TEXT: Final = "text of "
 NUMBER: Final = "number of "
 
@@ -50,14 +48,15 @@ def _parts(spool: IO[bytes], origin: Origin, spec: ParquetSpec) -> Iterator[Deco
         file = _opened(spool, [])
         file = _opened(spool, _texts(file.metadata))
         refused = _unusable(file, spec)
-        ignored = {} if refused is not None else _unmapped(file, needed_columns(spec))
     except DAMAGE as error:
         yield only_reject("unreadable_file", f"{origin.path}: {error}")
         return
-    # The first part says what is ignored, and is there for a file without rows too.
-    yield refused or _decode(_empty(file, spec), 0, origin, spec, ignored)
-    if refused is None:
-        yield from _batches(file, origin, spec)
+    if refused is not None:
+        yield refused
+        return
+    # A file without rows has a part too.
+    yield _decode(file.schema_arrow.empty_table(), 0, origin, spec)
+    yield from _batches(file, origin, spec)
 
 
 def _opened(spool: IO[bytes], texts: list[str]) -> pq.ParquetFile:
@@ -83,9 +82,11 @@ def _texts(footer: pq.FileMetaData) -> list[str]:
 
 
 def _batches(file: pq.ParquetFile, origin: Origin, spec: ParquetSpec) -> Iterator[Decoded]:
-    rows = max(1, BATCH_CELLS // len(spec.readings))
+    # All columns are read: how many values the others hold is said nowhere but in the footer's chunk metadata, and
+    # pyarrow 25 ends the process (an exception of C++ that nobody catches) where that is damaged.
+    rows = max(1, BATCH_CELLS // max(len(file.schema_arrow), len(spec.readings)))
     before = 0
-    batches = file.iter_batches(rows, columns=needed_columns(spec), use_threads=False)
+    batches = file.iter_batches(rows, use_threads=False)
     while True:
         try:
             batch = next(batches, None)
@@ -95,12 +96,12 @@ def _batches(file: pq.ParquetFile, origin: Origin, spec: ParquetSpec) -> Iterato
         except DAMAGE as error:
             yield only_reject("unreadable_file", f"{origin.path}: after row {before}: {error}", before + 1)
             return
-        yield _decode(pa.Table.from_batches([batch]), before, origin, spec, {})
+        yield _decode(pa.Table.from_batches([batch]), before, origin, spec)
         before += batch.num_rows
 
 
 def _unusable(file: pq.ParquetFile, spec: ParquetSpec) -> Decoded | None:
-    """The one reject of a file whose columns are not those of the settings, or are too large to be held."""
+    """The one reject of a file whose columns are not those of the settings."""
     schema = file.schema_arrow
     for name in needed_columns(spec):
         found = schema.get_all_field_indices(name)
@@ -112,15 +113,6 @@ def _unusable(file: pq.ParquetFile, spec: ParquetSpec) -> Decoded | None:
             return only_reject(
                 "missing_column", f"column {name!r} holds {kind}, no plain values", sensor=name
             )
-    footer = file.metadata
-    for group in range(footer.num_row_groups):
-        for column in range(footer.num_columns):
-            size = footer.row_group(group).column(column).total_uncompressed_size
-            if size > MAX_COLUMN_CHUNK_BYTES:
-                path = footer.schema.column(column).path
-                return only_reject(
-                    "too_large", f"column {path!r} has {size} bytes in one row group", sensor=path
-                )
     return None
 
 
@@ -133,29 +125,6 @@ def _is_plain(kind: pa.DataType) -> bool:
             pa.types.is_large_string, pa.types.is_timestamp, pa.types.is_date,
         )
     )  # fmt: skip
-
-
-def _unmapped(file: pq.ParquetFile, needed: list[str]) -> Ignored:
-    """Values of the columns that the settings do not name: by the footer, else by reading them."""
-    footer = file.metadata
-    ignored: Ignored = {}
-    for column in range(footer.num_columns):
-        path = footer.schema.column(column).path
-        if path in needed:
-            continue
-        chunks = [footer.row_group(group).column(column) for group in range(footer.num_row_groups)]
-        if all(chunk.is_stats_set and chunk.statistics.has_null_count for chunk in chunks):
-            count = sum(chunk.num_values - chunk.statistics.null_count for chunk in chunks)
-        else:
-            batches = file.iter_batches(BATCH_CELLS, columns=[path], use_threads=False)
-            count = sum(len(array) - array.null_count for batch in batches for array in batch.columns)
-        if count > 0:
-            ignored[(path, "unmapped")] = ignored.get((path, "unmapped"), 0) + count
-    return dict(sorted(ignored.items()))
-
-
-def _empty(file: pq.ParquetFile, spec: ParquetSpec) -> pa.Table:
-    return file.schema_arrow.empty_table().select(list(dict.fromkeys(needed_columns(spec))))
 
 
 @dataclass(frozen=True)
@@ -171,14 +140,19 @@ class _Rows:
         return pl.col(NUMBER + name) if NUMBER + name in self.rows.columns else None
 
 
-def _decode(table: pa.Table, before: int, origin: Origin, spec: ParquetSpec, ignored: Ignored) -> Decoded:
+def _decode(table: pa.Table, before: int, origin: Origin, spec: ParquetSpec) -> Decoded:
     """Readings and rejects of the rows of one batch."""
     columns: dict[str, Any] = {}
-    for name in table.column_names:
-        values = table.column(name)
-        columns[TEXT + name] = _text(values)
-        if _is_number(values.type):
-            columns[NUMBER + name] = pc.cast(values, pa.float64(), safe=False)
+    ignored: Ignored = {}
+    needed = needed_columns(spec)
+    for name, values in zip(table.column_names, table.columns, strict=True):
+        if name in needed:
+            columns[TEXT + name] = _text(values)
+            if _is_number(values.type):
+                columns[NUMBER + name] = pc.cast(values, pa.float64(), safe=False)
+        elif values.null_count < len(values):
+            there = ignored.get((name, "unmapped"), 0)
+            ignored[(name, "unmapped")] = there + len(values) - values.null_count
     position = pl.int_range(before + 1, before + 1 + table.num_rows, eager=True).alias("source_position")
     frame = pl.from_arrow(pa.table(columns))
     assert isinstance(frame, pl.DataFrame)

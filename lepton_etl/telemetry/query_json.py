@@ -125,9 +125,10 @@ class _Walk:
             opened, _ = next(events)
             if opened not in OPENING:
                 continue
-            if key == "value":
+            # A native histogram is no number: its samples are counted, and refused if their metric is wanted.
+            if key in ("value", "histogram"):
                 points: Iterable[Point] = [self._point(events)]
-            elif key == "values":
+            elif key in ("values", "histograms"):
                 points = self._points(events)
             else:
                 self._skip(events)
