@@ -72,7 +72,7 @@ def run(kind: str, folder: Path, target: Path, cores: int) -> Run:
     mapping = folder / ".mapping.csv"
     if mapping.exists():
         connection.execute(f"CREATE TABLE mapping AS FROM read_csv('{mapping}', header=true)")
-    script = SCRIPTS[kind].format(files=f"{folder}/*")
+    script = SCRIPTS[kind].format(files=f"{folder}/[!.]*")
 
     def work() -> int:
         done = connection.execute(

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.lake.landing import UNSAFE, Delivered, Landing, identity
+from lepton_etl.lake.maintenance import compact
 from lepton_etl.lake.object_store import ObjectStore
 from lepton_etl.lake.staging import StagedFile, commit, committed
 from lepton_etl.lake.store import Lake, Written
@@ -48,6 +49,10 @@ def run(context: StageContext) -> StageResult:
     new = _new_files(lake, [f for source in context.settings.all_sources for f in landing.delivered(source)])
     if new:
         loaded += _load(context, _plan(context, new), written)
+    if loaded:
+        for table in (READING, REJECT, *_job_tables(context)):
+            for day in compact(lake, table):
+                context.log.info("small files put together", table=table.name, ingest_date=day)
     return StageResult(
         rows_in=sum(row["records"] for row in loaded),
         rows_out=sum(row["readings"] + row["jobs"] for row in loaded),

@@ -15,6 +15,7 @@ from moto.server import ThreadedMotoServer
 
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError
+from lepton_etl.lake import maintenance
 from lepton_etl.lake.store import Lake
 from lepton_etl.lake.tables import FILE, JOB, READING, REJECT
 from lepton_etl.settings import Settings
@@ -205,3 +206,33 @@ def test_job_accounting_stands_in_its_own_table(lake: Lake, tmp_path: Path) -> N
     assert job is not None
     assert (job["job_id"], job["account"], job["job_state"]) == ("7", "physics", "COMPLETED")
     assert job["end_time"] - job["start_time"] == timedelta(minutes=59)
+
+
+@pytest.mark.spark
+def test_thousands_of_small_files_become_few(lake: Lake, tmp_path: Path) -> None:
+    landing = tmp_path / "landing"
+    landing.mkdir()
+    settings = site(tmp_path, f"{landing}/*.txt")
+    for number in range(2000):
+        (landing / f"n{number}-2025-06-03.txt").write_bytes(TEXT)
+    load(lake, settings)
+    assert len(lake.log(READING).file_uris()) <= lake.spark.sparkContext.defaultParallelism
+
+
+@pytest.mark.spark
+def test_small_files_of_many_batches_are_put_together_and_no_row_changes(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "SMALL_FILES", 3)
+    landing = tmp_path / "landing"
+    landing.mkdir()
+    settings = site(tmp_path, f"{landing}/*.txt")
+    for number in range(4):
+        (landing / f"n{number}-2025-06-03.txt").write_bytes(TEXT)
+        load(lake, settings)
+    assert len(lake.log(READING).file_uris()) == 2  # All of the first batches in one, and the last.
+    nodes = lake.read(READING).groupBy("node_id").count().collect()
+    assert {row["node_id"]: row["count"] for row in nodes} == {f"n{n}": 3 for n in range(4)}
+    operations = [entry["operation"] for entry in lake.log(READING).history()]
+    assert operations.count("OPTIMIZE") == 1
+    assert lake.log(READING).transaction_version("lepton-etl-bronze") == 4

@@ -20,6 +20,8 @@ UNIT_OF_END = {
     "_ratio": "dimensionless",
     "_years": "year",
     "_rpm": "revolutions_per_minute",
+    "_byte": "byte",
+    "_j": "joule",
     "_hz": "hertz",
     "_w": "watt",
     "_c": "degree_Celsius",
