@@ -36,7 +36,8 @@ class Decoder:
 
     def __init__(self, origin: Origin, spec: IpmitoolSpec) -> None:
         self._origin = origin
-        self._vocabulary = _vocabulary(Same(spec), origin.timezone)
+        self._spec = spec
+        self._vocabulary = _vocabulary(Same(spec))
         self._lines_before = 0
         self._time = origin.path_time
         """Of the last stamp so far; None where there is none, or where it cannot be read."""
@@ -46,17 +47,22 @@ class Decoder:
         lines = read_lines(block, self._lines_before)
         self._lines_before = lines.following
         codes, texts = lines.distinct()
-        ids = self._vocabulary.ids(texts)
+        prefix = self._spec.stamp_prefix
+        # Stamps are new in every file: they are parsed together here and leave the vocabulary to the rows.
+        is_stamp = np.fromiter((text.startswith(prefix) for text in texts), np.bool_, len(texts))
+        ids = np.zeros(len(texts), np.int64)
+        ids[~is_stamp] = self._vocabulary.ids([text for text in texts if not text.startswith(prefix)])
         known = self._vocabulary.rows
-        kind_of_text = known.get_column("kind").to_numpy()[ids]
+        kind_of_text = np.full(len(texts), STAMP, np.int8)
+        kind_of_text[~is_stamp] = known.get_column("kind").to_numpy()[ids[~is_stamp]]
         kind_of_line = kind_of_text[codes]
         stamp_rows = np.flatnonzero(kind_of_line == STAMP)
         value_rows = np.flatnonzero(kind_of_line == VALUE)
-        stamps = known.select("time", "reason")[ids[codes[stamp_rows]]]
+        stamps = self._stamps([texts[code] for code in codes[stamp_rows].tolist()])
         times = pl.concat([pl.Series("time", [self._time], dtype=UTC_TIME), stamps.get_column("time")])
         self._time = times[-1]
         cells = self._cells(
-            known.drop("kind", "time")[ids[codes[value_rows]]],
+            known.drop("kind")[ids[codes[value_rows]]],
             value_rows + lines.first_position,
             times.gather(np.searchsorted(stamp_rows, value_rows)),
         )
@@ -70,6 +76,13 @@ class Decoder:
         structure = int(counts[kind_of_text == BLANK].sum() + np.count_nonzero(~bad_stamps))
         ignored = self._ignored(ids, kind_of_text, counts)
         return assemble(cells, faults, ignored, structure, lines, self._origin)
+
+    def _stamps(self, texts: list[str]) -> pl.DataFrame:
+        """time and reason of each stamp line."""
+        stamped = pl.Series("stamp", texts, dtype=pl.String).str.slice(len(self._spec.stamp_prefix))
+        stamps = parse_stamps(stamped, timezone=self._origin.timezone)
+        # No stamp is damaged and yet readable: a NUL or U+FFFD is no digit.
+        return stamps.select("time", "reason")
 
     def _cells(self, rows: pl.DataFrame, positions: npt.NDArray[np.int64], times: pl.Series) -> pl.DataFrame:
         """The rows with a value, with what is the same for every reading of such a log."""
@@ -97,12 +110,12 @@ class Decoder:
 
 
 @lru_cache(maxsize=8)
-def _vocabulary(spec: Same[IpmitoolSpec], timezone: str) -> Vocabulary:
-    return Vocabulary(lambda texts: _understand(texts, spec.value, timezone))
+def _vocabulary(spec: Same[IpmitoolSpec]) -> Vocabulary:
+    return Vocabulary(lambda texts: _understand(texts, spec.value))
 
 
-def _understand(texts: pl.Series, spec: IpmitoolSpec, timezone: str) -> pl.DataFrame:
-    """One row per distinct line: its kind, of a stamp its time, and of a row with a value everything but its time."""
+def _understand(texts: pl.Series, spec: IpmitoolSpec) -> pl.DataFrame:
+    """One row per distinct line: its kind, and of a row with a value everything but its time."""
     rules = spec.sensors
     split = dialects.split(texts)
     mapped = rules.map_names(split.filter("is_row").get_column("sensor"))
@@ -114,8 +127,6 @@ def _understand(texts: pl.Series, spec: IpmitoolSpec, timezone: str) -> pl.DataF
     kind = (
         pl.when(damaged_line(line))
         .then(BAD_LINE)
-        .when(line.str.starts_with(spec.stamp_prefix))
-        .then(STAMP)
         .when((line.str.strip_chars() == "") | pl.col("is_heading"))
         .then(BLANK)
         .when(~pl.col("is_row") | (pl.col("sensor") == ""))
@@ -138,14 +149,10 @@ def _understand(texts: pl.Series, spec: IpmitoolSpec, timezone: str) -> pl.DataF
     converted = rows.join(
         rules.convert_pairs(pairs), on=["rule", "raw_unit"], how="left", maintain_order="left"
     ).with_columns(number_of(pl.col("digits")).alias("number"))
-    is_stamp = pl.col("kind") == STAMP
-    after_prefix = converted.get_column("line").str.slice(len(spec.stamp_prefix))
-    stamps = parse_stamps(after_prefix, timezone=timezone).rename({"reason": "time_reason"})
-    return pl.concat([with_value(converted), stamps.drop("merged")], how="horizontal").select(
+    return with_value(converted).select(
         "kind", "sensor", "quantity", "device_id", "statistic", "point", "raw_unit", "value",
         pl.coalesce("digits", "reading").alias("raw_value"),
-        pl.when(is_stamp).then("time").alias("time"),
-        pl.when(is_stamp).then("time_reason").otherwise(value_reason()).alias("reason"),
+        value_reason().alias("reason"),
     )  # fmt: skip
 
 

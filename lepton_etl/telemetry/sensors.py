@@ -66,9 +66,7 @@ def column_pattern(pattern: str) -> str:
 
 Pattern = Annotated[str, AfterValidator(python_pattern)]
 ColumnPattern = Annotated[str, AfterValidator(column_pattern)]
-Strings = Annotated[
-    tuple[str, ...], BeforeValidator(as_tuple, json_schema_input_type=str | tuple[str, ...])
-]
+Strings = Annotated[tuple[str, ...], BeforeValidator(as_tuple, json_schema_input_type=str | tuple[str, ...])]
 
 
 class SensorRule(BaseModel):
