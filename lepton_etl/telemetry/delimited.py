@@ -12,12 +12,13 @@ from lepton_etl.telemetry.assemble import assemble, count_ignored, number_of, va
 from lepton_etl.telemetry.blocks import by_lines
 from lepton_etl.telemetry.decoded import READING_SCHEMA, REJECT_SCHEMA, Decoded, Origin, only_reject
 from lepton_etl.telemetry.specs import ColumnReading, DelimitedSpec, TableSpec
-from lepton_etl.telemetry.stamps import parse_stamps
+from lepton_etl.telemetry.stamps import MICROSECONDS_PER, UTC_TIME, parse_stamps
 from lepton_etl.telemetry.text import Lines, damaged_line, read_lines
 from lepton_etl.telemetry.units import conversion, with_value
 
 QUOTE: Final = '"'
 NO_TEXT: Final = pl.lit(None, dtype=pl.String)
+_CENTURY_US: Final = 100 * 366 * 86_400 * 1e6
 
 
 @dataclass(frozen=True)
@@ -194,13 +195,7 @@ def rows_with_identity(grid: Columns, origin: Origin, spec: TableSpec) -> pl.Dat
     device = pl.lit(spec.device_id.value) if spec.device_id.column is None else _filled(
         grid.column(spec.device_id.column)
     )  # fmt: skip
-    stamps = parse_stamps(
-        grid.rows.select(grid.column(spec.time.column).alias("stamp")).get_column("stamp"),
-        timezone=spec.timezone or origin.timezone,
-        format=spec.time.format,
-        epoch=spec.time.epoch,
-        ambiguous=spec.time.ambiguous,
-    )
+    stamps = _stamps(grid.rows.select(grid.column(spec.time.column)).to_series(), origin, spec)
     rows = grid.rows.with_columns(node.alias("node_id"), device.alias("device_id"))
     rows = pl.concat([rows, stamps.rename({"time": "stamp_time", "reason": "row_reason"})], how="horizontal")
     no_node = pl.col("node_id").is_null() & pl.lit(spec.node_id is not None)
@@ -209,6 +204,31 @@ def rows_with_identity(grid: Columns, origin: Origin, spec: TableSpec) -> pl.Dat
         .when(pl.col("device_id").is_null()).then(pl.lit("empty_device_id"))
     )  # fmt: skip
     return rows.with_columns(pl.coalesce("row_reason", nameless).alias("row_reason"))
+
+
+def _stamps(texts: pl.Series, origin: Origin, spec: TableSpec) -> pl.DataFrame:
+    """time, reason and merged of the time column; see `parse_stamps`."""
+    time = spec.time
+    zone = spec.timezone or origin.timezone
+    if time.elapsed is None:
+        return parse_stamps(
+            texts, timezone=zone, format=time.format, epoch=time.epoch, ambiguous=time.ambiguous
+        )
+    micros = number_of(pl.col("text")) * MICROSECONDS_PER[time.elapsed]
+    start = pl.lit(origin.path_time, dtype=UTC_TIME)
+    # Beyond a century the sum is no date; so is what is no finite number.
+    since = (
+        pl.when(micros.is_finite() & (micros.abs() < _CENTURY_US))
+        .then(micros)
+        .round()
+        .cast(pl.Duration("us"))
+    )
+    unusable = pl.lit("no_time" if origin.path_time is None else "bad_time")
+    return pl.DataFrame({"text": texts}).select(
+        (start + since).alias("time"),
+        pl.when((start + since).is_null()).then(unusable).alias("reason"),
+        pl.lit(False).alias("merged"),
+    )
 
 
 def _filled(cell: pl.Expr) -> pl.Expr:

@@ -86,6 +86,9 @@ class TimeColumn(Column):
         default=None, description="chrono format as polars takes it; without it and `epoch`: ISO 8601."
     )
     epoch: EpochUnit | None = Field(default=None, description="Unit of a stamp counted from 1970-01-01 UTC.")
+    elapsed: EpochUnit | None = Field(
+        default=None, description="Unit of a stamp counted from the time that the path names."
+    )
     label: Literal["start", "end"] = Field(
         default="start", description="Which end of its window a stamp names."
     )
@@ -97,8 +100,8 @@ class TimeColumn(Column):
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
-        if self.format is not None and self.epoch is not None:
-            raise ValueError("give format or epoch, not both")
+        if sum(given is not None for given in (self.format, self.epoch, self.elapsed)) > 1:
+            raise ValueError("give one of format, epoch and elapsed")
         if self.format is not None and not says_a_day(self.format):
             raise ValueError(f"format {self.format!r} does not give back the day that it writes")
         return self
