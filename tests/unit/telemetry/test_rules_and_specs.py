@@ -87,7 +87,7 @@ def test_the_settings_may_name_a_rule_file() -> None:
         ({"timezone": "Mars/Olympus"}, "no IANA time zone"),
         ({"device_id": {"column": "a", "value": "b"}}, "either column or value"),
         ({"device_id": {}}, "either column or value"),
-        ({"time": {"column": "time", "format": "%s", "epoch": "s"}}, "not both"),
+        ({"time": {"column": "time", "format": "%s", "epoch": "s"}}, "give one of"),
         ({"node_id": {"column": "power_kw"}}, "mapped twice"),
         ({"readings": []}, "readings"),
         ({"readings": [{"column": "x", "quantity": "facility_power", "unit": "degC"}]}, "cannot be brought"),
