@@ -19,6 +19,8 @@ TARGETS: Final[dict[str, dict[str, float]]] = {
     "ipmitool": {"duckdb": 0.5, "spark": 0.3, "floor": 1.6},
     "csv": {"duckdb": 1.5},
 }
+# Half of what the file itself would take, interpreter and libraries included.
+LARGE_WORKER_MIB: Final = 1024.0
 PEERS: Final = ("duckdb", "polars", "spark", "floor")
 OURS: Final = "bronze"
 _MIB: Final = 1 << 20
@@ -38,6 +40,9 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))[:2]
     figures: list[Figure] = []
     for kind in chosen.kinds:
+        if kind == "large":
+            figures += bench_large(2 * chosen.mib * _MIB, cores)
+            continue
         figures += bench(kind, chosen.mib * _MIB // (1 if kind == "ipmitool" else 5), chosen.rounds, cores)
     path = write("ingest", figures)
     print(f"figures: {path}")
@@ -84,6 +89,18 @@ def bench(kind: str, least_bytes: int, rounds: int, cores: list[int]) -> list[Fi
         figure(f"{kind}: rows per CPU second of bronze", statistics.median(rates), "1/s", rounds),
         figure(f"{kind}: peak memory of a worker of bronze", peak, "MiB", rounds),
     ]
+
+
+def bench_large(least_bytes: int, cores: list[int]) -> list[Figure]:
+    """The memory of a worker that reads one file of all the text, ours alone: what is bounded needs no peer."""
+    folder = RESULTS.resolve() / "data" / f"large-{least_bytes // _MIB}"
+    inputs.make("large", folder, least_bytes)
+    out = RESULTS.resolve() / "out" / "large"
+    shutil.rmtree(out, ignore_errors=True)
+    run = in_turn({OURS: ["-m", "bench.ours", "large", str(folder), str(out / OURS)]}, 0, cores)[OURS]
+    shutil.rmtree(out)
+    name = f"one file of {least_bytes // _MIB} MiB: peak memory of a worker of bronze"
+    return [figure(name, run.worker_peak_mib, "MiB", 1, LARGE_WORKER_MIB)]
 
 
 def check_equal(out: Path) -> None:

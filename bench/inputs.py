@@ -45,6 +45,20 @@ def _ipmitool(folder: Path, least_bytes: int) -> None:
         copy += 1
 
 
+def _large(folder: Path, least_bytes: int) -> None:
+    """All the node-days again and again as the log of one node in one file: members of gzip, one after another."""
+    texts = [gzip.decompress(path.read_bytes()) for path in _real("harvard-ipmi-weather/ipmi", "*.txt.gz")]
+    given = copy = 0
+    with (folder / "all-2025-06-03.txt.gz").open("wb") as out:
+        while given < least_bytes:
+            day = f"Timestamp: {date(2025, 6, 3) + timedelta(days=copy)}".encode()
+            for text in texts:
+                shifted = text.replace(b"Timestamp: 2025-06-03", day)
+                out.write(igzip.compress(shifted, compresslevel=2))
+                given += len(shifted)
+            copy += 1
+
+
 def _csv(folder: Path, least_bytes: int) -> None:
     """16 hours of 25 coolant loops, one column each; each copy is another day."""
     header, *rows = (
@@ -114,6 +128,7 @@ def _real(folder: str, pattern: str) -> list[Path]:
 
 MAKERS: Final[dict[str, Callable[[Path, int], None]]] = {
     "ipmitool": _ipmitool,
+    "large": _large,
     "csv": _csv,
     "prometheus": _prometheus,
     "parquet": _parquet,

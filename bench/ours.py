@@ -37,6 +37,9 @@ SOURCES: Final[dict[str, dict[str, Any]]] = {
     "ipmitool": {
         "format": "ipmitool", "path": "*.txt.gz", "node_id_from_path": r"(?P<node_id>[^/]+)-\d{4}-\d\d-\d\d\.txt"
     },
+    "large": {
+        "format": "ipmitool", "path": "*.txt.gz", "node_id_from_path": r"(?P<node_id>[^/]+)-\d{4}-\d\d-\d\d\.txt"
+    },
     "csv": {
         "format": "delimited",
         "path": "*.csv",
