@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 
 from lepton_etl.columns import Transform
 from lepton_etl.days import Days
+from lepton_etl.energy.history import HISTORY_DAYS, day_histories
 from lepton_etl.energy.intervals import UNLISTED_CLUSTER, IntervalPolicy, intervals
 from lepton_etl.energy.meters import METER_COLUMNS, METER_QUANTITIES, facility_intervals
 from lepton_etl.energy.readings import for_each_day, max_gap_by_source, of_quantities
@@ -64,6 +65,7 @@ def interval(context: StageContext, nodes: pa.Table) -> Written:
         .transform(_for_each_day(context))
         .transform(_with_unit(listed))
         .groupBy("unit", "span")
+        .cogroup(_histories(context).transform(_with_unit(listed)).groupBy("unit", "span"))
         .applyInArrow(_intervals_of(listed, policy), schema=spark_schema(INTERVAL))
     )
     return context.lake.replace(INTERVAL, context.days, rows)
@@ -110,6 +112,14 @@ def _readings(context: StageContext) -> DataFrame:
     """Bronze of the days and of a day on both sides: longest step and window are at most a day."""
     one_day, days = timedelta(days=1), context.days
     return context.lake.read(READING, Days(days.start - one_day, days.end + one_day))
+
+
+def _histories(context: StageContext) -> DataFrame:
+    """What each sensor of a node said on the days before, as HISTORY_COLUMNS."""
+    days = context.days
+    before = Days(days.start - timedelta(days=HISTORY_DAYS), days.end - timedelta(days=1))
+    quantities = of_quantities(INTERVAL_QUANTITIES, context.settings.site.site_id)
+    return context.lake.read(READING, before).transform(quantities).transform(day_histories(days))
 
 
 def _for_each_day(context: StageContext, further: tuple[str, ...] = ()) -> Transform:
@@ -163,9 +173,9 @@ def _with_meter(meters: DataFrame) -> Transform:
     return transform
 
 
-def _intervals_of(listed: pl.DataFrame, policy: IntervalPolicy) -> Callable[[pa.Table], pa.Table]:
-    def kernel(readings: pa.Table) -> pa.Table:
-        return intervals(readings, listed, policy)
+def _intervals_of(listed: pl.DataFrame, policy: IntervalPolicy) -> Callable[[pa.Table, pa.Table], pa.Table]:
+    def kernel(readings: pa.Table, history: pa.Table) -> pa.Table:
+        return intervals(readings, history, listed, policy)
 
     return kernel
 

@@ -18,11 +18,14 @@ from lepton_etl.energy.channels import (
     resolve_repeats,
 )
 from lepton_etl.energy.chassis import chassis_once, summed_supplies
+from lepton_etl.energy.history import HISTORY_COLUMNS, with_usual
 from lepton_etl.energy.integrate import MICROSECONDS
 from lepton_etl.energy.plausible import with_refusals
-from lepton_etl.energy.roster import DAY_US
+from lepton_etl.energy.roster import DAY_US, with_place
+from lepton_etl.energy.scale import with_scale
 from lepton_etl.energy.sources import (
     COMPONENT_OF,
+    ENVIRONMENT,
     ENVIRONMENT_COLUMNS,
     ROW,
     choose_power,
@@ -56,37 +59,45 @@ class IntervalPolicy:
         return self.interval_s * MICROSECONDS
 
 
-def intervals(readings: pa.Table, inventory: pl.DataFrame, policy: IntervalPolicy) -> pa.Table:
+def intervals(
+    readings: pa.Table, history: pa.Table, inventory: pl.DataFrame, policy: IntervalPolicy
+) -> pa.Table:
     """The rows of silver/interval of the days in `readings`.
 
     `readings` has READING_COLUMNS in any order, for each `day` those of the day and of a margin on both
-    sides; all nodes of a chassis must be in one call. `inventory` has ROSTER_COLUMNS. Rows come sorted by
-    key, in INTERVAL's Arrow schema, each computed from the readings of its own day alone.
+    sides; all nodes of a chassis must be in one call. `history` has HISTORY_COLUMNS: what these sensors said on the
+    days before, or nothing. `inventory` has ROSTER_COLUMNS. Rows come sorted by key, in INTERVAL's Arrow schema,
+    each computed from the readings of its own day and its sensors' past alone.
     """
-    prepared = _prepare(_reading_frame(readings), inventory)
-    winners, conflicts = resolve_repeats(prepared, policy.interval_us)
-    judged = with_refusals(winners)
+    if not readings.num_rows:
+        return arrow_schema(INTERVAL).empty_table()
+    usual = with_usual(_frame(readings, READING_COLUMNS), _frame(history, HISTORY_COLUMNS))
+    winners, conflicts = resolve_repeats(_prepare(usual, inventory), policy.interval_us)
+    judged = with_refusals(with_scale(winners))
     supplies = with_refusals(summed_supplies(judged).drop("refused", "limit_w"))
     all_readings = pl.concat([judged, supplies])
     spoken = numbered(chassis_once(all_readings)).sort("channel", "time_us")
     channels = integrate_channels(spoken, policy.interval_us)
     refused = all_readings.filter(pl.col("refused").is_not_null())
-    marks = pl.concat([channels.marks, marks_of(refused, pl.col("refused"), policy.interval_us)])
+    # A temperature or utilisation of a device speaks for its node too.
+    at_node = refused.filter(pl.col("quantity").is_in(ENVIRONMENT)).with_columns(device_id=pl.lit("node"))
+    flagged = pl.concat([refused, at_node])
+    marks = pl.concat([channels.marks, marks_of(flagged, pl.col("refused"), policy.interval_us)])
     rows = _rows(channels, conflicts, marks, policy)
     of_day = rows.filter(pl.col("interval_us") // DAY_US == pl.col("day"))
-    return _table(of_day.pipe(_with_place, inventory, policy).pipe(_with_sigma), policy)
+    return _table(of_day.pipe(with_place, inventory, policy.sensor_gain_ratio).pipe(_with_sigma), policy)
 
 
-def _reading_frame(readings: pa.Table) -> pl.DataFrame:
-    frame = pl.from_arrow(readings.select(list(READING_COLUMNS)))
+def _frame(table: pa.Table, columns: pl.Schema) -> pl.DataFrame:
+    frame = pl.from_arrow(table.select(list(columns)))
     assert isinstance(frame, pl.DataFrame)
-    return frame.cast(READING_COLUMNS)
+    return frame.cast(columns)
 
 
 def _prepare(readings: pl.DataFrame, inventory: pl.DataFrame) -> pl.DataFrame:
     """Components at their own device; beside each reading what the inventory says of its node on the day."""
     component = pl.col("quantity").replace_strict(COMPONENT_OF, default=None, return_dtype=pl.String)
-    facts = ("chassis_id", "rated_power_w", "gpu_rated_power_w", "psu_count")
+    facts = ("chassis_id", "rated_power_w", "idle_power_w", "gpu_rated_power_w", "psu_count")
     known = (
         readings.select("node_id", "day").unique()
         .join(inventory.select("node_id", "from_day", "until_day", *facts), on="node_id", how="inner")
@@ -170,33 +181,6 @@ def _cross_checks(power: pl.DataFrame) -> pl.DataFrame:
     return shared.select(*ROW, pl.lit(CROSS_CHECK).alias("flag"))
 
 
-def _with_place(rows: pl.DataFrame, inventory: pl.DataFrame, policy: IntervalPolicy) -> pl.DataFrame:
-    """Cluster and sensor error by the inventory row that holds at the start of the interval."""
-    nodes = inventory.select("node_id", "cluster_id", "sensor_gain_ratio", "from_us", "until_us")
-    chassis = (
-        inventory.filter(pl.col("chassis_id").is_not_null())
-        .sort("chassis_id", "from_us", "node_id")
-        .unique(["chassis_id", "from_us"], keep="first", maintain_order=True)
-        .select(pl.col("chassis_id").alias("node_id"), *nodes.columns[1:])
-        .join(nodes.select("node_id").unique(), on="node_id", how="anti")
-    )
-    places = pl.concat([nodes, chassis]).sort("from_us")
-    holds = pl.col("until_us").is_not_null() & (pl.col("interval_us") < pl.col("until_us"))
-    placed = rows.sort("interval_us").join_asof(
-        places,
-        left_on="interval_us",
-        right_on="from_us",
-        by="node_id",
-        strategy="backward",
-        check_sortedness=False,
-    )
-    gain = pl.when(holds).then(pl.col("sensor_gain_ratio"))
-    return placed.with_columns(
-        pl.when(holds).then(pl.col("cluster_id")).alias("cluster_id"),
-        pl.coalesce(gain, pl.lit(policy.sensor_gain_ratio)).alias("gain_ratio"),
-    )
-
-
 def _with_sigma(rows: pl.DataFrame) -> pl.DataFrame:
     """Energy of all devices of a shared mean, and the errors of a node's sensor.
 
@@ -204,8 +188,10 @@ def _with_sigma(rows: pl.DataFrame) -> pl.DataFrame:
     """
     is_node = (pl.col("device_id") == "node") & pl.col("integral").is_not_null()
     counted = ~pl.col("flags").list.contains(CROSS_CHECK).fill_null(False)
-    energy = pl.col("integral") * pl.col("multiplicity") / JOULES_PER_KWH
-    rounding = pl.col("resolution") / sqrt(12) / JOULES_PER_KWH
+    # By multiplication: polars divides one row by a constant exactly and many by its reciprocal, so the last digit of a
+    # day would change with the days that are computed beside it.
+    energy = pl.col("integral") * pl.col("multiplicity") * (1 / JOULES_PER_KWH)
+    rounding = pl.col("resolution") * (1 / sqrt(12) / JOULES_PER_KWH)
     return rows.with_columns(
         pl.when(counted).then(energy).alias("energy_kwh"),
         (pl.col("integral") / pl.col("observed_s")).alias("power_mean_w"),

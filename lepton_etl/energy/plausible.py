@@ -28,21 +28,26 @@ NODE_POWERS: Final = (
 NODE_ENERGIES: Final = tuple(name.replace("_power", "_energy") for name in NODE_POWERS)
 
 
-def with_refusals(readings: pl.DataFrame) -> pl.DataFrame:
-    """Add `refused` (flag or null) and `limit_w` (highest believable power or null); refused is NaN.
-
-    Needs `quantity`, `value`, `rated_power_w`, `gpu_rated_power_w`. Above 1.5 x rated power a node reading is
-    an error (definitions.md section 8); one GPU board is held against its own rating. Without a rating
-    nothing is judged.
-    """
+def rated_power() -> pl.Expr:
+    """The rating that a reading is held against, in W: the node's, for one GPU board its own; else null."""
     quantity = pl.col("quantity")
-    limit = (
+    return (
         pl.when(quantity.is_in(NODE_POWERS + NODE_ENERGIES))
         .then(pl.col("rated_power_w"))
         .when(quantity.is_in(("gpu_power", "gpu_energy")))
         .then(pl.col("gpu_rated_power_w"))
-        * RATED_LIMIT_RATIO
     )
+
+
+def with_refusals(readings: pl.DataFrame) -> pl.DataFrame:
+    """Add `refused` (flag or null) and `limit_w` (highest believable power or null); refused is NaN.
+
+    Needs `quantity`, `value`, `scale` (why it is NaN already, or null), `rated_power_w`, `gpu_rated_power_w`. Above
+    1.5 x rated power a node reading is an error (definitions.md section 8); one GPU board is held against its own
+    rating. Without a rating nothing is judged.
+    """
+    quantity = pl.col("quantity")
+    limit = rated_power() * RATED_LIMIT_RATIO
     # NaN is larger than any number in polars: what is refused already is not refused again.
     is_power = quantity.str.ends_with("_power") & pl.col("value").is_finite()
     refused = (
@@ -50,6 +55,7 @@ def with_refusals(readings: pl.DataFrame) -> pl.DataFrame:
         .then(pl.lit(FULL_SCALE))
         .when(is_power & (pl.col("value") > limit))
         .then(pl.lit(OUT_OF_RATED))
+        .otherwise(pl.col("scale"))
     )
     return readings.with_columns(limit.alias("limit_w"), refused.alias("refused")).with_columns(
         pl.when(pl.col("refused").is_null()).then(pl.col("value")).otherwise(float("nan")).alias("value")

@@ -50,10 +50,10 @@ def for_each_day(
     days into calls of the kernel; it never changes a figure.
     """
     first_wanted, last_wanted = (
-        _day_number(days.from_time.timestamp()),
-        _day_number(days.until_time.timestamp()) - 1,
+        day_number(days.from_time.timestamp()),
+        day_number(days.until_time.timestamp()) - 1,
     )
-    span_days = 1 if days.count <= _SHORT_RANGE_DAYS else _LONG_SPAN_DAYS
+    step = span_days(days)
     gap_s = _by_source(gaps_s, default_gap_s)
     time_us = F.unix_micros("reading_time")
     margin_us = (F.greatest(gap_s, F.lit(float(interval_s))) * MICROSECONDS).cast("bigint")
@@ -68,10 +68,15 @@ def for_each_day(
             F.lit(last_wanted)).alias("last"),
         ).where("first <= last")  # fmt: skip
         return touched.withColumn("day", F.explode(F.sequence("first", "last"))).select(
-            *READING_COLUMNS, *further, F.floor(F.col("day") / span_days).cast("bigint").alias("span")
+            *READING_COLUMNS, *further, F.floor(F.col("day") / step).cast("bigint").alias("span")
         )
 
     return transform
+
+
+def span_days(days: Days) -> int:
+    """How many days one call of a kernel takes."""
+    return 1 if days.count <= _SHORT_RANGE_DAYS else _LONG_SPAN_DAYS
 
 
 def file_rank() -> Column:
@@ -91,5 +96,6 @@ def _day(time_us: Column) -> Column:
     return F.floor(time_us / F.lit(DAY_US)).cast("bigint")
 
 
-def _day_number(epoch_s: float) -> int:
+def day_number(epoch_s: float) -> int:
+    """Days since 1970 of an instant."""
     return int(epoch_s * MICROSECONDS) // DAY_US

@@ -17,6 +17,7 @@ ROSTER_COLUMNS: Final = pl.Schema(
         "cluster_id": pl.String,
         "chassis_id": pl.String,
         "rated_power_w": pl.Float64,
+        "idle_power_w": pl.Float64,
         "gpu_rated_power_w": pl.Float64,
         "psu_count": pl.Int32,
         "sensor_gain_ratio": pl.Float64,
@@ -44,3 +45,33 @@ def roster(nodes: pa.Table) -> pl.DataFrame:
     next_day = pl.col("from_us").shift(-1).over("node_id") // DAY_US - 1
     last_day = pl.min_horizontal((pl.col("until_us") - 1) // DAY_US, next_day).alias("until_day")
     return rows.with_columns(first_day, last_day).select(list(ROSTER_COLUMNS)).cast(ROSTER_COLUMNS)
+
+
+def with_place(rows: pl.DataFrame, inventory: pl.DataFrame, sensor_gain_ratio: float) -> pl.DataFrame:
+    """Cluster and sensor error by the inventory row that holds at the start of the interval.
+
+    `sensor_gain_ratio` is for sensors of which the inventory says nothing.
+    """
+    nodes = inventory.select("node_id", "cluster_id", "sensor_gain_ratio", "from_us", "until_us")
+    chassis = (
+        inventory.filter(pl.col("chassis_id").is_not_null())
+        .sort("chassis_id", "from_us", "node_id")
+        .unique(["chassis_id", "from_us"], keep="first", maintain_order=True)
+        .select(pl.col("chassis_id").alias("node_id"), *nodes.columns[1:])
+        .join(nodes.select("node_id").unique(), on="node_id", how="anti")
+    )
+    places = pl.concat([nodes, chassis]).sort("from_us")
+    holds = pl.col("until_us").is_not_null() & (pl.col("interval_us") < pl.col("until_us"))
+    placed = rows.sort("interval_us").join_asof(
+        places,
+        left_on="interval_us",
+        right_on="from_us",
+        by="node_id",
+        strategy="backward",
+        check_sortedness=False,
+    )
+    gain = pl.when(holds).then(pl.col("sensor_gain_ratio"))
+    return placed.with_columns(
+        pl.when(holds).then(pl.col("cluster_id")).alias("cluster_id"),
+        pl.coalesce(gain, pl.lit(sensor_gain_ratio)).alias("gain_ratio"),
+    )

@@ -40,6 +40,8 @@ n1,blue,r1,h,500,,,,2025-01-01,,box
 n2,blue,r1,h,500,,,,2025-01-01,,box
 n3,blue,r1,h,500,,,,2025-01-01,2025-06-03T12:00:00Z,
 n3,green,r2,h,500,,,,2025-06-03T12:00:00Z,,
+n4,green,r2,h,,,,,2025-01-01,,
+n5,green,r2,h,500,100,,,2025-01-01,,
 """
 METERS = """\
 meter_id,site_id,parent_id,point,serves,carrier,sign,unit,multiplier,kind,label,class_pct,valid_from,valid_to
@@ -76,6 +78,10 @@ def _readings() -> list[dict[str, Any]]:
     rows += _every_minute("n3", "node_power", 360.0, noon - timedelta(minutes=30), 60)
     for node in ("n1", "n2"):
         rows += _every_minute(node, "chassis_input_power", 250.0, noon, 60, device_id="chassis")
+    # n4 logs kW from the second day on and has no rating; n5, which has one, always did.
+    for day, unit in ((-1, 1.0), (0, 1e-3), (1, 1e-3)):
+        rows += _every_minute("n4", "node_power", 312.5 * unit, noon + timedelta(days=day), 60)
+    rows += _every_minute("n5", "node_power", 0.312, noon, 60)
     rows += _every_minute("stray", "node_power", 50.0, noon, 10)
     # The same sensor and time from another file with another value: one of them loses.
     rows.append(_reading("n2", "node_power", 400.0, noon + timedelta(minutes=1), file="b"))
@@ -182,6 +188,12 @@ def test_silver_of_one_day(context: StageContext, ran: tuple[StageResult, StageR
         ("_unlisted", True, ("unlisted_node",))
     }
 
+    # A power in kW is no energy: told by the day before, or by the rating.
+    for node, flag in (("n4", "scale_changed"), ("n5", "scale_kw_as_w")):
+        wrong = _rows(context, INTERVAL, f"node_id = '{node}'")
+        assert len(wrong) == 13
+        assert {(r.energy_kwh, r.power_max_w, tuple(r.flags)) for r in wrong} == {(None, None, (flag,))}
+
     # Which file wins is the order of file ids, not of arrival.
     won = 200.0 if sha256(b"a").hexdigest() < sha256(b"b").hexdigest() else 400.0
     n2 = sorted(
@@ -223,6 +235,13 @@ def test_a_range_gives_the_days_that_single_nights_give(context: StageContext) -
     rows = context.lake.read(INTERVAL).where("node_id = 'n1' AND device_id = 'node'").collect()
     assert {r.date for r in rows} == {DAY - one_day, DAY, DAY + one_day}
     assert sum(r.energy_kwh for r in rows) == pytest.approx(100 * (24 * 60 + 20) / 60 / 1000, rel=1e-12)
+
+    # The day after is held against the days before it, of which the last spoke kW already.
+    n4 = context.lake.read(INTERVAL).where("node_id = 'n4'").collect()
+    assert {(r.date, tuple(r.flags)) for r in n4 if r.energy_kwh is None} == {
+        (day, ("scale_changed",)) for day in (DAY, DAY + one_day)
+    }
+    assert sum(r.energy_kwh for r in n4 if r.date == DAY - one_day) == pytest.approx(0.3125)
 
     again = silver.run(replace(context, days=Days(DAY - 21 * one_day, DAY + 21 * one_day)))
     assert not [w.table for w in again.written if w.changed]

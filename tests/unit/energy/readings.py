@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow as pa
 
 from lepton_etl.energy.channels import READING_COLUMNS
+from lepton_etl.energy.history import HISTORY_COLUMNS
 from lepton_etl.energy.intervals import IntervalPolicy, intervals
 from lepton_etl.energy.roster import OPEN_END_US, ROSTER_COLUMNS
 
@@ -51,12 +52,34 @@ def table(readings: list[dict[str, Any]]) -> pa.Table:
     return pl.DataFrame(readings, schema=READING_COLUMNS).to_arrow()
 
 
+def said(days_before: int, typical: float, quantity: str = "node_power", **more: Any) -> dict[str, Any]:
+    """What a sensor of node n1 said on a day before."""
+    row = {name: value for name, value in reading(0, 0.0, quantity).items() if name in HISTORY_COLUMNS}
+    return (
+        row
+        | {
+            "on_day": DAY_NUMBER - days_before,
+            "decade": 0,
+            "readings": 1440,
+            "typical": typical,
+        }
+        | more
+    )
+
+
+def past(history: list[dict[str, Any]]) -> pl.DataFrame:
+    return pl.DataFrame(history, schema=HISTORY_COLUMNS)
+
+
 def rows_of(
-    readings: list[dict[str, Any]], *nodes: dict[str, Any], policy: IntervalPolicy = POLICY
+    readings: list[dict[str, Any]],
+    *nodes: dict[str, Any],
+    policy: IntervalPolicy = POLICY,
+    history: list[dict[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
     """The interval rows of the day; without `nodes` the inventory lists n1."""
     listed = pl.DataFrame(list(nodes) or [node()], schema=ROSTER_COLUMNS)
-    return intervals(table(readings), listed, policy).to_pylist()
+    return intervals(table(readings), past(history or []).to_arrow(), listed, policy).to_pylist()
 
 
 def of_device(
