@@ -17,7 +17,6 @@ from lepton_etl.telemetry.decoded import (
 from lepton_etl.telemetry.text import Lines
 
 NUMBER: Final = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-_NOT_FINITE_WORD: Final = r"^[+-]?(?:nan|inf|infinity)$"
 
 REJECT_COLUMNS: Final = ("source_position", "sensor", "reason")
 SAME_READING: Final = ("node_id", "device_id", "sensor", "point", "reading_time", "raw_value")
@@ -25,8 +24,7 @@ SAME_READING: Final = ("node_id", "device_id", "sensor", "point", "reading_time"
 
 def number_of(text: pl.Expr) -> pl.Expr:
     """The number of a text with a decimal point; NaN and infinities by their words; null where it is none."""
-    plain = text.str.contains(f"^{NUMBER}$") | text.str.to_lowercase().str.contains(_NOT_FINITE_WORD)
-    return pl.when(plain).then(text).cast(pl.Float64, strict=False)
+    return text.cast(pl.Float64, strict=False)
 
 
 def value_reason() -> pl.Expr:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+import numpy as np
 import polars as pl
 
 from lepton_etl.fields import QUANTITIES
@@ -36,6 +37,9 @@ class Grid:
     def column(self, name: str) -> pl.Expr:
         """The cells of one column, blanks around them cut off."""
         return pl.col("cells").list.get(self.header.index(name), null_on_oob=True).str.strip_chars()
+
+    def number(self, name: str) -> None:
+        """All columns are text here."""
 
 
 class Decoder:
@@ -101,8 +105,8 @@ def decode_grid(grid: Grid, lines: Lines, origin: Origin, spec: DelimitedSpec) -
     """Readings and rejects of the cells of a grid; the part that other tabular formats share."""
     needed = needed_columns(spec)
     base = rows_with_identity(grid, origin, spec)
-    cells = pl.concat([cells_of(base, grid, reading, spec) for reading in spec.readings])
-    empty = cells.get_column("raw_value").str.to_lowercase().is_in(spec.no_value)
+    cells = long_cells(base, grid, spec)
+    empty = without_value(cells, spec.no_value)
     ignored = pl.concat(
         [
             cells.filter(empty).group_by("sensor").agg(pl.len().alias("count")).with_columns(
@@ -112,8 +116,8 @@ def decode_grid(grid: Grid, lines: Lines, origin: Origin, spec: DelimitedSpec) -
         ]
     )  # fmt: skip
     faults = [grid.bad.with_columns(NO_TEXT.alias("sensor"), pl.lit("bad_line").alias("reason"))]
-    in_order = cells.filter(~empty).sort("source_position", maintain_order=True)
-    return assemble(in_order, faults, count_ignored(ignored), grid.structure_lines, lines, origin)
+    there = cells.filter(~empty) if empty.any() else cells
+    return assemble(there, faults, count_ignored(ignored), grid.structure_lines, lines, origin)
 
 
 def cut(
@@ -187,6 +191,9 @@ class Columns(Protocol):
 
     def column(self, name: str) -> pl.Expr: ...
 
+    def number(self, name: str) -> pl.Expr | None:
+        """The values of a column that holds numbers, not text."""
+
 
 def rows_with_identity(grid: Columns, origin: Origin, spec: TableSpec) -> pl.DataFrame:
     """The rows of a grid with stamp_time, merged, row_reason, node_id, device_id."""
@@ -235,53 +242,80 @@ def _filled(cell: pl.Expr) -> pl.Expr:
     return pl.when(cell != "").then(cell)
 
 
-def cells_of(
-    base: pl.DataFrame, grid: Columns, reading: ColumnReading, spec: TableSpec, number: pl.Expr | None = None
-) -> pl.DataFrame:
-    """One mapped column as cells: the reading columns and `reason`.
+def long_cells(base: pl.DataFrame, grid: Columns, spec: TableSpec) -> pl.DataFrame:
+    """Every mapped cell, one column of the table after the other: the reading columns and `reason`.
 
-    `number` gives the values of a column that holds numbers, not text.
+    `base` is `rows_with_identity` of the grid.
     """
-    quantity = QUANTITIES[reading.quantity]
-    change = conversion(reading.unit, reading.quantity)
-    if change is None:
-        raise ValueError(f"unit {reading.unit!r} passed the settings but has no way to {quantity.unit}")
-    window = pl.lit(reading.window_s) * pl.when("merged").then(2.0).otherwise(1.0)
-    # A stamp at the end of its window stands one (unmerged) window later than its start.
-    back = pl.duration(microseconds=round(reading.window_s * 1e6) if spec.time.label == "end" else 0)
-    text = grid.column(reading.column).fill_null("")
-    given = () if number is None else (number.alias("given"),)
-    number = number_of(pl.col("raw_value")) if number is None else pl.col("given")
-    if reading.words:
-        words = pl.col("raw_value").str.to_lowercase()
-        said = words.replace_strict(dict(reading.words), default=None, return_dtype=pl.Float64)
-        number = pl.coalesce(said, number)
-    cells = base.select(
-        "source_position",
-        "node_id",
-        (pl.lit(reading.device) if reading.device else pl.col("device_id")).alias("device_id"),
-        pl.lit(reading.quantity).alias("quantity"),
-        pl.lit(reading.statistic).alias("statistic"),
-        window.alias("window_s"),
-        (pl.col("stamp_time") - back).alias("reading_time"),
-        pl.lit(reading.multiplicity, dtype=pl.Int32).alias("multiplicity"),
-        pl.lit(reading.point or spec.point, dtype=pl.String).alias("point"),
-        pl.lit(reading.column).alias("sensor"),
-        text.alias("raw_value"),
-        pl.lit(reading.unit).alias("raw_unit"),
-        "row_reason",
-        pl.lit(change.factor).alias("factor"),
-        pl.lit(change.divisor).alias("divisor"),
-        pl.lit(change.offset).alias("offset"),
-        pl.lit(quantity.ge).alias("low"),
-        pl.lit(quantity.le).alias("high"),
-        *given,
-    ).with_columns(number.alias("number"))
+    texts = [base.select(grid.column(reading.column)).to_series() for reading in spec.readings]
+    numbers = [
+        _numbers(base, grid, reading, text) for reading, text in zip(spec.readings, texts, strict=True)
+    ]
+    rows = base.select("source_position", "node_id", "device_id", "stamp_time", "merged", "row_reason")
+    cells = pl.concat(
+        [
+            pl.concat([rows] * len(spec.readings), rechunk=True),
+            _meaning(spec)[np.repeat(np.arange(len(spec.readings)), base.height)],
+            pl.DataFrame({"raw_value": pl.concat(texts).fill_null(""), "number": pl.concat(numbers)}),
+        ],
+        how="horizontal",
+    )
     return (
         with_value(cells)
-        .with_columns(pl.coalesce("row_reason", value_reason()).alias("reason"))
-        .drop("row_reason", "number", "factor", "divisor", "offset", "low", "high", *("given" for _ in given))
-    )
+        .with_columns(
+            pl.coalesce("own_device", "device_id").alias("device_id"),
+            (pl.col("stamp_time") - pl.duration(microseconds="back_us")).alias("reading_time"),
+            (pl.col("window_s") * pl.when("merged").then(2.0).otherwise(1.0)).alias("window_s"),
+            pl.coalesce("row_reason", value_reason()).alias("reason"),
+        )
+        .drop(
+            "row_reason", "number", "factor", "divisor", "offset", "low", "high", "own_device", "stamp_time", "merged",
+            "back_us",
+        )
+    )  # fmt: skip
+
+
+def _meaning(spec: TableSpec) -> pl.DataFrame:
+    """What each mapped column says, a row a column."""
+    rows = []
+    for reading in spec.readings:
+        quantity = QUANTITIES[reading.quantity]
+        change = conversion(reading.unit, reading.quantity)
+        if change is None:
+            raise ValueError(f"unit {reading.unit!r} passed the settings but has no way to {quantity.unit}")
+        # A stamp at the end of its window stands one (unmerged) window later than its start.
+        back_us = round(reading.window_s * 1e6) if spec.time.label == "end" else 0
+        rows.append(
+            (reading.device, reading.quantity, reading.statistic, reading.window_s, back_us, reading.multiplicity,
+             reading.point or spec.point, reading.column, reading.unit, change.factor, change.divisor, change.offset,
+             quantity.ge, quantity.le)
+        )  # fmt: skip
+    schema = {
+        "own_device": pl.String, "quantity": pl.String, "statistic": pl.String, "window_s": pl.Float64,
+        "back_us": pl.Int64, "multiplicity": pl.Int32, "point": pl.String, "sensor": pl.String, "raw_unit": pl.String,
+        "factor": pl.Float64, "divisor": pl.Float64, "offset": pl.Float64, "low": pl.Float64, "high": pl.Float64,
+    }  # fmt: skip
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _numbers(base: pl.DataFrame, grid: Columns, reading: ColumnReading, texts: pl.Series) -> pl.Series:
+    """The numbers of one column: its own, those of its texts, or what its words stand for."""
+    own = grid.number(reading.column)
+    if own is not None:
+        return base.select(own.alias("number")).to_series()
+    frame = pl.DataFrame({"text": texts})
+    number = number_of(pl.col("text"))
+    if reading.words:
+        words = pl.col("text").str.to_lowercase()
+        said = words.replace_strict(dict(reading.words), default=None, return_dtype=pl.Float64)
+        number = pl.coalesce(said, number)
+    return frame.select(number.alias("number")).to_series()
+
+
+def without_value(cells: pl.DataFrame, no_value: tuple[str, ...]) -> pl.Series:
+    """Whether a cell holds one of the texts, in lower case, that stand for no value."""
+    texts = cells.get_column("raw_value")
+    return texts.is_in(["", *no_value]) if set(no_value) <= {""} else texts.str.to_lowercase().is_in(no_value)
 
 
 def _unmapped(grid: Grid, needed: list[str]) -> pl.DataFrame:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from lepton_etl.telemetry.assemble import assemble
 from lepton_etl.telemetry.blocks import Parts
 from lepton_etl.telemetry.decoded import MAX_RAW_TEXT_CHARS, Decoded, Ignored, Origin, only_reject
-from lepton_etl.telemetry.delimited import cells_of, needed_columns, rows_with_identity
+from lepton_etl.telemetry.delimited import long_cells, needed_columns, rows_with_identity, without_value
 from lepton_etl.telemetry.specs import ParquetSpec, TimeColumn
 
 # Held in memory up to here, beyond it in a file of the worker's scratch folder: the footer is at the end.
@@ -54,9 +54,11 @@ def _parts(spool: IO[bytes], origin: Origin, spec: ParquetSpec) -> Iterator[Deco
     if refused is not None:
         yield refused
         return
+    parts = _batches(file, origin, spec)
+    first = next(parts, None)
     # A file without rows has a part too.
-    yield _decode(file.schema_arrow.empty_table(), 0, origin, spec)
-    yield from _batches(file, origin, spec)
+    yield _decode(file.schema_arrow.empty_table(), 0, origin, spec) if first is None else first
+    yield from parts
 
 
 def _opened(spool: IO[bytes], texts: list[str]) -> pq.ParquetFile:
@@ -161,21 +163,15 @@ def _decode(table: pa.Table, before: int, origin: Origin, spec: ParquetSpec) -> 
         time = TimeColumn(column=spec.time.column, label=spec.time.label, ambiguous=spec.time.ambiguous)
         spec = spec.model_copy(update={"time": time})  # A column of times needs no format.
     base = rows_with_identity(grid, origin, spec)
-    cells = pl.concat(
-        [
-            cells_of(base, grid, reading, spec, grid.number(reading.column)).with_columns(
-                base.get_column(TEXT + spec.time.column).alias("stamp")
-            )
-            for reading in spec.readings
-        ]
-    )
-    empty = cells.get_column("raw_value").str.to_lowercase().is_in(["", *spec.no_value])
+    cells = long_cells(base, grid, spec)
+    empty = without_value(cells, tuple({"", *spec.no_value}))
     counts = cells.filter(empty).group_by("sensor").len().sort("sensor")
     no_value = {(sensor, "no_value"): int(count) for sensor, count in counts.iter_rows()}
-    in_order = cells.filter(~empty).sort("source_position", maintain_order=True)
-    text = pl.format("{} = {} at {}", "sensor", "raw_value", pl.col("stamp").fill_null("no time"))
-    in_order = in_order.with_columns(pl.when(pl.col("reason").is_not_null()).then(text).alias("raw_text"))
-    return assemble(in_order, [], ignored | no_value, 0, None, origin)
+    stamps = pl.concat([base.get_column(TEXT + spec.time.column)] * len(spec.readings)).alias("stamp")
+    text = pl.format("{} = {} at {}", "sensor", "raw_value", stamps.fill_null("no time"))
+    refused = pl.when(pl.col("reason").is_not_null()).then(text)
+    valued = cells.with_columns(refused.alias("raw_text")).filter(~empty)
+    return assemble(valued, [], ignored | no_value, 0, None, origin)
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -123,7 +123,9 @@ def test_every_shipped_settings_file_loads(file: Path) -> None:
 
 
 def test_the_committed_schema_is_the_settings_own() -> None:
-    spec = importlib.util.spec_from_file_location("settings_schema", PROJECT / "scripts" / "settings_schema.py")
+    spec = importlib.util.spec_from_file_location(
+        "settings_schema", PROJECT / "scripts" / "settings_schema.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
