@@ -124,7 +124,7 @@ class Decoding:
         chunks = identity.watch(self._chunks(hashed.file))
         parts = decode_parts(chunks, self._origin(hashed.file, source), source)
         tally = Tally(hashed)
-        first = next(parts)
+        first = next(parts, Decoded.merge([]))
         second = next(parts, None)
         if second is None:
             _check_identity(identity, hashed)
