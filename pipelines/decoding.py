@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from lepton_etl.lake.landing import Delivered, Landing
 from lepton_etl.lake.staging import StagedFile, StagedWriter
-from lepton_etl.lake.tables import JOB, READING, REJECT
+from lepton_etl.lake.tables import JOB, READING, REJECT, Table
 from lepton_etl.settings import Source
 from lepton_etl.telemetry import codec
 from lepton_etl.telemetry.decoded import EARLIEST, LATEST, Decoded, Origin, only_reject
@@ -171,14 +171,11 @@ class Decoding:
 
 
 class _Output:
-    """The staged Parquet files of one task, or of one large file."""
+    """The staged Parquet files of one task, or of one large file; begun when there are rows for them."""
 
     def __init__(self, decoding: Decoding) -> None:
-        day = decoding.ingest_time.date()
         self._decoding = decoding
-        self._readings = StagedWriter(decoding.root, READING, day)
-        self._rejects = StagedWriter(decoding.root, REJECT, day)
-        self._jobs = StagedWriter(decoding.root, JOB, day)
+        self._writers: dict[str, StagedWriter] = {}
 
     def write(self, decoded: Decoded, hashed: Hashed) -> None:
         common = {
@@ -187,22 +184,30 @@ class _Output:
             "file_id": hashed.file_id,
             "ingest_time": self._decoding.ingest_time,
         }
-        days = {"reading_date": decoded.readings["reading_time"].cast(pa.date32())}
-        named = {"node_id": hashed.file.node_id, "path": hashed.file.path}
-        self._readings.write(_with(decoded.readings, common | days))
-        self._rejects.write(_with(decoded.rejects, common | named))
+        if decoded.readings.num_rows:
+            days = {"reading_date": decoded.readings["reading_time"].cast(pa.date32())}
+            self._writer(READING).write(_with(decoded.readings, common | days))
+        if decoded.rejects.num_rows:
+            named = {"node_id": hashed.file.node_id, "path": hashed.file.path}
+            self._writer(REJECT).write(_with(decoded.rejects, common | named))
         if decoded.jobs.num_rows:
-            self._jobs.write(_with(decoded.jobs.rename_columns({"state": "job_state"}), common))
+            self._writer(JOB).write(_with(decoded.jobs.rename_columns({"state": "job_state"}), common))
 
     def close(self) -> Iterator[StagedFile]:
-        for writer in (self._readings, self._rejects, self._jobs):
+        for writer in self._writers.values():
             staged = writer.close()
             if staged:
                 yield staged
 
     def drop(self) -> None:
-        for writer in (self._readings, self._rejects, self._jobs):
+        for writer in self._writers.values():
             writer.drop()
+
+    def _writer(self, table: Table) -> StagedWriter:
+        if table.name not in self._writers:
+            day = self._decoding.ingest_time.date()
+            self._writers[table.name] = StagedWriter(self._decoding.root, table, day)
+        return self._writers[table.name]
 
 
 def stamp_window(file: Delivered, source: Source) -> tuple[datetime, datetime]:
