@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from lepton_etl.telemetry.assemble import assemble
 from lepton_etl.telemetry.blocks import Parts
 from lepton_etl.telemetry.decoded import MAX_RAW_TEXT_CHARS, Decoded, Ignored, Origin, only_reject
-from lepton_etl.telemetry.delimited import long_cells, needed_columns, rows_with_identity, without_value
 from lepton_etl.telemetry.specs import ParquetSpec, TimeColumn
+from lepton_etl.telemetry.tabular import long_cells, needed_columns, rows_with_identity, without_value
 
 # Held in memory up to here, beyond it in a file of the worker's scratch folder: the footer is at the end.
 SPOOL_BYTES: Final = 64 << 20
