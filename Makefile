@@ -61,7 +61,8 @@ report: setup ## The report alone, again: CONFIG=conf/examples/harvard.yaml DATE
 	$(JAVA) lepton-etl report --config $(CONFIG) --date $(DATE) $(if $(UNTIL),--until $(UNTIL))
 
 test: setup ## Every test but the long ones; tests/real where LEPTON_REAL_DATA (default ../shared/data) exists
-	$(JAVA) python -m pytest tests -m "not slow and not cluster"
+	# Two workers with a Spark session each: a tiny night is a JVM's planning, which one core does. A file stays together.
+	$(JAVA) python -m pytest tests -m "not slow and not cluster" --numprocesses $(or $(WORKERS),2) --dist loadfile
 
 test-slow: setup ## The long ones: further nights against the truth
 	$(JAVA) python -m pytest tests -m "slow and not cluster"
