@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Protocol, TypeVar
 
 from lepton_etl.telemetry.codec import CHUNK_BYTES
-from lepton_etl.telemetry.decoded import Decoded, Origin, only_reject
+from lepton_etl.telemetry.decoded import Decoded, Origin
 
 # A node-day is some 2 to 8 MB; a block holds one, so the usual file is decoded in one piece.
 BLOCK_BYTES: Final = 16 << 20
@@ -38,22 +38,6 @@ def by_lines(
     def read(chunks: Iterable[bytes], origin: Origin, spec: Spec) -> Parts:
         reader = decoder(origin, spec)
         return (reader.decode(block) for block in line_blocks(in_utf8(chunks)))
-
-    return read
-
-
-def as_document(
-    decode: Callable[[bytes, Origin, Spec], Decoded],
-) -> Callable[[Iterable[bytes], Origin, Spec], Parts]:
-    """How a document is read that only makes sense whole; one above MAX_DOCUMENT_BYTES is one reject."""
-
-    def read(chunks: Iterable[bytes], origin: Origin, spec: Spec) -> Parts:
-        text = whole(in_utf8(chunks))
-        if text is None:
-            limit = f"a document of more than {MAX_DOCUMENT_BYTES} bytes"
-            yield only_reject("too_large", f"{origin.path}: {limit}")
-        else:
-            yield decode(text, origin, spec)
 
     return read
 
@@ -129,19 +113,3 @@ def _without_huge_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
             open_bytes = len(piece) - last_end - 1 if first_end >= 0 else open_bytes + len(piece)
     if open_bytes >= MAX_LINE_BYTES:
         yield b"\0"
-
-
-def whole(chunks: Iterable[bytes], limit: int = MAX_DOCUMENT_BYTES) -> bytes | None:
-    """The text of a document; None if it is larger than `limit`, all of which is read to its end all the same.
-
-    Reading on keeps the file's identity known.
-    """
-    parts: list[bytes] = []
-    size = 0
-    for chunk in chunks:
-        size += len(chunk)
-        if size <= limit:
-            parts.append(chunk)
-        else:
-            parts.clear()
-    return b"".join(parts) if size <= limit else None

@@ -9,7 +9,7 @@ import polars as pl
 
 from lepton_etl.telemetry.assemble import assemble, count_ignored
 from lepton_etl.telemetry.blocks import by_lines
-from lepton_etl.telemetry.decoded import READING_SCHEMA, REJECT_SCHEMA, Decoded, Origin, only_reject
+from lepton_etl.telemetry.decoded import Decoded, Origin, only_reject
 from lepton_etl.telemetry.specs import DelimitedSpec
 from lepton_etl.telemetry.tabular import long_cells, needed_columns, rows_with_identity, without_value
 from lepton_etl.telemetry.text import Lines, damaged_line, read_lines
@@ -67,7 +67,7 @@ class Decoder:
         self._lines_before = lines.following
         if self._refused:
             # One reject has named the whole file.
-            return Decoded(READING_SCHEMA.empty_table(), REJECT_SCHEMA.empty_table(), records=0, duplicates=0)
+            return Decoded.merge([])
         grid = cut(lines, self._spec.delimiter, self._spec.footers, self._header)
         if grid is None:
             self._refused = True

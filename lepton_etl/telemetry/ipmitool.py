@@ -120,10 +120,6 @@ def _understand(texts: pl.Series, spec: IpmitoolSpec) -> pl.DataFrame:
     split = dialects.split(texts)
     mapped = rules.map_names(split.filter("is_row").get_column("sensor"))
     line = pl.col("line")
-    lower = pl.col("reading").str.to_lowercase()
-    empty = lower.is_in(rules.no_value)
-    if rules.no_value_pattern is not None:
-        empty = empty | pl.col("reading").str.contains(f"^(?:{rules.no_value_pattern})$")
     kind = (
         pl.when(damaged_line(line))
         .then(BAD_LINE)
@@ -133,7 +129,7 @@ def _understand(texts: pl.Series, spec: IpmitoolSpec) -> pl.DataFrame:
         .then(BAD_LINE)
         .when(pl.col("rule").is_null())
         .then(UNMAPPED)
-        .when(empty)
+        .when(rules.says_no_value(pl.col("reading")))
         .then(NO_VALUE)
         .otherwise(VALUE)
     )

@@ -10,7 +10,7 @@ from lepton_etl.fields import QUANTITIES
 from lepton_etl.telemetry.assemble import NUMBER
 from lepton_etl.telemetry.decoded import Origin
 from lepton_etl.telemetry.nvidia_snapshot import ALTERNATIVES
-from lepton_etl.telemetry.samples import CELLS, no_value
+from lepton_etl.telemetry.samples import CELLS
 from lepton_etl.telemetry.sensors import Mapped, RuleTable, template_names
 
 LABEL_OF: Final = {
@@ -30,13 +30,10 @@ class QueryRows:
         self._lines: list[int] = []
         self._texts: list[str] = []
 
-    def add(self, line: int, text: str) -> bool:
-        """Take a row; False if it has another number of cells than the header."""
-        if text.count(",") + 1 != len(self.columns):
-            return False
+    def add(self, line: int, text: str) -> None:
+        """Take a row, which has as many cells as the header."""
         self._lines.append(line)
         self._texts.append(text)
-        return True
 
     def labels(self, text: str) -> tuple[tuple[str, str], ...]:
         """What a row says of whose it is."""
@@ -74,7 +71,7 @@ class QueryRows:
                 if mapped is None:
                     ignored[(name, "unmapped")] += column.height
                     continue
-                valued = column.filter(~no_value(pl.col("text"), rules))
+                valued = column.filter(~rules.says_no_value(pl.col("text")))
                 ignored[(name, "no_value")] += column.height - valued.height
                 frames.append(self._mapped(valued, name, mapped, origin, rules))
         return frames

@@ -12,7 +12,7 @@ from lepton_etl.telemetry.assemble import assemble, number_of, value_reason
 from lepton_etl.telemetry.blocks import Parts
 from lepton_etl.telemetry.decoded import Decoded, Origin
 from lepton_etl.telemetry.documents import Document, documents
-from lepton_etl.telemetry.samples import Fault
+from lepton_etl.telemetry.samples import Fault, fault_frame
 from lepton_etl.telemetry.specs import OpenMeteoSpec
 from lepton_etl.telemetry.stamps import parse_stamps
 from lepton_etl.telemetry.units import with_value
@@ -86,15 +86,8 @@ class _Weather:
 
     def decoded(self, origin: Origin) -> Decoded:
         """Readings and rejects of all that was taken."""
-        rows = [(fault.position, fault.sensor, fault.reason, fault.raw_text) for fault in self.faults]
-        schema = {
-            "source_position": pl.Int64,
-            "sensor": pl.String,
-            "reason": pl.String,
-            "raw_text": pl.String,
-        }
-        faults = pl.DataFrame(rows, schema=schema, orient="row")
-        return assemble(pl.concat(self._cells), [faults], dict(self._ignored), 0, None, origin)
+        faults = [fault_frame(self.faults)]
+        return assemble(pl.concat(self._cells), faults, dict(self._ignored), 0, None, origin)
 
     def _arrays(self, arrays: Json, units: Json, times: pl.DataFrame, line: int) -> None:
         """The variables beside `times` (time, reason)."""

@@ -15,6 +15,7 @@ import polars as pl
 from lepton_etl.telemetry.blocks import Parts
 from lepton_etl.telemetry.decoded import Origin
 from lepton_etl.telemetry.objects import CLOSING, OPENING, Bounded
+from lepton_etl.telemetry.samples import Fault, fault_frame
 from lepton_etl.telemetry.series import SAMPLE_SCHEMA, SeriesMapper, write_labels
 from lepton_etl.telemetry.specs import PrometheusSpec
 
@@ -26,7 +27,6 @@ UNNAMED: Final = "(unnamed)"
 _SERIES: Final = re.compile(rb'"metric"\s*:\s*\{[^{}]*\}\s*,\s*"(?:values?|histograms?)"\s*:\s*\[')
 _ANSWER: Final = re.compile(rb'"resultType"\s*:\s*"(?:matrix|vector)"')
 SCALARS: Final = ("number", "string", "boolean", "null")
-FAULT_SCHEMA: Final = {"source_position": pl.Int64, "reason": pl.String, "raw_text": pl.String}
 
 Row = tuple[int, str, str, str, str]
 Point = tuple[str, str]
@@ -44,9 +44,9 @@ def read(chunks: Iterable[bytes], origin: Origin, spec: PrometheusSpec) -> Parts
     for row in walk.samples():
         rows.append(row)
         if len(rows) >= BATCH_SAMPLES:
-            yield mapper.decode(_frame(rows), _faults([]), 0, None)
+            yield mapper.decode(_frame(rows), fault_frame([]), 0, None)
             rows.clear()
-    yield mapper.decode(_frame(rows), _faults(walk.faults), 0, None)
+    yield mapper.decode(_frame(rows), fault_frame(walk.faults), 0, None)
 
 
 def looks_like(head: bytes) -> bool:
@@ -58,10 +58,6 @@ def _frame(rows: list[Row]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=SAMPLE_SCHEMA, orient="row")
 
 
-def _faults(faults: list[tuple[int, str, str]]) -> pl.DataFrame:
-    return pl.DataFrame(faults, schema=FAULT_SCHEMA, orient="row")
-
-
 Events = Iterator[tuple[str, Any]]
 
 
@@ -69,7 +65,7 @@ class _Walk:
     """Where in the document we are, and what it has said."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
-        self.faults: list[tuple[int, str, str]] = []
+        self.faults: list[Fault] = []
         self._source = Bounded(chunks)
         self._samples_seen = 0
         self._answered = False
@@ -96,7 +92,7 @@ class _Walk:
             self._fault("bad_json", "no series of a query result")
 
     def _fault(self, reason: str, text: str) -> None:
-        self.faults.append((self._samples_seen + 1, reason, text))
+        self.faults.append(Fault(self._samples_seen + 1, reason, text))
 
     def _member(self, key: str, events: Events) -> Iterator[Row]:
         """One key of an object outside a series; a series is taken whole from its `metric` on."""

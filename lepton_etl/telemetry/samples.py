@@ -4,7 +4,6 @@ A decoder of documents only walks its document and says what stands there; mappi
 are the same for all and are done here on columns.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,9 +13,9 @@ import polars as pl
 
 from lepton_etl.fields import QUANTITIES
 from lepton_etl.telemetry.assemble import assemble, number_of, value_reason
-from lepton_etl.telemetry.decoded import Decoded, Ignored, Origin
+from lepton_etl.telemetry.decoded import Decoded, Origin
 from lepton_etl.telemetry.sensors import Mapped, RuleTable, template_names
-from lepton_etl.telemetry.stamps import EpochUnit, parse_stamps
+from lepton_etl.telemetry.stamps import UTC_TIME, EpochUnit, parse_stamps
 from lepton_etl.telemetry.units import with_value
 
 CELLS: Final = pl.Schema(
@@ -82,22 +81,18 @@ def decode_samples(
     *,
     faults: Iterable[Fault] = (),
     structure_lines: int = 0,
-    timezone: str | None = None,
-    format: str | None = None,
     epoch: EpochUnit | None = None,
 ) -> Decoded:
     """Readings and rejects of the samples of one document; one sample is one record.
 
-    Stamps are read in `format`, as an `epoch`, or as ISO 8601, in `timezone` (default the origin's) where they carry
-    none; a sample without a stamp takes the path's time, else it is a reject (no_time). A sensor outside the rules is
+    Stamps are read as an `epoch` or as ISO 8601, in the origin's zone where they carry none; a sample without a stamp
+    takes the path's time, else it is a reject (no_time). A sensor outside the rules is
     ignored (unmapped), one of the table's `no_value` words too (no_value). A unit named by the data wins; one that the
     rule does not expect is a reject (unit_mismatch).
     """
     ignored: Counter[tuple[str, str]] = Counter()
-    return decode_cells(
-        sample_cells(samples, origin, rules, ignored), ignored, origin, faults=faults, structure_lines=structure_lines,
-        timezone=timezone, format=format, epoch=epoch,
-    )  # fmt: skip
+    cells = sample_cells(samples, origin, rules, ignored)
+    return decode_cells(cells, ignored, origin, faults=faults, structure_lines=structure_lines, epoch=epoch)
 
 
 def sample_cells(
@@ -109,7 +104,7 @@ def sample_cells(
         mapped = rules.find(sample.sensor, sample.labels)
         if mapped is None:
             ignored[(sample.sensor, "unmapped")] += 1
-        elif _is_no_value(sample.raw_value, rules):
+        elif rules.is_no_value(sample.raw_value.strip()):
             ignored[(sample.sensor, "no_value")] += 1
         else:
             rows.append(_row(sample, mapped, origin, rules))
@@ -123,27 +118,19 @@ def decode_cells(
     *,
     faults: Iterable[Fault] = (),
     structure_lines: int = 0,
-    timezone: str | None = None,
-    format: str | None = None,
     epoch: EpochUnit | None = None,
 ) -> Decoded:
     """Readings and rejects of mapped cells (CELLS): stamps, values and bounds as `decode_samples` says."""
     return assemble(
-        _stamped(cells, origin, timezone or origin.timezone, format, epoch),
-        [_fault_frame(faults)],
-        _sorted(ignored),
+        with_times(
+            cells, parse_stamps(cells.get_column("stamp"), timezone=origin.timezone, epoch=epoch), origin
+        ),
+        [fault_frame(faults)],
+        dict(sorted(ignored.items())),
         structure_lines,
         None,
         origin,
     )
-
-
-def no_value(text: pl.Expr, rules: RuleTable) -> pl.Expr:
-    """Whether texts without blanks around them say that there is no value."""
-    word = text.str.to_lowercase().is_in(rules.no_value)
-    if rules.no_value_pattern is None:
-        return word
-    return word | text.str.contains(f"^(?:{rules.no_value_pattern})$")
 
 
 def device_of(templates: tuple[str, ...], labels: Mapping[str, str]) -> str | None:
@@ -152,13 +139,6 @@ def device_of(templates: tuple[str, ...], labels: Mapping[str, str]) -> str | No
         if all(labels.get(name) for name in template_names(template)):
             return template.format_map(labels)
     return None
-
-
-def _is_no_value(raw_value: str, rules: RuleTable) -> bool:
-    text = raw_value.strip()
-    if text.lower() in rules.no_value:
-        return True
-    return rules.no_value_pattern is not None and re.fullmatch(rules.no_value_pattern, text) is not None
 
 
 def _row(sample: Sample, mapped: Mapped, origin: Origin, rules: RuleTable) -> tuple[object, ...]:
@@ -180,12 +160,13 @@ def _row(sample: Sample, mapped: Mapped, origin: Origin, rules: RuleTable) -> tu
     )  # fmt: skip
 
 
-def _stamped(
-    cells: pl.DataFrame, origin: Origin, timezone: str, format: str | None, epoch: EpochUnit | None
-) -> pl.DataFrame:
-    """Cells with value, time and reason."""
-    stamps = parse_stamps(cells.get_column("stamp"), timezone=timezone, format=format, epoch=epoch)
-    path_time = pl.lit(origin.path_time, dtype=pl.Datetime("us", "UTC"))
+def with_times(cells: pl.DataFrame, stamps: pl.DataFrame, origin: Origin) -> pl.DataFrame:
+    """Cells with value, reading_time and reason.
+
+    `stamps` are the parsed ones of the column `stamp`; where that is null the time of the path holds. `found_reason`
+    is what was wrong before.
+    """
+    path_time = pl.lit(origin.path_time, dtype=UTC_TIME)
     bare = pl.col("stamp").is_null()
     time_reason = (
         pl.when(~bare).then("time_reason").when(pl.lit(origin.path_time is None)).then(pl.lit("no_time"))
@@ -203,11 +184,8 @@ def _stamped(
     )
 
 
-def _fault_frame(faults: Iterable[Fault]) -> pl.DataFrame:
+def fault_frame(faults: Iterable[Fault]) -> pl.DataFrame:
+    """Faults as rejects that bring their own text."""
     rows = [(fault.position, fault.sensor, fault.reason, fault.raw_text) for fault in faults]
     schema = {"source_position": pl.Int64, "sensor": pl.String, "reason": pl.String, "raw_text": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
-
-
-def _sorted(ignored: Mapping[tuple[str, str], int]) -> Ignored:
-    return dict(sorted(ignored.items()))

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Final, Literal
@@ -168,8 +168,25 @@ class RuleTable(BaseModel):
         """Whether a rule fits the name, whatever it asks of the labels."""
         return bool(self._named(sensor))
 
+    def is_no_value(self, text: str) -> bool:
+        """Whether a text without blanks around it says that there is no value."""
+        if text.lower() in self.no_value:
+            return True
+        return self.no_value_pattern is not None and re.fullmatch(self.no_value_pattern, text) is not None
+
+    def says_no_value(self, text: pl.Expr) -> pl.Expr:
+        """`is_no_value` of a column."""
+        word = text.str.to_lowercase().is_in(self.no_value)
+        if self.no_value_pattern is None:
+            return word
+        return word | text.str.contains(f"^(?:{self.no_value_pattern})$")
+
     def _named(self, sensor: str) -> "tuple[tuple[int, Groups], ...]":
-        return _matches(tuple(rule.match for rule in self.rules), sensor)
+        return _matches(self._patterns, sensor)
+
+    @cached_property
+    def _patterns(self) -> tuple[str, ...]:
+        return tuple(rule.match for rule in self.rules)
 
     def map_names(self, sensors: pl.Series) -> pl.DataFrame:
         """One row (MAPPED_SCHEMA) for each distinct name that a rule fits; rules run once a name, not once a row."""

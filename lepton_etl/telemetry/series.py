@@ -8,19 +8,19 @@ from typing import Final
 import polars as pl
 
 from lepton_etl.fields import QUANTITIES
-from lepton_etl.telemetry.assemble import assemble, count_ignored, number_of, value_reason
+from lepton_etl.telemetry.assemble import assemble, count_ignored
 from lepton_etl.telemetry.decoded import Decoded, Origin
-from lepton_etl.telemetry.samples import device_of
+from lepton_etl.telemetry.samples import device_of, with_times
 from lepton_etl.telemetry.specs import PrometheusSpec
 from lepton_etl.telemetry.stamps import EpochUnit, parse_stamps
 from lepton_etl.telemetry.text import Lines
-from lepton_etl.telemetry.units import conversion, with_value
+from lepton_etl.telemetry.units import conversion
 
 SAMPLE_SCHEMA: Final = {
     "source_position": pl.Int64, "metric": pl.String, "labels": pl.String, "value": pl.String, "stamp": pl.String,
 }  # fmt: skip
 SERIES_SCHEMA: Final = {
-    "metric": pl.String, "labels": pl.String, "series_reason": pl.String, "sensor": pl.String, "node_id": pl.String,
+    "metric": pl.String, "labels": pl.String, "found_reason": pl.String, "sensor": pl.String, "node_id": pl.String,
     "device_id": pl.String, "quantity": pl.String, "statistic": pl.String, "point": pl.String, "raw_unit": pl.String,
     "low": pl.Float64, "high": pl.Float64, "factor": pl.Float64, "divisor": pl.Float64, "offset": pl.Float64,
 }  # fmt: skip
@@ -67,7 +67,7 @@ class SeriesMapper:
         joined = wanted.with_columns(text).join(
             series, on=["metric", "labels"], how="left", maintain_order="left", nulls_equal=True
         )
-        reason = pl.col("series_reason")
+        reason = pl.col("found_reason")
         outside, malformed = (reason == UNMAPPED).fill_null(False), (reason == BAD_LINE).fill_null(False)
         unmapped = pl.concat(
             [samples.filter(~named).select("metric"), joined.filter(outside).select("metric")]
@@ -186,21 +186,9 @@ def _stamped(joined: pl.DataFrame, origin: Origin) -> pl.DataFrame:
         pl.when("in_seconds").then(by_unit["s"].get_column(name)).otherwise(by_unit["ms"].get_column(name)).alias(name)
         for name in ("time", "reason")
     )  # fmt: skip
-    path_time = pl.lit(origin.path_time, dtype=pl.Datetime("us", "UTC"))
-    bare = pl.col("stamp").is_null()
-    time_reason = (
-        pl.when(~bare).then("time_reason").when(pl.lit(origin.path_time is None)).then(pl.lit("no_time"))
-    )  # fmt: skip
     cells = joined.with_columns(
-        stamps.get_column("time"),
-        stamps.get_column("reason").alias("time_reason"),
         pl.col("value").alias("raw_value"),
-        number_of(pl.col("value")).alias("number"),
         pl.lit(0.0).alias("window_s"),
         pl.lit(1, dtype=pl.Int32).alias("multiplicity"),
-        pl.col("value").alias("text_value"),
-    )
-    return with_value(cells).with_columns(
-        pl.coalesce("series_reason", time_reason, value_reason()).alias("reason"),
-        pl.when(bare).then(path_time).otherwise("time").alias("reading_time"),
-    )
+    ).drop("value")
+    return with_times(cells, stamps, origin)

@@ -8,23 +8,15 @@ from typing import Any, Final
 import polars as pl
 
 from lepton_etl.telemetry.blocks import Parts, by_lines, in_utf8, peek
-from lepton_etl.telemetry.decoded import (
-    MAX_RAW_TEXT_CHARS,
-    READING_SCHEMA,
-    REJECT_SCHEMA,
-    Decoded,
-    Origin,
-    only_reject,
-)
+from lepton_etl.telemetry.decoded import MAX_RAW_TEXT_CHARS, Decoded, Origin, only_reject
 from lepton_etl.telemetry.objects import Objects
-from lepton_etl.telemetry.samples import Sample, decode_samples
+from lepton_etl.telemetry.samples import Sample, decode_samples, fault_frame
 from lepton_etl.telemetry.slurm_jobs import FIELDS, JOB_FIELDS, JOB_ID, beside, decode_jobs
 from lepton_etl.telemetry.specs import SlurmSpec
 from lepton_etl.telemetry.text import Lines, damaged_line, read_lines
 
 DELIMITER: Final = "|"
 BATCH_OBJECTS: Final = 2_000
-FAULT_SCHEMA: Final = {"source_position": pl.Int64, "reason": pl.String, "raw_text": pl.String}
 _SERVICE: Final = re.compile(rb'"[Ss]lurm"\s*:\s*\{')
 _LISTS: Final = re.compile(rb'"(?:jobs|nodes)"\s*:\s*\[')
 
@@ -49,7 +41,7 @@ class Decoder:
         self._lines_before = lines.following
         if self._refused:
             # One reject has named the whole file.
-            return Decoded(READING_SCHEMA.empty_table(), REJECT_SCHEMA.empty_table(), records=0, duplicates=0)
+            return Decoded.merge([])
         frame = pl.DataFrame({"raw_text": lines.series()}).with_row_index(
             "source_position", offset=lines.first_position
         )
@@ -106,7 +98,6 @@ def _read_service(chunks: Iterable[bytes], origin: Origin, spec: SlurmSpec) -> P
     """
     objects = Objects(chunks, ("jobs", "nodes"), BATCH_OBJECTS)
     for batch in objects.batches():
-        faults = [(fault.position, fault.reason, fault.raw_text) for fault in batch.faults]
         rows = [
             row for item in batch.objects if item.key == "jobs" for row in _jobs(item.position, item.value)
         ]
@@ -122,7 +113,7 @@ def _read_service(chunks: Iterable[bytes], origin: Origin, spec: SlurmSpec) -> P
         jobs = decode_jobs(
             pl.DataFrame(rows, schema=JOB_FIELDS, orient="row"),
             origin.timezone,
-            pl.DataFrame(faults, schema=FAULT_SCHEMA, orient="row"),
+            fault_frame(batch.faults),
         )
         readings = decode_samples(samples, origin, spec.sensors, structure_lines=nodes, epoch="s")
         yield beside(readings, jobs)

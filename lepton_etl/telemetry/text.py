@@ -1,6 +1,5 @@
 """Bytes of a log as numbered lines, without a Python loop per line."""
 
-import codecs
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +50,7 @@ class Lines:
 
 
 def read_lines(data: bytes, before: int = 0) -> Lines:
-    """Split UTF-8 text (byte-order mark dropped; UTF-16 by its mark) at line feeds; never raises.
+    """Split UTF-8 text (as `blocks.in_utf8` gives it) at line feeds; never raises.
 
     Bytes that are not UTF-8 become U+FFFD and mark the text as damaged.
     """
@@ -71,9 +70,6 @@ def damaged_line(line: pl.Expr) -> pl.Expr:
 
 
 def _utf8(data: bytes) -> tuple[bytes, bool]:
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        data = data.decode("utf-16", errors="replace").encode("utf-8", errors="replace")
-    data = data.removeprefix(codecs.BOM_UTF8)
     if data.isascii():
         return data, b"\0" in data
     try:
