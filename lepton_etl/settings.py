@@ -12,59 +12,31 @@ import re
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.models.settings import ModelSettings
-from lepton_etl.telemetry.specs import (
-    AutoSpec,
-    DelimitedSpec,
-    Eia930Spec,
-    ElectricityMapsSpec,
-    IpmitoolSpec,
-    NvidiaSmiSpec,
-    OpenMeteoSpec,
-    OtlpJsonSpec,
-    ParquetSpec,
-    PlainGridSpec,
-    PrometheusSpec,
-    RedfishSpec,
-    RocmSmiSpec,
-    SlurmSpec,
+from lepton_etl.sources import (
+    Eia930Source,
+    ElectricityMapsSource,
+    Identifier,
+    PlainGridSource,
+    Section,
+    Source,
+    TimeZone,
 )
 
 _VARIABLE: Final = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
-_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _ENV_PREFIX: Final = "LEPTON__"
 _SECONDS_PER_HOUR: Final = 3600
 GRID_SOURCE: Final = "grid"
 
 
-def _zone(value: str) -> str:
-    if value not in available_timezones():
-        raise ValueError("not an IANA time zone such as UTC or America/New_York")
-    return value
-
-
-def _identifier(value: str) -> str:
-    if not _IDENTIFIER.fullmatch(value):
-        raise ValueError("letters, digits, '_', '.', '-', at most 63, starting with a letter or digit")
-    return value
-
-
-TimeZone = Annotated[str, AfterValidator(_zone)]
-Identifier = Annotated[str, AfterValidator(_identifier)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class Site(_Section):
+class Site(Section):
     site_id: Identifier = Field(description="Name of the site in every table.")
     timezone: TimeZone = Field(default="UTC", description="IANA zone of local dates in the report.")
 
@@ -73,142 +45,11 @@ class Site(_Section):
         return ZoneInfo(self.timezone)
 
 
-class _SourceSettings(_Section):
-    """What every source says, whatever its format."""
-
-    name: Identifier = Field(description="Name of the source in every reading.")
-    path: str = Field(
-        min_length=1,
-        description="Pattern of the files (`*`, `?`, `**`), plain, gzip, zstd or xz; a path or s3:// or hdfs://.",
-    )
-    node_id_from_path: str | None = Field(
-        default=None, description="Regular expression with a group `node_id`."
-    )
-    time_from_path: str | None = Field(
-        default=None, description="Regular expression with a group `time` (ISO 8601, UTC)."
-    )
-    timezone: TimeZone = Field(default="UTC", description="IANA zone of stamps that carry none.")
-    sampling_period_s: float | None = Field(
-        default=None, gt=0, le=86_400, description="Declared distance of readings."
-    )
-    earlier_d: float | None = Field(
-        default=None,
-        ge=0,
-        allow_inf_nan=False,
-        description="Days that a stamp may lie before the file's own time (that of its path, else when it was last "
-        "written); null: 2 where the path names the time, else any stamp since 2000.",
-    )
-    later_d: float = Field(
-        default=2.0,
-        ge=0,
-        allow_inf_nan=False,
-        description="Days that a stamp may lie after the file's own time: a day's file named by its first moment, "
-        "and up to 14 hours of a zone. More only for forecasts.",
-    )
-    credit: str | None = Field(
-        default=None, description="Who made the data and under which licence, for the report."
-    )
-
-    @model_validator(mode="after")
-    def _patterns_have_their_group(self) -> Self:
-        for key, group in (("node_id_from_path", "node_id"), ("time_from_path", "time")):
-            pattern = getattr(self, key)
-            if pattern is None:
-                continue
-            try:
-                groups = re.compile(pattern).groupindex
-            except re.error as error:
-                raise ValueError(f"{key} {pattern!r} is no regular expression: {error}") from error
-            if group not in groups:
-                raise ValueError(f"{key} {pattern!r} has no group (?P<{group}>...)")
-        return self
-
-
-class IpmitoolSource(_SourceSettings, IpmitoolSpec):
-    """Tables of `ipmitool sdr`."""
-
-
-class DelimitedSource(_SourceSettings, DelimitedSpec):
-    """CSV, TSV and the like."""
-
-    timezone: TimeZone = Field(default="UTC", description="IANA zone of stamps that carry none.")
-
-
-class ParquetSource(_SourceSettings, ParquetSpec):
-    """Parquet files."""
-
-    timezone: TimeZone = Field(default="UTC", description="IANA zone of stamps that carry none.")
-
-
-class PrometheusSource(_SourceSettings, PrometheusSpec):
-    """Text exposition, and the JSON of range and instant queries."""
-
-
-class RedfishSource(_SourceSettings, RedfishSpec):
-    """Resources of a BMC."""
-
-
-class NvidiaSmiSource(_SourceSettings, NvidiaSmiSpec):
-    """What nvidia-smi prints."""
-
-
-class RocmSmiSource(_SourceSettings, RocmSmiSpec):
-    """What rocm-smi prints."""
-
-
-class SlurmSource(_SourceSettings, SlurmSpec):
-    """Slurm's accounting."""
-
-
-class OtlpJsonSource(_SourceSettings, OtlpJsonSpec):
-    """OpenTelemetry metrics."""
-
-
-class OpenMeteoSource(_SourceSettings, OpenMeteoSpec):
-    """Hourly weather."""
-
-
-class ElectricityMapsSource(_SourceSettings, ElectricityMapsSpec):
-    """Hourly grid intensity; made from the section `grid`."""
-
-
-class Eia930Source(_SourceSettings, Eia930Spec):
-    """Hourly grid generation and intensity; made from the section `grid`."""
-
-
-class PlainGridSource(_SourceSettings, PlainGridSpec):
-    """Hourly grid intensity in a table of one's own; made from the section `grid`."""
-
-    timezone: TimeZone = Field(default="UTC", description="IANA zone of stamps that carry none.")
-
-
-class AutoSource(_SourceSettings, AutoSpec):
-    """Files of any format that needs no settings, told by their content."""
-
-
-Source = (
-    IpmitoolSource
-    | DelimitedSource
-    | ParquetSource
-    | PrometheusSource
-    | RedfishSource
-    | NvidiaSmiSource
-    | RocmSmiSource
-    | SlurmSource
-    | OtlpJsonSource
-    | OpenMeteoSource
-    | ElectricityMapsSource
-    | Eia930Source
-    | PlainGridSource
-    | AutoSource
-)
-
-
-class LakeSettings(_Section):
+class LakeSettings(Section):
     root: Path = Field(description="Folder of the Delta tables.")
 
 
-class MlflowSettings(_Section):
+class MlflowSettings(Section):
     tracking_uri: str = Field(default="sqlite:///mlflow.db", description="Any MLflow tracking URI.")
     artifact_location: str = Field(
         default="mlartifacts", description="Where artifacts of a new experiment go."
@@ -216,18 +57,18 @@ class MlflowSettings(_Section):
     experiment: Identifier = Field(default="lepton-etl", description="MLflow experiment.")
 
 
-class Fleet(_Section):
+class Fleet(Section):
     inventory: Path = Field(description="CSV of nodes with valid-from dates.")
 
 
-class Facility(_Section):
+class Facility(Section):
     meters: Path | None = Field(default=None, description="CSV of facility meters.")
     pue_assumed: float | None = Field(
         default=None, ge=1.0, le=10.0, description="PUE where no meter stands; its basis is said."
     )
 
 
-class Grid(_Section):
+class Grid(Section):
     zone: str = Field(description="Zone id as the intensity files name it.", min_length=1)
     intensity: str = Field(description="Path pattern of the hourly intensity files.")
     format: Literal["electricitymaps", "eia930", "grid_csv"] = Field(
@@ -277,7 +118,7 @@ class Grid(_Section):
         return ElectricityMapsSource(**common)
 
 
-class Energy(_Section):
+class Energy(Section):
     interval_s: int = Field(
         default=300, ge=10, le=3600, description="Length of a silver interval; divides 3600."
     )
@@ -301,14 +142,14 @@ class Energy(_Section):
         return self
 
 
-class Quality(_Section):
+class Quality(Section):
     expectations: Path | None = Field(
         default=None, description="Folder of rule files; default: the ones shipped in conf/."
     )
     docs: Path = Field(default=Path("quality"), description="Folder of the Data Docs.")
 
 
-class Report(_Section):
+class Report(Section):
     folder: Path = Field(default=Path("report"), description="Folder of the HTML pages.")
 
 

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from lepton_etl.lake.landing import Delivered, Landing
 from lepton_etl.lake.staging import StagedFile, StagedWriter
 from lepton_etl.lake.tables import JOB, READING, REJECT, Table
-from lepton_etl.settings import Source
+from lepton_etl.sources import Source
 from lepton_etl.telemetry import codec
 from lepton_etl.telemetry.decoded import EARLIEST, LATEST, Decoded, Origin, only_reject
 from lepton_etl.telemetry.formats import decode_parts

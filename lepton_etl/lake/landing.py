@@ -21,7 +21,7 @@ from pyarrow import fs
 
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.lake.object_store import ObjectStore, is_remote
-from lepton_etl.settings import Source
+from lepton_etl.sources import Source
 
 UNSAFE: Final = ("symbolic_link", "not_a_regular_file", "outside_landing")
 _WILDCARD: Final = re.compile(r"[*?\[]")

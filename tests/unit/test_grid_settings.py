@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from lepton_etl.settings import Eia930Source, ElectricityMapsSource, Grid, PlainGridSource
+from lepton_etl.settings import Grid
+from lepton_etl.sources import Eia930Source, ElectricityMapsSource, PlainGridSource
 from lepton_etl.telemetry.units import conversion
 
 
