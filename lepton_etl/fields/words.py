@@ -1,0 +1,13 @@
+"""The words that more than one field, or code, chooses from."""
+
+from __future__ import annotations
+
+from typing import Final
+
+ENERGY_SOURCES: Final = (
+    "outlet_counter", "outlet_power", "psu_input", "bmc", "psu_output", "modelled_sum", "device", "meter",
+    "interval_meter",
+)  # fmt: skip
+ENERGY_BASIS: Final = ("measured", "estimated", "insufficient", "gpu_only", "none")
+PUE_BASIS: Final = ("measured", "partial", "modelled", "assumed", "none")
+STATISTICS: Final = ("instant", "mean", "min", "max", "counter")

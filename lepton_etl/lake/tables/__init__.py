@@ -1,0 +1,60 @@
+"""Every table, declared once: grain, key, partition, owner, retention, columns.
+
+A column's type, unit, comment and bounds are the field dictionary's; here stands only which columns a table has.
+Columns are only added, at the end.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from lepton_etl.lake.tables.bronze import FILE, JOB, READING, REJECT
+from lepton_etl.lake.tables.declare import Table
+from lepton_etl.lake.tables.gold import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, PREDICTION, SITE_HOUR
+from lepton_etl.lake.tables.operations import RUN, STAGE_RUN
+from lepton_etl.lake.tables.silver import FACILITY_INTERVAL, GRID_HOUR, INTERVAL, METER, NODE, WEATHER_HOUR
+
+__all__ = [
+    "CLUSTER_DAY",
+    "CLUSTER_HOUR",
+    "FACILITY_INTERVAL",
+    "FILE",
+    "GRID_HOUR",
+    "INTERVAL",
+    "JOB",
+    "METER",
+    "NODE",
+    "NODE_HOUR",
+    "PREDICTION",
+    "READING",
+    "REJECT",
+    "RUN",
+    "SITE_HOUR",
+    "STAGE_RUN",
+    "TABLES",
+    "WEATHER_HOUR",
+    "Table",
+]
+
+TABLES: Final[dict[str, Table]] = {
+    table.name: table
+    for table in (
+        READING,
+        REJECT,
+        FILE,
+        JOB,
+        NODE,
+        METER,
+        INTERVAL,
+        FACILITY_INTERVAL,
+        GRID_HOUR,
+        WEATHER_HOUR,
+        NODE_HOUR,
+        SITE_HOUR,
+        CLUSTER_HOUR,
+        CLUSTER_DAY,
+        PREDICTION,
+        RUN,
+        STAGE_RUN,
+    )
+}
