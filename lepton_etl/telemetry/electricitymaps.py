@@ -43,7 +43,14 @@ class Decoder(delimited.Decoder):
         )
 
 
-def canonical(name: str) -> str:
+def looks_like(head: bytes) -> bool:
+    """Whether the header is that of the publisher's hourly files."""
+    lines = head.lstrip().splitlines()
+    cells = lines[0].decode("utf-8", "replace").split(DELIMITER) if lines else []
+    return {TIME, ZONE} <= {_canonical(cell) for cell in cells}
+
+
+def _canonical(name: str) -> str:
     """A header name in lower case with plain digits and spaces; the two intensities by their kind."""
     plain = " ".join(unicodedata.normalize("NFKC", name).lower().split())
     found = _INTENSITY.fullmatch(plain)
@@ -52,7 +59,7 @@ def canonical(name: str) -> str:
 
 def _columns(header: list[str], spec: ElectricityMapsSpec) -> DelimitedSpec:
     """The mapping of this very header; a column that it lacks keeps its canonical name, to be named when missed."""
-    names = {canonical(name): name for name in reversed(header)}
+    names = {_canonical(name): name for name in reversed(header)}
 
     def logged(name: str) -> str:
         return names.get(name, name)

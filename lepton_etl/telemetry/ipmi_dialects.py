@@ -13,24 +13,44 @@
 Source: ipmitool(1) and its lib/ipmi_sdr.c, ipmi_sensor.c, ipmi_dcmi.c; isensor(8) of ipmiutil.
 """
 
+import re
 from typing import Final
 
 import polars as pl
 
-# The status that ends a reading of -c: a threshold state, or the hexadecimal one of a discrete sensor.
-_STATUS: Final = r"^(?:ok|ns|na|us|n[cr]|cr|[lu]n[cr]|[lu]cr|0x[0-9a-fA-F]+)$"
-_DCMI: Final = (
-    r"^\s*(?<sensor>Instantaneous power reading|Minimum during sampling period|Maximum during sampling period|"
-    r"Average power reading over sample period)\s*:\s*(?<reading>.*)$"
+# The status of a reading: a threshold state, or the hexadecimal one of a discrete sensor.
+_STATUS: Final = r"(?:ok|ns|na|us|n[cr]|cr|[lu]n[cr]|[lu]cr|0x[0-9a-fA-F]+)"
+_DCMI_SENSOR: Final = (
+    "(?:Instantaneous power reading|Minimum during sampling period|Maximum during sampling period|"
+    "Average power reading over sample period)"
 )
+_DCMI: Final = rf"^\s*(?<sensor>{_DCMI_SENSOR})\s*:\s*(?<reading>.*)$"
 _IPMIUTIL: Final = (
     r"^[0-9a-fA-F]{4} SDR \w+ .*? snum [0-9a-fA-F]{2} (?<sensor>.+?)\s*= [0-9a-fA-F]+ \S+\s+(?<reading>.*)$"
 )
 # What stands around the rows: the rest of a dcmi report, the head and foot of an ipmiutil table.
 _HEADING: Final = (
-    r"^\s*(?:(?:IPMI timestamp|Sampling period|Power reading state is)\s*:.*|ipmiutil .*|isensor.*|_ID_ SDR_.*|"
-    r"-- BMC version .*|ID  \| .*)$"
+    r"\s*(?:(?:IPMI timestamp|Sampling period|Power reading state is)\s*:.*|ipmiutil .*|isensor.*|_ID_ SDR_.*|"
+    r"-- BMC version .*|ID  \| .*)"
 )
+# Stricter than `split`, which is only given files of this format: any table of three columns would do there.
+LINE: Final = re.compile(
+    "|".join(
+        (
+            r"Timestamp: .+",
+            rf"[^|]+\|[^|]*\|\s*{_STATUS}\s*",  # sdr
+            rf"[^|]+\|\s*[0-9A-F]{{2}}h\s*\|\s*{_STATUS}\s*\|\s*\d+\.\d+\s*\|[^|]*",  # sdr elist
+            rf"[^|]+\|[^|]*\|[^|]*\|\s*{_STATUS}\s*(?:\|[^|]*){{6}}",  # sensor
+            rf"[^,|=]+,[^,]*,(?:[^,]*,)?{_STATUS}(?:,.*)?",  # -c
+            rf"\s*{_DCMI_SENSOR}\s*:.*",
+            r"[0-9a-fA-F]{4} SDR \w+ .* snum .*",  # ipmiutil sensor
+            r"[0-9a-fA-F]{4} \| \w+ *\|.*",  # ipmiutil sensor -c
+            _HEADING,
+        )
+    )
+)
+"""A stamp line, or a line of one of the shapes above, to be matched in full."""
+
 _SENSOR_COLUMNS: Final = 10
 _ELIST_COLUMNS: Final = 5
 _CANONICAL_COLUMNS: Final = 8
@@ -50,7 +70,7 @@ def split(texts: pl.Series) -> pl.DataFrame:
             line.str.split(",").list.eval(pl.element().str.strip_chars()).alias("commas"),
             line.str.extract_groups(_DCMI).alias("dcmi"),
             line.str.extract_groups(_IPMIUTIL).alias("ipmiutil"),
-            line.str.contains(_HEADING).alias("is_heading"),
+            line.str.contains(f"^{_HEADING}$").alias("is_heading"),
         )
         .with_columns(
             pl.when(bars.len() == _SENSOR_COLUMNS)
@@ -61,7 +81,7 @@ def split(texts: pl.Series) -> pl.DataFrame:
             .then(pl.lit("elist"))
             .when(bars.len() == 3)
             .then(pl.lit("sdr"))
-            .when((bars.len() == 1) & commas.get(3, null_on_oob=True).str.contains(_STATUS))
+            .when((bars.len() == 1) & commas.get(3, null_on_oob=True).str.contains(f"^{_STATUS}$"))
             .then(pl.lit("csv"))
             .when(pl.col("dcmi").struct["sensor"].is_not_null())
             .then(pl.lit("dcmi"))

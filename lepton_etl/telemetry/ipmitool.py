@@ -24,6 +24,8 @@ BAD_LINE: Final = 2
 UNMAPPED: Final = 3
 NO_VALUE: Final = 4
 VALUE: Final = 5
+_HEAD_LINES: Final = 200
+_ENOUGH: Final = 0.5
 
 
 class Decoder:
@@ -107,6 +109,14 @@ class Decoder:
             for sensor, count in zip(sensors[ids[chosen]].to_list(), counts[chosen].tolist(), strict=True):
                 found[(sensor, reason)] += count
         return dict(sorted(found.items()))
+
+
+def looks_like(head: bytes) -> bool:
+    """Whether most lines are stamps or rows of ipmitool."""
+    text = head[: head.rfind(b"\n") + 1] or head
+    lines = [line for line in text.decode("utf-8", "replace").splitlines() if line.strip()][:_HEAD_LINES]
+    fitting = sum(dialects.LINE.fullmatch(line) is not None for line in lines)
+    return fitting > 0 and fitting >= _ENOUGH * len(lines)
 
 
 @lru_cache(maxsize=8)
