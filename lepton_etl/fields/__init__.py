@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from lepton_etl.fields import figures, fleet, identity, logs, operations
+from lepton_etl.fields import (
+    carbon,
+    facility,
+    figures,
+    fleet,
+    identity,
+    jobs,
+    ledger,
+    logs,
+    operations,
+    publication,
+)
 from lepton_etl.fields.declare import (
     BOOLEAN,
     DATE,
@@ -46,7 +57,16 @@ def _once(*rooms: tuple[Field, ...]) -> dict[str, Field]:
 
 
 FIELDS: Final[dict[str, Field]] = _once(
-    identity.FIELDS, logs.FIELDS, fleet.FIELDS, figures.FIELDS, operations.FIELDS
+    identity.FIELDS,
+    logs.FIELDS,
+    jobs.FIELDS,
+    fleet.FIELDS,
+    figures.FIELDS,
+    facility.FIELDS,
+    ledger.FIELDS,
+    carbon.FIELDS,
+    publication.FIELDS,
+    operations.FIELDS,
 )
 
 

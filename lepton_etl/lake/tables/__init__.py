@@ -8,6 +8,17 @@ from __future__ import annotations
 
 from typing import Final
 
+from lepton_etl.lake.tables import (
+    bronze,
+    carbon,
+    facility,
+    gold,
+    jobs,
+    ledger,
+    operations,
+    publication,
+    silver,
+)
 from lepton_etl.lake.tables.bronze import FILE, JOB, READING, REJECT
 from lepton_etl.lake.tables.declare import Table
 from lepton_etl.lake.tables.gold import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, PREDICTION, SITE_HOUR
@@ -36,25 +47,8 @@ __all__ = [
     "Table",
 ]
 
+_ROOMS: Final = (bronze, silver, jobs, gold, facility, ledger, carbon, publication, operations)
+
 TABLES: Final[dict[str, Table]] = {
-    table.name: table
-    for table in (
-        READING,
-        REJECT,
-        FILE,
-        JOB,
-        NODE,
-        METER,
-        INTERVAL,
-        FACILITY_INTERVAL,
-        GRID_HOUR,
-        WEATHER_HOUR,
-        NODE_HOUR,
-        SITE_HOUR,
-        CLUSTER_HOUR,
-        CLUSTER_DAY,
-        PREDICTION,
-        RUN,
-        STAGE_RUN,
-    )
+    table.name: table for room in _ROOMS for table in vars(room).values() if isinstance(table, Table)
 }

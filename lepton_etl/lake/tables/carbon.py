@@ -1,0 +1,3 @@
+"""Emissions, instruments, embodied carbon, KPIs."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""The fitted model of the facility."""
+
+from __future__ import annotations

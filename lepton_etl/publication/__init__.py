@@ -1,0 +1,1 @@
+"""Publication: what was said when, what changed since and why."""
