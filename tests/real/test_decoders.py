@@ -1,38 +1,35 @@
 """Every real file decodes as a plain Python reading of it says; the counts are laid down in decoder_counts.csv."""
 
 import csv
-import gzip
-import os
 import re
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
 
-from lepton_etl.telemetry.codec import read_bytes
 from lepton_etl.telemetry.decoded import Decoded, Origin
 from lepton_etl.telemetry.formats import decode
-from lepton_etl.telemetry.specs import FormatSpec, spec_of
+from lepton_etl.telemetry.specs import spec_of
+from tests.conftest import real_data
+from tests.real.laid_down import PATH_TIME, LaidDown, plain
 
 HERE = Path(__file__).parent
-REAL = Path(os.environ.get("LEPTON_REAL_DATA", HERE.parents[1] / ".." / "shared" / "data")).resolve()
+REAL = real_data()
 HARVARD = REAL / "harvard-ipmi-weather" / "ipmi"
 BIOHPC = REAL / "biohpc-gpu-servers"
 WEATHER = REAL / "harvard-ipmi-weather" / "weather"
 ZONES = REAL / "grid-ci-electricitymaps"
 NVIDIA = REAL / "nvidia-smi-captures"
-SCRAPED = datetime(2026, 1, 1, tzinfo=UTC)
+LAID_DOWN = LaidDown("decoder_counts.csv")
 
 pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(not HARVARD.is_dir(), reason="LEPTON_REAL_DATA has no harvard-ipmi-weather"),
 ]
-
-with (HERE / "decoder_counts.csv").open(newline="", encoding="utf-8") as counts_file:
-    LAID_DOWN = {row["file"]: row for row in csv.DictReader(counts_file)}
 
 BIOHPC_SPEC = {
     "format": "delimited",
@@ -70,30 +67,14 @@ def files(folder: Path, pattern: str) -> list[str]:
     return sorted(path.name for path in folder.glob(pattern))
 
 
-def decoded(path: Path, spec: FormatSpec, node_id: str | None = "node") -> tuple[str, Decoded]:
+def decoded(path: Path, settings: dict[str, Any], node_id: str | None = "node") -> tuple[str, Decoded]:
     """The text by the standard library, and what the decoder makes of it; counts as laid down."""
-    data = read_bytes(path.read_bytes(), path.name)
-    assert isinstance(data, bytes)
-    result = decode(data, Origin("site", "source", path.name, node_id, "UTC", SCRAPED), spec)
-    result.check()
-    found = {
-        "records": result.records,
-        "readings": result.readings.num_rows,
-        "rejects": result.rejects.num_rows,
-        "duplicates": result.duplicates,
-        "unmapped": sum(count for (_, reason), count in result.ignored.items() if reason == "unmapped"),
-        "no_value": sum(count for (_, reason), count in result.ignored.items() if reason == "no_value"),
-        "structure_lines": result.structure_lines,
-    }
-    assert {name: int(LAID_DOWN[path.name][name]) for name in found} == found
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8-sig", newline="") as text:
-        return text.read(), result
+    return plain(path).decode("utf-8-sig"), LAID_DOWN.decoded(path, settings, node_id)
 
 
 @pytest.mark.parametrize("name", files(HARVARD, "*.txt.gz"))
 def test_harvard_node_day(name: str) -> None:
-    text, result = decoded(HARVARD / name, spec_of({"format": "ipmitool"}))
+    text, result = decoded(HARVARD / name, {"format": "ipmitool"})
     stamp, expected, tables, stamps, blanks = None, Counter[tuple[str, datetime, float, int]](), 0, 0, 0
     for position, line in enumerate(text.splitlines(), start=1):
         if line.startswith("Timestamp: "):
@@ -124,8 +105,11 @@ def test_harvard_node_day(name: str) -> None:
 def test_harvard_sensors_mean_what_the_table_says() -> None:
     meaning = set()
     for name in files(HARVARD, "*.txt.gz"):
-        data = gzip.decompress((HARVARD / name).read_bytes())
-        result = decode(data, Origin("site", "source", name, "node", "UTC"), spec_of({"format": "ipmitool"}))
+        result = decode(
+            plain(HARVARD / name),
+            Origin("site", "source", name, "node", "UTC"),
+            spec_of({"format": "ipmitool"}),
+        )
         columns = (result.readings[column].to_pylist() for column in ("sensor", "quantity", "device_id"))
         meaning |= set(zip(*columns, strict=True))
     laid_down = yaml.safe_load((HERE / "harvard_sensors.yaml").read_text(encoding="utf-8"))
@@ -134,7 +118,7 @@ def test_harvard_sensors_mean_what_the_table_says() -> None:
 
 @pytest.mark.parametrize("name", files(BIOHPC, "*.txt.gz"))
 def test_biohpc_server(name: str) -> None:
-    text, result = decoded(BIOHPC / name, spec_of(BIOHPC_SPEC), node_id=None)
+    text, result = decoded(BIOHPC / name, BIOHPC_SPEC, node_id=None)
     zone = ZoneInfo("America/New_York")
     table = [line for line in text.splitlines() if "\t" in line]
     expected = {}
@@ -158,7 +142,7 @@ def test_biohpc_server(name: str) -> None:
 @pytest.mark.parametrize("name", files(WEATHER, "*.txt"))
 def test_harvard_weather_day(name: str) -> None:
     """Cut last lines and a day in prose (06-02) are rejects, nothing else is."""
-    text, result = decoded(WEATHER / name, spec_of(WEATHER_SPEC), node_id=None)
+    text, result = decoded(WEATHER / name, WEATHER_SPEC, node_id=None)
     header, *rows = csv.reader(text.splitlines())
     whole = [row for row in rows if len(row) == len(header)]
     expected = {
@@ -181,7 +165,7 @@ def test_harvard_weather_day(name: str) -> None:
 
 @pytest.mark.parametrize("name", files(ZONES, "*.csv.gz"))
 def test_electricitymaps_year(name: str) -> None:
-    text, result = decoded(ZONES / name, spec_of({"format": "electricitymaps"}))
+    text, result = decoded(ZONES / name, {"format": "electricitymaps"})
     rows = list(csv.reader(text.splitlines()))
     expected = {}
     for time, _, _, zone, direct, lifecycle, _, _, _, estimated, _ in rows[1:]:
@@ -201,7 +185,7 @@ def test_electricitymaps_year(name: str) -> None:
 
 @pytest.mark.parametrize("name", files(NVIDIA, "*.metrics.gz"))
 def test_nvidia_exporter_scrape(name: str) -> None:
-    text, result = decoded(NVIDIA / name, spec_of({"format": "prometheus"}))
+    text, result = decoded(NVIDIA / name, {"format": "prometheus"})
     samples = dict(re.findall(r'^(\w+)(?:\{uuid="[^"]*"\})? (\S+)$', text, flags=re.MULTILINE))
     quantities = {
         "nvidia_smi_power_draw_watts": "gpu_power",
@@ -217,7 +201,7 @@ def test_nvidia_exporter_scrape(name: str) -> None:
         (r["sensor"], r["quantity"], r["value"], r["device_id"], r["node_id"], r["reading_time"])
         for r in result.readings.to_pylist()
     } == {
-        (metric, quantity, float(samples[metric]), "gpu0", "node", SCRAPED)
+        (metric, quantity, float(samples[metric]), "gpu0", "node", PATH_TIME)
         for metric, quantity in quantities.items()
         if metric in samples
     }

@@ -4,10 +4,8 @@ The counts are laid down in document_counts.csv.
 """
 
 import csv
-import gzip
 import io
 import json
-import os
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,9 +18,11 @@ import pytest
 from lepton_etl.telemetry.decoded import Decoded, Origin
 from lepton_etl.telemetry.formats import decode
 from lepton_etl.telemetry.specs import spec_of
+from tests.conftest import real_data
+from tests.real.laid_down import LaidDown, plain
 
-HERE = Path(__file__).parent
-REAL = Path(os.environ.get("LEPTON_REAL_DATA", HERE.parents[1] / ".." / "shared" / "data")).resolve()
+REAL = real_data()
+LAID_DOWN = LaidDown("document_counts.csv")
 KEPLER = REAL / "kepler-prometheus-range" / "idle.json.gz"
 
 pytestmark = [
@@ -30,37 +30,14 @@ pytestmark = [
     pytest.mark.skipif(not KEPLER.is_file(), reason="LEPTON_REAL_DATA has no kepler-prometheus-range"),
 ]
 
-with (HERE / "document_counts.csv").open(newline="", encoding="utf-8") as counts_file:
-    LAID_DOWN = {
-        row.pop("file"): {name: int(count) for name, count in row.items()}
-        for row in csv.DictReader(counts_file)
-    }
-
 
 def files(folder: str, pattern: str) -> list[Path]:
     return sorted((REAL / folder).glob(pattern))
 
 
-def plain(path: Path) -> bytes:
-    data = path.read_bytes()
-    return gzip.decompress(data) if path.suffix == ".gz" else data
-
-
 def decoded(path: Path, settings: dict[str, Any]) -> Decoded:
-    """What the decoder makes of a file; counts as laid down."""
-    origin = Origin("site", "source", path.name, None, "UTC", datetime(2026, 1, 1, tzinfo=UTC))
-    result = decode(plain(path), origin, spec_of(settings))
-    result.check()
-    assert {
-        "records": result.records,
-        "readings": result.readings.num_rows,
-        "jobs": result.jobs.num_rows,
-        "rejects": result.rejects.num_rows,
-        "duplicates": result.duplicates,
-        "unmapped": sum(count for (_, reason), count in result.ignored.items() if reason == "unmapped"),
-        "no_value": sum(count for (_, reason), count in result.ignored.items() if reason == "no_value"),
-    } == LAID_DOWN[path.name]
-    return result
+    """What the decoder makes of a file of no node; counts as laid down."""
+    return LAID_DOWN.decoded(path, settings, node_id=None)
 
 
 def test_kepler_range_query() -> None:

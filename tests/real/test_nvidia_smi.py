@@ -1,8 +1,6 @@
 """Every real output of nvidia-smi, read a second time in plain Python; counts are in nvidia_smi_counts.csv."""
 
 import csv
-import gzip
-import os
 import re
 import xml.etree.ElementTree as ElementTree
 from datetime import UTC, datetime
@@ -10,23 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from lepton_etl.telemetry.decoded import Decoded, Origin
-from lepton_etl.telemetry.formats import decode
-from lepton_etl.telemetry.specs import spec_of
+from lepton_etl.telemetry.decoded import Decoded
+from tests.conftest import real_data
+from tests.real.laid_down import PATH_TIME, LaidDown, plain
 
-HERE = Path(__file__).parent
-REAL = Path(os.environ.get("LEPTON_REAL_DATA", HERE.parents[1] / ".." / "shared" / "data")).resolve()
+REAL = real_data()
 CAPTURES = REAL / "nvidia-smi-captures"
 DOCUMENTS = REAL / "telegraf-hw"
-CAPTURED = datetime(2026, 1, 1, tzinfo=UTC)
+LAID_DOWN = LaidDown("nvidia_smi_counts.csv")
 
 pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(not CAPTURES.is_dir(), reason="LEPTON_REAL_DATA has no nvidia-smi-captures"),
 ]
-
-with (HERE / "nvidia_smi_counts.csv").open(newline="", encoding="utf-8") as counts_file:
-    LAID_DOWN = {row["file"]: row for row in csv.DictReader(counts_file)}
 
 FACTOR = {"W": 1.0, "%": 0.01, "C": 1.0, "MHz": 1e6, "": 1.0}
 FIELDS = {
@@ -48,21 +42,7 @@ Expected = tuple[datetime, str, str, float]
 
 def decoded(path: Path) -> tuple[str, Decoded]:
     """The text by the standard library, and what the decoder makes of it; counts as laid down."""
-    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    origin = Origin("site", "source", path.name, "node", "UTC", CAPTURED)
-    result = decode(data, origin, spec_of({"format": "nvidia_smi"}))
-    result.check()
-    found = {
-        "records": result.records,
-        "readings": result.readings.num_rows,
-        "rejects": result.rejects.num_rows,
-        "duplicates": result.duplicates,
-        "unmapped": sum(count for (_, reason), count in result.ignored.items() if reason == "unmapped"),
-        "no_value": sum(count for (_, reason), count in result.ignored.items() if reason == "no_value"),
-        "structure_lines": result.structure_lines,
-    }
-    assert {name: int(LAID_DOWN[path.name][name]) for name in found} == found
-    return data.decode("utf-8"), result
+    return plain(path).decode("utf-8"), LAID_DOWN.decoded(path, {"format": "nvidia_smi"})
 
 
 def readings(result: Decoded, kind: str) -> set[Expected]:
@@ -156,7 +136,10 @@ def test_monitor_of_a_capture(path: Path) -> None:
     unit_of = dict(zip(names.lstrip("#").split(), units.lstrip("#").split(), strict=True))
     first = dict(zip(unit_of, rows[0].split(), strict=True))
     wanted = set[Expected]().union(
-        *(expected(CAPTURED, "gpu0", quantity, first[name], unit_of[name]) for name, quantity in DMON.items())
+        *(
+            expected(PATH_TIME, "gpu0", quantity, first[name], unit_of[name])
+            for name, quantity in DMON.items()
+        )
     )
     assert readings(result, r"dmon\..*") == wanted
     assert len(wanted) >= 5
@@ -195,4 +178,4 @@ def test_document_in_xml(name: str, device: str) -> None:
 
 def test_every_real_file_is_laid_down() -> None:
     paths = [*CAPTURES.glob("*.txt.gz"), *DOCUMENTS.glob("nvidia_smi__*.xml")]
-    assert {path.name for path in paths} == set(LAID_DOWN)
+    assert {path.name for path in paths} == LAID_DOWN.files

@@ -1,33 +1,27 @@
 """Every real Redfish resource, read a second time in plain Python; counts are laid down in redfish_counts.csv."""
 
-import csv
 import json
-import os
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lepton_etl.telemetry.decoded import Decoded, Origin
-from lepton_etl.telemetry.formats import decode
-from lepton_etl.telemetry.specs import spec_of
+from lepton_etl.telemetry.decoded import Decoded
+from tests.conftest import real_data
+from tests.real.laid_down import PATH_TIME, LaidDown, plain
 
-HERE = Path(__file__).parent
-REAL = Path(os.environ.get("LEPTON_REAL_DATA", HERE.parents[1] / ".." / "shared" / "data")).resolve()
+REAL = real_data()
 MOCKUP = REAL / "dmtf-redfish-mockup"
 DELL = REAL / "telegraf-hw"
-POLLED = datetime(2026, 1, 1, tzinfo=UTC)
+LAID_DOWN = LaidDown("redfish_counts.csv")
 KWH = 3.6e6
 
 pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(not MOCKUP.is_dir(), reason="LEPTON_REAL_DATA has no dmtf-redfish-mockup"),
 ]
-
-with (HERE / "redfish_counts.csv").open(newline="", encoding="utf-8") as counts_file:
-    LAID_DOWN = {row["file"]: row for row in csv.DictReader(counts_file)}
 
 # Id of a sensor of the mock-up -> device, quantity, factor to the canonical unit.
 SENSORS = {
@@ -52,23 +46,7 @@ Expected = tuple[str, str, str, float]
 
 def decoded(path: Path) -> tuple[Any, Decoded]:
     """The document by the standard library, and what the decoder makes of it; counts as laid down."""
-    result = decode(
-        path.read_bytes(),
-        Origin("site", "source", path.name, "node", "UTC", POLLED),
-        spec_of({"format": "redfish"}),
-    )
-    result.check()
-    found = {
-        "records": result.records,
-        "readings": result.readings.num_rows,
-        "rejects": result.rejects.num_rows,
-        "duplicates": result.duplicates,
-        "unmapped": sum(count for (_, reason), count in result.ignored.items() if reason == "unmapped"),
-        "no_value": sum(count for (_, reason), count in result.ignored.items() if reason == "no_value"),
-        "structure_lines": result.structure_lines,
-    }
-    assert {name: int(LAID_DOWN[path.name][name]) for name in found} == found
-    return json.loads(path.read_text(encoding="utf-8")), result
+    return json.loads(plain(path)), LAID_DOWN.decoded(path, {"format": "redfish"})
 
 
 def readings(result: Decoded) -> list[Any]:
@@ -104,7 +82,7 @@ def test_sensor_of_the_mockup(path: Path) -> None:
     assert reading["value"] == pytest.approx(document["Reading"] * factor)
     assert reading["statistic"] == ("counter" if quantity.endswith("_energy") else "instant")
     stamp = document.get("ReadingTime")
-    assert reading["reading_time"] == (datetime.fromisoformat(stamp) if stamp else POLLED)
+    assert reading["reading_time"] == (datetime.fromisoformat(stamp) if stamp else PATH_TIME)
 
 
 @pytest.mark.parametrize(
@@ -193,4 +171,4 @@ def test_a_collection_of_links_is_structure() -> None:
 
 def test_every_real_file_is_laid_down() -> None:
     paths = [*MOCKUP.glob("*.json"), *DELL.glob("redfish__*.json")]
-    assert {path.name for path in paths} == set(LAID_DOWN)
+    assert {path.name for path in paths} == LAID_DOWN.files
