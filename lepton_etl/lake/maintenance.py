@@ -12,7 +12,7 @@ from typing import Final
 
 import pyarrow as pa
 from deltalake import CommitProperties, PostCommitHookProperties
-from deltalake.exceptions import DeltaError
+from deltalake.exceptions import CommitFailedError
 
 from lepton_etl.lake.store import Lake
 from lepton_etl.lake.tables import Table
@@ -26,8 +26,10 @@ SMALL_FILES: Final = 16
 def compact(lake: Lake, table: Table) -> list[str]:
     """Put the small files of each crowded partition together; the partitions that were rewritten.
 
-    The rows stay what they are (`dataChange` false), readers of older versions keep their files until VACUUM. Under
-    the table's lease. A commit of another writer in between leaves the files to the next run.
+    The rows stay what they are (`dataChange` false), readers of older versions keep their files until VACUUM. A commit
+    of another writer that removed some of the files in between leaves them to the next run. Under the bronze lease:
+    delta-rs lets two compactions of the same files both commit (its pull request 3982), and every row would be there
+    twice.
     """
     assert table.partition is not None
     log = lake.log(table)
@@ -45,6 +47,6 @@ def compact(lake: Lake, table: Table) -> list[str]:
                     create_checkpoint=False, cleanup_expired_logs=False
                 ),
             )
-        except DeltaError:
+        except CommitFailedError:
             return crowded[: crowded.index(day)]
     return crowded
