@@ -173,16 +173,11 @@ class Lake:
         """Append a few rows (run record, file manifest) without the JVM; `where` names rows that they replace."""
         self.ensure(table)
         data = pa.Table.from_pylist([dict(row) for row in rows], schema=arrow_schema(table))
+        how: dict[str, Any] = (
+            {"mode": "append"} if where is None else {"mode": "overwrite", "predicate": where}
+        )
         properties = CommitProperties(custom_metadata=dict(self.metadata))
-        if where is None:
-            write_deltalake(
-                self.path(table), data, mode="append", schema_mode="merge", commit_properties=properties
-            )
-        else:
-            write_deltalake(
-                self.path(table), data, mode="overwrite", predicate=where, schema_mode="merge",
-                commit_properties=properties,
-            )  # fmt: skip
+        write_deltalake(self.path(table), data, schema_mode="merge", commit_properties=properties, **how)
         return Written(table.name, data.num_rows, self._version(table), changed=True)
 
     def _version(self, table: Table) -> int:
