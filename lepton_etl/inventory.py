@@ -25,8 +25,8 @@ SHARED_CLUSTER: Final = "_shared"
 # What stands outside clusters may leave its cluster empty.
 _SHARED_KINDS: Final = ("storage", "network", "service")
 POINTS: Final = (
-    "utility", "export", "generator", "pv", "battery_in", "battery_out", "ups_in", "ups_out", "pdu_out",
-    "chiller", "crah", "pump", "tower", "other",
+    "utility", "export", "generator", "pv", "battery_in", "battery_out", "transformer_out", "ups_in",
+    "ups_out", "pdu_out", "chiller", "crah", "pump", "tower", "other",
 )  # fmt: skip
 
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}")

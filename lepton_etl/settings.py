@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lepton_etl.errors import ConfigurationError
+from lepton_etl.facility.settings import FacilityModelSettings, Transformer
 from lepton_etl.models.settings import ModelSettings
 from lepton_etl.sources import (
     Eia930Source,
@@ -66,6 +67,11 @@ class Facility(Section):
     pue_assumed: float | None = Field(
         default=None, ge=1.0, le=10.0, description="PUE where no meter stands; its basis is said."
     )
+    transformer: Transformer | None = Field(
+        default=None,
+        description="Nameplate of the transformer, for its loss where no meter stands behind it.",
+    )
+    model: FacilityModelSettings = FacilityModelSettings()
 
 
 class Grid(Section):
