@@ -1,1 +1,4 @@
-"""Benchmarks: ours against peers and a floor in one run, with the outputs checked equal. `make bench` lists them."""
+"""Benchmarks: ours against peers and a floor in one run, with the outputs checked equal.
+
+`make bench` runs all of them, `make bench-ingest` the one of bronze; the figures are left in var/bench.
+"""
