@@ -4,6 +4,38 @@ from __future__ import annotations
 
 from typing import Final
 
-from lepton_etl.fields.declare import Field
+from lepton_etl.fields.declare import DOUBLE, Field, count, text, time
+from lepton_etl.fields.words import REASONS
 
-FIELDS: Final[tuple[Field, ...]] = ()
+FIELDS: Final[tuple[Field, ...]] = (
+    text("publication_id", "One publication: SHA-256 of what it says and of what it follows, 16 digits."),
+    time("published_time", "When the publication was made, UTC."),
+    text("table_name", "Table whose row was published; `inputs` says what the figures of a day rest on."),
+    text("row_key", "Canonical JSON of the row's key."),
+    text(
+        "figures",
+        "Canonical JSON of the row without its unknown figures; `null` where the row was withdrawn.",
+    ),
+    text("row_hash", "SHA-256 of figures."),
+    text("factor_set_version", "SHA-256 of the factor files in force."),
+    text("column_name", "Column whose figure changed; `*` where the row came or went."),
+    text("old_value", "The figure published before, as JSON; null where it was unknown."),
+    text("new_value", "The figure published now, as JSON; null where it is unknown."),
+    Field(
+        "change_ratio",
+        DOUBLE,
+        "dimensionless",
+        "Change over the old figure, without sign; null where one of them is unknown, no number or the old one 0.",
+        ge=0.0,
+        le=1e12,
+    ),
+    text("reasons", f"Why, comma-separated: {', '.join(REASONS)}."),
+    text(
+        "materiality", "Whether the change is at or above restate.material_ratio.", ("material", "immaterial")
+    ),
+    text("month", "Calendar month, such as 2025-06."),
+    time("closed_time", "When the month was closed, UTC."),
+    time("restated_time", "When a row of the closed month last changed, UTC; null where none did."),
+    count("row_count", "Rows of the table in the month when it was closed."),
+    text("content_hash", "SHA-256 of the row hashes in key order."),
+)

@@ -11,3 +11,12 @@ ENERGY_SOURCES: Final = (
 ENERGY_BASIS: Final = ("measured", "estimated", "insufficient", "gpu_only", "none")
 PUE_BASIS: Final = ("measured", "partial", "modelled", "assumed", "none")
 STATISTICS: Final = ("instant", "mean", "min", "max", "counter")
+# Why a published figure changed.
+REASONS: Final = (
+    "late_readings", "late_jobs", "intensity", "weather", "meters", "inventory", "instruments", "tariff",
+    "factors", "model", "settings", "code", "unknown",
+)  # fmt: skip
+VERDICTS: Final = ("agrees", "differs", "incomplete", "no_invoice", "no_tariff")
+JOB_OUTCOMES: Final = ("completed", "failed", "cancelled", "timeout", "requeued", "running")
+ATTRIBUTION_BASIS: Final = ("devices", "count", "cores", "none")
+NODE_STATES: Final = ("off", "standby", "idle", "active", "drained", "maintenance", "failed", "silent")
