@@ -4,6 +4,60 @@ from __future__ import annotations
 
 from typing import Final
 
-from lepton_etl.fields.declare import Field
+from lepton_etl.fields.declare import DOUBLE, INT, STRINGS, Field, count, energy, ratio, text, time, watts
+from lepton_etl.fields.words import ATTRIBUTION_BASIS, JOB_OUTCOMES, NODE_STATES
 
-FIELDS: Final[tuple[Field, ...]] = ()
+FIELDS: Final[tuple[Field, ...]] = (
+    # What a scheduler logs beside the job itself
+    text("record", "What a row accounts for.", ("job", "step", "allocation")),
+    text("tenant_id", "Who is charged: the scheduler's account, or a Kubernetes namespace."),
+    Field("device_ids", STRINGS, None, "Devices held on the node; null where only their number is known."),
+    Field("cpu_time_s", DOUBLE, "second", "CPU time used, all cores together.", ge=0.0, le=1e13),
+    # Runs and what they held
+    text("outcome", "How the run ended.", JOB_OUTCOMES),
+    time("from_time", "First instant, clipped to the UTC day."),
+    time("to_time", "First instant after, clipped to the UTC day."),
+    text(
+        "attribution_basis",
+        "How GPU energy came to the job: by device, by number, by cores; `none` where the job held no GPU.",
+        ATTRIBUTION_BASIS,
+    ),
+    Field("held_s", DOUBLE, "second", "Seconds in which the job held a part of the node.", ge=0.0, le=1e12),
+    Field("covered_s", DOUBLE, "second", "Held seconds with measured or imputed energy.", ge=0.0, le=1e12),
+    text("node_state", "What the node was doing.", NODE_STATES),
+    text("state_basis", "What told the state.", ("jobs", "power", "silence")),
+    # What a node has to share out (inventory)
+    Field("core_count", INT, None, "Cores of the node as its scheduler counts them.", ge=1, le=100_000),
+    Field("memory_total_byte", DOUBLE, "byte", "Memory of the node.", ge=0.0, le=1e18),
+    watts("cpu_idle_power_w", "Idle power of the node's CPUs together.", 1e5),
+    watts("memory_idle_power_w", "Idle power of the node's memory.", 1e5),
+    watts("gpu_idle_power_w", "Idle power of one GPU board.", 5e3),
+    # Energy of a job
+    energy("dynamic_kwh", "Energy above idle, by the measured shares of the job's devices."),
+    energy("static_kwh", "Idle energy by rule `reservation`, the published one."),
+    energy("imputed_kwh", "The part of dynamic and static energy that a model or history filled in."),
+    energy("wasted_energy_kwh", "Energy of runs that did not complete, and of idle held GPUs."),
+    energy("it_energy_usage_kwh", "IT energy by rule `usage`."),
+    energy("it_energy_equal_kwh", "IT energy by rule `equal`."),
+    ratio("reserved_share_ratio", "Reserved share of the node over the whole hour (of a day: the mean)."),
+    Field(
+        "rule_spread_ratio", DOUBLE, "dimensionless",
+        "Largest less smallest of the three rules over `reservation`.", ge=0.0, le=1e9,
+    ),
+    count("job_count", "Runs that held something on the day."),
+    Field("gpu_held_h", DOUBLE, "hour", "GPU-hours held.", ge=0.0, le=1e12),
+    Field("node_held_h", DOUBLE, "hour", "Node-hours held, by reserved share.", ge=0.0, le=1e12),
+    energy("scheduler_energy_kwh", "Energy by the scheduler's plugin, of runs alone on their nodes within the day."),
+    Field(
+        "scheduler_energy_ratio", DOUBLE, "dimensionless",
+        "Scheduler's energy over ours; a cross-check, never used.", ge=0.0, le=1e6,
+    ),
+    Field(
+        "sci_gco2e_per_job", DOUBLE, "gram_co2e",
+        "SCI: location-based operational and embodied emissions of the run on the day.", ge=0.0, le=1e15,
+    ),
+    Field(
+        "sci_gco2e_per_gpu_hour", DOUBLE, "gram_co2e / hour",
+        "SCI with a held GPU-hour as the functional unit.", ge=0.0, le=1e12,
+    ),
+)  # fmt: skip

@@ -15,6 +15,8 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "data_dictionary.py"
 # What the end of a column's name says its unit is; the longest end that fits counts.
 UNIT_OF_END = {
     "_gco2e_per_kwh": "gram_co2e / kilowatt_hour",
+    "_gco2e_per_job": "gram_co2e",
+    "_gco2e_per_gpu_hour": "gram_co2e / hour",
     "_kgco2e": "kilogram_co2e",
     "_kwh": "kilowatt_hour",
     "_ratio": "dimensionless",
@@ -22,6 +24,7 @@ UNIT_OF_END = {
     "_rpm": "revolutions_per_minute",
     "_byte": "byte",
     "_j": "joule",
+    "_h": "hour",
     "_hz": "hertz",
     "_w": "watt",
     "_c": "degree_Celsius",

@@ -44,7 +44,7 @@ JOB: Final = Table(
         "site_id", "cluster_name", "job_id", "step_id", "restart", "user_name", "account", "partition",
         "job_state", "submit_time", "start_time", "end_time", "node_list", "node_count", "cpu_count", "gpu_count",
         "memory_byte", "consumed_energy_j", "source_name", "file_id", "source_position", "ingest_time",
-        "ingest_date",
+        "ingest_date", "record", "node_id", "device_ids", "tenant_id", "cpu_time_s",
     ),
     not_null=("site_id", "job_id", "file_id"),
 )  # fmt: skip

@@ -12,7 +12,8 @@ NODE: Final = Table(
     columns=(
         "site_id", "cluster_id", "rack_id", "chassis_id", "node_id", "node_kind", "hardware_class",
         "rated_power_w", "idle_power_w", "gpu_count", "gpu_rated_power_w", "psu_count", "sensor_gain_ratio",
-        "embodied_kgco2e", "lifetime_years", "valid_from", "valid_to",
+        "embodied_kgco2e", "lifetime_years", "valid_from", "valid_to", "core_count", "memory_total_byte",
+        "cpu_idle_power_w", "memory_idle_power_w", "gpu_idle_power_w",
     ),
 )  # fmt: skip
 
