@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lepton_etl.errors import ConfigurationError
-from lepton_etl.fleet.plan import ClusterPlan, Fault, FleetPlan
+from lepton_etl.fleet.plan import ClusterPlan, Fault, FleetPlan, LocalSource
 from lepton_etl.fleet.simulate import Summary, simulate
 
 CLASS_ROTATION: Final = ("cpu-2s", "gpu-400", "gpu-700")
@@ -31,10 +31,13 @@ def plan_of_options(
     sensor_gain_sigma: float,
     site: str,
     timezone: str,
+    full_site: bool = False,
+    meter_class_error: bool = False,
 ) -> FleetPlan:
     """The plan that the options describe: clusters c01, c02.. in turn CPU, 400 W GPU and 700 W GPU nodes.
 
     `gpus` overrides the number of GPUs a node of the GPU clusters; 0 makes every cluster a CPU cluster.
+    `full_site` adds every local source.
     Raises ConfigurationError naming option and allowed values.
     """
     rotation = CLASS_ROTATION[:1] if gpus == 0 else CLASS_ROTATION
@@ -62,6 +65,8 @@ def plan_of_options(
                 "resolution_w": resolution_w,
                 "sensor_gain_sigma": sensor_gain_sigma,
                 "faults": tuple(sorted(set(faults))),
+                "local_sources": tuple(LocalSource) if full_site else (),
+                "meter_class_error": meter_class_error,
             }
         )
     except ValidationError as error:
@@ -95,6 +100,12 @@ def simulate_command(
     ] = 0.0,
     site: Annotated[str, typer.Option(help="Name of the site.")] = "simsite",
     timezone: Annotated[str, typer.Option(help="IANA zone of the site.")] = "UTC",
+    full_site: Annotated[
+        bool, typer.Option("--full-site", help="Add photovoltaics, a battery and a generator.")
+    ] = False,
+    meter_class_error: Annotated[
+        bool, typer.Option("--meter-class-error", help="Give each meter an error within its accuracy class.")
+    ] = False,
     processes: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
 ) -> None:
     """Write the raw logs of a simulated fleet, and the truth beside them."""
@@ -110,6 +121,8 @@ def simulate_command(
         sensor_gain_sigma=sensor_gain,
         site=site,
         timezone=timezone,
+        full_site=full_site,
+        meter_class_error=meter_class_error,
     )
     _report(_with_progress(plan, out, processes), out)
 

@@ -1,11 +1,11 @@
 """The building around the nodes: conversion chain, chiller, air handlers, pumps, tower, lighting.
 
-Every array holds means over one minute, W.
+Every array holds means over one minute, W, except where its name says another unit.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -30,6 +30,12 @@ RATED_CONDENSER_C: Final = 29.4
 # Source: form of EnergyPlus Engineering Reference, Electric EIR chiller model.
 EIR_BY_LOAD: Final = (0.2229, 0.3134, 0.4637)
 SMALLEST_PART_LOAD: Final = 0.15
+# The transformer's rating over the IT rating.
+TRANSFORMER_RESERVE: Final = 1.6
+# Heat that a litre of evaporated water carries away at 30 degC, Wh; the tower blows a litre down for every
+# CONCENTRATION - 1 that evaporate.
+EVAPORATION_WH_PER_L: Final = 675.0
+CONCENTRATION: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,7 @@ class Ratings:
     """Sizes of the plant, W, from the rated power of the nodes."""
 
     it_w: float
+    transformer_w: float
     cooling_w: float
     crah_fans_w: float
     pumps_w: float
@@ -48,7 +55,11 @@ class Ratings:
 
 @dataclass(frozen=True, slots=True)
 class Facility:
-    """Mean powers of each minute, W. utility = nodes + network + storage + losses + cooling + management."""
+    """Mean powers of each minute, W. demand = nodes + network + storage + losses + cooling + management.
+
+    `heat_w` is what the chilled-water loop carries to the chillers, `make_up_l` the litres that the tower draws
+    in the minute.
+    """
 
     nodes_w: Array
     network_w: Array
@@ -61,6 +72,8 @@ class Facility:
     pump_w: Array
     tower_w: Array
     management_w: Array
+    heat_w: Array
+    make_up_l: Array
 
     @property
     def it_overhead_w(self) -> Array:
@@ -88,9 +101,14 @@ class Facility:
         return self.ups_out_w + self.ups_loss_w
 
     @property
-    def utility_w(self) -> Array:
-        """All that crosses the site's boundary."""
-        return np.asarray(sum(getattr(self, field.name) for field in fields(self)), dtype=np.float64)
+    def low_voltage_w(self) -> Array:
+        """What the transformer delivers."""
+        return self.ups_in_w + self.cooling_w + self.management_w
+
+    @property
+    def demand_w(self) -> Array:
+        """What the site uses, at the switchgear in front of the transformer."""
+        return self.low_voltage_w + self.transformer_loss_w
 
 
 def ratings(nodes_rated_w: float) -> Ratings:
@@ -98,6 +116,7 @@ def ratings(nodes_rated_w: float) -> Ratings:
     it_w = nodes_rated_w * 1.15
     return Ratings(
         it_w=it_w,
+        transformer_w=it_w * TRANSFORMER_RESERVE,
         cooling_w=it_w * 1.25,
         crah_fans_w=it_w * 0.060,
         pumps_w=it_w * 0.025,
@@ -141,6 +160,18 @@ def _cube_w(rated_w: float, flow: Array, least: float) -> Array:
     return np.asarray(rated_w * np.clip(flow, least, 1.2) ** 3, dtype=np.float64)
 
 
+def make_up_l(rejected_w: Array, wet_bulb_c: Array) -> Array:
+    """Litres a minute that the tower draws to reject this heat, W: evaporation and blow-down.
+
+    On cold days a part of the heat leaves as warm air instead of vapour.
+    Source: evaporation = latent share x heat / enthalpy of evaporation; blow-down = evaporation /
+    (cycles of concentration - 1).
+    """
+    latent_share = np.clip(0.55 + 0.018 * wet_bulb_c, 0.35, 0.95)
+    evaporated = latent_share * rejected_w / 60.0 / EVAPORATION_WH_PER_L
+    return np.asarray(evaporated * CONCENTRATION / (CONCENTRATION - 1.0), dtype=np.float64)
+
+
 def facility(nodes_w: Array, site_weather: Weather, sizes: Ratings, local_offset_h: float) -> Facility:
     """The whole site, minute by minute, around the nodes' power.
 
@@ -172,10 +203,12 @@ def facility(nodes_w: Array, site_weather: Weather, sizes: Ratings, local_offset
         storage_w=storage_w,
         pdu_loss_w=pdu_loss_w,
         ups_loss_w=ups_loss_w,
-        transformer_loss_w=stage_loss_w(low_voltage_w, sizes.it_w * 1.6, TRANSFORMER_LOSS),
+        transformer_loss_w=stage_loss_w(low_voltage_w, sizes.transformer_w, TRANSFORMER_LOSS),
         chiller_w=chillers_w,
         crah_w=crah_w,
         pump_w=pump_w,
         tower_w=tower_w,
         management_w=management_w,
+        heat_w=heat_w,
+        make_up_l=make_up_l(heat_w + chillers_w, wet_bulb),
     )

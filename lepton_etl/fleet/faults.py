@@ -28,8 +28,8 @@ class Injection:
 class FaultRecord:
     """What was really done to a file.
 
-    `count` snapshots (gaps, duplicates), lines, reset counters or files; `records` is the rows with a number
-    that were lost, repeated, spoiled or reset.
+    `count` snapshots (gaps, duplicates), lines, reset counters, windows or files; `records` is the rows with a
+    number that were lost, repeated, spoiled or reset. A dropped feed names its meter as `node_id`.
     """
 
     kind: Fault
@@ -63,11 +63,11 @@ class Log:
 
 
 def plan_faults(plan: FleetPlan) -> dict[tuple[str, int], list[Injection]]:
-    """Injections by (node, day index): each fault on `fault_share` of all node-days, at least one.
+    """Injections by (node, day index): each fault of nodes on `fault_share` of all node-days, at least one.
 
     Different faults keep to different node-days while there are enough of them.
     """
-    wanted = set(plan.faults)
+    wanted = set(plan.faults) - {Fault.FEED_DROPPED}
     injections: dict[tuple[str, int], list[Injection]] = {}
     for kind in [fault for fault in Fault if fault in wanted]:
         needs_gpu = kind is Fault.COUNTER_RESETS

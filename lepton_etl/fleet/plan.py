@@ -28,6 +28,15 @@ class Fault(StrEnum):
     BAD_LINES = "bad_lines"
     TRUNCATED_GZIP = "truncated_gzip"
     COUNTER_RESETS = "counter_resets"
+    FEED_DROPPED = "feed_dropped"
+
+
+class LocalSource(StrEnum):
+    """What a site may have besides the grid; each comes with its meters."""
+
+    PV = "pv"
+    BATTERY = "battery"
+    GENERATOR = "generator"
 
 
 class ClusterPlan(BaseModel):
@@ -53,6 +62,10 @@ class ClusterPlan(BaseModel):
         """The class with this cluster's number of GPUs."""
         return CLASSES[self.hardware_class].with_gpus(self.gpus_per_node)
 
+    def rack_of(self, index: int) -> int:
+        """Number of the rack, from 0, that the node with this index stands in."""
+        return index // (8 if self.hardware.gpu_count else 32)
+
     def node_ids(self) -> list[str]:
         """Names of the nodes; a node keeps its name, and so its random streams, when the cluster grows."""
         return [f"{self.cluster_id}n{number:04d}" for number in range(1, self.nodes + 1)]
@@ -64,8 +77,9 @@ class FleetPlan(BaseModel):
     `resolution_w` is the step of the nodes' power sensors, `sensor_gain_sigma` the 1-sigma relative gain
     error drawn once for each of them (0: clean), `load_target` the share of slots the arrivals would fill on
     average, `off_share` the chance of a node to be switched off for some hours of a day, and `fault_share`
-    the share of node-days that each requested fault touches (at least one; a truncated file is always a
-    single one).
+    the share of node-days that each requested fault touches (at least one; a truncated file and a dropped feed
+    are always a single one). `local_sources` stand beside the grid; `meter_class_error` gives each meter a
+    constant gain error, drawn evenly within its accuracy class.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,6 +99,8 @@ class FleetPlan(BaseModel):
     sensor_gain_sigma: float = Field(default=0.0, ge=0, le=0.2)
     load_target: float = Field(default=0.65, gt=0, le=1.5)
     off_share: float = Field(default=0.03, ge=0, le=1)
+    local_sources: tuple[LocalSource, ...] = ()
+    meter_class_error: bool = False
     faults: tuple[Fault, ...] = ()
     fault_share: float = Field(default=0.05, gt=0, le=1)
 

@@ -21,7 +21,9 @@ from lepton_etl.fleet.faults import Injection, plan_faults
 from lepton_etl.fleet.grid import grid_hours
 from lepton_etl.fleet.jobs import Schedule, schedule
 from lepton_etl.fleet.load import NodeTask
+from lepton_etl.fleet.meters import COMPUTE_FEEDS, compute_feeds, write_meters
 from lepton_etl.fleet.node import NodeTruth, simulate_node
+from lepton_etl.fleet.on_site import supply
 from lepton_etl.fleet.plan import FleetPlan
 from lepton_etl.fleet.truth import TruthWriter
 from lepton_etl.fleet.weather import MINUTES_PER_DAY, supply_air_c, weather
@@ -30,6 +32,9 @@ FOLDERS: Final = (
     "landing/ipmi",
     "landing/prom",
     "landing/meters",
+    "landing/heat",
+    "landing/water",
+    "landing/fuel",
     "landing/weather",
     "landing/grid",
     "truth",
@@ -69,14 +74,15 @@ def simulate(plan: FleetPlan, out_dir: Path, progress: Progress | None = None, p
     placed = {cluster.cluster_id: schedule(plan, cluster) for cluster in plan.clusters}
     tasks = _tasks(plan, placed, plan_faults(plan))
     run = partial(simulate_node, plan, supply_air_c=supply_air_c(site_weather), landing=out_dir / "landing")
-    nodes_w = np.zeros(plan.days * MINUTES_PER_DAY)
+    feed_of = compute_feeds(plan)
+    feeds_w = np.zeros((len(COMPUTE_FEEDS), plan.days * MINUTES_PER_DAY))
     jobs_hour_kwh = np.zeros(plan.days * 24)
     shares: dict[str, JobShares] = {}
     files = bytes_written = fault_records = 0
     with TruthWriter(plan, out_dir / "truth") as truth:
         for done, node in enumerate(_results(run, tasks, processes), start=1):
             truth.add_node(node)
-            nodes_w += node.minute_power_w
+            feeds_w[feed_of[node.node_id]] += node.minute_power_w
             jobs_hour_kwh += node.jobs_hour_energy_kwh
             for job_id, share in node.jobs.items():
                 shares[job_id] = shares.get(job_id, JobShares()) + share
@@ -84,15 +90,17 @@ def simulate(plan: FleetPlan, out_dir: Path, progress: Progress | None = None, p
             fault_records += len(node.faults)
             if progress is not None:
                 progress(done, len(tasks))
-        site = facility(nodes_w, site_weather, ratings(_rated_w(plan)), plan.local_offset_h)
-        truth.add_accounts(site, jobs_hour_kwh)
+        sizes = ratings(_rated_w(plan))
+        site = facility(feeds_w.sum(axis=0), site_weather, sizes, plan.local_offset_h)
+        supplied = supply(plan, site.demand_w, site_weather, sizes)
+        meter_files, meter_faults = write_meters(plan, site, supplied, feeds_w, out_dir / "landing")
+        truth.add_faults(meter_faults)
+        truth.add_accounts(site, supplied, jobs_hour_kwh)
         for cluster in plan.clusters:
             truth.add_states(cluster, placed[cluster.cluster_id])
             truth.add_jobs(cluster, placed[cluster.cluster_id], shares)
     landing = out_dir / "landing"
-    files += site_files.write_meters(plan, site, landing) + site_files.write_weather(
-        plan, site_weather, landing
-    )
+    files += meter_files + site_files.write_weather(plan, site_weather, landing)
     files += site_files.write_grid(plan, grid_hours(plan), landing)
     return Summary(
         nodes=len(tasks),
@@ -100,9 +108,9 @@ def simulate(plan: FleetPlan, out_dir: Path, progress: Progress | None = None, p
         jobs=len(shares),
         files=files,
         bytes_written=bytes_written,
-        fault_records=fault_records,
+        fault_records=fault_records + len(meter_faults),
         it_energy_kwh=_energy_kwh(site.nodes_w),
-        utility_energy_kwh=_energy_kwh(site.utility_w),
+        utility_energy_kwh=_energy_kwh(supplied.utility_w),
         seconds=time.monotonic() - began,
     )
 

@@ -1,4 +1,4 @@
-"""Files of the site rather than of a node: meters, weather, grid, inventory, settings of a night."""
+"""Files of the site rather than of a node: weather, grid, inventory, meter list, settings of a night."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import yaml
 
 from lepton_etl.fleet import power
-from lepton_etl.fleet.facility import Facility
+from lepton_etl.fleet.facility import TRANSFORMER_LOSS, ratings
 from lepton_etl.fleet.grid import GridHours
-from lepton_etl.fleet.plan import DAY_S, FleetPlan
+from lepton_etl.fleet.meters import meters_of
+from lepton_etl.fleet.plan import FleetPlan, LocalSource
 from lepton_etl.fleet.weather import MINUTES_PER_DAY, Weather
 
 # The publisher's own words; CO₂ has the subscript two (U+2082), lines end in CR LF.
@@ -21,39 +21,6 @@ GRID_HEADER: Final = (
     "Carbon Intensity gCO\u2082eq/kWh (LCA),Low Carbon Percentage,Renewable Percentage,Data Source,"
     "Data Estimated,Data Estimation Method"
 )
-# meter_id, parent_id, point, serves, accuracy class in percent, and the Facility series it reads
-METERS: Final = (
-    ("utility-1", "", "utility", "site", 0.5, "utility_w"),
-    ("ups-1-in", "utility-1", "ups_in", "it", 0.5, "ups_in_w"),
-    ("ups-1-out", "ups-1-in", "ups_out", "it", 0.5, "ups_out_w"),
-    ("chiller-1", "utility-1", "chiller", "site", 1.0, "chiller_w"),
-    ("crah-1", "utility-1", "crah", "site", 1.0, "crah_w"),
-    ("pump-1", "utility-1", "pump", "site", 1.0, "pump_w"),
-    ("tower-1", "utility-1", "tower", "site", 1.0, "tower_w"),
-    ("house-1", "utility-1", "other", "site", 1.0, "management_w"),
-)
-
-
-def write_meters(plan: FleetPlan, site: Facility, landing: Path) -> int:
-    """landing/meters/meters-DATE.csv: mean power of each window in kW, stamped by its start."""
-    window_min = plan.meter_period_s // 60
-    means = {
-        meter_id: (np.asarray(getattr(site, series)).reshape(-1, window_min).mean(axis=1) / 1000.0).tolist()
-        for meter_id, *_, series in METERS
-    }
-    per_day = DAY_S // plan.meter_period_s
-    for day, date in enumerate(plan.dates):
-        lines = ["time,meter_id,power_kw"]
-        midnight = plan.start_time + timedelta(days=day)
-        for window in range(per_day):
-            stamp = (midnight + timedelta(seconds=window * plan.meter_period_s)).strftime(
-                "%Y-%m-%dT%H:%M:%SZ"
-            )
-            lines += [
-                f"{stamp},{meter_id},{kw[day * per_day + window]:.3f}" for meter_id, kw in means.items()
-            ]
-        _write(landing / "meters" / f"meters-{date}.csv", lines)
-    return plan.days
 
 
 def write_weather(plan: FleetPlan, site_weather: Weather, landing: Path) -> int:
@@ -95,12 +62,11 @@ def write_inventory(plan: FleetPlan, out: Path) -> None:
     ]
     for cluster in plan.clusters:
         hardware = cluster.hardware
-        per_rack = 8 if hardware.gpu_count else 32
         rated_w, idle_w = power.rated_power_w(hardware), power.idle_power_w(hardware)
         gpu_rated_w = f"{hardware.gpu_rated_w:g}" if hardware.gpu_count else ""
         for index, node_id in enumerate(cluster.node_ids()):
             lines.append(
-                f"{node_id},{cluster.cluster_id},{cluster.cluster_id}-r{index // per_rack + 1:02d},"
+                f"{node_id},{cluster.cluster_id},{cluster.cluster_id}-r{cluster.rack_of(index) + 1:02d},"
                 f"{hardware.name},"
                 f"{rated_w:g},{idle_w:g},{hardware.embodied_total_kgco2e:g},{hardware.lifetime_years:g},"
                 f"{plan.first_date},compute,{hardware.gpu_count},{gpu_rated_w},{hardware.psu_count},"
@@ -114,10 +80,11 @@ def write_meter_list(plan: FleetPlan, out: Path) -> None:
     lines = [
         "meter_id,site_id,parent_id,point,serves,carrier,sign,unit,multiplier,kind,label,class_pct,valid_from,valid_to"
     ]
-    for meter_id, parent_id, point, serves, class_pct, _ in METERS:
+    for meter in meters_of(plan):
+        unit, kind = ("L", "counter") if meter.is_register else ("kW", "power")
         lines.append(
-            f"{meter_id},{plan.site_id},{parent_id},{point},{serves},electricity,1,kW,1,power,start,{class_pct:g},"
-            f"{plan.first_date},"
+            f"{meter.meter_id},{plan.site_id},{meter.parent_id},{meter.point},{meter.serves},{meter.carrier},1,"
+            f"{unit},1,{kind},start,{meter.class_pct:g},{plan.first_date},"
         )
     _write(out / "meters.csv", lines)
 
@@ -128,10 +95,9 @@ def settings_of(plan: FleetPlan) -> dict[str, object]:
     sources: list[dict[str, object]] = [
         {"name": "bmc", "format": "ipmitool", "path": "landing/ipmi/*.txt.gz", "node_id_from_path": node_id,
          "timezone": "UTC", "sampling_period_s": plan.bmc_period_s},
-        {"name": "meters", "format": "delimited", "path": "landing/meters/*.csv", "time": {"column": "time"},
-         "device_id": {"column": "meter_id"}, "sampling_period_s": plan.meter_period_s,
-         "readings": [{"column": "power_kw", "quantity": "facility_power", "unit": "kW", "statistic": "mean",
-                       "window_s": plan.meter_period_s}]},
+        _meter_source(plan, "meters", "power_kw", "facility_power"),
+        _meter_source(plan, "heat", "heat_kw", "heat_power"),
+        _register_source(plan, "water", "water_volume"),
         {"name": "weather", "format": "delimited", "path": "landing/weather/*.csv",
          "time": {"column": "time"}, "device_id": {"value": "weather"},
          "sampling_period_s": plan.weather_period_s,
@@ -142,16 +108,46 @@ def settings_of(plan: FleetPlan) -> dict[str, object]:
     if any(cluster.hardware.gpu_count for cluster in plan.clusters):
         sources.insert(1, {"name": "gpu", "format": "prometheus", "path": "landing/prom/*.prom.gz",
                            "node_id_from_path": node_id, "sampling_period_s": plan.gpu_period_s})  # fmt: skip
+    if LocalSource.GENERATOR in plan.local_sources:
+        sources.append(_register_source(plan, "fuel", "fuel_volume"))
     return {
         "site": {"site_id": plan.site_id, "timezone": plan.timezone},
         "lake": {"root": "lake"},
         "mlflow": {"tracking_uri": "sqlite:///mlflow.db", "artifact_location": "mlartifacts"},
         "fleet": {"inventory": "inventory.csv"},
         "sources": sources,
-        "facility": {"meters": "meters.csv", "pue_assumed": None},
+        "facility": {"meters": "meters.csv", "pue_assumed": None, "transformer": _transformer(plan)},
         "grid": {"zone": plan.grid_zone, "intensity": "landing/grid/*.csv", "format": "electricitymaps",
                  "intensity_basis": "direct", "signal": "average", "flow": "consumption", "label": "start"},
     }  # fmt: skip
+
+
+def _meter_source(plan: FleetPlan, folder: str, column: str, quantity: str) -> dict[str, object]:
+    """Files of meters that tell mean powers of windows, kW."""
+    reading: dict[str, object] = {"column": column, "quantity": quantity, "unit": "kW", "statistic": "mean",
+               "window_s": plan.meter_period_s}  # fmt: skip
+    return _by_meter(plan, folder, reading)
+
+
+def _register_source(plan: FleetPlan, folder: str, quantity: str) -> dict[str, object]:
+    """Files of meters that tell a register, L."""
+    return _by_meter(
+        plan, folder, {"column": "register_l", "quantity": quantity, "unit": "L", "statistic": "counter"}
+    )
+
+
+def _by_meter(plan: FleetPlan, folder: str, reading: dict[str, object]) -> dict[str, object]:
+    return {"name": folder, "format": "delimited", "path": f"landing/{folder}/*.csv",
+            "time": {"column": "time"}, "device_id": {"column": "meter_id"},
+            "sampling_period_s": plan.meter_period_s, "readings": [reading]}  # fmt: skip
+
+
+def _transformer(plan: FleetPlan) -> dict[str, float]:
+    """The nameplate that a real transformer carries: rating, loss at no load, loss added at full load."""
+    rated_w = sum(power.rated_power_w(cluster.hardware) * cluster.nodes for cluster in plan.clusters)
+    no_load, _, load = TRANSFORMER_LOSS
+    return {"rated_power_w": round(ratings(rated_w).transformer_w, 1), "no_load_loss_ratio": no_load,
+            "load_loss_ratio": load}  # fmt: skip
 
 
 def write_settings(plan: FleetPlan, out: Path) -> None:

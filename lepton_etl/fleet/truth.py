@@ -10,12 +10,17 @@ from typing import Final, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from lepton_etl.fleet.attribution import JobShares
 from lepton_etl.fleet.facility import Facility
+from lepton_etl.fleet.faults import FaultRecord
 from lepton_etl.fleet.jobs import Assignment, Job, OffWindow, Schedule
 from lepton_etl.fleet.node import NodeTruth
+from lepton_etl.fleet.on_site import Supply
 from lepton_etl.fleet.plan import DAY_S, INTERVAL_S, STEP_S, ClusterPlan, FleetPlan
+
+Array = NDArray[np.float64]
 
 MICROSECONDS: Final = 1_000_000
 WATT_MINUTES_PER_KWH: Final = 60_000.0
@@ -24,6 +29,7 @@ ROW_GROUP_ROWS: Final = 100_000
 _TIME: Final = pa.timestamp("us", tz="UTC")
 _TEXT: Final = pa.string()
 _KWH: Final = pa.float64()
+_LITRES: Final = pa.float64()
 _COUNT: Final = pa.int64()
 SCHEMAS: Final = {
     "node_interval": pa.schema(
@@ -58,6 +64,10 @@ SCHEMAS: Final = {
     "account": pa.schema(
         [("site_id", _TEXT), ("hour_start", _TIME), ("account", _TEXT), ("energy_kwh", _KWH)]
     ),
+    "plant_hour": pa.schema(
+        [("site_id", _TEXT), ("hour_start", _TIME), ("heat_kwh", _KWH), ("water_l", _LITRES),
+         ("fuel_l", _LITRES)]
+    ),
     "fault": pa.schema(
         [
             ("kind", _TEXT), ("file", _TEXT), ("node_id", _TEXT), ("from_time", _TIME), ("to_time", _TIME),
@@ -65,7 +75,15 @@ SCHEMAS: Final = {
         ]
     ),
 }  # fmt: skip
-ACCOUNTS: Final = ("jobs", "idle", "it_overhead", "conversion_loss", "cooling", "management")
+ACCOUNTS: Final = (
+    "jobs", "idle", "chassis_shared", "it_overhead", "conversion_loss", "cooling", "management", "unattributed",
+)  # fmt: skip
+# Energy that crosses the site's boundary; export and battery_in leave it. The sum is that of the accounts.
+SOURCES: Final = {
+    "utility": 1, "pv": 1, "generator": 1, "battery_out": 1, "export": -1, "battery_in": -1,
+}  # fmt: skip
+# Parts of it_overhead, told apart.
+OVERHEAD_PARTS: Final = ("network", "storage")
 
 
 class TruthWriter:
@@ -113,6 +131,10 @@ class TruthWriter:
                     node.gpu_hour_energy_kwh.ravel(),
                 ],
             )
+        self.add_faults(node.faults)
+
+    def add_faults(self, faults: list[FaultRecord]) -> None:
+        """What was done to files of nodes or meters."""
         start = self._plan.start_epoch_s
         self._rows(
             "fault",
@@ -126,7 +148,7 @@ class TruthWriter:
                     f.count,
                     f.records,
                 )
-                for f in node.faults
+                for f in faults
             ],
         )
 
@@ -164,30 +186,42 @@ class TruthWriter:
             ],
         )
 
-    def add_accounts(
-        self, site: Facility, jobs_hour_kwh: np.ndarray[tuple[int], np.dtype[np.float64]]
-    ) -> None:
-        """The site's accounts by hour; `utility` is their sum by construction of the facility."""
+    def add_accounts(self, site: Facility, supplied: Supply, jobs_hour_kwh: Array) -> None:
+        """The site's accounts and sources by hour; they agree by construction of the facility.
 
-        def hourly(minute_w: np.ndarray[tuple[int], np.dtype[np.float64]]) -> list[float]:
-            return list((minute_w.reshape(-1, 60).sum(axis=1) / WATT_MINUTES_PER_KWH).tolist())
-
-        nodes = hourly(site.nodes_w)
+        No chassis has equipment of its own here and every node-second has an owner, so those accounts are 0.
+        """
+        nodes = _hourly_kwh(site.nodes_w)
         columns = {
-            "jobs": jobs_hour_kwh.tolist(),
-            "idle": [total - jobs for total, jobs in zip(nodes, jobs_hour_kwh.tolist(), strict=True)],
-            "it_overhead": hourly(site.it_overhead_w),
-            "conversion_loss": hourly(site.conversion_loss_w),
-            "cooling": hourly(site.cooling_w),
-            "management": hourly(site.management_w),
-            "utility": hourly(site.utility_w),
+            "jobs": jobs_hour_kwh,
+            "idle": nodes - jobs_hour_kwh,
+            "chassis_shared": np.zeros(len(nodes)),
+            "it_overhead": _hourly_kwh(site.it_overhead_w),
+            "conversion_loss": _hourly_kwh(site.conversion_loss_w),
+            "cooling": _hourly_kwh(site.cooling_w),
+            "management": _hourly_kwh(site.management_w),
+            "unattributed": np.zeros(len(nodes)),
+            **{source: _hourly_kwh(getattr(supplied, f"{source}_w")) for source in SOURCES},
+            **{part: _hourly_kwh(getattr(site, f"{part}_w")) for part in OVERHEAD_PARTS},
         }
-        self._rows(
+        hours, site_id = np.arange(len(nodes)) * 3600, self._plan.site_id
+        self._append(
             "account",
             [
-                (self._plan.site_id, self._stamp(hour * 3600), account, values[hour])
-                for hour in range(len(nodes))
-                for account, values in columns.items()
+                pa.repeat(site_id, len(hours) * len(columns)),
+                self._times(np.repeat(hours, len(columns))),
+                list(columns) * len(hours),
+                np.column_stack(list(columns.values())).ravel(),
+            ],
+        )
+        self._append(
+            "plant_hour",
+            [
+                pa.repeat(site_id, len(hours)),
+                self._times(hours),
+                _hourly_kwh(site.heat_w),
+                site.make_up_l.reshape(-1, 60).sum(axis=1),
+                supplied.fuel_l.reshape(-1, 60).sum(axis=1),
             ],
         )
 
@@ -228,6 +262,10 @@ class TruthWriter:
     def _rows(self, table: str, rows: list[tuple[object, ...]]) -> None:
         if rows:
             self._append(table, [list(column) for column in zip(*rows, strict=True)])
+
+
+def _hourly_kwh(minute_w: Array) -> Array:
+    return np.asarray(minute_w.reshape(-1, 60).sum(axis=1) / WATT_MINUTES_PER_KWH, dtype=np.float64)
 
 
 def state_spans(

@@ -115,7 +115,7 @@ def test_clusters_and_shared_it_sum_to_the_utility_meter(clean: Site) -> None:
     day = clean.table(CLUSTER_DAY)
     utility = clean.truth("account").filter(pl.col("account") == "utility")["energy_kwh"].sum()
     assert day["facility_energy_kwh"].sum() == pytest.approx(utility, rel=1e-3)
-    assert set(day["pue_basis"]) == {"measured"} and set(day["pue_category"]) == {1}
+    assert set(day["pue_basis"]) == {"measured"} and set(day["pue_category"]) == {2}
     assert day["pue_ratio"].min() > 1.0
     assert day["emissions_location_kgco2e"].null_count() == 0
 

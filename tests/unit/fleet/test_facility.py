@@ -10,7 +10,8 @@ import pytest
 
 from lepton_etl.fleet.facility import chiller_w, facility, ratings
 from lepton_etl.fleet.grid import grid_hours
-from lepton_etl.fleet.plan import ClusterPlan, FleetPlan
+from lepton_etl.fleet.on_site import PV_RATING, supply
+from lepton_etl.fleet.plan import ClusterPlan, FleetPlan, LocalSource
 from lepton_etl.fleet.weather import weather, wet_bulb_c
 
 YEAR = FleetPlan(
@@ -21,22 +22,47 @@ YEAR = FleetPlan(
 )
 
 
-def test_the_utility_meter_is_the_sum_of_the_accounts_and_pue_follows_the_seasons() -> None:
+def test_the_demand_is_the_sum_of_the_accounts_and_pue_follows_the_seasons() -> None:
     site_weather = weather(YEAR)
     nodes_w = np.full(YEAR.days * 1440, 600_000.0)
     site = facility(nodes_w, site_weather, ratings(1_000_000.0), 0.0)
     parts = nodes_w + site.it_overhead_w + site.conversion_loss_w + site.cooling_w + site.management_w
-    assert np.allclose(site.utility_w, parts, rtol=1e-12, atol=0.0)
-    pue = site.utility_w / (nodes_w + site.it_overhead_w)
+    assert np.allclose(site.demand_w, parts, rtol=1e-12, atol=0.0)
+    pue = site.demand_w / (nodes_w + site.it_overhead_w)
     january, july = pue[: 31 * 1440].mean(), pue[181 * 1440 : 212 * 1440].mean()
     assert 1.08 < january < july < 1.5
 
 
 def test_meters_nest() -> None:
     site = facility(np.full(365 * 1440, 5e5), weather(YEAR), ratings(1e6), 0.0)
-    assert np.all(site.utility_w > site.ups_in_w + site.cooling_w + site.management_w)
+    assert np.all(site.demand_w > site.ups_in_w + site.cooling_w + site.management_w)
     assert np.all(site.ups_in_w > site.ups_out_w)
     assert np.all(site.ups_out_w > site.nodes_w + site.it_overhead_w)
+
+
+def test_the_tower_draws_more_water_on_warm_days_and_within_what_towers_draw() -> None:
+    site = facility(np.full(365 * 1440, 5e5), weather(YEAR), ratings(1e6), 0.0)
+    days_l = site.make_up_l.reshape(365, -1).sum(axis=1)
+    assert days_l[180:240].mean() > 1.2 * days_l[:30].mean()
+    it_kwh = float((site.nodes_w + site.it_overhead_w).sum()) / 60_000.0
+    assert 0.8 < days_l.sum() / it_kwh < 2.5
+
+
+def test_panels_rest_at_night_and_a_battery_never_gives_more_than_it_took() -> None:
+    plan = YEAR.model_copy(update={"local_sources": tuple(LocalSource)})
+    sizes = ratings(1e6)
+    demand_w = np.full(365 * 1440, 8e5)
+    given = supply(plan, demand_w, weather(plan), sizes)
+    by_hour = given.pv_w.reshape(365, 24, 60).mean(axis=(0, 2))
+    assert by_hour[[0, 1, 2, 22, 23]].max() == 0.0
+    assert by_hour.argmax() in (11, 12)
+    assert 700 < given.pv_w.sum() / 60_000 / (sizes.it_w * PV_RATING / 1000) < 1200, "kWh a year and kW"
+    out_kwh, in_kwh = given.battery_out_w.sum() / 60_000, given.battery_in_w.sum() / 60_000
+    assert 0.85 * in_kwh < out_kwh < 0.92 * in_kwh
+    balance = given.utility_w + given.pv_w + given.generator_w + given.battery_out_w
+    assert np.allclose(balance - given.export_w - given.battery_in_w, demand_w)
+    litres_per_kwh = given.fuel_l.sum() / (given.generator_w.sum() / 60_000)
+    assert 0.25 < litres_per_kwh < 0.6
 
 
 def test_cooling_is_not_a_constant_share_of_the_heat() -> None:

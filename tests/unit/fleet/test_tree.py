@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from lepton_etl import settings
-from lepton_etl.fleet.plan import FleetPlan
+from lepton_etl.fleet.plan import ClusterPlan, Fault, FleetPlan, LocalSource
 from lepton_etl.fleet.simulate import simulate
-from lepton_etl.fleet.truth import ACCOUNTS
+from lepton_etl.fleet.truth import ACCOUNTS, OVERHEAD_PARTS, SOURCES
 from lepton_etl.inventory import read_meters, read_nodes
 from lepton_etl.telemetry.decoded import Decoded, Origin
 from lepton_etl.telemetry.formats import decode
@@ -55,7 +55,7 @@ def test_a_longer_plan_writes_the_same_first_days(clean: Path, tmp_path: Path) -
     simulate(plan.model_copy(update={"days": 1}), tmp_path / "short")
     long, short = digests(clean), digests(tmp_path / "short")
     logs = [name for name in short if name.startswith("landing/")]
-    assert len(logs) == 6 + 3 + 3
+    assert len(logs) == 6 + 3 + 5
     assert [name for name in logs if long[name] != short[name]] == []
 
 
@@ -71,17 +71,30 @@ def test_another_seed_gives_other_logs(clean: Path, tmp_path: Path) -> None:
 
 def test_settings_load_and_name_every_source(clean: Path) -> None:
     config = settings.load(clean / "config.yaml")
-    assert [source.name for source in config.all_sources] == ["bmc", "gpu", "meters", "weather", "grid"]
+    assert [source.name for source in config.all_sources] == [
+        "bmc", "gpu", "meters", "heat", "water", "weather", "grid",
+    ]  # fmt: skip
     for source in config.all_sources:
         assert list(clean.glob(str(Path(source.path).relative_to(clean)))), source.path
     assert config.fleet.inventory == clean / "inventory.csv"
     assert read_nodes(config.fleet.inventory, config.site.site_id).num_rows == 6
     assert config.facility.meters is not None
-    assert read_meters(config.facility.meters, config.site.site_id).num_rows == 8
+    assert read_meters(config.facility.meters, config.site.site_id).num_rows == 15
+    assert config.facility.transformer is not None
+    assert config.facility.transformer.load_loss_ratio == 0.011
 
 
 @pytest.mark.parametrize(
-    "pattern", ["ipmi/*.txt.gz", "prom/*.prom.gz", "meters/*.csv", "weather/*.csv", "grid/*.csv"]
+    "pattern",
+    [
+        "ipmi/*.txt.gz",
+        "prom/*.prom.gz",
+        "meters/*.csv",
+        "heat/*.csv",
+        "water/*.csv",
+        "weather/*.csv",
+        "grid/*.csv",
+    ],
 )
 def test_clean_files_decode_without_rejects_or_repeats(clean: Path, pattern: str) -> None:
     files = decoded(clean, pattern)
@@ -114,8 +127,16 @@ def test_meters_read_the_true_accounts(clean: Path) -> None:
     assert kwh["house-1"] == pytest.approx(true_kwh["management"], rel=1e-3)
     cooling = kwh["chiller-1"] + kwh["crah-1"] + kwh["pump-1"] + kwh["tower-1"]
     assert cooling == pytest.approx(true_kwh["cooling"], rel=1e-3)
-    it_kwh = true_kwh["jobs"] + true_kwh["idle"] + true_kwh["it_overhead"]
-    assert it_kwh < kwh["ups-1-out"] < kwh["ups-1-in"] < kwh["utility-1"]
+    nodes_kwh = true_kwh["jobs"] + true_kwh["idle"]
+    assert kwh["pdu-a"] + kwh["pdu-b"] == pytest.approx(nodes_kwh, rel=1e-4)
+    assert min(kwh["pdu-a"], kwh["pdu-b"]) > 0
+    assert kwh["pdu-net"] == pytest.approx(true_kwh["network"], rel=1e-3)
+    assert kwh["pdu-net"] + kwh["pdu-sto"] == pytest.approx(true_kwh["it_overhead"], rel=1e-3)
+    it_kwh = nodes_kwh + true_kwh["it_overhead"]
+    assert it_kwh < kwh["ups-1-out"] < kwh["ups-1-in"] < kwh["lv-1"] < kwh["utility-1"]
+    losses = (kwh["utility-1"] - kwh["lv-1"]) + (kwh["ups-1-in"] - kwh["ups-1-out"])
+    losses += kwh["ups-1-out"] - sum(kwh[feed] for feed in ("pdu-a", "pdu-b", "pdu-net", "pdu-sto"))
+    assert losses == pytest.approx(true_kwh["conversion_loss"], rel=2e-3)
 
 
 def test_accounts_close_by_the_hour(clean: Path) -> None:
@@ -125,7 +146,61 @@ def test_accounts_close_by_the_hour(clean: Path) -> None:
     assert wide.height == PLAN_DAYS * 24
     for row in wide.iter_rows(named=True):
         assert sum(row[name] for name in ACCOUNTS) == pytest.approx(row["utility"], rel=1e-9)
+        assert sum(row[name] * sign for name, sign in SOURCES.items()) == pytest.approx(row["utility"])
+        assert sum(row[name] for name in OVERHEAD_PARTS) == pytest.approx(row["it_overhead"], rel=1e-9)
         assert min(row[name] for name in ACCOUNTS) >= 0
+
+
+def test_a_site_with_sources_of_its_own_balances_in_every_hour(tmp_path: Path) -> None:
+    plan = FleetPlan(
+        seed=5, clusters=(ClusterPlan(cluster_id="c01", nodes=2, hardware_class="cpu-2s"),),
+        first_date=date(2025, 6, 3), local_sources=tuple(LocalSource),
+    )  # fmt: skip
+    simulate(plan, tmp_path)
+    hours = pl.read_parquet(tmp_path / "truth/account.parquet").pivot(
+        on="account", index="hour_start", values="energy_kwh"
+    )
+    supplied = sum(hours[name] * sign for name, sign in SOURCES.items())
+    used = sum(hours[name] for name in ACCOUNTS)
+    assert (supplied - used).abs().max() < 1e-9
+    assert all(hours[name].max() > 0 for name in SOURCES)
+    assert all(hours[name].min() >= 0 for name in SOURCES)
+    config = settings.load(tmp_path / "config.yaml")
+    assert config.facility.meters is not None
+    points = set(read_meters(config.facility.meters, "simsite")["point"].to_pylist())
+    assert set(SOURCES) <= points
+    plant = pl.read_parquet(tmp_path / "truth/plant_hour.parquet")
+    for source, column in (("water", "water_l"), ("fuel", "fuel_l")):
+        register = pl.read_csv(tmp_path / f"landing/{source}/{source}-2025-06-03.csv")["register_l"]
+        # The last window has no reading behind it.
+        used_l = plant[column].sum() - plant[column][-1]
+        assert used_l - 0.002 <= register[-1] - register[0] <= plant[column].sum() + 0.002
+
+
+def test_meter_errors_are_constant_and_within_the_class(clean: Path, tmp_path: Path) -> None:
+    plan = FleetPlan.model_validate_json((clean / "plan.json").read_text())
+    simulate(plan.model_copy(update={"meter_class_error": True, "days": 1}), tmp_path / "out")
+    name = "landing/meters/meters-2025-06-03.csv"
+    both = pl.read_csv(clean / name).join(
+        pl.read_csv(tmp_path / "out" / name), on=["time", "meter_id"], how="inner", suffix="_read"
+    )
+    totals = both.group_by("meter_id").agg(pl.col("power_kw", "power_kw_read").sum())
+    gains = dict(totals.select("meter_id", pl.col("power_kw_read") / pl.col("power_kw") - 1).iter_rows())
+    with (clean / "meters.csv").open() as stream:
+        classes = {row["meter_id"]: float(row["class_pct"]) / 100 for row in csv.DictReader(stream)}
+    assert all(abs(gain) <= classes[meter] * 1.01 for meter, gain in gains.items())
+    assert len({round(gain, 5) for gain in gains.values()}) == len(gains)
+    assert max(abs(gain) / classes[meter] for meter, gain in gains.items()) > 0.5
+
+
+def test_a_dropped_feed_is_missing_from_one_day_and_recorded(clean: Path, tmp_path: Path) -> None:
+    plan = FleetPlan.model_validate_json((clean / "plan.json").read_text())
+    simulate(plan.model_copy(update={"faults": (Fault.FEED_DROPPED,)}), tmp_path / "out")
+    (record,) = pl.read_parquet(tmp_path / "out/truth/fault.parquet").iter_rows(named=True)
+    assert (record["kind"], record["node_id"], record["count"]) == ("feed_dropped", "pdu-a", 288)
+    changed = {name for name, digest in digests(tmp_path / "out").items() if digests(clean)[name] != digest}
+    assert changed == {record["file"], "plan.json", "truth/fault.parquet"}
+    assert "pdu-a" not in (tmp_path / "out" / record["file"]).read_text()
 
 
 def test_jobs_and_idle_are_the_nodes_energy(clean: Path) -> None:
@@ -160,9 +235,10 @@ def test_inventory_and_meters_have_the_agreed_columns(clean: Path) -> None:
     with (clean / "meters.csv").open() as stream:
         meters = {row["meter_id"]: row for row in csv.DictReader(stream)}
     assert {row["point"] for row in meters.values()} == {
-        "utility", "ups_in", "ups_out", "chiller", "crah", "pump", "tower", "other",
+        "utility", "transformer_out", "ups_in", "ups_out", "pdu_out", "chiller", "crah", "pump", "tower", "other",
     }  # fmt: skip
-    assert all(row["parent_id"] in meters for row in meters.values() if row["point"] != "utility")
+    roots = {"utility-1", "heat-1", "water-1"}
+    assert all((row["parent_id"] in meters) != (name in roots) for name, row in meters.items())
 
 
 def test_the_grid_header_is_the_publishers(clean: Path) -> None:
