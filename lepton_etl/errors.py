@@ -51,8 +51,18 @@ class ConfigurationError(LeptonError):
     exit_code = Exit.CONFIGURATION
 
 
+class MissingFactorError(ConfigurationError):
+    """No factor row holds for these keys on this day; nothing is put in its place."""
+
+
 class QualityGateError(LeptonError):
     """A `fail` expectation did not hold; bronze and silver are kept, gold is untouched."""
+
+    exit_code = Exit.QUALITY_GATE
+
+
+class LedgerError(LeptonError):
+    """The ledger does not close; bronze and silver are kept, gold is untouched."""
 
     exit_code = Exit.QUALITY_GATE
 

@@ -7,7 +7,8 @@ from typing import Final
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lepton_etl.carbon.emissions import emission_days, with_emission_days, with_location_emissions
+from lepton_etl.carbon.days import emission_days, with_emission_days
+from lepton_etl.carbon.emissions import with_location_emissions
 from lepton_etl.carbon.intensity import hourly_intensity, with_intensity
 from lepton_etl.columns import conform
 from lepton_etl.energy.aggregate import sum_nodes, with_inlet_p99, with_peak_power

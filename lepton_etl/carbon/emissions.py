@@ -1,98 +1,141 @@
-"""Operational emissions: facility energy of an hour times the intensity of that hour, summed over days."""
+"""Operational emissions: grid energy of an hour times the intensity of that hour, summed over days."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Final
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from lepton_etl.columns import Transform, exact_sum
+from lepton_etl.columns import Transform
 from lepton_etl.fields import GRAMS_PER_KILOGRAM
 
-_DAY: Final = ("date", "site_id", "cluster_id")
+_HOUR: Final = ("site_id", "hour_start")
 _MODELLED: Final = ("assumed", "modelled")
-_UNKNOWN: Final = ("emissions_market_kgco2e", "embodied_kgco2e", "water_l")
+# Two-sided 90 % of a normal error.
+Z: Final = NormalDist().inv_cdf(0.95)
+# What later transforms fill in; a site without their inputs keeps the unknown with its basis.
+_LATER: Final = ("emissions_market_kgco2e", "embodied_kgco2e", "water_l")
+_LATER_BASES: Final = ("market_basis", "embodied_basis", "water_basis")
 
 
-def with_location_emissions(intensity_hours: DataFrame) -> Transform:
-    """Add location-based and upstream emissions to hours of clusters that have `facility_energy_kwh`.
+@dataclass(frozen=True, slots=True)
+class IntensityError:
+    """One relative standard deviation of the grid's intensity, the same error in every hour of a zone.
 
-    An hour without an intensity keeps null emissions and is counted in `emissions_missing_kwh`. Market-based,
+    `estimated_ratio` is that of hours which the publisher marked as estimated.
+    """
+
+    measured_ratio: float
+    estimated_ratio: float
+
+
+def source_ratios(site_hours: DataFrame) -> DataFrame:
+    """gold/site_hour -> what of each hour's facility energy came from the grid and from generators.
+
+    `grid_import_ratio` = utility / facility: above 1 while a battery is charged or energy is exported, below 1
+    with own generation. Nothing is netted: exported energy takes no emissions away. Where facility energy is not
+    metered (assumed or modelled), all of it is taken from the grid. Without the columns of the sources
+    (utility_kwh, generator_kwh) only that case is known.
+    Source: GHG Protocol Scope 2 Guidance (2015), 5.6: purchased energy, gross.
+    """
+    facility = F.col("facility_energy_kwh")
+
+    def kwh(name: str) -> Column:
+        return F.col(name) if name in site_hours.columns else F.lit(None).cast("double")
+
+    from_grid = F.when(F.col("facility_basis").isin(*_MODELLED), F.lit(1.0)).otherwise(
+        F.try_divide(kwh("utility_kwh"), facility)
+    )
+    return site_hours.select(
+        *_HOUR,
+        from_grid.alias("grid_import_ratio"),
+        F.try_divide(kwh("generator_kwh"), facility).alias("generator_ratio"),
+    )
+
+
+def with_location_emissions(
+    intensity_hours: DataFrame,
+    sources: DataFrame | None = None,
+    error: IntensityError | None = None,
+    generator_kgco2e_per_kwh: float | None = None,
+) -> Transform:
+    """Add location-based, upstream and generator emissions to hours of clusters with `facility_energy_kwh`.
+
+    Location-based = grid import x direct average intensity; `sources` (of source_ratios) says what is import,
+    without it all is. Generators are Scope 1, own photovoltaics emits nothing here. An hour without an intensity
+    keeps null emissions and is counted in `emissions_missing_kwh`. Interval: E x CI -/+ the two errors, of energy
+    and of intensity, in quadrature; null without `error` or without an interval of the energy. Market-based,
     embodied and water figures stay null: nothing here knows them.
-    Source: GHG Protocol Scope 2 Guidance (2015), location-based method.
+    Source: GHG Protocol Scope 2 Guidance (2015), location-based method; JCGM 100:2008 (GUM) 5.1.2.
     """
     facility, intensity = F.col("facility_energy_kwh"), F.col("carbon_intensity_gco2e_per_kwh")
-    kilograms = facility * intensity / GRAMS_PER_KILOGRAM
+    grid_kwh = F.col("grid_import_kwh")
+    kilograms = grid_kwh * intensity / GRAMS_PER_KILOGRAM
     is_estimated = F.coalesce("estimated", F.lit(False)) | F.col("facility_basis").isin(*_MODELLED)
     basis = F.when(kilograms.isNull(), "none").when(is_estimated, "estimated").otherwise("measured")
-    # An hour that has no facility energy misses nothing that could be named in kWh.
-    missing_kwh = F.when(intensity.isNull(), facility).otherwise(facility * 0.0)
+    scope1 = facility * F.col("generator_ratio") * F.lit(generator_kgco2e_per_kwh).cast("double")
 
     def transform(cluster_hours: DataFrame) -> DataFrame:
+        rows = cluster_hours.join(intensity_hours, ["hour_start"], how="left")
+        if sources is None:
+            whole = {"grid_import_ratio": F.lit(1.0), "generator_ratio": F.lit(None).cast("double")}
+            placed = rows.withColumns(whole)
+        else:
+            placed = rows.join(sources, list(_HOUR), how="left")
         return (
-            cluster_hours.join(intensity_hours, ["hour_start"], how="left")
+            placed.withColumn("grid_import_kwh", facility * F.col("grid_import_ratio"))
             .withColumns(
                 {
                     "emissions_location_kgco2e": kilograms,
-                    "emissions_upstream_kgco2e": facility
+                    "emissions_upstream_kgco2e": grid_kwh
                     * F.col("upstream_gco2e_per_kwh")
                     / GRAMS_PER_KILOGRAM,
-                    "emissions_missing_kwh": missing_kwh,
+                    # An hour that has no grid energy misses nothing that could be named in kWh.
+                    "emissions_missing_kwh": F.when(intensity.isNull(), grid_kwh).otherwise(grid_kwh * 0.0),
                     "emissions_basis": basis,
+                    "emissions_scope1_kgco2e": scope1,
                 }
             )
-            .withColumns({name: F.lit(None) for name in _UNKNOWN})
-            .drop("upstream_gco2e_per_kwh", "estimated")
+            .withColumns(_interval(energy_error_ratio(rows), _intensity_ratio(error)))
+            .withColumns({name: F.lit(None).cast("double") for name in _LATER})
+            .withColumns({name: F.lit("none") for name in _LATER_BASES})
+            .drop("upstream_gco2e_per_kwh", "estimated", "grid_import_ratio", "generator_ratio")
         )
 
     return transform
 
 
-def emission_days(coverage_min_ratio: float) -> Transform:
-    """gold/cluster_hour -> emissions of each cluster's day: the sum over hours, never a day's mean intensity.
+def energy_error_ratio(rows: DataFrame) -> Column:
+    """Half the 90 % interval of the row's energy over the energy.
 
-    Published over the hours with an intensity while the energy of the others is at most 1 - limit of the
-    whole (`partial`), and only where the day's facility energy is published. Intensity of the day = emissions
-    / energy.
+    That of the facility energy where the frame has one, else of the IT energy, whose share decides a cluster's.
     """
-    facility, emissions = F.col("facility_energy_kwh"), F.col("emissions_location_kgco2e")
-    total, missing = exact_sum(facility), exact_sum(F.col("emissions_missing_kwh"))
-    upstream, with_upstream = (
-        F.col("emissions_upstream_kgco2e"),
-        F.col("emissions_upstream_kgco2e").isNotNull(),
-    )
-    known_hours = F.count("facility_energy_kwh") >= coverage_min_ratio * F.count(F.lit(1))
-    enough = known_hours & (F.count(emissions) > 0) & (missing <= (1 - coverage_min_ratio) * total)
-    upstream_kwh = exact_sum(F.when(with_upstream, facility))
-    enough_upstream = enough & (upstream_kwh >= coverage_min_ratio * total)
-    has_estimate = F.count_if(F.col("emissions_basis") == "estimated") > 0
-    basis = (
-        F.when(~enough, "none")
-        .when(missing > 0, "partial")
-        .when(has_estimate, "estimated")
-        .otherwise("measured")
-    )
-    grams = exact_sum(emissions) * GRAMS_PER_KILOGRAM
-    energy = exact_sum(F.when(emissions.isNotNull(), facility))
-
-    def transform(cluster_hours: DataFrame) -> DataFrame:
-        return cluster_hours.groupBy(*_DAY).agg(
-            F.when(enough, exact_sum(emissions)).alias("emissions_location_kgco2e"),
-            F.when(enough_upstream, exact_sum(upstream)).alias("emissions_upstream_kgco2e"),
-            missing.alias("emissions_missing_kwh"),
-            F.when(enough, F.try_divide(grams, energy)).alias("carbon_intensity_gco2e_per_kwh"),
-            basis.alias("emissions_basis"),
-        )
-
-    return transform
+    it = F.try_divide(F.col("it_energy_upper_kwh") - F.col("it_energy_kwh"), F.col("it_energy_kwh"))
+    if "facility_energy_upper_kwh" not in rows.columns:
+        return it
+    whole = F.col("facility_energy_kwh")
+    return F.coalesce(F.try_divide(F.col("facility_energy_upper_kwh") - whole, whole), it)
 
 
-def with_emission_days(days_of_emissions: DataFrame) -> Transform:
-    """Join a day's emissions to the rows of its clusters."""
+def _intensity_ratio(error: IntensityError | None) -> Column:
+    if error is None:
+        return F.lit(None).cast("double")
+    is_estimated = F.coalesce("estimated", F.lit(False))
+    return Z * F.when(is_estimated, F.lit(error.estimated_ratio)).otherwise(F.lit(error.measured_ratio))
 
-    def transform(clusters: DataFrame) -> DataFrame:
-        joined = clusters.join(days_of_emissions, list(_DAY), how="left")
-        return joined.withColumns({name: F.lit(None) for name in _UNKNOWN})
 
-    return transform
+def _interval(energy_ratio: Column, intensity_ratio: Column) -> dict[str, Column]:
+    kilograms = F.col("emissions_location_kgco2e")
+    return _around(kilograms, kilograms * F.sqrt(energy_ratio**2 + intensity_ratio**2))
+
+
+def _around(kilograms: Column, half_width: Column) -> dict[str, Column]:
+    lower = kilograms - half_width
+    return {
+        # greatest() passes over nulls: an unknown lower end would become 0.
+        "emissions_location_lower_kgco2e": F.when(lower.isNotNull(), F.greatest(lower, F.lit(0.0))),
+        "emissions_location_upper_kgco2e": kilograms + half_width,
+    }

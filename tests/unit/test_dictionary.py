@@ -18,6 +18,7 @@ UNIT_OF_END = {
     "_gco2e_per_job": "gram_co2e",
     "_gco2e_per_gpu_hour": "gram_co2e / hour",
     "_kgco2e": "kilogram_co2e",
+    "_kg": "kilogram",
     "_kwh": "kilowatt_hour",
     "_ratio": "dimensionless",
     "_years": "year",

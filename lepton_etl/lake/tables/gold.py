@@ -44,7 +44,9 @@ _CLUSTER_FIGURES: Final = (
     "inlet_temp_p99_c", "carbon_intensity_gco2e_per_kwh", "emissions_location_kgco2e",
     "emissions_upstream_kgco2e", "emissions_market_kgco2e", "embodied_kgco2e", "water_l", "energy_basis",
     "status", "gpu_energy_kwh", "node_second_coverage_ratio", "idle_basis", "facility_basis",
-    "emissions_basis", "emissions_missing_kwh",
+    "emissions_basis", "emissions_missing_kwh", "emissions_location_lower_kgco2e",
+    "emissions_location_upper_kgco2e", "emissions_scope1_kgco2e", "market_basis", "embodied_basis", "water_basis",
+    "grid_import_kwh",
 )  # fmt: skip
 _CLUSTER_NOT_NULL: Final = (
     "date", "node_count", "energy_basis", "pue_basis", "facility_basis", "emissions_basis", "idle_basis", "status",
