@@ -28,6 +28,8 @@ from tests.conftest import PROJECT
 DAY = date(2025, 6, 3)
 ONE_DAY = Days.of(DAY)
 TWO_DAYS = Days(DAY, date(2025, 6, 4))
+# A feed without readings opens the ledger, which stops the night: that has a test of its own.
+LOG_FAULTS = tuple(fault for fault in Fault if fault is not Fault.FEED_DROPPED)
 RELATIVE_ERROR_CLEAN = 0.002
 RELATIVE_ERROR_COVERED = 0.01
 
@@ -93,8 +95,8 @@ def coarse(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Sit
 
 @pytest.fixture(scope="module")
 def faulty(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """A fleet with every fault that this release can inject."""
-    return make_site(spark, tmp_path_factory.mktemp("faulty"), faults=tuple(Fault))
+    """A fleet with every fault of nodes' logs that this release can inject."""
+    return make_site(spark, tmp_path_factory.mktemp("faulty"), faults=LOG_FAULTS)
 
 
 def true_energy_kwh(site: Site) -> dict[str, float]:
@@ -144,7 +146,7 @@ def test_with_faults_energy_is_right_over_the_covered_time(faulty: Site) -> None
 
 def test_each_injected_fault_is_found(faulty: Site) -> None:
     injected = faulty.truth("fault")
-    assert set(injected["kind"]) == {fault.value for fault in Fault}
+    assert set(injected["kind"]) == {fault.value for fault in LOG_FAULTS}
     files = faulty.table(FILE)
     rejects = faulty.table(REJECT)
     hours = faulty.table(NODE_HOUR)
