@@ -49,7 +49,7 @@ def read_nodes(path: Path, site_id: str) -> pa.Table:
     for line, row in _rows(path, NODE, _NODE_REQUIRED, filled=("node_id", "valid_from")):
         if row["cluster_id"] is None:
             if row["node_kind"] not in _SHARED_KINDS:
-                raise _error(
+                raise cell_error(
                     path,
                     line,
                     "cluster_id",
@@ -60,29 +60,41 @@ def read_nodes(path: Path, site_id: str) -> pa.Table:
         rows.append((line, row | {"site_id": site_id}))
     _refuse_overlaps(path, rows, "node_id")
     _refuse_twins(path, rows)
-    return _table(rows, NODE)
+    return keyed_table(rows, NODE)
 
 
 def read_meters(path: Path, site_id: str) -> pa.Table:
     """The rows of silver/meter of a meters file, sorted by key. Raises ConfigurationError."""
-    rows = list(_rows(path, METER, _METER_REQUIRED, filled=_METER_REQUIRED))
+    rows = read_dated(path, METER, _METER_REQUIRED, _METER_REQUIRED, site_id)
     ids = {row["meter_id"] for _, row in rows}
     for line, row in rows:
-        if row["site_id"] not in (None, site_id):
-            raise _error(path, line, "site_id", row["site_id"], f"the settings' site is {site_id}")
-        row["site_id"] = site_id
         if row["parent_id"] is not None and row["parent_id"] not in ids:
-            raise _error(path, line, "parent_id", row["parent_id"], "no such meter in this file")
+            raise cell_error(path, line, "parent_id", row["parent_id"], "no such meter in this file")
         if row["parent_id"] == row["meter_id"]:
-            raise _error(path, line, "parent_id", row["parent_id"], "a meter is not upstream of itself")
+            raise cell_error(path, line, "parent_id", row["parent_id"], "a meter is not upstream of itself")
         if row["point"] not in POINTS:
-            raise _error(path, line, "point", row["point"], f"not one of {', '.join(POINTS)}")
+            raise cell_error(path, line, "point", row["point"], f"not one of {', '.join(POINTS)}")
         if row["sign"] == 0:
-            raise _error(path, line, "sign", "0", "1 for energy drawn, -1 for energy fed back")
+            raise cell_error(path, line, "sign", "0", "1 for energy drawn, -1 for energy fed back")
         if row["unit"] not in ureg:
-            raise _error(path, line, "unit", row["unit"], "not a unit such as kW, kWh or MJ")
+            raise cell_error(path, line, "unit", row["unit"], "not a unit such as kW, kWh or MJ")
     _refuse_overlaps(path, rows, "meter_id")
-    return _table(rows, METER)
+    return keyed_table(rows, METER)
+
+
+def read_dated(
+    path: Path, table: Table, required: Iterable[str], filled: Iterable[str], site_id: str
+) -> list[tuple[int, dict[str, Any]]]:
+    """Line number and typed cells of each row of a site's CSV with valid_from and valid_to.
+
+    An empty site_id is the settings' site. Raises ConfigurationError naming file, line and column.
+    """
+    rows = list(_rows(path, table, required, filled))
+    for line, row in rows:
+        if row["site_id"] not in (None, site_id):
+            raise cell_error(path, line, "site_id", row["site_id"], f"the settings' site is {site_id}")
+        row["site_id"] = site_id
+    return rows
 
 
 def _rows(
@@ -99,7 +111,7 @@ def _rows(
                     continue
                 line = reader.line_num
                 if len(cells) != len(header):
-                    raise _error(path, line, "", "", f"{len(cells)} cells under {len(header)} columns")
+                    raise cell_error(path, line, "", "", f"{len(cells)} cells under {len(header)} columns")
                 named = dict(zip(header, (cell.strip() for cell in cells), strict=True))
                 yield line, _typed(path, line, named, table, set(filled))
     except OSError as error:
@@ -132,13 +144,13 @@ def _typed(path: Path, line: int, cells: Mapping[str, str], table: Table, filled
     for name in table.columns:
         text = cells.get(name, "")
         if not text and name in filled:
-            raise _error(path, line, name, text, "empty")
+            raise cell_error(path, line, name, text, "empty")
         try:
             row[name] = _value(FIELDS[name], text) if text else None
         except _CellError as mistake:
-            raise _error(path, line, name, text, str(mistake)) from None
+            raise cell_error(path, line, name, text, str(mistake)) from None
     if row["valid_to"] is not None and row["valid_to"] <= row["valid_from"]:
-        raise _error(path, line, "valid_to", cells["valid_to"], "not after valid_from")
+        raise cell_error(path, line, "valid_to", cells["valid_to"], "not after valid_from")
     return row
 
 
@@ -184,7 +196,7 @@ def _refuse_overlaps(path: Path, rows: list[tuple[int, dict[str, Any]]], key: st
     for (earlier_line, earlier), (line, row) in pairwise(ordered):
         open_end = earlier["valid_to"] is None or earlier["valid_to"] > row["valid_from"]
         if earlier[key] == row[key] and open_end:
-            raise _error(
+            raise cell_error(
                 path, line, key, row[key],
                 f"holds from {row['valid_from']:%Y-%m-%dT%H:%M:%SZ}, while line {earlier_line} still holds",
                 "give the earlier row a valid_to",
@@ -196,15 +208,19 @@ def _refuse_twins(path: Path, rows: list[tuple[int, dict[str, Any]]]) -> None:
     nodes = {row["node_id"] for _, row in rows}
     for line, row in rows:
         if row["chassis_id"] in nodes:
-            raise _error(path, line, "chassis_id", row["chassis_id"], "a node has this name")
+            raise cell_error(path, line, "chassis_id", row["chassis_id"], "a node has this name")
 
 
-def _table(rows: list[tuple[int, dict[str, Any]]], table: Table) -> pa.Table:
+def keyed_table(rows: list[tuple[int, dict[str, Any]]], table: Table) -> pa.Table:
+    """The rows in the table's types, by its key."""
     ordered = sorted((row for _, row in rows), key=lambda row: tuple(row[name] for name in table.key))
     return pa.Table.from_pylist(ordered, schema=arrow_schema(table))
 
 
-def _error(path: Path, line: int, column: str, text: str, what: str, remedy: str = "") -> ConfigurationError:
+def cell_error(
+    path: Path, line: int, column: str, text: str, what: str, remedy: str = ""
+) -> ConfigurationError:
+    """The error of one cell: file, line, column, what it holds and what is wrong with it."""
     shown = f"{text!r}: {what}" if text else what
     place = f"{path}:{line}:{column}" if column else f"{path}:{line}"
     return ConfigurationError(shown, where=place, remedy=remedy or "mend the file")

@@ -20,7 +20,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.facility.settings import FacilityModelSettings, Transformer
+from lepton_etl.ledger.settings import BillingSettings, LedgerSettings, TariffSettings
 from lepton_etl.models.settings import ModelSettings
+from lepton_etl.publication.settings import RestateSettings
 from lepton_etl.sources import (
     Eia930Source,
     ElectricityMapsSource,
@@ -137,8 +139,12 @@ class Energy(Section):
     idle_utilisation_ratio: float = Field(
         default=0.05, ge=0, le=1, description="Utilisation below which a node is idle."
     )
-    sensor_gain_ratio: float = Field(
-        default=0.05, ge=0, le=1, description="Gain error of a node sensor, one sigma."
+    sensor_gain_ratio: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Gain error of node sensors of which the inventory says nothing, one sigma; null: by the class of the "
+        "sensor (conf/factors/sensor_classes.csv).",
     )
 
     @model_validator(mode="after")
@@ -175,7 +181,11 @@ class Settings(BaseSettings):
     grid: Grid | None = None
     energy: Energy = Energy()
     quality: Quality = Quality()
+    ledger: LedgerSettings = LedgerSettings()
     model: ModelSettings = ModelSettings()
+    tariff: TariffSettings = TariffSettings()
+    billing: BillingSettings = BillingSettings()
+    restate: RestateSettings = RestateSettings()
     report: Report = Report()
     spark: dict[str, str] = Field(
         default_factory=dict, description="Further Spark SQL settings of the session."
@@ -323,6 +333,8 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
                     "docs": under(settings.quality.docs),
                 }
             ),
+            "tariff": settings.tariff.model_copy(update={"file": maybe(settings.tariff.file)}),
+            "billing": settings.billing.model_copy(update={"invoices": maybe(settings.billing.invoices)}),
             "report": Report(folder=under(settings.report.folder)),
         }
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
@@ -19,11 +19,12 @@ from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, Exit, LeptonError, NoInputError
 from lepton_etl.inventory import read_meters, read_nodes
 from lepton_etl.lake.lease import Lease, leases
-from lepton_etl.lake.runs import BATCH_KEY, RunRecord, StageRecord, last_published_batch, new_run_id
+from lepton_etl.lake.runs import BATCH_KEY, RunRecord, StageRecord, new_run_id
 from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import FILE, NODE_HOUR, READING
+from lepton_etl.lake.tables import FILE, READING
 from lepton_etl.quality.rules import load_rules
 from lepton_etl.settings import Settings
+from pipelines.reopening import dirty_days
 from pipelines.stage import StageContext, StageResult
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class _Run:
         if whole:
             _require_input(lake, self.context.days)
             batch = _last_batch(lake)
-            ranges = dirty_days(lake, self.context.days, self.context.settings.energy.max_gap_s)
+            ranges = dirty_days(lake, self.context.settings, self.context.days)
         with leases(root, [f"day-{day}" for days in ranges for day in days], run_id):
             for days in ranges:
                 for name in ("silver", "gate", "gold"):
@@ -172,47 +173,6 @@ class _Run:
         log.info(
             "stage done", rows_in=done.rows_in, rows_out=done.rows_out, seconds=round(done.duration_s, 1)
         )
-
-
-def dirty_days(lake: Lake, days: Days, gap_s: float) -> list[Days]:
-    """The asked days, and the days made before that files loaded since the last published night touch.
-
-    A file touches the UTC days of [first reading - gap, last reading + gap]; so a normal night closes the day before.
-    Adjoining days are one range, in time order. Source: definitions.md section 3.
-    """
-    touched = set(days)
-    made = _made_days(lake)
-    files = lake.rows(FILE, ["batch", "first_reading_time", "last_reading_time"])
-    fresh = files.filter(pc.field("batch") > last_published_batch(lake))
-    margin = timedelta(seconds=gap_s)
-    spans = {
-        ((first - margin).date(), (last + margin).date())
-        for first, last in zip(
-            fresh["first_reading_time"].to_pylist(), fresh["last_reading_time"].to_pylist(), strict=True
-        )
-        if first and last
-    }
-    for first, last in spans:
-        touched |= {day for day in made if first <= day <= last}
-    return adjoining(sorted(touched))
-
-
-def adjoining(days: list[date]) -> list[Days]:
-    """Sorted days as ranges without a hole."""
-    ranges: list[Days] = []
-    for day in days:
-        if ranges and day - ranges[-1].end == timedelta(days=1):
-            ranges[-1] = Days(ranges[-1].start, day)
-        else:
-            ranges.append(Days.of(day))
-    return ranges
-
-
-def _made_days(lake: Lake) -> set[date]:
-    """Days that an earlier night published."""
-    if not lake.exists(NODE_HOUR):
-        return set()
-    return {date.fromisoformat(str(part["date"])) for part in lake.log(NODE_HOUR).partitions()}
 
 
 def _last_batch(lake: Lake) -> int:

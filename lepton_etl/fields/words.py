@@ -13,10 +13,12 @@ PUE_BASIS: Final = ("measured", "partial", "modelled", "assumed", "none")
 STATISTICS: Final = ("instant", "mean", "min", "max", "counter")
 # Why a published figure changed.
 REASONS: Final = (
-    "late_readings", "late_jobs", "intensity", "weather", "meters", "inventory", "instruments", "tariff",
+    "late_readings", "late_jobs", "intensity", "weather", "meter_readings", "meters", "inventory", "instruments", "tariff",
     "factors", "model", "settings", "code", "unknown",
 )  # fmt: skip
 VERDICTS: Final = ("agrees", "differs", "incomplete", "no_invoice", "no_tariff")
 JOB_OUTCOMES: Final = ("completed", "failed", "cancelled", "timeout", "requeued", "running")
 ATTRIBUTION_BASIS: Final = ("devices", "count", "cores", "none")
 NODE_STATES: Final = ("off", "standby", "idle", "active", "drained", "maintenance", "failed", "silent")
+SENSOR_CLASSES: Final = ("meter", "pdu", "outlet", "psu", "bmc", "rapl", "gpu_board")
+SENSOR_VERDICTS: Final = ("agrees", "bias", "stuck", "scale", "clock_skew")

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lepton_etl.days import Days
+from lepton_etl.errors import Exit
 from lepton_etl.lake.store import Lake
 from lepton_etl.lake.tables import RUN, STAGE_RUN
 
@@ -122,12 +123,20 @@ class RunRecord:
 
 
 def last_published_batch(lake: Lake) -> int:
-    """The newest ingestion batch whose days a full run has carried to gold; 0 before the first."""
-    rows = stage_runs(lake).filter(pc.field("stage") == "gold")
+    """The newest ingestion batch whose days a full run has carried to publication; 0 before the first.
+
+    A run that was stopped between gold and publication counts for nothing: the next one makes its days again.
+    """
+    runs = lake.rows(RUN, ["run_id", "exit_code"])
+    ended = pc.is_in(runs["exit_code"], pa.array([Exit.DONE, Exit.PUBLISHED_THEN_FAILED], pa.int32()))
+    published = set(runs.filter(ended)["run_id"].to_pylist())
+    rows = stage_runs(lake).filter((pc.field("stage") == "gold") & (pc.field("state") == "done"))
     batches = [
         json.loads(versions or "{}").get(BATCH_KEY, 0)
-        for versions, state in zip(rows["input_versions"].to_pylist(), rows["state"].to_pylist(), strict=True)
-        if state == "done"
+        for versions, run_id in zip(
+            rows["input_versions"].to_pylist(), rows["run_id"].to_pylist(), strict=True
+        )
+        if run_id in published
     ]
     return max(batches, default=0)
 

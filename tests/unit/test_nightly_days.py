@@ -8,7 +8,7 @@ from datetime import date, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.nightly import adjoining
+from pipelines.reopening import adjoining
 
 START = date(2025, 6, 1)
 
