@@ -18,6 +18,7 @@ from lepton_etl.telemetry.specs import (
     ElectricityMapsSpec,
     IpmitoolSpec,
     NvidiaSmiSpec,
+    OpenCostSpec,
     OpenMeteoSpec,
     OtlpJsonSpec,
     ParquetSpec,
@@ -25,6 +26,7 @@ from lepton_etl.telemetry.specs import (
     PrometheusSpec,
     RedfishSpec,
     RocmSmiSpec,
+    ScontrolSpec,
     SlurmSpec,
 )
 
@@ -70,6 +72,19 @@ class _SourceSettings(Section):
     timezone: TimeZone = Field(default="UTC", description="IANA zone of stamps that carry none.")
     sampling_period_s: float | None = Field(
         default=None, gt=0, le=86_400, description="Declared distance of readings."
+    )
+    counter_max_j: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Where joule counters of this source begin again at 0 (RAPL: max_energy_range_uj / 1e6); null: not "
+        "known, and every fall is a reset.",
+    )
+    spot_samples: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="How many momentary samples a window mean rests on; null: all of the window was seen.",
     )
     earlier_d: float | None = Field(
         default=None,
@@ -140,6 +155,14 @@ class SlurmSource(_SourceSettings, SlurmSpec):
     """Slurm's accounting."""
 
 
+class ScontrolSource(_SourceSettings, ScontrolSpec):
+    """Jobs as slurmctld shows them."""
+
+
+class OpenCostSource(_SourceSettings, OpenCostSpec):
+    """Kubernetes allocations."""
+
+
 class OtlpJsonSource(_SourceSettings, OtlpJsonSpec):
     """OpenTelemetry metrics."""
 
@@ -175,6 +198,8 @@ Source = (
     | NvidiaSmiSource
     | RocmSmiSource
     | SlurmSource
+    | ScontrolSource
+    | OpenCostSource
     | OtlpJsonSource
     | OpenMeteoSource
     | ElectricityMapsSource

@@ -64,7 +64,7 @@ def run(context: StageContext) -> StageResult:
 def _job_tables(context: StageContext) -> tuple[Table, ...]:
     """bronze/job where a source may hold a scheduler's accounting; other sites have no such table."""
     formats = {source.format for source in context.settings.all_sources}
-    return (JOB,) if formats & {"slurm", "auto"} else ()
+    return (JOB,) if formats & {"slurm", "scontrol", "opencost", "auto"} else ()
 
 
 def _unfinished(lake: Lake) -> list[int]:

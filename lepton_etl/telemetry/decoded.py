@@ -60,6 +60,11 @@ JOB_SCHEMA = pa.schema(
         pa.field("memory_byte", pa.float64()),
         pa.field("consumed_energy_j", pa.float64()),
         pa.field("source_position", pa.int64(), nullable=False),
+        pa.field("record", pa.string(), nullable=False),
+        pa.field("node_id", pa.string()),
+        pa.field("device_ids", pa.list_(pa.string())),
+        pa.field("tenant_id", pa.string()),
+        pa.field("cpu_time_s", pa.float64()),
     ]
 )
 
@@ -103,7 +108,7 @@ class Decoded:
     structure_lines: int = 0
     """Stamps, headers, comments, footers and blank lines: no records."""
     jobs: pa.Table = field(default_factory=JOB_SCHEMA.empty_table)
-    """Accounting of a scheduler: one row a job, or a step of one."""
+    """Accounting of a scheduler: one row a job, a step of one, or what one held of some nodes."""
 
     def check(self) -> None:
         """Raise AssertionError unless every record is accounted for and the schemas are the declared ones."""

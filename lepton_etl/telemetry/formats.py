@@ -11,12 +11,14 @@ from lepton_etl.telemetry import (
     grid_csv,
     ipmitool,
     nvidia_smi,
+    opencost,
     openmeteo,
     otlp_json,
     parquet,
     prometheus,
     redfish,
     rocm_smi,
+    scontrol,
     slurm,
 )
 from lepton_etl.telemetry.blocks import Parts, Read, in_utf8, peek
@@ -57,6 +59,8 @@ FORMATS: Final[dict[str, Read]] = {
     "prometheus": prometheus.read,
     "redfish": redfish.read,
     "slurm": slurm.read,
+    "scontrol": scontrol.read,
+    "opencost": opencost.read,
     "nvidia_smi": nvidia_smi.read,
     "rocm_smi": rocm_smi.read,
     "otlp_json": otlp_json.read,

@@ -7,11 +7,13 @@ from lepton_etl.telemetry import (
     electricitymaps,
     ipmitool,
     nvidia_smi,
+    opencost,
     openmeteo,
     otlp_json,
     prometheus,
     redfish,
     rocm_smi,
+    scontrol,
     slurm,
 )
 
@@ -24,6 +26,8 @@ RECOGNISERS: Final[dict[str, Looks]] = {
     "nvidia_smi": nvidia_smi.looks_like,
     "rocm_smi": rocm_smi.looks_like,
     "slurm": slurm.looks_like,
+    "scontrol": scontrol.looks_like,
+    "opencost": opencost.looks_like,
     "otlp_json": otlp_json.looks_like,
     "electricitymaps": electricitymaps.looks_like,
     "openmeteo": openmeteo.looks_like,

@@ -15,18 +15,21 @@ JOB_ID: Final = ("JobIDRaw", "JobID")
 FIELDS: Final = (
     *JOB_ID, "Cluster", "User", "Account", "Partition", "State", "Submit", "Start", "End", "NodeList", "NNodes",
     "AllocNodes", "AllocCPUS", "NCPUS", "AllocTRES", "Restarts", "ConsumedEnergyRaw", "TRESUsageInTot",
-    "ConsumedEnergy",
+    "ConsumedEnergy", "TotalCPU",
 )  # fmt: skip
+# What other schedulers' formats add to them: the kind of record (null: told by the id), the one node it is about, its
+# devices (comma-separated), who is charged.
+BESIDE: Final = ("Record", "NodeId", "DeviceIds", "TenantId")
 JOB_FIELDS: Final = {"source_position": pl.Int64(), "raw_text": pl.String()} | {
-    name: pl.String() for name in FIELDS
+    name: pl.String() for name in (*FIELDS, *BESIDE)
 }
 
 _NOTHING: Final = ("", "unknown", "none", "none assigned", "n/a", "(null)")
 # NO_VAL and INFINITE of 32 and 64 bits (slurm.h) stand for "not known".
 _NO_VALUES: Final = ("4294967294", "4294967295", "18446744073709551614", "18446744073709551615")
 # Slurm's service writes the expected end of a job that runs, and the expected start of one that waits.
-_NOT_STARTED: Final = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
-_NOT_ENDED: Final = (*_NOT_STARTED, "RUNNING", "SUSPENDED", "CONFIGURING", "STOPPED", "SIGNALING", "RESIZING")
+_WAITING: Final = ("PENDING", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
+_NOT_ENDED: Final = (*_WAITING, "RUNNING", "SUSPENDED", "CONFIGURING", "STOPPED", "SIGNALING", "RESIZING")
 _STAMPS: Final = {"Submit": "submit_time", "Start": "start_time", "End": "end_time"}
 _EPOCH: Final = r"^\d{9,11}$"  # SLURM_TIME_FORMAT=%s, and the service.
 _BYTES: Final = {"K": 1024.0, "": 1024.0**2, "M": 1024.0**2, "G": 1024.0**3, "T": 1024.0**4, "P": 1024.0**5}
@@ -39,25 +42,29 @@ def decode_jobs(rows: pl.DataFrame, timezone: str, faults: pl.DataFrame, structu
     A row with a stamp or number that cannot be read is a reject; an exact repeat is a duplicate. An energy of 0 J is
     what Slurm writes where nothing measures it: unknown. Source: man sacct; slurm.h.
     """
-    fields = rows.with_columns(_known(name) for name in FIELDS)
+    named = [pl.lit(None, dtype=pl.String).alias(name) for name in JOB_FIELDS if name not in rows.columns]
+    fields = rows.with_columns(named).with_columns(_known(name) for name in (*FIELDS, *BESIDE))
     state = pl.col("State").str.split(" ").list.first()  # CANCELLED by 1001
     jobs = fields.with_columns(state.alias("State"), pl.coalesce(*JOB_ID).alias("id"))
+    # A run that was requeued has both; the job that waits to run again has the start that Slurm expects.
+    half_known = _is(("REQUEUED",)) & (pl.col("start_time").is_null() | pl.col("end_time").is_null())
+    step = pl.col("id").str.split_exact(".", 1).struct.field("field_1")
     jobs = _with_stamps(jobs, timezone).select(
         "raw_text",
         pl.coalesce("time_reason", _number_reason(), pl.when(pl.col("id").is_null()).then(pl.lit("no_job_id"))).alias(
             "reason"
         ),
         pl.col("Cluster").alias("cluster_name"),
-        pl.col("id").str.split(".").list.first().alias("job_id"),
-        pl.col("id").str.split_exact(".", 1).struct.field("field_1").alias("step_id"),
+        pl.when(pl.col("Record").is_null()).then(pl.col("id").str.split(".").list.first()).otherwise("id").alias("job_id"),
+        pl.when(pl.col("Record").is_null()).then(step).alias("step_id"),
         _whole("Restarts").alias("restart"),
         pl.col("User").alias("user_name"),
         pl.col("Account").alias("account"),
         pl.col("Partition").alias("partition"),
         pl.col("State").alias("state"),
         "submit_time",
-        pl.when(~pl.col("State").is_in(_NOT_STARTED).fill_null(False)).then("start_time").alias("start_time"),
-        pl.when(~pl.col("State").is_in(_NOT_ENDED).fill_null(False)).then("end_time").alias("end_time"),
+        pl.when(~_is(_WAITING) & ~half_known).then("start_time").alias("start_time"),
+        pl.when(~_is(_NOT_ENDED) & ~half_known).then("end_time").alias("end_time"),
         pl.col("NodeList").alias("node_list"),
         pl.coalesce(_whole("NNodes"), _whole("AllocNodes"), _allocated("node")).alias("node_count"),
         pl.coalesce(_whole("AllocCPUS"), _whole("NCPUS"), _allocated("cpu")).alias("cpu_count"),
@@ -65,6 +72,11 @@ def decode_jobs(rows: pl.DataFrame, timezone: str, faults: pl.DataFrame, structu
         _scaled(pl.col("AllocTRES").str.extract_groups(r"(?:^|,)mem=([\d.]+)([KMGTP]?)"), _BYTES).alias("memory_byte"),
         _energy().alias("consumed_energy_j"),
         "source_position",
+        pl.coalesce("Record", pl.when(step.is_null()).then(pl.lit("job")).otherwise(pl.lit("step"))).alias("record"),
+        pl.col("NodeId").alias("node_id"),
+        pl.col("DeviceIds").alias("device_ids"),
+        pl.coalesce("TenantId", "Account").alias("tenant_id"),
+        _cpu_time().alias("cpu_time_s"),
     )  # fmt: skip
     usable = jobs.filter(pl.col("reason").is_null())
     same = [name for name in JOB_SCHEMA.names if name != "source_position"]
@@ -91,7 +103,8 @@ def beside(readings: Decoded, jobs: Decoded) -> Decoded:
 
 
 def _job_table(jobs: pl.DataFrame) -> pa.Table:
-    return jobs.select(JOB_SCHEMA.names).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(JOB_SCHEMA)
+    listed = jobs.with_columns(pl.col("device_ids").str.split(","))
+    return listed.select(JOB_SCHEMA.names).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(JOB_SCHEMA)
 
 
 def _known(name: str) -> pl.Expr:
@@ -121,6 +134,10 @@ def _with_stamps(jobs: pl.DataFrame, timezone: str) -> pl.DataFrame:
     return frame.with_columns(
         pl.coalesce(f"{column}_reason" for column in _STAMPS.values()).alias("time_reason")
     )
+
+
+def _is(states: tuple[str, ...]) -> pl.Expr:
+    return pl.col("State").is_in(states).fill_null(False)
 
 
 def _whole(name: str) -> pl.Expr:
@@ -156,3 +173,14 @@ def _energy() -> pl.Expr:
     rounded = _scaled(pl.col("ConsumedEnergy").str.extract_groups(r"^([\d.]+)([KMGTP]?)$"), _JOULES)
     joules = pl.coalesce(number_of(pl.col("ConsumedEnergyRaw")), used.cast(pl.Float64, strict=False), rounded)
     return pl.when(joules.is_finite() & (joules > 0)).then(joules)
+
+
+def _cpu_time() -> pl.Expr:
+    """CPU seconds used, [days-[hours:]]minutes:seconds; 0 is what Slurm writes where nothing gathers it: unknown."""
+    used = pl.col("TRESUsageInTot").str.extract(r"(?:^|,)cpu=([\d:.-]+)(?:,|$)")
+    parts = pl.coalesce("TotalCPU", used).str.extract_groups(r"^(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+(?:\.\d+)?)$")
+    seconds = pl.sum_horizontal(
+        parts.struct.field(str(place)).cast(pl.Float64, strict=False).fill_null(0.0) * scale
+        for place, scale in ((1, 86_400.0), (2, 3600.0), (3, 60.0), (4, 1.0))
+    )
+    return pl.when(seconds > 0).then(seconds)

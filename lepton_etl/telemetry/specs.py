@@ -280,6 +280,27 @@ class SlurmSpec(_Spec):
     sensors: Rules = _rules("slurm")
 
 
+class ScontrolSpec(_Spec):
+    """`scontrol show job -d`: jobs and what they hold on their nodes."""
+
+    format: Literal["scontrol"] = "scontrol"
+    cluster: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Cluster of the jobs; null: that of their nodes in the inventory.",
+    )
+
+
+class OpenCostSpec(_Spec):
+    """Kubernetes allocations of OpenCost or Kubecost as a CSV with flattened names."""
+
+    format: Literal["opencost"] = "opencost"
+    cluster: str | None = Field(
+        default=None, min_length=1, description="Cluster of the pods; null: the column properties.cluster."
+    )
+    delimiter: str = Field(default=",", pattern=r"^[^\"\r\n]$", description="One character between cells.")
+
+
 class OtlpJsonSpec(_Spec):
     """OpenTelemetry metrics in OTLP/JSON, one export a line or one a file."""
 
@@ -305,6 +326,8 @@ FormatSpec = (
     | NvidiaSmiSpec
     | RocmSmiSpec
     | SlurmSpec
+    | ScontrolSpec
+    | OpenCostSpec
     | OtlpJsonSpec
     | ElectricityMapsSpec
     | Eia930Spec

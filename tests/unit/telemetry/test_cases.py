@@ -24,6 +24,8 @@ FORMATS = (
     "rocm_smi",
     "nvidia_smi",
     "slurm",
+    "scontrol",
+    "opencost",
     "eia930",
     "grid_csv",
     "openmeteo",
