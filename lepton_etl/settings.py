@@ -18,6 +18,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from lepton_etl.attribution.settings import AttributionSettings
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.facility.settings import FacilityModelSettings, Transformer
 from lepton_etl.ledger.settings import BillingSettings, LedgerSettings, TariffSettings
@@ -143,8 +144,8 @@ class Energy(Section):
         default=None,
         ge=0,
         le=1,
-        description="Gain error of node sensors of which the inventory says nothing, one sigma; null: by the class of the "
-        "sensor (conf/factors/sensor_classes.csv).",
+        description="Gain error of node sensors of which the inventory says nothing, one sigma; null: by the sensor's "
+        "class (conf/factors/sensor_classes.csv).",
     )
 
     @model_validator(mode="after")
@@ -181,6 +182,7 @@ class Settings(BaseSettings):
     grid: Grid | None = None
     energy: Energy = Energy()
     quality: Quality = Quality()
+    attribution: AttributionSettings = AttributionSettings()
     ledger: LedgerSettings = LedgerSettings()
     model: ModelSettings = ModelSettings()
     tariff: TariffSettings = TariffSettings()
