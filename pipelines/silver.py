@@ -32,6 +32,7 @@ from lepton_etl.lake.tables import (
     READING,
     WEATHER_HOUR,
 )
+from pipelines import accounting
 from pipelines.stage import StageContext, StageResult
 
 _NAMES_IN_NOTE: Final = 10
@@ -50,6 +51,7 @@ def run(context: StageContext) -> StageResult:
         facility_interval(context, meters),
         grid_hour(context),
         weather_hour(context),
+        *accounting.run(context),
     )
     notes = (*_unlisted_nodes(context), *_unlisted_meters(context, meters))
     return StageResult(rows_in, sum(one.rows for one in written), written, notes)
