@@ -16,6 +16,7 @@ from rich.console import Console
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, Exit, LeptonError
 from lepton_etl.fleet.command import simulate_command
+from lepton_etl.publication_cli import close, figures
 
 if TYPE_CHECKING:
     from lepton_etl.settings import Settings
@@ -24,6 +25,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 tables_app = typer.Typer(no_args_is_help=True, help="Look into the lake, without Spark.")
 app.add_typer(tables_app, name="tables")
 app.command("simulate")(simulate_command)
+app.command()(figures)
+app.command()(close)
 
 Config = Annotated[Path, typer.Option(help="Settings of the site (YAML).")]
 Day = Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="UTC day.")]

@@ -36,6 +36,7 @@ from lepton_etl.publication.changes import (
 from lepton_etl.publication.reasons import changed_inputs
 from lepton_etl.publication.said import INPUTS, RowKey, Said, canonical, last_said, rows_said
 from lepton_etl.settings import Settings
+from pipelines import bill
 from pipelines.marks import Marks, marks_now
 from pipelines.stage import StageContext, StageResult
 
@@ -52,8 +53,9 @@ class Press:
 
 
 def run(context: StageContext) -> StageResult:
-    """Publish the context's days."""
+    """Publish the context's days, after their costs and bills."""
     root = context.lake.root
+    costs = bill.run(context)
     press = Press(root, context.settings, context.run_id)
     context.lake.inputs.update(_versions(root))
     said, restated = publish(press, context.days)
@@ -61,7 +63,8 @@ def run(context: StageContext) -> StageResult:
         Written(table.name, len(rows), plain.version(root, table) or 0, changed=bool(rows))
         for table, rows in ((PUBLICATION, said), (RESTATEMENT, restated))
     )
-    return StageResult(len(said), len(said) + len(restated), written, _notes(restated))
+    rows_out = len(said) + len(restated) + sum(one.rows for one in costs)
+    return StageResult(len(said), rows_out, (*costs, *written), _notes(restated))
 
 
 def publish(press: Press, days: Days) -> tuple[list[Said], list[Change]]:

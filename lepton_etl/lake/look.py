@@ -54,21 +54,28 @@ def print_rows(
             f"no table {name!r}", where="tables show", remedy=f"one of {', '.join(TABLES)}"
         )
     table = TABLES[name]
+    show_rows(table, _rows(root, table, days), columns, limit, as_csv=as_csv)
+
+
+def show_rows(
+    table: Table, rows: pa.Table, columns: Sequence[str] | None, limit: int, *, as_csv: bool, title: str = ""
+) -> None:
+    """Rows of a declared table on the terminal or as CSV. Raises ConfigurationError for an unknown column."""
     unknown = sorted(set(columns or ()) - set(table.columns))
     if unknown:
         raise ConfigurationError(
-            f"no column {', '.join(unknown)}", where=name, remedy=f"one of {', '.join(table.columns)}"
+            f"no column {', '.join(unknown)}", where=table.name, remedy=f"one of {', '.join(table.columns)}"
         )
-    rows = _rows(root, table, days)
-    wanted = list(columns) if columns else list(table.columns)
     if as_csv:
+        wanted = list(columns) if columns else list(table.columns)
         writer = csv.writer(sys.stdout)
         writer.writerow(wanted)
         for row in rows.select(wanted).to_pylist():
             writer.writerow([_csv_cell(value) for value in row.values()])
         return
-    chosen = list(columns) if columns else list(_SHORT.get(name, table.columns))
-    shown = RichTable(title=f"{name}: {table.grain} ({rows.num_rows:,} rows)", title_justify="left")
+    chosen = list(columns) if columns else list(_SHORT.get(table.name, table.columns))
+    heading = f"{title or table.name}: {table.grain} ({rows.num_rows:,} rows)"
+    shown = RichTable(title=heading, title_justify="left")
     for column in chosen:
         shown.add_column(column.replace("_", "\n"), justify="right" if _is_number(table, column) else "left")
     for row in rows.slice(0, limit).select(chosen).to_pylist():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,26 @@ def replace_keyed(
         return False
     few.write(table, log, whole, where=None, path=root / table.name, metadata=metadata)
     return True
+
+
+def replace_days(root: Path, table: Table, days: Days, rows: pa.Table, metadata: Mapping[str, str]) -> bool:
+    """Replace the rows of those of the days whose rows differ; the files of the others stay. False where none does.
+
+    Raises LakeError for a row outside the field dictionary.
+    """
+    if not exists(root, table):
+        create_table(root / table.name, table)
+    log = DeltaTable(str(root / table.name))
+    fresh, present = few.checked(table, rows), few.present(table, log, days)
+    changed = [day for day in days if not _of_day(fresh, day).equals(_of_day(present, day))]
+    for day in changed:
+        where = f"date = '{day.isoformat()}'"
+        few.write(table, log, _of_day(fresh, day), where=where, path=root / table.name, metadata=metadata)
+    return bool(changed)
+
+
+def _of_day(rows: pa.Table, day: date) -> pa.Table:
+    return rows.filter(pc.equal(rows["date"], pa.scalar(day)))
 
 
 def files_by_day(root: Path, table: Table) -> dict[str, str]:
