@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,6 +18,41 @@ class Transformer(BaseModel):
     rated_power_w: float = Field(gt=0, le=2e9, description="Rated power of all transformers together, W.")
     no_load_loss_ratio: float = Field(ge=0, lt=0.1, description="Loss at no load over rated power.")
     load_loss_ratio: float = Field(ge=0, lt=0.1, description="Loss added at full load over rated power.")
+
+
+class OperatingSettings(BaseModel):
+    """Design data of the air side, from which the best supply temperature and flow are computed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    supply_temp_c: float = Field(ge=5, le=45, description="Present set point of the supply air, degC.")
+    flow_ratio: float = Field(gt=0, le=1.5, description="Present air flow over rated flow.")
+    fan_power_w: float = Field(gt=0, description="Power of all air handlers' fans at rated flow, W.")
+    heat_w_per_k: float = Field(gt=0, description="Heat that the rated flow takes per kelvin, W/K.")
+    outlet_max_c: float = Field(gt=5, le=80, description="Warmest air that may leave the IT, degC.")
+    rise_k: float = Field(gt=0, le=40, description="Rise of the air through the IT at the needed flow, K.")
+    flow_need_ratio: float = Field(gt=0, le=1.5, description="Flow over rated flow that the IT's fans draw.")
+    recirculation_ratio: float = Field(
+        ge=0, le=1, description="Share of missing flow that returns as hot air to the inlets."
+    )
+    chiller_gain_per_k: float = Field(
+        ge=0, le=0.1, description="Share of chiller energy saved per kelvin of warmer supply."
+    )
+    it_knee_c: float = Field(ge=10, le=45, description="Inlet temperature above which IT power rises, degC.")
+    it_rise_per_k: float = Field(
+        ge=0, le=0.1, description="Share by which IT power rises per kelvin above the knee (fans, leakage)."
+    )
+    flow_min_ratio: float = Field(gt=0, le=1.5, description="Least flow that the fans allow.")
+    flow_max_ratio: float = Field(gt=0, le=1.5, description="Most flow that the fans allow.")
+    inlet_class: Literal["recommended", "A1", "A2", "A3", "A4"] = Field(
+        description="ASHRAE envelope whose inlet bounds the deployable point keeps."
+    )
+
+    @model_validator(mode="after")
+    def _flows_rise(self) -> Self:
+        if not self.flow_min_ratio < self.flow_max_ratio:
+            raise ValueError("flow_min_ratio must lie below flow_max_ratio")
+        return self
 
 
 class FacilityGates(BaseModel):
@@ -42,6 +77,9 @@ class FacilityModelSettings(BaseModel):
 
     look_back_days: int = Field(
         default=400, ge=2, description="Days before the night that a fit looks back on."
+    )
+    stage_days: int = Field(
+        default=30, ge=2, description="Days before the night that curves of conversion losses look back on."
     )
     min_hours: int = Field(default=72, ge=24, description="Fewest metered hours of a fit.")
     test_ratio: float = Field(default=0.2, gt=0, lt=1, description="Share of the last days that test.")
