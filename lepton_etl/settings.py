@@ -19,8 +19,10 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lepton_etl.attribution.settings import AttributionSettings
+from lepton_etl.carbon.settings import CarbonSettings
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.facility.settings import FacilityModelSettings, Transformer
+from lepton_etl.kpi.settings import KpiSettings
 from lepton_etl.ledger.settings import BillingSettings, LedgerSettings, TariffSettings
 from lepton_etl.models.settings import ModelSettings
 from lepton_etl.publication.settings import RestateSettings
@@ -181,6 +183,8 @@ class Settings(BaseSettings):
     facility: Facility = Facility()
     grid: Grid | None = None
     energy: Energy = Energy()
+    carbon: CarbonSettings = CarbonSettings()
+    kpi: KpiSettings = KpiSettings()
     quality: Quality = Quality()
     attribution: AttributionSettings = AttributionSettings()
     ledger: LedgerSettings = LedgerSettings()
@@ -333,6 +337,12 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
                 update={
                     "expectations": maybe(settings.quality.expectations),
                     "docs": under(settings.quality.docs),
+                }
+            ),
+            "carbon": settings.carbon.model_copy(
+                update={
+                    name: maybe(getattr(settings.carbon, name))
+                    for name in ("factors", "instruments", "scope1")
                 }
             ),
             "tariff": settings.tariff.model_copy(update={"file": maybe(settings.tariff.file)}),

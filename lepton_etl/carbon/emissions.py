@@ -22,6 +22,14 @@ _LATER_BASES: Final = ("market_basis", "embodied_basis", "water_basis")
 
 
 @dataclass(frozen=True, slots=True)
+class GeneratorFactor:
+    """Direct emissions of a generator's fuel, by the litre burnt and by the kWh delivered."""
+
+    kgco2e_per_l: float
+    kgco2e_per_kwh: float
+
+
+@dataclass(frozen=True, slots=True)
 class IntensityError:
     """One relative standard deviation of the grid's intensity, the same error in every hour of a zone.
 
@@ -32,27 +40,32 @@ class IntensityError:
     estimated_ratio: float
 
 
-def source_ratios(site_hours: DataFrame) -> DataFrame:
-    """gold/site_hour -> what of each hour's facility energy came from the grid and from generators.
+def source_ratios(site_hours: DataFrame, generators: GeneratorFactor | None = None) -> DataFrame:
+    """gold/site_hour -> what of each hour's facility energy came from the grid, and what generators emitted by it.
 
     `grid_import_ratio` = utility / facility: above 1 while a battery is charged or energy is exported, below 1
     with own generation. Nothing is netted: exported energy takes no emissions away. Where facility energy is not
-    metered (assumed or modelled), all of it is taken from the grid. Without the columns of the sources
-    (utility_kwh, generator_kwh) only that case is known.
+    metered (assumed or modelled), all of it is taken from the grid. Without the column utility_kwh only that case
+    is known. `scope1_kgco2e_per_kwh` is by metered fuel (`fuel_l`) where the frame has it, else by generator_kwh.
     Source: GHG Protocol Scope 2 Guidance (2015), 5.6: purchased energy, gross.
     """
     facility = F.col("facility_energy_kwh")
 
-    def kwh(name: str) -> Column:
+    def known(name: str) -> Column:
         return F.col(name) if name in site_hours.columns else F.lit(None).cast("double")
 
     from_grid = F.when(F.col("facility_basis").isin(*_MODELLED), F.lit(1.0)).otherwise(
-        F.try_divide(kwh("utility_kwh"), facility)
+        F.try_divide(known("utility_kwh"), facility)
     )
+    scope1 = F.lit(None).cast("double")
+    if generators is not None:
+        scope1 = F.coalesce(
+            known("fuel_l") * generators.kgco2e_per_l, known("generator_kwh") * generators.kgco2e_per_kwh
+        )
     return site_hours.select(
         *_HOUR,
         from_grid.alias("grid_import_ratio"),
-        F.try_divide(kwh("generator_kwh"), facility).alias("generator_ratio"),
+        F.try_divide(scope1, facility).alias("scope1_kgco2e_per_kwh"),
     )
 
 
@@ -60,7 +73,6 @@ def with_location_emissions(
     intensity_hours: DataFrame,
     sources: DataFrame | None = None,
     error: IntensityError | None = None,
-    generator_kgco2e_per_kwh: float | None = None,
 ) -> Transform:
     """Add location-based, upstream and generator emissions to hours of clusters with `facility_energy_kwh`.
 
@@ -76,12 +88,11 @@ def with_location_emissions(
     kilograms = grid_kwh * intensity / GRAMS_PER_KILOGRAM
     is_estimated = F.coalesce("estimated", F.lit(False)) | F.col("facility_basis").isin(*_MODELLED)
     basis = F.when(kilograms.isNull(), "none").when(is_estimated, "estimated").otherwise("measured")
-    scope1 = facility * F.col("generator_ratio") * F.lit(generator_kgco2e_per_kwh).cast("double")
 
     def transform(cluster_hours: DataFrame) -> DataFrame:
         rows = cluster_hours.join(intensity_hours, ["hour_start"], how="left")
         if sources is None:
-            whole = {"grid_import_ratio": F.lit(1.0), "generator_ratio": F.lit(None).cast("double")}
+            whole = {"grid_import_ratio": F.lit(1.0), "scope1_kgco2e_per_kwh": F.lit(None).cast("double")}
             placed = rows.withColumns(whole)
         else:
             placed = rows.join(sources, list(_HOUR), how="left")
@@ -96,13 +107,13 @@ def with_location_emissions(
                     # An hour that has no grid energy misses nothing that could be named in kWh.
                     "emissions_missing_kwh": F.when(intensity.isNull(), grid_kwh).otherwise(grid_kwh * 0.0),
                     "emissions_basis": basis,
-                    "emissions_scope1_kgco2e": scope1,
+                    "emissions_scope1_kgco2e": facility * F.col("scope1_kgco2e_per_kwh"),
                 }
             )
             .withColumns(_interval(energy_error_ratio(rows), _intensity_ratio(error)))
             .withColumns({name: F.lit(None).cast("double") for name in _LATER})
             .withColumns({name: F.lit("none") for name in _LATER_BASES})
-            .drop("upstream_gco2e_per_kwh", "estimated", "grid_import_ratio", "generator_ratio")
+            .drop("upstream_gco2e_per_kwh", "estimated", "grid_import_ratio", "scope1_kgco2e_per_kwh")
         )
 
     return transform

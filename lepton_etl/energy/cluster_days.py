@@ -8,6 +8,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from lepton_etl.columns import Transform, exact_sum
+from lepton_etl.energy.facility import UNATTRIBUTED
 from lepton_etl.energy.node_hours import SHARED
 
 _DAY: Final = ("date", "site_id", "cluster_id")
@@ -47,15 +48,15 @@ def facility_days(coverage_min_ratio: float) -> Transform:
 
 
 def with_facility_days(days_of_facility: DataFrame) -> Transform:
-    """Join sums of nodes by day with what is known by the hour; `_shared` takes its IT energy from its hours.
+    """Join sums of nodes by day with what is known by the hour; the IT energy outside clusters is of its hours.
 
-    The rest of an IT meter has no nodes, so its day exists only here.
+    `_shared` at meters and `_unattributed` have no nodes, so their days exist only here.
     """
 
     def transform(node_sums: DataFrame) -> DataFrame:
         rows = node_sums.join(days_of_facility, list(_DAY), how="right")
-        is_shared = F.col("cluster_id") == SHARED
-        # Where nodes of `_shared` carry no meter's rest, the hours say the same as the nodes.
+        is_shared = F.col("cluster_id").isin(SHARED, UNATTRIBUTED)
+        # Where `_shared` is nodes alone, the hours say the same as the nodes.
         shared_it = F.coalesce("hours_it_kwh", "it_energy_kwh")
         it_energy = F.when(is_shared, shared_it).otherwise(F.col("it_energy_kwh"))
         shared_measured = F.coalesce("hours_it_kwh", "it_energy_measured_kwh")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from lepton_etl.columns import ENERGY_SUM, Transform, exact_sum
@@ -16,6 +16,7 @@ BOUNDARY: Final = {"utility": 1, "pv": 1, "generator": 1, "battery_out": 1, "exp
 # ISO/IEC 30134-2 category of the point where IT energy is metered; the nearest to the IT input wins.
 IT_CATEGORY: Final = {"pdu_out": 2, "ups_out": 1}
 NODE_CATEGORY: Final = 3
+UNATTRIBUTED: Final = "_unattributed"
 
 _SITE_HOUR: Final = ("site_id", "hour_start")
 
@@ -47,8 +48,10 @@ def meter_hours(facility_intervals: DataFrame, days: Days, coverage_min_ratio: f
                 *_SITE_HOUR,
                 "meter_id",
                 "point",
-                direction.alias("direction"),
+                direction.cast("double").alias("direction"),
                 F.when(is_known, F.col("metered_kwh")).alias("energy_kwh"),
+                "serves",
+                "class_pct",
             )
         )
 
@@ -137,56 +140,49 @@ def with_pue(meter_sums: DataFrame, pue_assumed: float | None) -> Transform:
 
 
 def with_shared_it(site_hours: DataFrame) -> Transform:
-    """Give `_shared` the IT energy of the site's IT meter that no cluster has.
+    """Add the site's IT energy outside clusters to the hours of clusters.
 
-    Only where every cluster of the site is known in the hour: else the meter's rest would hold a silent
-    cluster. The row is made where there is a rest and no node outside clusters. It contains what gaps and
-    sensor errors leave.
+    `_shared` takes the metered network, storage and service equipment of the ledger beside its nodes (in place of
+    its nodes of that kind: the ledger counts either). `_unattributed` is what the IT meter saw beyond every owner,
+    where sensor errors do not explain it; it has no nodes and no interval.
     """
     key = [*_SITE_HOUR, "cluster_id"]
+    figures = ("it_energy_kwh", "it_energy_measured_kwh")
+    outside = {SHARED: "shared_load_kwh", UNATTRIBUTED: "unattributed_kwh"}
 
     def transform(clusters: DataFrame) -> DataFrame:
-        owned = clusters.where(F.col("cluster_id") != SHARED).groupBy(*_SITE_HOUR)
-        total = owned.agg(
-            F.sum(F.col("it_energy_kwh").cast(ENERGY_SUM)).alias("owned_kwh"),
-            F.count_if(F.col("it_energy_kwh").isNull()).alias("unknown"),
-        )
-        # In decimals, so that a meter that agrees with its nodes leaves no rest of 1e-16.
-        rest = (
-            F.col("it_metered_kwh").cast(ENERGY_SUM) - F.coalesce("owned_kwh", F.lit(0).cast(ENERGY_SUM))
-        ).cast("double")
-        rests = (
-            site_hours.where(F.col("it_metered_kwh").isNotNull())
-            .join(total, list(_SITE_HOUR), how="left")
-            .where((F.coalesce("unknown", F.lit(0)) == 0) & (rest > 0))
-            .select(
+        loads = [
+            site_hours.where(F.col(column) > 0).select(
                 *_SITE_HOUR,
-                F.lit(SHARED).alias("cluster_id"),
+                F.lit(cluster).alias("cluster_id"),
                 F.col("date").alias("_date"),
-                rest.alias("_rest"),
+                F.col(column).alias("_load"),
             )
-        )
-        has_rest = F.col("_rest").isNotNull()
-        own_or_rest = {
-            name: F.coalesce(F.col("_rest"), F.col(name))
-            for name in ("it_energy_kwh", "it_energy_measured_kwh")
+            for cluster, column in outside.items()
+        ]
+        has_load = F.col("_load").isNotNull()
+        with_load = {
+            name: F.when(has_load, F.coalesce(F.col(name), F.lit(0.0)) + F.col("_load")).otherwise(
+                F.col(name)
+            )
+            for name in figures
         }
-        # The interval was around what the nodes sensed, not around the rest of a meter.
+        # The interval was around what the nodes sensed, not around a meter's load.
         no_interval = {
-            name: F.when(~has_rest, F.col(name)) for name in ("it_energy_lower_kwh", "it_energy_upper_kwh")
+            name: F.when(~has_load, F.col(name)) for name in ("it_energy_lower_kwh", "it_energy_upper_kwh")
         }
         return (
-            clusters.join(rests, key, how="full")
-            .withColumns(own_or_rest | no_interval)
+            clusters.join(loads[0].unionByName(loads[1]), key, how="full")
+            .withColumns(with_load | no_interval)
             .withColumns(
                 {
                     "date": F.coalesce("date", "_date"),
                     "node_count": F.coalesce("node_count", F.lit(0.0)),
-                    "energy_basis": F.when(has_rest, "measured").otherwise(F.col("energy_basis")),
+                    "energy_basis": F.when(has_load, "measured").otherwise(F.col("energy_basis")),
                     "idle_basis": F.coalesce("idle_basis", F.lit("none")),
                 }
             )
-            .drop("_date", "_rest")
+            .drop("_date", "_load")
         )
 
     return transform
@@ -195,26 +191,27 @@ def with_shared_it(site_hours: DataFrame) -> Transform:
 def with_overhead(site_hours: DataFrame) -> Transform:
     """Add each cluster's facility energy: its IT energy and its share of the overhead, pro rata by IT energy.
 
-    IT_c + (F - IT) x IT_c / IT = F x IT_c / IT, so clusters with `_shared` sum to the site. Where the nodes'
-    sensors add up to more than the IT meter, their sum is the denominator: shares never exceed the whole. An
-    assumed PUE multiplies each cluster's own IT energy.
+    The overhead is the ledger's: conversion loss, cooling and management, where all are known; else what the site
+    drew beyond its IT energy, at the IT meter where there is one. So clusters with `_shared` and `_unattributed` sum
+    to the site without its residual, which is nobody's. Shares are by the sum of the clusters' own IT energies; where
+    one is unknown, by the site's IT energy, so that its share is not charged to the others. An assumed PUE
+    multiplies each cluster's own IT energy.
+    Source: definitions.md section 4.
     """
-    facts = (
-        "facility_energy_kwh",
-        "it_energy_kwh",
-        "it_energy_measured_kwh",
-        "it_metered_kwh",
-        "pue_ratio",
-        "pue_basis",
-    )
+    facts = ("facility_energy_kwh", "it_energy_kwh", "overhead_kwh", "pue_ratio", "pue_basis")
     site = {name: F.col(f"site_{name}") for name in facts}
     is_assumed = site["pue_basis"] == "assumed"
-    metered_it = F.greatest(site["it_metered_kwh"], site["it_energy_measured_kwh"])
-    whole_it = F.when(site["it_metered_kwh"].isNotNull(), metered_it).otherwise(site["it_energy_kwh"])
-    quotient = F.try_divide(site["facility_energy_kwh"], whole_it)
-    pue = F.when(is_assumed, site["pue_ratio"]).when(quotient >= 1, quotient)
-    facility = F.col("it_energy_kwh") * pue
-    basis = F.when(facility.isNull(), "none").otherwise(site["pue_basis"])
+    rest = site["facility_energy_kwh"] - site["it_energy_kwh"]
+    overhead = F.coalesce(site["overhead_kwh"], F.when(rest >= 0, rest))
+    own, all_of_them = F.col("it_energy_kwh"), Window.partitionBy(*_SITE_HOUR)
+    known = F.sum(own.cast(ENERGY_SUM)).over(all_of_them).cast("double")
+    is_whole = F.count_if(own.isNull()).over(all_of_them) == 0
+    share = F.try_divide(own, F.when(is_whole, known).otherwise(site["it_energy_kwh"]))
+    facility = F.when(is_assumed, own * site["pue_ratio"]).when(
+        site["pue_basis"] != "none", own + overhead * share
+    )
+    pue = F.try_divide(F.col("facility_energy_kwh"), own)
+    basis = F.when(F.col("facility_energy_kwh").isNull(), "none").otherwise(site["pue_basis"])
 
     def transform(clusters: DataFrame) -> DataFrame:
         shares = site_hours.select(
@@ -223,16 +220,19 @@ def with_overhead(site_hours: DataFrame) -> Transform:
         )  # fmt: skip
         return (
             clusters.join(shares, list(_SITE_HOUR), how="left")
+            .withColumn("facility_energy_kwh", facility)
             .withColumns(
                 {
-                    "facility_energy_kwh": facility,
                     "facility_basis": basis,
-                    "pue_ratio": F.when(facility.isNotNull(), pue),
+                    "pue_ratio": F.when(is_assumed & F.col("facility_energy_kwh").isNotNull(),
+                                        site["pue_ratio"]).otherwise(pue),
                     "pue_basis": basis,
-                    "pue_category": F.when(facility.isNotNull(), F.col("site_pue_category")),
+                    "pue_category": F.when(
+                        F.col("facility_energy_kwh").isNotNull(), F.col("site_pue_category")
+                    ),
                 }
             )
             .drop(*(f"site_{name}" for name in facts), "site_pue_category")
-        )
+        )  # fmt: skip
 
     return transform

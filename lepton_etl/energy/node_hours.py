@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from statistics import NormalDist
 from typing import Final
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from lepton_etl.columns import FINE_SUM, Transform, conform, exact_sum, seconds_between, weighted_mean
 from lepton_etl.days import Days
+from lepton_etl.energy.gaps import HISTORY, NONE
+from lepton_etl.energy.interval90 import Z, interval_90
 from lepton_etl.fields import JOULES_PER_KWH, SECONDS_PER_HOUR
 from lepton_etl.lake.tables import NODE_HOUR
 
 SHARED: Final = "_shared"
-CONFIDENCE: Final = 0.9
-# Two-sided: 5 % of a normal error lie above +1.645 sigma and 5 % below -1.645 sigma.
-Z: Final = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+CHASSIS: Final = "chassis"
+CHASSIS_BELOW_NODES: Final = "chassis_below_nodes"
+# Chassis and nodes must have been seen for the same time of the hour, up to two minutes of polling.
+CHASSIS_MISMATCH_S: Final = 120.0
 
 _NODE: Final = ("site_id", "cluster_id", "node_id")
 _BOARD: Final = r"^gpu\d+$"
@@ -72,9 +74,11 @@ def by_node_interval(intervals: DataFrame) -> DataFrame:
     # Shuffled once by node and hour: the sums by interval here and by hour after it both stand on that.
     hourly = keyed.withColumn("hour_start", F.date_trunc("hour", "interval_start"))
     placed = hourly.repartition(*_NODE, "hour_start")
-    own_sums = ("energy_kwh", "observed_s", "power_mean_w", "gain_sigma_kwh", "resolution_sigma_kwh")
+    own_sums = (
+        "energy_kwh", "observed_s", "power_mean_w", "gain_sigma_kwh", "resolution_sigma_kwh", "sampling_sigma_kwh",
+    )  # fmt: skip
     return placed.groupBy(*_NODE, "hour_start", "interval_start").agg(
-        *(own(name) for name in (*own_sums, "energy_source")),
+        *(own(name) for name in (*own_sums, "energy_source", "sensor_class")),
         F.coalesce(boards, shared).alias("gpu_energy_kwh"),
         node_else_devices("cpu_utilisation_ratio"),
         node_else_devices("gpu_utilisation_ratio"),
@@ -99,71 +103,125 @@ def sum_intervals(idle_utilisation_ratio: float) -> Transform:
             exact_sum(energy, FINE_SUM).alias("it_energy_measured_kwh"),
             exact_sum(F.col("gain_sigma_kwh"), FINE_SUM).alias("gain_sigma_kwh"),
             exact_sum(F.col("resolution_sigma_kwh"), FINE_SUM).alias("resolution_sigma_kwh"),
+            F.sqrt(exact_sum(F.col("sampling_sigma_kwh") ** 2, FINE_SUM)).alias("sampling_sigma_kwh"),
             exact_sum(F.col("gpu_energy_kwh"), FINE_SUM).alias("gpu_energy_kwh"),
             exact_sum(F.col("observed_s")).alias("observed_s"),
             told_kwh.alias("idle_energy_kwh"),
             F.max("power_mean_w").alias("peak_power_w"),
             *(weighted_mean(F.col(name), F.col("weight_s")).alias(name) for name in means),
             F.mode(F.col("energy_source"), deterministic=True).alias("energy_source"),
+            F.mode(F.col("sensor_class"), deterministic=True).alias("sensor_class"),
             F.array_sort(F.array_distinct(F.flatten(F.collect_set("flags")))).alias("flags"),
         )
 
     return transform
 
 
-def node_hours(
-    intervals: DataFrame, days: Days, *, coverage_min_ratio: float, idle_utilisation_ratio: float
-) -> Transform:
-    """silver/node -> gold/node_hour: every expected node-hour, joined with what silver/interval holds of it.
+def measured_node_hours(intervals: DataFrame, days: Days, *, idle_utilisation_ratio: float) -> Transform:
+    """silver/node -> every expected node-hour, joined with what silver/interval holds of it.
 
-    A node without a reading has a row with coverage 0 and null energy: silence is not off. The total is the
-    measured energy where coverage reaches the limit, never measured / coverage. 90 % interval: E -/+ 1.645
-    sqrt(G^2 + R^2).
-    Source: docs/methodology.md, sections 1 to 3.
+    A node without a reading has a row with coverage 0 and null energy: silence is not off.
     """
 
     def transform(nodes: DataFrame) -> DataFrame:
         measured = intervals.transform(by_node_interval).transform(sum_intervals(idle_utilisation_ratio))
         rows = nodes.transform(_expected_node_hours(days)).join(measured, [*_NODE, "hour_start"], how="left")
-        energy, is_total = F.col("it_energy_measured_kwh"), F.col("coverage_ratio") >= coverage_min_ratio
-        basis = (
-            F.when(energy.isNotNull() & is_total, "measured")
-            .when(energy.isNotNull(), "insufficient")
-            .when(F.col("gpu_energy_kwh").isNotNull(), "gpu_only")
-            .otherwise("none")
-        )
-        half_width = Z * F.sqrt(F.col("gain_sigma_kwh") ** 2 + F.col("resolution_sigma_kwh") ** 2)
-        is_told = F.col("idle_energy_kwh").isNotNull()
         observed_s = F.least(F.coalesce("observed_s", F.lit(0.0)), F.col("expected_s"))
         return (
             rows.withColumn("observed_s", observed_s)
             .withColumn("coverage_ratio", F.col("observed_s") / F.col("expected_s"))
-            .withColumns({"energy_basis": basis, "it_energy_kwh": F.when(is_total, energy)})
-            .withColumns(interval_90(half_width))
-            .withColumns(
+            .withColumn("flags", F.coalesce(F.col("flags"), F.array().cast("array<string>")))
+            .transform(_with_chassis_shared(intervals))
+        )
+
+    return transform
+
+
+def node_hours(coverage_min_ratio: float) -> Transform:
+    """Measured node-hours with `filled_*` (gaps.with_imputed) -> gold/node_hour.
+
+    The total is measured + imputed energy, never measured / coverage: `measured` where coverage reaches the
+    limit, `estimated` below it where the gap is filled, else null. 90 % interval: E -/+ 1.645 sqrt(G^2 + R^2 + S^2
+    + I^2) by gain, resolution, sampling and imputation.
+    Source: docs/methodology.md, sections 1 to 3; definitions.md section 3.
+    """
+    energy, filled = F.col("it_energy_measured_kwh"), F.col("filled_kwh")
+    is_covered = energy.isNotNull() & (F.col("coverage_ratio") >= coverage_min_ratio)
+    total = F.coalesce(energy, F.lit(0.0)) + F.coalesce(filled, F.lit(0.0))
+    basis = (
+        F.when(is_covered, "measured")
+        .when(filled.isNotNull(), "estimated")
+        .when(energy.isNotNull(), "insufficient")
+        .when(F.col("gpu_energy_kwh").isNotNull(), "gpu_only")
+        .otherwise("none")
+    )
+    sigmas = ("gain_sigma_kwh", "resolution_sigma_kwh", "sampling_sigma_kwh", "imputed_sigma_kwh")
+    variance = sum((F.coalesce(F.col(name), F.lit(0.0)) ** 2 for name in sigmas), F.lit(0.0))
+
+    def transform(rows: DataFrame) -> DataFrame:
+        return (
+            rows.withColumns(
                 {
-                    "it_energy_imputed_kwh": F.lit(None),
+                    "it_energy_kwh": F.when(is_covered | filled.isNotNull(), total),
+                    "energy_basis": basis,
+                    "it_energy_imputed_kwh": filled,
+                    "imputed_sigma_kwh": F.col("filled_sigma_kwh"),
+                    "imputed_s": F.col("filled_s"),
+                    "imputation_basis": F.when(filled.isNotNull(), F.lit(HISTORY)).otherwise(NONE),
                     "power_mean_w": F.try_divide(energy * JOULES_PER_KWH, F.col("observed_s")),
-                    "idle_basis": F.when(is_told, "utilisation").otherwise("none"),
-                    "flags": F.coalesce(F.col("flags"), F.array().cast("array<string>")),
+                    "idle_basis": F.when(F.col("idle_energy_kwh").isNotNull(), "utilisation").otherwise(
+                        "none"
+                    ),
                     "status": F.lit("provisional"),
                 }
             )
+            .withColumns(interval_90(Z * F.sqrt(variance)))
             .transform(conform(NODE_HOUR))
         )
 
     return transform
 
 
-def interval_90(half_width: Column) -> dict[str, Column]:
-    """Lower and upper end of the 90 % interval around `it_energy_kwh`; the lower end is never below 0."""
-    energy = F.col("it_energy_kwh")
-    lower = energy - half_width
-    # greatest() passes over nulls: an unknown lower end would become 0.
-    return {
-        "it_energy_lower_kwh": F.when(lower.isNotNull(), F.greatest(lower, F.lit(0.0))),
-        "it_energy_upper_kwh": energy + half_width,
-    }
+def _with_chassis_shared(intervals: DataFrame) -> Transform:
+    """Add `chassis_shared_kwh`: what the chassis draws beyond its nodes, split by their energy.
+
+    Known where the chassis and all its nodes were measured in the hour. A chassis below its nodes contradicts
+    them: null and a flag, never negative. Source: definitions.md section 2.
+    """
+    hour = F.date_trunc("hour", "interval_start")
+    known = (F.col("device_id") == CHASSIS) & F.col("energy_kwh").isNotNull()
+    chassis_kwh = (
+        intervals.where(known)
+        .groupBy("site_id", F.col("node_id").alias("chassis_id"), hour.alias("hour_start"))
+        .agg(
+            exact_sum(F.col("energy_kwh"), FINE_SUM).alias("chassis_kwh"),
+            exact_sum(F.col("observed_s")).alias("chassis_s"),
+        )
+    )
+    energy = F.col("it_energy_measured_kwh")
+    members = Window.partitionBy("site_id", "chassis_id", "hour_start")
+    nodes_kwh = F.sum(energy.cast(FINE_SUM)).over(members).cast("double")
+    least_s = F.min("observed_s").over(members)
+    rest = F.when(
+        F.col("chassis_kwh").isNotNull()
+        & (F.abs(F.col("chassis_s") - least_s) <= CHASSIS_MISMATCH_S)
+        & (F.count(F.when(energy.isNull(), 1)).over(members) == 0),
+        F.col("chassis_kwh") - nodes_kwh,
+    )
+    flag = F.when(F.col("_rest") < 0, F.array(F.lit(CHASSIS_BELOW_NODES))).otherwise(
+        F.array().cast("array<string>")
+    )
+
+    def transform(hours: DataFrame) -> DataFrame:
+        joined = hours.join(chassis_kwh, ["site_id", "chassis_id", "hour_start"], how="left")
+        return (
+            joined.withColumns({"_rest": rest, "_share": F.try_divide(energy, nodes_kwh)})
+            .withColumn("chassis_shared_kwh", F.when(F.col("_rest") >= 0, F.col("_rest") * F.col("_share")))
+            .withColumn("flags", F.array_sort(F.array_union("flags", flag)))
+            .drop("_rest", "_share", "chassis_kwh", "chassis_s")
+        )
+
+    return transform
 
 
 def _expected_node_hours(days: Days) -> Transform:
@@ -172,7 +230,15 @@ def _expected_node_hours(days: Days) -> Transform:
     Two rows of one node may meet within an hour (a new rating, a move): the seconds add up in the cluster
     they name.
     """
-    facts = ("rack_id", "hardware_class", "node_kind", "rated_power_w", "gpu_count")
+    facts = (
+        "rack_id",
+        "chassis_id",
+        "hardware_class",
+        "node_kind",
+        "rated_power_w",
+        "idle_power_w",
+        "gpu_count",
+    )
 
     def transform(nodes: DataFrame) -> DataFrame:
         newest = F.max_by(F.struct(*facts), F.col("valid_from")).alias("newest")

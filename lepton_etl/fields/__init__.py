@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from lepton_etl.fields import (
+    accounts,
     carbon,
     facility,
     figures,
@@ -63,6 +64,7 @@ FIELDS: Final[dict[str, Field]] = _once(
     fleet.FIELDS,
     figures.FIELDS,
     facility.FIELDS,
+    accounts.FIELDS,
     ledger.FIELDS,
     carbon.FIELDS,
     publication.FIELDS,

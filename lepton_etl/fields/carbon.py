@@ -9,6 +9,7 @@ from lepton_etl.fields.declare import BOOLEAN, DATE, DOUBLE, INT, Field, energy,
 MARKET_BASIS: Final = (
     "certificate", "contract", "supplier", "residual_mix", "mixed", "residual_mix_missing", "none",
 )  # fmt: skip
+TECHNOLOGIES: Final = ("wind", "solar", "hydro", "geothermal", "biomass", "nuclear", "other")
 KPI_PERIODS: Final = ("day", "month", "year")
 
 FIELDS: Final[tuple[Field, ...]] = (
@@ -37,6 +38,7 @@ FIELDS: Final[tuple[Field, ...]] = (
         ge=0.0,
         le=2_000.0,
     ),
+    text("technology", "How the matched energy was made; null does not count as renewable.", TECHNOLOGIES),
     text("retirement_id", "Registry's number of the cancellation; null: not retired, so not claimable."),
     Field("reporting_year", INT, None, "Calendar year of the market-based balance.", ge=2000, le=2100),
     energy("consumption_kwh", "Grid energy of the reporting year that instruments can match."),
@@ -50,6 +52,7 @@ FIELDS: Final[tuple[Field, ...]] = (
     Field("fuel_l", DOUBLE, "liter", "Fuel burnt.", ge=0.0, le=1e9),
     Field("leak_kg", DOUBLE, "kilogram", "Refrigerant lost.", ge=0.0, le=1e6),
     text("gwp_set", "Set of global warming potentials.", ("AR5", "AR6")),
+    Field("volume_l", DOUBLE, "liter", "Volume through the meter over the observed seconds.", ge=0.0, le=1e12),
     # KPIs
     text("period", "Calendar period, UTC.", KPI_PERIODS),
     text("boundary", "What the figure is about: `site`, a cluster, or a named part of the site."),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from lepton_etl.lake.tables import (
+    accounts,
     bronze,
     carbon,
     facility,
@@ -47,7 +48,7 @@ __all__ = [
     "Table",
 ]
 
-_ROOMS: Final = (bronze, silver, jobs, gold, facility, ledger, carbon, publication, operations)
+_ROOMS: Final = (bronze, silver, jobs, gold, facility, accounts, ledger, carbon, publication, operations)
 
 TABLES: Final[dict[str, Table]] = {
     table.name: table for room in _ROOMS for table in vars(room).values() if isinstance(table, Table)

@@ -1,4 +1,4 @@
-"""Instruments, Scope 1, water, KPIs."""
+"""Instruments, Scope 1, water and fuel, KPIs."""
 
 from __future__ import annotations
 
@@ -11,28 +11,26 @@ INSTRUMENT: Final = Table(
     key=("site_id", "instrument_id"),
     columns=(
         "site_id", "instrument_id", "instrument_type", "zone_id", "volume_kwh", "vintage_year",
-        "instrument_intensity_gco2e_per_kwh", "retirement_id", "valid_from", "valid_to",
+        "instrument_intensity_gco2e_per_kwh", "technology", "retirement_id", "valid_from", "valid_to",
     ),
     not_null=("instrument_type", "zone_id", "instrument_intensity_gco2e_per_kwh", "valid_from"),
 )  # fmt: skip
 
 SCOPE1: Final = Table(
-    "silver/scope1", grain="one record of fuel burnt or refrigerant lost", owner="carbon",
+    "silver/scope1", grain="fuel burnt or refrigerant lost between two instants", owner="carbon",
     key=("site_id", "scope1_id"),
     columns=(
-        "site_id", "scope1_id", "date", "scope1_kind", "substance", "fuel_l", "leak_kg",
-        "emissions_scope1_kgco2e", "gwp_set",
+        "site_id", "scope1_id", "scope1_kind", "substance", "fuel_l", "leak_kg", "emissions_scope1_kgco2e",
+        "gwp_set", "valid_from", "valid_to",
     ),
-    not_null=("date", "scope1_kind", "substance", "gwp_set"),
+    not_null=("scope1_kind", "substance", "emissions_scope1_kgco2e", "gwp_set", "valid_from"),
 )  # fmt: skip
 
-WATER_INTERVAL: Final = Table(
-    "silver/water_interval", grain="one water meter over one interval", partition="date", owner="energy",
+VOLUME_INTERVAL: Final = Table(
+    "silver/volume_interval", grain="one water or fuel meter over one interval", partition="date", owner="energy",
     key=("site_id", "meter_id", "interval_start"),
-    columns=(
-        "site_id", "meter_id", "interval_start", "date", "interval_s", "water_l", "observed_s", "flags",
-    ),
-    not_null=("date", "interval_s", "observed_s"),
+    columns=("site_id", "meter_id", "carrier", "interval_start", "date", "interval_s", "volume_l", "observed_s"),
+    not_null=("date", "carrier", "interval_s", "observed_s"),
 )  # fmt: skip
 
 MARKET_YEAR: Final = Table(

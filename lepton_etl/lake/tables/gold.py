@@ -20,7 +20,8 @@ NODE_HOUR: Final = Table(
         "it_energy_upper_kwh", "gain_sigma_kwh", "resolution_sigma_kwh", "gpu_energy_kwh", "coverage_ratio",
         "observed_s", "expected_s", "idle_energy_kwh", "idle_basis", "cpu_utilisation_ratio",
         "gpu_utilisation_ratio", "power_mean_w", "peak_power_w", "inlet_temp_c", "device_temp_c",
-        "rated_power_w", "gpu_count", "energy_source", "energy_basis", "status", "flags",
+        "rated_power_w", "gpu_count", "energy_source", "energy_basis", "status", "flags", "sampling_sigma_kwh",
+        "sensor_class", "imputed_s", "imputed_sigma_kwh", "imputation_basis", "chassis_shared_kwh", "idle_power_w",
     ),
     not_null=("date", "energy_basis", "expected_s", "observed_s", "status"),
 )  # fmt: skip
@@ -32,7 +33,10 @@ SITE_HOUR: Final = Table(
         "date", "hour_start", "site_id", "node_count", "it_energy_kwh", "it_energy_measured_kwh",
         "coverage_ratio", "it_metered_kwh", "facility_metered_kwh", "facility_energy_kwh", "facility_basis",
         "pue_ratio", "pue_basis", "pue_category", "carbon_intensity_gco2e_per_kwh", "outdoor_dry_bulb_temp_c",
-        "outdoor_wet_bulb_temp_c", "energy_basis", "status",
+        "outdoor_wet_bulb_temp_c", "energy_basis", "status", "it_energy_imputed_kwh", "it_energy_lower_kwh",
+        "it_energy_upper_kwh", "it_energy_sigma_kwh", "utility_kwh", "pv_kwh", "generator_kwh", "battery_out_kwh",
+        "battery_in_kwh", "export_kwh", "overhead_kwh", "shared_load_kwh", "unattributed_kwh", "residual_kwh",
+        "residual_sigma_kwh", "balance_state",
     ),
     not_null=("date", "energy_basis", "pue_basis", "status"),
 )  # fmt: skip

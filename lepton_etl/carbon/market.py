@@ -1,0 +1,206 @@
+"""Market-based Scope 2: instruments against a reporting year's grid energy, and the factor that is left.
+
+Order: certificate, contract, supplier, then the residual mix, then a grid average that is flagged. What is matched
+never exceeds consumption. Until the year is closed its annual volumes are spread by load, so a figure of a night is
+provisional. Hourly matching has no place here; it feeds the CFE score (cfe.py).
+Source: GHG Protocol Scope 2 Guidance (2015), table 6.3 and chapter 7 (quality criteria).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from lepton_etl.columns import Transform
+from lepton_etl.fields import GRAMS_PER_KILOGRAM
+
+RANKS: Final = ("certificate", "contract", "supplier")
+RENEWABLE: Final = ("wind", "solar", "hydro", "geothermal", "biomass")
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """One row of silver/instrument. `volume_kwh` None (a supplier's tariff): all that is left."""
+
+    instrument_id: str
+    instrument_type: str
+    zone_id: str
+    volume_kwh: float | None
+    vintage_year: int | None
+    intensity_g_per_kwh: float
+    technology: str | None
+    retirement_id: str | None
+    valid_from: datetime
+    valid_to: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What one instrument covers in a year; `reason` says why it covers nothing."""
+
+    instrument: Instrument
+    matched_kwh: float
+    balance_kwh: float | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class MarketMix:
+    """The factors that a year's grid energy takes.
+
+    `matched_ratio` (0..1) of the consumption takes `matched_g_per_kwh`, the rest `rest_g_per_kwh` or, where that
+    is None, the location-based intensity of each hour.
+    """
+
+    year: int
+    consumption_kwh: float
+    matches: tuple[Match, ...]
+    matched_ratio: float
+    matched_g_per_kwh: float
+    rest_g_per_kwh: float | None
+    basis: str
+
+
+def instruments_of(rows: Iterable[Mapping[str, Any]]) -> tuple[Instrument, ...]:
+    """Rows of silver/instrument as instruments."""
+    return tuple(
+        Instrument(
+            row["instrument_id"], row["instrument_type"], row["zone_id"], row["volume_kwh"], row["vintage_year"],
+            row["instrument_intensity_gco2e_per_kwh"], row["technology"], row["retirement_id"],
+            row["valid_from"], row["valid_to"],
+        )
+        for row in rows
+    )  # fmt: skip
+
+
+def market_mix(
+    instruments: Sequence[Instrument],
+    *,
+    year: int,
+    zone_id: str,
+    consumption_kwh: float,
+    residual_g_per_kwh: float | None,
+    average_g_per_kwh: float | None = None,
+) -> MarketMix:
+    """Match the instruments of a market with a year's grid energy (kWh, >= 0), best rank first.
+
+    Within a rank the order is that of `instrument_id`, so the same register gives the same balance. A
+    certificate needs the year's vintage and a retirement; a contract counts with the share of its span that
+    lies in the year.
+    """
+    left, matches = consumption_kwh, []
+    for one in sorted(instruments, key=lambda i: (RANKS.index(i.instrument_type), i.instrument_id)):
+        reason = _unusable(one, year, zone_id)
+        volume = None if one.volume_kwh is None else one.volume_kwh * _share_of_year(one, year)
+        matched = 0.0 if reason else left if volume is None else min(volume, left)
+        left -= matched
+        balance = None if one.volume_kwh is None else one.volume_kwh - matched
+        if not reason and not matched:
+            reason = "nothing left to match"
+        matches.append(Match(one, matched, balance, reason))
+    total = consumption_kwh - left
+    grams = sum(match.matched_kwh * match.instrument.intensity_g_per_kwh for match in matches)
+    ratio = min(total / consumption_kwh, 1.0) if consumption_kwh > 0 else 0.0
+    rest = residual_g_per_kwh if residual_g_per_kwh is not None else average_g_per_kwh
+    return MarketMix(
+        year, consumption_kwh, tuple(matches), ratio, grams / total if total > 0 else 0.0, rest,
+        _basis(matches, ratio, residual_g_per_kwh is not None),
+    )  # fmt: skip
+
+
+def annual_kwh(to_date_kwh: float, year: int, until: datetime, expected_kwh: float | None) -> float:
+    """The grid energy that a year's volumes are spread over: the whole, once it is known.
+
+    Before the year's end: what is expected, or the year to date extrapolated by time, and never less than what
+    was drawn already. `until` is the first instant without data.
+    """
+    start, end = datetime(year, 1, 1, tzinfo=UTC), datetime(year + 1, 1, 1, tzinfo=UTC)
+    if until >= end:
+        return to_date_kwh
+    if expected_kwh is not None:
+        return max(expected_kwh, to_date_kwh)
+    elapsed = (until - start) / (end - start)
+    return to_date_kwh / elapsed if elapsed > 0 else to_date_kwh
+
+
+def with_market_emissions(mixes: Sequence[MarketMix]) -> Transform:
+    """Fill `emissions_market_kgco2e` and `market_basis` of cluster hours that have `grid_import_kwh`.
+
+    Each hour takes the mix of its reporting year; an hour of a year without one, or whose rest has no factor,
+    stays null with basis `none`. Never added to, nor compared by the hour with, the location-based figure.
+    """
+    year, hourly = F.year("hour_start"), F.col("carbon_intensity_gco2e_per_kwh")
+    grams: Column = F.lit(None).cast("double")
+    basis: Column = F.lit(None).cast("string")
+    for mix in mixes:
+        rest = F.lit(mix.rest_g_per_kwh) if mix.rest_g_per_kwh is not None else hourly
+        blended = F.lit(mix.matched_ratio * mix.matched_g_per_kwh)
+        if mix.matched_ratio < 1:
+            blended = blended + F.lit(1 - mix.matched_ratio) * rest
+        grams = F.when(year == mix.year, blended).otherwise(grams)
+        basis = F.when(year == mix.year, F.lit(mix.basis)).otherwise(basis)
+    kilograms = F.col("grid_import_kwh") * grams / GRAMS_PER_KILOGRAM
+
+    def transform(cluster_hours: DataFrame) -> DataFrame:
+        return cluster_hours.withColumns(
+            {
+                "emissions_market_kgco2e": kilograms,
+                "market_basis": F.when(kilograms.isNull(), "none").otherwise(basis),
+            }
+        )
+
+    return transform
+
+
+def market_rows(mix: MarketMix, site_id: str, status: str) -> list[dict[str, Any]]:
+    """The rows of gold/market_year of one year."""
+    return [
+        {
+            "site_id": site_id,
+            "reporting_year": mix.year,
+            "instrument_id": match.instrument.instrument_id,
+            "instrument_type": match.instrument.instrument_type,
+            "volume_kwh": match.instrument.volume_kwh,
+            "consumption_kwh": mix.consumption_kwh,
+            "matched_kwh": match.matched_kwh,
+            "balance_kwh": match.balance_kwh,
+            "instrument_reason": match.reason,
+            "status": status,
+        }
+        for match in mix.matches
+    ]
+
+
+def _unusable(one: Instrument, year: int, zone_id: str) -> str | None:
+    if one.zone_id != zone_id:
+        return f"market {one.zone_id}, not {zone_id}"
+    if one.instrument_type == "certificate":
+        if one.vintage_year != year:
+            return f"vintage {one.vintage_year}, not {year}"
+        if one.retirement_id is None:
+            return "not retired"
+    return None if _share_of_year(one, year) > 0 else f"not valid in {year}"
+
+
+def _share_of_year(one: Instrument, year: int) -> float:
+    """The share of the volume that belongs to the year: all of a certificate's, of others by the span."""
+    if one.instrument_type == "certificate" or one.valid_to is None:
+        begins = one.instrument_type == "certificate" or one.valid_from < datetime(year + 1, 1, 1, tzinfo=UTC)
+        return 1.0 if begins else 0.0
+    begin = max(one.valid_from, datetime(year, 1, 1, tzinfo=UTC))
+    end = min(one.valid_to, datetime(year + 1, 1, 1, tzinfo=UTC))
+    return max((end - begin) / (one.valid_to - one.valid_from), 0.0)
+
+
+def _basis(matches: Sequence[Match], ratio: float, has_residual: bool) -> str:
+    used = {match.instrument.instrument_type for match in matches if match.matched_kwh > 0}
+    if ratio < 1 and not has_residual:
+        return "residual_mix_missing"
+    if ratio < 1:
+        used.add("residual_mix")
+    return used.pop() if len(used) == 1 else "mixed"

@@ -1,0 +1,50 @@
+"""Settings of the KPIs and of the EU report: what no meter can say."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class EuReport(BaseModel):
+    """What an operator declares for Delegated Regulation (EU) 2024/1364; null is reported as not available."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    installed_it_power_kw: float | None = Field(
+        default=None, gt=0, description="PD_IT, installed information technology power demand."
+    )
+    floor_area_m2: float | None = Field(default=None, gt=0, description="S_DC, total floor area.")
+    computer_room_area_m2: float | None = Field(
+        default=None, gt=0, description="S_CR, computer room floor area."
+    )
+    battery_grid_power_kw: float | None = Field(
+        default=None, ge=0, description="C_BtG, average battery capacity offered to the grid."
+    )
+    potable_water_ratio: float | None = Field(
+        default=None, ge=0, le=1, description="Share of the water input that is potable."
+    )
+    waste_heat_temp_c: float | None = Field(
+        default=None, ge=-20, le=150, description="T_WH, average temperature of waste heat."
+    )
+    intake_setpoint_temp_c: float | None = Field(
+        default=None, ge=0, le=50, description="T_IN, average setpoint of the intake air."
+    )
+    refrigerants: tuple[str, ...] = Field(default=(), description="Types of refrigerants in use.")
+    cooling_degree_days: float | None = Field(default=None, ge=0, description="CDD of the year.")
+
+
+class KpiSettings(BaseModel):
+    """What the KPIs need beyond the lake."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ashrae_class: Literal["A1", "A2", "A3", "A4"] = Field(
+        default="A1", description="Allowable envelope of the rack cooling index."
+    )
+    onsite_certificates_sold: bool = Field(
+        default=False,
+        description="Whether the certificates of own generation were sold: it then counts as renewable for the buyer.",
+    )
+    eu: EuReport = Field(default=EuReport(), description="Declarations of the EU report.")

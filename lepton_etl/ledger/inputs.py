@@ -1,0 +1,76 @@
+"""What the ledger is made from: hours of meters, of nodes by owner, and of models; and its words."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import polars as pl
+
+# Energy that crosses the site's boundary, by the point of its meter: what it adds to the sources.
+SOURCES: Final = {
+    "utility": 1, "pv": 1, "generator": 1, "battery_out": 1, "export": -1, "battery_in": -1,
+}  # fmt: skip
+COOLING_POINTS: Final = ("chiller", "crah", "pump", "tower")
+# IT equipment that serves all tenants, by what its feed `serves`.
+SHARED_LOADS: Final = {"network": "data_transfer", "storage": "it_overhead", "service": "it_overhead"}
+ACCOUNTS: Final = (
+    "jobs", "idle", "chassis_shared", "data_transfer", "it_overhead", "conversion_loss", "cooling", "management",
+    "unattributed",
+)  # fmt: skip
+IT_ACCOUNTS: Final = ("jobs", "idle", "chassis_shared", "data_transfer", "it_overhead", "unattributed")
+OVERHEADS: Final = ("conversion_loss", "cooling", "management")
+
+MEASURED: Final = "measured"
+MODELLED: Final = "modelled"
+PARTIAL: Final = "partial"
+SILENT: Final = "silent"
+UNMETERED: Final = "unmetered"
+
+NODES_TERM: Final = "nodes"
+# A rest of the IT meter within three standard deviations is sensor error, and belongs to the residual.
+SIGNIFICANT_SIGMAS: Final = 3.0
+
+HOUR: Final = ["site_id", "hour_start"]
+
+METERS: Final = pl.Schema(
+    {
+        "site_id": pl.String(),
+        "hour_start": pl.Datetime("us", "UTC"),
+        "meter_id": pl.String(),
+        "point": pl.String(),
+        "serves": pl.String(),
+        "direction": pl.Float64(),
+        "energy_kwh": pl.Float64(),
+        "sigma_kwh": pl.Float64(),
+    }
+)
+"""Hours of top-level electricity meters; `energy_kwh` is null where the meter was silent."""
+
+IT_HOURS: Final = pl.Schema(
+    {
+        "site_id": pl.String(),
+        "hour_start": pl.Datetime("us", "UTC"),
+        "jobs_kwh": pl.Float64(),
+        "idle_kwh": pl.Float64(),
+        "storage_kwh": pl.Float64(),
+        "network_kwh": pl.Float64(),
+        "service_kwh": pl.Float64(),
+        "chassis_shared_kwh": pl.Float64(),
+        "unowned_kwh": pl.Float64(),
+        "sigma_kwh": pl.Float64(),
+        "is_known": pl.Boolean(),
+    }
+)
+"""Energy of nodes by owner. `unowned_kwh`: nodes outside the inventory, and of nodes without job accounting what is
+not idle. `sigma_kwh` is the error of their sum, `is_known` whether every expected node has an energy."""
+
+MODELLED_HOURS: Final = pl.Schema(
+    {
+        "site_id": pl.String(),
+        "hour_start": pl.Datetime("us", "UTC"),
+        "part": pl.String(),
+        "energy_kwh": pl.Float64(),
+        "sigma_kwh": pl.Float64(),
+    }
+)
+"""What stands in for a `part` (transformer, ups, pdu, cooling, management) whose meters are silent or missing."""

@@ -1,0 +1,156 @@
+"""The closed ledger of the days: owners of IT energy, meters and models -> accounts, residual, verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import polars as pl
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from lepton_etl.energy.facility import meter_hours
+from lepton_etl.energy.intervals import UNLISTED_CLUSTER
+from lepton_etl.energy.owners import owner_hours
+from lepton_etl.errors import LedgerError
+from lepton_etl.lake.store import Lake, Written
+from lepton_etl.lake.tables import FACILITY_INTERVAL, INTERVAL, METER
+from lepton_etl.lake.tables.accounts import LEDGER_CHECK
+from lepton_etl.ledger.accounts import Accounts, site_accounts
+from lepton_etl.ledger.balance import BALANCE, Finding, findings, ledger_rows
+from lepton_etl.ledger.inputs import IT_ACCOUNTS, IT_HOURS, METERS, MODELLED_HOURS, OVERHEADS, SOURCES
+from lepton_etl.ledger.losses import class_sigma_ratio, modelled_hours, transformer_losses
+from pipelines.stage import StageContext
+
+_HOUR: Final = ["site_id", "hour_start"]
+_SHOWN: Final = 6
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Accounts of the context's days, their rows, and what forbids to publish them."""
+
+    accounts: Accounts
+    rows: pa.Table
+    findings: tuple[Finding, ...]
+
+    def site_columns(self) -> pl.DataFrame:
+        """One row a site-hour: sources, overhead, shared load, unattributed energy and residual."""
+        rows = pl.from_arrow(self.rows)
+        assert isinstance(rows, pl.DataFrame)
+        wide = rows.filter(pl.col("side") != BALANCE).pivot(
+            on="ledger_account", index=_HOUR, values="account_kwh"
+        )
+        missing = [
+            name for name in (*SOURCES, *OVERHEADS, *IT_ACCOUNTS) if name not in wide.columns
+        ]  # fmt: skip
+        wide = wide.with_columns(pl.lit(None, pl.Float64).alias(name) for name in missing)
+        whole = rows.filter(pl.col("ledger_account").is_in(list(OVERHEADS))).group_by(_HOUR).agg(
+            pl.col("account_basis").is_in(("measured", "modelled")).all().alias("is_whole")
+        )  # fmt: skip
+        balance = rows.filter(pl.col("side") == BALANCE).select(
+            *_HOUR, "residual_kwh", "residual_sigma_kwh", "balance_state"
+        )
+        metered = self._metered_shared()
+        return (
+            wide.join(whole, on=_HOUR, how="left")
+            .join(balance, on=_HOUR, how="left")
+            .join(metered, on=_HOUR, how="left")
+            .select(
+                *_HOUR,
+                *(pl.col(name).abs().alias(f"{name}_kwh") for name in SOURCES),
+                pl.when("is_whole").then(pl.sum_horizontal(*OVERHEADS)).alias("overhead_kwh"),
+                "shared_load_kwh",
+                pl.col("unattributed").alias("unattributed_kwh"),
+                "residual_kwh",
+                "residual_sigma_kwh",
+                "balance_state",
+            )
+        )
+
+    def _metered_shared(self) -> pl.DataFrame:
+        """Network, storage and service equipment at meters; what nodes' sensors say of it has its node-hours."""
+        terms = self.accounts.terms
+        at_meter = pl.col("account").is_in(("data_transfer", "it_overhead")) & pl.col("term").str.starts_with(
+            "meter:"
+        )
+        return terms.filter(at_meter).group_by(_HOUR).agg(pl.col("value_kwh").sum().alias("shared_load_kwh"))
+
+
+def ledger(
+    context: StageContext, node_hours: DataFrame, site_sums: DataFrame, node_split: DataFrame | None
+) -> Ledger:
+    """Node-hours, their sums by site, the split by jobs (None: no accounting), meters and models -> the ledger."""
+    settings = context.settings
+    meters = _meters(context)
+    owners = _owners(context, node_hours, site_sums, node_split)
+    accounts = site_accounts(meters, owners, _modelled(context, meters))
+    rows = ledger_rows(accounts, settings.ledger)
+    found = findings(rows, accounts, settings.ledger, has_jobs=node_split is not None)
+    return Ledger(accounts, rows, tuple(found))
+
+
+def checked(lake: Lake, context: StageContext, book: Ledger) -> Written:
+    """Keep the ledger as checked, and refuse the days that break a limit. Raises LedgerError (exit code 3)."""
+    written = lake.replace_few(
+        LEDGER_CHECK, context.days, lake.spark.createDataFrame(book.rows), allow_empty=True
+    )
+    if book.findings:
+        first = book.findings[0]
+        shown = "; ".join(f"{one.site_id} {one.when}: {one.text}" for one in book.findings[:_SHOWN])
+        more = len(book.findings) - _SHOWN
+        raise LedgerError(
+            shown + (f"; and {more} more" if more > 0 else ""),
+            where=f"ledger of {first.site_id}",
+            remedy="gold is untouched; see ops/ledger_check of these days, mend meters.csv, the inventory or the "
+            "silent feed, and run the same command again",
+        )
+    return written
+
+
+def _owners(
+    context: StageContext, node_hours: DataFrame, site_sums: DataFrame, node_split: DataFrame | None
+) -> pl.DataFrame:
+    lake = context.lake
+    unlisted = lake.read(INTERVAL, context.days).where(F.col("cluster_id") == UNLISTED_CLUSTER)
+    sums = site_sums.select(*_HOUR, F.col("it_energy_sigma_kwh").alias("sigma_kwh"))
+    rows = node_hours.transform(owner_hours(node_split, unlisted)).join(sums, _HOUR, how="left")
+    found = pl.from_arrow(rows.toArrow())
+    assert isinstance(found, pl.DataFrame)
+    known = (pl.col("unknown_nodes") == 0).alias("is_known")
+    return (
+        found.with_columns(known, pl.col("sigma_kwh").fill_null(0.0))
+        .select(list(IT_HOURS))
+        .cast(IT_HOURS)
+        .sort(_HOUR)
+    )
+
+
+def _meters(context: StageContext) -> pl.DataFrame:
+    lake, days = context.lake, context.days
+    hours = lake.read_few(METER).transform(
+        meter_hours(lake.read(FACILITY_INTERVAL, days), days, context.settings.energy.coverage_min_ratio)
+    )
+    found = pl.from_arrow(hours.toArrow())
+    assert isinstance(found, pl.DataFrame)
+    # A meter without a class errs by an amount that nobody stated: it adds nothing to the interval.
+    ratio = class_sigma_ratio(1.0) * pl.col("class_pct").fill_null(0.0)
+    return (
+        found.with_columns((pl.col("energy_kwh") * ratio).alias("sigma_kwh"))
+        .select(list(METERS))
+        .cast(METERS)
+        .sort(*_HOUR, "meter_id")
+    )
+
+
+def _modelled(context: StageContext, meters: pl.DataFrame) -> pl.DataFrame:
+    plate = context.settings.facility.transformer
+    parts = [pl.DataFrame(schema=MODELLED_HOURS)]
+    if plate is not None:
+        parts.append(
+            transformer_losses(
+                meters, plate.rated_power_w, plate.no_load_loss_ratio, plate.load_loss_ratio
+            )
+        )  # fmt: skip
+    return modelled_hours(parts)

@@ -1,0 +1,67 @@
+"""Embodied carbon of nodes: inventory, archetype, and what is booked when."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from lepton_etl.carbon.embodied import SECONDS_PER_YEAR, booked_in_year, service_lives
+from lepton_etl.factors import load_factors
+from lepton_etl.lake.schema import arrow_schema
+from lepton_etl.lake.tables import NODE
+
+
+def lives_of(*rows: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    filled = [{"site_id": "s", "cluster_id": "c", **row} for row in rows]
+    nodes = pa.Table.from_pylist(filled, schema=arrow_schema(NODE))
+    return {row["node_id"]: row for row in service_lives(nodes, load_factors()).to_dicts()}
+
+
+def on(year: int, month: int = 1) -> datetime:
+    return datetime(year, month, 1, tzinfo=UTC)
+
+
+def test_gpus_are_counted_in_an_archetype() -> None:
+    """boaviztapi#527 left out GPU count and GPU mass."""
+    found = lives_of(
+        {"node_id": "cpu", "gpu_count": 0, "valid_from": on(2024)},
+        {"node_id": "gpu8", "gpu_count": 8, "valid_from": on(2024)},
+    )
+    assert found["cpu"]["embodied_te_kgco2e"] == 1000
+    assert found["gpu8"]["embodied_te_kgco2e"] == 1000 + 8 * 150
+    assert found["gpu8"]["embodied_basis"] == "archetype"
+    assert found["gpu8"]["life_s"] == 4 * SECONDS_PER_YEAR
+
+
+def test_an_unknown_count_of_gpus_leaves_the_mass_unknown() -> None:
+    found = lives_of({"node_id": "n", "gpu_count": None, "valid_from": on(2024)})["n"]
+    assert (found["embodied_te_kgco2e"], found["embodied_basis"]) == (None, "none")
+
+
+def test_the_inventory_wins_and_a_move_is_no_retirement() -> None:
+    row = {"node_id": "n", "embodied_kgco2e": 1800.0, "lifetime_years": 6.0, "gpu_count": 4}
+    found = lives_of(
+        {**row, "valid_from": on(2023), "valid_to": on(2024, 7)},
+        {**row, "cluster_id": "other", "valid_from": on(2024, 7), "valid_to": None},
+    )["n"]
+    assert found["embodied_te_kgco2e"] == 1800
+    assert found["embodied_basis"] == "inventory"
+    assert found["in_service_from"] == on(2023)
+    assert found["retired_at"] is None
+    assert found["life_s"] == pytest.approx(6 * SECONDS_PER_YEAR)
+
+
+def test_the_esg_view_books_the_whole_in_the_year_of_purchase() -> None:
+    rows = [{"node_id": f"n{year}", "gpu_count": 0, "valid_from": on(year)} for year in (2023, 2024)]
+    nodes = pa.Table.from_pylist(
+        [{"site_id": "s", "cluster_id": "c", **row} for row in rows], schema=arrow_schema(NODE)
+    )
+    booked = booked_in_year(service_lives(nodes, load_factors()), 2024)
+    assert booked.rows() == [("s", "n2024", 1000.0, "archetype")]
+
+
+def test_an_empty_inventory_has_no_lives() -> None:
+    assert service_lives(arrow_schema(NODE).empty_table(), load_factors()).is_empty()

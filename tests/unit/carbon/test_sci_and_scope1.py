@@ -1,0 +1,77 @@
+"""SCI, the CFE score, and Scope 1."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lepton_etl.carbon.registers import read_scope1
+from lepton_etl.carbon.sci import cfe_kwh, cfe_score, embodied_share_kgco2e, sci_gco2e
+from lepton_etl.carbon.scope1 import fuel_kgco2e, refrigerant_kgco2e
+from lepton_etl.errors import ConfigurationError, MissingFactorError
+from lepton_etl.factors import load_factors
+
+DAY = date(2025, 6, 3)
+
+
+def test_sci_is_operational_and_embodied_over_functional_units() -> None:
+    """SCI = (E x I + M) / R: 10 kWh at 300 g/kWh and a day of a third of a 1,600 kg server over four years."""
+    embodied = embodied_share_kgco2e(
+        1600.0, reserved_h=24.0, lifespan_h=4 * 365.25 * 24, reserved_ratio=1 / 3
+    )
+    assert embodied == pytest.approx(0.365046, rel=1e-5)
+    assert sci_gco2e(10.0, 300.0, embodied, 50, method="average") == pytest.approx((3000 + 365.046) / 50)
+    assert sci_gco2e(10.0, 300.0, embodied, 0, method="average") is None
+
+
+def test_sci_refuses_market_based_intensity() -> None:
+    with pytest.raises(ConfigurationError, match="no market intensity"):
+        sci_gco2e(10.0, 0.0, 0.1, 1, method="market")
+
+
+def test_a_surplus_of_one_hour_helps_no_other_hour() -> None:
+    """100 % by the year is 50 % by the hour here: 20 kWh are used, 20 kWh are made, all in one hour."""
+    used, made, grid = np.array([10.0, 10.0]), np.array([20.0, 0.0]), np.array([0.0, 0.0])
+    assert cfe_score(used, made, grid) == pytest.approx(0.5)
+
+
+def test_the_grids_share_counts_for_what_is_not_covered() -> None:
+    used, made, grid = np.array([10.0, 10.0]), np.array([4.0, 0.0]), np.array([0.5, 0.25])
+    assert cfe_kwh(used, made, grid) == pytest.approx([4 + 3, 2.5])
+    assert cfe_score(used, made, grid) == pytest.approx(9.5 / 20)
+
+
+def test_an_unknown_grid_share_leaves_the_score_unknown_unless_own_energy_covers_the_hour() -> None:
+    unknown = np.array([np.nan])
+    assert cfe_score(np.array([10.0]), np.array([4.0]), unknown) is None
+    assert cfe_score(np.array([10.0]), np.array([12.0]), unknown) == 1.0
+
+
+def test_fuel_and_refrigerant_by_the_set_of_warming_potentials() -> None:
+    factors = load_factors()
+    litre = 1 / 3.785411784
+    by_hand = litre * (10.21 + 0.00041 * 29.8 + 0.00008 * 273)
+    assert fuel_kgco2e("diesel", 1.0, factors, "AR6", DAY) == pytest.approx(by_hand)
+    assert fuel_kgco2e("diesel", 1.0, factors, "AR5", DAY) < by_hand
+    assert refrigerant_kgco2e("R-134a", 2.0, factors, "AR5", DAY) == 2600
+    assert refrigerant_kgco2e("R-134a", 2.0, factors, "AR6", DAY) == 3060
+
+
+def test_an_unknown_refrigerant_is_an_error() -> None:
+    with pytest.raises(MissingFactorError, match="substance R-999"):
+        refrigerant_kgco2e("R-999", 1.0, load_factors(), "AR6", DAY)
+
+
+def test_records_of_scope_1_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "scope1.csv"
+    header = "scope1_id,scope1_kind,substance,fuel_l,leak_kg,valid_from,valid_to"
+    file.write_text(f"{header}\nt1,fuel,diesel,100,,2025-06-03,2025-06-04\n", encoding="utf-8")
+    (row,) = read_scope1(file, "s", load_factors(), "AR6").to_pylist()
+    assert row["emissions_scope1_kgco2e"] == pytest.approx(100 * 2.7062, rel=1e-3)
+    assert row["gwp_set"] == "AR6"
+    file.write_text(f"{header}\nt1,refrigerant,R-134a,5,,2025-06-03,\n", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="leak_kg"):
+        read_scope1(file, "s", load_factors(), "AR6")

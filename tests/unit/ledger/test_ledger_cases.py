@@ -1,0 +1,139 @@
+"""Accounts and residual of one site-hour, against cases worked out by hand (tests/cases/ledger)."""
+
+from __future__ import annotations
+
+import csv
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from lepton_etl.ledger.accounts import Accounts, site_accounts
+from lepton_etl.ledger.balance import BALANCE, findings, ledger_rows
+from lepton_etl.ledger.inputs import IT_HOURS, METERS, MODELLED_HOURS, SOURCES
+from lepton_etl.ledger.losses import class_sigma_ratio, modelled_hours
+from lepton_etl.ledger.settings import LedgerSettings
+
+CASES = Path(__file__).resolve().parents[2] / "cases" / "ledger"
+NAMES = sorted(folder.name for folder in CASES.iterdir())
+HOUR = {"site_id": "s", "hour_start": datetime(2025, 6, 3, tzinfo=UTC)}
+
+
+def read(file: Path) -> list[dict[str, str | None]]:
+    with file.open(encoding="utf-8", newline="") as lines:
+        return [{name: cell or None for name, cell in row.items()} for row in csv.DictReader(lines)]
+
+
+def frame(rows: list[dict[str, str | None]], schema: pl.Schema) -> pl.DataFrame:
+    full = [{name: HOUR.get(name, row.get(name)) for name in schema} for row in rows]
+    columns = {}
+    for name, type_ in schema.items():
+        values = [row[name] for row in full]
+        if type_ == pl.Float64:
+            values = [None if value is None else float(value) for value in values]
+        elif type_ == pl.Boolean:
+            values = [value == "true" for value in values]
+        columns[name] = values
+    return pl.DataFrame(columns, schema=schema)
+
+
+def accounts_of(case: str) -> Accounts:
+    folder = CASES / case
+    meters = read(folder / "meters.csv")
+    for meter in meters:
+        sign = SOURCES.get(meter["point"] or "")
+        meter["direction"] = None if sign is None else str(sign)
+        if meter["energy_kwh"]:
+            meter["sigma_kwh"] = str(
+                float(meter["energy_kwh"]) * class_sigma_ratio(float(meter["class_pct"] or 0))
+            )
+    stand_ins = read(folder / "modelled.csv") if (folder / "modelled.csv").exists() else []
+    return site_accounts(
+        frame(meters, METERS),
+        frame(read(folder / "it_hours.csv"), IT_HOURS),
+        modelled_hours([frame(stand_ins, MODELLED_HOURS)]),
+    )
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_case(case: str) -> None:
+    found = {
+        row["ledger_account"]: row for row in ledger_rows(accounts_of(case), LedgerSettings()).to_pylist()
+    }
+    expected = read(CASES / case / "expected.csv")
+    assert expected
+    for row in expected:
+        got = found[str(row["account"])]
+        for name in ("account_kwh", "residual_kwh"):
+            wanted = None if row[name] is None else pytest.approx(float(str(row[name])), abs=1e-9)
+            if name == "account_kwh" or row["account"] == BALANCE:
+                assert got[name] == wanted, (row["account"], name)
+        assert got["account_basis"] == row["account_basis"]
+        assert got["balance_state"] == row["balance_state"]
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_sources_are_accounts_and_residual(case: str) -> None:
+    rows = ledger_rows(accounts_of(case), LedgerSettings()).to_pylist()
+    sums = {
+        side: sum(r["account_kwh"] or 0 for r in rows if r["side"] == side) for side in ("source", "account")
+    }
+    (balance,) = (row for row in rows if row["ledger_account"] == BALANCE)
+    if balance["residual_kwh"] is not None:
+        assert sums["source"] == pytest.approx(sums["account"] + balance["residual_kwh"], abs=1e-9)
+        assert balance["account_kwh"] == pytest.approx(sums["source"], abs=1e-9)
+
+
+def test_a_silent_feed_moves_the_residual_and_nothing_else() -> None:
+    """The same hour with the network's feed and without it, losses booked by their curves in both."""
+    before = accounts_of("network_feed_silent")
+    meters = read(CASES / "closed" / "meters.csv")
+    assert any(meter["meter_id"] == "pn" and meter["energy_kwh"] for meter in meters)
+    spoken = {
+        r["ledger_account"]: r["account_kwh"]
+        for r in ledger_rows(accounts_of("closed"), LedgerSettings()).to_pylist()
+    }
+    silent = {
+        r["ledger_account"]: r["account_kwh"] for r in ledger_rows(before, LedgerSettings()).to_pylist()
+    }
+    moved = {name for name in spoken if name != BALANCE and spoken[name] != silent[name]}
+    assert moved == {"data_transfer"}
+    assert silent["data_transfer"] is None
+
+
+def test_the_gate_names_site_hour_and_figures() -> None:
+    accounts, settings = accounts_of("residual_exceeded"), LedgerSettings()
+    found = findings(ledger_rows(accounts, settings), accounts, settings, has_jobs=True)
+    assert [one.when for one in found] == ["2025-06-03", "2025-06-03T00:00Z"]
+    assert "residual +4.000 kWh of 14.000 kWh" in found[1].text
+
+
+def test_unattributed_energy_is_refused_only_where_jobs_are_accounted() -> None:
+    accounts, settings = accounts_of("node_energy_lost"), LedgerSettings()
+    rows = ledger_rows(accounts, settings)
+    assert findings(rows, accounts, settings, has_jobs=False) == []
+    (found,) = findings(rows, accounts, settings, has_jobs=True)
+    assert "1.500 kWh of 6.600 kWh IT energy have no job, idle or service owner" in found.text
+
+
+def test_an_open_ledger_is_never_judged() -> None:
+    accounts, settings = (
+        accounts_of("no_submeters"),
+        LedgerSettings(residual_max_ratio=0, residual_hour_max_ratio=0),
+    )
+    assert findings(ledger_rows(accounts, settings), accounts, settings, has_jobs=True) == []
+
+
+def test_a_meter_in_two_accounts_cancels_in_the_residual() -> None:
+    """ups_out leaves one stage and enters the next: its error is in neither their sum nor the residual."""
+    by_term = {
+        name: sum(
+            row["sigma_kwh"]
+            for row in accounts_of("closed").terms.to_dicts()
+            if row["term"] == f"meter:{name}"
+        )
+        for name in ("uo", "ui")
+    }
+    assert by_term["uo"] == pytest.approx(0.0, abs=1e-12)
+    assert by_term["ui"] > 0
