@@ -60,3 +60,14 @@ class Days:
 
     def __str__(self) -> str:
         return str(self.start) if self.start == self.end else f"{self.start}..{self.end}"
+
+
+def adjoining(days: list[date]) -> list[Days]:
+    """Sorted days as ranges without a hole."""
+    ranges: list[Days] = []
+    for day in days:
+        if ranges and day - ranges[-1].end == timedelta(days=1):
+            ranges[-1] = Days(ranges[-1].start, day)
+        else:
+            ranges.append(Days.of(day))
+    return ranges

@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lepton_etl.days import Days
+from lepton_etl.days import Days, adjoining
 from lepton_etl.lake import plain
 from lepton_etl.lake.runs import last_published_batch
 from lepton_etl.lake.store import Lake
@@ -49,17 +49,6 @@ def made_days(lake: Lake) -> set[date]:
     if not lake.exists(NODE_HOUR):
         return set()
     return {date.fromisoformat(str(part["date"])) for part in lake.log(NODE_HOUR).partitions()}
-
-
-def adjoining(days: list[date]) -> list[Days]:
-    """Sorted days as ranges without a hole."""
-    ranges: list[Days] = []
-    for day in days:
-        if ranges and day - ranges[-1].end == timedelta(days=1):
-            ranges[-1] = Days(ranges[-1].start, day)
-        else:
-            ranges.append(Days.of(day))
-    return ranges
 
 
 def _of_spans(made: set[date], spans: Iterable[tuple[date, date]]) -> set[date]:

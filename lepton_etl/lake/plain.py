@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 
-from lepton_etl.days import Days
+from lepton_etl.days import Days, adjoining
 from lepton_etl.lake import few
 from lepton_etl.lake.creation import create_table
 from lepton_etl.lake.schema import arrow_schema
@@ -87,15 +86,21 @@ def replace_days(root: Path, table: Table, days: Days, rows: pa.Table, metadata:
         create_table(root / table.name, table)
     log = DeltaTable(str(root / table.name))
     fresh, present = few.checked(table, rows), few.present(table, log, days)
-    changed = [day for day in days if not _of_day(fresh, day).equals(_of_day(present, day))]
-    for day in changed:
-        where = f"date = '{day.isoformat()}'"
-        few.write(table, log, _of_day(fresh, day), where=where, path=root / table.name, metadata=metadata)
+    changed = adjoining(
+        [day for day in days if not _within(fresh, Days.of(day)).equals(_within(present, Days.of(day)))]
+    )
+    for span in changed:
+        where = f"date >= '{span.start.isoformat()}' AND date <= '{span.end.isoformat()}'"
+        few.write(table, log, _within(fresh, span), where=where, path=root / table.name, metadata=metadata)
+        log = DeltaTable(str(root / table.name))
     return bool(changed)
 
 
-def _of_day(rows: pa.Table, day: date) -> pa.Table:
-    return rows.filter(pc.equal(rows["date"], pa.scalar(day)))
+def _within(rows: pa.Table, days: Days) -> pa.Table:
+    dates = rows["date"]
+    return rows.filter(
+        pc.and_(pc.greater_equal(dates, pa.scalar(days.start)), pc.less_equal(dates, pa.scalar(days.end)))
+    )
 
 
 def files_by_day(root: Path, table: Table) -> dict[str, str]:

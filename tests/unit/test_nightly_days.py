@@ -8,7 +8,7 @@ from datetime import date, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.reopening import adjoining
+from lepton_etl.days import adjoining
 
 START = date(2025, 6, 1)
 
