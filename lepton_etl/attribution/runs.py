@@ -77,6 +77,11 @@ def job_runs(jobs: pa.Table, nodes: pa.Table, site_id: str, days: Days) -> pl.Da
     running = pl.col("outcome") == "running"
     # A run that is said to have ended without saying when held nothing that could be counted.
     usable = told.filter(pl.col("outcome").is_not_null() & (running | pl.col("end_time").is_not_null()))
+    # Where the accounting counts any job's GPUs, a job without a count has none.
+    counts = (pl.col("gpu_count").max().over("cluster_id") > 0).fill_null(False)
+    usable = usable.with_columns(
+        pl.when(counts).then(pl.col("gpu_count").fill_null(0)).otherwise("gpu_count").alias("gpu_count")
+    )
     positive = pl.col("end_time").is_null() | (pl.col("end_time") > pl.col("start_time"))
     return _each_day(usable.filter(positive), days)
 

@@ -1,0 +1,78 @@
+"""Days of one node written by hand: what its sensors measured in one hour, and who held what."""
+
+from __future__ import annotations
+
+import csv
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from lepton_etl.attribution.facts import NodeFacts, Roll
+from lepton_etl.attribution.node_days import HOLDING_COLUMNS, INTERVAL_COLUMNS, node_days
+from lepton_etl.lake.schema import arrow_schema
+from lepton_etl.lake.tables import INTERVAL
+from lepton_etl.lake.tables.jobs import JOB_NODE
+
+MIDNIGHT = datetime(2025, 6, 3, tzinfo=UTC)
+SINCE = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def roll(**facts: Any) -> Roll:
+    known = NodeFacts("here", "alpha", "n1", **facts)
+    return Roll({"n1": ((SINCE, None, known),)})
+
+
+def interval(device_id: str, minute: float, energy_kwh: float | None, **more: Any) -> dict[str, Any]:
+    """One silver/interval row of 300 s that begins `minute` minutes after midnight."""
+    start = MIDNIGHT + timedelta(minutes=minute)
+    return {
+        "cluster_id": "alpha", "node_id": "n1", "device_id": device_id, "date": start.date(), "interval_start": start,
+        "interval_s": 300, "energy_kwh": energy_kwh, "observed_s": 300.0,
+    } | more  # fmt: skip
+
+
+def holding(job_id: str, start: float, end: float, **more: Any) -> dict[str, Any]:
+    """One silver/job_node row from `start` to `end`, minutes after midnight."""
+    return {
+        "cluster_id": "alpha", "node_id": "n1", "date": (MIDNIGHT + timedelta(minutes=start)).date(), "job_id": job_id,
+        "submit_time": MIDNIGHT, "restart": 0, "tenant_id": "t", "outcome": "completed",
+        "from_time": MIDNIGHT + timedelta(minutes=start), "to_time": MIDNIGHT + timedelta(minutes=end),
+        "attribution_basis": "count",
+    } | more  # fmt: skip
+
+
+def intervals_table(rows: list[dict[str, Any]]) -> pa.Table:
+    schema = pa.schema([arrow_schema(INTERVAL).field(name) for name in INTERVAL_COLUMNS])
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def holdings_table(rows: list[dict[str, Any]]) -> pa.Table:
+    schema = pa.schema([arrow_schema(JOB_NODE).field(name) for name in HOLDING_COLUMNS])
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def split(
+    intervals: list[dict[str, Any]], held: list[dict[str, Any]], nodes: Roll
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of jobs and rows of the node."""
+    rows = node_days(intervals_table(intervals), holdings_table(held), nodes, 0.01).to_pylist()
+    return [row for row in rows if row["job_id"]], [row for row in rows if not row["job_id"]]
+
+
+def case_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a CSV: numbers as numbers, nothing as None, devices as lists."""
+
+    def value(name: str, text: str) -> Any:
+        if text == "":
+            return None
+        if name == "device_ids":
+            return text.split()
+        try:
+            return int(text) if text.isdecimal() else float(text)
+        except ValueError:
+            return text
+
+    with path.open(encoding="utf-8") as file:
+        return [{name: value(name, text) for name, text in row.items()} for row in csv.DictReader(file)]
