@@ -31,7 +31,7 @@ INLET_BOUNDS_C: Final = {
 # What the equations hold for at all; the unconstrained figure keeps to it.
 PHYSICAL_SUPPLY_C: Final = (5.0, 45.0)
 PHYSICAL_FLOW: Final = (0.05, 1.5)
-_STARTS: Final = 5
+_STARTS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def _search(
             result = minimize(
                 lambda x: hour.total(x[0], x[1]) / hour.it_kwh, (supply_c, flow), method="SLSQP",
                 bounds=[supply_bounds_c, flow_bounds], constraints=allowed,
-                options={"ftol": 1e-10, "maxiter": 200},
+                options={"ftol": 1e-9, "maxiter": 100},
             )  # fmt: skip
             supply, share = float(result.x[0]), float(result.x[1])
             within = hour.spare_kwh(supply, share) >= -1e-6 * hour.it_kwh
