@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -65,21 +66,35 @@ def registers(context: StageContext) -> tuple[Written, ...]:
 def volume_interval(context: StageContext, meters: pa.Table) -> Written:
     """Readings of listed water and fuel meters -> silver/volume_interval; a site has few, so the driver does it."""
     lake, days, energy = context.lake, context.days, context.settings.energy
-    one_day = timedelta(days=1)
-    known = lake.spark.createDataFrame(meters).where(F.col("carrier").isin("water", "fuel"))
-    readings = (
-        lake.read(READING, Days(days.start - one_day, days.end + one_day))
-        .where((F.col("site_id") == context.settings.site.site_id) & F.col("quantity").isin(*VOLUME_QUANTITIES))
-        .join(F.broadcast(known.drop("site_id", "point", "sign")), F.col("device_id") == F.col("meter_id"))
-        .where((F.col("reading_time") >= F.col("valid_from"))
-               & (F.col("valid_to").isNull() | (F.col("reading_time") < F.col("valid_to"))))
-        .withColumn("time_us", F.unix_micros("reading_time") - F.when(
-            F.col("label") == "end", (F.col("window_s") * F.lit(1_000_000)).cast("bigint")).otherwise(0))
-        .select(*VOLUME_COLUMNS)
-    )  # fmt: skip
-    first, last = (int(at.timestamp() * 1_000_000) for at in (days.from_time, days.until_time))
-    rows = volume_intervals(readings.toArrow(), context.settings.site.site_id, energy.interval_s, first, last)
+    known = meters.filter(pc.is_in(meters["carrier"], pa.array(("water", "fuel"))))
+    rows = arrow_schema(VOLUME_INTERVAL).empty_table()
+    if known.num_rows:
+        first, last = (int(at.timestamp() * 1_000_000) for at in (days.from_time, days.until_time))
+        readings = _volume_readings(context, lake.spark.createDataFrame(known))
+        rows = volume_intervals(
+            readings.toArrow(), context.settings.site.site_id, energy.interval_s, first, last
+        )
     return lake.replace_few(VOLUME_INTERVAL, days, lake.spark.createDataFrame(rows), allow_empty=True)
+
+
+def _volume_readings(context: StageContext, meters: DataFrame) -> DataFrame:
+    """Bronze of water and fuel of the days and of a day on both sides, as VOLUME_COLUMNS; stamps are window starts."""
+    days, one_day = context.days, timedelta(days=1)
+    facts = meters.select("meter_id", "carrier", "multiplier", "label", "valid_from", "valid_to")
+    window_us = (F.col("window_s") * F.lit(1_000_000)).cast("bigint")
+    shift_us = F.when(F.col("label") == "end", window_us).otherwise(0)
+    holds = (F.col("reading_time") >= F.col("valid_from")) & (
+        F.col("valid_to").isNull() | (F.col("reading_time") < F.col("valid_to"))
+    )
+    is_volume = F.col("quantity").isin(*VOLUME_QUANTITIES)
+    return (
+        context.lake.read(READING, Days(days.start - one_day, days.end + one_day))
+        .where((F.col("site_id") == context.settings.site.site_id) & is_volume)
+        .join(F.broadcast(facts), F.col("device_id") == F.col("meter_id"), how="inner")
+        .where(holds)
+        .withColumn("time_us", F.unix_micros("reading_time") - shift_us)
+        .select(*VOLUME_COLUMNS)
+    )
 
 
 def site_water(context: StageContext) -> DataFrame:

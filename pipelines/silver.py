@@ -32,7 +32,7 @@ from lepton_etl.lake.tables import (
     READING,
     WEATHER_HOUR,
 )
-from pipelines import accounting
+from pipelines import accounting, carbon
 from pipelines.stage import StageContext, StageResult
 
 _NAMES_IN_NOTE: Final = 10
@@ -51,6 +51,8 @@ def run(context: StageContext) -> StageResult:
         facility_interval(context, meters),
         grid_hour(context),
         weather_hour(context),
+        carbon.volume_interval(context, meters),
+        *carbon.registers(context),
         *accounting.run(context),
     )
     notes = (*_unlisted_nodes(context), *_unlisted_meters(context, meters))

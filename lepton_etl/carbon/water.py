@@ -7,7 +7,7 @@ from typing import Final
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from lepton_etl.columns import Transform, exact_sum
+from lepton_etl.columns import ENERGY_SUM, Transform, exact_sum
 from lepton_etl.days import Days
 from lepton_etl.fields import SECONDS_PER_HOUR
 
@@ -61,7 +61,8 @@ def with_water(site_water: DataFrame) -> Transform:
     site = Window.partitionBy(*_HOUR)
     energy = F.col("it_energy_kwh")
     all_known = F.count("it_energy_kwh").over(site) == F.count(F.lit(1)).over(site)
-    share = F.when(all_known, F.try_divide(energy, exact_sum(energy).over(site)))
+    total = F.sum(energy.cast(ENERGY_SUM)).over(site).cast("double")
+    share = F.when(all_known, F.try_divide(energy, total))
 
     def transform(cluster_hours: DataFrame) -> DataFrame:
         return (
