@@ -49,7 +49,7 @@ JOB_ENERGY: Final = Table(
     columns=(
         *RUN_KEY, "date", "tenant_id", "outcome", "node_count", "gpu_count", "held_s", "covered_s", "coverage_ratio",
         "gpu_held_h", "node_held_h", "reserved_share_ratio", *_ENERGY, "sci_gco2e_per_job", "scheduler_energy_kwh",
-        "scheduler_energy_ratio", "attribution_basis", "energy_basis", "status",
+        "scheduler_energy_ratio", "attribution_basis", "energy_basis", "status", "energy_cost", "currency",
     ),
     not_null=("outcome", "attribution_basis", "energy_basis", "status"),
     warnings=("Sums of a run over dates give the run; figures of a day alone rest on what was held that day.",),
@@ -61,7 +61,7 @@ TENANT_DAY: Final = Table(
     columns=(
         "site_id", "cluster_id", "tenant_id", "date", "job_count", "gpu_held_h", "node_held_h", "held_s",
         "covered_s", "coverage_ratio", *_ENERGY, "rule_spread_ratio", "sci_gco2e_per_job",
-        "sci_gco2e_per_gpu_hour", "energy_basis", "status",
+        "sci_gco2e_per_gpu_hour", "energy_basis", "status", "energy_cost", "currency",
     ),
     not_null=("energy_basis", "status"),
     warnings=("The three rules share out the same idle energy: compare them before a tenant is billed.",),
