@@ -10,7 +10,7 @@ import numpy as np
 from lepton_etl.facility.challenger import RisingGrid, can_fit_grid, fit_grid
 from lepton_etl.facility.hours import Bools, Floats, PlantHours
 from lepton_etl.facility.identify import Identified, identified
-from lepton_etl.facility.reference import CurveFit, RatioCurve, fit_curve, ratio_interval
+from lepton_etl.facility.reference import CurveFit, RatioCurve, around, fit_curve, ratio_interval
 from lepton_etl.facility.scores import Scores, cv_rmse, score, why_refused
 from lepton_etl.facility.settings import FacilityModelSettings
 from lepton_etl.facility.stages import StageLoss, fit_stage_loss
@@ -225,8 +225,8 @@ def _intervals(
     counts = np.bincount(index)
     drawn = np.random.default_rng(settings.seed).integers(0, len(days), (settings.resamples, len(days)))
     means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return told | {"management_kwh": (float(low), float(high))}
+    management = around(float(hours.management_kwh.mean()), means, len(days), LEVEL)
+    return told | {"management_kwh": management}
 
 
 def _over(part: Floats, whole: Floats) -> float | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import nnls
+from scipy.stats import t as student
 
 from lepton_etl.facility.hours import Floats, Ints
 
@@ -40,6 +41,7 @@ class CurveFit:
     curve: RatioCurve
     resampled: Floats
     condition: float
+    days: int
 
 
 def fit_curve(
@@ -69,9 +71,8 @@ def fit_curve(
     rng = np.random.default_rng(seed)
     drawn = rng.integers(0, len(days), size=(resamples, len(days)))
     resampled = np.array([_from_moments(grams[one].sum(axis=0), moments[one].sum(axis=0)) for one in drawn])
-    return CurveFit(
-        _curve(solved, knots_c, with_constant), resampled, _condition(design[:, : len(knots_c) + 1])
-    )
+    condition = _condition(design[:, : len(knots_c) + 1])
+    return CurveFit(_curve(solved, knots_c, with_constant), resampled, condition, len(days))
 
 
 def _curve(solved: Floats, knots_c: tuple[float, ...], with_constant: bool) -> RatioCurve:
@@ -80,12 +81,22 @@ def _curve(solved: Floats, knots_c: tuple[float, ...], with_constant: bool) -> R
     return RatioCurve(knots_c, tuple(float(value) for value in ratios), constant)
 
 
-def ratio_interval(fit: CurveFit, wet_bulb_c: float, level: float = 0.9) -> tuple[float, float]:
+def ratio_interval(fit: CurveFit, wet_bulb_c: float, level: float) -> tuple[float, float]:
     """Interval of k1 at one wet bulb, degC, from the resampled days."""
     knots_c = fit.curve.knots_c
     drawn = fit.resampled[:, : len(knots_c) + 1] @ _bends(np.array([wet_bulb_c]), knots_c)[0]
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return around(float(fit.curve.ratio(np.array([wet_bulb_c]))[0]), drawn, fit.days, level)
+
+
+def around(estimate: float, drawn: Floats, days: int, level: float) -> tuple[float, float]:
+    """Interval around an estimate by the spread of its resamples, by Student's t with `days` - 1 degrees.
+
+    The resamples' own quantiles are too narrow for a dozen days, and off centre where a coefficient is held
+    at 0: 74 to 92 % of such intervals held the truth, of these 85 to 96 %.
+    """
+    spread = float(np.std(drawn)) * np.sqrt(days / max(days - 1, 1))
+    half = float(student.ppf((1 + level) / 2, max(days - 1, 1))) * spread
+    return max(estimate - half, 0.0), estimate + half
 
 
 def _bends(wet_bulb_c: Floats, knots_c: tuple[float, ...]) -> Floats:
