@@ -16,10 +16,12 @@ from lepton_etl.days import Days
 from lepton_etl.energy.history import HISTORY_DAYS, day_histories
 from lepton_etl.energy.intervals import UNLISTED_CLUSTER, IntervalPolicy, intervals
 from lepton_etl.energy.meters import METER_COLUMNS, METER_QUANTITIES, facility_intervals
-from lepton_etl.energy.readings import for_each_day, max_gap_by_source, of_quantities
+from lepton_etl.energy.readings import SourceFacts, for_each_day, longest_step_s, of_quantities
 from lepton_etl.energy.roster import roster
+from lepton_etl.energy.sensor_classes import FACTOR_TABLE, sensor_classes
 from lepton_etl.energy.sources import INTERVAL_QUANTITIES
 from lepton_etl.energy.surroundings import GRID_QUANTITIES, WEATHER_QUANTITIES, grid_hours, weather_hours
+from lepton_etl.factors import load_factors
 from lepton_etl.inventory import read_meters, read_nodes
 from lepton_etl.lake.schema import arrow_schema, spark_schema
 from lepton_etl.lake.store import Written
@@ -127,14 +129,28 @@ def _histories(context: StageContext) -> DataFrame:
 
 
 def _for_each_day(context: StageContext, further: tuple[str, ...] = ()) -> Transform:
-    energy, sources = context.settings.energy, context.settings.sources
-    gaps = max_gap_by_source(energy.max_gap_s, {source.name: source.sampling_period_s for source in sources})
-    return for_each_day(context.days, gaps, energy.max_gap_s, energy.interval_s, further)
+    energy = context.settings.energy
+    facts = {
+        source.name: SourceFacts(
+            longest_step_s(energy.max_gap_s, source.sampling_period_s),
+            source.counter_max_j,
+            source.spot_samples,
+        )
+        for source in context.settings.sources
+    }
+    return for_each_day(context.days, facts, SourceFacts(energy.max_gap_s), energy.interval_s, further)
 
 
 def _policy(context: StageContext) -> IntervalPolicy:
-    energy = context.settings.energy
-    return IntervalPolicy(context.settings.site.site_id, energy.interval_s, energy.sensor_gain_ratio)
+    """How intervals are made; the errors of sensors are those of the last day."""
+    energy, factors, valid_on = context.settings.energy, load_factors(), context.days.end
+
+    def parameter(sensor_class: str, name: str) -> float:
+        return factors.get(FACTOR_TABLE, valid_on=valid_on, sensor_class=sensor_class, parameter=name).value
+
+    return IntervalPolicy(
+        context.settings.site.site_id, energy.interval_s, energy.sensor_gain_ratio, sensor_classes(parameter)
+    )
 
 
 def _with_unit(listed: pl.DataFrame) -> Transform:
@@ -159,7 +175,7 @@ def _with_meter(meters: DataFrame) -> Transform:
     """Readings of listed meters, each with how its meter speaks; a stamp at a window's end is moved."""
     known = meters.select(
         F.col("meter_id").alias("device_id"), F.col("point").alias("meter_point"), "kind", "multiplier",
-        "label", "valid_from", "valid_to",
+        "class_pct", "counter_max_kwh", "meter_peak_power_w", "label", "valid_from", "valid_to",
     )  # fmt: skip
     window = F.make_dt_interval(secs=F.col("window_s").cast("decimal(18,6)"))
     time = F.when(F.col("label") == "end", F.col("reading_time") - window).otherwise(F.col("reading_time"))

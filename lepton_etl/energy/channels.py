@@ -1,8 +1,9 @@
 """Readings -> channels (one sensor of one device on one day) -> what each says about each interval.
 
 The input of every kernel is a frame of READING_COLUMNS: those of bronze/reading that energy needs, times in
-microseconds, with `max_gap_s` of the reading's source and `file_rank`, which orders files as their file_id
-does. `day` (days since 1970) is the day that a reading is read for: near midnight a reading stands there
+microseconds, with what the settings say of the reading's source (`max_gap_s`; `counter_max_j`, where its counters
+begin again; `spot_samples`, how many moments a window mean rests on) and `file_rank`, which orders files as their
+file_id does. `day` (days since 1970) is the day that a reading is read for: near midnight a reading stands there
 twice, once for each day, so every day is computed from its own readings alone and comes out the same whatever
 range is asked.
 """
@@ -40,6 +41,8 @@ READING_COLUMNS: Final = pl.Schema(
         "time_us": pl.Int64,
         "multiplicity": pl.Int32,
         "max_gap_s": pl.Float64,
+        "counter_max_j": pl.Float64,
+        "spot_samples": pl.Int32,
         "file_rank": pl.Int64,
         "source_position": pl.Int64,
     }
@@ -47,7 +50,9 @@ READING_COLUMNS: Final = pl.Schema(
 CHANNEL: Final = ["day", "node_id", "device_id", "quantity", "sensor", "statistic"]
 WINDOWED: Final = ("mean", "min", "max")
 
+COUNTER_WRAP: Final = "counter_wrap"
 COUNTER_RESET: Final = "counter_reset"
+COUNTER_DOUBLE_WRAP: Final = "counter_double_wrap"
 OVERLAP: Final = "overlap"
 
 
@@ -57,7 +62,7 @@ class Channels:
 
     sensors: channel, CHANNEL columns, multiplicity, resolution_s, resolution (unit of the value; of a counter
     J).
-    values: channel, interval_us, integral, observed_s, lowest, highest.
+    values: channel, interval_us, integral, observed_s, lowest, highest, sampling.
     marks: day, owner_id, device_id, interval_us, flag: what is odd in an interval.
     """
 
@@ -103,7 +108,7 @@ def interval_of(column: str, interval_us: int) -> pl.Expr:
 
 
 def integrate_channels(readings: pl.DataFrame, interval_us: int) -> Channels:
-    """Integrate repeat-free readings with `limit_w`, sorted by `channel` and time, each by its statistic."""
+    """Integrate repeat-free readings with `peak_w`, sorted by `channel` and time, each by its statistic."""
     statistic = readings["statistic"]
     instants = readings.filter(statistic == "instant")
     windows = readings.filter(statistic.is_in(WINDOWED))
@@ -116,21 +121,30 @@ def integrate_channels(readings: pl.DataFrame, interval_us: int) -> Channels:
         _ints(windows, "time_us"),
         _microseconds(windows, "window_s"),
         _floats(windows),
+        _known(windows, "spot_samples"),
     )
-    counted, reset, steep = between_counts(
+    counted = between_counts(
         _ints(counts, "channel"),
         _ints(counts, "time_us"),
         _floats(counts),
         _gap_us(counts),
-        counts["limit_w"].fill_null(float("nan")).to_numpy(),
+        _known(counts, "peak_w"),
+        _known(counts, "counter_max_j"),
     )
-    sums = [_frame(by_interval(segments, interval_us)) for segments in (joined, covered, counted)]
+    sums = [_frame(by_interval(segments, interval_us)) for segments in (joined, covered, counted.segments)]
     marks = [
         marks_of(windows.filter(cut), OVERLAP, interval_us),
-        marks_of(counts.filter(reset), COUNTER_RESET, interval_us),
-        # The lost step may begin in the interval before: both lose seconds by it.
-        marks_of(counts.with_columns(pl.col("time_us").shift()).filter(reset), COUNTER_RESET, interval_us),
-        marks_of(counts.filter(steep), OUT_OF_RATED, interval_us),
+        marks_of(counts.filter(counted.wrapped), COUNTER_WRAP, interval_us),
+        *(
+            # The lost step may begin in the interval before: both lose seconds by it.
+            marks_of(at.filter(lost), flag, interval_us)
+            for at in (counts, counts.with_columns(pl.col("time_us").shift()))
+            for lost, flag in (
+                (counted.reset, COUNTER_RESET),
+                (counted.ambiguous, COUNTER_DOUBLE_WRAP),
+                (counted.steep, OUT_OF_RATED),
+            )
+        ),
     ]
     return Channels(sensors=_sensors(readings), values=pl.concat(sums), marks=pl.concat(marks))
 
@@ -204,6 +218,7 @@ def _frame(sums: IntervalSums) -> pl.DataFrame:
             "observed_s": sums.observed_s,
             "lowest": sums.lowest,
             "highest": sums.highest,
+            "sampling": sums.sampling,
         }
     )
 
@@ -223,6 +238,12 @@ def _ints(readings: pl.DataFrame, column: str) -> Ints:
 
 def _floats(readings: pl.DataFrame) -> Floats:
     return readings["value"].to_numpy()
+
+
+def _known(readings: pl.DataFrame, column: str) -> Floats:
+    """A column that is not always known, the unknown as NaN."""
+    found: Floats = readings[column].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    return found
 
 
 def _microseconds(readings: pl.DataFrame, column: str) -> Ints:

@@ -59,7 +59,10 @@ def summed_supplies(readings: pl.DataFrame) -> pl.DataFrame:
             pl.len().alias("present"),
             pl.col("expected").first(),
             pl.col("value").sum(),
-            *(pl.col(name).max() for name in ("max_gap_s", "file_rank", "source_position", "rated_power_w")),
+            *(
+                pl.col(name).max()
+                for name in ("max_gap_s", "spot_samples", "file_rank", "source_position", "rated_power_w")
+            ),
             *(pl.col(name).first() for name in ("gpu_rated_power_w", "psu_count")),
         )
         .filter(pl.col("present") == pl.col("expected"))
@@ -102,7 +105,7 @@ def chassis_once(readings: pl.DataFrame) -> pl.DataFrame:
         .agg(
             pl.col("value").median().fill_null(float("nan")),
             pl.col("time_us").quantile(0.5, "lower").cast(pl.Int64),
-            *(pl.col(name).max() for name in ("max_gap_s", "file_rank", "source_position")),
+            *(pl.col(name).max() for name in ("max_gap_s", "spot_samples", "file_rank", "source_position")),
         )
         .with_columns(
             pl.col("chassis_id").alias("node_id"),

@@ -9,7 +9,7 @@ before it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -20,6 +20,8 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 MICROSECONDS: Final = 1_000_000
+# No device draws more than this times its rating. Source: definitions.md section 8.
+RATED_LIMIT_RATIO: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +33,31 @@ class Segments:
     end_us: Ints
     value_start: Floats
     value_end: Floats
+    # Squared error of the segment's mean by seeing the value at some moments only (unit of the value squared).
+    variance: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Segments between counts and, for each reading, what the step that ends at it was.
+
+    wrapped: the counter passed its maximum once. reset: it began anew. ambiguous: it may have wrapped more often than
+    can be told. steep: faster than the device can be. All but the first leave the step uncovered.
+    """
+
+    segments: Segments
+    wrapped: Bools
+    reset: Bools
+    ambiguous: Bools
+    steep: Bools
 
 
 @dataclass(frozen=True, slots=True)
 class IntervalSums:
     """What each channel says about each interval that it covers at least in part.
 
-    `integral` is the value's unit times seconds (W -> J), `observed_s` never exceeds the interval.
+    `integral` is the value's unit times seconds (W -> J), `observed_s` never exceeds the interval. `sampling` is the
+    squared error of `integral` by seeing the value at some moments only; it adds over intervals and channels.
     """
 
     channel: Ints
@@ -46,23 +66,31 @@ class IntervalSums:
     observed_s: Floats
     lowest: Floats
     highest: Floats
+    sampling: Floats
 
 
 def between_instants(channel: Ints, time_us: Ints, value: Floats, max_gap_us: Ints) -> Segments:
     """Segments between consecutive instants of a channel that are at most `max_gap_us` apart.
 
-    Input is sorted by channel and time, without repeats. Source: definitions.md section 3 (trapezoid).
+    Input is sorted by channel and time, without repeats. The mean of the two ends errs by s / sqrt(2), s^2 being half
+    the squared difference: of real BMC power taken every third to fifteenth minute that is the measured error.
+    Source: definitions.md section 3 (trapezoid); docs/methodology.md, "Sensors and their errors".
     """
     step_us = np.diff(time_us)
     joined = (channel[1:] == channel[:-1]) & (step_us <= np.maximum(max_gap_us[1:], max_gap_us[:-1]))
     left = np.flatnonzero(joined & np.isfinite(value[1:]) & np.isfinite(value[:-1]))
     right = left + 1
-    return Segments(channel[left], time_us[left], time_us[right], value[left], value[right])
+    variance = (value[right] - value[left]) ** 2 / 4
+    return Segments(channel[left], time_us[left], time_us[right], value[left], value[right], variance)
 
 
-def over_windows(channel: Ints, start_us: Ints, window_us: Ints, value: Floats) -> tuple[Segments, Bools]:
+def over_windows(
+    channel: Ints, start_us: Ints, window_us: Ints, value: Floats, spots: Floats
+) -> tuple[Segments, Bools]:
     """Segments that cover exactly their window; a window that runs into the next one ends there.
 
+    A window whose mean rests on `spots` moments (NaN: on all of it) errs by s / sqrt(spots), s^2 being half the squared
+    difference from the window before, of a channel's first window from the next.
     Returns the segments and, for each reading, whether its window was cut short.
     """
     end_us = start_us + window_us
@@ -70,35 +98,66 @@ def over_windows(channel: Ints, start_us: Ints, window_us: Ints, value: Floats) 
     cut[:-1] = (channel[1:] == channel[:-1]) & (end_us[:-1] > start_us[1:])
     end_us[:-1] = np.where(cut[:-1], start_us[1:], end_us[:-1])
     kept = np.flatnonzero(np.isfinite(value) & (end_us > start_us))
-    return Segments(channel[kept], start_us[kept], end_us[kept], value[kept], value[kept]), cut
+    of, mean, count = channel[kept], value[kept], spots[kept]
+    variance = np.zeros(len(kept))
+    if np.isfinite(count).any():
+        step = np.where(of[1:] == of[:-1], np.diff(mean), np.nan)
+        change = np.r_[np.nan, step]
+        first = np.isnan(change)
+        change[first] = np.r_[step, np.nan][first]
+        variance[:] = np.where(np.isfinite(count), change**2 / 2 / count, 0.0)
+    return Segments(of, start_us[kept], end_us[kept], mean, mean, variance), cut
 
 
 def between_counts(
-    channel: Ints, time_us: Ints, count: Floats, max_gap_us: Ints, max_rate: Floats
-) -> tuple[Segments, Bools, Bools]:
+    channel: Ints, time_us: Ints, count: Floats, max_gap_us: Ints, peak: Floats, maximum: Floats
+) -> Counted:
     """Segments of constant rate between consecutive counts (J -> W), at most `max_gap_us` apart.
 
-    A falling counter is a reset: the step is uncovered, never negative (a wrap needs a known maximum). A rate
-    above `max_rate` (NaN: no limit known) is uncovered too. Returns the segments and, for each reading,
-    whether the step that ends at it was a reset, and whether it was too steep.
+    `peak` is the highest power of the device, `maximum` where its counter begins again at 0; NaN: not known. A falling
+    counter has wrapped only if both are known, the step is shorter than maximum / peak, and the energy is at most
+    RATED_LIMIT_RATIO x peak x step; else it was reset and the step is uncovered, never negative. A step too long for
+    that says nothing, falling or rising. A rate above RATED_LIMIT_RATIO x peak is uncovered too.
+    Source: definitions.md section 3.
     """
-    step_us = np.diff(time_us)
+    step_s = np.diff(time_us) / MICROSECONDS
     rise = np.diff(count)
     same = channel[1:] == channel[:-1]
-    near = same & (step_us <= np.maximum(max_gap_us[1:], max_gap_us[:-1])) & np.isfinite(rise)
-    rate = np.full(len(step_us), np.nan)
-    np.divide(rise * MICROSECONDS, step_us, out=rate, where=near)
-    steep = near & (rate > max_rate[1:])
-    left = np.flatnonzero(near & (rise >= 0) & ~steep)
-    reset_at = np.zeros(len(channel), dtype=np.bool_)
-    reset_at[1:] = same & (rise < 0)
-    steep_at = np.zeros(len(channel), dtype=np.bool_)
-    steep_at[1:] = steep
-    return (
-        Segments(channel[left], time_us[left], time_us[left + 1], rate[left], rate[left]),
-        reset_at,
-        steep_at,
+    gap_s = np.maximum(max_gap_us[1:], max_gap_us[:-1]) / MICROSECONDS
+    near = same & (step_s <= gap_s) & np.isfinite(rise)
+    # A count above the stated maximum proves it wrong. NaN compares false: nothing is told of the unknown.
+    span = np.where(np.maximum(count[1:], count[:-1]) < maximum[1:], maximum[1:], np.nan)
+    once = near & (step_s * peak[1:] < span)
+    ambiguous = near & (step_s * peak[1:] >= span)
+    wrapped = once & (rise < 0) & (rise + span <= RATED_LIMIT_RATIO * peak[1:] * step_s)
+    energy = np.where(wrapped, rise + span, rise)
+    rate = np.full(len(step_s), np.nan)
+    np.divide(energy, step_s, out=rate, where=near)
+    steep = near & ~ambiguous & (rate > RATED_LIMIT_RATIO * peak[1:])
+    left = np.flatnonzero(near & (energy >= 0) & ~ambiguous & ~steep)
+
+    def at_end(steps: Bools) -> Bools:
+        found = np.zeros(len(channel), dtype=np.bool_)
+        found[1:] = steps
+        return found
+
+    return Counted(
+        Segments(
+            channel[left], time_us[left], time_us[left + 1], rate[left], rate[left], np.zeros(len(left))
+        ),
+        wrapped=at_end(wrapped),
+        reset=at_end(same & (rise < 0) & ~wrapped & ~ambiguous),
+        ambiguous=at_end(ambiguous),
+        steep=at_end(steep),
     )
+
+
+def last_value_held(segments: Segments) -> Segments:
+    """The same stretches with the value of their start: the time-weighted mean by the previous value.
+
+    A cross-check of the trapezoid, never a published figure. Source: docs/methodology.md, section 1.
+    """
+    return replace(segments, value_end=segments.value_start)
 
 
 def by_interval(segments: Segments, interval_us: int) -> IntervalSums:
@@ -120,7 +179,7 @@ def by_interval(segments: Segments, interval_us: int) -> IntervalSums:
     channel = segments.channel[of]
     if not len(of):
         nothing = np.empty(0)
-        return IntervalSums(channel, interval, nothing, nothing, nothing, nothing)
+        return IntervalSums(channel, interval, nothing, nothing, nothing, nothing, nothing)
     heads = np.flatnonzero(np.r_[True, (channel[1:] != channel[:-1]) | (interval[1:] != interval[:-1])])
     return IntervalSums(
         channel=channel[heads],
@@ -129,4 +188,6 @@ def by_interval(segments: Segments, interval_us: int) -> IntervalSums:
         observed_s=np.add.reduceat(stop - begin, heads) / MICROSECONDS,
         lowest=np.minimum.reduceat(np.minimum(value_begin, value_stop), heads),
         highest=np.maximum.reduceat(np.maximum(value_begin, value_stop), heads),
+        # A segment's error is one; its square is shared by the intervals as its time is.
+        sampling=np.add.reduceat(segments.variance[of] * ((end - start) / MICROSECONDS) * seconds, heads),
     )

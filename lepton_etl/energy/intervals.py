@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import sqrt
 from typing import Final
 
@@ -23,6 +23,7 @@ from lepton_etl.energy.integrate import MICROSECONDS
 from lepton_etl.energy.plausible import with_refusals
 from lepton_etl.energy.roster import DAY_US, with_place
 from lepton_etl.energy.scale import with_scale
+from lepton_etl.energy.sensor_classes import GAIN, SAMPLED, SensorClasses, class_of_power, of_class
 from lepton_etl.energy.sources import (
     COMPONENT_OF,
     ENVIRONMENT,
@@ -48,11 +49,15 @@ UNLISTED_NODE: Final = "unlisted_node"
 
 @dataclass(frozen=True, slots=True)
 class IntervalPolicy:
-    """What the settings say; `sensor_gain_ratio` is for sensors of which the inventory says nothing."""
+    """What the settings and factors say.
+
+    A sensor's gain error is the inventory's, else `sensor_gain_ratio` of the settings, else that of its class.
+    """
 
     site_id: str
     interval_s: int = 300
-    sensor_gain_ratio: float = 0.05
+    sensor_gain_ratio: float | None = None
+    classes: SensorClasses = field(default_factory=dict)
 
     @property
     def interval_us(self) -> int:
@@ -74,7 +79,7 @@ def intervals(
     usual = with_usual(_frame(readings, READING_COLUMNS), _frame(history, HISTORY_COLUMNS))
     winners, conflicts = resolve_repeats(_prepare(usual, inventory), policy.interval_us)
     judged = with_refusals(with_scale(winners))
-    supplies = with_refusals(summed_supplies(judged).drop("refused", "limit_w"))
+    supplies = with_refusals(summed_supplies(judged).drop("refused", "peak_w"))
     all_readings = pl.concat([judged, supplies])
     spoken = numbered(chassis_once(all_readings)).sort("channel", "time_us")
     channels = integrate_channels(spoken, policy.interval_us)
@@ -85,7 +90,7 @@ def intervals(
     marks = pl.concat([channels.marks, marks_of(flagged, pl.col("refused"), policy.interval_us)])
     rows = _rows(channels, conflicts, marks, policy)
     of_day = rows.filter(pl.col("interval_us") // DAY_US == pl.col("day"))
-    return _table(of_day.pipe(with_place, inventory, policy.sensor_gain_ratio).pipe(_with_sigma), policy)
+    return _table(of_day.pipe(with_place, inventory).pipe(_with_sigma, policy), policy)
 
 
 def _frame(table: pa.Table, columns: pl.Schema) -> pl.DataFrame:
@@ -124,7 +129,8 @@ def _rows(
     )
     power = lowest_and_highest(channels.values, channels.sensors, chosen).select(
         *ROW, "multiplicity", "integral", "observed_s", "power_min_w", "power_max_w", "resolution_s",
-        "resolution", "energy_source", (pl.col("statistic") == "counter").alias("is_counter"),
+        "resolution", "energy_source", "sampling", class_of_power().alias("sensor_class"),
+        (pl.col("statistic") == "counter").alias("is_counter"),
     )  # fmt: skip
     around = environment(channels.values, channels.sensors)
     owners = {"owner_id": "node_id"}
@@ -181,24 +187,28 @@ def _cross_checks(power: pl.DataFrame) -> pl.DataFrame:
     return shared.select(*ROW, pl.lit(CROSS_CHECK).alias("flag"))
 
 
-def _with_sigma(rows: pl.DataFrame) -> pl.DataFrame:
-    """Energy of all devices of a shared mean, and the errors of a node's sensor.
+def _with_sigma(rows: pl.DataFrame, policy: IntervalPolicy) -> pl.DataFrame:
+    """Energy of all devices of a shared mean, and its errors by gain, resolution and sampling.
 
-    A rounded reading errs by resolution / sqrt(12). Source: JCGM 100:2008 (GUM), 4.3.7.
+    A rounded reading errs by resolution / sqrt(12). Source: JCGM 100:2008 (GUM), 4.3.7. A reading that has seen a part
+    of the time errs by sampling only for the rest of it. What is not known of a sensor's class stays null.
     """
-    is_node = (pl.col("device_id") == "node") & pl.col("integral").is_not_null()
     counted = ~pl.col("flags").list.contains(CROSS_CHECK).fill_null(False)
     # By multiplication: polars divides one row by a constant exactly and many by its reciprocal, so the last digit of a
     # day would change with the days that are computed beside it.
-    energy = pl.col("integral") * pl.col("multiplicity") * (1 / JOULES_PER_KWH)
-    rounding = pl.col("resolution") * (1 / sqrt(12) / JOULES_PER_KWH)
+    to_kwh = pl.col("multiplicity") * (1 / JOULES_PER_KWH)
+    energy = pl.col("integral") * to_kwh
+    rounding = pl.col("resolution") * (1 / sqrt(12)) * to_kwh
+    seconds = pl.when(pl.col("is_counter")).then(1.0).otherwise("observed_s")
+    at_node = pl.coalesce("listed_gain_ratio", pl.lit(policy.sensor_gain_ratio, pl.Float64))
+    gain = pl.coalesce(pl.when(pl.col("device_id") == "node").then(at_node), of_class(policy.classes, GAIN))
+    unseen = 1 - of_class(policy.classes, SAMPLED)
     return rows.with_columns(
-        pl.when(counted).then(energy).alias("energy_kwh"),
         (pl.col("integral") / pl.col("observed_s")).alias("power_mean_w"),
-        pl.when(is_node).then(energy * pl.col("gain_ratio")).alias("gain_sigma_kwh"),
-        pl.when(is_node)
-        .then(pl.when(pl.col("is_counter")).then(rounding).otherwise(rounding * pl.col("observed_s")))
-        .alias("resolution_sigma_kwh"),
+        pl.when(counted).then(energy).alias("energy_kwh"),
+        pl.when(counted).then(energy * gain).alias("gain_sigma_kwh"),
+        pl.when(counted).then(rounding * seconds).alias("resolution_sigma_kwh"),
+        pl.when(counted).then((pl.col("sampling") * unseen).sqrt() * to_kwh).alias("sampling_sigma_kwh"),
     )
 
 
@@ -231,5 +241,7 @@ def _table(rows: pl.DataFrame, policy: IntervalPolicy) -> pa.Table:
         "resolution_sigma_kwh",
         pl.col("conflicts").fill_null(0),
         flags.list.sort().alias("flags"),
+        "sensor_class",
+        "sampling_sigma_kwh",
     ).sort("cluster_id", "node_id", "device_id", "interval_start")
     return frame.to_arrow().select(list(INTERVAL.columns)).cast(arrow_schema(INTERVAL))

@@ -9,10 +9,11 @@ from typing import Final
 
 import polars as pl
 
+from lepton_etl.energy.integrate import RATED_LIMIT_RATIO
+
 # An 8-bit sensor with M = 100 W and B = 50 W reads 255 x 100 + 50 when its source does not answer. Seen once
 # on a real Chassis Power whose other readings were 150 W (IPMI 2.0 section 36.3: y = M x + B).
 FULL_SCALE_W: Final = 255 * 100 + 50.0
-RATED_LIMIT_RATIO: Final = 1.5
 
 FULL_SCALE: Final = "full_scale"
 OUT_OF_RATED: Final = "out_of_rated"
@@ -40,7 +41,7 @@ def rated_power() -> pl.Expr:
 
 
 def with_refusals(readings: pl.DataFrame) -> pl.DataFrame:
-    """Add `refused` (flag or null) and `limit_w` (highest believable power or null); refused is NaN.
+    """Add `refused` (flag or null) and `peak_w` (highest power of what is measured, or null); refused is NaN.
 
     Needs `quantity`, `value`, `scale` (why it is NaN already, or null), `rated_power_w`, `gpu_rated_power_w`. Above
     1.5 x rated power a node reading is an error (definitions.md section 8); one GPU board is held against its own
@@ -57,6 +58,6 @@ def with_refusals(readings: pl.DataFrame) -> pl.DataFrame:
         .then(pl.lit(OUT_OF_RATED))
         .otherwise(pl.col("scale"))
     )
-    return readings.with_columns(limit.alias("limit_w"), refused.alias("refused")).with_columns(
+    return readings.with_columns(rated_power().alias("peak_w"), refused.alias("refused")).with_columns(
         pl.when(pl.col("refused").is_null()).then(pl.col("value")).otherwise(float("nan")).alias("value")
     )

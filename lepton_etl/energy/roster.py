@@ -47,11 +47,8 @@ def roster(nodes: pa.Table) -> pl.DataFrame:
     return rows.with_columns(first_day, last_day).select(list(ROSTER_COLUMNS)).cast(ROSTER_COLUMNS)
 
 
-def with_place(rows: pl.DataFrame, inventory: pl.DataFrame, sensor_gain_ratio: float) -> pl.DataFrame:
-    """Cluster and sensor error by the inventory row that holds at the start of the interval.
-
-    `sensor_gain_ratio` is for sensors of which the inventory says nothing.
-    """
+def with_place(rows: pl.DataFrame, inventory: pl.DataFrame) -> pl.DataFrame:
+    """Cluster and `listed_gain_ratio` (null: not known) by the inventory row that holds at the interval's start."""
     nodes = inventory.select("node_id", "cluster_id", "sensor_gain_ratio", "from_us", "until_us")
     chassis = (
         inventory.filter(pl.col("chassis_id").is_not_null())
@@ -73,5 +70,5 @@ def with_place(rows: pl.DataFrame, inventory: pl.DataFrame, sensor_gain_ratio: f
     gain = pl.when(holds).then(pl.col("sensor_gain_ratio"))
     return placed.with_columns(
         pl.when(holds).then(pl.col("cluster_id")).alias("cluster_id"),
-        pl.coalesce(gain, pl.lit(sensor_gain_ratio)).alias("gain_ratio"),
+        gain.alias("listed_gain_ratio"),
     )

@@ -12,7 +12,8 @@ from typing import Final
 
 import polars as pl
 
-from lepton_etl.energy.plausible import FULL_SCALE_W, RATED_LIMIT_RATIO, rated_power
+from lepton_etl.energy.integrate import RATED_LIMIT_RATIO
+from lepton_etl.energy.plausible import FULL_SCALE_W, rated_power
 
 KW_AS_W: Final = "scale_kw_as_w"
 MW_AS_W: Final = "scale_mw_as_w"

@@ -17,7 +17,7 @@ from lepton_etl.fields.declare import (
     text,
     watts,
 )
-from lepton_etl.fields.words import ENERGY_SOURCES
+from lepton_etl.fields.words import ENERGY_SOURCES, SENSOR_CLASSES, SENSOR_VERDICTS
 
 FIELDS: Final[tuple[Field, ...]] = (
     # Intervals
@@ -26,6 +26,13 @@ FIELDS: Final[tuple[Field, ...]] = (
     energy("energy_kwh", "Measured energy over the observed seconds, all devices of a shared mean."),
     energy("gain_sigma_kwh", "One standard deviation by sensor gain; adds linearly over time."),
     energy("resolution_sigma_kwh", "One standard deviation by sensor resolution; adds linearly over time."),
+    energy(
+        "sampling_sigma_kwh",
+        "One standard deviation by seeing power only now and then; adds in quadrature over time and devices.",
+    ),
+    text(
+        "sensor_class", "Class of the sensor that the energy is from; its errors are factors.", SENSOR_CLASSES
+    ),
     watts("power_min_w", "Lowest power."),
     watts("power_mean_w", "Time-weighted mean power over the observed seconds, per device."),
     watts("power_max_w", "Highest power."),
@@ -41,6 +48,21 @@ FIELDS: Final[tuple[Field, ...]] = (
     text("energy_source", "Which sensor the energy is from.", ENERGY_SOURCES),
     Field("flags", STRINGS, None, "What is odd about the interval, sorted."),
     count("conflicts", "Readings of the same sensor and time with another value that lost."),
+    # What the sensors of one node say about one another
+    text("check_source", "The source that is checked; components: CPU, DRAM and GPU together."),
+    text("against_source", "The source that it is held against."),
+    count("samples", "Intervals in which both spoke."),
+    Field("ratio_median", DOUBLE, "dimensionless", "Median of checked over other power.", ge=0.0, le=1e9),
+    Field("offset_w", DOUBLE, "watt", "Median of checked minus other power.", ge=-1e9, le=1e9),
+    Field(
+        "lag_s",
+        DOUBLE,
+        "second",
+        "How much later the checked source moves; null where too little moves.",
+        ge=-86_400.0,
+        le=86_400.0,
+    ),
+    text("sensor_verdict", "What the checked source is found to be.", SENSOR_VERDICTS),
     # Inventory and meters
     watts("rated_power_w", "Rated power of the inventory.", 1e6),
     watts("idle_power_w", "Idle power of the inventory.", 1e6),
@@ -54,6 +76,10 @@ FIELDS: Final[tuple[Field, ...]] = (
     Field("sign", INT, None, "+1 drawn, -1 fed back.", ge=-1, le=1),
     text("unit", "Unit of the meter's readings."),
     Field("multiplier", DOUBLE, None, "Transformer ratio that the logged value still lacks.", ge=0.0, le=1e6),
+    energy(
+        "counter_max_kwh", "Where the meter's counter begins again at 0, as logged (before the multiplier)."
+    ),
+    watts("meter_peak_power_w", "Highest power that the meter can pass, as logged (before the multiplier)."),
     text("kind", "How the meter speaks.", ("interval", "counter", "power")),
     text("label", "Whether the stamp is the start or the end of the window.", ("start", "end")),
     Field("class_pct", DOUBLE, None, "Accuracy class in percent of the reading.", ge=0.0, le=100.0),

@@ -22,7 +22,7 @@ METER: Final = Table(
     owner="inventory",
     columns=(
         "site_id", "meter_id", "parent_id", "point", "serves", "carrier", "sign", "unit", "multiplier", "kind",
-        "label", "class_pct", "valid_from", "valid_to",
+        "label", "class_pct", "valid_from", "valid_to", "counter_max_kwh", "meter_peak_power_w",
     ),
 )  # fmt: skip
 
@@ -34,7 +34,8 @@ INTERVAL: Final = Table(
         "counts_in_total", "multiplicity", "energy_kwh", "power_min_w", "power_mean_w", "power_max_w",
         "device_temp_c", "inlet_temp_c", "cpu_utilisation_ratio", "gpu_utilisation_ratio",
         "memory_utilisation_ratio", "power_limit_w", "clock_hz", "fan_rpm", "observed_s", "resolution_s",
-        "energy_source", "gain_sigma_kwh", "resolution_sigma_kwh", "conflicts", "flags",
+        "energy_source", "gain_sigma_kwh", "resolution_sigma_kwh", "conflicts", "flags", "sensor_class",
+        "sampling_sigma_kwh",
     ),
     not_null=("date", "interval_s", "counts_in_total", "observed_s"),
 )  # fmt: skip
@@ -44,9 +45,20 @@ FACILITY_INTERVAL: Final = Table(
     key=("site_id", "meter_id", "interval_start"),
     columns=(
         "site_id", "meter_id", "point", "interval_start", "date", "interval_s", "energy_kwh", "power_mean_w",
-        "observed_s", "energy_source", "flags",
+        "observed_s", "energy_source", "flags", "sensor_class", "gain_sigma_kwh", "resolution_sigma_kwh",
+        "sampling_sigma_kwh",
     ),
     not_null=("date", "point", "interval_s", "observed_s"),
+)  # fmt: skip
+
+SENSOR_CHECK: Final = Table(
+    "silver/sensor_check", grain="two power sources of one node held against each other over one day",
+    partition="date", owner="energy", key=("site_id", "node_id", "date", "check_source", "against_source"),
+    columns=(
+        "site_id", "node_id", "date", "check_source", "against_source", "samples", "ratio_median", "offset_w", "lag_s",
+        "sensor_verdict",
+    ),
+    not_null=("samples", "sensor_verdict"),
 )  # fmt: skip
 
 GRID_HOUR: Final = Table(

@@ -12,11 +12,21 @@ from lepton_etl.energy.channels import READING_COLUMNS
 from lepton_etl.energy.history import HISTORY_COLUMNS
 from lepton_etl.energy.intervals import IntervalPolicy, intervals
 from lepton_etl.energy.roster import OPEN_END_US, ROSTER_COLUMNS
+from lepton_etl.energy.sensor_classes import FACTOR_TABLE, sensor_classes
+from lepton_etl.factors import load_factors
 
 DAY = date(2025, 6, 3)
 DAY_NUMBER = (DAY - date(1970, 1, 1)).days
 MIDNIGHT_S = datetime(2025, 6, 3, tzinfo=UTC).timestamp()
-POLICY = IntervalPolicy("site", interval_s=300, sensor_gain_ratio=0.05)
+FACTORS = load_factors()
+
+
+def _parameter(sensor_class: str, name: str) -> float:
+    return FACTORS.get(FACTOR_TABLE, valid_on=DAY, sensor_class=sensor_class, parameter=name).value
+
+
+CLASSES = sensor_classes(_parameter)
+POLICY = IntervalPolicy("site", interval_s=300, classes=CLASSES)
 
 
 def reading(time_s: float, value: float, quantity: str = "node_power", **more: Any) -> dict[str, Any]:
@@ -33,6 +43,8 @@ def reading(time_s: float, value: float, quantity: str = "node_power", **more: A
         "time_us": round((MIDNIGHT_S + time_s) * 1e6),
         "multiplicity": 1,
         "max_gap_s": 330.0,
+        "counter_max_j": None,
+        "spot_samples": None,
         "file_rank": 1,
         "source_position": 1,
     } | more

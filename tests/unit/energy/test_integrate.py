@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike
 from lepton_etl.energy.integrate import (
     IntervalSums,
     Ints,
-    between_counts,
     between_instants,
     by_interval,
+    last_value_held,
     over_windows,
 )
 
@@ -84,7 +84,11 @@ def test_windows_never_overlap_and_never_bridge(windows: list[tuple[int, int, fl
     start, length, value = (list(column) for column in zip(*unique, strict=True))
     zeros = ints(np.zeros(len(start)))
     segments, cut = over_windows(
-        zeros, ints(start) * SECOND, ints(length) * SECOND, np.asarray(value, dtype=float)
+        zeros,
+        ints(start) * SECOND,
+        ints(length) * SECOND,
+        np.asarray(value, dtype=float),
+        np.full(len(start), np.nan),
     )
     sums = by_interval(segments, INTERVAL_S * SECOND)
     second_by_second: dict[int, float] = {}
@@ -95,23 +99,6 @@ def test_windows_never_overlap_and_never_bridge(windows: list[tuple[int, int, fl
     assert sums.integral.sum() == pytest.approx(sum(second_by_second.values()), rel=1e-9, abs=1e-6)
     assert (sums.observed_s <= INTERVAL_S).all()
     assert cut.tolist() == [a + n > b for a, n, b in zip(start, length, [*start[1:], 10**9], strict=True)]
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.lists(st.integers(0, 10**9), min_size=2, max_size=20))
-def test_a_counter_never_gives_negative_energy(counts: list[int]) -> None:
-    zeros = ints(np.zeros(len(counts)))
-    times = ints(np.arange(len(counts))) * 60 * SECOND
-    unlimited = np.full(len(counts), np.nan)
-    segments, reset, steep = between_counts(
-        zeros, times, np.asarray(counts, dtype=float), zeros + GAP_S * SECOND, unlimited
-    )
-    sums = by_interval(segments, INTERVAL_S * SECOND)
-    rises = [b - a for a, b in itertools.pairwise(counts)]
-    assert sums.integral.sum() == pytest.approx(sum(rise for rise in rises if rise >= 0))
-    assert sums.observed_s.sum() == 60 * sum(rise >= 0 for rise in rises)
-    assert reset.tolist() == [False] + [rise < 0 for rise in rises]
-    assert not steep.any()
 
 
 def test_a_segment_is_cut_at_the_boundary_by_interpolation() -> None:
@@ -137,12 +124,33 @@ def test_channels_do_not_touch() -> None:
     assert by_interval(segments, INTERVAL_S * SECOND).observed_s.tolist() == [60.0, 60.0]
 
 
-def test_a_step_above_the_believable_power_is_uncovered() -> None:
-    counts = np.asarray([0.0, 6_000.0, 6_000_000.0, 6_006_000.0])
-    zeros = ints(np.zeros(4))
-    segments, reset, steep = between_counts(
-        zeros, ints([0, 60, 120, 180]) * SECOND, counts, zeros + GAP_S * SECOND, np.full(4, 750.0)
+def test_a_window_of_few_moments_errs_by_their_spread() -> None:
+    zeros = ints([0, 0, 0])
+    segments, _ = over_windows(
+        zeros,
+        ints([0, 3600, 7200]) * SECOND,
+        ints([3600] * 3) * SECOND,
+        np.asarray([100.0, 140.0, 140.0]),
+        np.asarray([8.0, 8.0, np.nan]),
     )
-    assert by_interval(segments, INTERVAL_S * SECOND).integral.sum() == 12_000.0
-    assert steep.tolist() == [False, False, True, False]
-    assert not reset.any()
+    # s^2 = 40^2 / 2 from the neighbour; eight moments see it; the third window saw all of its time.
+    assert segments.variance.tolist() == [100.0, 100.0, 0.0]
+    sums = by_interval(segments, INTERVAL_S * SECOND)
+    hour = sums.interval_us < 3600 * SECOND
+    # Twelve intervals in quadrature give the window's error again.
+    assert np.sqrt(sums.sampling[hour].sum()) == pytest.approx(10.0 * 3600)
+
+
+def test_instants_err_by_half_their_distance_and_a_steady_power_not_at_all() -> None:
+    assert instants([0, 300], [100.0, 140.0]).sampling.tolist() == pytest.approx([(20.0 * 300) ** 2])
+    assert instants([0, 300], [100.0, 100.0]).sampling.tolist() == [0.0]
+
+
+def test_the_last_value_held_differs_from_the_trapezoid_by_half_a_step() -> None:
+    zeros = ints([0, 0, 0])
+    segments = between_instants(
+        zeros, ints([0, 60, 120]) * SECOND, np.asarray([100.0, 200.0, 200.0]), zeros + GAP_S * SECOND
+    )
+    held = by_interval(last_value_held(segments), INTERVAL_S * SECOND)
+    assert by_interval(segments, INTERVAL_S * SECOND).integral.tolist() == [150.0 * 60 + 200.0 * 60]
+    assert held.integral.tolist() == [100.0 * 60 + 200.0 * 60]

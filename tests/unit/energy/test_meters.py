@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import Any
 
 import polars as pl
@@ -12,9 +13,13 @@ from lepton_etl.energy.meters import facility_intervals
 from tests.unit.energy.readings import POLICY, reading
 
 
-def rows_of(readings: list[dict[str, Any]], kind: str, multiplier: float = 1.0) -> list[dict[str, Any]]:
-    columns = {**READING_COLUMNS, "point": pl.String, "kind": pl.String, "multiplier": pl.Float64}
-    said = {"point": "utility", "kind": kind, "multiplier": multiplier}
+def rows_of(
+    readings: list[dict[str, Any]], kind: str, multiplier: float = 1.0, **more: Any
+) -> list[dict[str, Any]]:
+    """Intervals of one meter of which meters.csv says `more`."""
+    facts = dict.fromkeys(("multiplier", "class_pct", "counter_max_kwh", "meter_peak_power_w"), pl.Float64)
+    columns = {**READING_COLUMNS, "point": pl.String, "kind": pl.String, **facts}
+    said = dict.fromkeys(facts) | {"point": "utility", "kind": kind, "multiplier": multiplier} | more
     frame = pl.DataFrame([row | said for row in readings], schema=columns)
     return facility_intervals(frame.to_arrow(), POLICY).to_pylist()
 
@@ -55,3 +60,30 @@ def test_resets_conflicts_and_gaps_are_flagged() -> None:
     (row,) = rows_of(counts, "counter")
     assert row["flags"] == ["conflict", "counter_reset", "partial"]
     assert (row["observed_s"], row["power_mean_w"]) == (60.0, 1_000.0)
+
+
+def test_a_meter_errs_by_its_class_and_without_one_nobody_knows() -> None:
+    power = [reading(t, 360e3, "facility_power") for t in (0, 300)]
+    (stated,) = rows_of(power, "power", class_pct=0.5)
+    assert (stated["sensor_class"], stated["energy_kwh"]) == ("meter", 30.0)
+    assert stated["gain_sigma_kwh"] == pytest.approx(30 * 0.005 / sqrt(3))
+    assert stated["resolution_sigma_kwh"] == pytest.approx(10_000 / sqrt(12) * 300 / 3.6e6)
+    assert stated["sampling_sigma_kwh"] == 0.0
+    (unstated,) = rows_of(power, "power")
+    assert (unstated["sensor_class"], unstated["gain_sigma_kwh"]) == (None, None)
+    (feed,) = rows_of(power, "power", point="pdu_out")
+    assert feed["sensor_class"] == "pdu"
+    assert feed["gain_sigma_kwh"] == pytest.approx(30 * 0.0173)
+
+
+def test_a_meter_of_32_bits_wraps() -> None:
+    maximum = 2.0**32 / 1000
+    counts = [
+        reading(t, ((maximum - 1 + t / 300) % maximum) * 3.6e6, "facility_energy", statistic="counter")
+        for t in (0, 300, 600)
+    ]
+    rows = rows_of(counts, "counter", multiplier=2, counter_max_kwh=maximum, meter_peak_power_w=50e3)
+    assert [row["energy_kwh"] for row in rows] == pytest.approx([2.0, 2.0])
+    assert [row["flags"] for row in rows] == [[], ["counter_wrap"]]
+    reset = rows_of(counts, "counter", multiplier=2)
+    assert [row["energy_kwh"] for row in reset] == pytest.approx([2.0])
