@@ -21,7 +21,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from lepton_etl.attribution.settings import AttributionSettings
 from lepton_etl.carbon.settings import CarbonSettings
 from lepton_etl.errors import ConfigurationError
-from lepton_etl.facility.settings import FacilityModelSettings, Transformer
+from lepton_etl.facility.settings import FacilityModelSettings, OperatingSettings, Transformer
 from lepton_etl.kpi.settings import KpiSettings
 from lepton_etl.ledger.settings import BillingSettings, LedgerSettings, TariffSettings
 from lepton_etl.models.settings import ModelSettings
@@ -77,6 +77,9 @@ class Facility(Section):
         description="Nameplate of the transformer, for its loss where no meter stands behind it.",
     )
     model: FacilityModelSettings = FacilityModelSettings()
+    operating: OperatingSettings | None = Field(
+        default=None, description="Design data of the air side; with it the best operating point is reported."
+    )
 
 
 class Grid(Section):

@@ -9,7 +9,7 @@ from typing import Final
 import yaml
 
 from lepton_etl.fleet import power
-from lepton_etl.fleet.facility import TRANSFORMER_LOSS, ratings
+from lepton_etl.fleet.facility import TRANSFORMER_LOSS, Ratings, ratings
 from lepton_etl.fleet.grid import GridHours
 from lepton_etl.fleet.meters import meters_of
 from lepton_etl.fleet.plan import FleetPlan, LocalSource
@@ -116,7 +116,8 @@ def settings_of(plan: FleetPlan) -> dict[str, object]:
         "mlflow": {"tracking_uri": "sqlite:///mlflow.db", "artifact_location": "mlartifacts"},
         "fleet": {"inventory": "inventory.csv"},
         "sources": sources,
-        "facility": {"meters": "meters.csv", "pue_assumed": None, "transformer": _transformer(plan)},
+        "facility": {"meters": "meters.csv", "pue_assumed": None, "transformer": _transformer(plan),
+                     "operating": _operating(plan)},
         "grid": {"zone": plan.grid_zone, "intensity": "landing/grid/*.csv", "format": "electricitymaps",
                  "intensity_basis": "direct", "signal": "average", "flow": "consumption", "label": "start"},
     }  # fmt: skip
@@ -142,12 +143,26 @@ def _by_meter(plan: FleetPlan, folder: str, reading: dict[str, object]) -> dict[
             "sampling_period_s": plan.meter_period_s, "readings": [reading]}  # fmt: skip
 
 
+def _sizes(plan: FleetPlan) -> Ratings:
+    return ratings(sum(power.rated_power_w(cluster.hardware) * cluster.nodes for cluster in plan.clusters))
+
+
 def _transformer(plan: FleetPlan) -> dict[str, float]:
     """The nameplate that a real transformer carries: rating, loss at no load, loss added at full load."""
-    rated_w = sum(power.rated_power_w(cluster.hardware) * cluster.nodes for cluster in plan.clusters)
     no_load, _, load = TRANSFORMER_LOSS
-    return {"rated_power_w": round(ratings(rated_w).transformer_w, 1), "no_load_loss_ratio": no_load,
+    return {"rated_power_w": round(_sizes(plan).transformer_w, 1), "no_load_loss_ratio": no_load,
             "load_loss_ratio": load}  # fmt: skip
+
+
+def _operating(plan: FleetPlan) -> dict[str, object]:
+    """What the planners of the air side would state: fans that carry all the cooling at 12 K."""
+    sizes = _sizes(plan)
+    return {
+        "supply_temp_c": 21.0, "flow_ratio": 0.7, "fan_power_w": round(sizes.crah_fans_w, 1),
+        "heat_w_per_k": round(sizes.cooling_w / 12.0, 1), "outlet_max_c": 45.0, "rise_k": 12.0,
+        "flow_need_ratio": 0.6, "recirculation_ratio": 0.6, "chiller_gain_per_k": 0.025, "it_knee_c": 25.0,
+        "it_rise_per_k": 0.008, "flow_min_ratio": 0.45, "flow_max_ratio": 1.0, "inlet_class": "recommended",
+    }  # fmt: skip
 
 
 def write_settings(plan: FleetPlan, out: Path) -> None:
