@@ -6,13 +6,14 @@ A Spark job to compare and one to write cost seconds each, whatever the number o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 
-from lepton_etl.days import Days
+from lepton_etl.days import Days, adjoining
 from lepton_etl.errors import LakeError
 from lepton_etl.fields import Field
 from lepton_etl.lake.schema import arrow_schema
@@ -50,6 +51,19 @@ def present(table: Table, log: DeltaTable, days: Days | None) -> pa.Table:
     if days is not None:
         chosen = (pc.field("date") >= pa.scalar(days.start)) & (pc.field("date") <= pa.scalar(days.end))
     return _shaped(table, pa.table(log.to_pyarrow_dataset().to_table(filter=chosen)))
+
+
+def changed_spans(fresh: pa.Table, present: pa.Table, days: Days) -> list[Days]:
+    """The days whose rows differ, adjoining ones as one range; both in the form of `checked`."""
+    return adjoining([day for day in days if not of_days(fresh, day).equals(of_days(present, day))])
+
+
+def of_days(rows: pa.Table, first: date, last: date | None = None) -> pa.Table:
+    """The rows of a day, or of the days from one to another."""
+    dates = rows["date"]
+    return rows.filter(
+        pc.and_(pc.greater_equal(dates, pa.scalar(first)), pc.less_equal(dates, pa.scalar(last or first)))
+    )
 
 
 def write(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
 
@@ -23,12 +24,27 @@ def fingerprint(rows: DataFrame) -> Fingerprint:
     Spark's xxhash64 skips nulls, so (null, 1) and (1, null) would hash alike; each column is hashed first, where a null
     gives the seed, and then all the hashes in their order.
     """
+    (row,) = _hashed(rows).agg(*_sums()).collect()
+    return _of(row)
+
+
+def fingerprints_by_day(rows: DataFrame) -> dict[date, Fingerprint]:
+    """The fingerprint of each UTC day of a frame with a `date`, in one pass."""
+    return {row["date"]: _of(row) for row in _hashed(rows, "date").groupBy("date").agg(*_sums()).collect()}
+
+
+def _hashed(rows: DataFrame, *kept: str) -> DataFrame:
     row_hash = F.xxhash64(F.array(*(F.xxhash64(F.col(name)) for name in rows.columns)))
-    found = rows.select(row_hash.alias("h")).agg(
+    return rows.select(*kept, row_hash.alias("h"))
+
+
+def _sums() -> tuple[Column, ...]:
+    return (
         F.count(F.lit(1)).alias("rows"),
         F.coalesce(F.sum(F.col("h").cast("decimal(38,0)")), F.lit(0)).alias("hash_sum"),
         F.coalesce(F.bit_xor(F.col("h")), F.lit(0)).alias("hash_xor"),
     )
-    row = found.first()
-    assert row is not None
+
+
+def _of(row: Row) -> Fingerprint:
     return Fingerprint(int(row["rows"]), int(row["hash_sum"]), int(row["hash_xor"]))

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 
-from lepton_etl.days import Days, adjoining
+from lepton_etl.days import Days
 from lepton_etl.lake import few
 from lepton_etl.lake.creation import create_table
 from lepton_etl.lake.schema import arrow_schema
@@ -86,21 +86,13 @@ def replace_days(root: Path, table: Table, days: Days, rows: pa.Table, metadata:
         create_table(root / table.name, table)
     log = DeltaTable(str(root / table.name))
     fresh, present = few.checked(table, rows), few.present(table, log, days)
-    changed = adjoining(
-        [day for day in days if not _within(fresh, Days.of(day)).equals(_within(present, Days.of(day)))]
-    )
+    changed = few.changed_spans(fresh, present, days)
     for span in changed:
         where = f"date >= '{span.start.isoformat()}' AND date <= '{span.end.isoformat()}'"
-        few.write(table, log, _within(fresh, span), where=where, path=root / table.name, metadata=metadata)
+        rows_now = few.of_days(fresh, span.start, span.end)
+        few.write(table, log, rows_now, where=where, path=root / table.name, metadata=metadata)
         log = DeltaTable(str(root / table.name))
     return bool(changed)
-
-
-def _within(rows: pa.Table, days: Days) -> pa.Table:
-    dates = rows["date"]
-    return rows.filter(
-        pc.and_(pc.greater_equal(dates, pa.scalar(days.start)), pc.less_equal(dates, pa.scalar(days.end)))
-    )
 
 
 def files_by_day(root: Path, table: Table) -> dict[str, str]:

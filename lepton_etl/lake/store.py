@@ -6,9 +6,9 @@ Every writer says what it changed as `Written`; a replace whose rows equal the p
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.storagelevel import StorageLevel
 
-from lepton_etl.days import Days
+from lepton_etl.days import Days, adjoining
 from lepton_etl.errors import LakeError
 from lepton_etl.lake import few
 from lepton_etl.lake.creation import create_table
-from lepton_etl.lake.fingerprint import Fingerprint, fingerprint
+from lepton_etl.lake.fingerprint import Fingerprint, fingerprints_by_day
 from lepton_etl.lake.schema import arrow_schema, spark_schema
 from lepton_etl.lake.tables import FILE, READING, REJECT, Table
 
@@ -101,7 +101,7 @@ class Lake:
         return self.spark.createDataFrame(rows.toArrow(), rows.schema)
 
     def replace(self, table: Table, days: Days, rows: DataFrame, *, allow_empty: bool = False) -> Written:
-        """Replace exactly these UTC days by `rows`; equal rows make no commit.
+        """Replace exactly these UTC days by `rows`; a day of equal rows makes no commit and keeps its files.
 
         An empty frame would delete the days without a word (`replaceWhere`), so it is refused unless told.
         Raises LakeError.
@@ -122,12 +122,16 @@ class Lake:
                 if count == 0:
                     return Written(table.name, 0, self._version(table), changed=False)
                 return self._write_days(table, days, fresh, rows=count)
-            content, present = fingerprint(fresh), self._present(table, days)
-            if content == present:
-                return Written(table.name, content.rows, self._version(table), changed=False)
-            if content.rows == 0 and not allow_empty:
+            content, present = fingerprints_by_day(fresh), self._present(table, days)
+            if not content and present and not allow_empty:
                 raise _empty(table, days)
-            return self._write_days(table, days, fresh, rows=content.rows)
+            _refuse_others(table, days, content)
+            changed = adjoining([day for day in days if content.get(day) != present.get(day)])
+            for span in changed:
+                count = sum(content[day].rows for day in span if day in content)
+                self._write_days(table, span, fresh.where(_within(table, span)), rows=count)
+            rows_now = sum(found.rows for found in content.values())
+            return Written(table.name, rows_now, self._version(table), bool(changed))
         finally:
             fresh.unpersist()
 
@@ -135,27 +139,28 @@ class Lake:
         """`replace` for a table of few rows a day (sites, clusters): without a Spark job to compare and to write."""
         self.ensure(table)
         fresh = few.checked(table, rows.toArrow())
-        outside = [day for day in fresh["date"].unique().to_pylist() if day not in days]
-        if outside:
-            raise LakeError(f"rows of {outside[0]} do not belong to {days}", where=table.name)
+        _refuse_others(table, days, fresh["date"].unique().to_pylist())
         if fresh.num_rows == 0 and not allow_empty:
             raise _empty(table, days)
-        return self._write_few(table, fresh, days)
+        changed = few.changed_spans(fresh, few.present(table, self.log(table), days), days)
+        for span in changed:
+            self._write_few(table, few.of_days(fresh, span.start, span.end), span)
+        return Written(table.name, fresh.num_rows, self._version(table), bool(changed))
 
     def overwrite(self, table: Table, rows: DataFrame | pa.Table) -> Written:
         """Replace a table without days (inventory, meters); equal rows make no commit."""
         self.ensure(table)
         arrow = rows if isinstance(rows, pa.Table) else rows.toArrow()
-        return self._write_few(table, few.checked(table, arrow), None)
-
-    def _write_few(self, table: Table, fresh: pa.Table, days: Days | None) -> Written:
-        log = self.log(table)
-        changed = not fresh.equals(few.present(table, log, days))
+        fresh = few.checked(table, arrow)
+        changed = not fresh.equals(few.present(table, self.log(table), None))
         if changed:
-            where = None if days is None else _predicate(days)
-            path = self.root / table.name
-            few.write(table, log, fresh, where=where, path=path, metadata=self.metadata)
+            self._write_few(table, fresh, None)
         return Written(table.name, fresh.num_rows, self._version(table), changed)
+
+    def _write_few(self, table: Table, fresh: pa.Table, days: Days | None) -> None:
+        where = None if days is None else _predicate(days)
+        path = self.root / table.name
+        few.write(table, self.log(table), fresh, where=where, path=path, metadata=self.metadata)
 
     def rows(self, table: Table, columns: Sequence[str] | None = None) -> pa.Table:
         """A small table (run record, file manifest) as Arrow, without the JVM; empty where it does not exist."""
@@ -185,9 +190,9 @@ class Lake:
         assert version is not None
         return version
 
-    def _present(self, table: Table, days: Days) -> Fingerprint:
+    def _present(self, table: Table, days: Days) -> dict[date, Fingerprint]:
         rows = self.spark.read.format("delta").load(self.path(table)).where(_within(table, days))
-        return fingerprint(self._conform(table, rows))
+        return fingerprints_by_day(self._conform(table, rows))
 
     def _write_days(self, table: Table, days: Days, fresh: DataFrame, rows: int | None = None) -> Written:
         writer = fresh.write.format("delta").mode("overwrite").option("mergeSchema", "true")
@@ -217,6 +222,13 @@ class Lake:
                 for c in schema
             )
         )
+
+
+def _refuse_others(table: Table, days: Days, found: Iterable[date]) -> None:
+    """Raise LakeError for a row of another day."""
+    outside = sorted(day for day in found if day not in days)
+    if outside:
+        raise LakeError(f"rows of {outside[0]} do not belong to {days}", where=table.name)
 
 
 def _empty(table: Table, days: Days) -> LakeError:

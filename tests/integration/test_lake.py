@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
 
+import pyarrow as pa
 import pytest
 from deltalake import DeltaTable as DeltaLog
 from pyspark.sql import DataFrame, SparkSession
@@ -47,6 +48,28 @@ def test_replacing_a_day_leaves_the_other_days(spark: SparkSession, lake: Lake) 
     found = {r["date"]: r["i"] for r in lake.read(GRID_HOUR).groupBy("date").agg(
         F.max("carbon_intensity_gco2e_per_kwh").alias("i")).collect()}  # fmt: skip
     assert found == {DAY: 300.0, DAY + timedelta(days=1): 200.0}
+
+
+@pytest.mark.parametrize("door", ["replace", "replace_few"])
+def test_a_day_of_equal_rows_keeps_its_files(spark: SparkSession, lake: Lake, door: str) -> None:
+    both, second = Days(DAY, DAY + timedelta(days=1)), DAY + timedelta(days=1)
+    rows = grid_rows(spark, days=2)
+    getattr(lake, door)(GRID_HOUR, both, rows)
+    before = files_by_day(lake)
+    value = F.when(F.col("date") == F.lit(second), 250.0).otherwise(F.col("carbon_intensity_gco2e_per_kwh"))
+    written = getattr(lake, door)(GRID_HOUR, both, rows.withColumn("carbon_intensity_gco2e_per_kwh", value))
+    after = files_by_day(lake)
+    assert (written.rows, written.changed, written.version) == (48, True, 2)
+    assert after[DAY] == before[DAY]
+    assert not after[second] & before[second]
+
+
+def files_by_day(lake: Lake) -> dict[date, set[str]]:
+    files = pa.table(lake.log(GRID_HOUR).get_add_actions(flatten=True)).to_pylist()
+    return {
+        day: {f["path"] for f in files if f["partition.date"] == day}
+        for day in (DAY, DAY + timedelta(days=1))
+    }
 
 
 def test_an_empty_frame_does_not_delete_a_day(spark: SparkSession, lake: Lake) -> None:
