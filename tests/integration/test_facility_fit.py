@@ -1,0 +1,106 @@
+"""The facility fit on real tables: on earlier days only, the same again without a commit, read back for its day."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import structlog
+from pyspark.sql import SparkSession
+
+from lepton_etl.days import Days
+from lepton_etl.facility.fit import predict_overhead
+from lepton_etl.facility.hours import PlantHours
+from lepton_etl.lake.schema import arrow_schema
+from lepton_etl.lake.store import Lake
+from lepton_etl.lake.tables import FACILITY_INTERVAL, METER, SITE_HOUR, Table
+from lepton_etl.lake.tables.accounts import ENERGY_LEDGER
+from lepton_etl.lake.tables.facility import FACILITY_FIT
+from lepton_etl.settings import load
+from pipelines.facility_fit import fits_of, run_fit
+from pipelines.stage import StageContext
+from tests.unit.facility.plant import FIRST_DAY, simulated
+
+pytestmark = pytest.mark.spark
+SITE = "simsite"
+DAYS = 20
+SETTINGS = """\
+site: {site_id: simsite}
+lake: {root: lake}
+fleet: {inventory: inventory.csv}
+facility: {model: {resamples: 20}}
+sources: [{name: bmc, format: ipmitool, path: "*.txt"}]
+"""
+
+
+def rows(table: Table, found: list[dict[str, object]]) -> pa.Table:
+    return pa.Table.from_pylist(found, schema=arrow_schema(table))
+
+
+def lay_down(lake: Lake, hours: PlantHours) -> None:
+    """The hours as site hours, ledger accounts and meters of the UPS."""
+    starts = [datetime(1970, 1, 1, tzinfo=UTC) + timedelta(hours=hour) for hour in hours.hour.tolist()]
+    days = Days(starts[0].date(), starts[-1].date())
+    sites, accounts, intervals = [], [], []
+    for at, start in enumerate(starts):
+        head = {"date": start.date(), "hour_start": start, "site_id": SITE, "status": "provisional"}
+        sites.append(
+            head | {"it_energy_kwh": float(hours.it_kwh[at]), "pue_basis": "none", "energy_basis": "measured",
+                    "outdoor_wet_bulb_temp_c": float(hours.wet_bulb_c[at])}
+        )  # fmt: skip
+        for name, energy in (("cooling", hours.cooling_kwh), ("management", hours.management_kwh)):
+            accounts.append(
+                head | {"side": "account", "ledger_account": name, "account_kwh": float(energy[at]),
+                        "account_basis": "measured"}
+            )  # fmt: skip
+        for meter_id, point, energy in (
+            ("in", "ups_in", hours.it_kwh + hours.loss_kwh), ("out", "ups_out", hours.it_kwh),
+        ):  # fmt: skip
+            intervals.append(
+                {"site_id": SITE, "meter_id": meter_id, "point": point, "interval_start": start,
+                 "date": start.date(), "interval_s": 3600, "energy_kwh": float(energy[at]),
+                 "observed_s": 3600.0, "flags": []}
+            )  # fmt: skip
+    valid_from = datetime(2025, 1, 1, tzinfo=UTC)
+    meters = [
+        {"site_id": SITE, "meter_id": meter_id, "point": point, "carrier": "electricity", "sign": 1,
+         "unit": "kW", "multiplier": 1.0, "kind": "power", "label": "start", "valid_from": valid_from}
+        for meter_id, point in (("in", "ups_in"), ("out", "ups_out"))
+    ]  # fmt: skip
+    lake.overwrite(METER, rows(METER, meters))
+    for table, found in ((SITE_HOUR, sites), (ENERGY_LEDGER, accounts), (FACILITY_INTERVAL, intervals)):
+        lake.replace_few(table, days, lake.spark.createDataFrame(rows(table, found)))
+
+
+def test_the_fit_of_a_day_is_of_earlier_days_and_comes_back_for_it(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    (tmp_path / "site.yaml").write_text(SETTINGS)
+    settings = load(tmp_path / "site.yaml")
+    lake = Lake(spark, settings.lake.root)
+    hours = simulated(DAYS)
+    lay_down(lake, hours)
+    day = FIRST_DAY + timedelta(days=DAYS - 1)
+
+    def context(of: date) -> StageContext:
+        return StageContext(lake, settings, Days.of(of), "run", structlog.get_logger())
+
+    assert run_fit(context(FIRST_DAY + timedelta(days=1))) is None, "one day before it is too few"
+    written = run_fit(context(day))
+    assert written is not None and (written.rows, written.changed) == (1, True)
+    again = run_fit(context(day))
+    assert again is not None and not again.changed
+    (row,) = lake.read_few(FACILITY_FIT, Days.of(day)).toArrow().to_pylist()
+    assert (row["fitted_from"], row["fitted_until"]) == (FIRST_DAY, day - timedelta(days=1))
+    assert row["fit_hours"] == (DAYS - 1) * 24
+    fits, stages = fits_of(lake, day)
+    today = hours.at(hours.day == hours.day[-1])
+    made = predict_overhead(fits[SITE], today.it_kwh, today.wet_bulb_c)
+    assert made.total_kwh.sum() == pytest.approx(today.overhead_kwh.sum(), rel=0.3)
+    assert set(stages[SITE]) == {"ups"}
+    loss_kwh = stages[SITE]["ups"].from_output(today.it_kwh)
+    assert np.abs(loss_kwh / today.loss_kwh - 1).max() < 0.02
+    assert fits_of(lake, day + timedelta(days=1)) == ({}, {})
