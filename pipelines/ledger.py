@@ -25,6 +25,7 @@ from pipelines.stage import StageContext
 
 _HOUR: Final = ["site_id", "hour_start"]
 _SHOWN: Final = 6
+NOTHING_KWH: Final = 1e-9
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Ledger:
     """Accounts of the context's days, their rows, and what forbids to publish them."""
 
     accounts: Accounts
+    owners: pl.DataFrame
     rows: pa.Table
     findings: tuple[Finding, ...]
 
@@ -53,16 +55,22 @@ class Ledger:
             *_HOUR, "residual_kwh", "residual_sigma_kwh", "balance_state"
         )
         metered = self._metered_shared()
+        in_clusters = self.owners.select(
+            *_HOUR, pl.col("unowned_kwh").fill_null(0.0).alias("in_clusters_kwh")
+        )
+        outside = pl.col("unattributed") - pl.col("in_clusters_kwh")
         return (
             wide.join(whole, on=_HOUR, how="left")
             .join(balance, on=_HOUR, how="left")
             .join(metered, on=_HOUR, how="left")
+            .join(in_clusters, on=_HOUR, how="left")
             .select(
                 *_HOUR,
                 *(pl.col(name).abs().alias(f"{name}_kwh") for name in SOURCES),
                 pl.when("is_whole").then(pl.sum_horizontal(*OVERHEADS)).alias("overhead_kwh"),
                 "shared_load_kwh",
-                pl.col("unattributed").alias("unattributed_kwh"),
+                # What is nothing but the difference of two sums of doubles is nothing.
+                pl.when(outside > NOTHING_KWH).then(outside).alias("unattributed_kwh"),
                 "residual_kwh",
                 "residual_sigma_kwh",
                 "balance_state",
@@ -88,7 +96,7 @@ def ledger(
     accounts = site_accounts(meters, owners, _modelled(context, meters))
     rows = ledger_rows(accounts, settings.ledger)
     found = findings(rows, accounts, settings.ledger, has_jobs=node_split is not None)
-    return Ledger(accounts, rows, tuple(found))
+    return Ledger(accounts, owners, rows, tuple(found))
 
 
 def checked(lake: Lake, context: StageContext, book: Ledger) -> Written:

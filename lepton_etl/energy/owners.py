@@ -16,7 +16,7 @@ _NODE_HOUR: Final = ("site_id", "cluster_id", "node_id", "hour_start")
 
 def owner_hours(node_split: DataFrame | None, unlisted: DataFrame) -> Transform:
     """gold/node_hour -> one row a site-hour: jobs_kwh, idle_kwh, storage_kwh, network_kwh, service_kwh,
-    chassis_shared_kwh, unowned_kwh, unknown_nodes.
+    chassis_shared_kwh, unowned_kwh, unlisted_kwh, unknown_nodes.
 
     With `node_split` (job accounting) a compute node's energy is its jobs' and idle. Without it idle is told by
     utilisation, and the rest has no owner that is known. `unlisted` holds silver/interval rows of nodes outside the
@@ -49,11 +49,8 @@ def owner_hours(node_split: DataFrame | None, unlisted: DataFrame) -> Transform:
         outside = (
             unlisted.where(F.col("counts_in_total"))
             .groupBy("site_id", F.date_trunc("hour", "interval_start").alias("hour_start"))
-            .agg(exact_sum(F.col("energy_kwh"), FINE_SUM).alias("_unlisted"))
+            .agg(exact_sum(F.col("energy_kwh"), FINE_SUM).alias("unlisted_kwh"))
         )
-        unowned = F.coalesce("unowned_kwh", F.lit(0.0)) + F.coalesce("_unlisted", F.lit(0.0))
-        return (
-            sums.join(outside, list(_HOUR), how="left").withColumn("unowned_kwh", unowned).drop("_unlisted")
-        )
+        return sums.join(outside, list(_HOUR), how="left")
 
     return transform

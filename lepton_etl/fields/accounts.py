@@ -48,5 +48,5 @@ FIELDS: Final[tuple[Field, ...]] = (
     energy("export_kwh", "Energy fed back to the grid."),
     _signed("overhead_kwh", "Conversion loss, cooling and management; null where one of them is unknown."),
     energy("shared_load_kwh", "Metered network, storage and service equipment outside clusters."),
-    energy("unattributed_kwh", "IT energy without a job, idle or service owner."),
+    energy("unattributed_kwh", "IT energy outside clusters that no owner is known of."),
 )

@@ -98,6 +98,7 @@ def _node_terms(
         ("idle", "idle_kwh"),
         ("chassis_shared", "chassis_shared_kwh"),
         ("unattributed", "unowned_kwh"),
+        ("unattributed", "unlisted_kwh"),
     ]
     frames = [(account, it_hours, column) for account, column in owners]
     bases = [
@@ -125,7 +126,7 @@ def _node_terms(
 
 
 _NODE_COLUMNS: Final = (
-    "jobs_kwh", "idle_kwh", "storage_kwh", "network_kwh", "service_kwh", "unowned_kwh",
+    "jobs_kwh", "idle_kwh", "storage_kwh", "network_kwh", "service_kwh", "unowned_kwh", "unlisted_kwh",
 )  # fmt: skip
 
 

@@ -57,12 +57,16 @@ IT_HOURS: Final = pl.Schema(
         "service_kwh": pl.Float64(),
         "chassis_shared_kwh": pl.Float64(),
         "unowned_kwh": pl.Float64(),
+        "unlisted_kwh": pl.Float64(),
         "sigma_kwh": pl.Float64(),
         "is_known": pl.Boolean(),
     }
 )
-"""Energy of nodes by owner. `unowned_kwh`: nodes outside the inventory, and of nodes without job accounting what is
-not idle. `sigma_kwh` is the error of their sum, `is_known` whether every expected node has an energy."""
+"""Energy of nodes by owner.
+
+`unowned_kwh` is what nodes without job accounting draw beyond idle, `unlisted_kwh` that of nodes outside the inventory;
+`sigma_kwh` is the error of the sum, `is_known` whether every expected node has an energy.
+"""
 
 MODELLED_HOURS: Final = pl.Schema(
     {

@@ -69,28 +69,30 @@ def test_case(case: str, gold_rows: dict[str, dict[str, list[dict[str, Any]]]]) 
 def test_a_second_run_commits_nothing(ran: Lake) -> None:
     before = {table.name: ran.version(table) for table in OUTPUTS}
     result = gold.run(context(ran, settings_of({}), DAYS))
-    assert [one.changed for one in result.written] == [False] * 4
+    assert [one.changed for one in result.written] == [False] * 6
     assert {table.name: ran.version(table) for table in OUTPUTS} == before
     assert result.rows_out == sum(one.rows for one in result.written)
     assert result.rows_in == ran.read(INTERVAL, DAYS).count()
 
 
-def test_clusters_sum_to_the_site_where_all_are_known(ran: Lake) -> None:
+def test_clusters_share_the_whole_overhead_and_no_residual(ran: Lake) -> None:
     site = ["site_id", "hour_start"]
     clusters = (
         ran.read(CLUSTER_HOUR, DAYS)
         .groupBy(*site)
         .agg(
-            exact_sum(F.col("facility_energy_kwh")).alias("shares_kwh"),
+            exact_sum(F.col("facility_energy_kwh") - F.col("it_energy_kwh")).alias("shares_kwh"),
             F.count_if(F.col("it_energy_kwh").isNull()).alias("unknown"),
         )
     )
+    rest = F.col("facility_energy_kwh") - F.col("it_energy_kwh")
     rows = (
         ran.read(SITE_HOUR, DAYS)
         .join(clusters, site, how="inner")
-        .where("facility_energy_kwh IS NOT NULL AND unknown = 0")
+        .where("pue_basis IN ('measured', 'partial') AND unknown = 0")
+        .withColumn("whole_kwh", F.coalesce("overhead_kwh", rest))
     )
-    pairs = [(row["facility_energy_kwh"], row["shares_kwh"]) for row in rows.toLocalIterator()]
+    pairs = [(row["whole_kwh"], row["shares_kwh"]) for row in rows.toLocalIterator()]
     assert len(pairs) > 15
     assert all(math.isclose(whole, parts, rel_tol=1e-9) for whole, parts in pairs)
 

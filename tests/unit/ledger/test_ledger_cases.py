@@ -16,7 +16,7 @@ from lepton_etl.ledger.losses import class_sigma_ratio, modelled_hours
 from lepton_etl.ledger.settings import LedgerSettings
 
 CASES = Path(__file__).resolve().parents[2] / "cases" / "ledger"
-NAMES = sorted(folder.name for folder in CASES.iterdir())
+NAMES = sorted(folder.name for folder in CASES.iterdir() if folder.is_dir())
 HOUR = {"site_id": "s", "hour_start": datetime(2025, 6, 3, tzinfo=UTC)}
 
 
