@@ -80,3 +80,17 @@ _DEFINITIONS: Final = (
 )  # fmt: skip
 
 DEFINITIONS: Final = {one.kpi: one for one in _DEFINITIONS}
+
+
+def judged(
+    one: Definition, numerator: float | None, denominator: float | None
+) -> tuple[float | None, str | None]:
+    """The KPI and, where there is none, the reason."""
+    if numerator is None or denominator is None:
+        return None, "the inputs are not known"
+    value = one.formula(numerator, denominator)
+    if value is None:
+        return None, f"{one.denominator_unit} of the denominator are {denominator:g}"
+    if (one.least is not None and value < one.least) or (one.most is not None and value > one.most):
+        return None, f"{value:g} contradicts the definition"
+    return value, None

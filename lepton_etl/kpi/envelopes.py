@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
+from pyspark.sql import Column
+from pyspark.sql import functions as F
 
-EDITION: Final = "ASHRAE TC 9.9, Thermal Guidelines, 5th edition 2021"
+from lepton_etl.columns import exact_sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,37 +33,40 @@ ALLOWABLE: Final = {
 }
 
 
+ENVELOPES: Final = (RECOMMENDED, *ALLOWABLE.values())
+
+
 @dataclass(frozen=True, slots=True)
 class InletHours:
     """Hours of nodes by inlet temperature: known, inside each envelope, degree-hours over and under recommended."""
 
     known_h: float
-    inside_h: dict[str, float]
+    inside_h: Mapping[str, float]
     over_k_h: float
     under_k_h: float
 
 
-def inlet_hours(inlet_c: NDArray[np.float64], hours: NDArray[np.float64]) -> InletHours:
-    """Sort node-hours into the envelopes by dry bulb alone; shapes (n,), degC and h; NaN is unknown.
+def inlet_sums(inlet_c: Column, hours: Column) -> dict[str, Column]:
+    """Sums of hours of nodes by inlet dry bulb (degC): known_h, inside_<name>_h, over_k_h, under_k_h.
 
     Humidity is not measured at the inlets, so the shares are an upper bound of being inside.
     """
-    known = np.isfinite(inlet_c)
-    temperature, weight = inlet_c[known], hours[known]
+    over, under = inlet_c - RECOMMENDED.high_c, RECOMMENDED.low_c - inlet_c
     inside = {
-        one.name: float(weight[(temperature >= one.low_c) & (temperature <= one.high_c)].sum())
-        for one in (RECOMMENDED, *ALLOWABLE.values())
+        f"inside_{one.name}_h": F.when(inlet_c.between(one.low_c, one.high_c), hours) for one in ENVELOPES
     }
-    over = np.maximum(temperature - RECOMMENDED.high_c, 0.0)
-    under = np.maximum(RECOMMENDED.low_c - temperature, 0.0)
-    return InletHours(
-        float(weight.sum()), inside, float((over * weight).sum()), float((under * weight).sum())
-    )
+    addends = {
+        "known_h": F.when(inlet_c.isNotNull(), hours),
+        **inside,
+        "over_k_h": F.when(over > 0, over * hours),
+        "under_k_h": F.when(under > 0, under * hours),
+    }
+    return {name: F.coalesce(exact_sum(addend), F.lit(0.0)) for name, addend in addends.items()}
 
 
-def rack_cooling_index(degree_hours: float, span_k_hours: float) -> float:
-    """RCI = 1 - sum of temperature beyond recommended / (n x (allowable - recommended)); 1 is no excess.
-
-    Source: Herrlin, Rack Cooling Effectiveness in Data Centers, ASHRAE Transactions 111(2), 2005.
-    """
-    return 1.0 - degree_hours / span_k_hours
+def inlet_hours(row: Mapping[str, float]) -> InletHours | None:
+    """The sums of inlet_sums as one value; None where no inlet is known."""
+    if not row["known_h"]:
+        return None
+    inside = {one.name: row[f"inside_{one.name}_h"] for one in ENVELOPES}
+    return InletHours(row["known_h"], inside, row["over_k_h"], row["under_k_h"])

@@ -1,27 +1,25 @@
-"""Totals of a day -> KPIs of the day, and days -> KPIs of a month and a year. Pure: no lake, no session."""
+"""Hours of a boundary -> its KPIs of the day. Pure: no lake, no session."""
 
 from __future__ import annotations
 
-import calendar
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date
 from typing import Any, Final
 
-from lepton_etl.kpi.definitions import DEFINITIONS, Definition
+from lepton_etl.kpi.definitions import DEFINITIONS, Definition, judged
 from lepton_etl.kpi.envelopes import ALLOWABLE, RECOMMENDED, InletHours
 
 SITE: Final = "site"
 COOLING: Final = "site/cooling"
-_UNKNOWN: Final = "the inputs are not known"
 
 
 @dataclass(frozen=True, slots=True)
-class DayTotals:
-    """What one boundary did on one UTC day; None is unknown. `covered` KPIs need their inputs, nothing else.
+class Totals:
+    """What one boundary did in one hour (or any span within a UTC day); None is unknown.
 
     `it_kwh` by the category of the point where it is metered: 1 UPS output, 2 PDU output, 3 IT input. `bases` names
-    the basis of an input that is not measured (`facility_kwh`: assumed, modelled; ...).
+    the basis of an input that is not measured (`facility_kwh`: assumed, modelled; `it3_kwh`: partial; ...).
     """
 
     date: date
@@ -44,40 +42,50 @@ class DayTotals:
     gpu_h: float | None = None
     node_h: float | None = None
     gpu_held_h: float | None = None
-    jobs: int | None = None
+    jobs: float | None = None
     inlet: InletHours | None = None
     bases: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def best_it_kwh(self) -> float | None:
-        """IT energy at the point nearest to the IT input that a meter or sensor covers."""
-        return self.it_kwh[max(self.it_kwh)] if self.it_kwh else None
+        """IT energy at the point nearest to the IT input that a meter covers, else by the nodes' sensors."""
+        for category in (2, 1, 3):
+            if category in self.it_kwh:
+                return self.it_kwh[category]
+        return None
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A day's numerator and denominator of one KPI, with the input whose basis it takes."""
+    """Numerator and denominator of one KPI, with the input whose basis it takes."""
 
     numerator: float | None
     denominator: float | None
     basis_of: str = ""
 
 
-def day_kpis(totals: DayTotals, ashrae_class: str = "A1") -> list[dict[str, Any]]:
-    """The rows of gold/kpi of one boundary's day. A KPI whose inputs are unknown has a null value and its reason.
+def day_kpis(
+    hours: Sequence[Totals], least_coverage_ratio: float, ashrae_class: str = "A1"
+) -> list[dict[str, Any]]:
+    """The rows of gold/kpi of one boundary's UTC day from its hours, in order.
 
+    Numerator and denominator are summed over the hours in which both are known: a ratio of sums over the same time.
+    Below the least share of the hours, and where the inputs are unknown, the value is null with its reason.
     Source: docs/methodology.md, KPIs; ISO/IEC 30134 parts 2 to 9.
     """
-    parts = _parts(totals) | _inlet_parts(totals.inlet, ashrae_class)
-    if totals.boundary != SITE:
-        # A cluster has no facility boundary of its own.
-        parts = {name: part for name, part in parts.items() if name in _OF_CLUSTERS}
-    rows = []
-    for name, part in parts.items():
-        boundary = COOLING if name == "ppue" else totals.boundary
-        basis = totals.bases.get(part.basis_of, "measured")
-        rows.append(_row(DEFINITIONS[name], totals, boundary, part, basis))
-    return rows
+    found: dict[str, list[tuple[float, float, str]]] = {}
+    for hour in hours:
+        for name, part in (_parts(hour) | _inlet_parts(hour.inlet, ashrae_class)).items():
+            known = found.setdefault(name, [])
+            if part.numerator is not None and part.denominator is not None:
+                basis = hour.bases.get(part.basis_of, "measured")
+                known.append((part.numerator, part.denominator, basis))
+    # A cluster has no facility boundary of its own.
+    is_site = hours[0].boundary == SITE
+    names = [name for name in found if is_site or name in _OF_CLUSTERS]
+    return [
+        _row(DEFINITIONS[name], hours[0], found[name], len(hours), least_coverage_ratio) for name in names
+    ]
 
 
 _OF_CLUSTERS: Final = frozenset(
@@ -89,11 +97,13 @@ _OF_CLUSTERS: Final = frozenset(
 )  # fmt: skip
 
 
-def _parts(t: DayTotals) -> dict[str, Part]:
+def _parts(t: Totals) -> dict[str, Part]:
     it, whole = t.best_it_kwh, t.facility_kwh
     reused = _minus(whole, t.heat_reused_kwh)
     source_l = _plus(t.water_l, _times(t.grid_import_kwh, t.grid_water_l_per_kwh))
-    pues = {f"pue{point}": Part(whole, t.it_kwh.get(point), "facility_kwh") for point in (1, 2, 3)}
+    # Category 3 by sensors may lack network and storage; the meters of 1 and 2 have them in.
+    pues = {f"pue{point}": Part(whole, t.it_kwh.get(point), "facility_kwh") for point in (1, 2)}
+    pues["pue3"] = Part(whole, t.it_kwh.get(3), "it3_kwh" if "it3_kwh" in t.bases else "facility_kwh")
     per_unit = {
         f"{what}_per_{unit}": Part(amount, units, basis)
         for what, amount, basis in (
@@ -133,107 +143,43 @@ def _inlet_parts(inlet: InletHours | None, ashrae_class: str) -> dict[str, Part]
     }
 
 
-def _row(one: Definition, totals: DayTotals, boundary: str, part: Part, basis: str) -> dict[str, Any]:
-    known = part.numerator is not None and part.denominator is not None
-    value, reason = _value(one, part.numerator, part.denominator)
+def _row(
+    one: Definition, at: Totals, known: Sequence[tuple[float, float, str]], hours: int, least: float
+) -> dict[str, Any]:
+    numerator = sum(n for n, _, _ in known) if known else None
+    denominator = sum(d for _, d, _ in known) if known else None
+    coverage = len(known) / hours
+    value, reason = judged(one, numerator, denominator)
+    if known and coverage < least:
+        # A day that is not published has no part in a month either.
+        value, reason, numerator, denominator = (
+            None,
+            f"only {len(known)} of {hours} hours are known",
+            None,
+            None,
+        )
+    bases = {basis for _, _, basis in known}
     return {
-        "date": totals.date,
+        "date": at.date,
         "period": "day",
-        "site_id": totals.site_id,
-        "boundary": boundary,
+        "site_id": at.site_id,
+        "boundary": COOLING if one.kpi == "ppue" else at.boundary,
         "kpi": one.kpi,
         "kpi_value": value,
         "kpi_unit": one.unit,
-        "kpi_basis": "none" if value is None else basis,
+        "kpi_basis": "none" if value is None else bases.pop() if len(bases) == 1 else "partial",
         "kpi_reason": reason,
         "pue_category": one.category,
         "edition": one.edition,
         "is_interim": True,
-        "numerator": part.numerator if known else None,
+        "numerator": numerator,
         "numerator_unit": one.numerator_unit,
-        "denominator": part.denominator if known else None,
+        "denominator": denominator,
         "denominator_unit": one.denominator_unit,
-        "coverage_ratio": float(known),
-        "last_date": totals.date,
+        "coverage_ratio": coverage,
+        "last_date": at.date,
         "status": "provisional",
     }
-
-
-def roll_up(
-    day_rows: Iterable[Mapping[str, Any]], period: str, first: date, least_coverage_ratio: float
-) -> list[dict[str, Any]]:
-    """Day rows of a calendar month or year -> its rows: sums over the known days, then the formula.
-
-    A mean of daily ratios would weigh an idle day like a busy one. Null below the least coverage of the days so far;
-    interim until every day of a full year is there. Days of another basis make the period `partial`.
-    Source: ISO/IEC 30134-1 (annual KPIs; shorter spans are interim).
-    """
-    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
-    for row in day_rows:
-        if row["period"] == "day" and first <= row["date"] <= _last_day(period, first):
-            groups.setdefault((row["site_id"], row["boundary"], row["kpi"]), []).append(row)
-    last = max((row["date"] for rows in groups.values() for row in rows), default=first)
-    days = (last - first).days + 1
-    return [
-        _period_row(rows, period, first, last, days, least_coverage_ratio)
-        for _, rows in sorted(groups.items())
-    ]
-
-
-def _period_row(
-    rows: Sequence[Mapping[str, Any]], period: str, first: date, last: date, days: int, least: float
-) -> dict[str, Any]:
-    one = DEFINITIONS[rows[0]["kpi"]]
-    known = [row for row in rows if row["numerator"] is not None and row["denominator"] is not None]
-    # In the order of days, so that a re-run adds the same floats in the same order.
-    known.sort(key=lambda row: row["date"])
-    numerator = sum(row["numerator"] for row in known) if known else None
-    denominator = sum(row["denominator"] for row in known) if known else None
-    coverage = len(known) / days
-    value, reason = _value(one, numerator, denominator)
-    if value is not None and coverage < least:
-        value, reason = None, f"only {len(known)} of {days} days are known"
-    bases = {row["kpi_basis"] for row in known} - {"none"}
-    basis = bases.pop() if len(bases) == 1 else "partial"
-    is_year = period == "year" and last == _last_day(period, first) and len(known) == days
-    return {
-        **rows[0],
-        "date": first,
-        "period": period,
-        "kpi_value": value,
-        "kpi_basis": "none" if value is None else basis,
-        "kpi_reason": reason,
-        "is_interim": not is_year,
-        "numerator": numerator,
-        "denominator": denominator,
-        "coverage_ratio": coverage,
-        "last_date": last,
-    }
-
-
-def period_start(period: str, day: date) -> date:
-    """First day of the calendar month or year that holds `day`."""
-    return day.replace(day=1) if period == "month" else day.replace(month=1, day=1)
-
-
-def _last_day(period: str, first: date) -> date:
-    if period == "month":
-        return first.replace(day=calendar.monthrange(first.year, first.month)[1])
-    return date(first.year + 1, 1, 1) - timedelta(days=1)
-
-
-def _value(
-    one: Definition, numerator: float | None, denominator: float | None
-) -> tuple[float | None, str | None]:
-    """The KPI and, where there is none, the reason."""
-    if numerator is None or denominator is None:
-        return None, _UNKNOWN
-    value = one.formula(numerator, denominator)
-    if value is None:
-        return None, f"{one.denominator_unit} of the denominator are {denominator:g}"
-    if (one.least is not None and value < one.least) or (one.most is not None and value > one.most):
-        return None, f"{value:g} contradicts the definition"
-    return value, None
 
 
 def _plus(a: float | None, b: float | None) -> float | None:
