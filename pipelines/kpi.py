@@ -1,0 +1,178 @@
+"""KPIs: gold of the days -> gold/kpi of the days, and of the months and years that hold them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import date, datetime, timedelta
+from typing import Any, Final
+
+import polars as pl
+import pyarrow as pa
+from pyspark.sql import functions as F
+
+from lepton_etl.carbon.market import RENEWABLE
+from lepton_etl.columns import exact_sum
+from lepton_etl.days import Days
+from lepton_etl.fields import SECONDS_PER_HOUR
+from lepton_etl.kpi.envelopes import inlet_sums
+from lepton_etl.kpi.figures import SITE, Totals, day_kpis
+from lepton_etl.kpi.hours import Row, added, cluster_totals, site_totals
+from lepton_etl.kpi.meters import meter_totals
+from lepton_etl.kpi.periods import PERIODS, period_start, roll_up
+from lepton_etl.lake import plain
+from lepton_etl.lake.schema import arrow_schema
+from lepton_etl.lake.store import Written
+from lepton_etl.lake.tables import (
+    CLUSTER_HOUR,
+    FACILITY_INTERVAL,
+    METER,
+    NODE_HOUR,
+    SITE_HOUR,
+    Table,
+)
+from lepton_etl.lake.tables.carbon import INSTRUMENT, KPI, MARKET_YEAR
+from lepton_etl.lake.tables.jobs import JOB_ENERGY, JOB_RUN
+from pipelines.carbon import factors_of, market_year
+from pipelines.stage import StageContext, StageResult
+
+_HOUR: Final = ["site_id", "hour_start"]
+_CLUSTER_HOUR: Final = ["site_id", "cluster_id", "hour_start"]
+Hour = tuple[str, datetime]
+
+
+def run(context: StageContext) -> StageResult:
+    """Make the KPIs of the context's days and roll up the months and years that hold them."""
+    balance = market_year(context)
+    least = context.settings.energy.coverage_min_ratio
+    fresh = [
+        row for hours in _totals(context) for row in day_kpis(hours, least, context.settings.kpi.ashrae_class)
+    ]
+    written = write_kpis(context, fresh, least)
+    return StageResult(len(fresh), written.rows, (balance, written))
+
+
+def write_kpis(context: StageContext, day_rows: list[dict[str, Any]], least: float) -> Written:
+    """Put the days' rows in place of theirs, and months and years made anew from all days; the rest stays."""
+    days, lake = context.days, context.lake
+    first, last = period_start("year", days.start), period_start("year", days.end).replace(month=12, day=31)
+    present = plain.read(lake.root, KPI, Days(first, last)).to_pylist()
+    all_days = [row for row in present if row["period"] == "day" and row["date"] not in days] + day_rows
+    starts = {(period, period_start(period, day)) for period in PERIODS for day in days}
+    rolled = [row for period, start in starts for row in roll_up(all_days, period, start, least)]
+    kept = [row for row in present if row["period"] != "day" and (row["period"], row["date"]) not in starts]
+    span = Days(first, days.end)
+    rows = [row for row in [*all_days, *kept, *rolled] if row["date"] in span]
+    frame = lake.spark.createDataFrame(pa.Table.from_pylist(rows, schema=arrow_schema(KPI)))
+    return lake.replace_few(KPI, span, frame, allow_empty=True)
+
+
+def _totals(context: StageContext) -> list[list[Totals]]:
+    """The hours of each boundary's day, in order: the site's, then its clusters'."""
+    sites, clusters = _site_rows(context), _cluster_rows(context)
+    of_nodes, held = _node_sums(context), _jobs(context)
+    hours: dict[tuple[str, str, date], list[Totals]] = defaultdict(list)
+    by_site: dict[Hour, list[Row]] = defaultdict(list)
+    for row in clusters:
+        by_site[row["site_id"], row["hour_start"]].append(row)
+    renewable, water = _renewable_ratios(context), _grid_water(context)
+    for row in sites:
+        inside = by_site[row["site_id"], row["hour_start"]]
+        keys = [(one["site_id"], one["cluster_id"], one["hour_start"]) for one in inside]
+        one = site_totals(
+            row,
+            inside,
+            added(of_nodes.get(key, {}) for key in keys),
+            added(held.get(key, {}) for key in keys),
+            renewable_ratio=renewable.get(row["date"].year),
+            grid_water_l_per_kwh=water.get(row["date"]),
+            certificates_sold=context.settings.kpi.onsite_certificates_sold,
+        )
+        hours[row["site_id"], SITE, one.date].append(one)
+    for row in clusters:
+        key = (row["site_id"], row["cluster_id"], row["hour_start"])
+        hours[row["site_id"], row["cluster_id"], row["date"]].append(
+            cluster_totals(row, of_nodes.get(key, {}), held.get(key, {}))
+        )
+    return [hours[key] for key in sorted(hours)]
+
+
+def _few(context: StageContext, table: Table) -> pl.DataFrame:
+    found = pl.from_arrow(plain.read(context.lake.root, table, context.days))
+    assert isinstance(found, pl.DataFrame)
+    return found
+
+
+def _site_rows(context: StageContext) -> list[dict[str, Any]]:
+    least = context.settings.energy.coverage_min_ratio
+    meters = pl.from_arrow(context.lake.rows(METER))
+    assert isinstance(meters, pl.DataFrame)
+    totals = meter_totals(_few(context, FACILITY_INTERVAL), meters, least)
+    return _few(context, SITE_HOUR).join(totals, on=_HOUR, how="left").sort(_HOUR).to_dicts()
+
+
+def _cluster_rows(context: StageContext) -> list[dict[str, Any]]:
+    return _few(context, CLUSTER_HOUR).sort(_CLUSTER_HOUR).to_dicts()
+
+
+def _node_sums(context: StageContext) -> dict[tuple[str, str, datetime], dict[str, float]]:
+    """Node-hours, busy hours of servers and boards, inlet hours of each cluster-hour; a sum for each, by Spark."""
+    hours = F.col("expected_s") / SECONDS_PER_HOUR
+    cpu, gpu, boards = F.col("cpu_utilisation_ratio"), F.col("gpu_utilisation_ratio"), F.col("gpu_count")
+    # ITEUsv leaves out servers that are mostly accelerators, and servers that are off.
+    is_server = cpu.isNotNull() & (F.coalesce(boards, F.lit(0)) == 0) & (F.col("power_mean_w") > 0)
+    addends = {
+        "node_h": hours,
+        "cpu_h": F.when(is_server, hours),
+        "cpu_busy_h": F.when(is_server, hours * cpu),
+        "gpu_h": F.when(gpu.isNotNull(), hours * boards),
+        "gpu_busy_h": hours * boards * gpu,
+    }
+    sums = {name: F.coalesce(exact_sum(addend), F.lit(0.0)) for name, addend in addends.items()}
+    columns = sums | inlet_sums(F.col("inlet_temp_c"), hours)
+    rows = context.lake.read(NODE_HOUR, context.days).groupBy(*_CLUSTER_HOUR).agg(
+        *(column.alias(name) for name, column in columns.items())
+    )  # fmt: skip
+    found = rows.toArrow().to_pylist()
+    return {(r["site_id"], r["cluster_id"], r["hour_start"]): {n: r[n] for n in columns} for r in found}
+
+
+def _jobs(context: StageContext) -> dict[tuple[str, str, datetime], dict[str, float]]:
+    """Runs completed in each hour, and held GPU-hours, a day's spread evenly; empty without accounting."""
+    held = _few(context, JOB_ENERGY).group_by("site_id", "cluster_id", "date").agg(pl.col("gpu_held_h").sum())
+    runs = _few(context, JOB_RUN).filter(
+        pl.col("outcome") == "completed", pl.col("end_time").dt.date() == pl.col("date")
+    )
+    counts = runs.group_by(
+        "site_id", "cluster_id", pl.col("end_time").dt.truncate("1h").alias("hour_start")
+    ).len("jobs")
+    done = {(r["site_id"], r["cluster_id"], r["hour_start"]): float(r["jobs"]) for r in counts.to_dicts()}
+    found = {}
+    for row in held.to_dicts():
+        midnight = Days.of(row["date"]).from_time
+        for hour in (midnight + timedelta(hours=n) for n in range(24)):
+            key = (row["site_id"], row["cluster_id"], hour)
+            found[key] = {"gpu_held_h": (row["gpu_held_h"] or 0.0) / 24, "jobs": done.get(key, 0.0)}
+    return found
+
+
+def _renewable_ratios(context: StageContext) -> dict[int, float]:
+    """The share of each year's grid energy that retired renewable instruments cover; no year without a register."""
+    technology = {
+        row["instrument_id"]: row["technology"] for row in context.lake.rows(INSTRUMENT).to_pylist()
+    }
+    found: dict[int, float] = {}
+    for row in context.lake.rows(MARKET_YEAR).to_pylist():
+        is_renewable = technology.get(row["instrument_id"]) in RENEWABLE
+        share = row["matched_kwh"] / row["consumption_kwh"] if row["consumption_kwh"] else 0.0
+        year = row["reporting_year"]
+        found[year] = found.get(year, 0.0) + (share if is_renewable else 0.0)
+    return found
+
+
+def _grid_water(context: StageContext) -> dict[date, float]:
+    """Litres that the grid's power plants consume for a kWh, of days for which the zone has a row."""
+    grid, factors = context.settings.grid, factors_of(context)
+    if grid is None:
+        return {}
+    found = {day: factors.find("electricity_water", valid_on=day, zone_id=grid.zone) for day in context.days}
+    return {day: factor.to("L/kWh") for day, factor in found.items() if factor}
