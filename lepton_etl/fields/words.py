@@ -13,8 +13,8 @@ PUE_BASIS: Final = ("measured", "partial", "modelled", "assumed", "none")
 STATISTICS: Final = ("instant", "mean", "min", "max", "counter")
 # Why a published figure changed.
 REASONS: Final = (
-    "late_readings", "late_jobs", "intensity", "weather", "meter_readings", "meters", "inventory", "instruments", "tariff",
-    "factors", "model", "settings", "code", "unknown",
+    "late_readings", "late_jobs", "intensity", "weather", "meter_readings", "meters", "inventory", "instruments",
+    "scope1", "tariff", "factors", "model", "settings", "code", "unknown",
 )  # fmt: skip
 VERDICTS: Final = ("agrees", "differs", "incomplete", "no_invoice", "no_tariff")
 JOB_OUTCOMES: Final = ("completed", "failed", "cancelled", "timeout", "requeued", "running")

@@ -12,8 +12,9 @@ UNKNOWN: Final = "unknown"
 # Energy from meters and prices do not reach back into the nodes' own figures.
 _REACH: Final[Mapping[str, tuple[str, ...]]] = {
     "intensity": ("carbon_", "emissions_", "sci_"),
-    "factors": ("carbon_", "embodied_", "emissions_", "market_", "sci_", "water_"),
+    "factors": ("carbon_", "embodied_", "emissions_", "it_energy_", "market_", "sci_", "water_"),
     "instruments": ("emissions_market", "market_"),
+    "scope1": ("emissions_", "sci_"),
     "tariff": ("cost", "currency", "demand_cost", "energy_cost", "fixed_cost"),
 }
 # Tables whose rows hold any figure in one column, told apart by their key.
