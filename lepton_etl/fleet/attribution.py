@@ -40,7 +40,8 @@ def split_by_job(
     """Jobs' energy of a node-day by hour, kWh, shape (24,), and by job.
 
     Static S = min(E, idle) and dynamic D = E - S of each step; D by the dynamic component power a job causes
-    (its GPUs, and the CPUs by CPU work), S by the slots it reserves. What no job holds is idle.
+    (its GPUs, MIG instances by their part of the board's work, and the CPUs by CPU work), S by the slots it
+    reserves. What no job holds is idle.
     Source: definitions of the project, section 5, rule `reservation`, at the simulation's own step.
     """
     static_j = np.minimum(step_energy_j, idle_step_j)
@@ -50,12 +51,13 @@ def split_by_job(
     work = np.zeros(STEPS_PER_DAY)
     for assignment, steps in held:
         work[steps] += _cpu_work(assignment)
+    units_w = _unit_dynamic_w(hardware, day)
     causes: list[Array] = []
     total = np.zeros(STEPS_PER_DAY)
     for assignment, steps in held:
         cause = day.cpu_dynamic_w[:-1][steps] * _cpu_work(assignment) / work[steps]
         if hardware.gpu_count:
-            cause = cause + day.gpu_dynamic_w[list(assignment.slots), :-1][:, steps].sum(axis=0)
+            cause = cause + units_w[list(assignment.slots), :-1][:, steps].sum(axis=0)
         cause = cause + 1e-9  # a job that does nothing still shares what is left of its neighbour's work
         causes.append(cause)
         total[steps] += cause
@@ -68,8 +70,18 @@ def split_by_job(
         share = JobShares(
             float(own_dynamic_j.sum()) / JOULES_PER_KWH, float(own_static_j.sum()) / JOULES_PER_KWH
         )
-        shares[assignment.job.job_id] = share
+        shares[assignment.job.run_id] = share
     return jobs_j.reshape(24, -1).sum(axis=1) / JOULES_PER_KWH, shares
+
+
+def _unit_dynamic_w(hardware: HardwareClass, day: NodeDay) -> Array:
+    """Dynamic power of each board, or of each MIG instance by its part of the board's work, (units, instants), W."""
+    if not hardware.mig_instances:
+        return day.gpu_dynamic_w
+    work = day.unit.reshape(hardware.gpu_count, hardware.mig_instances, -1)
+    total = work.sum(axis=1, keepdims=True)
+    part = np.divide(work, total, out=np.zeros_like(work), where=total > 0)
+    return np.asarray((part * day.gpu_dynamic_w[:, None, :]).reshape(day.unit.shape))
 
 
 def _cpu_work(assignment: Assignment) -> float:

@@ -15,7 +15,7 @@ from lepton_etl.errors import ConfigurationError
 from lepton_etl.fleet.plan import ClusterPlan, Fault, FleetPlan, LocalSource
 from lepton_etl.fleet.simulate import Summary, simulate
 
-CLASS_ROTATION: Final = ("cpu-2s", "gpu-400", "gpu-700")
+CLASS_ROTATION: Final = ("cpu-2s", "gpu-400", "gpu-700", "gpu-mig")
 
 
 def plan_of_options(
@@ -34,7 +34,7 @@ def plan_of_options(
     full_site: bool = False,
     meter_class_error: bool = False,
 ) -> FleetPlan:
-    """The plan that the options describe: clusters c01, c02.. in turn CPU, 400 W GPU and 700 W GPU nodes.
+    """The plan that the options describe: clusters c01, c02.. in turn CPU, 400 W GPU, 700 W GPU and MIG nodes.
 
     `gpus` overrides the number of GPUs a node of the GPU clusters; 0 makes every cluster a CPU cluster.
     `full_site` adds every local source.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import uuid
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -87,30 +87,36 @@ GPU_METRICS: Final = (
     ("DCGM_FI_DEV_POWER_MGMT_LIMIT", "gauge", "Power management limit (in W).", 0),
     ("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", "counter", "Total energy consumption since boot (in mJ).", 0),
     ("DCGM_FI_DEV_GPU_UTIL", "gauge", "GPU utilization (in %).", 0),
+    ("DCGM_FI_PROF_GR_ENGINE_ACTIVE", "gauge", "Ratio of time the graphics engine is active.", 6),
+    ("kepler_node_cpu_watts", "gauge", "Power consumption of cpu at node level in watts", 3),
 )
+INSTANCE_METRIC: Final = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
+HOST_METRIC: Final = "kepler_node_cpu_watts"
+_HOST_ZONES: Final = ("package", "dram")
 
 
-def exposition_head() -> str:
-    """HELP and TYPE lines of all metrics, once at the top of a file."""
-    return "".join(f"# HELP {name} {text}\n# TYPE {name} {kind}\n" for name, kind, text, _ in GPU_METRICS)
+def exposition_head(metrics: Container[str]) -> str:
+    """HELP and TYPE lines of these metrics, once at the top of a file."""
+    return "".join(
+        f"# HELP {name} {text}\n# TYPE {name} {kind}\n"
+        for name, kind, text, _ in GPU_METRICS
+        if name in metrics
+    )
 
 
 def exposition_snapshots(
-    node_id: str, model: str, metrics: dict[str, Array], epochs_ms: Sequence[int]
+    node_id: str, hardware: HardwareClass, metrics: dict[str, Array], epochs_ms: Sequence[int]
 ) -> list[str]:
-    """One text block a scrape: each metric of each GPU with its millisecond stamp.
+    """One text block a scrape: each metric of each GPU, MIG instance or host zone with its millisecond stamp.
 
-    `metrics` maps a metric's name to values of shape (gpus, scrapes) in the metric's own unit.
-    Source: Prometheus text exposition format 0.0.4.
+    `metrics` maps a metric's name to values of shape (series, scrapes) in the metric's own unit.
+    Source: Prometheus text exposition format 0.0.4; labels of dcgm-exporter and Kepler 0.10.
     """
     prefixes: list[str] = []
     values: list[Sequence[Any]] = []
     for name, _, _, decimals in GPU_METRICS:
-        for gpu, series in enumerate(metrics[name]):
-            board = uuid.uuid5(uuid.NAMESPACE_DNS, f"{node_id}-gpu{gpu}")
-            labels = f'gpu="{gpu}",UUID="GPU-{board}",device="nvidia{gpu}",modelName="{model}"'
-            labels += f',Hostname="{node_id}"'
-            prefixes.append(f"{name}{{{labels}}} %.{decimals}f")
+        for place, series in enumerate(metrics.get(name, ())):
+            prefixes.append(f"{name}{{{_labels(name, node_id, hardware, place)}}} %.{decimals}f")
             values.append(series.tolist())
     stamped = [prefix + " {stamp}\n" for prefix in prefixes]
     template = "".join(stamped)
@@ -118,6 +124,19 @@ def exposition_snapshots(
         (template % row).replace("{stamp}", str(stamp))
         for stamp, row in zip(epochs_ms, zip(*values, strict=True), strict=True)
     ]
+
+
+def _labels(metric: str, node_id: str, hardware: HardwareClass, place: int) -> str:
+    if metric == HOST_METRIC:
+        return f'zone="{_HOST_ZONES[place]}",path="/sys/class/powercap",node_name="{node_id}"'
+    per_board = hardware.mig_instances if metric == INSTANCE_METRIC else 1
+    gpu, instance = divmod(place, per_board)
+    board = uuid.uuid5(uuid.NAMESPACE_DNS, f"{node_id}-gpu{gpu}")
+    labels = f'gpu="{gpu}",UUID="GPU-{board}",device="nvidia{gpu}",modelName="{hardware.gpu_model}"'
+    if metric == INSTANCE_METRIC:
+        # Instances of one slice are numbered from 7, as nvidia-smi mig -lgi shows them.
+        labels += f',GPU_I_PROFILE="{hardware.mig_profile}",GPU_I_ID="{instance + 7}"'
+    return f'{labels},Hostname="{node_id}"'
 
 
 def compress(text: str) -> bytes:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import date, timedelta
 from typing import Final
 
 import numpy as np
@@ -20,6 +20,11 @@ MEDIAN_DURATION_S: Final = 5400.0
 DURATION_SIGMA: Final = 1.1
 SHORTEST_S: Final = 300.0
 LONGEST_S: Final = 86_400.0
+# How jobs end, in Slurm's words, and how many of them.
+OUTCOMES: Final = {
+    "COMPLETED": 0.86, "FAILED": 0.06, "CANCELLED": 0.03, "TIMEOUT": 0.03, "REQUEUED": 0.02,
+}  # fmt: skip
+_ID_EPOCH: Final = date(2020, 1, 1)
 SHARES: Final = (0.45, 0.2, 0.35)  # jobs that take one slot, half a node, whole nodes
 
 
@@ -42,6 +47,13 @@ class Job:
     start_step: int = 0
     end_step: int = 0
     nodes: list[int] = field(default_factory=list)
+    outcome: str = "COMPLETED"
+    restart: int = 0
+
+    @property
+    def run_id(self) -> str:
+        """Tells the runs of a requeued job apart."""
+        return f"{self.job_id}-{self.restart}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +121,12 @@ def arrivals(plan: FleetPlan, cluster: ClusterPlan, day: int) -> list[Job]:
 
     Tenants come with Zipf's weights, durations are log-normal, utilisation levels beta distributed.
     """
-    date = plan.first_date + timedelta(days=day)
-    rng = plan.rng("jobs", cluster.cluster_id, date.toordinal())
+    submitted = plan.first_date + timedelta(days=day)
+    rng = plan.rng("jobs", cluster.cluster_id, submitted.toordinal())
     slots, has_gpus = cluster.hardware.slots, bool(cluster.hardware.gpu_count)
     hours = (np.arange(24, dtype=np.float64) + plan.local_offset_h) % 24
     per_hour = plan.load_target * cluster.nodes * slots * 3600 / _mean_slot_seconds(cluster)
-    hourly = rng.poisson(per_hour * arrival_rate(hours, weekend=date.weekday() >= 5))
+    hourly = rng.poisson(per_hour * arrival_rate(hours, weekend=submitted.weekday() >= 5))
     count = int(hourly.sum())
     submit_s = np.sort((np.repeat(np.arange(24), hourly) + rng.random(count)) * 3600.0) + day * DAY_S
     tenant_weight = 1 / np.arange(1, TENANTS + 1)
@@ -129,9 +141,10 @@ def arrivals(plan: FleetPlan, cluster: ClusterPlan, day: int) -> list[Job]:
     swing, period_s, phase = (
         rng.uniform(low, high, count) for low, high in ((0.02, 0.25), (300.0, 2400.0), (0.0, 2 * np.pi))
     )
-    return [
+    place = 1 + [one.cluster_id for one in plan.clusters].index(cluster.cluster_id)
+    jobs = [
         Job(
-            job_id=f"{cluster.cluster_id}-{date:%Y%m%d}-{number:05d}",
+            job_id=f"{place}{(submitted - _ID_EPOCH).days:04d}{number:05d}",
             tenant_id=f"tenant{tenants[number] + 1:02d}",
             cluster_id=cluster.cluster_id,
             submit_s=float(submit_s[number]),
@@ -146,6 +159,20 @@ def arrivals(plan: FleetPlan, cluster: ClusterPlan, day: int) -> list[Job]:
         )
         for number in range(count)
     ]
+    for job in jobs:
+        job.outcome = str(
+            plan.rng("outcome", cluster.cluster_id, job.job_id).choice(
+                list(OUTCOMES), p=list(OUTCOMES.values())
+            )
+        )
+    return jobs
+
+
+def next_run(job: Job) -> Job:
+    """The run of a requeued job that follows: submitted when the first was stopped, and left to end."""
+    return replace(
+        job, submit_s=job.end_step * float(STEP_S), restart=job.restart + 1, outcome="COMPLETED", nodes=[],
+    )  # fmt: skip
 
 
 def off_windows(plan: FleetPlan, node_id: str) -> list[OffWindow]:
@@ -188,7 +215,10 @@ def schedule(plan: FleetPlan, cluster: ClusterPlan) -> Schedule:
         if now >= last_step:
             break
         while ends and ends[0][0] <= now:
-            placer.release(heapq.heappop(ends)[2])
+            ended = heapq.heappop(ends)[2]
+            placer.release(ended)
+            if ended.outcome == "REQUEUED":
+                queue.append(next_run(ended))
         while pending and math.ceil(pending[0].submit_s / STEP_S) <= now:
             queue.append(pending.popleft())
         for job in list(queue)[:LOOKAHEAD]:
@@ -226,11 +256,11 @@ class _Placer:
             self.free_count[node] -= len(slots)
             self.assignments[node].append(Assignment(job, slots))
             held.append((node, slots))
-        self.held[job.job_id] = held
+        self.held[job.run_id] = held
         return True
 
     def release(self, job: Job) -> None:
         """Give back the slots of a job that ended."""
-        for node, slots in self.held.pop(job.job_id):
+        for node, slots in self.held.pop(job.run_id):
             self.free[node, list(slots)] = True
             self.free_count[node] += len(slots)

@@ -71,7 +71,7 @@ def day_load(
     swings = _coloured(white[:-1], NOISE_TAU_S, noise[:-1])
     drift = _coloured(white[-1], INLET_TAU_S, noise[-1])
     cpu = np.full(instants, IDLE_UTILISATION)
-    gpu = np.zeros((gpus, instants))
+    gpu = np.zeros((task.hardware.units, instants))
     for assignment in task.assignments:
         span = assignment.span(first, instants)
         if span is not None:
@@ -87,7 +87,11 @@ def day_load(
     inlet = np.interp(minutes, np.arange(len(supply_air_c)), supply_air_c) + traits.inlet_offset_k
     load = power.Load(
         cpu=np.clip(cpu * (1 + CPU_NOISE_RATIO * swings[0]), 0.0, 1.0),
-        gpu=np.clip(gpu * (1 + GPU_NOISE_RATIO * swings[1:]), 0.0, 1.0),
+        gpu=np.clip(
+            gpu * (1 + GPU_NOISE_RATIO * np.repeat(swings[1:], max(1, task.hardware.mig_instances), axis=0)),
+            0.0,
+            1.0,
+        ),
         inlet_temp_c=inlet + INLET_NOISE_K * drift,
         on=on,
     )

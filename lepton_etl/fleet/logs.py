@@ -126,12 +126,25 @@ def gpu_log(
         "DCGM_FI_DEV_POWER_USAGE": sampled(day.gpu_power_w, seconds),
         "DCGM_FI_DEV_POWER_MGMT_LIMIT": np.full_like(utilisation, hardware.gpu_rated_w),
         "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION": np.floor(counter_j * 1000.0),
-        "DCGM_FI_DEV_GPU_UTIL": utilisation * 100.0,
+        # A board in MIG mode has no utilisation of its own, its instances have.
+        formats.INSTANCE_METRIC if hardware.mig_instances else "DCGM_FI_DEV_GPU_UTIL": (
+            sampled(day.unit, seconds) if hardware.mig_instances else utilisation * 100.0
+        ),
     }
+    if hardware.layout == "idrac":  # Its controller does not tell the parts of the host: Kepler does.
+        metrics[formats.HOST_METRIC] = np.stack(
+            [sampled(day.cpu_power_w, seconds), sampled(day.dram_power_w, seconds)]
+        )
     stamps_ms = ((seconds + midnight) * 1000).tolist()
-    snapshots = formats.exposition_snapshots(task.node_id, hardware.gpu_model, metrics, stamps_ms)
+    snapshots = formats.exposition_snapshots(task.node_id, hardware, metrics, stamps_ms)
     log = Log(
-        name, task.node_id, midnight, formats.exposition_head(), snapshots, seconds.tolist(), stamp_lines=0
+        name,
+        task.node_id,
+        midnight,
+        formats.exposition_head(metrics),
+        snapshots,
+        seconds.tolist(),
+        stamp_lines=0,
     )
     gpus = hardware.gpu_count
     records = [

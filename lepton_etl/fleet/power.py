@@ -44,7 +44,7 @@ class Load:
     """What the node is asked to do: target utilisations (ratio), inlet air (degC), switched on or not."""
 
     cpu: Array
-    gpu: Array  # (gpus, instants)
+    gpu: Array  # (units, instants)
     inlet_temp_c: Array
     on: NDArray[np.bool_]
 
@@ -54,7 +54,7 @@ class Carry:
     """The state at midnight, handed from one day to the next."""
 
     cpu: float
-    gpu: Array
+    gpu: Array  # (units,)
     cpu_temp_c: float
     gpu_temp_c: Array
     fan_ratio: float
@@ -80,6 +80,7 @@ class NodeDay:
     on: NDArray[np.bool_]
     cpu_dynamic_w: Array
     gpu_dynamic_w: Array
+    unit: Array  # (units, instants): utilisation of each board or MIG instance
 
 
 def relax(target: Array, tau_s: float, start: Array | float) -> Array:
@@ -154,13 +155,23 @@ def _die_targets(
     return inlet_c + 5.0 + hardware.cpu_k_per_w * socket_w, inlet_c + 8.0 + hardware.gpu_k_per_w * gpu_w
 
 
+def _boards(hardware: HardwareClass, units: Array) -> Array:
+    """Utilisation of each board from that of its MIG instances, which are of one size; boards are their own units."""
+    if not hardware.mig_instances:
+        return units
+    return np.asarray(
+        units.reshape(hardware.gpu_count, hardware.mig_instances, *units.shape[1:]).mean(axis=1)
+    )
+
+
 def settle(hardware: HardwareClass, traits: Traits, load: Load) -> Carry:
     """The state of a node that has done its first instant's work for long."""
-    cpu, gpu = load.cpu[:1] * load.on[:1], load.gpu[:, :1] * load.on[:1]
+    cpu, units = load.cpu[:1] * load.on[:1], load.gpu[:, :1] * load.on[:1]
+    gpu = _boards(hardware, units)
     cpu_dynamic_w, gpu_dynamic_w = _dynamic(hardware, traits, cpu, gpu)
     cpu_c, gpu_c = _die_targets(hardware, traits, cpu_dynamic_w, gpu_dynamic_w, load.inlet_temp_c[:1])
     fan = fan_target(cpu_c, gpu_c)
-    return Carry(float(cpu[0]), gpu[:, 0], float(cpu_c[0]), gpu_c[:, 0], float(fan[0]))
+    return Carry(float(cpu[0]), units[:, 0], float(cpu_c[0]), gpu_c[:, 0], float(fan[0]))
 
 
 def node_day(hardware: HardwareClass, traits: Traits, load: Load, carry: Carry) -> tuple[NodeDay, Carry]:
@@ -170,7 +181,8 @@ def node_day(hardware: HardwareClass, traits: Traits, load: Load, carry: Carry) 
     is off draws its standby power alone.
     """
     cpu = np.clip(relax(load.cpu * load.on, LOAD_TAU_S, carry.cpu), 0.0, 1.0)
-    gpu = np.clip(relax(load.gpu * load.on, LOAD_TAU_S, carry.gpu), 0.0, 1.0)
+    units = np.clip(relax(load.gpu * load.on, LOAD_TAU_S, carry.gpu), 0.0, 1.0)
+    gpu = _boards(hardware, units)
     cpu_dynamic_w, gpu_dynamic_w = _dynamic(hardware, traits, cpu, gpu)
     cpu_to, gpu_to = _die_targets(hardware, traits, cpu_dynamic_w, gpu_dynamic_w, load.inlet_temp_c)
     cpu_temp_c = relax(np.where(load.on, cpu_to, load.inlet_temp_c), CPU_TAU_S, carry.cpu_temp_c)
@@ -207,22 +219,27 @@ def node_day(hardware: HardwareClass, traits: Traits, load: Load, carry: Carry) 
         on=load.on,
         cpu_dynamic_w=cpu_dynamic_w * load.on,
         gpu_dynamic_w=gpu_dynamic_w * load.on,
+        unit=units,
     )
-    last = Carry(float(cpu[-1]), gpu[:, -1], float(cpu_temp_c[-1]), gpu_temp_c[:, -1], float(fan_ratio[-1]))
+    last = Carry(float(cpu[-1]), units[:, -1], float(cpu_temp_c[-1]), gpu_temp_c[:, -1], float(fan_ratio[-1]))
     return day, last
 
 
 def steady_power_w(hardware: HardwareClass, cpu: float, gpu: float, inlet_temp_c: float) -> float:
     """AC input power of an average node after long at one utilisation (ratios) and inlet temperature, W."""
+    return float(_steady(hardware, cpu, gpu, inlet_temp_c).ac_power_w[0])
+
+
+def _steady(hardware: HardwareClass, cpu: float, gpu: float, inlet_temp_c: float) -> NodeDay:
     instants = 2
     load = Load(
         cpu=np.full(instants, cpu),
-        gpu=np.full((hardware.gpu_count, instants), gpu),
+        gpu=np.full((hardware.units, instants), gpu),
         inlet_temp_c=np.full(instants, inlet_temp_c),
         on=np.ones(instants, dtype=bool),
     )
     traits = Traits(1.0, 1.0, 0.0)
-    return float(node_day(hardware, traits, load, settle(hardware, traits, load))[0].ac_power_w[0])
+    return node_day(hardware, traits, load, settle(hardware, traits, load))[0]
 
 
 def rated_power_w(hardware: HardwareClass) -> float:
@@ -233,3 +250,10 @@ def rated_power_w(hardware: HardwareClass) -> float:
 def idle_power_w(hardware: HardwareClass) -> float:
     """AC power of the idle node at 22 degC inlet, rounded to 1 W: what the inventory says."""
     return float(round(steady_power_w(hardware, 0.0, 0.0, 22.0)))
+
+
+def idle_parts_w(hardware: HardwareClass) -> tuple[float, float, float]:
+    """Power of all CPUs, of the memory and of one GPU board of the idle node at 22 degC inlet, W, to 0.1 W."""
+    idle = _steady(hardware, 0.0, 0.0, 22.0)
+    gpu_w = float(idle.gpu_power_w[0, 0]) if hardware.gpu_count else 0.0
+    return round(float(idle.cpu_power_w[0]), 1), round(float(idle.dram_power_w[0]), 1), round(gpu_w, 1)

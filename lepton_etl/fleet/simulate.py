@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.fleet import power, site_files
+from lepton_etl.fleet.accounting import write_accounting
 from lepton_etl.fleet.attribution import JobShares
 from lepton_etl.fleet.facility import facility, ratings
 from lepton_etl.fleet.faults import Injection, plan_faults
@@ -37,6 +38,7 @@ FOLDERS: Final = (
     "landing/fuel",
     "landing/weather",
     "landing/grid",
+    "landing/slurm",
     "truth",
 )
 Progress = Callable[[int, int], None]
@@ -102,6 +104,7 @@ def simulate(plan: FleetPlan, out_dir: Path, progress: Progress | None = None, p
     landing = out_dir / "landing"
     files += meter_files + site_files.write_weather(plan, site_weather, landing)
     files += site_files.write_grid(plan, grid_hours(plan), landing)
+    files += write_accounting(plan, placed, shares, landing)
     return Summary(
         nodes=len(tasks),
         days=plan.days,

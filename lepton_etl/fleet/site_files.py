@@ -58,19 +58,23 @@ def write_inventory(plan: FleetPlan, out: Path) -> None:
     """inventory.csv: one row a node; powers are AC input, rated at full load and idle at 22 degC inlet."""
     lines = [
         "node_id,cluster_id,rack_id,hardware_class,rated_power_w,idle_power_w,embodied_kgco2e,lifetime_years,"
-        "valid_from,node_kind,gpu_count,gpu_rated_power_w,psu_count,sensor_gain_ratio"
+        "valid_from,node_kind,gpu_count,gpu_rated_power_w,psu_count,sensor_gain_ratio,core_count,memory_total_byte,"
+        "cpu_idle_power_w,memory_idle_power_w,gpu_idle_power_w"
     ]
     for cluster in plan.clusters:
         hardware = cluster.hardware
         rated_w, idle_w = power.rated_power_w(hardware), power.idle_power_w(hardware)
         gpu_rated_w = f"{hardware.gpu_rated_w:g}" if hardware.gpu_count else ""
+        cpu_idle_w, memory_idle_w, gpu_idle_w = power.idle_parts_w(hardware)
+        parts = f"{hardware.core_count},{hardware.memory_mib_per_slot * hardware.slots * 2**20},"
+        parts += f"{cpu_idle_w:g},{memory_idle_w:g},{f'{gpu_idle_w:g}' if hardware.gpu_count else ''}"
         for index, node_id in enumerate(cluster.node_ids()):
             lines.append(
                 f"{node_id},{cluster.cluster_id},{cluster.cluster_id}-r{cluster.rack_of(index) + 1:02d},"
                 f"{hardware.name},"
                 f"{rated_w:g},{idle_w:g},{hardware.embodied_total_kgco2e:g},{hardware.lifetime_years:g},"
                 f"{plan.first_date},compute,{hardware.gpu_count},{gpu_rated_w},{hardware.psu_count},"
-                f"{plan.sensor_gain_sigma:g}"
+                f"{plan.sensor_gain_sigma:g},{parts}"
             )
     _write(out / "inventory.csv", lines)
 
@@ -108,6 +112,10 @@ def settings_of(plan: FleetPlan) -> dict[str, object]:
     if any(cluster.hardware.gpu_count for cluster in plan.clusters):
         sources.insert(1, {"name": "gpu", "format": "prometheus", "path": "landing/prom/*.prom.gz",
                            "node_id_from_path": node_id, "sampling_period_s": plan.gpu_period_s})  # fmt: skip
+    sources += [
+        {"name": "jobs", "format": "slurm", "path": "landing/slurm/sacct-*.txt", "timezone": "UTC"},
+        {"name": "holdings", "format": "scontrol", "path": "landing/slurm/scontrol-*.txt", "timezone": "UTC"},
+    ]
     if LocalSource.GENERATOR in plan.local_sources:
         sources.append(_register_source(plan, "fuel", "fuel_volume"))
     return {

@@ -52,13 +52,13 @@ SCHEMAS: Final = {
             ("job_id", _TEXT), ("tenant_id", _TEXT), ("cluster_id", _TEXT), ("submit_time", _TIME),
             ("start_time", _TIME), ("end_time", _TIME), ("node_count", _COUNT), ("slots_per_node", _COUNT),
             ("gpu_count", _COUNT), ("dynamic_energy_kwh", _KWH), ("static_energy_kwh", _KWH),
-            ("energy_kwh", _KWH),
+            ("energy_kwh", _KWH), ("restart", _COUNT), ("outcome", _TEXT),
         ]
     ),
     "job_node": pa.schema(
         [
             ("job_id", _TEXT), ("cluster_id", _TEXT), ("node_id", _TEXT), ("start_time", _TIME),
-            ("end_time", _TIME), ("slots", _COUNT), ("device_ids", pa.list_(_TEXT)),
+            ("end_time", _TIME), ("slots", _COUNT), ("device_ids", pa.list_(_TEXT)), ("restart", _COUNT),
         ]
     ),
     "account": pa.schema(
@@ -76,14 +76,13 @@ SCHEMAS: Final = {
     ),
 }  # fmt: skip
 ACCOUNTS: Final = (
-    "jobs", "idle", "chassis_shared", "it_overhead", "conversion_loss", "cooling", "management", "unattributed",
+    "jobs", "idle", "chassis_shared", "data_transfer", "it_overhead", "conversion_loss", "cooling", "management",
+    "unattributed",
 )  # fmt: skip
 # Energy that crosses the site's boundary; export and battery_in leave it. The sum is that of the accounts.
 SOURCES: Final = {
     "utility": 1, "pv": 1, "generator": 1, "battery_out": 1, "export": -1, "battery_in": -1,
 }  # fmt: skip
-# Parts of it_overhead, told apart.
-OVERHEAD_PARTS: Final = ("network", "storage")
 
 
 class TruthWriter:
@@ -165,9 +164,9 @@ class TruthWriter:
 
     def add_jobs(self, cluster: ClusterPlan, placed: Schedule, shares: dict[str, JobShares]) -> None:
         """Jobs that ran within the plan, with their energy within it, and where they ran."""
-        gpus = cluster.hardware.gpu_count
+        gpus, unit = cluster.hardware.gpu_count, "mig" if cluster.hardware.mig_instances else "gpu"
         inside = [job for job in placed.jobs if job.end_step > 0]
-        self._rows("job", [self._job_row(job, gpus, shares.get(job.job_id, JobShares())) for job in inside])
+        self._rows("job", [self._job_row(job, gpus, shares.get(job.run_id, JobShares())) for job in inside])
         self._rows(
             "job_node",
             [
@@ -178,7 +177,8 @@ class TruthWriter:
                     self._stamp(assignment.job.start_step * STEP_S),
                     self._stamp(assignment.job.end_step * STEP_S),
                     len(assignment.slots),
-                    [f"gpu{slot}" for slot in assignment.slots] if gpus else [],
+                    [f"{unit}{slot}" for slot in assignment.slots] if gpus else [],
+                    assignment.job.restart,
                 )
                 for node_id, assignments in zip(cluster.node_ids(), placed.assignments, strict=True)
                 for assignment in assignments
@@ -194,15 +194,16 @@ class TruthWriter:
         nodes = _hourly_kwh(site.nodes_w)
         columns = {
             "jobs": jobs_hour_kwh,
-            "idle": nodes - jobs_hour_kwh,
+            # All of a full hour is the jobs'; the difference of two sums may then fall below nothing.
+            "idle": np.maximum(nodes - jobs_hour_kwh, 0.0),
             "chassis_shared": np.zeros(len(nodes)),
-            "it_overhead": _hourly_kwh(site.it_overhead_w),
+            "data_transfer": _hourly_kwh(site.network_w),
+            "it_overhead": _hourly_kwh(site.storage_w),
             "conversion_loss": _hourly_kwh(site.conversion_loss_w),
             "cooling": _hourly_kwh(site.cooling_w),
             "management": _hourly_kwh(site.management_w),
             "unattributed": np.zeros(len(nodes)),
             **{source: _hourly_kwh(getattr(supplied, f"{source}_w")) for source in SOURCES},
-            **{part: _hourly_kwh(getattr(site, f"{part}_w")) for part in OVERHEAD_PARTS},
         }
         hours, site_id = np.arange(len(nodes)) * 3600, self._plan.site_id
         self._append(
@@ -239,6 +240,8 @@ class TruthWriter:
             share.dynamic_kwh,
             share.static_kwh,
             share.dynamic_kwh + share.static_kwh,
+            job.restart,
+            job.outcome,
         )
 
     def _stamp(self, seconds: float) -> int:

@@ -31,13 +31,13 @@ def test_slots_are_held_once_and_never_while_off() -> None:
 
 def test_jobs_start_after_submission_and_hold_what_they_asked_for() -> None:
     placed = schedule(PLAN, CLUSTER)
-    held = {job.job_id: 0 for job in placed.jobs}
+    held = {job.run_id: 0 for job in placed.jobs}
     for assignments in placed.assignments:
         for assignment in assignments:
-            held[assignment.job.job_id] += len(assignment.slots)
+            held[assignment.job.run_id] += len(assignment.slots)
     for job in placed.jobs:
         assert job.start_step * STEP_S >= job.submit_s
-        assert held[job.job_id] == job.node_count * job.slots_per_node
+        assert held[job.run_id] == job.node_count * job.slots_per_node
         assert len(set(job.nodes)) == job.node_count
 
 

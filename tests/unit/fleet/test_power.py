@@ -60,7 +60,7 @@ def test_gpus_stay_within_their_rating_and_realistic_temperatures(hardware: Hard
     instants = 100
     load = power.Load(
         cpu=np.ones(instants),
-        gpu=np.ones((hardware.gpu_count, instants)),
+        gpu=np.ones((hardware.units, instants)),
         inlet_temp_c=np.full(instants, 27.0),
         on=np.ones(instants, dtype=bool),
     )

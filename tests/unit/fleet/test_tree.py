@@ -14,7 +14,7 @@ import pytest
 from lepton_etl import settings
 from lepton_etl.fleet.plan import ClusterPlan, Fault, FleetPlan, LocalSource
 from lepton_etl.fleet.simulate import simulate
-from lepton_etl.fleet.truth import ACCOUNTS, OVERHEAD_PARTS, SOURCES
+from lepton_etl.fleet.truth import ACCOUNTS, SOURCES
 from lepton_etl.inventory import read_meters, read_nodes
 from lepton_etl.telemetry.decoded import Decoded, Origin
 from lepton_etl.telemetry.formats import decode
@@ -55,7 +55,7 @@ def test_a_longer_plan_writes_the_same_first_days(clean: Path, tmp_path: Path) -
     simulate(plan.model_copy(update={"days": 1}), tmp_path / "short")
     long, short = digests(clean), digests(tmp_path / "short")
     logs = [name for name in short if name.startswith("landing/")]
-    assert len(logs) == 6 + 3 + 5
+    assert len(logs) == 6 + 3 + 5 + 2
     assert [name for name in logs if long[name] != short[name]] == []
 
 
@@ -72,7 +72,7 @@ def test_another_seed_gives_other_logs(clean: Path, tmp_path: Path) -> None:
 def test_settings_load_and_name_every_source(clean: Path) -> None:
     config = settings.load(clean / "config.yaml")
     assert [source.name for source in config.all_sources] == [
-        "bmc", "gpu", "meters", "heat", "water", "weather", "grid",
+        "bmc", "gpu", "meters", "heat", "water", "weather", "jobs", "holdings", "grid",
     ]  # fmt: skip
     for source in config.all_sources:
         assert list(clean.glob(str(Path(source.path).relative_to(clean)))), source.path
@@ -130,9 +130,9 @@ def test_meters_read_the_true_accounts(clean: Path) -> None:
     nodes_kwh = true_kwh["jobs"] + true_kwh["idle"]
     assert kwh["pdu-a"] + kwh["pdu-b"] == pytest.approx(nodes_kwh, rel=1e-4)
     assert min(kwh["pdu-a"], kwh["pdu-b"]) > 0
-    assert kwh["pdu-net"] == pytest.approx(true_kwh["network"], rel=1e-3)
-    assert kwh["pdu-net"] + kwh["pdu-sto"] == pytest.approx(true_kwh["it_overhead"], rel=1e-3)
-    it_kwh = nodes_kwh + true_kwh["it_overhead"]
+    assert kwh["pdu-net"] == pytest.approx(true_kwh["data_transfer"], rel=1e-3)
+    assert kwh["pdu-sto"] == pytest.approx(true_kwh["it_overhead"], rel=1e-3)
+    it_kwh = nodes_kwh + true_kwh["data_transfer"] + true_kwh["it_overhead"]
     assert it_kwh < kwh["ups-1-out"] < kwh["ups-1-in"] < kwh["lv-1"] < kwh["utility-1"]
     losses = (kwh["utility-1"] - kwh["lv-1"]) + (kwh["ups-1-in"] - kwh["ups-1-out"])
     losses += kwh["ups-1-out"] - sum(kwh[feed] for feed in ("pdu-a", "pdu-b", "pdu-net", "pdu-sto"))
@@ -147,7 +147,6 @@ def test_accounts_close_by_the_hour(clean: Path) -> None:
     for row in wide.iter_rows(named=True):
         assert sum(row[name] for name in ACCOUNTS) == pytest.approx(row["utility"], rel=1e-9)
         assert sum(row[name] * sign for name, sign in SOURCES.items()) == pytest.approx(row["utility"])
-        assert sum(row[name] for name in OVERHEAD_PARTS) == pytest.approx(row["it_overhead"], rel=1e-9)
         assert min(row[name] for name in ACCOUNTS) >= 0
 
 
