@@ -15,6 +15,7 @@ from rich.console import Console
 
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, Exit, LeptonError
+from lepton_etl.export_cli import export_app
 from lepton_etl.fleet.command import simulate_command
 from lepton_etl.publication_cli import close, figures
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 tables_app = typer.Typer(no_args_is_help=True, help="Look into the lake, without Spark.")
 app.add_typer(tables_app, name="tables")
+app.add_typer(export_app, name="export")
 app.command("simulate")(simulate_command)
 app.command()(figures)
 app.command()(close)
