@@ -13,11 +13,12 @@ from pyspark.sql import functions as F
 from lepton_etl.days import Days
 from lepton_etl.energy.facility import meter_hours
 from lepton_etl.facility.fit import FacilityFit, fit_facility, why_not
-from lepton_etl.facility.hours import PlantHours, plant_hours
+from lepton_etl.facility.hours import Floats, PlantHours, plant_hours
 from lepton_etl.facility.operating import operating_figure
 from lepton_etl.facility.rows import fit_of, fit_row
 from lepton_etl.facility.stages import StageLoss, fit_stage_loss
 from lepton_etl.facility.stand_in import STAGES, stage_sums
+from lepton_etl.lake import plain
 from lepton_etl.lake.schema import arrow_schema
 from lepton_etl.lake.store import Lake, Written
 from lepton_etl.lake.tables import FACILITY_INTERVAL, METER, SITE_HOUR
@@ -30,28 +31,26 @@ _HEAT: Final = "heat"
 
 
 def run_fit(context: StageContext) -> Written | None:
-    """Fit the model of every site for each day of the context on the days before it; None: too few hours.
+    """Fit the model of every site on the days before the context's; None: too few hours.
 
-    Run it before the day's ledger and site hours, which take the day's fit where a meter is missing.
+    All days of the context take the same fit: one that saw the first of them would change when the range is run
+    again. Run it before the days' ledger and site hours, which take the fit where a meter is missing.
     """
-    settings = context.settings.facility.model
-    rows: list[dict[str, Any]] = []
-    for day in context.days:
-        before = _days_before(day, settings.look_back_days)
-        meters = _days_before(day, settings.stage_days)
-        heat = _meter_hours(context, meters, _HEAT)
-        hours = plant_hours(
-            context.lake.read_few(SITE_HOUR, before).toArrow(),
-            context.lake.read_few(ENERGY_LEDGER, before).toArrow(),
-            heat,
-        )
-        fitted = {site: found for site, found in hours.items() if why_not(found, settings) is None}
-        if not fitted:
-            continue
-        curves = _stages(_meter_hours(context, meters, _ELECTRICITY))
-        rows += [
-            _row(context, day, site, found, curves.get(site, {})) for site, found in sorted(fitted.items())
-        ]
+    settings, root, first = context.settings.facility.model, context.lake.root, context.days.start
+    before = _days_before(first, settings.look_back_days)
+    site_hours = plain.read(root, SITE_HOUR, before)
+    if site_hours.num_rows < settings.min_hours:
+        return None
+    meters = _meter_hours(context, _days_before(first, settings.stage_days))
+    heat = meters.filter(pl.col("carrier") == _HEAT)
+    hours = plant_hours(site_hours, plain.read(root, ENERGY_LEDGER, before), heat.to_arrow())
+    curves = _stages(meters.filter(pl.col("carrier") == _ELECTRICITY))
+    rows = [
+        row
+        for site_id, found in sorted(hours.items())
+        if why_not(found, settings) is None
+        for row in _rows(context, site_id, found, curves.get(site_id, {}))
+    ]
     if not rows:
         return None
     table = pa.Table.from_pylist(rows, schema=arrow_schema(FACILITY_FIT))
@@ -64,41 +63,45 @@ def fits_of(lake: Lake, day: date) -> tuple[dict[str, FacilityFit], dict[str, di
     return {fit.site_id: fit for fit, _ in found}, {fit.site_id: stages for fit, stages in found}
 
 
-def _row(
-    context: StageContext, day: date, site_id: str, hours: PlantHours, stages: Mapping[str, StageLoss]
-) -> dict[str, Any]:
+def _rows(
+    context: StageContext, site_id: str, hours: PlantHours, stages: Mapping[str, StageLoss]
+) -> list[dict[str, Any]]:
+    """The row of a site's fit for each day of the context."""
     facility = context.settings.facility
     fit = fit_facility(site_id, hours, facility.model)
     operating = operating_figure(fit, facility.operating) if facility.operating else None
-    return fit_row(day, fit, stages, operating)
+    return [fit_row(day, fit, stages, operating) for day in context.days]
 
 
 def _days_before(day: date, count: int) -> Days:
     return Days(day - timedelta(days=count), day - timedelta(days=1))
 
 
-def _meter_hours(context: StageContext, days: Days, carrier: str) -> pa.Table:
-    """Hours of the top-level meters of one carrier."""
+def _meter_hours(context: StageContext, days: Days) -> pl.DataFrame:
+    """Hours of the top-level electricity and heat meters, each with its carrier."""
     lake, limit = context.lake, context.settings.energy.coverage_min_ratio
-    of_carrier = F.coalesce("carrier", F.lit(_ELECTRICITY)) == carrier
-    # meter_hours takes electricity alone; heat that a meter tells in kWh is counted by the same rule.
-    meters = lake.read_few(METER).where(of_carrier).withColumn("carrier", F.lit(_ELECTRICITY))
-    intervals = lake.read(FACILITY_INTERVAL, days)
-    return meters.transform(meter_hours(intervals, days, limit)).toArrow()
+    carrier = F.coalesce("carrier", F.lit(_ELECTRICITY))
+    meters = lake.read_few(METER).where(carrier.isin(_ELECTRICITY, _HEAT))
+    # meter_hours takes electricity alone; heat in kWh is counted by the same rule.
+    as_electricity = meters.withColumn("carrier", F.lit(_ELECTRICITY))
+    hours = as_electricity.transform(meter_hours(lake.read(FACILITY_INTERVAL, days), days, limit))
+    carriers = meters.select("site_id", "meter_id", carrier.alias("carrier")).distinct()
+    found = pl.from_arrow(hours.join(carriers, ["site_id", "meter_id"], how="left").toArrow())
+    assert isinstance(found, pl.DataFrame)
+    return found
 
 
-def _stages(electricity: pa.Table) -> dict[str, dict[str, StageLoss]]:
+def _stages(meters: pl.DataFrame) -> dict[str, dict[str, StageLoss]]:
     """Curves of the stages whose both sides are metered, by site."""
-    meters = pl.from_arrow(electricity)
-    assert isinstance(meters, pl.DataFrame)
     curves: dict[str, dict[str, StageLoss]] = {}
     for (site_id,), sums in stage_sums(meters).sort("site_id", "hour_start").group_by("site_id"):
         found = {
-            part: fit_stage_loss(
-                sums[before].fill_null(float("nan")).to_numpy(),
-                sums[behind].fill_null(float("nan")).to_numpy(),
-            )
+            part: fit_stage_loss(_floats(sums[before]), _floats(sums[behind]))
             for part, (before, behind) in STAGES.items()
         }
         curves[str(site_id)] = {part: curve for part, curve in found.items() if curve is not None}
     return curves
+
+
+def _floats(column: pl.Series) -> Floats:
+    return column.cast(pl.Float64).fill_null(float("nan")).to_numpy()

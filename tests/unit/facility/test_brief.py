@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+
 import pytest
 
 from lepton_etl.facility.brief import LinearFacility
+from tests.conftest import PROJECT
+
+with (PROJECT / "tests/cases/facility/worked_example.csv").open(newline="") as file:
+    CASES = [{name: float(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize(
-    ("q_kwh", "total_kwh"), [(0.0, 100.0), (500.0, 250.0), (1000.0, 400.0), (2000.0, 700.0)]
-)
-def test_the_worked_example(q_kwh: float, total_kwh: float) -> None:
-    # k1 = 0.1, k2 = 0.2 and a management load of 100 kW over one hour.
-    assert LinearFacility(0.1, 0.2, 100.0).energy_kwh(q_kwh) == pytest.approx(total_kwh)
+@pytest.mark.parametrize("case", CASES)
+def test_the_worked_example(case: dict[str, float]) -> None:
+    plant = LinearFacility(case["k1_ratio"], case["k2_ratio"], case["management_kwh"])
+    assert plant.energy_kwh(case["q_kwh"]) == pytest.approx(case["total_kwh"])
 
 
 def test_the_linear_form_is_least_at_no_heat_and_cannot_tell_its_ratios_apart() -> None:
