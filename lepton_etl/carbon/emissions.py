@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from statistics import NormalDist
 from typing import Final
 
@@ -54,9 +56,11 @@ def source_ratios(site_hours: DataFrame, generators: GeneratorFactor | None = No
     def known(name: str) -> Column:
         return F.col(name) if name in site_hours.columns else F.lit(None).cast("double")
 
-    from_grid = F.when(F.col("facility_basis").isin(*_MODELLED), F.lit(1.0)).otherwise(
-        F.try_divide(known("utility_kwh"), facility)
-    )
+    # A site whose own energy is unknown may have clusters that an assumed PUE still speaks for.
+    bases = [
+        F.col(name).isin(*_MODELLED) for name in ("facility_basis", "pue_basis") if name in site_hours.columns
+    ]
+    from_grid = F.when(reduce(or_, bases), F.lit(1.0)).otherwise(F.try_divide(known("utility_kwh"), facility))
     scope1 = F.lit(None).cast("double")
     if generators is not None:
         scope1 = F.coalesce(
