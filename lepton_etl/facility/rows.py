@@ -20,6 +20,8 @@ from lepton_etl.facility.scores import Scores
 from lepton_etl.facility.stages import StageLoss
 
 # Digits kept: what lies beyond is noise of the solver, and would make a re-run look like new content.
+# Hours that are all warmer than the last bend make columns of one another: no larger number says more.
+_SINGULAR: Final = 1e6
 _DIGITS: Final = 9
 
 
@@ -58,7 +60,7 @@ def fit_row(
         "nmbe_ratio": _round(scores.nmbe_ratio),
         "it_share_cv_rmse_ratio": _round(scores.it_share_cv_rmse_ratio),
         "last_week_cv_rmse_ratio": _round(scores.last_week_cv_rmse_ratio),
-        "design_condition_ratio": _round(seen.condition),
+        "design_condition_ratio": _round(min(seen.condition, _SINGULAR)),
         "wet_bulb_p05_c": _round(seen.wet_bulb_p05_c),
         "wet_bulb_p95_c": _round(seen.wet_bulb_p95_c),
         "it_variation_ratio": _round(seen.it_variation_ratio),
