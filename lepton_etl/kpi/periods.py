@@ -17,7 +17,7 @@ def roll_up(
 ) -> list[dict[str, Any]]:
     """Day rows of a calendar month or year -> its rows: sums over the known days, then the formula.
 
-    A mean of daily ratios would weigh an idle day like a busy one. Null below the least coverage of the days so far;
+    A mean of daily ratios would weigh an idle day like a busy one. Null below the least coverage of the days since the first in the lake;
     interim until every day of a full year is there. Days of another basis make the period `partial`.
     Source: ISO/IEC 30134-1 (annual KPIs; shorter spans are interim).
     """
@@ -25,8 +25,10 @@ def roll_up(
     for row in day_rows:
         if row["period"] == "day" and first <= row["date"] <= _last_day(period, first):
             groups.setdefault((row["site_id"], row["boundary"], row["kpi"]), []).append(row)
-    last = max((row["date"] for rows in groups.values() for row in rows), default=first)
-    days = (last - first).days + 1
+    dates = {row["date"] for rows in groups.values() for row in rows}
+    last = max(dates, default=first)
+    # A lake that begins within the period does not owe the days before; what is missing in between it does.
+    days = (last - min(dates, default=first)).days + 1
     return [
         _period_row(rows, period, first, last, days, least_coverage_ratio)
         for _, rows in sorted(groups.items())
@@ -48,7 +50,7 @@ def _period_row(
         value, reason = None, f"only {len(known)} of {days} days are known"
     bases = {row["kpi_basis"] for row in known} - {"none"}
     basis = bases.pop() if len(bases) == 1 else "partial"
-    is_year = period == "year" and last == _last_day(period, first) and len(known) == days
+    is_year = period == "year" and last == _last_day(period, first) and len(known) == (last - first).days + 1
     return {
         **rows[0],
         "date": first,

@@ -162,6 +162,13 @@ def test_a_year_is_interim_until_its_last_day() -> None:
     assert whole["last_date"] == date(2025, 12, 31)
 
 
+def test_a_lake_that_begins_within_the_year_has_interim_figures() -> None:
+    rows = rows_of(30, date(2025, 12, 2))
+    (row,) = (r for r in roll_up(rows, "year", date(2025, 1, 1), 0.9) if r["kpi"] == "pue2")
+    assert row["kpi_value"] == pytest.approx((1.2 * sum(range(100, 130)) + 300) / sum(range(100, 130)))
+    assert (row["is_interim"], row["coverage_ratio"]) == (True, 1.0)
+
+
 def test_a_month_leaves_other_months_out_and_is_null_below_the_coverage() -> None:
     rows = rows_of(59)
     (february,) = (r for r in roll_up(rows, "month", date(2025, 2, 1), 0.9) if r["kpi"] == "pue2")

@@ -1,0 +1,123 @@
+"""gold/kpi on real tables: a day of a site with one cluster, its month and year, made twice."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+import structlog
+from pyspark.sql import SparkSession
+
+from lepton_etl.days import Days
+from lepton_etl.lake.schema import spark_schema
+from lepton_etl.lake.store import Lake
+from lepton_etl.lake.tables import (
+    CLUSTER_DAY,
+    CLUSTER_HOUR,
+    FACILITY_INTERVAL,
+    METER,
+    NODE_HOUR,
+    SITE_HOUR,
+    Table,
+)
+from lepton_etl.lake.tables.carbon import INSTRUMENT, KPI, MARKET_YEAR
+from lepton_etl.settings import Settings
+from pipelines import kpi
+from pipelines.stage import StageContext
+
+pytestmark = pytest.mark.spark
+
+DAY = date(2025, 6, 3)
+DAYS = Days.of(DAY)
+HOURS = [datetime(2025, 6, 3, tzinfo=UTC) + timedelta(hours=n) for n in range(24)]
+
+
+def put(lake: Lake, table: Table, rows: list[dict[str, Any]]) -> None:
+    filled = [{name: row.get(name) for name in table.columns} for row in rows]
+    frame = lake.spark.createDataFrame([tuple(row.values()) for row in filled], spark_schema(table))
+    if table.partition is None:
+        lake.overwrite(table, frame)
+    else:
+        lake.replace_few(table, DAYS, frame)
+
+
+def site(lake: Lake) -> None:
+    """100 kWh IT an hour at PDU outputs, 98 by sensors, 130 facility; half the nodes at 20 degC, half at 30."""
+    same = {"site_id": "s", "date": DAY, "status": "provisional"}
+    bases = {"facility_basis": "measured", "pue_basis": "measured", "energy_basis": "measured"}
+    meter = {"site_id": "s", "carrier": "electricity", "sign": 1, "valid_from": HOURS[0]}
+    put(lake, METER, [
+        {**meter, "meter_id": "pdu", "point": "pdu_out"}, {**meter, "meter_id": "ch", "point": "chiller"},
+    ])  # fmt: skip
+    put(lake, FACILITY_INTERVAL, [
+        {**same, "meter_id": name, "point": "x", "interval_start": hour, "interval_s": 3600, "energy_kwh": kwh,
+         "observed_s": 3600.0}
+        for hour in HOURS for name, kwh in (("pdu", 100.0), ("ch", 20.0))
+    ])  # fmt: skip
+    put(lake, SITE_HOUR, [
+        {**same, **bases, "hour_start": hour, "it_energy_kwh": 100.0, "it_energy_measured_kwh": 98.0,
+         "facility_energy_kwh": 130.0, "utility_kwh": 110.0, "pv_kwh": 20.0}
+        for hour in HOURS
+    ])  # fmt: skip
+    cluster = {
+        **same, **bases, "cluster_id": "c", "node_count": 2, "idle_basis": "none", "it_energy_kwh": 98.0,
+        "facility_energy_kwh": 130.0, "grid_import_kwh": 110.0, "emissions_location_kgco2e": 44.0,
+        "emissions_basis": "measured", "water_l": 90.0,
+    }  # fmt: skip
+    put(lake, CLUSTER_HOUR, [{**cluster, "hour_start": hour} for hour in HOURS])
+    put(lake, CLUSTER_DAY, [{**cluster, "grid_import_kwh": 110.0 * 24}])
+    put(lake, NODE_HOUR, [
+        {**same, "cluster_id": "c", "node_id": node, "hour_start": hour, "energy_basis": "measured",
+         "expected_s": 3600.0, "observed_s": 3600.0, "inlet_temp_c": inlet, "gpu_count": gpus,
+         "cpu_utilisation_ratio": 0.4, "gpu_utilisation_ratio": 0.7 if gpus else None, "power_mean_w": 500.0}
+        for hour in HOURS for node, inlet, gpus in (("n1", 20.0, 0), ("n2", 30.0, 8))
+    ])  # fmt: skip
+    put(lake, INSTRUMENT, [
+        {"site_id": "s", "instrument_id": "go-1", "instrument_type": "certificate", "zone_id": "ZZ",
+         "volume_kwh": 264.0, "vintage_year": 2025, "instrument_intensity_gco2e_per_kwh": 0.0,
+         "technology": "wind", "retirement_id": "R1", "valid_from": HOURS[0]},
+    ])  # fmt: skip
+
+
+def settings(lake: Lake) -> Settings:
+    return Settings.model_validate(
+        {
+            "site": {"site_id": "s"},
+            "lake": {"root": lake.root},
+            "fleet": {"inventory": "nodes.csv"},
+            "sources": [{"name": "bmc", "format": "ipmitool", "path": "logs/*"}],
+            "grid": {"zone": "ZZ", "intensity": "grid/*.csv"},
+            # The year's consumption is the day's: the certificate covers a tenth of it.
+            "carbon": {"annual_consumption_kwh": 2640},
+        }
+    )
+
+
+def test_a_day_its_month_and_its_year(lake: Lake, spark: SparkSession) -> None:
+    site(lake)
+    context = StageContext(lake, settings(lake), DAYS, "run", structlog.get_logger())
+    first = kpi.run(context)
+    rows = lake.rows(KPI).to_pylist()
+    of = {(row["period"], row["boundary"], row["kpi"]): row for row in rows}
+    expected = {
+        "pue2": 1.3, "pue3": 130 / 98, "dcie": 100 / 130, "cue": 0.44, "wue": 0.9, "ref": (0.1 * 110 + 20) / 130,
+        "cfe_own": 20 / 130, "iteusv": 0.4, "gpu_utilisation": 0.7, "energy_per_node_hour": 65.0,
+        "inlet_recommended_share": 0.5, "inlet_a1_share": 1.0, "rci_hi": 1 - 3 / (2 * 5), "rci_lo": 1.0,
+    }  # fmt: skip
+    assert {name: of["day", "site", name]["kpi_value"] for name in expected} == pytest.approx(expected)
+    assert of["day", "site/cooling", "ppue"]["kpi_value"] == pytest.approx(1.2)
+    assert of["day", "c", "cue"]["kpi_value"] == pytest.approx(44 / 98)
+    assert of["day", "site", "pue3"]["kpi_basis"] == "partial", "network and storage have no meter"
+    assert (of["day", "site", "pue1"]["kpi_value"], of["day", "site", "wue_source"]["kpi_value"]) == (
+        None,
+        None,
+    )
+    assert of["month", "site", "pue2"]["date"] == date(2025, 6, 1)
+    year = of["year", "site", "pue2"]
+    assert (year["kpi_value"], year["is_interim"], year["last_date"]) == (pytest.approx(1.3), True, DAY)
+    (balance,) = lake.rows(MARKET_YEAR).to_pylist()
+    assert (balance["matched_kwh"], balance["balance_kwh"]) == (264.0, 0.0)
+    again = kpi.run(context)
+    assert [one.changed for one in first.written] == [True, True]
+    assert [one.changed for one in again.written] == [False, False]
