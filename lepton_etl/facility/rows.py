@@ -20,9 +20,9 @@ from lepton_etl.facility.scores import Scores
 from lepton_etl.facility.stages import StageLoss
 
 # Digits kept: what lies beyond is noise of the solver, and would make a re-run look like new content.
-# Hours that are all warmer than the last bend make columns of one another: no larger number says more.
-_SINGULAR: Final = 1e6
 _DIGITS: Final = 9
+# Hours that are all warmer than the last bend make columns of one another: no larger condition number says more.
+_SINGULAR: Final = 1e6
 
 
 def fit_row(
