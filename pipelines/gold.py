@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final
 
+import polars as pl
+import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.storagelevel import StorageLevel
 
 from lepton_etl.carbon.days import emission_days, with_emission_days
-from lepton_etl.carbon.emissions import with_location_emissions
 from lepton_etl.carbon.intensity import hourly_intensity, with_intensity
 from lepton_etl.columns import conform
 from lepton_etl.days import Days
@@ -25,6 +26,10 @@ from lepton_etl.energy.cluster_days import facility_days, with_facility_days
 from lepton_etl.energy.facility import meter_hours, sum_meters, with_overhead, with_pue, with_shared_it
 from lepton_etl.energy.gaps import HISTORY_DAYS, with_imputed
 from lepton_etl.energy.node_hours import measured_node_hours, node_hours
+from lepton_etl.energy.sensor_classes import FACTOR_TABLE, SHARED
+from lepton_etl.facility.stand_in import with_modelled_overhead
+from lepton_etl.fields.words import SENSOR_CLASSES
+from lepton_etl.lake.schema import spark_schema
 from lepton_etl.lake.tables import (
     CLUSTER_DAY,
     CLUSTER_HOUR,
@@ -38,7 +43,8 @@ from lepton_etl.lake.tables import (
     WEATHER_HOUR,
 )
 from lepton_etl.lake.tables.accounts import ENERGY_LEDGER
-from pipelines import ledger
+from pipelines import carbon, ledger
+from pipelines.facility_fit import fits_of, run_fit
 from pipelines.stage import StageContext, StageResult
 
 _SITE_HOUR: Final = ("date", "hour_start", "site_id")
@@ -50,21 +56,23 @@ def run(context: StageContext) -> StageResult:
     """Make the gold tables of the context's days. Raises LedgerError, before any is written, if it does not close."""
     lake, days = context.lake, context.days
     rows_in = lake.read(INTERVAL, days).count()
+    fitted = run_fit(context)
     with _held(_measured(context)) as measured, _held(_node_hours(context, measured)) as nodes:
-        site_sums = lake.local(nodes.transform(sum_nodes(_SITE_HOUR, _limit(context))))
-        book = ledger.ledger(context, nodes, site_sums, None)
+        intensity, site_base = _intensity(context), lake.local(_site_base(context, nodes))
+        book = ledger.ledger(context, nodes, site_base, None)
         checked = ledger.checked(lake, context, book)
-        intensity = _intensity(context)
-        site_hours = lake.local(_site_hours(context, site_sums, book, intensity))
+        site_hours = lake.local(_site_hours(context, site_base, book, intensity))
         cluster_hours = lake.local(_cluster_hours(context, nodes, site_hours, intensity))
         cluster_days = _cluster_days(context, nodes, cluster_hours)
         written = (
+            *((fitted,) if fitted else ()),
             checked,
             lake.replace(NODE_HOUR, days, nodes),
             lake.replace_few(ENERGY_LEDGER, days, lake.spark.createDataFrame(book.rows), allow_empty=True),
             lake.replace_few(SITE_HOUR, days, site_hours),
             lake.replace_few(CLUSTER_HOUR, days, cluster_hours),
             lake.replace_few(CLUSTER_DAY, days, cluster_days),
+            carbon.market_year(context),
         )
     return StageResult(rows_in, sum(one.rows for one in written), written)
 
@@ -86,24 +94,42 @@ def _node_hours(context: StageContext, measured: DataFrame) -> DataFrame:
     return measured.transform(with_imputed(history)).transform(node_hours(_limit(context)))
 
 
-def _site_hours(
-    context: StageContext, site_sums: DataFrame, book: ledger.Ledger, intensity: DataFrame
-) -> DataFrame:
-    """Sums of nodes, facility meters, the ledger, grid and weather -> energy and PUE of every site-hour."""
+def _site_base(context: StageContext, nodes: DataFrame) -> DataFrame:
+    """Sums of nodes, facility meters and weather -> energy and PUE of every site-hour, before the ledger."""
     lake, days = context.lake, context.days
     meters = lake.read_few(METER).transform(
         meter_hours(lake.read(FACILITY_INTERVAL, days), days, _limit(context))
     )
-    accounts = lake.spark.createDataFrame(book.site_columns().to_arrow())
     return (
-        site_sums.transform(
-            with_pue(lake.local(meters.transform(sum_meters)), context.settings.facility.pue_assumed)
-        )
-        .join(accounts, ["site_id", "hour_start"], how="left")
-        .transform(with_intensity(intensity))
+        lake.local(nodes.transform(sum_nodes(_SITE_HOUR, _limit(context), _shared_variance(context))))
+        .transform(with_pue(lake.local(meters.transform(sum_meters)), context.settings.facility.pue_assumed))
         .join(lake.read_few(WEATHER_HOUR, days).drop("date"), ["site_id", "hour_start"], how="left")
+    )
+
+
+def _site_hours(
+    context: StageContext, site_base: DataFrame, book: ledger.Ledger, intensity: DataFrame
+) -> DataFrame:
+    """Site-hours with the ledger's sources and overheads, modelled facility energy where no meter says it, and grid."""
+    lake = context.lake
+    accounts = lake.spark.createDataFrame(book.site_columns().to_arrow())
+    rows = (
+        site_base.join(accounts, ["site_id", "hour_start"], how="left")
+        .transform(with_intensity(intensity))
         .transform(conform(SITE_HOUR))
     )
+    return lake.spark.createDataFrame(_with_model(context, rows.toArrow()), spark_schema(SITE_HOUR))
+
+
+def _with_model(context: StageContext, site_hours: pa.Table) -> pa.Table:
+    """Facility energy and PUE by the model fitted on earlier days (`modelled`) where the site's meters do not say."""
+    rows = pl.from_arrow(site_hours)
+    assert isinstance(rows, pl.DataFrame)
+    filled = [
+        with_modelled_overhead(rows.filter(pl.col("date") == day), fits_of(context.lake, day)[0])
+        for day in context.days
+    ]
+    return pl.concat(filled).select(rows.columns).to_arrow().cast(site_hours.schema)
 
 
 def _cluster_hours(
@@ -112,7 +138,7 @@ def _cluster_hours(
     """Node hours, site hours, intervals and grid -> efficiency and carbon of every cluster-hour."""
     intervals = context.lake.read(INTERVAL, context.days)
     sums = (
-        nodes.transform(sum_nodes(_CLUSTER_HOUR, _limit(context)))
+        nodes.transform(sum_nodes(_CLUSTER_HOUR, _limit(context), _shared_variance(context)))
         .transform(with_peak_power(intervals))
         .transform(with_inlet_p99(intervals, "hour_start"))
     )
@@ -120,7 +146,7 @@ def _cluster_hours(
         context.lake.local(sums)
         .transform(with_shared_it(site_hours))
         .transform(with_overhead(site_hours))
-        .transform(with_location_emissions(intensity))
+        .transform(carbon.with_carbon(context, nodes, site_hours, intensity))
         .withColumn("status", F.lit("provisional"))
         .transform(conform(CLUSTER_HOUR))
     )
@@ -129,7 +155,7 @@ def _cluster_hours(
 def _cluster_days(context: StageContext, nodes: DataFrame, cluster_hours: DataFrame) -> DataFrame:
     """Node hours, cluster hours and intervals -> the day of every cluster."""
     lake, limit = context.lake, _limit(context)
-    sums = nodes.transform(sum_nodes(_CLUSTER_DAY, limit))
+    sums = nodes.transform(sum_nodes(_CLUSTER_DAY, limit, _shared_variance(context)))
     return (
         lake.local(sums)
         .transform(with_facility_days(cluster_hours.transform(facility_days(limit))))
@@ -146,6 +172,15 @@ def _intensity(context: StageContext) -> DataFrame:
     zone, flow = (grid.zone, grid.flow) if grid else (None, "consumption")
     hours = context.lake.read_few(GRID_HOUR, context.days).transform(hourly_intensity(zone, flow))
     return context.lake.local(hours)
+
+
+def _shared_variance(context: StageContext) -> dict[str, float]:
+    """By sensor class, the share of a gain error's variance that sensors of one make have in common."""
+    factors, valid_on = carbon.factors_of(context), context.days.end
+    return {
+        name: factors.get(FACTOR_TABLE, valid_on=valid_on, sensor_class=name, parameter=SHARED).value
+        for name in SENSOR_CLASSES
+    }
 
 
 def _limit(context: StageContext) -> float:

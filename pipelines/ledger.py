@@ -14,13 +14,15 @@ from lepton_etl.energy.facility import meter_hours
 from lepton_etl.energy.intervals import UNLISTED_CLUSTER
 from lepton_etl.energy.owners import owner_hours
 from lepton_etl.errors import LedgerError
+from lepton_etl.facility.stand_in import STAGES, modelled_overhead, modelled_stages
 from lepton_etl.lake.store import Lake, Written
 from lepton_etl.lake.tables import FACILITY_INTERVAL, INTERVAL, METER
 from lepton_etl.lake.tables.accounts import LEDGER_CHECK
 from lepton_etl.ledger.accounts import Accounts, site_accounts
 from lepton_etl.ledger.balance import BALANCE, Finding, findings, ledger_rows
-from lepton_etl.ledger.inputs import IT_ACCOUNTS, IT_HOURS, METERS, MODELLED_HOURS, OVERHEADS, SOURCES
+from lepton_etl.ledger.inputs import IT_ACCOUNTS, IT_HOURS, METERS, OVERHEADS, SOURCES
 from lepton_etl.ledger.losses import class_sigma_ratio, modelled_hours, transformer_losses
+from pipelines.facility_fit import fits_of
 from pipelines.stage import StageContext
 
 _HOUR: Final = ["site_id", "hour_start"]
@@ -87,13 +89,17 @@ class Ledger:
 
 
 def ledger(
-    context: StageContext, node_hours: DataFrame, site_sums: DataFrame, node_split: DataFrame | None
+    context: StageContext, node_hours: DataFrame, drivers: DataFrame, node_split: DataFrame | None
 ) -> Ledger:
-    """Node-hours, their sums by site, the split by jobs (None: no accounting), meters and models -> the ledger."""
+    """Node-hours, hours of sites, the split by jobs (None: no accounting), meters and models -> the ledger.
+
+    `drivers` has, of each site-hour, `it_energy_sigma_kwh` of the nodes' sum, and what the facility model is driven by:
+    it_energy_kwh and outdoor_wet_bulb_temp_c.
+    """
     settings = context.settings
     meters = _meters(context)
-    owners = _owners(context, node_hours, site_sums, node_split)
-    accounts = site_accounts(meters, owners, _modelled(context, meters))
+    owners = _owners(context, node_hours, drivers, node_split)
+    accounts = site_accounts(meters, owners, _modelled(context, meters, drivers))
     rows = ledger_rows(accounts, settings.ledger)
     found = findings(rows, accounts, settings.ledger, has_jobs=node_split is not None)
     return Ledger(accounts, owners, rows, tuple(found))
@@ -118,11 +124,11 @@ def checked(lake: Lake, context: StageContext, book: Ledger) -> Written:
 
 
 def _owners(
-    context: StageContext, node_hours: DataFrame, site_sums: DataFrame, node_split: DataFrame | None
+    context: StageContext, node_hours: DataFrame, drivers: DataFrame, node_split: DataFrame | None
 ) -> pl.DataFrame:
     lake = context.lake
     unlisted = lake.read(INTERVAL, context.days).where(F.col("cluster_id") == UNLISTED_CLUSTER)
-    sums = site_sums.select(*_HOUR, F.col("it_energy_sigma_kwh").alias("sigma_kwh"))
+    sums = drivers.select(*_HOUR, F.col("it_energy_sigma_kwh").alias("sigma_kwh"))
     rows = node_hours.transform(owner_hours(node_split, unlisted)).join(sums, _HOUR, how="left")
     found = pl.from_arrow(rows.toArrow())
     assert isinstance(found, pl.DataFrame)
@@ -152,9 +158,17 @@ def _meters(context: StageContext) -> pl.DataFrame:
     )
 
 
-def _modelled(context: StageContext, meters: pl.DataFrame) -> pl.DataFrame:
+def _modelled(context: StageContext, meters: pl.DataFrame, drivers: DataFrame) -> pl.DataFrame:
+    """What stands in for meters: curves and models fitted on the days before, then the transformer's nameplate."""
     plate = context.settings.facility.transformer
-    parts = [pl.DataFrame(schema=MODELLED_HOURS)]
+    hours = pl.from_arrow(drivers.toArrow())
+    assert isinstance(hours, pl.DataFrame)
+    parts = []
+    for day in context.days:
+        fits, stages = fits_of(context.lake, day)
+        of_day = pl.col("hour_start").dt.date() == day
+        parts.append(_with_class_error(modelled_stages(meters.filter(of_day), stages), meters))
+        parts.append(modelled_overhead(hours.filter(of_day), fits))
     if plate is not None:
         parts.append(
             transformer_losses(
@@ -162,3 +176,22 @@ def _modelled(context: StageContext, meters: pl.DataFrame) -> pl.DataFrame:
             )
         )  # fmt: skip
     return modelled_hours(parts)
+
+
+def _with_class_error(stages: pl.DataFrame, meters: pl.DataFrame) -> pl.DataFrame:
+    """The error of a stage's curve with that of the meters it was fitted on: their gains are in it for good."""
+    variance = meters.group_by(*_HOUR, "point").agg(pl.col("sigma_kwh").pow(2).sum().alias("variance"))
+    sides = pl.DataFrame(
+        [(part, point) for part, pair in STAGES.items() for point in pair],
+        schema={"part": pl.String, "point": pl.String},
+        orient="row",
+    )
+    of_part = (
+        sides.join(variance, on="point", how="inner").group_by(*_HOUR, "part").agg(pl.col("variance").sum())
+    )
+    sigma = (pl.col("sigma_kwh").pow(2) + pl.col("variance").fill_null(0.0)).sqrt()
+    return (
+        stages.join(of_part, on=[*_HOUR, "part"], how="left")
+        .with_columns(sigma.alias("sigma_kwh"))
+        .drop("variance")
+    )

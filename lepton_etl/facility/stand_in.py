@@ -73,20 +73,25 @@ def stage_sums(meters: pl.DataFrame) -> pl.DataFrame:
 
 
 def modelled_stages(meters: pl.DataFrame, stages: Mapping[str, Mapping[str, StageLoss]]) -> pl.DataFrame:
-    """PART_HOURS of the losses of stages of which one side alone is known, by the curves of each site's stages."""
+    """PART_HOURS of the losses of stages by the curves of each site's stages, where either side is known.
+
+    By what went in where that is known, else by what came out: so a feed that falls silent behind a stage does not
+    move its loss.
+    """
     sums = stage_sums(meters)
     parts = [pl.DataFrame(schema=PART_HOURS)]
     for site_id, curves in sorted(stages.items()):
         of_site = sums.filter(pl.col("site_id") == site_id)
         for part, curve in sorted(curves.items()):
             before, behind = STAGES[part]
-            for side, other, loss in (
-                (before, behind, curve.from_input),
-                (behind, before, curve.from_output),
+            by_input = of_site.filter(pl.col(before).is_not_null())
+            by_output = of_site.filter(pl.col(before).is_null() & pl.col(behind).is_not_null())
+            for known, side, loss in (
+                (by_input, before, curve.from_input),
+                (by_output, behind, curve.from_output),
             ):
-                one_sided = of_site.filter(pl.col(side).is_not_null() & pl.col(other).is_null())
-                energy = loss(one_sided[side].to_numpy())
-                parts.append(_part(one_sided, part, energy, np.full(len(energy), curve.error_kwh)))
+                energy = loss(known[side].to_numpy())
+                parts.append(_part(known, part, energy, np.full(len(energy), curve.error_kwh)))
     return pl.concat(parts).sort("site_id", "hour_start", "part")
 
 

@@ -133,7 +133,7 @@ def test_the_curve_of_a_stage_is_found_on_earlier_hours(plant: PlantHours) -> No
     assert fit_stage_loss(plant.it_kwh[:20] * 1.1, plant.it_kwh[:20]) is None, "too few hours"
 
 
-def test_a_stage_with_one_silent_side_has_a_modelled_loss() -> None:
+def test_a_stage_of_which_one_side_is_known_has_a_modelled_loss() -> None:
     start = datetime(2025, 6, 3, tzinfo=UTC)
     rows = [
         # hour 0: both sides of the UPS, a PDU feed silent; hour 1: its input alone; hour 2: its output alone
@@ -153,6 +153,7 @@ def test_a_stage_with_one_silent_side_has_a_modelled_loss() -> None:
     parts = modelled_stages(meters, {SITE: {"ups": tenth, "pdu": tenth, "transformer": tenth}})
     found = {(row["hour_start"].hour, row["part"]): row["energy_kwh"] for row in parts.iter_rows(named=True)}
     assert found == {
+        (0, "ups"): pytest.approx(10.0),
         (0, "pdu"): pytest.approx(100 / 11),
         (1, "ups"): pytest.approx(10.0),
         (2, "ups"): pytest.approx(10.0),
