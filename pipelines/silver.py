@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Final
 
 import polars as pl
@@ -13,10 +13,11 @@ from pyspark.sql import functions as F
 
 from lepton_etl.columns import Transform
 from lepton_etl.days import Days
+from lepton_etl.energy.arbitration import CHECKED_DEVICES, sensor_checks
 from lepton_etl.energy.history import HISTORY_DAYS, day_histories
 from lepton_etl.energy.intervals import UNLISTED_CLUSTER, IntervalPolicy, intervals
 from lepton_etl.energy.meters import METER_COLUMNS, METER_QUANTITIES, facility_intervals
-from lepton_etl.energy.readings import SourceFacts, for_each_day, longest_step_s, of_quantities
+from lepton_etl.energy.readings import SourceFacts, for_each_day, longest_step_s, of_quantities, span_days
 from lepton_etl.energy.roster import roster
 from lepton_etl.energy.sensor_classes import FACTOR_TABLE, sensor_classes
 from lepton_etl.energy.sources import INTERVAL_QUANTITIES
@@ -34,10 +35,13 @@ from lepton_etl.lake.tables import (
     READING,
     WEATHER_HOUR,
 )
+from lepton_etl.lake.tables.silver import SENSOR_CHECK
 from pipelines import accounting, carbon
 from pipelines.stage import StageContext, StageResult
 
 _NAMES_IN_NOTE: Final = 10
+_CHECK_BUCKETS: Final = 16
+_EPOCH: Final = date(1970, 1, 1)
 
 
 def run(context: StageContext) -> StageResult:
@@ -50,6 +54,7 @@ def run(context: StageContext) -> StageResult:
         context.lake.overwrite(NODE, nodes),
         context.lake.overwrite(METER, meters),
         interval(context, nodes),
+        sensor_check(context, nodes),
         facility_interval(context, meters),
         grid_hour(context),
         weather_hour(context),
@@ -75,6 +80,21 @@ def interval(context: StageContext, nodes: pa.Table) -> Written:
         .applyInArrow(_intervals_of(listed, policy), schema=spark_schema(INTERVAL))
     )
     return context.lake.replace(INTERVAL, context.days, rows)
+
+
+def sensor_check(context: StageContext, nodes: pa.Table) -> Written:
+    """silver/interval and the inventory -> silver/sensor_check: what the sources of a node say about one another."""
+    listed, policy = roster(nodes), _policy(context)
+    step = span_days(context.days)
+    rows = (
+        context.lake.read(INTERVAL, context.days)
+        .where(F.col("device_id").rlike(CHECKED_DEVICES) & F.col("power_mean_w").isNotNull())
+        .withColumn("span", F.floor(F.datediff("date", F.lit(_EPOCH)) / step))
+        # Some hundred nodes a call: starting one costs more than checking a node.
+        .groupBy(F.pmod(F.xxhash64("node_id"), F.lit(_CHECK_BUCKETS)), "span")
+        .applyInArrow(_sensor_checks_of(listed, policy), schema=spark_schema(SENSOR_CHECK))
+    )
+    return context.lake.replace_few(SENSOR_CHECK, context.days, rows, allow_empty=True)
 
 
 def facility_interval(context: StageContext, meters: pa.Table) -> Written:
@@ -196,6 +216,15 @@ def _with_meter(meters: DataFrame) -> Transform:
 def _intervals_of(listed: pl.DataFrame, policy: IntervalPolicy) -> Callable[[pa.Table, pa.Table], pa.Table]:
     def kernel(readings: pa.Table, history: pa.Table) -> pa.Table:
         return intervals(readings, history, listed, policy)
+
+    return kernel
+
+
+def _sensor_checks_of(listed: pl.DataFrame, policy: IntervalPolicy) -> Callable[[pa.Table], pa.Table]:
+    gains = policy.gains
+
+    def kernel(rows: pa.Table) -> pa.Table:
+        return sensor_checks(rows, listed, gains)
 
     return kernel
 

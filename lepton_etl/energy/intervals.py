@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import sqrt
 from typing import Final
 
 import polars as pl
 import pyarrow as pa
 
+from lepton_etl.energy.arbitration import (
+    OTHER_SOURCE,
+    SOURCE_CHANGED,
+    RatedByNodeDay,
+    arbitrate,
+    rated_by_node_day,
+)
 from lepton_etl.energy.channels import (
     READING_COLUMNS,
     Channels,
@@ -23,24 +29,26 @@ from lepton_etl.energy.integrate import MICROSECONDS
 from lepton_etl.energy.plausible import with_refusals
 from lepton_etl.energy.roster import DAY_US, with_place
 from lepton_etl.energy.scale import with_scale
-from lepton_etl.energy.sensor_classes import GAIN, SAMPLED, SensorClasses, class_of_power, of_class
+from lepton_etl.energy.sensor_classes import (
+    SensorClasses,
+    class_of_power,
+    energy_and_sigmas,
+    gains_of_sources,
+)
 from lepton_etl.energy.sources import (
     COMPONENT_OF,
     ENVIRONMENT,
     ENVIRONMENT_COLUMNS,
     ROW,
-    choose_power,
     environment,
     lowest_and_highest,
     power_candidates,
 )
-from lepton_etl.fields import JOULES_PER_KWH
 from lepton_etl.lake.schema import arrow_schema
 from lepton_etl.lake.tables import INTERVAL
 
 UNLISTED_CLUSTER: Final = "_unlisted"
 
-SOURCE_CHANGED: Final = "source_changed"
 CONFLICT: Final = "conflict"
 PARTIAL: Final = "partial"
 CROSS_CHECK: Final = "cross_check"
@@ -62,6 +70,11 @@ class IntervalPolicy:
     @property
     def interval_us(self) -> int:
         return self.interval_s * MICROSECONDS
+
+    @property
+    def gains(self) -> dict[str, float]:
+        """One sigma of the relative gain error by power source of a node."""
+        return gains_of_sources(self.classes, self.sensor_gain_ratio)
 
 
 def intervals(
@@ -88,9 +101,10 @@ def intervals(
     at_node = refused.filter(pl.col("quantity").is_in(ENVIRONMENT)).with_columns(device_id=pl.lit("node"))
     flagged = pl.concat([refused, at_node])
     marks = pl.concat([channels.marks, marks_of(flagged, pl.col("refused"), policy.interval_us)])
-    rows = _rows(channels, conflicts, marks, policy)
+    rated_w = rated_by_node_day(spoken)
+    rows = _rows(channels, conflicts, marks, rated_w, policy)
     of_day = rows.filter(pl.col("interval_us") // DAY_US == pl.col("day"))
-    return _table(of_day.pipe(with_place, inventory).pipe(_with_sigma, policy), policy)
+    return _table(of_day.pipe(with_place, inventory).pipe(_with_energy, policy), policy)
 
 
 def _frame(table: pa.Table, columns: pl.Schema) -> pl.DataFrame:
@@ -120,14 +134,18 @@ def _prepare(readings: pl.DataFrame, inventory: pl.DataFrame) -> pl.DataFrame:
 
 
 def _rows(
-    channels: Channels, conflicts: pl.DataFrame, marks: pl.DataFrame, policy: IntervalPolicy
+    channels: Channels,
+    conflicts: pl.DataFrame,
+    marks: pl.DataFrame,
+    rated_w: RatedByNodeDay,
+    policy: IntervalPolicy,
 ) -> pl.DataFrame:
     """Power, environment, conflicts and flags, one line for each row that has any of them."""
     candidates = power_candidates(channels.sensors)
-    chosen = choose_power(channels.values, candidates).with_columns(
-        pl.lit(policy.interval_s).alias("interval_s")
-    )
-    power = lowest_and_highest(channels.values, channels.sensors, chosen).select(
+    found = arbitrate(channels.values, candidates, policy.gains, rated_w, policy.interval_us)
+    chosen = found.chosen.with_columns(pl.lit(policy.interval_s).alias("interval_s"))
+    with_extremes = lowest_and_highest(channels.values, channels.sensors, chosen)
+    power = pl.concat([with_extremes, found.others], how="diagonal").select(
         *ROW, "multiplicity", "integral", "observed_s", "power_min_w", "power_max_w", "resolution_s",
         "resolution", "energy_source", "sampling", class_of_power().alias("sensor_class"),
         (pl.col("statistic") == "counter").alias("is_counter"),
@@ -152,6 +170,7 @@ def _rows(
             _changes(power, policy),
             partial.select(*ROW, pl.lit(PARTIAL).alias("flag")),
             _cross_checks(power),
+            found.doubts,
         ])
         .group_by(ROW).agg(pl.col("flag").unique().sort().alias("flags"))
     )  # fmt: skip
@@ -175,7 +194,7 @@ def _changes(power: pl.DataFrame, policy: IntervalPolicy) -> pl.DataFrame:
 
 
 def _cross_checks(power: pl.DataFrame) -> pl.DataFrame:
-    """Shared GPU figures of intervals in which single GPUs are measured: never added to them."""
+    """What is never added: the sources of a node that were not chosen, shared GPU figures beside single GPUs."""
     single = (
         power.filter(pl.col("device_id").str.contains(r"^gpu."))
         .select("day", "node_id", "interval_us")
@@ -184,31 +203,17 @@ def _cross_checks(power: pl.DataFrame) -> pl.DataFrame:
     shared = power.filter(pl.col("device_id") == "gpu").join(
         single, on=["day", "node_id", "interval_us"], how="semi"
     )
-    return shared.select(*ROW, pl.lit(CROSS_CHECK).alias("flag"))
+    others = power.filter(pl.col("device_id").str.starts_with(OTHER_SOURCE))
+    return pl.concat([shared, others]).select(*ROW, pl.lit(CROSS_CHECK).alias("flag"))
 
 
-def _with_sigma(rows: pl.DataFrame, policy: IntervalPolicy) -> pl.DataFrame:
-    """Energy of all devices of a shared mean, and its errors by gain, resolution and sampling.
-
-    A rounded reading errs by resolution / sqrt(12). Source: JCGM 100:2008 (GUM), 4.3.7. A reading that has seen a part
-    of the time errs by sampling only for the rest of it. What is not known of a sensor's class stays null.
-    """
+def _with_energy(rows: pl.DataFrame, policy: IntervalPolicy) -> pl.DataFrame:
+    """Energy and its errors, null where the power is only a check of another."""
     counted = ~pl.col("flags").list.contains(CROSS_CHECK).fill_null(False)
-    # By multiplication: polars divides one row by a constant exactly and many by its reciprocal, so the last digit of a
-    # day would change with the days that are computed beside it.
-    to_kwh = pl.col("multiplicity") * (1 / JOULES_PER_KWH)
-    energy = pl.col("integral") * to_kwh
-    rounding = pl.col("resolution") * (1 / sqrt(12)) * to_kwh
-    seconds = pl.when(pl.col("is_counter")).then(1.0).otherwise("observed_s")
-    at_node = pl.coalesce("listed_gain_ratio", pl.lit(policy.sensor_gain_ratio, pl.Float64))
-    gain = pl.coalesce(pl.when(pl.col("device_id") == "node").then(at_node), of_class(policy.classes, GAIN))
-    unseen = 1 - of_class(policy.classes, SAMPLED)
+    figures = energy_and_sigmas(policy.classes, policy.sensor_gain_ratio)
+    mean = pl.col("integral") / pl.col("observed_s")
     return rows.with_columns(
-        (pl.col("integral") / pl.col("observed_s")).alias("power_mean_w"),
-        pl.when(counted).then(energy).alias("energy_kwh"),
-        pl.when(counted).then(energy * gain).alias("gain_sigma_kwh"),
-        pl.when(counted).then(rounding * seconds).alias("resolution_sigma_kwh"),
-        pl.when(counted).then((pl.col("sampling") * unseen).sqrt() * to_kwh).alias("sampling_sigma_kwh"),
+        mean.alias("power_mean_w"), *(pl.when(counted).then(figure) for figure in figures)
     )
 
 

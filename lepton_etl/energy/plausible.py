@@ -5,6 +5,7 @@ A refused reading keeps its place with the value NaN, so that nothing bridges it
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import polars as pl
@@ -14,6 +15,9 @@ from lepton_etl.energy.integrate import RATED_LIMIT_RATIO
 # An 8-bit sensor with M = 100 W and B = 50 W reads 255 x 100 + 50 when its source does not answer. Seen once
 # on a real Chassis Power whose other readings were 150 W (IPMI 2.0 section 36.3: y = M x + B).
 FULL_SCALE_W: Final = 255 * 100 + 50.0
+
+# No node draws less than this share of its rating, in whatever state it computes.
+FLOOR_OF_RATED: Final = 0.02
 
 FULL_SCALE: Final = "full_scale"
 OUT_OF_RATED: Final = "out_of_rated"
@@ -61,3 +65,10 @@ def with_refusals(readings: pl.DataFrame) -> pl.DataFrame:
     return readings.with_columns(rated_power().alias("peak_w"), refused.alias("refused")).with_columns(
         pl.when(pl.col("refused").is_null()).then(pl.col("value")).otherwise(float("nan")).alias("value")
     )
+
+
+def within_rating(power_w: float, rated_w: float) -> bool | None:
+    """Whether a running node of this rating can draw this power; None where the rating is not known (NaN)."""
+    if math.isnan(rated_w):
+        return None
+    return FLOOR_OF_RATED * rated_w <= power_w <= RATED_LIMIT_RATIO * rated_w

@@ -13,7 +13,7 @@ from typing import Final
 import polars as pl
 
 from lepton_etl.energy.integrate import RATED_LIMIT_RATIO
-from lepton_etl.energy.plausible import FULL_SCALE_W, rated_power
+from lepton_etl.energy.plausible import FLOOR_OF_RATED, FULL_SCALE_W, rated_power
 
 KW_AS_W: Final = "scale_kw_as_w"
 MW_AS_W: Final = "scale_mw_as_w"
@@ -29,8 +29,6 @@ STANDBY_W: Final = 5.0
 LOAD_RATIO: Final = 4.0
 # Nearer to the usual value than this no unit is mistaken; between, the neighbours in time decide.
 NORMAL_RATIO: Final = 20.0
-# No node draws less than this share of its rating, in whatever state it computes.
-FLOOR_OF_RATED: Final = 0.02
 FLOOR_OF_IDLE: Final = 0.5
 # Below it a sensor shows a device at rest, and a thousandfold rise may be an honest start.
 AWAKE_W: Final = 10.0

@@ -12,6 +12,7 @@ from typing import Final
 
 import polars as pl
 
+from lepton_etl.fields import JOULES_PER_KWH
 from lepton_etl.fields.words import SENSOR_CLASSES
 
 FACTOR_TABLE: Final = "sensor_classes"
@@ -66,6 +67,17 @@ def class_of_power() -> pl.Expr:
     return pl.when(pl.col("energy_source") == "device").then(device).otherwise(source)
 
 
+def gains_of_sources(classes: SensorClasses, sensor_gain_ratio: float | None) -> dict[str, float]:
+    """One sigma of the relative gain error by power source; `sensor_gain_ratio` of the settings stands for all."""
+    named = {**_OF_SOURCE, "components": "rapl"}
+    found = {
+        source: classes[name].gain_sigma_ratio if sensor_gain_ratio is None else sensor_gain_ratio
+        for source, name in named.items()
+        if name in classes
+    }
+    return {source: gain for source, gain in found.items() if gain is not None}
+
+
 def class_of_meter() -> pl.Expr:
     """`meter` where meters.csv states a class, else `pdu` at a PDU's output, else null: its error is not known."""
     return (
@@ -90,3 +102,28 @@ def of_class(classes: SensorClasses, parameter: str) -> pl.Expr:
     if not known:
         return pl.lit(None, pl.Float64)
     return pl.col("sensor_class").replace_strict(known, default=None, return_dtype=pl.Float64)
+
+
+def energy_and_sigmas(classes: SensorClasses, sensor_gain_ratio: float | None) -> tuple[pl.Expr, ...]:
+    """Energy of all devices of a shared mean, and one sigma of its errors by gain, resolution and sampling, in kWh.
+
+    The gain is the inventory's (`listed_gain_ratio`), else `sensor_gain_ratio`, for the node's own sensor; else that of
+    the class. A rounded reading errs by resolution / sqrt(12). A reading that has seen a part of the time errs by
+    sampling only for the rest of it. What is not known of a sensor's class stays null.
+    Source: JCGM 100:2008 (GUM), 4.3.7; docs/methodology.md, "Sensors and their errors".
+    """
+    # By multiplication: polars divides one row by a constant exactly and many by its reciprocal, so the last digit of a
+    # day would change with the days that are computed beside it.
+    to_kwh = pl.col("multiplicity") * (1 / JOULES_PER_KWH)
+    energy = pl.col("integral") * to_kwh
+    rounding = pl.col("resolution") * (1 / sqrt(12)) * to_kwh
+    seconds = pl.when(pl.col("is_counter")).then(1.0).otherwise("observed_s")
+    at_node = pl.coalesce("listed_gain_ratio", pl.lit(sensor_gain_ratio, pl.Float64))
+    gain = pl.coalesce(pl.when(pl.col("device_id") == "node").then(at_node), of_class(classes, GAIN))
+    unseen = 1 - of_class(classes, SAMPLED)
+    return (
+        energy.alias("energy_kwh"),
+        (energy * gain).alias("gain_sigma_kwh"),
+        (rounding * seconds).alias("resolution_sigma_kwh"),
+        ((pl.col("sampling") * unseen).sqrt() * to_kwh).alias("sampling_sigma_kwh"),
+    )

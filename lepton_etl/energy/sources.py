@@ -13,6 +13,8 @@ ROW: Final = ["day", "node_id", "device_id", "interval_us"]
 # seconds does not displace a BMC that lasted five minutes.
 COVER_RATIO: Final = 0.9
 
+_SOURCE_INTERVAL: Final = ("day", "node_id", "energy_source", "interval_us")
+
 # Of one source the counter misses nothing between samples, a mean little, an instant most.
 _STATISTICS: Final = ("counter", "mean", "instant")
 
@@ -76,20 +78,40 @@ def power_candidates(sensors: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def choose_power(values: pl.DataFrame, candidates: pl.DataFrame) -> pl.DataFrame:
+def choose_power(
+    values: pl.DataFrame, candidates: pl.DataFrame, suspects: pl.DataFrame | None = None
+) -> pl.DataFrame:
     """One power channel for each row: the best of those that cover at least COVER_RATIO of what any covers.
 
-    Equal ranks go by sensor name. Result: the columns of `values` with those of `candidates`, one line for
-    each ROW.
+    A suspect (day, node_id, energy_source, interval_us) gives way where another source of its node speaks. Equal ranks
+    go by sensor name. Result: the columns of `values` with those of `candidates`, one line for each ROW.
     """
+    spoken = values.join(candidates, on="channel", how="inner")
+    if suspects is not None and suspects.height:
+        of_node = suspects.select(*_SOURCE_INTERVAL, pl.lit("node").alias("device_id"), doubted=True)
+        doubted = pl.col("doubted").is_not_null()
+        spoken = (
+            spoken.join(of_node, on=[*_SOURCE_INTERVAL, "device_id"], how="left")
+            .filter(~doubted | doubted.all().over(ROW))
+            .drop("doubted")
+        )
+    return spoken.pipe(_best_of, ROW)
+
+
+def _best_of(spoken: pl.DataFrame, by: list[str]) -> pl.DataFrame:
     return (
-        values.join(candidates, on="channel", how="inner")
-        .with_columns(pl.col("observed_s").max().over(ROW).alias("most_s"))
+        spoken.with_columns(pl.col("observed_s").max().over(by).alias("most_s"))
         .filter(pl.col("observed_s") >= COVER_RATIO * pl.col("most_s"))
-        .sort(*ROW, "rank", "channel")
-        .unique(ROW, keep="first", maintain_order=True)
+        .sort(*by, "rank", "channel")
+        .unique(by, keep="first", maintain_order=True)
         .drop("most_s")
     )
+
+
+def power_by_source(values: pl.DataFrame, candidates: pl.DataFrame) -> pl.DataFrame:
+    """What each source of a node says: `choose_power` for each source by itself."""
+    at_node = candidates.filter(pl.col("at_node"))
+    return values.join(at_node, on="channel", how="inner").pipe(_best_of, [*ROW, "energy_source"])
 
 
 def lowest_and_highest(values: pl.DataFrame, sensors: pl.DataFrame, chosen: pl.DataFrame) -> pl.DataFrame:

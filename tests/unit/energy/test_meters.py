@@ -65,7 +65,7 @@ def test_resets_conflicts_and_gaps_are_flagged() -> None:
 def test_a_meter_errs_by_its_class_and_without_one_nobody_knows() -> None:
     power = [reading(t, 360e3, "facility_power") for t in (0, 300)]
     (stated,) = rows_of(power, "power", class_pct=0.5)
-    assert (stated["sensor_class"], stated["energy_kwh"]) == ("meter", 30.0)
+    assert (stated["sensor_class"], stated["energy_kwh"]) == ("meter", pytest.approx(30.0))
     assert stated["gain_sigma_kwh"] == pytest.approx(30 * 0.005 / sqrt(3))
     assert stated["resolution_sigma_kwh"] == pytest.approx(10_000 / sqrt(12) * 300 / 3.6e6)
     assert stated["sampling_sigma_kwh"] == 0.0
