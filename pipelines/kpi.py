@@ -6,6 +6,7 @@ from collections import defaultdict
 from datetime import date, datetime, timedelta
 from typing import Any, Final
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 from pyspark.sql import functions as F
@@ -13,6 +14,8 @@ from pyspark.sql import functions as F
 from lepton_etl.carbon.market import RENEWABLE
 from lepton_etl.columns import exact_sum
 from lepton_etl.days import Days
+from lepton_etl.facility.normalised import normalised_pue
+from lepton_etl.facility.rows import fit_of
 from lepton_etl.fields import SECONDS_PER_HOUR
 from lepton_etl.kpi.envelopes import inlet_sums
 from lepton_etl.kpi.figures import SITE, Totals, day_kpis
@@ -31,6 +34,7 @@ from lepton_etl.lake.tables import (
     Table,
 )
 from lepton_etl.lake.tables.carbon import INSTRUMENT, KPI, MARKET_YEAR
+from lepton_etl.lake.tables.facility import FACILITY_FIT
 from lepton_etl.lake.tables.jobs import JOB_ENERGY, JOB_RUN
 from pipelines.carbon import factors_of, market_year
 from pipelines.stage import StageContext, StageResult
@@ -75,6 +79,7 @@ def _totals(context: StageContext) -> list[list[Totals]]:
     for row in clusters:
         by_site[row["site_id"], row["hour_start"]].append(row)
     renewable, water = _renewable_ratios(context), _grid_water(context)
+    reference = _reference_energies(context)
     for row in sites:
         inside = by_site[row["site_id"], row["hour_start"]]
         keys = [(one["site_id"], one["cluster_id"], one["hour_start"]) for one in inside]
@@ -86,6 +91,7 @@ def _totals(context: StageContext) -> list[list[Totals]]:
             renewable_ratio=renewable.get(row["date"].year),
             grid_water_l_per_kwh=water.get(row["date"]),
             certificates_sold=context.settings.kpi.onsite_certificates_sold,
+            reference_kwh=reference.get((row["site_id"], row["date"])),
         )
         hours[row["site_id"], SITE, one.date].append(one)
     for row in clusters:
@@ -176,3 +182,19 @@ def _grid_water(context: StageContext) -> dict[date, float]:
         return {}
     found = {day: factors.find("electricity_water", valid_on=day, zone_id=grid.zone) for day in context.days}
     return {day: factor.to("L/kWh") for day, factor in found.items() if factor}
+
+
+def _reference_energies(context: StageContext) -> dict[tuple[str, date], tuple[float, float]]:
+    """Facility and IT energy of the reference hours by each day's accepted facility model; no site without one."""
+    kpi = context.settings.kpi
+    weather, load = (
+        np.ravel(grid) for grid in np.meshgrid(kpi.reference_wet_bulb_c, kpi.reference_load_ratio)
+    )
+    found = {}
+    for row in plain.read(context.lake.root, FACILITY_FIT, context.days).to_pylist():
+        fit, _ = fit_of(row)
+        pue = normalised_pue(fit, weather, load)
+        if pue is not None:
+            it_kwh = float(load.sum()) * fit.mean_it_kwh
+            found[row["site_id"], row["date"]] = (pue * it_kwh, it_kwh)
+    return found

@@ -54,6 +54,7 @@ def _share(kpi: str, unit: str, edition: str) -> Definition:
 _ASHRAE: Final = "ASHRAE TC 9.9, 5th edition 2021, dry bulb"
 _DEFINITIONS: Final = (
     *(_pue(category) for category in (1, 2, 3)),
+    Definition("pue_normalised", "1", "kWh", "kWh", OWN_EDITION, least=1.0),
     Definition("ppue", "1", "kWh", "kWh", "EN 50600-4-2:2016, annex C", least=1.0),
     Definition("dcie", "1", "kWh", "kWh", "The Green Grid, White Paper 49 (2012)", least=0.0, most=1.0),
     Definition("cue", "kgCO2e/kWh", "kgCO2e", "kWh", "ISO/IEC 30134-8:2022", least=0.0),

@@ -43,6 +43,8 @@ class Totals:
     node_h: float | None = None
     gpu_held_h: float | None = None
     jobs: float | None = None
+    reference_facility_kwh: float | None = None
+    reference_it_kwh: float | None = None
     inlet: InletHours | None = None
     bases: Mapping[str, str] = field(default_factory=dict)
 
@@ -112,6 +114,7 @@ def _parts(t: Totals) -> dict[str, Part]:
         for unit, units in (("job", t.jobs), ("gpu_hour", t.gpu_held_h), ("node_hour", t.node_h))
     }  # fmt: skip
     return pues | {
+        "pue_normalised": Part(t.reference_facility_kwh, t.reference_it_kwh, "reference_kwh"),
         "ppue": Part(_plus(t.cooling_kwh, it), it),
         "dcie": Part(it, whole, "facility_kwh"),
         "cue": Part(t.emissions_kgco2e, it, "emissions_kgco2e"),

@@ -25,10 +25,12 @@ def site_totals(
     renewable_ratio: float | None,
     grid_water_l_per_kwh: float | None,
     certificates_sold: bool,
+    reference_kwh: tuple[float, float] | None = None,
 ) -> Totals:
     """A row of gold/site_hour with its meters' totals, and the rows of gold/cluster_hour of the same hour.
 
     `renewable_ratio`: the share of the grid energy that retired renewable instruments cover, None without a register.
+    `reference_kwh`: facility and IT energy of the reference hours by the site's fitted model.
     Own generation whose certificates were sold is the buyer's (EN 50600-4-3), but still carbon-free by the hour.
     """
     facility, own = row["facility_energy_kwh"], _own_kwh(row)
@@ -36,7 +38,11 @@ def site_totals(
     covered = None if renewable_ratio is None or bought is None else renewable_ratio * bought
     green = [kwh for kwh in (covered, None if certificates_sold else own) if kwh is not None]
     it = {1: row["it_ups_kwh"], 2: row["it_pdu_kwh"], 3: _sensor_it(row)}
-    bases = {"facility_kwh": _word(row["facility_basis"]), "emissions_kgco2e": _common_basis(clusters)}
+    bases = {
+        "facility_kwh": _word(row["facility_basis"]),
+        "emissions_kgco2e": _common_basis(clusters),
+        "reference_kwh": "modelled",
+    }
     if row["shared_load_kwh"] is None:
         bases["it3_kwh"] = "partial"
     return Totals(
@@ -53,6 +59,8 @@ def site_totals(
         water_l=_all_known(clusters, "water_l"),
         grid_water_l_per_kwh=grid_water_l_per_kwh,
         emissions_kgco2e=_emissions(clusters),
+        reference_facility_kwh=reference_kwh[0] if reference_kwh else None,
+        reference_it_kwh=reference_kwh[1] if reference_kwh else None,
         bases=bases,
         **_of_nodes(nodes, jobs),
     )

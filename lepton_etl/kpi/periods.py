@@ -17,8 +17,8 @@ def roll_up(
 ) -> list[dict[str, Any]]:
     """Day rows of a calendar month or year -> its rows: sums over the known days, then the formula.
 
-    A mean of daily ratios would weigh an idle day like a busy one. Null below the least coverage of the days since the first in the lake;
-    interim until every day of a full year is there. Days of another basis make the period `partial`.
+    A mean of daily ratios would weigh an idle day like a busy one. Null below the least coverage of the days since the
+    first in the lake; interim until every day of a full year is there. Days of another basis make it `partial`.
     Source: ISO/IEC 30134-1 (annual KPIs; shorter spans are interim).
     """
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}

@@ -47,4 +47,14 @@ class KpiSettings(BaseModel):
         default=False,
         description="Whether the certificates of own generation were sold: it then counts as renewable for the buyer.",
     )
+    reference_wet_bulb_c: tuple[float, ...] = Field(
+        default=(0.0, 5.0, 10.0, 15.0, 20.0, 25.0),
+        min_length=1,
+        description="Wet bulbs of the normalised PUE, equally weighted; sites compare that keep the same.",
+    )
+    reference_load_ratio: tuple[float, ...] = Field(
+        default=(0.6, 0.8, 1.0, 1.2),
+        min_length=1,
+        description="IT energy over the fit's mean of the normalised PUE, each at every wet bulb.",
+    )
     eu: EuReport = Field(default=EuReport(), description="Declarations of the EU report.")
