@@ -64,10 +64,11 @@ def frames(context: StageContext, node_hours: DataFrame) -> Frames | None:
         return None
     names = ("cluster_id", "node_id")
     listed = F.col("cluster_id").isin(*clusters)
+    unknown = [F.lit(None).cast("double").alias(name) for name in INTERVAL_COLUMNS if name.endswith("_ratio")]
     imputed = node_hours.where(listed & (F.col("it_energy_imputed_kwh") > 0)).select(
         *names, F.lit(IMPUTED).alias("device_id"), "date", F.col("hour_start").alias("interval_start"),
         F.lit(3600).alias("interval_s"), F.col("it_energy_imputed_kwh").alias("energy_kwh"),
-        F.col("imputed_s").alias("observed_s"), F.lit(None).cast("double").alias("gpu_utilisation_ratio"),
+        F.col("imputed_s").alias("observed_s"), *unknown,
     )  # fmt: skip
     measured = lake.read(INTERVAL, days).where(listed).select(*INTERVAL_COLUMNS)
     held = lake.read(JOB_NODE, days).where(listed).select(*HOLDING_COLUMNS)

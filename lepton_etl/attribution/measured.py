@@ -34,6 +34,7 @@ class Energies:
     observed_s: Array
     cpu_kwh: Array
     memory_kwh: Array
+    cpu_utilisation: Array
     units: tuple[Unit, ...]
     board_kwh: Mapping[str, Array]
     activity: Array  # of each unit
@@ -102,6 +103,7 @@ def energies(intervals: pl.DataFrame, day: date, facts: NodeFacts) -> Energies:
         observed_s=np.minimum(observed_s, interval_s),
         cpu_kwh=component("cpu"),
         memory_kwh=component("dram"),
+        cpu_utilisation=series("node", "cpu_utilisation_ratio"),
         units=units,
         board_kwh={board: np.where(np.isnan(values), shared, values) for board, values in single.items()},
         activity=np.array(activity).reshape(len(units), DAY_S // interval_s),

@@ -37,7 +37,7 @@ SCHEMA: Final = pa.schema(
 
 INTERVAL_COLUMNS: Final = (
     "cluster_id", "node_id", "device_id", "date", "interval_start", "interval_s", "energy_kwh", "observed_s",
-    "gpu_utilisation_ratio",
+    "gpu_utilisation_ratio", "cpu_utilisation_ratio",
 )  # fmt: skip
 HOLDING_COLUMNS: Final = (
     "cluster_id", "node_id", "date", "job_id", "submit_time", "restart", "tenant_id", "outcome", "from_time", "to_time",

@@ -35,18 +35,24 @@ def over(numerator: Array, denominator: Array) -> Array:
     )
 
 
-def cpu_shares(held: Holdings) -> Array:
+def cpu_shares(measured: Energies, held: Holdings, core_count: int | None) -> Array:
     """Share of CPU and memory of each job and interval, (J, K): by CPU time, else by cores, else by held time.
 
-    CPU time counts in intervals whose holders all have one. The shares of an interval sum to 1 where anybody holds.
+    Jobs without a CPU time (they still run) take, by their cores, what the node's CPU utilisation leaves beside the
+    others' time; where that is not known, all holders of the interval go by cores. The shares of an interval sum to 1
+    where anybody holds.
     """
-    day_s = held.seconds.sum(axis=1)
-    rate = over(np.nan_to_num(held.cpu_time_s), day_s)[:, None] * held.seconds
     present = held.seconds > 0
-    timed = ~(present & np.isnan(held.cpu_time_s)[:, None]).any(axis=0) & (rate.sum(axis=0) > 0)
+    unknown = present & np.isnan(held.cpu_time_s)[:, None]
+    time_s = over(np.nan_to_num(held.cpu_time_s), held.seconds.sum(axis=1))[:, None] * held.seconds
     cores = np.nan_to_num(held.cores)[:, None] * held.seconds
+    left_s = measured.cpu_utilisation * (core_count or np.nan) * measured.interval_s - time_s.sum(axis=0)
+    rest = over(np.where(unknown, cores, 0.0), np.where(unknown, cores, 0.0).sum(axis=0))
+    time_s = time_s + rest * np.nan_to_num(np.maximum(left_s, 0.0))
+    told = ~unknown.any(axis=0) | ~np.isnan(left_s)
+    timed = told & (time_s.sum(axis=0) > 0)
     cored = ~(present & np.isnan(held.cores)[:, None]).any(axis=0) & (cores.sum(axis=0) > 0)
-    weight = np.where(timed, rate, np.where(cored, cores, held.seconds))
+    weight = np.where(timed, time_s, np.where(cored, cores, held.seconds))
     return over(weight, weight.sum(axis=0))
 
 

@@ -57,7 +57,7 @@ def split_day(measured: Energies, held: Holdings, facts: NodeFacts, idle_activit
     """
     gpu = gpu_shares(measured, held, facts, idle_activity)
     reserved = reserved_shares(measured, held, facts, gpu.held_gpus)
-    cpu = cpu_shares(held)
+    cpu = cpu_shares(measured, held, facts.core_count)
     idle_kwh = (facts.idle_power_w or 0.0) * measured.observed_s / JOULES_PER_KWH
     static = np.minimum(measured.node_kwh, idle_kwh)
     keys, nobody = _dynamic_keys(

@@ -29,7 +29,8 @@ def powers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 if row["power_w"] is None
                 else row["power_w"] * KWH_PER_WATT_INTERVAL * (12 if hourly else 1)
             )
-            more = {"interval_s": 3600} if hourly else {"gpu_utilisation_ratio": row["gpu_utilisation_ratio"]}
+            utilisation = {name: value for name, value in row.items() if name.endswith("_utilisation_ratio")}
+            more = {"interval_s": 3600} if hourly else utilisation
             found.append(interval(row["device_id"], minute, energy, **more))
     return found
 
