@@ -73,6 +73,8 @@ def moment_of(text: str) -> datetime:
 
 def figures_as_of(root: Path, name: str, moment: datetime, days: Days | None = None) -> tuple[Any, pa.Table]:
     """The declared table and its rows as said by the moment. Raises ConfigurationError for a name never published."""
+    import pyarrow.compute as pc
+
     from lepton_etl.lake import plain
     from lepton_etl.lake.schema import arrow_schema
     from lepton_etl.lake.tables import TABLES
@@ -81,7 +83,8 @@ def figures_as_of(root: Path, name: str, moment: datetime, days: Days | None = N
 
     if name not in TABLES:
         raise ConfigurationError(f"no table {name!r}", where="figures", remedy=f"such as {_DEFAULT_TABLE}")
-    last = last_said(plain.read(root, PUBLICATION, days), moment)
+    said = plain.read(root, PUBLICATION, days, pc.field("table_name") == name)
+    last = last_said(said, moment)
     schema = arrow_schema(TABLES[name])
     rows = [
         {field.name: _typed(one.values() | {"status": one.status}, field) for field in schema}

@@ -19,7 +19,7 @@ from lepton_etl.days import Days
 from lepton_etl.lake import plain
 from lepton_etl.lake.runs import code_version
 from lepton_etl.lake.store import Written
-from lepton_etl.lake.tables import CLUSTER_DAY, TABLES, Table
+from lepton_etl.lake.tables import CLUSTER_DAY, TABLES
 from lepton_etl.lake.tables.carbon import KPI
 from lepton_etl.lake.tables.jobs import JOB_ENERGY, TENANT_DAY
 from lepton_etl.lake.tables.publication import PERIOD, PUBLICATION, RESTATEMENT
@@ -35,7 +35,6 @@ from lepton_etl.publication.changes import (
 from lepton_etl.publication.reasons import changed_inputs
 from lepton_etl.publication.said import INPUTS, RowKey, Said, canonical, last_said, rows_said
 from lepton_etl.settings import Settings
-from pipelines import bill
 from pipelines.marks import Marks, factors_of, marks_now, model_versions
 from pipelines.stage import StageContext, StageResult
 
@@ -52,9 +51,8 @@ class Press:
 
 
 def run(context: StageContext) -> StageResult:
-    """Publish the context's days, after their costs and bills."""
+    """Publish the context's days."""
     root = context.lake.root
-    costs = bill.run(context)
     press = Press(root, context.settings, context.run_id)
     context.lake.inputs.update(_versions(root))
     said, restated = publish(press, context.days)
@@ -62,8 +60,7 @@ def run(context: StageContext) -> StageResult:
         Written(table.name, len(rows), plain.version(root, table) or 0, changed=bool(rows))
         for table, rows in ((PUBLICATION, said), (RESTATEMENT, restated))
     )
-    rows_out = len(said) + len(restated) + sum(one.rows for one in costs)
-    return StageResult(len(said), rows_out, (*costs, *written), _notes(restated))
+    return StageResult(len(said), len(said) + len(restated), written, _notes(restated))
 
 
 def publish(press: Press, days: Days) -> tuple[list[Said], list[Change]]:
@@ -105,14 +102,11 @@ def append(
 
 def last_words(root: Path, days: Days) -> dict[RowKey, Said]:
     """The last word on each row that a publication of these days covers."""
-    found = [last_said(plain.read(root, PUBLICATION, span)) for span in _spans(days)]
-    wanted = {table.name: _dates(table, days) for table in PUBLISHED} | {INPUTS: set(days)}
-    return {
-        row: one
-        for part in found
-        for row, one in part.items()
-        if one.table in wanted and one.date in wanted[one.table]
-    }
+    found: dict[RowKey, Said] = {}
+    for name in (INPUTS, *(table.name for table in PUBLISHED)):
+        for span in _spans(name, days):
+            found |= last_said(plain.read(root, PUBLICATION, span, pc.field("table_name") == name))
+    return found
 
 
 def closed_months(press: Press) -> frozenset[str]:
@@ -123,27 +117,20 @@ def closed_months(press: Press) -> frozenset[str]:
 
 
 def _said_now(press: Press, days: Days) -> list[Said]:
-    found: list[Said] = []
-    for table in PUBLISHED:
-        wanted = _dates(table, days)
-        rows = [
-            said for span in _spans(days) for said in rows_said(table, plain.read(press.root, table, span))
-        ]
-        found += {one.row: one for one in rows if one.date in wanted}.values()
-    return found
+    return [
+        said
+        for table in PUBLISHED
+        for span in _spans(table.name, days)
+        for said in rows_said(table, plain.read(press.root, table, span))
+    ]
 
 
-def _dates(table: Table, days: Days) -> set[dt.date]:
-    """The dates under which a publication of the days finds rows: a KPI's month and year stand under their first."""
-    if table is not KPI:
-        return set(days)
-    return {first for day in days for first in (day, day.replace(day=1), day.replace(month=1, day=1))}
-
-
-def _spans(days: Days) -> list[Days]:
-    """The days, and the first days of their months and years."""
-    firsts = sorted(_dates(KPI, days) - set(days))
-    return [days, *(Days.of(first) for first in firsts)]
+def _spans(name: str, days: Days) -> list[Days]:
+    """The days, and for KPIs the first days of their months and years, under which those periods stand."""
+    if name != KPI.name:
+        return [days]
+    firsts = {first for day in days for first in (day.replace(day=1), day.replace(month=1, day=1))}
+    return [days, *(Days.of(first) for first in sorted(firsts - set(days)))]
 
 
 def _inputs(press: Press, day: dt.date, marks: Marks) -> Said:

@@ -97,8 +97,7 @@ def _remarked(lake: Lake, settings: Settings, made: set[date]) -> set[date]:
     """
     if not made:
         return set()
-    rows = plain.read(lake.root, PUBLICATION)
-    rows = rows.filter(pc.equal(rows["table_name"], INPUTS))
+    rows = plain.read(lake.root, PUBLICATION, where=pc.field("table_name") == INPUTS)
     site = f'"site_id":"{settings.site.site_id}"'
     published = {
         one.date: one.values() for one in last_said(rows).values() if one.date in made and site in one.key

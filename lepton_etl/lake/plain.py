@@ -28,14 +28,15 @@ def version(root: Path, table: Table) -> int | None:
     return DeltaTable(str(root / table.name)).version() if exists(root, table) else None
 
 
-def read(root: Path, table: Table, days: Days | None = None) -> pa.Table:
-    """The rows, of these UTC days where given; empty where the table does not exist, columns it lacks null."""
+def read(root: Path, table: Table, days: Days | None = None, where: pc.Expression | None = None) -> pa.Table:
+    """The rows, of these UTC days and by `where` if given; empty where there is no table, columns it lacks null."""
     schema = arrow_schema(table)
     if not exists(root, table):
         return schema.empty_table()
-    within = None
+    within = where
     if days is not None:
-        within = (pc.field("date") >= pa.scalar(days.start)) & (pc.field("date") <= pa.scalar(days.end))
+        of_days = (pc.field("date") >= pa.scalar(days.start)) & (pc.field("date") <= pa.scalar(days.end))
+        within = of_days if where is None else of_days & where
     found = pa.table(DeltaTable(str(root / table.name)).to_pyarrow_dataset().to_table(filter=within))
     columns = [
         found[field.name].cast(field.type)

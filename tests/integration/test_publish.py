@@ -149,6 +149,15 @@ def test_the_log_stays_append_only_and_says_what_the_figures_rest_on(settings: S
     assert log.metadata().configuration["delta.appendOnly"] == "true"
 
 
+def test_a_night_is_one_file_a_table_that_readers_find_by_day(settings: Settings) -> None:
+    night(settings, {THIRD: 100.0, THIRD + timedelta(days=1): 50.0})
+    night(settings, {date(2025, 6, 5): 70.0}, "r2")
+    files = pa.table(DeltaLog(str(settings.lake.root / PUBLICATION.name)).get_add_actions(flatten=True))
+    found = {(row["partition.table_name"], row["min.date"], row["max.date"]) for row in files.to_pylist()}
+    spans = {(THIRD, THIRD + timedelta(days=1)), (date(2025, 6, 5), date(2025, 6, 5))}
+    assert found == {(name, *span) for name in (CLUSTER_DAY.name, "inputs") for span in spans}
+
+
 def test_restatements_name_the_input_that_changed(settings: Settings, tmp_path: Path) -> None:
     tenth = date(2025, 6, 10)
     night(settings, {THIRD: 100.0, tenth: 100.0})
@@ -237,7 +246,7 @@ def made(settings: Settings, days: Days, batch: int = 1) -> Lake:
         }  # fmt: skip
         plain.append(settings.lake.root, NODE_HOUR, [row], {})
     night(settings, dict.fromkeys(days, 100.0))
-    stage = {"run_id": "r1", "stage": "gold", "state": "done"}
+    stage = {"run_id": "r1", "stage": "publish", "state": "done"}
     lake.write_rows(STAGE_RUN, [stage | {"input_versions": json.dumps({"bronze/file batch": batch})}])
     lake.write_rows(RUN, [{"run_id": "r1", "state": "done", "exit_code": 0}])
     return lake
@@ -274,7 +283,7 @@ def test_a_batch_of_a_night_that_did_not_end_is_still_new(settings: Settings) ->
     lake = made(settings, WEEKS)
     delivered(lake, "late", 2, first_reading_time=datetime(2025, 6, 3, 5, tzinfo=UTC),
               last_reading_time=datetime(2025, 6, 3, 6, tzinfo=UTC))  # fmt: skip
-    stage = {"run_id": "killed", "stage": "gold", "state": "done"}
+    stage = {"run_id": "killed", "stage": "publish", "state": "done"}
     lake.write_rows(STAGE_RUN, [stage | {"input_versions": json.dumps({"bronze/file batch": 2})}])
     assert dirty(lake, settings) == ["2025-06-03", "2025-06-25"]
 
@@ -391,7 +400,7 @@ def stages(spark: SparkSession, settings: Settings, days: Days, *names: str) -> 
 
 def record_a_whole_night(lake: Lake) -> None:
     batch = max(lake.rows(FILE, ["batch"])["batch"].to_pylist())
-    stage = {"run_id": "whole", "stage": "gold", "state": "done"}
+    stage = {"run_id": "whole", "stage": "publish", "state": "done"}
     lake.write_rows(STAGE_RUN, [stage | {"input_versions": json.dumps({"bronze/file batch": batch})}])
     lake.write_rows(RUN, [{"run_id": "whole", "state": "done", "exit_code": 0}])
 

@@ -38,7 +38,8 @@ class Table:
     @property
     def indexed(self) -> tuple[str, ...]:
         """Columns with file statistics: the key, and the times of logs."""
-        named = {*self.key, "reading_time", "reading_date", "file_id", "batch", "quantity"} - {self.partition}
+        logged = {"reading_time", "reading_date", "file_id", "batch", "quantity", "published_time", "date"}
+        named = {*self.key, *logged} - {self.partition}
         return tuple(c for c in self.columns if c in named)
 
     def before(self, column: str) -> tuple[str, ...]:

@@ -7,7 +7,9 @@ from typing import Final
 from lepton_etl.lake.tables.declare import Table
 
 PUBLICATION: Final = Table(
-    "gold/publication", grain="one row as one publication said it", key=(), append_only=True, partition="date",
+    "gold/publication", grain="one row as one publication said it", key=(), append_only=True,
+    # A night is one small file a table; asking for one table, or for what days rest on, opens no other.
+    partition="table_name",
     owner="publication",
     columns=(
         "publication_id", "published_time", "table_name", "row_key", "date", "status", "figures", "row_hash",
