@@ -348,6 +348,7 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
                     for name in ("factors", "instruments", "scope1")
                 }
             ),
+            "kpi": settings.kpi.model_copy(update={"cfe_hours": maybe(settings.kpi.cfe_hours)}),
             "tariff": settings.tariff.model_copy(update={"file": maybe(settings.tariff.file)}),
             "billing": settings.billing.model_copy(update={"invoices": maybe(settings.billing.invoices)}),
             "report": Report(folder=under(settings.report.folder)),

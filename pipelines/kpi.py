@@ -17,6 +17,7 @@ from lepton_etl.days import Days
 from lepton_etl.facility.normalised import normalised_pue
 from lepton_etl.facility.rows import fit_of
 from lepton_etl.fields import SECONDS_PER_HOUR
+from lepton_etl.kpi.cfe import read_cfe_hours
 from lepton_etl.kpi.envelopes import inlet_sums
 from lepton_etl.kpi.figures import SITE, Totals, day_kpis
 from lepton_etl.kpi.hours import Row, added, cluster_totals, site_totals
@@ -37,6 +38,7 @@ from lepton_etl.lake.tables.carbon import INSTRUMENT, KPI, MARKET_YEAR
 from lepton_etl.lake.tables.facility import FACILITY_FIT
 from lepton_etl.lake.tables.jobs import JOB_ENERGY, JOB_RUN
 from pipelines.carbon import factors_of, market_year
+from pipelines.life import with_status
 from pipelines.stage import StageContext, StageResult
 
 _HOUR: Final = ["site_id", "hour_start"]
@@ -67,7 +69,7 @@ def write_kpis(context: StageContext, day_rows: list[dict[str, Any]], least: flo
     span = Days(first, days.end)
     rows = [row for row in [*all_days, *kept, *rolled] if row["date"] in span]
     frame = lake.spark.createDataFrame(pa.Table.from_pylist(rows, schema=arrow_schema(KPI)))
-    return lake.replace_few(KPI, span, frame, allow_empty=True)
+    return lake.replace_few(KPI, span, with_status(context, KPI, frame, span), allow_empty=True)
 
 
 def _totals(context: StageContext) -> list[list[Totals]]:
@@ -79,7 +81,8 @@ def _totals(context: StageContext) -> list[list[Totals]]:
     for row in clusters:
         by_site[row["site_id"], row["hour_start"]].append(row)
     renewable, water = _renewable_ratios(context), _grid_water(context)
-    reference = _reference_energies(context)
+    reference, path = _reference_energies(context), context.settings.kpi.cfe_hours
+    cfe = read_cfe_hours(path) if path else {}
     for row in sites:
         inside = by_site[row["site_id"], row["hour_start"]]
         keys = [(one["site_id"], one["cluster_id"], one["hour_start"]) for one in inside]
@@ -91,6 +94,7 @@ def _totals(context: StageContext) -> list[list[Totals]]:
             renewable_ratio=renewable.get(row["date"].year),
             grid_water_l_per_kwh=water.get(row["date"]),
             certificates_sold=context.settings.kpi.onsite_certificates_sold,
+            cfe=cfe.get(row["hour_start"]),
             reference_kwh=reference.get((row["site_id"], row["date"])),
         )
         hours[row["site_id"], SITE, one.date].append(one)

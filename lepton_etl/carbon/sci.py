@@ -1,11 +1,8 @@
-"""Software Carbon Intensity and the 24/7 carbon-free energy score."""
+"""Software Carbon Intensity."""
 
 from __future__ import annotations
 
 from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
 
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.fields import GRAMS_PER_KILOGRAM
@@ -47,30 +44,3 @@ def sci_gco2e(
     if functional_units <= 0:
         return None
     return (energy_kwh * intensity_g_per_kwh + embodied_kgco2e * GRAMS_PER_KILOGRAM) / functional_units
-
-
-def cfe_kwh(
-    consumed_kwh: NDArray[np.float64],
-    own_cfe_kwh: NDArray[np.float64],
-    grid_cfe_ratio: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Carbon-free energy used in each hour: own or contracted first, then the grid's share of the rest.
-
-    CFE = min(C, K) + (C - min(C, K)) x g, shapes (hours,); g in 0..1, NaN where the grid's share is unknown, which
-    stays NaN unless K covers the hour. A surplus of one hour helps no other hour.
-    Source: Google, 24/7 Carbon-Free Energy: Methodologies and Metrics (2021).
-    """
-    own = np.minimum(consumed_kwh, own_cfe_kwh)
-    rest = consumed_kwh - own
-    return np.asarray(own + np.where(rest > 0, rest * grid_cfe_ratio, 0.0), dtype=np.float64)
-
-
-def cfe_score(
-    consumed_kwh: NDArray[np.float64],
-    own_cfe_kwh: NDArray[np.float64],
-    grid_cfe_ratio: NDArray[np.float64],
-) -> float | None:
-    """Sum of carbon-free energy over sum of consumption, 0..1; None for no consumption or an unknown hour."""
-    used = cfe_kwh(consumed_kwh, own_cfe_kwh, grid_cfe_ratio)
-    total = float(consumed_kwh.sum())
-    return float(used.sum()) / total if total > 0 and np.isfinite(used).all() else None

@@ -64,7 +64,7 @@ _DEFINITIONS: Final = (
     _share("erf", "kWh", "ISO/IEC 30134-6:2021"),
     Definition("ere", "1", "kWh", "kWh", "The Green Grid, White Paper 29 (2010)", least=0.0),
     Definition("cer", "1", "kWh", "kWh", "ISO/IEC 30134-7:2023", least=0.0),
-    _share("cfe_own", "kWh", CFE_EDITION),
+    *(_share(kpi, "kWh", CFE_EDITION) for kpi in ("cfe", "cfe_own")),
     _share("iteusv", "h", "ISO/IEC 30134-5:2017"),
     _share("gpu_utilisation", "h", OWN_EDITION),
     *(_share(f"inlet_{name}_share", "h", _ASHRAE) for name in ("recommended", "a1", "a2", "a3", "a4")),

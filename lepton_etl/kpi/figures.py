@@ -33,6 +33,7 @@ class Totals:
     grid_import_kwh: float | None = None
     renewable_kwh: float | None = None
     own_cfe_kwh: float | None = None
+    cfe_kwh: float | None = None
     water_l: float | None = None
     grid_water_l_per_kwh: float | None = None
     emissions_kgco2e: float | None = None
@@ -125,6 +126,7 @@ def _parts(t: Totals) -> dict[str, Part]:
         "erf": Part(t.heat_reused_kwh, whole, "facility_kwh"),
         "ere": Part(reused, it, "facility_kwh"),
         "cer": Part(t.heat_removed_kwh, t.cooling_kwh),
+        "cfe": Part(t.cfe_kwh, whole, "facility_kwh"),
         "cfe_own": Part(t.own_cfe_kwh, whole, "facility_kwh"),
         "iteusv": Part(t.cpu_busy_h, t.cpu_h),
         "gpu_utilisation": Part(t.gpu_busy_h, t.gpu_h),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from lepton_etl.kpi.cfe import CfeHour, cfe_kwh
 from lepton_etl.kpi.envelopes import inlet_hours
 from lepton_etl.kpi.figures import Totals
 
@@ -25,6 +26,7 @@ def site_totals(
     renewable_ratio: float | None,
     grid_water_l_per_kwh: float | None,
     certificates_sold: bool,
+    cfe: CfeHour | None = None,
     reference_kwh: tuple[float, float] | None = None,
 ) -> Totals:
     """A row of gold/site_hour with its meters' totals, and the rows of gold/cluster_hour of the same hour.
@@ -36,6 +38,7 @@ def site_totals(
     facility, own = row["facility_energy_kwh"], _own_kwh(row)
     bought = _all_known(clusters, "grid_import_kwh")
     covered = None if renewable_ratio is None or bought is None else renewable_ratio * bought
+    at_hand, cfe = _at_hand(own, cfe), cfe or CfeHour(None, None)
     green = [kwh for kwh in (covered, None if certificates_sold else own) if kwh is not None]
     it = {1: row["it_ups_kwh"], 2: row["it_pdu_kwh"], 3: _sensor_it(row)}
     bases = {
@@ -55,7 +58,10 @@ def site_totals(
         heat_reused_kwh=row["heat_reused_kwh"],
         grid_import_kwh=bought,
         renewable_kwh=sum(green) if green else None,
-        own_cfe_kwh=None if own is None or facility is None else min(own, facility),
+        own_cfe_kwh=None if facility is None or at_hand is None else min(at_hand, facility),
+        cfe_kwh=None
+        if facility is None or at_hand is None
+        else cfe_kwh(facility, at_hand, cfe.grid_cfe_ratio),
         water_l=_all_known(clusters, "water_l"),
         grid_water_l_per_kwh=grid_water_l_per_kwh,
         emissions_kgco2e=_emissions(clusters),
@@ -99,6 +105,12 @@ def _own_kwh(row: Row) -> float | None:
     if row["pv_kwh"] is None:
         return None
     return max(float(row["pv_kwh"]) - float(row["export_kwh"] or 0.0), 0.0)
+
+
+def _at_hand(own_kwh: float | None, cfe: CfeHour | None) -> float | None:
+    """Own and contracted carbon-free energy of the hour; None where neither is known."""
+    parts = [kwh for kwh in (own_kwh, cfe.contracted_kwh if cfe else None) if kwh is not None]
+    return sum(parts) if parts else None
 
 
 def _sensor_it(row: Row) -> float | None:

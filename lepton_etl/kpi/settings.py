@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -46,6 +47,10 @@ class KpiSettings(BaseModel):
     onsite_certificates_sold: bool = Field(
         default=False,
         description="Whether the certificates of own generation were sold: it then counts as renewable for the buyer.",
+    )
+    cfe_hours: Path | None = Field(
+        default=None,
+        description="CSV of hour_start, contracted_kwh, grid_cfe_ratio: what contracts delivered, the grid's share.",
     )
     reference_wet_bulb_c: tuple[float, ...] = Field(
         default=(0.0, 5.0, 10.0, 15.0, 20.0, 25.0),

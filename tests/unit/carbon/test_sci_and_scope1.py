@@ -1,15 +1,14 @@
-"""SCI, the CFE score, and Scope 1."""
+"""SCI and Scope 1."""
 
 from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from lepton_etl.carbon.registers import read_scope1
-from lepton_etl.carbon.sci import cfe_kwh, cfe_score, embodied_share_kgco2e, sci_gco2e
+from lepton_etl.carbon.sci import embodied_share_kgco2e, sci_gco2e
 from lepton_etl.carbon.scope1 import fuel_kgco2e, refrigerant_kgco2e
 from lepton_etl.errors import ConfigurationError, MissingFactorError
 from lepton_etl.factors import load_factors
@@ -30,24 +29,6 @@ def test_sci_is_operational_and_embodied_over_functional_units() -> None:
 def test_sci_refuses_market_based_intensity() -> None:
     with pytest.raises(ConfigurationError, match="no market intensity"):
         sci_gco2e(10.0, 0.0, 0.1, 1, method="market")
-
-
-def test_a_surplus_of_one_hour_helps_no_other_hour() -> None:
-    """100 % by the year is 50 % by the hour here: 20 kWh are used, 20 kWh are made, all in one hour."""
-    used, made, grid = np.array([10.0, 10.0]), np.array([20.0, 0.0]), np.array([0.0, 0.0])
-    assert cfe_score(used, made, grid) == pytest.approx(0.5)
-
-
-def test_the_grids_share_counts_for_what_is_not_covered() -> None:
-    used, made, grid = np.array([10.0, 10.0]), np.array([4.0, 0.0]), np.array([0.5, 0.25])
-    assert cfe_kwh(used, made, grid) == pytest.approx([4 + 3, 2.5])
-    assert cfe_score(used, made, grid) == pytest.approx(9.5 / 20)
-
-
-def test_an_unknown_grid_share_leaves_the_score_unknown_unless_own_energy_covers_the_hour() -> None:
-    unknown = np.array([np.nan])
-    assert cfe_score(np.array([10.0]), np.array([4.0]), unknown) is None
-    assert cfe_score(np.array([10.0]), np.array([12.0]), unknown) == 1.0
 
 
 def test_fuel_and_refrigerant_by_the_set_of_warming_potentials() -> None:
