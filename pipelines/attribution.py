@@ -27,6 +27,7 @@ from lepton_etl.attribution.node_days import (
 from lepton_etl.lake.store import Written
 from lepton_etl.lake.tables import INTERVAL, NODE
 from lepton_etl.lake.tables.jobs import JOB_ENERGY, JOB_NODE, JOB_RUN, TENANT_DAY
+from pipelines.life import with_status
 from pipelines.stage import StageContext
 
 
@@ -101,9 +102,10 @@ def write(
     jobs = lake.local(
         found.job_hours.transform(job_energy(cluster_hours, node_hours, runs, cluster_costs, limit))
     )
+    tenants = jobs.transform(tenant_day(limit))
     return [
-        lake.replace_few(JOB_ENERGY, days, jobs, allow_empty=True),
-        lake.replace_few(TENANT_DAY, days, jobs.transform(tenant_day(limit)), allow_empty=True),
+        lake.replace_few(JOB_ENERGY, days, with_status(context, JOB_ENERGY, jobs), allow_empty=True),
+        lake.replace_few(TENANT_DAY, days, with_status(context, TENANT_DAY, tenants), allow_empty=True),
     ]
 
 

@@ -37,7 +37,7 @@ from lepton_etl.lake.tables import (
 from lepton_etl.lake.tables.carbon import INSTRUMENT, KPI, MARKET_YEAR
 from lepton_etl.lake.tables.facility import FACILITY_FIT
 from lepton_etl.lake.tables.jobs import JOB_ENERGY, JOB_RUN
-from pipelines.carbon import factors_of, market_year
+from pipelines.carbon import factors_of
 from pipelines.life import with_status
 from pipelines.stage import StageContext, StageResult
 
@@ -48,13 +48,12 @@ Hour = tuple[str, datetime]
 
 def run(context: StageContext) -> StageResult:
     """Make the KPIs of the context's days and roll up the months and years that hold them."""
-    balance = market_year(context)
     least = context.settings.energy.coverage_min_ratio
     fresh = [
         row for hours in _totals(context) for row in day_kpis(hours, least, context.settings.kpi.ashrae_class)
     ]
     written = write_kpis(context, fresh, least)
-    return StageResult(len(fresh), written.rows, (balance, written))
+    return StageResult(len(fresh), written.rows, (written,))
 
 
 def write_kpis(context: StageContext, day_rows: list[dict[str, Any]], least: float) -> Written:

@@ -26,9 +26,12 @@ from pipelines.publish import PUBLISHED, Press, append, closed_months
 from pipelines.stage import StageContext
 
 
-def with_status(context: StageContext, table: Table, rows: DataFrame) -> DataFrame:
-    """Rows of a published gold table of the context's days, with `status` by closed months and standing rows."""
-    root, days = context.lake.root, context.days
+def with_status(context: StageContext, table: Table, rows: DataFrame, days: Days | None = None) -> DataFrame:
+    """Rows of a published gold table with `status` by closed months and the rows that stand.
+
+    All rows of the days (default: the context's), as `lake.replace_few` takes them.
+    """
+    root, days = context.lake.root, days or context.days
     closed = closed_months(Press(root, context.settings, context.run_id))
     if not {month_of(day) for day in days} & closed:
         return rows
