@@ -20,7 +20,8 @@ DAY = date(2025, 6, 3)
 HOUR = Totals(
     DAY, "s", it_kwh={1: 1030.0, 2: 1000.0, 3: 980.0}, facility_kwh=1300.0, cooling_kwh=200.0,
     heat_removed_kwh=1100.0, heat_reused_kwh=130.0, grid_import_kwh=1200.0, renewable_kwh=400.0,
-    own_cfe_kwh=100.0, cfe_kwh=650.0,    water_l=1800.0, grid_water_l_per_kwh=2.0, emissions_kgco2e=480.0, cpu_busy_h=30.0, cpu_h=100.0, gpu_busy_h=60.0,
+    own_cfe_kwh=100.0, cfe_kwh=650.0,
+    water_l=1800.0, grid_water_l_per_kwh=2.0, emissions_kgco2e=480.0, cpu_busy_h=30.0, cpu_h=100.0, gpu_busy_h=60.0,
     gpu_h=80.0, node_h=120.0, gpu_held_h=65.0, jobs=13.0, reference_facility_kwh=500.0,
     reference_it_kwh=400.0,
 )  # fmt: skip
