@@ -1,0 +1,206 @@
+"""Jobs on Delta tables: accounting and intervals in, runs, holdings, states, energy of jobs and tenants out."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from pyspark.sql import SparkSession
+
+from lepton_etl.days import Days
+from lepton_etl.lake.schema import arrow_schema, spark_schema
+from lepton_etl.lake.store import Lake
+from lepton_etl.lake.tables import CLUSTER_HOUR, INTERVAL, JOB, NODE, NODE_HOUR, Table
+from lepton_etl.lake.tables.jobs import JOB_ENERGY, JOB_NODE, JOB_RUN, NODE_STATE, TENANT_DAY
+from lepton_etl.settings import Settings
+from pipelines import accounting, attribution
+from pipelines.stage import StageContext
+from tests.unit.attribution.accounting import SITE, bronze
+
+pytestmark = pytest.mark.spark
+
+DAY = date(2025, 6, 3)
+DAYS = Days.of(DAY)
+HOURS = [datetime(2025, 6, 3, hour, tzinfo=UTC) for hour in range(24)]
+SINCE = datetime(2024, 1, 1, tzinfo=UTC)
+KWH_PER_WATT_INTERVAL = 300 / 3.6e6
+FIGURES = {
+    "facility_energy_kwh": 1.5, "emissions_location_kgco2e": 0.3, "emissions_upstream_kgco2e": 0.06,
+    "emissions_market_kgco2e": 0.1, "water_l": 2.0,
+}  # fmt: skip
+"""Of a cluster-hour, per kWh of its IT energy."""
+# Job 10 holds half of n1 for two hours, 11 the rest of it for one hour and fails, 12 all of n2 across midnight.
+SACCT = """JobIDRaw|Cluster|Account|State|Submit|Start|End|NNodes|AllocCPUS|NodeList|Restarts|ConsumedEnergyRaw
+10|alpha|phys|COMPLETED|2025-06-03T00:00:00|2025-06-03T01:00:00|2025-06-03T03:00:00|1|4|n1|0|
+11|alpha|chem|FAILED|2025-06-03T00:00:00|2025-06-03T02:00:00|2025-06-03T03:00:00|1|4|n1|0|
+12|alpha|chem|RUNNING|2025-06-03T00:00:00|2025-06-03T23:00:00|Unknown|1|8|n2|0|
+13|alpha|chem|COMPLETED|2025-06-03T00:00:00|2025-06-03T05:00:00|2025-06-03T06:00:00|1|8|n2|0|1080000
+"""
+
+
+def node(node_id: str, cluster_id: str = "alpha") -> dict[str, Any]:
+    return {
+        "site_id": SITE, "cluster_id": cluster_id, "node_id": node_id, "valid_from": SINCE, "idle_power_w": 100.0,
+        "rated_power_w": 500.0, "gpu_count": 0, "core_count": 8,
+    }  # fmt: skip
+
+
+def intervals(node_id: str, power_w: float, silent_hour: int | None = None) -> list[dict[str, Any]]:
+    """A day at one power, less an hour of silence; n3 stands by."""
+    starts = [HOURS[0] + timedelta(minutes=minute) for minute in range(0, 1440, 5)]
+    return [
+        {
+            "site_id": SITE, "cluster_id": "beta" if node_id == "n3" else "alpha", "node_id": node_id,
+            "device_id": "node", "interval_start": start, "date": DAY, "interval_s": 300, "counts_in_total": True,
+            "multiplicity": 1, "energy_kwh": power_w * KWH_PER_WATT_INTERVAL, "power_mean_w": power_w,
+            "observed_s": 300.0, "conflicts": 0, "flags": [],
+        }
+        for start in starts
+        if start.hour != silent_hour
+    ]  # fmt: skip
+
+
+def filled(lake: Lake, table: Table, rows: list[dict[str, Any]]) -> None:
+    import pyarrow as pa
+
+    frame = lake.spark.createDataFrame(
+        pa.Table.from_pylist(rows, schema=arrow_schema(table)), spark_schema(table)
+    )
+    if "date" in table.columns:
+        lake.replace_few(table, DAYS, frame)
+    else:
+        lake.overwrite(table, frame)
+
+
+def node_hours(lake: Lake) -> Any:
+    """Hours of the nodes; the silent one of n2 is imputed with 0.3 kWh, embodied carbon is 0.01 kg an hour."""
+    rows = [
+        {
+            "site_id": SITE, "cluster_id": "alpha", "node_id": name, "hour_start": hour, "date": DAY,
+            "it_energy_imputed_kwh": 0.3 if (name, hour.hour) == ("n2", 5) else None, "imputed_s": 3600.0,
+            "embodied_kgco2e": 0.01,
+        }
+        for name in ("n1", "n2")
+        for hour in HOURS
+    ]  # fmt: skip
+    schema = ",".join(
+        f"{field.name} {field.dataType.simpleString()}"
+        for field in spark_schema(NODE_HOUR).fields
+        if field.name in rows[0]
+    )
+    return lake.spark.createDataFrame(rows, f"{schema},embodied_kgco2e double")
+
+
+def cluster_hours(lake: Lake, unknown_hour: int) -> Any:
+    """Hours of 2 kWh with all figures; of one hour the market-based emissions are unknown."""
+    rows = [
+        {"site_id": SITE, "cluster_id": "alpha", "hour_start": hour, "it_energy_kwh": 2.0,
+         **{name: 2.0 * rate for name, rate in FIGURES.items()},
+         **({"emissions_market_kgco2e": None} if hour.hour == unknown_hour else {})}
+        for hour in HOURS
+    ]  # fmt: skip
+    names = rows[0].keys()
+    schema = ",".join(
+        f"{field.name} {field.dataType.simpleString()}"
+        for field in spark_schema(CLUSTER_HOUR).fields
+        if field.name in names
+    )
+    return lake.spark.createDataFrame(rows, schema)
+
+
+@pytest.fixture(scope="module")
+def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    root = tmp_path_factory.mktemp("attribution")
+    lake = Lake(spark, root / "lake")
+    context = context_of(lake, root)
+    assert accounting.run(context) == []
+    filled(lake, NODE, [node("n1"), node("n2"), node("n3", "beta")])
+    filled(
+        lake,
+        INTERVAL,
+        [*intervals("n1", 300.0), *intervals("n2", 300.0, silent_hour=5), *intervals("n3", 20.0)],
+    )
+    assert attribution.frames(context, node_hours(lake)) is None
+    lake.ensure(JOB)
+    lake.write_rows(JOB, bronze(SACCT).to_pylist())
+    written = accounting.run(context)
+    found = attribution.frames(context, node_hours(lake))
+    assert found is not None
+    split = [row.asDict() for row in found.node_split.collect()]
+    hours = [row.asDict() for row in found.job_hours.collect()]
+    attribution.write(context, found, node_hours(lake), cluster_hours(lake, unknown_hour=2))
+    again = attribution.write(context, found, node_hours(lake), cluster_hours(lake, unknown_hour=2))
+    found.release()
+    tables = {table.name: [row.asDict() for row in lake.read(table).collect()]
+              for table in (JOB_RUN, JOB_NODE, NODE_STATE, JOB_ENERGY, TENANT_DAY)}  # fmt: skip
+    return {"written": written, "split": split, "hours": hours, "again": again, **tables}
+
+
+def context_of(lake: Lake, root: Path) -> StageContext:
+    settings = Settings(
+        site={"site_id": SITE}, lake={"root": lake.root}, fleet={"inventory": root / "nodes.csv"},
+        sources=[{"name": "jobs", "format": "slurm", "path": "landing/*.txt"}],
+    )  # fmt: skip
+    return StageContext(lake, settings, DAYS, "run", structlog.get_logger())
+
+
+def test_accounting_makes_runs_holdings_and_states(made: Any) -> None:
+    assert [(one.table, one.rows) for one in made["written"][:2]] == [
+        ("silver/job_run", 4),
+        ("silver/job_node", 4),
+    ]
+    states = sorted(
+        (row["node_id"], row["from_time"].hour, row["node_state"], row["state_basis"])
+        for row in made[NODE_STATE.name]
+    )
+    assert states == [
+        ("n1", 0, "idle", "power"), ("n1", 1, "active", "jobs"), ("n1", 3, "idle", "power"),
+        ("n2", 0, "idle", "power"), ("n2", 5, "active", "jobs"), ("n2", 6, "idle", "power"),
+        ("n2", 23, "active", "jobs"), ("n3", 0, "standby", "power"),
+    ]  # fmt: skip
+
+
+def test_jobs_and_idle_are_the_energy_of_accounted_nodes(made: Any) -> None:
+    split = {(row["node_id"], row["hour_start"].hour): row for row in made["split"]}
+    assert {name for name, _ in split} == {"n1", "n2"}
+    for (name, hour), row in split.items():
+        assert row["jobs_energy_kwh"] + row["idle_energy_kwh"] == pytest.approx(0.3, rel=1e-9), (name, hour)
+    assert split["n1", 1]["jobs_energy_kwh"] == pytest.approx(0.25)
+    assert split["n1", 2]["idle_energy_kwh"] == pytest.approx(0.0, abs=1e-12)
+    assert split["n2", 5]["jobs_energy_kwh"] == pytest.approx(0.3)
+
+
+def test_a_run_takes_its_part_of_what_its_hours_emit_and_embody(made: Any) -> None:
+    jobs = {row["job_id"]: row for row in made[JOB_ENERGY.name]}
+    assert jobs["10"]["it_energy_kwh"] == pytest.approx(0.4)
+    assert jobs["10"]["facility_energy_kwh"] == pytest.approx(0.6)
+    assert jobs["10"]["emissions_location_kgco2e"] == pytest.approx(0.12)
+    assert jobs["10"]["emissions_market_kgco2e"] is None
+    assert jobs["12"]["emissions_market_kgco2e"] == pytest.approx(0.03)
+    assert jobs["10"]["embodied_kgco2e"] == pytest.approx(0.01)
+    assert jobs["10"]["sci_gco2e_per_job"] == pytest.approx(130.0)
+    assert (jobs["10"]["energy_basis"], jobs["13"]["energy_basis"]) == ("measured", "estimated")
+    assert jobs["10"]["energy_cost"] is None
+
+
+def test_waste_is_what_failed_and_the_plugin_is_only_a_check(made: Any) -> None:
+    jobs = {row["job_id"]: row for row in made[JOB_ENERGY.name]}
+    assert jobs["11"]["wasted_energy_kwh"] == jobs["11"]["it_energy_kwh"] == pytest.approx(0.15)
+    assert jobs["10"]["wasted_energy_kwh"] == 0
+    assert jobs["13"]["scheduler_energy_kwh"] == pytest.approx(0.3)
+    assert jobs["13"]["scheduler_energy_ratio"] == pytest.approx(1.0)
+    assert jobs["10"]["scheduler_energy_kwh"] is None
+
+
+def test_tenants_are_the_sums_of_their_jobs_by_every_rule(made: Any) -> None:
+    tenants = {row["tenant_id"]: row for row in made[TENANT_DAY.name]}
+    jobs = made[JOB_ENERGY.name]
+    for rule in ("it_energy_kwh", "it_energy_usage_kwh", "it_energy_equal_kwh"):
+        assert sum(row[rule] for row in tenants.values()) == pytest.approx(sum(row[rule] for row in jobs))
+    assert tenants["chem"]["job_count"] == 3
+    assert tenants["phys"]["emissions_market_kgco2e"] is None
+    assert tenants["phys"]["rule_spread_ratio"] >= 0
+    assert all(not one.changed for one in made["again"])
