@@ -29,6 +29,13 @@ from pipelines.stage import StageContext
 _OF_INVOICE: Final = ("first_day", "last_day", "invoice_id", "invoice_kwh", "invoice_cost")
 
 
+def check(settings: Settings) -> None:
+    """Read the tariff and the invoices once. Raises ConfigurationError before any data is touched."""
+    _tariff(settings)
+    if settings.billing.invoices:
+        read_invoices(settings.billing.invoices)
+
+
 def run(context: StageContext) -> list[Written]:
     """Costs of the context's days and the months that they, or changed invoices, touch; nothing without both files.
 
