@@ -43,7 +43,6 @@ _DOUBT: Final = pl.Schema(
     }
 )
 
-RatedByNodeDay = Mapping[tuple[int, str], float]
 # Rows and columns of silver/interval that the checks read.
 CHECKED_DEVICES: Final = r"^(node$|node\.|cpu|dram|gpu)"
 CHECKED_COLUMNS: Final = (
@@ -65,10 +64,10 @@ def arbitrate(
     values: pl.DataFrame,
     candidates: pl.DataFrame,
     gains: Mapping[str, float],
-    rated_w: RatedByNodeDay,
+    inventory: pl.DataFrame,
     interval_us: int,
 ) -> Arbitration:
-    """The power of every row, without the sources of nodes that others prove wrong.
+    """The power of every row, without the sources of nodes that others prove wrong. `inventory` has ROSTER_COLUMNS.
 
     Source: definitions.md section 2 (order of the sources); docs/methodology.md, "Sensors and their errors".
     """
@@ -80,7 +79,7 @@ def arbitrate(
         return Arbitration(first, by_source.clear(), no_doubts)
     mean = pl.col("integral") / pl.col("observed_s") * pl.col("multiplicity")
     told = pl.concat([by_source, parts]).with_columns(mean.alias("power_w"))
-    found = compare_sources(_series(told, interval_us), gains, rated_w, interval_us)
+    found = compare_sources(_series(told, interval_us), gains, _rated_w(told, inventory), interval_us)
     chosen = choose_power(values, candidates, found.suspects) if found.suspects.height else first
     at_node = chosen.filter(pl.col("device_id") == "node").select(*ROW, "energy_source")
     others = by_source.join(at_node, on=[*ROW, "energy_source"], how="anti").with_columns(
@@ -123,10 +122,16 @@ def _series(told: pl.DataFrame, interval_us: int) -> pl.DataFrame:
     return pl.concat([totals.select(columns), parts.select(columns)])
 
 
-def rated_by_node_day(readings: pl.DataFrame) -> RatedByNodeDay:
-    """Rated power by day and node where the inventory states one; needs day, node_id and rated_power_w."""
-    rated = readings.select("day", "node_id", "rated_power_w").unique().drop_nulls()
-    return {(day, node_id): watts for day, node_id, watts in rated.iter_rows()}
+def _rated_w(told: pl.DataFrame, inventory: pl.DataFrame) -> dict[tuple[int, str], float]:
+    """Rated power by day and node where the inventory states one."""
+    rated = (
+        told.select("day", "node_id").unique()
+        .join(inventory.drop_nulls("rated_power_w"), on="node_id", how="inner")
+        .filter(pl.col("day").is_between("from_day", "until_day"))
+    )  # fmt: skip
+    return {
+        (day, node): watts for day, node, watts in rated.select("day", "node_id", "rated_power_w").iter_rows()
+    }
 
 
 def sensor_checks(rows: pa.Table, inventory: pl.DataFrame, gains: Mapping[str, float]) -> pa.Table:
@@ -142,9 +147,7 @@ def sensor_checks(rows: pa.Table, inventory: pl.DataFrame, gains: Mapping[str, f
         (time_us // DAY_US).alias("day"),
         (pl.col("power_mean_w") * pl.col("multiplicity")).alias("power_w"),
     )
-    whole = told.select("day", "node_id").unique().join(inventory, on="node_id", how="inner")
-    rated_w = rated_by_node_day(whole.filter(pl.col("day").is_between("from_day", "until_day")))
-    found = compare_sources(_series(told, interval_us), gains, rated_w, interval_us)
+    found = compare_sources(_series(told, interval_us), gains, _rated_w(told, inventory), interval_us)
     checks = found.checks.select(
         pl.lit(frame.item(0, "site_id")).alias("site_id"),
         pl.from_epoch("day", "d").alias("date"),

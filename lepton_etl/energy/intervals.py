@@ -11,9 +11,7 @@ import pyarrow as pa
 from lepton_etl.energy.arbitration import (
     OTHER_SOURCE,
     SOURCE_CHANGED,
-    RatedByNodeDay,
     arbitrate,
-    rated_by_node_day,
 )
 from lepton_etl.energy.channels import (
     READING_COLUMNS,
@@ -101,8 +99,7 @@ def intervals(
     at_node = refused.filter(pl.col("quantity").is_in(ENVIRONMENT)).with_columns(device_id=pl.lit("node"))
     flagged = pl.concat([refused, at_node])
     marks = pl.concat([channels.marks, marks_of(flagged, pl.col("refused"), policy.interval_us)])
-    rated_w = rated_by_node_day(spoken)
-    rows = _rows(channels, conflicts, marks, rated_w, policy)
+    rows = _rows(channels, conflicts, marks, inventory, policy)
     of_day = rows.filter(pl.col("interval_us") // DAY_US == pl.col("day"))
     return _table(of_day.pipe(with_place, inventory).pipe(_with_energy, policy), policy)
 
@@ -137,12 +134,12 @@ def _rows(
     channels: Channels,
     conflicts: pl.DataFrame,
     marks: pl.DataFrame,
-    rated_w: RatedByNodeDay,
+    inventory: pl.DataFrame,
     policy: IntervalPolicy,
 ) -> pl.DataFrame:
     """Power, environment, conflicts and flags, one line for each row that has any of them."""
     candidates = power_candidates(channels.sensors)
-    found = arbitrate(channels.values, candidates, policy.gains, rated_w, policy.interval_us)
+    found = arbitrate(channels.values, candidates, policy.gains, inventory, policy.interval_us)
     chosen = found.chosen.with_columns(pl.lit(policy.interval_s).alias("interval_s"))
     with_extremes = lowest_and_highest(channels.values, channels.sensors, chosen)
     power = pl.concat([with_extremes, found.others], how="diagonal").select(

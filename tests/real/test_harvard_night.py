@@ -13,9 +13,11 @@ from deltalake import DeltaTable as DeltaLog
 from pyspark.sql import SparkSession
 
 from lepton_etl.days import Days
+from lepton_etl.energy.chassis import chassis_shared
 from lepton_etl.errors import Exit
 from lepton_etl.lake.store import Lake
 from lepton_etl.lake.tables import CLUSTER_DAY, FILE, INTERVAL, NODE_HOUR, Table
+from lepton_etl.lake.tables.silver import SENSOR_CHECK
 from lepton_etl.settings import load
 from pipelines.nightly import run_night
 from tests.conftest import PROJECT, real_data
@@ -117,3 +119,29 @@ def test_a_chassis_of_four_nodes_is_counted_once(lake: Lake) -> None:
     assert of_four["power_mean_w"].median() == pytest.approx(250.0)
     # One sample of 25,550 W (8-bit full scale) stands in the logs of holy8a251's nodes.
     assert chassis["power_max_w"].max() < 1_000.0
+
+
+def test_what_a_real_chassis_draws_beyond_its_nodes_is_split_by_their_energy(lake: Lake) -> None:
+    rows = table(lake, INTERVAL)
+    nodes = [f"holy8a2410{number}" for number in range(1, 5)]
+    own = rows.filter(pl.col("node_id").is_in(nodes) & (pl.col("device_id") == "node"))
+    box = rows.filter((pl.col("node_id") == "holy8a241") & (pl.col("device_id") == "chassis"))
+    together = own.join(box.select("interval_start", box_kwh="energy_kwh"), on="interval_start")
+    by_node = together.group_by("node_id").agg(pl.col("energy_kwh").sum()).sort("node_id")
+    assert by_node["node_id"].to_list() == nodes
+    box_kwh = together.unique("interval_start")["box_kwh"].sum()
+    share = chassis_shared(box_kwh, by_node["energy_kwh"].to_list())
+    # 250 W of one enclosure, not of each of its four nodes of 20 W.
+    assert share.shared_kwh == pytest.approx(box_kwh - by_node["energy_kwh"].sum())
+    assert share.shared_kwh == pytest.approx(0.4447, abs=1e-4)
+    assert share.by_node_kwh == pytest.approx([share.shared_kwh / 4] * 4, rel=0.01)
+
+
+def test_supplies_bmc_and_parts_of_real_nodes_bear_one_another_out(lake: Lake) -> None:
+    checks = table(lake, SENSOR_CHECK)
+    assert set(checks["sensor_verdict"]) == {"agrees"}
+    bmc = checks.filter((pl.col("check_source") == "bmc") & (pl.col("against_source") == "psu_input"))
+    found = dict(zip(bmc["node_id"], bmc["ratio_median"].round(3), strict=True))
+    assert found == {"holygpu2c0701": 1.0, "holygpu2c0702": 1.0, "lichtmandce03": 1.005}
+    parts = checks.filter(pl.col("check_source") == "components")
+    assert parts["ratio_median"].is_between(0.3, 0.8).all() and parts.height == 5
