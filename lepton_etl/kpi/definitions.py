@@ -23,7 +23,10 @@ def capped_ratio(numerator: float, denominator: float) -> float | None:
 
 
 def remaining_ratio(numerator: float, denominator: float) -> float | None:
-    """1 - numerator / denominator: the form of the rack cooling index."""
+    """1 - numerator / denominator: the rack cooling index, 1 - degree-hours beyond recommended / (n x span).
+
+    Source: Herrlin, Rack Cooling Effectiveness in Data Centers, ASHRAE Transactions 111(2), 2005.
+    """
     value = ratio(numerator, denominator)
     return None if value is None else 1.0 - value
 
