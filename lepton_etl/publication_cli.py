@@ -81,8 +81,10 @@ def figures_as_of(root: Path, name: str, moment: datetime, days: Days | None = N
     from lepton_etl.lake.tables.publication import PUBLICATION
     from lepton_etl.publication.said import last_said, standing
 
-    if name not in TABLES:
-        raise ConfigurationError(f"no table {name!r}", where="figures", remedy=f"such as {_DEFAULT_TABLE}")
+    published = [table for table in plain.partitions(root, PUBLICATION) if table in TABLES]
+    if name not in published:
+        known = f"one of {', '.join(published)}" if published else "run a night first"
+        raise ConfigurationError(f"{name!r} was never published", where="figures", remedy=known)
     said = plain.read(root, PUBLICATION, days, pc.field("table_name") == name)
     last = last_said(said, moment)
     schema = arrow_schema(TABLES[name])

@@ -47,6 +47,14 @@ def read(root: Path, table: Table, days: Days | None = None, where: pc.Expressio
     return pa.table(columns, schema=schema)
 
 
+def partitions(root: Path, table: Table) -> list[str]:
+    """The values that the table is parted by, sorted; none where it does not exist."""
+    if not exists(root, table) or table.partition is None:
+        return []
+    found = DeltaTable(str(root / table.name)).partitions()
+    return sorted({str(part[table.partition]) for part in found})
+
+
 def append(root: Path, table: Table, rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, str]) -> None:
     """Append rows in one commit; no rows make none."""
     if not rows:

@@ -13,9 +13,11 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable as DeltaLog
+from typer.testing import CliRunner
 
+from lepton_etl.cli import app
 from lepton_etl.days import Days
-from lepton_etl.errors import Exit, LockedError, NoInputError
+from lepton_etl.errors import ConfigurationError, Exit, LockedError, NoInputError
 from lepton_etl.fleet.plan import ClusterPlan, FleetPlan
 from lepton_etl.fleet.simulate import simulate
 from lepton_etl.inventory import read_nodes
@@ -233,6 +235,45 @@ def test_a_month_is_not_closed_while_a_night_makes_one_of_its_days(settings: Set
 def test_a_date_asks_for_its_end() -> None:
     assert moment_of("2025-07-01") == datetime(2025, 7, 1, 23, 59, 59, 999999, tzinfo=UTC)
     assert moment_of("2025-07-01T06:00+02:00") == datetime(2025, 7, 1, 4, tzinfo=UTC)
+
+
+def test_the_verbs_of_people(settings: Settings, tmp_path: Path) -> None:
+    night(settings, dict.fromkeys(JUNE, 100.0))
+    config = ["--config", str(tmp_path / "config.yaml")]
+    ask = [*config, "--as-of", f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%d}"]
+    shown = CliRunner().invoke(
+        app, ["figures", *ask, "--date", str(THIRD), "--csv", "--column", "it_energy_kwh"]
+    )
+    assert shown.stdout.splitlines() == ["it_energy_kwh", "100.0"]
+    table = CliRunner().invoke(app, ["figures", *ask, "--limit", "1"])
+    assert "as said by" in table.stdout
+    assert "(30 rows)" in table.stdout
+    assert (
+        "30 rows of gold/cluster_day"
+        in CliRunner().invoke(app, ["close", *config, "--month", "2025-06"]).stdout
+    )
+    assert "was closed already" in CliRunner().invoke(app, ["close", *config, "--month", "2025-06"]).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["figures", "--as-of", "yesterday"], "is no time"),
+        (
+            ["figures", "--as-of", "2030-01-01", "--table", "gold/node_hour"],
+            "never published -> one of gold/cluster_day",
+        ),
+        (["figures", "--as-of", "2030-01-01", "--column", "kwh"], "no column kwh"),
+        (["close", "--month", "2025-6"], "is no month"),
+    ],
+)
+def test_wrong_use_says_what_to_do(
+    settings: Settings, tmp_path: Path, arguments: list[str], what: str
+) -> None:
+    night(settings, {THIRD: 100.0})
+    done = CliRunner().invoke(app, [*arguments, "--config", str(tmp_path / "config.yaml")])
+    assert isinstance(done.exception, ConfigurationError)
+    assert what in str(done.exception)
 
 
 def made(settings: Settings, days: Days, batch: int = 1) -> Lake:
