@@ -49,6 +49,34 @@ def test_the_sensor_errors_follow_energy_and_seconds() -> None:
     assert better["resolution_sigma_kwh"] == pytest.approx(10 / sqrt(12) * 300 / 3.6e6)
 
 
+def test_the_class_of_the_sensor_gives_the_errors_that_the_inventory_leaves_open() -> None:
+    supply = series(MINUTES, [100.0] * 11, "psu_input_power", device_id="psu1")
+    (row, _) = of_device(rows_of(supply))
+    assert (row["sensor_class"], row["gain_sigma_kwh"]) == ("psu", pytest.approx(0.0289 * row["energy_kwh"]))
+    listed = IntervalPolicy("site", 300, sensor_gain_ratio=0.02, classes=POLICY.classes)
+    (row, _) = of_device(rows_of(supply, policy=listed))
+    assert row["gain_sigma_kwh"] == pytest.approx(0.02 * row["energy_kwh"])
+    (board, _) = of_device(rows_of(series(MINUTES, [300.0] * 11, "gpu_power", device_id="gpu0")), "gpu0")
+    assert (board["sensor_class"], board["sampling_sigma_kwh"]) == ("gpu_board", 0.0)
+    nobody = rows_of(supply, policy=IntervalPolicy("site"))
+    assert [r["gain_sigma_kwh"] for r in of_device(nobody)] == [None, None]
+
+
+def test_an_hour_of_eight_moments_errs_by_their_spread_for_the_time_that_the_board_did_not_see() -> None:
+    """Two GPUs in one mean of 8 momentary samples; a board sees a quarter of the time."""
+    hours = [
+        reading(
+            3600 * hour, watt, "gpu_power", device_id="gpu", statistic="mean", window_s=3600.0,
+            multiplicity=2, spot_samples=8,
+        )
+        for hour, watt in ((0, 100.0), (1, 180.0))
+    ]  # fmt: skip
+    rows = of_device(rows_of(hours), "gpu")
+    second = sum(row["sampling_sigma_kwh"] ** 2 for row in rows[12:24]) ** 0.5
+    assert second == pytest.approx(2 * sqrt(80**2 / 2 / 8 * 0.75) / 1000)
+    assert rows[0]["sampling_sigma_kwh"] == pytest.approx(rows[12]["sampling_sigma_kwh"])
+
+
 def test_supplies_are_summed_where_all_report() -> None:
     both = series(MINUTES, [100.0] * 11, "psu_input_power", device_id="psu1")
     both += series(MINUTES, [150.0] * 11, "psu_input_power", device_id="psu2")
