@@ -14,22 +14,20 @@ from lepton_etl.columns import exact_sum
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """Dry bulb bounds at the inlet, degC, and upper bounds of dew point (degC) and relative humidity (0..1)."""
+    """Dry bulb bounds at the inlet, degC."""
 
     name: str
     low_c: float
     high_c: float
-    dew_point_max_c: float
-    humidity_max_ratio: float
 
 
-# Source: ASHRAE TC 9.9, 5th edition 2021, reference card; recommended humidity where corrosive gases are low.
-RECOMMENDED: Final = Envelope("recommended", 18.0, 27.0, 15.0, 0.70)
+# Source: ASHRAE TC 9.9, 5th edition 2021, reference card.
+RECOMMENDED: Final = Envelope("recommended", 18.0, 27.0)
 ALLOWABLE: Final = {
-    "A1": Envelope("A1", 15.0, 32.0, 17.0, 0.80),
-    "A2": Envelope("A2", 10.0, 35.0, 21.0, 0.80),
-    "A3": Envelope("A3", 5.0, 40.0, 24.0, 0.85),
-    "A4": Envelope("A4", 5.0, 45.0, 24.0, 0.90),
+    "A1": Envelope("A1", 15.0, 32.0),
+    "A2": Envelope("A2", 10.0, 35.0),
+    "A3": Envelope("A3", 5.0, 40.0),
+    "A4": Envelope("A4", 5.0, 45.0),
 }
 
 
