@@ -26,6 +26,7 @@ from lepton_etl.energy.cluster_days import facility_days, with_facility_days
 from lepton_etl.energy.facility import meter_hours, sum_meters, with_overhead, with_pue, with_shared_it
 from lepton_etl.energy.gaps import HISTORY_DAYS, with_imputed
 from lepton_etl.energy.node_hours import measured_node_hours, node_hours
+from lepton_etl.energy.owners import with_job_idle
 from lepton_etl.energy.sensor_classes import FACTOR_TABLE, SHARED
 from lepton_etl.facility.stand_in import with_modelled_overhead
 from lepton_etl.fields.words import SENSOR_CLASSES
@@ -43,7 +44,8 @@ from lepton_etl.lake.tables import (
     WEATHER_HOUR,
 )
 from lepton_etl.lake.tables.accounts import ENERGY_LEDGER
-from pipelines import carbon, ledger
+from lepton_etl.lake.tables.ledger import CLUSTER_COST
+from pipelines import attribution, bill, carbon, ledger
 from pipelines.facility_fit import fits_of, run_fit
 from pipelines.stage import StageContext, StageResult
 
@@ -57,24 +59,33 @@ def run(context: StageContext) -> StageResult:
     lake, days = context.lake, context.days
     rows_in = lake.read(INTERVAL, days).count()
     fitted = run_fit(context)
-    with _held(_measured(context)) as measured, _held(_node_hours(context, measured)) as nodes:
-        intensity, site_base = _intensity(context), lake.local(_site_base(context, nodes))
-        book = ledger.ledger(context, nodes, site_base, None)
+    with (
+        _held(_measured(context)) as measured,
+        _held(_node_hours(context, measured)) as nodes,
+        _attributed(context, nodes) as split,
+        _held(nodes.transform(with_job_idle(split.node_split if split else None))) as owned,
+    ):
+        intensity, site_base = _intensity(context), lake.local(_site_base(context, owned))
+        book = ledger.ledger(context, owned, site_base, split.node_split if split else None)
         checked = ledger.checked(lake, context, book)
         site_hours = lake.local(_site_hours(context, site_base, book, intensity))
-        cluster_hours = lake.local(_cluster_hours(context, nodes, site_hours, intensity))
-        cluster_days = _cluster_days(context, nodes, cluster_hours)
-        written = (
+        cluster_hours = lake.local(_cluster_hours(context, owned, site_hours, intensity))
+        cluster_days = _cluster_days(context, owned, cluster_hours)
+        written = [
             *((fitted,) if fitted else ()),
             checked,
-            lake.replace(NODE_HOUR, days, nodes),
+            lake.replace(NODE_HOUR, days, owned),
             lake.replace_few(ENERGY_LEDGER, days, lake.spark.createDataFrame(book.rows), allow_empty=True),
             lake.replace_few(SITE_HOUR, days, site_hours),
             lake.replace_few(CLUSTER_HOUR, days, cluster_hours),
             lake.replace_few(CLUSTER_DAY, days, cluster_days),
             carbon.market_year(context),
-        )
-    return StageResult(rows_in, sum(one.rows for one in written), written)
+        ]
+        written += bill.run(context)
+        embodied = carbon.node_embodied(context, owned)
+        costs = lake.read_few(CLUSTER_COST, days) if context.settings.tariff.file else None
+        written += attribution.write(context, split, embodied, cluster_hours, costs)
+    return StageResult(rows_in, sum(one.rows for one in written), tuple(written))
 
 
 def _measured(context: StageContext) -> DataFrame:
@@ -185,6 +196,17 @@ def _shared_variance(context: StageContext) -> dict[str, float]:
 
 def _limit(context: StageContext) -> float:
     return context.settings.energy.coverage_min_ratio
+
+
+@contextmanager
+def _attributed(context: StageContext, nodes: DataFrame) -> Iterator[attribution.Frames | None]:
+    """The split of the nodes' energy by jobs, computed once; None where no job is accounted."""
+    found = attribution.frames(context, nodes)
+    try:
+        yield found
+    finally:
+        if found is not None:
+            found.release()
 
 
 @contextmanager

@@ -30,7 +30,9 @@ from pipelines.stage import StageContext, StageResult
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-PUBLISHING: Final = ("bronze", "silver", "gate", "gold")
+# What is made of a range of days, in this order; the figures are out when the last of them is done.
+DAILY: Final = ("silver", "gate", "gold", "kpi", "publish")
+PUBLISHING: Final = ("bronze", *DAILY)
 AFTER_PUBLICATION: Final = ("train", "score", "report")
 STAGES: Final = (*PUBLISHING, *AFTER_PUBLICATION)
 
@@ -113,7 +115,7 @@ class _Run:
             ranges = dirty_days(lake, self.context.settings, self.context.days)
         with leases(root, [f"day-{day}" for days in ranges for day in days], run_id):
             for days in ranges:
-                for name in ("silver", "gate", "gold"):
+                for name in DAILY:
                     if name in wanted:
                         self._stage(
                             name, days, extra={BATCH_KEY: batch} if whole and days == ranges[-1] else {}

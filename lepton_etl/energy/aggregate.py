@@ -17,7 +17,7 @@ INLET_PERCENTILE: Final = 0.99
 _SUMS: Final = (
     "nodes", "unrated", "measured_kwh", "imputed_kwh", "chassis_shared_kwh", "told_kwh", "idle_kwh", "gpu_kwh",
     "observed_s", "accounted_s", "expected_s", "observed_ws", "accounted_ws", "expected_ws", "cpu_s", "cpu_busy_s",
-    "gpu_s", "gpu_busy_s", "board_s", "board_busy_s", "uncounted",
+    "gpu_s", "gpu_busy_s", "board_s", "board_busy_s", "uncounted", "by_utilisation",
 )  # fmt: skip
 _LINEAR_SIGMAS: Final = {
     "gain_sigma_kwh": "gain_kwh",
@@ -95,6 +95,7 @@ def _by_node(by: tuple[str, ...]) -> Transform:
         "imputed_kwh": F.col("it_energy_imputed_kwh"),
         "chassis_shared_kwh": F.col("chassis_shared_kwh"),
         "told_kwh": F.when(F.col("idle_basis") != "none", energy),
+        "by_utilisation": (F.col("idle_basis") == "utilisation").cast("int"),
         "idle_kwh": F.col("idle_energy_kwh"),
         "gpu_kwh": F.col("gpu_energy_kwh"),
         "observed_s": observed_s,
@@ -149,6 +150,7 @@ def _figures(by: tuple[str, ...], coverage_min_ratio: float) -> Transform:
         .when(F.col("gpu_energy_kwh").isNotNull(), "gpu_only")
         .otherwise("none")
     )
+    told_by = F.when(F.col("by_utilisation") == 0, "jobs").otherwise("utilisation")
     is_told = F.col("told_kwh") >= coverage_min_ratio * F.col("measured_kwh")
     by_board = F.when(F.col("uncounted") == 0, F.try_divide(F.col("board_busy_s"), F.col("board_s")))
     by_node = F.try_divide(F.col("gpu_busy_s"), F.col("gpu_s"))
@@ -165,7 +167,7 @@ def _figures(by: tuple[str, ...], coverage_min_ratio: float) -> Transform:
             F.least(F.coalesce(by_rating, by_seconds), F.lit(1.0)).alias("coverage_ratio"),
             F.least(by_seconds, F.lit(1.0)).alias("node_second_coverage_ratio"),
             F.when(is_told, F.col("idle_kwh")).alias("idle_energy_kwh"),
-            F.when(is_told, "utilisation").otherwise("none").alias("idle_basis"),
+            F.when(is_told, told_by).otherwise("none").alias("idle_basis"),
             F.try_divide(F.col("cpu_busy_s"), F.col("cpu_s")).alias("cpu_utilisation_ratio"),
             F.coalesce(by_board, by_node).alias("gpu_utilisation_ratio"),
             "sigma_kwh",

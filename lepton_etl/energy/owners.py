@@ -7,7 +7,8 @@ from typing import Final
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lepton_etl.columns import FINE_SUM, Transform, exact_sum
+from lepton_etl.columns import FINE_SUM, Transform, conform, exact_sum
+from lepton_etl.lake.tables import NODE_HOUR
 
 SERVICE_KINDS: Final = ("storage", "network", "service")
 _HOUR: Final = ("site_id", "hour_start")
@@ -52,5 +53,24 @@ def owner_hours(node_split: DataFrame | None, unlisted: DataFrame) -> Transform:
             .agg(exact_sum(F.col("energy_kwh"), FINE_SUM).alias("unlisted_kwh"))
         )
         return sums.join(outside, list(_HOUR), how="left")
+
+    return transform
+
+
+def with_job_idle(node_split: DataFrame | None) -> Transform:
+    """gold/node_hour with idle energy by job accounting (`idle_basis` jobs) where the node is accounted."""
+
+    def transform(node_hours: DataFrame) -> DataFrame:
+        if node_split is None:
+            return node_hours
+        idle = node_split.select(*_NODE_HOUR, F.col("idle_energy_kwh").alias("_idle"))
+        known = F.col("_idle").isNotNull() & F.col("it_energy_kwh").isNotNull()
+        return (
+            node_hours.join(idle, list(_NODE_HOUR), how="left")
+            .withColumn("idle_energy_kwh", F.when(known, F.col("_idle")).otherwise(F.col("idle_energy_kwh")))
+            .withColumn("idle_basis", F.when(known, "jobs").otherwise(F.col("idle_basis")))
+            .drop("_idle")
+            .transform(conform(NODE_HOUR))
+        )
 
     return transform

@@ -130,7 +130,7 @@ def last_published_batch(lake: Lake) -> int:
     runs = lake.rows(RUN, ["run_id", "exit_code"])
     ended = pc.is_in(runs["exit_code"], pa.array([Exit.DONE, Exit.PUBLISHED_THEN_FAILED], pa.int32()))
     published = set(runs.filter(ended)["run_id"].to_pylist())
-    rows = stage_runs(lake).filter((pc.field("stage") == "gold") & (pc.field("state") == "done"))
+    rows = stage_runs(lake).filter((pc.field("stage") == "publish") & (pc.field("state") == "done"))
     batches = [
         json.loads(versions or "{}").get(BATCH_KEY, 0)
         for versions, run_id in zip(
