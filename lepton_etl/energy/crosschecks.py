@@ -40,7 +40,7 @@ CHECK_COLUMNS: Final = pl.Schema(
         "check_source": pl.String,
         "against_source": pl.String,
         "samples": pl.Int64,
-        "ratio_median": pl.Float64,
+        "median_ratio": pl.Float64,
         "offset_w": pl.Float64,
         "lag_s": pl.Float64,
         "sensor_verdict": pl.String,

@@ -52,7 +52,7 @@ FIELDS: Final[tuple[Field, ...]] = (
     text("check_source", "The source that is checked; components: CPU, DRAM and GPU together."),
     text("against_source", "The source that it is held against."),
     count("samples", "Intervals in which both spoke."),
-    Field("ratio_median", DOUBLE, "dimensionless", "Median of checked over other power.", ge=0.0, le=1e9),
+    Field("median_ratio", DOUBLE, "dimensionless", "Median of checked over other power.", ge=0.0, le=1e9),
     Field("offset_w", DOUBLE, "watt", "Median of checked minus other power.", ge=-1e9, le=1e9),
     Field(
         "lag_s",

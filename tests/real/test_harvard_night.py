@@ -141,7 +141,7 @@ def test_supplies_bmc_and_parts_of_real_nodes_bear_one_another_out(lake: Lake) -
     checks = table(lake, SENSOR_CHECK)
     assert set(checks["sensor_verdict"]) == {"agrees"}
     bmc = checks.filter((pl.col("check_source") == "bmc") & (pl.col("against_source") == "psu_input"))
-    found = dict(zip(bmc["node_id"], bmc["ratio_median"].round(3), strict=True))
+    found = dict(zip(bmc["node_id"], bmc["median_ratio"].round(3), strict=True))
     assert found == {"holygpu2c0701": 1.0, "holygpu2c0702": 1.0, "lichtmandce03": 1.005}
     parts = checks.filter(pl.col("check_source") == "components")
-    assert parts["ratio_median"].is_between(0.3, 0.8).all() and parts.height == 5
+    assert parts["median_ratio"].is_between(0.3, 0.8).all() and parts.height == 5

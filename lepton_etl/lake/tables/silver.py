@@ -55,7 +55,7 @@ SENSOR_CHECK: Final = Table(
     "silver/sensor_check", grain="two power sources of one node held against each other over one day",
     partition="date", owner="energy", key=("site_id", "node_id", "date", "check_source", "against_source"),
     columns=(
-        "site_id", "node_id", "date", "check_source", "against_source", "samples", "ratio_median", "offset_w", "lag_s",
+        "site_id", "node_id", "date", "check_source", "against_source", "samples", "median_ratio", "offset_w", "lag_s",
         "sensor_verdict",
     ),
     not_null=("samples", "sensor_verdict"),

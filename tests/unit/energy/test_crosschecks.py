@@ -59,7 +59,7 @@ def test_sources_within_their_errors_agree() -> None:
     assert verdicts(found) == {"psu_input": "agrees", "bmc": "agrees"}
     bmc = check(found, "bmc")
     assert (bmc["against_source"], bmc["samples"], bmc["lag_s"]) == ("psu_input", DAY_LENGTH, 0.0)
-    assert bmc["ratio_median"] == pytest.approx(0.92)
+    assert bmc["median_ratio"] == pytest.approx(0.92)
     assert bmc["offset_w"] == pytest.approx(float(np.median(-0.08 * load)))
     assert found.suspects.is_empty()
 
@@ -192,7 +192,7 @@ def test_stored_intervals_give_the_checks_again() -> None:
     bmc, outlet = sensor_checks(stored, listed, GAINS).to_pylist()
     assert (bmc["site_id"], bmc["node_id"], bmc["date"], bmc["samples"]) == ("site", "n1", DAY, 48)
     assert (bmc["check_source"], bmc["against_source"]) == ("bmc", "outlet_power")
-    assert bmc["ratio_median"] == pytest.approx(2 / 3)
+    assert bmc["median_ratio"] == pytest.approx(2 / 3)
     assert (bmc["offset_w"], bmc["lag_s"], bmc["sensor_verdict"]) == (-100.0, None, "bias")
     assert (outlet["check_source"], outlet["sensor_verdict"]) == ("outlet_power", "agrees")
 
