@@ -59,14 +59,20 @@ def node_state(context: StageContext, nodes: Roll) -> Written:
 
 
 def _jobs(context: StageContext) -> pa.Table:
-    """Jobs that may have held something on the days; one without an end until the longest run is over."""
+    """Jobs that may have held something on the days; one without an end until the longest run is over.
+
+    A run that was seen going on and that had ended before the days comes with its end: without it, it would go on.
+    """
     days = context.days
     longest = timedelta(days=context.settings.attribution.longest_run_d)
     start, end = F.col("start_time"), F.col("end_time")
-    touches = (start < F.lit(days.until_time)) & (
-        (end > F.lit(days.from_time)) | (end.isNull() & (start > F.lit(days.from_time - longest)))
-    )
-    return context.lake.read(JOB).where(touches).toArrow()
+    recent, over = start > F.lit(days.from_time - longest), end <= F.lit(days.from_time)
+    touches = (start < F.lit(days.until_time)) & ((end > F.lit(days.from_time)) | (end.isNull() & recent))
+    jobs = context.lake.read(JOB)
+    held = jobs.where(touches)
+    seen_running = F.broadcast(held.where(end.isNull()).select("job_id").distinct())
+    ended = jobs.where(over & recent).join(seen_running, "job_id", how="left_semi")
+    return held.unionByName(ended).toArrow()
 
 
 def _states_of(nodes: Roll) -> Callable[[pa.Table, pa.Table], pa.Table]:
