@@ -19,6 +19,7 @@ RESTATED: Final = "restated"
 ROW: Final = "*"
 # The last day that a figure of a month or a year rests on.
 _GROWN: Final = "last_date"
+_PART_OF: Final = {"it_energy_imputed_kwh": "it_energy_kwh", "imputed_kwh": "it_energy_kwh"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +119,21 @@ def _figure_changes(
         old, new = before.get(column), after.get(column)
         if old == new:
             continue
-        ratio = change_ratio(old, new)
+        ratio = _ratio(column, before, after)
         if one.status == PROVISIONAL and ratio is not None and ratio < settings.min_change_ratio:
             continue
         material = ratio is None or ratio >= settings.material_ratio
         yield Change(one, column, old, new, ratio, reasons_of(one.table, column, reasons), material)
+
+
+def _ratio(column: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> float | None:
+    whole = _PART_OF.get(column)
+    if whole is None:
+        return change_ratio(before.get(column), after.get(column))
+    # Nothing filled in is null, so a part that comes or goes is judged by the whole that it belongs to.
+    moved = float(after.get(column) or 0.0) - float(before.get(column) or 0.0)
+    total = before.get(whole)
+    return change_ratio(total, float(total) + moved) if total is not None else None
 
 
 def change_ratio(old: Any, new: Any) -> float | None:

@@ -91,6 +91,14 @@ def test_a_provisional_figure_is_restated_from_the_least_change_on(new: float | 
     assert restated(said(it_energy_kwh=new), said(it_energy_kwh=100.0)) == expected
 
 
+@pytest.mark.parametrize(
+    ("imputed", "expected"), [(0.05, []), (5.0, [("it_energy_imputed_kwh", 5.0, None, True)])]
+)
+def test_an_imputed_part_that_goes_is_judged_by_the_whole(imputed: float, expected: Any) -> None:
+    old = said(it_energy_kwh=100.0, it_energy_imputed_kwh=imputed)
+    assert restated(said(it_energy_kwh=100.0), old) == expected
+
+
 def test_a_small_provisional_change_is_published_without_a_restatement() -> None:
     (row,) = to_append([said(it_energy_kwh=100.05)], last(said(it_energy_kwh=100.0)), ())
     assert (row.status, row.values()["it_energy_kwh"]) == ("provisional", 100.05)
