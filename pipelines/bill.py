@@ -9,11 +9,10 @@ from typing import Final
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame
 
 from lepton_etl.days import Days
 from lepton_etl.lake import plain
-from lepton_etl.lake.schema import arrow_schema, spark_schema
+from lepton_etl.lake.schema import arrow_schema
 from lepton_etl.lake.store import Written
 from lepton_etl.lake.tables import CLUSTER_HOUR, FACILITY_INTERVAL, METER, SITE_HOUR, Table
 from lepton_etl.lake.tables.ledger import BILL_CHECK, CLUSTER_COST, COST_MONTH, SITE_COST, TARIFF
@@ -57,19 +56,6 @@ def run(context: StageContext) -> list[Written]:
         changed = plain.replace_keyed(lake.root, table, found, metadata)
         written.append(Written(table.name, len(found), plain.version(lake.root, table) or 0, changed))
     return written
-
-
-def cluster_cost_hours(
-    context: StageContext, site_hours: DataFrame, cluster_hours: DataFrame
-) -> DataFrame | None:
-    """Rows of gold/cluster_cost of hours that are not written yet; None without a tariff."""
-    if context.settings.tariff.file is None:
-        return None
-    tariff, meters = _tariff(context.settings), _meters(context.lake.root, context.settings, context.days)
-    hours = site_hours.toArrow()
-    costs = cluster_costs(site_costs(meters, tariff, hours), hours, cluster_hours.toArrow())
-    arrow = costs.to_arrow().cast(arrow_schema(CLUSTER_COST))
-    return context.lake.spark.createDataFrame(arrow, spark_schema(CLUSTER_COST))
 
 
 def _tariff(settings: Settings) -> pa.Table:

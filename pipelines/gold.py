@@ -47,6 +47,7 @@ from lepton_etl.lake.tables.accounts import ENERGY_LEDGER
 from lepton_etl.lake.tables.ledger import CLUSTER_COST
 from pipelines import attribution, bill, carbon, ledger
 from pipelines.facility_fit import fits_of, run_fit
+from pipelines.life import with_status
 from pipelines.stage import StageContext, StageResult
 
 _SITE_HOUR: Final = ("date", "hour_start", "site_id")
@@ -78,7 +79,7 @@ def run(context: StageContext) -> StageResult:
             lake.replace_few(ENERGY_LEDGER, days, lake.spark.createDataFrame(book.rows), allow_empty=True),
             lake.replace_few(SITE_HOUR, days, site_hours),
             lake.replace_few(CLUSTER_HOUR, days, cluster_hours),
-            lake.replace_few(CLUSTER_DAY, days, cluster_days),
+            lake.replace_few(CLUSTER_DAY, days, with_status(context, CLUSTER_DAY, cluster_days)),
             carbon.market_year(context),
         ]
         written += bill.run(context)

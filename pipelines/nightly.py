@@ -24,6 +24,7 @@ from lepton_etl.lake.store import Lake
 from lepton_etl.lake.tables import FILE, READING
 from lepton_etl.quality.rules import load_rules
 from lepton_etl.settings import Settings
+from pipelines import bill
 from pipelines.reopening import dirty_days
 from pipelines.stage import StageContext, StageResult
 
@@ -56,6 +57,7 @@ def check(settings: Settings) -> None:
     if settings.facility.meters:
         read_meters(settings.facility.meters, settings.site.site_id)
     load_rules(settings.quality.expectations)
+    bill.check(settings)
     root = settings.lake.root
     try:
         root.mkdir(parents=True, exist_ok=True)
