@@ -131,18 +131,38 @@ def print_runs(title: str, runs: Mapping[str, list[Run]], ours: str) -> None:
     Console(width=110).print(table)
 
 
-def figure(name: str, value: float, unit: str, rounds: int, at_most: float | None = None) -> Figure:
-    """A figure with its target, if it has one."""
+def figure(
+    name: str,
+    value: float,
+    unit: str,
+    rounds: int,
+    at_most: float | None = None,
+    at_least: float | None = None,
+) -> Figure:
+    """A figure with its target, if it has one: not above `at_most`, not below `at_least`."""
+    bounds = [f"<= {at_most:g}"] * (at_most is not None) + [f">= {at_least:g}"] * (at_least is not None)
+    inside = (at_most is None or value <= at_most) and (at_least is None or value >= at_least)
     return Figure(
         name=name,
-        value=round(value, 4),
+        value=round(value, 6),
         unit=unit,
-        target=None if at_most is None else f"<= {at_most:g}",
-        ok=None if at_most is None else value <= at_most,
+        target=" and ".join(bounds) or None,
+        ok=inside if bounds else None,
         machine=f"{platform.machine()}, {os.cpu_count()} cores",
         date=f"{datetime.now(UTC):%Y-%m-%d}",
         rounds=rounds,
     )
+
+
+def print_figures(title: str, figures: Sequence[Figure]) -> None:
+    """One line a figure, with its target and whether it is reached."""
+    table = Table(title=title)
+    for column in ("figure", "value", "unit", "target", "reached"):
+        table.add_column(column, justify="right" if column == "value" else "left")
+    for one in figures:
+        reached = "" if one.ok is None else ("yes" if one.ok else "NO")
+        table.add_row(one.name, f"{one.value:.6g}", one.unit, one.target or "", reached)
+    Console(width=130).print(table)
 
 
 def write(name: str, figures: Sequence[Figure]) -> Path:

@@ -7,7 +7,16 @@ from typing import Final
 
 import polars as pl
 
-from lepton_etl.ledger.inputs import COOLING_POINTS, HOUR, MEASURED, MODELLED, SHARED_LOADS, SILENT, UNMETERED
+from lepton_etl.ledger.inputs import (
+    COOLING_POINTS,
+    HOUR,
+    MEASURED,
+    MODELLED,
+    SHARED_LOADS,
+    SILENT,
+    SOURCES,
+    UNMETERED,
+)
 from lepton_etl.ledger.terms import ACCOUNT, TERMS
 
 
@@ -26,7 +35,8 @@ class Part:
 
 
 PARTS: Final = (
-    Part("conversion_loss", "transformer", (("utility", 1), ("export", -1), ("transformer_out", -1))),
+    # On-site sources join ahead of the transformer's low-voltage meter.
+    Part("conversion_loss", "transformer", (*SOURCES.items(), ("transformer_out", -1))),
     Part("conversion_loss", "ups", (("ups_in", 1), ("ups_out", -1)), model_first=True),
     Part("conversion_loss", "pdu", (("ups_out", 1), ("pdu_out", -1)), model_first=True),
     Part("cooling", "cooling", (("cooling", 1),)),
@@ -35,7 +45,7 @@ PARTS: Final = (
     Part("it_overhead", "it_overhead", (("it_overhead", 1),)),
 )  # fmt: skip
 # A part may lack these meters: no export meter is no export.
-_OPTIONAL_ROLES: Final = ("export",)
+_OPTIONAL_ROLES: Final = tuple(name for name in SOURCES if name != "utility")
 
 
 def meter_roles(meters: pl.DataFrame) -> pl.DataFrame:
