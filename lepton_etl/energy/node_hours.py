@@ -208,6 +208,7 @@ def _with_chassis_shared(intervals: DataFrame) -> Transform:
         & (F.count(F.when(energy.isNull(), 1)).over(members) == 0),
         F.col("chassis_kwh") - nodes_kwh,
     )
+    share = F.coalesce(F.try_divide(energy, nodes_kwh), 1 / F.count("*").over(members))
     flag = F.when(F.col("_rest") < 0, F.array(F.lit(CHASSIS_BELOW_NODES))).otherwise(
         F.array().cast("array<string>")
     )
@@ -215,7 +216,7 @@ def _with_chassis_shared(intervals: DataFrame) -> Transform:
     def transform(hours: DataFrame) -> DataFrame:
         joined = hours.join(chassis_kwh, ["site_id", "chassis_id", "hour_start"], how="left")
         return (
-            joined.withColumns({"_rest": rest, "_share": F.coalesce(F.try_divide(energy, nodes_kwh), 1 / F.count("*").over(members))})
+            joined.withColumns({"_rest": rest, "_share": share})
             .withColumn("chassis_shared_kwh", F.when(F.col("_rest") >= 0, F.col("_rest") * F.col("_share")))
             .withColumn("flags", F.array_sort(F.array_union("flags", flag)))
             .drop("_rest", "_share", "chassis_kwh", "chassis_s")
