@@ -43,13 +43,13 @@ def _written(context: StageContext, table: Table, rows: pa.Table) -> Written:
 
 
 def node_state(context: StageContext, nodes: Roll) -> Written:
-    """Intervals and holdings -> silver/node_state, by node."""
+    """Intervals and holdings -> silver/node_state, by node and day."""
     lake, days = context.lake, context.days
-    names = ("cluster_id", "node_id")
+    names = ("cluster_id", "node_id", "date")
     own = lake.read(INTERVAL, days).where(F.col("device_id") == "node").select(
-        *names, "device_id", "date", "interval_start", "interval_s", "power_mean_w"
+        *names, "device_id", "interval_start", "interval_s", "power_mean_w"
     )  # fmt: skip
-    held = lake.read(JOB_NODE, days).select(*names, "date", "from_time", "to_time")
+    held = lake.read(JOB_NODE, days).select(*names, "from_time", "to_time")
     rows = (
         own.groupBy(*names)
         .cogroup(held.groupBy(*names))

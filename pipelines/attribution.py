@@ -63,11 +63,11 @@ def frames(context: StageContext, node_hours: DataFrame) -> Frames | None:
     clusters = _accounted(context)
     if not clusters:
         return None
-    names = ("cluster_id", "node_id")
+    names = ("cluster_id", "node_id", "date")
     listed = F.col("cluster_id").isin(*clusters)
     unknown = [F.lit(None).cast("double").alias(name) for name in INTERVAL_COLUMNS if name.endswith("_ratio")]
     imputed = node_hours.where(listed & (F.col("it_energy_imputed_kwh") > 0)).select(
-        *names, F.lit(IMPUTED).alias("device_id"), "date", F.col("hour_start").alias("interval_start"),
+        *names, F.lit(IMPUTED).alias("device_id"), F.col("hour_start").alias("interval_start"),
         F.lit(3600).alias("interval_s"), F.col("it_energy_imputed_kwh").alias("energy_kwh"),
         F.col("imputed_s").alias("observed_s"), *unknown,
     )  # fmt: skip
