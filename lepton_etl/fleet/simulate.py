@@ -20,11 +20,12 @@ from lepton_etl.fleet.attribution import JobShares
 from lepton_etl.fleet.facility import facility, ratings
 from lepton_etl.fleet.faults import Injection, plan_faults
 from lepton_etl.fleet.grid import grid_hours
-from lepton_etl.fleet.jobs import Schedule, schedule
+from lepton_etl.fleet.jobs import Schedule
 from lepton_etl.fleet.load import NodeTask
 from lepton_etl.fleet.meters import COMPUTE_FEEDS, compute_feeds, write_meters
 from lepton_etl.fleet.node import NodeTruth, simulate_node
 from lepton_etl.fleet.on_site import supply
+from lepton_etl.fleet.placement import schedule
 from lepton_etl.fleet.plan import FleetPlan
 from lepton_etl.fleet.truth import TruthWriter
 from lepton_etl.fleet.weather import MINUTES_PER_DAY, supply_air_c, weather

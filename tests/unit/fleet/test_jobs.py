@@ -7,7 +7,8 @@ from datetime import date
 import numpy as np
 import pytest
 
-from lepton_etl.fleet.jobs import arrival_rate, arrivals, schedule
+from lepton_etl.fleet.jobs import arrival_rate, arrivals
+from lepton_etl.fleet.placement import schedule
 from lepton_etl.fleet.plan import DAY_S, STEP_S, ClusterPlan, FleetPlan
 
 CLUSTER = ClusterPlan(cluster_id="c02", nodes=12, hardware_class="gpu-400")
