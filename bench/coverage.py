@@ -36,9 +36,9 @@ from lepton_etl.factors import load_factors
 from lepton_etl.fields.words import SENSOR_CLASSES
 from lepton_etl.fleet import power
 from lepton_etl.fleet.hardware import CLASSES
-from lepton_etl.fleet.placement import schedule
 from lepton_etl.fleet.load import NodeTask, day_load, first_noise, traits_of
 from lepton_etl.fleet.logs import sampled
+from lepton_etl.fleet.placement import schedule
 from lepton_etl.fleet.plan import ClusterPlan, FleetPlan
 from lepton_etl.fleet.weather import supply_air_c, weather
 from lepton_etl.lake.schema import arrow_schema, spark_schema

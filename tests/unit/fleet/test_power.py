@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from lepton_etl.fleet import power
 from lepton_etl.fleet.hardware import CLASSES, GPU_400, HardwareClass
-from lepton_etl.fleet.placement import schedule
 from lepton_etl.fleet.load import NodeTask, day_load, first_noise, traits_of
+from lepton_etl.fleet.placement import schedule
 from lepton_etl.fleet.plan import STEPS_PER_DAY, ClusterPlan, FleetPlan
 from lepton_etl.fleet.weather import supply_air_c, weather
 
