@@ -52,7 +52,9 @@ FIELDS: Final[tuple[Field, ...]] = (
     Field("fuel_l", DOUBLE, "liter", "Fuel burnt.", ge=0.0, le=1e9),
     Field("leak_kg", DOUBLE, "kilogram", "Refrigerant lost.", ge=0.0, le=1e6),
     text("gwp_set", "Set of global warming potentials.", ("AR5", "AR6")),
-    Field("volume_l", DOUBLE, "liter", "Volume through the meter over the observed seconds.", ge=0.0, le=1e12),
+    Field(
+        "volume_l", DOUBLE, "liter", "Volume through the meter over the observed seconds.", ge=0.0, le=1e12
+    ),
     # KPIs
     text("period", "Calendar period, UTC.", KPI_PERIODS),
     text("boundary", "What the figure is about: `site`, a cluster, or a named part of the site."),
