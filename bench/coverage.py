@@ -3,8 +3,9 @@
     python -m bench.coverage [--fleets 1000]
 
 The simulator gives each fleet its jobs, nodes and power; its sensors err here: a Laplace error common to the fleet's
-make and a Student error of each piece, neither of which the ledger assumes (it takes normal errors). The readings go
-through the silver kernel and gold's own plan; what comes out is held against the true energy of the hour.
+make and a Student error of each piece, neither of which the ledger assumes (it takes normal errors, and uniform ones of
+meters, which err by a triangular one here). The readings go through the silver kernel and gold's own plan; what
+comes out is held against the true energy of the hour.
 """
 
 from __future__ import annotations
@@ -43,6 +44,11 @@ from lepton_etl.fleet.plan import ClusterPlan, FleetPlan
 from lepton_etl.fleet.weather import supply_air_c, weather
 from lepton_etl.lake.schema import arrow_schema, spark_schema
 from lepton_etl.lake.tables import INTERVAL, NODE
+from lepton_etl.ledger.accounts import site_accounts
+from lepton_etl.ledger.balance import ledger_rows
+from lepton_etl.ledger.inputs import IT_HOURS, METERS
+from lepton_etl.ledger.losses import class_sigma_ratio, modelled_hours
+from lepton_etl.ledger.settings import LedgerSettings
 from lepton_etl.session import spark_session
 
 Floats = NDArray[np.float64]
@@ -55,6 +61,7 @@ NODE_QUANTITY: Final = {"outlet": "outlet_power", "psu": "psu_input_power", "bmc
 BOARD: Final = "gpu_board"
 PERIOD_S: Final = 60
 STUDENT_DF: Final = 6
+METER_CLASS_PCT: Final = 0.5
 WANTED: Final = (0.87, 0.93)
 
 
@@ -238,6 +245,33 @@ def board_coverage(hours: list[NodeHour], classes: dict[str, SensorClass]) -> tu
     return float(inside.mean()), boards.height
 
 
+def meter_coverage(hours: list[NodeHour]) -> tuple[float, int]:
+    """The same of a class-0.5 meter before all nodes of a fleet, as the ledger books it."""
+    rows = []
+    for fleet, group in _by_fleet(hours).items():
+        true_kwh = sum(node.energy_kwh for node in group)
+        bound = METER_CLASS_PCT / 100 * sqrt(2)  # as wide as a uniform error of the class
+        error = np.random.default_rng([fleet, 5]).triangular(-bound, 0.0, bound)
+        rows.append((f"f{fleet:04d}", MIDNIGHT, true_kwh, round(true_kwh * (1 + error), 3)))
+    read = pl.DataFrame(rows, schema=["site_id", "hour_start", "true_kwh", "energy_kwh"], orient="row")
+    meters = read.select(
+        "site_id", pl.col("hour_start").cast(METERS["hour_start"]), pl.lit("u").alias("meter_id"),
+        pl.lit("utility").alias("point"), pl.lit("site").alias("serves"), pl.lit(1.0).alias("direction"), "energy_kwh",
+        (pl.col("energy_kwh") * class_sigma_ratio(METER_CLASS_PCT)).alias("sigma_kwh"),
+    )  # fmt: skip
+    nothing = [
+        pl.lit(None, type_).alias(name) for name, type_ in IT_HOURS.items() if name not in meters.columns[:2]
+    ]
+    it_hours = meters.select("site_id", "hour_start", *nothing).with_columns(pl.lit(0.0).alias("sigma_kwh"))
+    accounts = site_accounts(meters, it_hours.select(list(IT_HOURS)), modelled_hours([]))
+    ledger = pl.DataFrame(ledger_rows(accounts, LedgerSettings())).filter(
+        pl.col("ledger_account") == "utility"
+    )
+    held = ledger.join(read, on="site_id", how="inner")
+    inside = held["true_kwh"].is_between(held["account_lower_kwh"], held["account_upper_kwh"])
+    return int(inside.sum()) / held.height, held.height
+
+
 def main() -> None:
     """Print one line a sensor class, and write var/bench/coverage.json."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -263,6 +297,7 @@ def main() -> None:
     finally:
         spark.stop()
     found[BOARD] = board_coverage(hours, classes)
+    found["meter"] = meter_coverage(hours)
     low, high = WANTED
     figures = [
         figure(
