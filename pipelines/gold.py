@@ -24,7 +24,7 @@ from lepton_etl.days import Days
 from lepton_etl.energy.aggregate import sum_nodes, with_inlet_p99, with_peak_power
 from lepton_etl.energy.cluster_days import facility_days, with_facility_days
 from lepton_etl.energy.facility import meter_hours, sum_meters, with_overhead, with_pue, with_shared_it
-from lepton_etl.energy.gaps import HISTORY_DAYS, with_imputed
+from lepton_etl.energy.gaps import HISTORY_DAYS, with_imputed, with_modelled
 from lepton_etl.energy.node_hours import measured_node_hours, node_hours
 from lepton_etl.energy.owners import with_job_idle
 from lepton_etl.energy.sensor_classes import FACTOR_TABLE, SHARED
@@ -47,6 +47,7 @@ from lepton_etl.lake.tables.accounts import ENERGY_LEDGER
 from lepton_etl.lake.tables.ledger import CLUSTER_COST
 from pipelines import attribution, bill, carbon, ledger
 from pipelines.facility_fit import fits_of, run_fit
+from pipelines.imputation import modelled_gaps
 from pipelines.life import with_status
 from pipelines.stage import StageContext, StageResult
 
@@ -103,7 +104,11 @@ def _node_hours(context: StageContext, measured: DataFrame) -> DataFrame:
     first = context.days.start
     before = Days(first - timedelta(days=HISTORY_DAYS), first - timedelta(days=1))
     history = context.lake.read(NODE_HOUR, before)
-    return measured.transform(with_imputed(history)).transform(node_hours(_limit(context)))
+    return (
+        measured.transform(with_imputed(history))
+        .transform(with_modelled(modelled_gaps(context, measured)))
+        .transform(node_hours(_limit(context)))
+    )
 
 
 def _site_base(context: StageContext, nodes: DataFrame) -> DataFrame:

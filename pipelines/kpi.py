@@ -147,7 +147,10 @@ def _node_sums(context: StageContext) -> dict[tuple[str, str, datetime], dict[st
 
 def _jobs(context: StageContext) -> dict[tuple[str, str, datetime], dict[str, float]]:
     """Runs completed in each hour, and held GPU-hours, a day's spread evenly; empty without accounting."""
-    held = _few(context, JOB_ENERGY).group_by("site_id", "cluster_id", "date").agg(pl.col("gpu_held_h").sum())
+    ordered = _few(context, JOB_ENERGY).sort("job_id", "submit_time", "restart")
+    held = ordered.group_by("site_id", "cluster_id", "date", maintain_order=True).agg(
+        pl.col("gpu_held_h").sum()
+    )
     runs = _few(context, JOB_RUN).filter(
         pl.col("outcome") == "completed", pl.col("end_time").dt.date() == pl.col("date")
     )

@@ -85,7 +85,12 @@ class Ledger:
         at_meter = pl.col("account").is_in(("data_transfer", "it_overhead")) & pl.col("term").str.starts_with(
             "meter:"
         )
-        return terms.filter(at_meter).group_by(_HOUR).agg(pl.col("value_kwh").sum().alias("shared_load_kwh"))
+        return (
+            terms.filter(at_meter)
+            .sort("term")
+            .group_by(_HOUR, maintain_order=True)
+            .agg(pl.col("value_kwh").sum().alias("shared_load_kwh"))
+        )
 
 
 def ledger(
@@ -180,14 +185,21 @@ def _modelled(context: StageContext, meters: pl.DataFrame, drivers: DataFrame) -
 
 def _with_class_error(stages: pl.DataFrame, meters: pl.DataFrame) -> pl.DataFrame:
     """The error of a stage's curve with that of the meters it was fitted on: their gains are in it for good."""
-    variance = meters.group_by(*_HOUR, "point").agg(pl.col("sigma_kwh").pow(2).sum().alias("variance"))
+    variance = (
+        meters.sort("meter_id")
+        .group_by(*_HOUR, "point", maintain_order=True)
+        .agg(pl.col("sigma_kwh").pow(2).sum().alias("variance"))
+    )
     sides = pl.DataFrame(
         [(part, point) for part, pair in STAGES.items() for point in pair],
         schema={"part": pl.String, "point": pl.String},
         orient="row",
     )
     of_part = (
-        sides.join(variance, on="point", how="inner").group_by(*_HOUR, "part").agg(pl.col("variance").sum())
+        sides.join(variance, on="point", how="inner")
+        .sort("point")
+        .group_by(*_HOUR, "part", maintain_order=True)
+        .agg(pl.col("variance").sum())
     )
     sigma = (pl.col("sigma_kwh").pow(2) + pl.col("variance").fill_null(0.0)).sqrt()
     return (

@@ -20,10 +20,10 @@ from lepton_etl.lake.store import Lake
 from lepton_etl.lake.tables import INTERVAL, NODE
 from lepton_etl.models.device_hours import capped, covered, device_hours
 from lepton_etl.models.features import FEATURES, feature_names
-from lepton_etl.models.metrics import ALL_NODES, as_lines
-from lepton_etl.models.registry import Registry
+from lepton_etl.models.metrics import ALL_NODES, as_lines, overall
+from lepton_etl.models.registry import FORWARD_ERROR_TAG, Registry
 from lepton_etl.models.settings import ModelSettings
-from lepton_etl.models.training import Trained, order_rows, table_sha256, train, training_key, why_not
+from lepton_etl.models.training import FOREST, Trained, order_rows, table_sha256, train, training_key, why_not
 from lepton_etl.models.verified import VerifiedModel, Version
 from pipelines.stage import StageContext, StageResult
 
@@ -128,7 +128,13 @@ def _tags(context: StageContext, trained: Trained, key: str, settings: ModelSett
         "cut_time": trained.cut_time.isoformat(),
         "test_until": trained.test_until.isoformat(),
         "training_cpu_s": f"{trained.cpu_s:.2f}",
-    }
+    } | _forward_error(trained)
+
+
+def _forward_error(trained: Trained) -> dict[str, str]:
+    """The forest's error over all nodes and hours of the forward test, where it is known."""
+    found = overall(trained.errors, FOREST).cv_rmse_ratio
+    return {} if found is None else {FORWARD_ERROR_TAG: f"{found:.6f}"}
 
 
 def _outcome(version: Version, trained: Trained) -> str:

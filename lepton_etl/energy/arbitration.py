@@ -113,7 +113,8 @@ def _series(told: pl.DataFrame, interval_us: int) -> pl.DataFrame:
         seen.filter(stem.is_not_null())
         # A figure that the boards share is the same energy once more.
         .filter(single | ~single.any().over("day", "node_id", stem))
-        .group_by(whose).agg(pl.col("power_w").sum(), pl.len().alias("present"))
+        .sort(*whose, "device_id")
+        .group_by(whose, maintain_order=True).agg(pl.col("power_w").sum(), pl.len().alias("present"))
         .filter(pl.col("present") == pl.col("present").max().over("day", "node_id"))
         .with_columns(pl.lit(COMPONENTS).alias("source"))
     )  # fmt: skip

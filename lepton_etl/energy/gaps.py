@@ -196,3 +196,33 @@ def with_imputed(history: DataFrame) -> Transform:
         return node_hours.join(keyed.drop("hour"), list(columns), how="left")
 
     return transform
+
+
+def with_modelled(modelled: DataFrame | None) -> Transform:
+    """Let a registered model speak before history: `filled_*` by it where it does, and `filled_by` of both.
+
+    `modelled` has the node-hour's key, `model_kwh` and `model_sigma_kwh` of the uncovered seconds; None: no model.
+    """
+    by_history = F.when(F.col("filled_kwh").isNotNull(), F.lit(HISTORY)).otherwise(NONE)
+
+    def transform(filled: DataFrame) -> DataFrame:
+        if modelled is None:
+            return filled.withColumn("filled_by", by_history)
+        has_model = F.col("model_kwh").isNotNull()
+        gap_s = F.col("expected_s") - F.col("observed_s")
+        return (
+            filled.join(modelled, ["site_id", "cluster_id", "node_id", "hour_start"], how="left")
+            .withColumn("filled_by", F.when(has_model, F.lit(MODEL)).otherwise(by_history))
+            .withColumns(
+                {
+                    "filled_kwh": F.coalesce("model_kwh", "filled_kwh"),
+                    "filled_sigma_kwh": F.when(has_model, F.col("model_sigma_kwh")).otherwise(
+                        F.col("filled_sigma_kwh")
+                    ),
+                    "filled_s": F.when(has_model, gap_s).otherwise(F.col("filled_s")),
+                }
+            )
+            .drop("model_kwh", "model_sigma_kwh")
+        )
+
+    return transform

@@ -9,7 +9,6 @@ from pyspark.sql import functions as F
 
 from lepton_etl.columns import FINE_SUM, Transform, conform, exact_sum, seconds_between, weighted_mean
 from lepton_etl.days import Days
-from lepton_etl.energy.gaps import HISTORY, NONE
 from lepton_etl.energy.interval90 import Z, interval_90
 from lepton_etl.fields import JOULES_PER_KWH, SECONDS_PER_HOUR
 from lepton_etl.lake.tables import NODE_HOUR
@@ -138,7 +137,7 @@ def measured_node_hours(intervals: DataFrame, days: Days, *, idle_utilisation_ra
 
 
 def node_hours(coverage_min_ratio: float) -> Transform:
-    """Measured node-hours with `filled_*` (gaps.with_imputed) -> gold/node_hour.
+    """Measured node-hours with `filled_*` (gaps.with_imputed, gaps.with_modelled) -> gold/node_hour.
 
     The total is measured + imputed energy, never measured / coverage: `measured` where coverage reaches the
     limit, `estimated` below it where the gap is filled, else null. 90 % interval: E -/+ 1.645 sqrt(G^2 + R^2 + S^2
@@ -167,7 +166,7 @@ def node_hours(coverage_min_ratio: float) -> Transform:
                     "it_energy_imputed_kwh": filled,
                     "imputed_sigma_kwh": F.col("filled_sigma_kwh"),
                     "imputed_s": F.col("filled_s"),
-                    "imputation_basis": F.when(filled.isNotNull(), F.lit(HISTORY)).otherwise(NONE),
+                    "imputation_basis": F.col("filled_by"),
                     "power_mean_w": F.try_divide(energy * JOULES_PER_KWH, F.col("observed_s")),
                     "idle_basis": F.when(F.col("idle_energy_kwh").isNotNull(), "utilisation").otherwise(
                         "none"

@@ -52,7 +52,8 @@ def volume_intervals(
                 "litres"
             )
         )
-        .group_by("meter_id", "carrier", "interval_us")
+        .sort("meter_id", "interval_us", "start_us")
+        .group_by("meter_id", "carrier", "interval_us", maintain_order=True)
         .agg(pl.col("litres").sum(), pl.col("overlap_us").sum())
     )
     return _table(sums, site_id, interval_s)

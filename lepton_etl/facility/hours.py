@@ -89,7 +89,8 @@ def plant_hours(site_hours: pa.Table, ledger: pa.Table, heat: pa.Table) -> dict[
     heats = (
         _frame(heat)
         .filter(pl.col("point").fill_null("") != "export")
-        .group_by("site_id", "hour_start")
+        .sort("site_id", "hour_start", "energy_kwh")
+        .group_by("site_id", "hour_start", maintain_order=True)
         .agg(pl.when(pl.col("energy_kwh").null_count() == 0).then(pl.col("energy_kwh").sum()).alias("heat"))
     )
     above_it = pl.col("facility_metered_kwh") - pl.col("it_energy_kwh")

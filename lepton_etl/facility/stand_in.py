@@ -66,7 +66,9 @@ def stage_sums(meters: pl.DataFrame) -> pl.DataFrame:
     """
     at_boundary = pl.col("direction").is_not_null()
     points = sorted({point for pair in STAGES.values() for point in pair} - {BOUNDARY})
-    return meters.group_by("site_id", "hour_start").agg(
+    # Sorted: a sum of doubles changes with the order of its rows, and with it the curves fitted on it.
+    ordered = meters.sort("site_id", "hour_start", "point", "energy_kwh")
+    return ordered.group_by("site_id", "hour_start", maintain_order=True).agg(
         _whole_sum(pl.col("energy_kwh") * pl.col("direction"), at_boundary).alias(BOUNDARY),
         *(_whole_sum(pl.col("energy_kwh"), pl.col("point") == point).alias(point) for point in points),
     )

@@ -26,9 +26,17 @@ def meter_totals(intervals: pl.DataFrame, meters: pl.DataFrame, least_coverage_r
     top = listed.join(parents, on=["site_id", "parent_id", "point", "carrier"], how="anti").unique(
         ["site_id", "meter_id"]
     )
-    sums = intervals.group_by(
-        "site_id", "meter_id", pl.col("interval_start").dt.truncate("1h").alias("hour_start")
-    ).agg(pl.col("energy_kwh").sum(), pl.col("observed_s").sum())
+    # Sorted: a sum of doubles changes with the order of its rows, and with it the table.
+    sums = (
+        intervals.sort("site_id", "meter_id", "interval_start")
+        .group_by(
+            "site_id",
+            "meter_id",
+            pl.col("interval_start").dt.truncate("1h").alias("hour_start"),
+            maintain_order=True,
+        )
+        .agg(pl.col("energy_kwh").sum(), pl.col("observed_s").sum())
+    )
     is_known = pl.col("observed_s") >= least_coverage_ratio * SECONDS_PER_HOUR
     hours = intervals.select(
         "site_id", pl.col("interval_start").dt.truncate("1h").alias("hour_start")
@@ -40,12 +48,16 @@ def meter_totals(intervals: pl.DataFrame, meters: pl.DataFrame, least_coverage_r
     )
     is_heat, reuses = pl.col("carrier") == "heat", pl.col("serves").fill_null("") == REUSE
     electric = pl.col("carrier") == "electricity"
-    return each.group_by(*_HOUR).agg(
-        _whole(electric & (pl.col("point") == "ups_out"), "it_ups_kwh"),
-        _whole(electric & (pl.col("point") == "pdu_out"), "it_pdu_kwh"),
-        _whole(electric & _at(COOLING_POINTS), "cooling_kwh"),
-        _whole(is_heat & ~reuses, "heat_removed_kwh"),
-        _whole(is_heat & reuses, "heat_reused_kwh"),
+    return (
+        each.sort(*_HOUR, "meter_id")
+        .group_by(*_HOUR, maintain_order=True)
+        .agg(
+            _whole(electric & (pl.col("point") == "ups_out"), "it_ups_kwh"),
+            _whole(electric & (pl.col("point") == "pdu_out"), "it_pdu_kwh"),
+            _whole(electric & _at(COOLING_POINTS), "cooling_kwh"),
+            _whole(is_heat & ~reuses, "heat_removed_kwh"),
+            _whole(is_heat & reuses, "heat_reused_kwh"),
+        )
     )
 
 

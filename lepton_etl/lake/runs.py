@@ -144,3 +144,20 @@ def last_published_batch(lake: Lake) -> int:
 def stage_runs(lake: Lake) -> pa.Table:
     """All of ops/stage_run as Arrow; a few rows a night."""
     return lake.rows(STAGE_RUN)
+
+
+def recorded_model(lake: Lake, name: str, days: Days) -> str | None:
+    """The version of a model that gold of these days was last made with; None where no run names one.
+
+    A day that is made again scores with it, unless the range was made by runs that differ.
+    """
+    rows = stage_runs(lake).filter((pc.field("stage") == "gold") & (pc.field("state") == "done")).to_pylist()
+    key = f"model/{name}"
+    last = {
+        day: json.loads(row["input_versions"] or "{}").get(key)
+        for row in sorted(rows, key=lambda row: row["end_time"])
+        for day in Days(row["date_from"], row["date_until"])
+        if day in days
+    }
+    versions = {version for version in last.values() if version is not None}
+    return str(versions.pop()) if len(versions) == 1 else None

@@ -149,8 +149,10 @@ def _unattributed(terms: pl.DataFrame, roles: pl.DataFrame, sums: pl.DataFrame) 
         [metered.cast(TERMS), owned.with_columns(
             pl.lit("unattributed").alias("account"), -pl.col("value_kwh"), -pl.col("sigma_kwh"))]
     )  # fmt: skip
-    by_term = rest.group_by(*HOUR, "side", "account", "term", maintain_order=True).agg(
-        pl.col("value_kwh", "sigma_kwh").sum()
+    by_term = (
+        rest.sort(*HOUR, "term", "value_kwh")
+        .group_by(*HOUR, "side", "account", "term", maintain_order=True)
+        .agg(pl.col("value_kwh", "sigma_kwh").sum())
     )
     total = pl.col("value_kwh").sum().over(HOUR)
     sigma = pl.col("sigma_kwh").pow(2).sum().sqrt().over(HOUR)

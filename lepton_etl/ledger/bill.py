@@ -117,10 +117,17 @@ def cluster_months(
     """
     peak_hour = pl.lit(cost.peak_time, pl.Datetime("us", "UTC")).dt.truncate("1h")
     facility, basis = pl.col("facility_energy_kwh"), pl.col("cost_basis")
-    sums = hours.group_by("site_id", "cluster_id").agg(
-        *(_whole(name, count).alias(name) for name in ("facility_energy_kwh", "energy_cost")),
-        facility.filter(pl.col("hour_start") == peak_hour).sum().alias("peak_kwh"),
-        pl.when(basis.n_unique() == 1).then(basis.first()).otherwise(pl.lit("partial")).alias("cost_basis"),
+    sums = (
+        hours.sort("hour_start")
+        .group_by("site_id", "cluster_id", maintain_order=True)
+        .agg(
+            *(_whole(name, count).alias(name) for name in ("facility_energy_kwh", "energy_cost")),
+            facility.filter(pl.col("hour_start") == peak_hour).sum().alias("peak_kwh"),
+            pl.when(basis.n_unique() == 1)
+            .then(basis.first())
+            .otherwise(pl.lit("partial"))
+            .alias("cost_basis"),
+        )
     )
     shares = sums.with_columns(
         _share(pl.col("peak_kwh")).mul(pl.lit(cost.demand, pl.Float64)).alias("demand_cost"),

@@ -97,12 +97,20 @@ def hour_prices(meters: Meters, tariff: pa.Table, starts: Sequence[datetime]) ->
     metered = in_buckets(import_intervals(meters.meters, meters.intervals), grid, HOUR_S)
     metered = metered.with_columns(energy_prices(tariff, metered["start"], meters.zone))
     energy, price = pl.col("energy_kwh"), pl.col("energy_price")
-    weighted = metered.group_by("bucket").agg(
-        pl.when((price.null_count() == 0) & (energy.sum() > 0))
-        .then((energy * price).sum() / energy.sum())
-        .alias("weighted")
+    weighted = (
+        metered.sort("start", "energy_kwh")
+        .group_by("bucket", maintain_order=True)
+        .agg(
+            pl.when((price.null_count() == 0) & (energy.sum() > 0))
+            .then((energy * price).sum() / energy.sum())
+            .alias("weighted")
+        )
     )
-    plain = even.group_by("bucket").agg(pl.when(price.null_count() == 0).then(price.mean()).alias("plain"))
+    plain = (
+        even.sort("start")
+        .group_by("bucket", maintain_order=True)
+        .agg(pl.when(price.null_count() == 0).then(price.mean()).alias("plain"))
+    )
     return (
         plain.join(weighted, on="bucket", how="left")
         .select(pl.col("bucket").alias("start"), pl.coalesce("weighted", "plain").alias("energy_price"))

@@ -65,14 +65,16 @@ def bucket_imports(
     )
     sums = (
         in_buckets(intervals, grid, bucket_s)
-        .group_by("meter_id", "bucket")
+        .sort("meter_id", "start")
+        .group_by("meter_id", "bucket", maintain_order=True)
         .agg(pl.col("energy_kwh").sum(), pl.col("observed_s").sum())
     )
     observed = pl.col("observed_s")
     is_known = (observed >= limit * bucket_s).fill_null(value=False)
     found = (
         expected.join(sums, left_on=["meter_id", "start"], right_on=["meter_id", "bucket"], how="left")
-        .group_by("start")
+        .sort("start", "meter_id")
+        .group_by("start", maintain_order=True)
         .agg(
             is_known.all().alias("known"),
             pl.col("energy_kwh").sum().alias("import_kwh"),

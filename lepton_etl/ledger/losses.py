@@ -20,7 +20,7 @@ def transformer_losses(
     Source: IEC 60076-1 (no-load loss constant, load loss by the square of the current).
     """
     rating_kwh = rated_power_w / 1000.0
-    utility = meters.filter(pl.col("point") == "utility").group_by(HOUR).agg(
+    utility = meters.filter(pl.col("point") == "utility").sort("meter_id").group_by(HOUR, maintain_order=True).agg(
         pl.col("energy_kwh").sum(), pl.col("energy_kwh").is_null().any().alias("unknown")
     ).filter(~pl.col("unknown"))  # fmt: skip
     by_load = rating_kwh * load_loss_ratio * (pl.col("energy_kwh") / rating_kwh).pow(2)

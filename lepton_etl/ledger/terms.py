@@ -32,7 +32,9 @@ TERMS: Final = pl.Schema(
 
 def combine(terms: pl.DataFrame, by: list[str]) -> pl.DataFrame:
     """Terms -> `by`, `value_kwh`, `sigma_kwh` (one standard deviation, >= 0) of their sums."""
-    by_term = terms.group_by(*by, "term", maintain_order=True).agg(pl.col("value_kwh", "sigma_kwh").sum())
+    # Sorted: a sum of doubles changes with the order in which joins deliver rows, and with it the table.
+    ordered = terms.sort(*by, "term", "value_kwh")
+    by_term = ordered.group_by(*by, "term", maintain_order=True).agg(pl.col("value_kwh", "sigma_kwh").sum())
     return by_term.group_by(by, maintain_order=True).agg(
         pl.col("value_kwh").sum(), pl.col("sigma_kwh").pow(2).sum().sqrt()
     )

@@ -21,7 +21,15 @@ KEYS: Final = ("site_id", "cluster_id", "node_id", "device_id", "hour_start")
 
 # Columns of silver/interval that are the target, or a statistic or an error of it.
 POWER_COLUMNS: Final = frozenset(
-    {"energy_kwh", "power_min_w", "power_mean_w", "power_max_w", "gain_sigma_kwh", "resolution_sigma_kwh"}
+    {
+        "energy_kwh",
+        "power_min_w",
+        "power_mean_w",
+        "power_max_w",
+        "gain_sigma_kwh",
+        "resolution_sigma_kwh",
+        "sampling_sigma_kwh",
+    }
 )
 # Physical power among the features is the nameplate of the inventory and nothing else.
 _NAMEPLATE: Final = frozenset({"rated_power_w"})

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from lepton_etl.models.training import Trained
 
 CHAMPION_ALIAS: Final = "champion"
+# CV(RMSE) over all nodes and hours of the forward test, as a ratio: what a figure that rests on the model may miss by.
+FORWARD_ERROR_TAG: Final = "forward_cv_rmse_ratio"
 _SQLITE: Final = "sqlite:///"
 # Read by MLflow when it is imported: no usage data leaves, and a batch log holds no progress bars.
 _MLFLOW_ENVIRONMENT: Final = {

@@ -182,7 +182,7 @@ def test_each_injected_fault_is_found(faulty: Site) -> None:
 
 def test_every_record_is_accounted_for(faulty: Site) -> None:
     files = faulty.table(FILE)
-    parts = files.select(pl.sum_horizontal("readings", "rejects", "duplicates", "ignored"))
+    parts = files.select(pl.sum_horizontal("readings", "jobs", "rejects", "duplicates", "ignored"))
     assert parts.to_series().to_list() == files["records"].to_list()
     assert files["readings"].sum() == faulty.table(READING).height
     assert files["rejects"].sum() == faulty.table(REJECT).height

@@ -95,6 +95,11 @@ def test_slurm_jobs_of_the_service() -> None:
             "memory_byte": memory_mib[job["tres_alloc_str"].split("mem=")[1].split(",")[0]] * 2.0**20,
             "consumed_energy_j": None,
             "source_position": number,
+            "record": "job",
+            "node_id": None,
+            "device_ids": None,
+            "tenant_id": None,
+            "cpu_time_s": None,
         }
         for number, job in enumerate(jobs, start=1)
     ]
