@@ -140,7 +140,8 @@ def figure(
     at_least: float | None = None,
 ) -> Figure:
     """A figure with its target, if it has one: not above `at_most`, not below `at_least`."""
-    bounds = [f"<= {at_most:g}"] * (at_most is not None) + [f">= {at_least:g}"] * (at_least is not None)
+    named = (("<=", at_most), (">=", at_least))
+    bounds = [f"{sign} {bound:g}" for sign, bound in named if bound is not None]
     inside = (at_most is None or value <= at_most) and (at_least is None or value >= at_least)
     return Figure(
         name=name,

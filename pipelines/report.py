@@ -15,7 +15,18 @@ from pyspark.sql import DataFrame
 from lepton_etl.days import Days
 from lepton_etl.lake.runs import code_version, stage_runs
 from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import CLUSTER_DAY, CLUSTER_HOUR, FILE, INTERVAL, NODE_HOUR, PREDICTION, REJECT
+from lepton_etl.lake.tables import (
+    CLUSTER_DAY,
+    CLUSTER_HOUR,
+    FILE,
+    INTERVAL,
+    NODE_HOUR,
+    PREDICTION,
+    REJECT,
+    Table,
+)
+from lepton_etl.lake.tables.accounts import ENERGY_LEDGER
+from lepton_etl.lake.tables.jobs import TENANT_DAY
 from lepton_etl.report import data as d
 from lepton_etl.report import gather
 from lepton_etl.report.model import model_summary
@@ -65,6 +76,8 @@ def read(context: StageContext, folder: Path) -> d.ReportData:
             cluster_day=collected(lake.read(CLUSTER_DAY, days), d.CLUSTER_DAY_SCHEMA),
             cluster_hour=collected(lake.read(CLUSTER_HOUR, days), d.CLUSTER_HOUR_SCHEMA),
             bucket_hours=hours,
+            ledger=few(lake, ENERGY_LEDGER, days),
+            tenants=few(lake, TENANT_DAY, days),
             points=points(lake, days),
             coverage=coverage(lake.read(NODE_HOUR, days), hours),
             files=collected(files.transform(gather.file_counts), d.FILE_SCHEMA),
@@ -79,6 +92,14 @@ def read(context: StageContext, folder: Path) -> d.ReportData:
         )  # fmt: skip
     finally:
         files.unpersist()
+
+
+def few(lake: Lake, table: Table, days: Days) -> pa.Table:
+    """The days' rows of a table of few rows, without Spark; empty where it was never made."""
+    rows = lake.rows(table)
+    return rows.filter(
+        pc.and_(pc.greater_equal(rows["date"], days.start), pc.less_equal(rows["date"], days.end))
+    )
 
 
 def collected(rows: DataFrame, schema: pa.Schema) -> pa.Table:

@@ -15,7 +15,10 @@ import pyarrow as pa
 
 from lepton_etl.days import Days
 from lepton_etl.fields import FIELDS
+from lepton_etl.lake.schema import arrow_schema
 from lepton_etl.lake.tables import CLUSTER_DAY
+from lepton_etl.lake.tables.accounts import ENERGY_LEDGER
+from lepton_etl.lake.tables.jobs import TENANT_DAY
 
 _ARROW: Final[Mapping[str, pa.DataType]] = {
     "string": pa.string(), "double": pa.float64(), "int": pa.int32(), "bigint": pa.int64(),
@@ -143,6 +146,8 @@ class ReportData:
     cluster_day: pa.Table
     cluster_hour: pa.Table
     bucket_hours: int = 1
+    ledger: pa.Table = field(default_factory=lambda: _empty(arrow_schema(ENERGY_LEDGER)))
+    tenants: pa.Table = field(default_factory=lambda: _empty(arrow_schema(TENANT_DAY)))
     points: Sample = field(default_factory=lambda: Sample(_empty(POINT_SCHEMA)))
     coverage: Coverage = field(default_factory=lambda: Coverage(_empty(COVERAGE_SCHEMA)))
     files: pa.Table = field(default_factory=lambda: _empty(FILE_SCHEMA))

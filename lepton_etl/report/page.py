@@ -18,9 +18,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lepton_etl.fields import FIELDS
-from lepton_etl.report import figures, text
+from lepton_etl.report import accounts, figures, text
+from lepton_etl.report.accounts import MOST_TENANTS
 from lepton_etl.report.data import ReportData
-from lepton_etl.report.drawing import SCATTERS, SHARED, drawings
+from lepton_etl.report.drawing import SCATTERS, drawings
 from lepton_etl.report.headlines import headlines
 
 MOST_DAY_ROWS: Final = 200
@@ -51,7 +52,7 @@ def render(data: ReportData) -> str:
     full = figures.completed(days, data.run.days)
     clusters = sorted(figures.over_range(full), key=_place)
     several_days = data.run.days.count > 1
-    charts = drawings(data)
+    charts, tenants = drawings(data), accounts.tenant_rows(data.tenants)
     context = {
         "run": data.run,
         "title": f"Energy report of {data.run.site_id}, {data.run.days}",
@@ -63,6 +64,10 @@ def render(data: ReportData) -> str:
         "clusters": clusters if several_days else [row | {"partial": {}} for row in days],
         "days": [row | {"partial": {}} for row in days[-MOST_DAY_ROWS:]] if several_days else [],
         "days_total": len(days),
+        "accounts": accounts.account_rows(data.ledger),
+        "balance": accounts.balance_row(data.ledger),
+        "tenants": tenants[:MOST_TENANTS],
+        "tenants_total": len(tenants),
         "charts": charts,
         "scatters": [charts[name] for name in SCATTERS],
         "specs": {drawing.name: _script_json(drawing.spec) for drawing in charts.values() if drawing.spec},
@@ -83,8 +88,8 @@ def render(data: ReportData) -> str:
 
 
 def _place(row: Mapping[str, Any]) -> tuple[str, bool, str]:
-    """Where a cluster stands in a table: by day, the pseudo-cluster last."""
-    return str(row["date"]), row["cluster_id"] == SHARED, row["cluster_id"]
+    """Where a cluster stands in a table: by day, pseudo-clusters (`_shared`, `_unattributed`) last."""
+    return str(row["date"]), row["cluster_id"].startswith("_"), row["cluster_id"]
 
 
 def _stage(row: Mapping[str, Any]) -> dict[str, Any]:
