@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from functools import reduce
 from typing import Final
 
@@ -10,7 +11,7 @@ from pyspark.sql import functions as F
 
 from lepton_etl.energy.gaps import SHORTEST_GAP_S
 from lepton_etl.fields import SECONDS_PER_HOUR
-from lepton_etl.lake.runs import recorded_model
+from lepton_etl.lake.runs import recorded_models
 from lepton_etl.lake.tables import INTERVAL, NODE
 from lepton_etl.models.device_hours import device_hours
 from lepton_etl.models.registry import FORWARD_ERROR_TAG, Registry
@@ -26,7 +27,7 @@ def modelled_gaps(context: StageContext, measured: DataFrame) -> DataFrame | Non
 
     `measured` has the columns of energy.node_hours.measured_node_hours. Result: the node-hour's key, `model_kwh` and
     `model_sigma_kwh` of the uncovered seconds. The error is the model's forward CV(RMSE); without it none is asked. A
-    day that was made before takes the version recorded for it, else the champion. Source: definitions.md section 8.
+    day that was made before takes the version recorded for it, else the champion's. Source: definitions.md section 8.
     """
     settings = context.settings.model
     if settings.device != "node":
@@ -38,18 +39,37 @@ def modelled_gaps(context: StageContext, measured: DataFrame) -> DataFrame | Non
         return None
     mlflow = context.settings.mlflow
     registry = Registry(mlflow.tracking_uri, mlflow.artifact_location, mlflow.experiment)
-    version = recorded_model(context.lake, settings.name, context.days)
-    champion = (
-        registry.champion(settings.name) if version is None else registry.version(settings.name, version)
-    )
-    error = float(champion.tags.get(FORWARD_ERROR_TAG, "nan")) if champion else float("nan")
-    if champion is None or not error > 0:
+    found = [
+        _by_model(context, gaps.where(F.to_date("hour_start").isin(days)), registry, version)
+        for version, days in _days_by_version(context, registry).items()
+    ]
+    said = [rows for rows in found if rows is not None]
+    return reduce(DataFrame.unionByName, said) if said else None
+
+
+def _days_by_version(context: StageContext, registry: Registry) -> dict[str, list[date]]:
+    """Model version -> its days: the recorded one of a day that was made before, if any, else the champion's."""
+    name = context.settings.model.name
+    recorded = recorded_models(context.lake, name, context.days)
+    champion = registry.champion(name) if set(context.days) - set(recorded) else None
+    days_of: dict[str, list[date]] = {}
+    for day in context.days:
+        version = recorded.get(day, champion.version if champion else None)
+        if version is not None:
+            days_of.setdefault(version, []).append(day)
+    return days_of
+
+
+def _by_model(context: StageContext, gaps: DataFrame, registry: Registry, version: str) -> DataFrame | None:
+    """What one version says of these gaps; None where it does not state its forward error."""
+    name = context.settings.model.name
+    model = registry.verified_model(name, version=version)
+    error = float(model.version.tags.get(FORWARD_ERROR_TAG, "nan"))
+    if not error > 0:
         return None
-    model = registry.verified_model(settings.name, version=champion.version)
-    context.lake.inputs[f"model/{settings.name}"] = int(champion.version)
-    scored = _hours_with_load(context, gaps).transform(
-        with_prediction(model, context.settings.energy.coverage_min_ratio)
-    )
+    context.lake.inputs[f"model/{name}"] = int(version)
+    predict = with_prediction(model, context.settings.energy.coverage_min_ratio)
+    scored = _hours_with_load(context, gaps).transform(predict)
     share = F.col("gap_s") / SECONDS_PER_HOUR
     return (
         gaps.join(scored.select(*_NODE_HOUR, "predicted_kwh"), list(_NODE_HOUR), how="inner")

@@ -9,7 +9,7 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -146,18 +146,16 @@ def stage_runs(lake: Lake) -> pa.Table:
     return lake.rows(STAGE_RUN)
 
 
-def recorded_model(lake: Lake, name: str, days: Days) -> str | None:
-    """The version of a model that gold of these days was last made with; None where no run names one.
+def recorded_models(lake: Lake, name: str, days: Days) -> dict[date, str | None]:
+    """Of the days that gold was made of before: the version of the model it was last made with, None for none.
 
-    A day that is made again scores with it, unless the range was made by runs that differ.
+    A day that is made again takes what it took before, so that equal input gives equal rows.
     """
     rows = stage_runs(lake).filter((pc.field("stage") == "gold") & (pc.field("state") == "done")).to_pylist()
-    key = f"model/{name}"
-    last = {
-        day: json.loads(row["input_versions"] or "{}").get(key)
-        for row in sorted(rows, key=lambda row: row["end_time"])
-        for day in Days(row["date_from"], row["date_until"])
-        if day in days
-    }
-    versions = {version for version in last.values() if version is not None}
-    return str(versions.pop()) if len(versions) == 1 else None
+    found: dict[date, str | None] = {}
+    for row in sorted(rows, key=lambda row: row["end_time"]):
+        version = json.loads(row["input_versions"] or "{}").get(f"model/{name}")
+        for day in Days(row["date_from"], row["date_until"]):
+            if day in days:
+                found[day] = None if version is None else str(version)
+    return found

@@ -446,6 +446,7 @@ def record_a_whole_night(lake: Lake) -> None:
     lake.write_rows(RUN, [{"run_id": "whole", "state": "done", "exit_code": 0}])
 
 
+@pytest.mark.slow
 @pytest.mark.spark
 def test_a_late_file_changes_its_day_and_the_intervals_across_its_midnights_and_nothing_else(
     nights: Nights,
@@ -468,6 +469,7 @@ def test_a_late_file_changes_its_day_and_the_intervals_across_its_midnights_and_
     assert other["node_id"].n_unique() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.spark
 def test_the_night_of_the_late_file_says_what_it_changed_and_as_of_shows_the_old_figure(
     spark: SparkSession, nights: Nights
