@@ -68,7 +68,7 @@ def test_case(case: str, gold_rows: dict[str, dict[str, list[dict[str, Any]]]]) 
 
 def test_a_second_run_commits_nothing(ran: Lake) -> None:
     before = {table.name: ran.version(table) for table in OUTPUTS}
-    result = gold.run(context(ran, settings_of({}), DAYS))
+    result = gold.run(context(ran, settings_of({}, ran), DAYS))
     assert [one.changed for one in result.written] == [False] * 7
     assert {table.name: ran.version(table) for table in OUTPUTS} == before
     assert result.rows_out == sum(one.rows for one in result.written)
@@ -117,11 +117,11 @@ def ran(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Lake:
             lake, table, frame(spark, [row for case in CASE_NAMES for row in case_rows(case, table)], table)
         )
     write(lake, GRID_HOUR, frame(spark, read_csv(CASES / "grid_hour.csv"), GRID_HOUR))
-    gold.run(context(lake, settings_of({}), DAYS))
+    gold.run(context(lake, settings_of({}, lake), DAYS))
     for case in CASE_NAMES:
         own = own_settings(case)
         if own:
-            gold.run(context(lake, settings_of(own), Days.of(own["date"])))
+            gold.run(context(lake, settings_of(own, lake), Days.of(own["date"])))
     return lake
 
 
@@ -151,7 +151,7 @@ def own_settings(case: str) -> dict[str, Any]:
     return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def settings_of(own: dict[str, Any]) -> Settings:
+def settings_of(own: dict[str, Any], lake: Lake) -> Settings:
     source = {
         "name": "bmc",
         "format": "ipmitool",
@@ -160,7 +160,8 @@ def settings_of(own: dict[str, Any]) -> Settings:
     }
     raw: dict[str, Any] = {
         "site": {"site_id": "cases"},
-        "lake": {"root": "lake"},
+        "lake": {"root": str(lake.root)},
+        "mlflow": {"tracking_uri": f"sqlite:///{lake.root.parent / 'mlflow.db'}"},
         "fleet": {"inventory": "inventory.csv"},
         "sources": [source],
         "facility": {"pue_assumed": own.get("pue_assumed")},
