@@ -40,9 +40,9 @@ demo: setup ## Three simulated nights of a two-cluster fleet; prints gold/cluste
 	mkdir -p $(DEMO)/site && cp $(addprefix $(DEMO)/fleet/,config.yaml inventory.csv meters.csv) $(DEMO)/site
 	# Each night finds the logs of its day in the landing folder, as a collector would leave them.
 	$(JAVA) for night in $(DEMO_NIGHTS); do \
-	    for kind in ipmi prom meters weather grid; do \
+	    for kind in $$(ls $(DEMO)/fleet/landing); do \
 	        mkdir -p $(DEMO)/site/landing/$$kind; \
-	        cp $(DEMO)/fleet/landing/$$kind/*-$$night.* $(DEMO)/site/landing/$$kind; \
+	        find $(DEMO)/fleet/landing/$$kind -name "*-$$night.*" -exec cp -t $(DEMO)/site/landing/$$kind {} +; \
 	    done; \
 	    $(NIGHTLY) --config $(DEMO)/site/config.yaml --date $$night; \
 	done
