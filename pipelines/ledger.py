@@ -20,14 +20,13 @@ from lepton_etl.lake.tables import FACILITY_INTERVAL, INTERVAL, METER
 from lepton_etl.lake.tables.accounts import LEDGER_CHECK
 from lepton_etl.ledger.accounts import Accounts, site_accounts
 from lepton_etl.ledger.balance import BALANCE, Finding, findings, ledger_rows
-from lepton_etl.ledger.inputs import IT_ACCOUNTS, IT_HOURS, METERS, OVERHEADS, SOURCES
+from lepton_etl.ledger.inputs import IT_ACCOUNTS, IT_HOURS, METERS, NOTHING_KWH, OVERHEADS, SOURCES
 from lepton_etl.ledger.losses import class_sigma_ratio, modelled_hours, transformer_losses
 from pipelines.facility_fit import fits_of
 from pipelines.stage import StageContext
 
 _HOUR: Final = ["site_id", "hour_start"]
 _SHOWN: Final = 6
-NOTHING_KWH: Final = 1e-9
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,6 @@ class Ledger:
                 *(pl.col(name).abs().alias(f"{name}_kwh") for name in SOURCES),
                 pl.when("is_whole").then(pl.sum_horizontal(*OVERHEADS)).alias("overhead_kwh"),
                 "shared_load_kwh",
-                # What is nothing but the difference of two sums of doubles is nothing.
                 pl.when(outside > NOTHING_KWH).then(outside).alias("unattributed_kwh"),
                 "residual_kwh",
                 "residual_sigma_kwh",

@@ -13,6 +13,7 @@ from lepton_etl.ledger.inputs import (
     MEASURED,
     MODELLED,
     NODES_TERM,
+    NOTHING_KWH,
     PARTIAL,
     SHARED_LOADS,
     SIGNIFICANT_SIGMAS,
@@ -115,7 +116,7 @@ def _node_terms(
         bases.append(basis_rows(spoke, pl.lit(account), pl.lit(MEASURED), pl.lit("node sensors")))
     total = pl.sum_horizontal(*(pl.col(c) for c in _NODE_COLUMNS))
     terms = [
-        frame.filter(pl.col(column) > 0).select(
+        frame.filter(pl.col(column) > NOTHING_KWH).select(
             *HOUR, pl.lit(ACCOUNT).alias("side"), pl.lit(account).alias("account"),
             pl.lit(NODES_TERM).alias("term"), pl.col(column).alias("value_kwh"),
             (pl.col("sigma_kwh") * pl.col(column) / total).alias("sigma_kwh"),

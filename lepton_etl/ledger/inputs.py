@@ -27,6 +27,8 @@ SILENT: Final = "silent"
 UNMETERED: Final = "unmetered"
 
 NODES_TERM: Final = "nodes"
+# What is nothing but the difference of two sums of doubles is nothing.
+NOTHING_KWH: Final = 1e-9
 # A rest of the IT meter within three standard deviations is sensor error, and belongs to the residual.
 SIGNIFICANT_SIGMAS: Final = 3.0
 
