@@ -24,11 +24,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from bench.measure import figure, print_figures, write
+from lepton_etl.confidence import Z
 from lepton_etl.days import Days
 from lepton_etl.energy.aggregate import sum_nodes
 from lepton_etl.energy.channels import READING_COLUMNS
 from lepton_etl.energy.history import HISTORY_COLUMNS
-from lepton_etl.energy.interval90 import Z
 from lepton_etl.energy.intervals import IntervalPolicy, intervals
 from lepton_etl.energy.node_hours import measured_node_hours, node_hours
 from lepton_etl.energy.roster import roster

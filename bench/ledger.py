@@ -61,8 +61,7 @@ def night(folder: Path, first: date, last: date, *stage: str) -> None:
 
 def table(folder: Path, name: str) -> pl.DataFrame:
     """A table of the lake."""
-    found = pl.from_arrow(DeltaTable(str(folder / "lake" / name)).to_pyarrow_dataset().to_table())
-    assert isinstance(found, pl.DataFrame)
+    found = pl.DataFrame(DeltaTable(str(folder / "lake" / name)).to_pyarrow_dataset().to_table())
     return found
 
 

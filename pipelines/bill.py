@@ -94,8 +94,10 @@ def _month(
     if currency is None:
         return check, []
     keys = ["site_id", "cluster_id", "hour_start"]
-    energy = _frame(_own(plain.read(root, CLUSTER_HOUR, days), settings)).select(*keys, "facility_energy_kwh")
-    priced = _frame(plain.read(root, CLUSTER_COST, days)).select(*keys, "energy_cost", "cost_basis")
+    energy = pl.DataFrame(_own(plain.read(root, CLUSTER_HOUR, days), settings)).select(
+        *keys, "facility_energy_kwh"
+    )
+    priced = pl.DataFrame(plain.read(root, CLUSTER_COST, days)).select(*keys, "energy_cost", "cost_basis")
     hours = energy.join(priced, on=keys, how="left").filter(
         (pl.col("hour_start") >= start) & (pl.col("hour_start") < end)
     )
@@ -134,9 +136,3 @@ def _meters(root: Path, settings: Settings, days: Days) -> Meters:
 
 def _own(rows: pa.Table, settings: Settings) -> pa.Table:
     return rows.filter(pc.equal(rows["site_id"], settings.site.site_id))
-
-
-def _frame(table: pa.Table) -> pl.DataFrame:
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame

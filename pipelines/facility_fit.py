@@ -86,8 +86,7 @@ def _meter_hours(context: StageContext, days: Days) -> pl.DataFrame:
     as_electricity = meters.withColumn("carrier", F.lit(_ELECTRICITY))
     hours = as_electricity.transform(meter_hours(lake.read(FACILITY_INTERVAL, days), days, limit))
     carriers = meters.select("site_id", "meter_id", carrier.alias("carrier")).distinct()
-    found = pl.from_arrow(hours.join(carriers, ["site_id", "meter_id"], how="left").toArrow())
-    assert isinstance(found, pl.DataFrame)
+    found = pl.DataFrame(hours.join(carriers, ["site_id", "meter_id"], how="left").toArrow())
     return found
 
 

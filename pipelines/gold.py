@@ -140,8 +140,7 @@ def _site_hours(
 
 def _with_model(context: StageContext, site_hours: pa.Table) -> pa.Table:
     """Facility energy and PUE by the model fitted on earlier days (`modelled`) where the site's meters do not say."""
-    rows = pl.from_arrow(site_hours)
-    assert isinstance(rows, pl.DataFrame)
+    rows = pl.DataFrame(site_hours)
     filled = [
         with_modelled_overhead(rows.filter(pl.col("date") == day), fits_of(context.lake, day)[0])
         for day in context.days

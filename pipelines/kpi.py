@@ -106,15 +106,13 @@ def _totals(context: StageContext) -> list[list[Totals]]:
 
 
 def _few(context: StageContext, table: Table) -> pl.DataFrame:
-    found = pl.from_arrow(plain.read(context.lake.root, table, context.days))
-    assert isinstance(found, pl.DataFrame)
+    found = pl.DataFrame(plain.read(context.lake.root, table, context.days))
     return found
 
 
 def _site_rows(context: StageContext) -> list[dict[str, Any]]:
     least = context.settings.energy.coverage_min_ratio
-    meters = pl.from_arrow(context.lake.rows(METER))
-    assert isinstance(meters, pl.DataFrame)
+    meters = pl.DataFrame(context.lake.rows(METER))
     totals = meter_totals(_few(context, FACILITY_INTERVAL), meters, least)
     return _few(context, SITE_HOUR).join(totals, on=_HOUR, how="left").sort(_HOUR).to_dicts()
 

@@ -15,12 +15,13 @@ from lepton_etl.energy.intervals import UNLISTED_CLUSTER
 from lepton_etl.energy.owners import owner_hours
 from lepton_etl.errors import LedgerError
 from lepton_etl.facility.stand_in import STAGES, modelled_overhead, modelled_stages
+from lepton_etl.fields.words import BOUNDARY
 from lepton_etl.lake.store import Lake, Written
 from lepton_etl.lake.tables import FACILITY_INTERVAL, INTERVAL, METER
 from lepton_etl.lake.tables.accounts import LEDGER_CHECK
 from lepton_etl.ledger.accounts import Accounts, site_accounts
 from lepton_etl.ledger.balance import BALANCE, Finding, findings, ledger_rows
-from lepton_etl.ledger.inputs import IT_ACCOUNTS, IT_HOURS, METERS, NOTHING_KWH, OVERHEADS, SOURCES
+from lepton_etl.ledger.inputs import IT_ACCOUNTS, IT_HOURS, METERS, NOTHING_KWH, OVERHEADS
 from lepton_etl.ledger.losses import class_sigma_ratio, modelled_hours, transformer_losses
 from pipelines.facility_fit import fits_of
 from pipelines.stage import StageContext
@@ -40,13 +41,12 @@ class Ledger:
 
     def site_columns(self) -> pl.DataFrame:
         """One row a site-hour: sources, overhead, shared load, unattributed energy and residual."""
-        rows = pl.from_arrow(self.rows)
-        assert isinstance(rows, pl.DataFrame)
+        rows = pl.DataFrame(self.rows)
         wide = rows.filter(pl.col("side") != BALANCE).pivot(
             on="ledger_account", index=_HOUR, values="account_kwh"
         )
         missing = [
-            name for name in (*SOURCES, *OVERHEADS, *IT_ACCOUNTS) if name not in wide.columns
+            name for name in (*BOUNDARY, *OVERHEADS, *IT_ACCOUNTS) if name not in wide.columns
         ]  # fmt: skip
         wide = wide.with_columns(pl.lit(None, pl.Float64).alias(name) for name in missing)
         whole = rows.filter(pl.col("ledger_account").is_in(list(OVERHEADS))).group_by(_HOUR).agg(
@@ -67,7 +67,7 @@ class Ledger:
             .join(in_clusters, on=_HOUR, how="left")
             .select(
                 *_HOUR,
-                *(pl.col(name).abs().alias(f"{name}_kwh") for name in SOURCES),
+                *(pl.col(name).abs().alias(f"{name}_kwh") for name in BOUNDARY),
                 pl.when("is_whole").then(pl.sum_horizontal(*OVERHEADS)).alias("overhead_kwh"),
                 "shared_load_kwh",
                 pl.when(outside > NOTHING_KWH).then(outside).alias("unattributed_kwh"),
@@ -133,8 +133,7 @@ def _owners(
     unlisted = lake.read(INTERVAL, context.days).where(F.col("cluster_id") == UNLISTED_CLUSTER)
     sums = drivers.select(*_HOUR, F.col("it_energy_sigma_kwh").alias("sigma_kwh"))
     rows = node_hours.transform(owner_hours(node_split, unlisted)).join(sums, _HOUR, how="left")
-    found = pl.from_arrow(rows.toArrow())
-    assert isinstance(found, pl.DataFrame)
+    found = pl.DataFrame(rows.toArrow())
     known = (pl.col("unknown_nodes") == 0).alias("is_known")
     return (
         found.with_columns(known, pl.col("sigma_kwh").fill_null(0.0))
@@ -149,8 +148,7 @@ def _meters(context: StageContext) -> pl.DataFrame:
     hours = lake.read_few(METER).transform(
         meter_hours(lake.read(FACILITY_INTERVAL, days), days, context.settings.energy.coverage_min_ratio)
     )
-    found = pl.from_arrow(hours.toArrow())
-    assert isinstance(found, pl.DataFrame)
+    found = pl.DataFrame(hours.toArrow())
     # A meter without a class errs by an amount that nobody stated: it adds nothing to the interval.
     ratio = class_sigma_ratio(1.0) * pl.col("class_pct").fill_null(0.0)
     return (
@@ -164,8 +162,7 @@ def _meters(context: StageContext) -> pl.DataFrame:
 def _modelled(context: StageContext, meters: pl.DataFrame, drivers: DataFrame) -> pl.DataFrame:
     """What stands in for meters: curves and models fitted on the days before, then the transformer's nameplate."""
     plate = context.settings.facility.transformer
-    hours = pl.from_arrow(drivers.toArrow())
-    assert isinstance(hours, pl.DataFrame)
+    hours = pl.DataFrame(drivers.toArrow())
     parts = []
     for day in context.days:
         fits, stages = fits_of(context.lake, day)

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 
 from lepton_etl.days import Days
+from lepton_etl.lake import plain
 from lepton_etl.lake.runs import code_version, stage_runs
 from lepton_etl.lake.store import Lake
 from lepton_etl.lake.tables import (
@@ -23,7 +24,6 @@ from lepton_etl.lake.tables import (
     NODE_HOUR,
     PREDICTION,
     REJECT,
-    Table,
 )
 from lepton_etl.lake.tables.accounts import ENERGY_LEDGER
 from lepton_etl.lake.tables.jobs import TENANT_DAY
@@ -76,8 +76,8 @@ def read(context: StageContext, folder: Path) -> d.ReportData:
             cluster_day=collected(lake.read(CLUSTER_DAY, days), d.CLUSTER_DAY_SCHEMA),
             cluster_hour=collected(lake.read(CLUSTER_HOUR, days), d.CLUSTER_HOUR_SCHEMA),
             bucket_hours=hours,
-            ledger=few(lake, ENERGY_LEDGER, days),
-            tenants=few(lake, TENANT_DAY, days),
+            ledger=plain.read(lake.root, ENERGY_LEDGER, days),
+            tenants=plain.read(lake.root, TENANT_DAY, days),
             points=points(lake, days),
             coverage=coverage(lake.read(NODE_HOUR, days), hours),
             files=collected(files.transform(gather.file_counts), d.FILE_SCHEMA),
@@ -92,14 +92,6 @@ def read(context: StageContext, folder: Path) -> d.ReportData:
         )  # fmt: skip
     finally:
         files.unpersist()
-
-
-def few(lake: Lake, table: Table, days: Days) -> pa.Table:
-    """The days' rows of a table of few rows, without Spark; empty where it was never made."""
-    rows = lake.rows(table)
-    return rows.filter(
-        pc.and_(pc.greater_equal(rows["date"], days.start), pc.less_equal(rows["date"], days.end))
-    )
 
 
 def collected(rows: DataFrame, schema: pa.Schema) -> pa.Table:

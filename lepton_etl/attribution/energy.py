@@ -9,11 +9,10 @@ from pyspark.sql import functions as F
 
 from lepton_etl.attribution.runs import WASTED_OUTCOMES
 from lepton_etl.columns import FINE_SUM, Transform, conform, exact_sum
-from lepton_etl.fields import JOULES_PER_KWH, SECONDS_PER_HOUR
+from lepton_etl.fields import GRAMS_PER_KILOGRAM, JOULES_PER_KWH, SECONDS_PER_HOUR
 from lepton_etl.lake.tables.jobs import JOB_ENERGY, RUN_KEY, TENANT_DAY
 
 UNKNOWN_TENANT: Final = "_unknown"
-GRAMS_PER_KILOGRAM: Final = 1000.0
 # Of a cluster-hour, by its IT energy: an hour's job takes its part of each of them.
 SHARED_FIGURES: Final = (
     "facility_energy_kwh", "emissions_location_kgco2e", "emissions_upstream_kgco2e", "emissions_market_kgco2e",

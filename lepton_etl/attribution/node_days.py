@@ -52,8 +52,7 @@ def node_days(intervals: pa.Table, held: pa.Table, nodes: Roll, idle_activity: f
     `held` HOLDING_COLUMNS of silver/job_node. Rows of the inventory that no reading speaks of give energy 0 here: their
     node-hours are unknown in gold/node_hour. A node outside the inventory gives nothing.
     """
-    frame = pl.from_arrow(intervals.select(list(INTERVAL_COLUMNS)))
-    assert isinstance(frame, pl.DataFrame)
+    frame = pl.DataFrame(intervals.select(list(INTERVAL_COLUMNS)))
     ordered = held.sort_by([(name, "ascending") for name in ("date", "job_id", "submit_time", "restart")])
     rows = ordered.select(list(HOLDING_COLUMNS)).to_pylist()
     days = sorted(set(frame["date"].to_list()) | {row["date"] for row in rows})

@@ -99,8 +99,7 @@ def run_table(runs: pl.DataFrame) -> pa.Table:
 
 
 def _frame(jobs: pa.Table) -> pl.DataFrame:
-    frame = pl.from_arrow(jobs)
-    assert isinstance(frame, pl.DataFrame)
+    frame = pl.DataFrame(jobs)
     # Rows of an older release have no kind of record.
     told = pl.when(pl.col("step_id").is_null()).then(pl.lit("job")).otherwise(pl.lit("step"))
     return frame.with_columns(pl.coalesce("record", told).alias("record"), pl.col("job_state").alias("state"))
@@ -130,8 +129,7 @@ def _first_node(node_list: str) -> str | None:
 
 def _with_cluster(rows: pl.DataFrame, nodes: pa.Table) -> pl.DataFrame:
     """Add cluster_id: the scheduler's name where the inventory has such a cluster, else that of the first node."""
-    inventory = pl.from_arrow(nodes.select(["node_id", "cluster_id", "valid_from"]))
-    assert isinstance(inventory, pl.DataFrame)
+    inventory = pl.DataFrame(nodes.select(["node_id", "cluster_id", "valid_from"]))
     places = (
         inventory.sort("valid_from").group_by("node_id", maintain_order=True).agg(pl.col("cluster_id").last())
         .rename({"node_id": "first_node", "cluster_id": "node_cluster"})

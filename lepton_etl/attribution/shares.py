@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from lepton_etl.attribution.devices import instance_shares
 from lepton_etl.attribution.facts import NodeFacts
 from lepton_etl.attribution.measured import Energies, Holdings
+from lepton_etl.fields import JOULES_PER_KWH
 
 Array = NDArray[np.float64]
-
-JOULES_PER_KWH = 3.6e6
 
 
 @dataclass(frozen=True, slots=True)

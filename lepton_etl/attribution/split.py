@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 
 from lepton_etl.attribution.facts import NodeFacts
 from lepton_etl.attribution.measured import HOURS, Energies, Holdings
-from lepton_etl.attribution.shares import JOULES_PER_KWH, cpu_shares, gpu_shares, over, reserved_shares
+from lepton_etl.attribution.shares import cpu_shares, gpu_shares, over, reserved_shares
+from lepton_etl.fields import JOULES_PER_KWH, SECONDS_PER_HOUR
 
 Array = NDArray[np.float64]
-
-SECONDS_PER_HOUR = 3600.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,8 +51,7 @@ def _epoch_day(day: object) -> int:
 
 def _node_power(intervals: pa.Table) -> pl.DataFrame:
     """start_us, end_us, power_w of the node's measured intervals, in order."""
-    frame = pl.from_arrow(intervals)
-    assert isinstance(frame, pl.DataFrame)
+    frame = pl.DataFrame(intervals)
     start = pl.col("interval_start").dt.epoch("us")
     return (
         frame.filter((pl.col("device_id") == "node") & pl.col("power_mean_w").is_not_null())

@@ -33,8 +33,7 @@ def service_lives(nodes: pa.Table, factors: FactorSet) -> pl.DataFrame:
     Source: Green Software Foundation, Impact Framework, sci-embodied (1,000 kg a server with one CPU, 150 kg a GPU,
     4 years); docs/methodology.md, Embodied.
     """
-    frame = pl.from_arrow(nodes)
-    assert isinstance(frame, pl.DataFrame)
+    frame = pl.DataFrame(nodes)
     lives = (
         frame.sort(*_NODE, "valid_from")
         .group_by(*_NODE, maintain_order=True)

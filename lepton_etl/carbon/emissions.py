@@ -5,19 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
-from statistics import NormalDist
 from typing import Final
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from lepton_etl.columns import Transform
+from lepton_etl.confidence import Z
 from lepton_etl.fields import GRAMS_PER_KILOGRAM
 
 _HOUR: Final = ("site_id", "hour_start")
 _MODELLED: Final = ("assumed", "modelled")
 # Two-sided 90 % of a normal error.
-Z: Final = NormalDist().inv_cdf(0.95)
 # What later transforms fill in; a site without their inputs keeps the unknown with its basis.
 _LATER: Final = ("emissions_market_kgco2e", "embodied_kgco2e", "water_l")
 _LATER_BASES: Final = ("market_basis", "embodied_basis", "water_basis")

@@ -9,7 +9,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from lepton_etl.columns import FINE_SUM, Transform, exact_sum
-from lepton_etl.energy.interval90 import Z, interval_90
+from lepton_etl.confidence import Z
+from lepton_etl.energy.interval90 import interval_90
 from lepton_etl.energy.node_hours import by_node_interval
 
 INLET_PERCENTILE: Final = 0.99

@@ -137,8 +137,7 @@ def _rated_w(told: pl.DataFrame, inventory: pl.DataFrame) -> dict[tuple[int, str
 
 def sensor_checks(rows: pa.Table, inventory: pl.DataFrame, gains: Mapping[str, float]) -> pa.Table:
     """silver/interval (CHECKED_COLUMNS, whole node-days of one site) -> silver/sensor_check, sorted by key."""
-    frame = pl.from_arrow(rows.select(list(CHECKED_COLUMNS)))
-    assert isinstance(frame, pl.DataFrame)
+    frame = pl.DataFrame(rows.select(list(CHECKED_COLUMNS)))
     if frame.is_empty():
         return arrow_schema(SENSOR_CHECK).empty_table()
     interval_us = frame.item(0, "interval_s") * MICROSECONDS

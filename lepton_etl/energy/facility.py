@@ -10,9 +10,8 @@ from pyspark.sql import functions as F
 from lepton_etl.columns import ENERGY_SUM, Transform, exact_sum
 from lepton_etl.days import Days
 from lepton_etl.energy.node_hours import SHARED, each_hour
+from lepton_etl.fields.words import BOUNDARY
 
-# Energy that crosses the site's boundary: +1 adds to what the site used, -1 was passed on or stored.
-BOUNDARY: Final = {"utility": 1, "pv": 1, "generator": 1, "battery_out": 1, "export": -1, "battery_in": -1}
 # ISO/IEC 30134-2 category of the point where IT energy is metered; the nearest to the IT input wins.
 IT_CATEGORY: Final = {"pdu_out": 2, "ups_out": 1}
 NODE_CATEGORY: Final = 3

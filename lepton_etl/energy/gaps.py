@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from lepton_etl.columns import Transform
-from lepton_etl.energy.interval90 import CONFIDENCE, Z
+from lepton_etl.confidence import CONFIDENCE, Z
 from lepton_etl.fields import JOULES_PER_KWH, SECONDS_PER_HOUR
 
 Floats = NDArray[np.float64]
@@ -78,8 +78,7 @@ def fill_gaps(hours: pa.Table) -> pa.Table:
     REACH_H: no row.
     Source: split-conformal quantile ceil((n + 1)(1 - alpha)) / n, Lei et al., JASA 113 (2018).
     """
-    frame = pl.from_arrow(hours.select(list(HOURS)))
-    assert isinstance(frame, pl.DataFrame)
+    frame = pl.DataFrame(hours.select(list(HOURS)))
     frame = frame.cast(HOURS).sort("hour", "cluster_id")
     gap_s = frame["expected_s"] - frame["observed_s"]
     gaps = frame.with_columns(gap_s.alias("gap_s")).filter(

@@ -105,8 +105,7 @@ def intervals(
 
 
 def _frame(table: pa.Table, columns: pl.Schema) -> pl.DataFrame:
-    frame = pl.from_arrow(table.select(list(columns)))
-    assert isinstance(frame, pl.DataFrame)
+    frame = pl.DataFrame(table.select(list(columns)))
     return frame.cast(columns)
 
 

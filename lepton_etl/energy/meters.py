@@ -31,8 +31,7 @@ def facility_intervals(readings: pa.Table, policy: IntervalPolicy) -> pa.Table:
     with the meter. The energies of an interval meter are spread evenly over their window. A meter whose class nobody
     states has no gain error: it is not known.
     """
-    frame = pl.from_arrow(readings.select([*READING_COLUMNS, *METER_COLUMNS]))
-    assert isinstance(frame, pl.DataFrame)
+    frame = pl.DataFrame(readings.select([*READING_COLUMNS, *METER_COLUMNS]))
     is_energy = pl.col("quantity").str.ends_with("_energy")
     spread = is_energy & pl.col("statistic").is_in(("mean", "instant")) & (pl.col("window_s") > 0)
     prepared = frame.with_columns(

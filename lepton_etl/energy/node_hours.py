@@ -8,8 +8,9 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from lepton_etl.columns import FINE_SUM, Transform, conform, exact_sum, seconds_between, weighted_mean
+from lepton_etl.confidence import Z
 from lepton_etl.days import Days
-from lepton_etl.energy.interval90 import Z, interval_90
+from lepton_etl.energy.interval90 import interval_90
 from lepton_etl.fields import JOULES_PER_KWH, SECONDS_PER_HOUR
 from lepton_etl.lake.tables import NODE_HOUR
 

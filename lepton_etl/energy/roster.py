@@ -35,8 +35,7 @@ def roster(nodes: pa.Table) -> pl.DataFrame:
     What belongs to a day as a whole (chassis, ratings, number of supplies) comes from the row of that day: a
     row that begins within a day takes the day. The cluster of an interval goes by the instants.
     """
-    frame = pl.from_arrow(nodes)
-    assert isinstance(frame, pl.DataFrame)
+    frame = pl.DataFrame(nodes)
     rows = frame.sort("node_id", "valid_from").with_columns(
         pl.col("valid_from").dt.epoch("us").alias("from_us"),
         pl.col("valid_to").dt.epoch("us").fill_null(OPEN_END_US).alias("until_us"),

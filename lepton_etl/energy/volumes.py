@@ -29,8 +29,7 @@ def volume_intervals(
     readings are the volume of their window; without a window they say nothing. Of repeats the lowest file_id, then
     position wins.
     """
-    frame = pl.from_arrow(readings.select(list(VOLUME_COLUMNS)))
-    assert isinstance(frame, pl.DataFrame)
+    frame = pl.DataFrame(readings.select(list(VOLUME_COLUMNS)))
     winners = frame.sort("meter_id", "time_us", "file_id", "source_position").unique(
         ["meter_id", "time_us", "statistic"], keep="first", maintain_order=True
     )

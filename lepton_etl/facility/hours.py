@@ -82,12 +82,14 @@ def plant_hours(site_hours: pa.Table, ledger: pa.Table, heat: pa.Table) -> dict[
     site_id, hour_start, point, energy_kwh (null: not known); heat that leaves the site (`export`) was not removed
     by the cooling. IT energy is that of gold/site_hour.
     """
-    measured = _frame(ledger).filter((pl.col("side") == "account") & (pl.col("account_basis") == MEASURED))
+    measured = pl.DataFrame(ledger).filter(
+        (pl.col("side") == "account") & (pl.col("account_basis") == MEASURED)
+    )
     parts = measured.group_by("site_id", "hour_start").agg(
         pl.col("account_kwh").filter(pl.col("ledger_account") == part).first().alias(part) for part in PARTS
     )
     heats = (
-        _frame(heat)
+        pl.DataFrame(heat)
         .filter(pl.col("point").fill_null("") != "export")
         .sort("site_id", "hour_start", "energy_kwh")
         .group_by("site_id", "hour_start", maintain_order=True)
@@ -95,7 +97,7 @@ def plant_hours(site_hours: pa.Table, ledger: pa.Table, heat: pa.Table) -> dict[
     )
     above_it = pl.col("facility_metered_kwh") - pl.col("it_energy_kwh")
     hours = (
-        _frame(site_hours)
+        pl.DataFrame(site_hours)
         .join(parts, on=["site_id", "hour_start"], how="left")
         .join(heats, on=["site_id", "hour_start"], how="left")
         .with_columns(above_it.alias("above_it"))
@@ -121,12 +123,6 @@ def _site(hours: pl.DataFrame) -> PlantHours:
         loss_kwh=_floats(hours["conversion_loss"]),
         heat_kwh=_floats(hours["heat"]),
     )
-
-
-def _frame(table: pa.Table) -> pl.DataFrame:
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame
 
 
 def _floats(column: pl.Series) -> Floats:

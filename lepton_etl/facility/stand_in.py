@@ -8,11 +8,11 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from lepton_etl.confidence import Z
 from lepton_etl.facility.fit import FacilityFit, predict_overhead
 from lepton_etl.facility.hours import Floats
 from lepton_etl.facility.stages import StageLoss
 
-Z_OF_LEVEL: Final = 1.6448536269514722  # standard deviations of a 90 % interval on either side
 MODELLED: Final = "modelled"
 PART_HOURS: Final = pl.Schema(
     {
@@ -47,13 +47,13 @@ def modelled_overhead(hours: pl.DataFrame, fits: Mapping[str, FacilityFit]) -> p
         it_kwh, wet_bulb_c = _drivers(known)
         made = predict_overhead(fit, it_kwh, wet_bulb_c)
         assert made.cooling_kwh is not None and made.management_kwh is not None
-        sigma = (made.upper_kwh - made.lower_kwh) / (2 * Z_OF_LEVEL)
+        sigma = (made.upper_kwh - made.lower_kwh) / (2 * Z)
         management_low, management_high = fit.intervals["management_kwh"]
         parts += [
             _part(known, "cooling", made.cooling_kwh, sigma),
             _part(
                 known, "management", made.management_kwh,
-                np.full(len(it_kwh), (management_high - management_low) / (2 * Z_OF_LEVEL)),
+                np.full(len(it_kwh), (management_high - management_low) / (2 * Z)),
             ),
         ]  # fmt: skip
     return pl.concat(parts)

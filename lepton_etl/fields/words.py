@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
+# Energy that crosses the site's boundary, by the point of its meter: +1 adds to what the site used, -1 was passed on
+# or stored.
+BOUNDARY: Final = {
+    "utility": 1, "pv": 1, "generator": 1, "battery_out": 1, "export": -1, "battery_in": -1,
+}  # fmt: skip
+# Points of meters whose sum is the energy of cooling.
+COOLING_POINTS: Final = ("chiller", "crah", "pump", "tower")
+
 ENERGY_SOURCES: Final = (
     "outlet_counter", "outlet_power", "psu_input", "bmc", "psu_output", "modelled_sum", "device", "meter",
     "interval_meter",

@@ -8,8 +8,8 @@ from typing import Final
 import polars as pl
 
 from lepton_etl.fields import SECONDS_PER_HOUR
+from lepton_etl.fields.words import COOLING_POINTS
 
-COOLING_POINTS: Final = ("chiller", "crah", "pump", "tower")
 REUSE: Final = "reuse"
 _HOUR: Final = ("site_id", "hour_start")
 

@@ -7,6 +7,7 @@ from typing import Final
 
 import polars as pl
 
+from lepton_etl.fields.words import BOUNDARY
 from lepton_etl.ledger.inputs import (
     HOUR,
     IT_ACCOUNTS,
@@ -18,7 +19,6 @@ from lepton_etl.ledger.inputs import (
     SHARED_LOADS,
     SIGNIFICANT_SIGMAS,
     SILENT,
-    SOURCES,
     UNMETERED,
 )
 from lepton_etl.ledger.parts import PARTS, basis_rows, meter_roles, part_terms, role_sums, signed_terms
@@ -70,13 +70,13 @@ def _source_terms(roles: pl.DataFrame, sums: pl.DataFrame) -> pl.DataFrame:
     complete = sums.filter(pl.col("complete")).select(*HOUR, "role")
     parts = [
         signed_terms(roles.join(complete, on=[*HOUR, "role"], how="semi"), SOURCE, name, {name: float(sign)})
-        for name, sign in SOURCES.items()
+        for name, sign in BOUNDARY.items()
     ]
     return pl.concat(parts).cast(TERMS)
 
 
 def _source_bases(hours: pl.DataFrame, sums: pl.DataFrame) -> pl.DataFrame:
-    present = sums.filter(pl.col("role").is_in(list(SOURCES)))
+    present = sums.filter(pl.col("role").is_in(list(BOUNDARY)))
     no_utility = hours.join(present.filter(pl.col("role") == "utility"), on=HOUR, how="anti")
     return pl.concat(
         [

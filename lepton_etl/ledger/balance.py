@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Final
 
 import polars as pl
 import pyarrow as pa
 
+from lepton_etl.confidence import Z
+from lepton_etl.fields.words import BOUNDARY
 from lepton_etl.lake.schema import arrow_schema
 from lepton_etl.lake.tables.accounts import ENERGY_LEDGER
 from lepton_etl.ledger.accounts import Accounts
-from lepton_etl.ledger.inputs import HOUR, IT_ACCOUNTS, MEASURED, MODELLED, SILENT, SOURCES
+from lepton_etl.ledger.inputs import HOUR, IT_ACCOUNTS, MEASURED, MODELLED, SILENT
 from lepton_etl.ledger.settings import LedgerSettings
 from lepton_etl.ledger.terms import ACCOUNT, SOURCE, combine, residual_terms
 
@@ -22,7 +23,6 @@ OPEN: Final = "open"
 EXCEEDED: Final = "exceeded"
 
 SIGMAS: Final = 3.0
-Z: Final = NormalDist().inv_cdf(0.95)
 _SITE: Final = ["site_id", "date"]
 
 
@@ -46,7 +46,7 @@ def ledger_rows(accounts: Accounts, settings: LedgerSettings) -> pa.Table:
     terms, bases = accounts.terms, accounts.bases
     sums = combine(terms, [*HOUR, "side", "account"])
     listed = bases.join(sums, on=[*HOUR, "account"], how="left").with_columns(
-        pl.when(pl.col("account").is_in(list(SOURCES)))
+        pl.when(pl.col("account").is_in(list(BOUNDARY)))
         .then(pl.lit(SOURCE))
         .otherwise(pl.lit(ACCOUNT))
         .alias("side")
@@ -92,7 +92,7 @@ def _balances(accounts: Accounts, settings: LedgerSettings) -> pl.DataFrame:
     unknown = ~pl.col("account_basis").is_in((MEASURED, MODELLED))
     states = accounts.bases.group_by(HOUR).agg(
         pl.col("account").filter(unknown).sort().alias("unknown"),
-        (pl.col("account").is_in(list(SOURCES)) & unknown).any().alias("no_sources"),
+        (pl.col("account").is_in(list(BOUNDARY)) & unknown).any().alias("no_sources"),
         (unknown & (pl.col("account_basis") != SILENT)).any().alias("never_known"),
     )
     tolerance = pl.max_horizontal(
@@ -133,8 +133,7 @@ def findings(
     Days are judged by the sums over their judged hours, with the error of those sums: a meter's gain adds up
     over the day. The unattributed share is judged only where jobs are accounted (`has_jobs`).
     """
-    read = pl.from_arrow(ledger)
-    assert isinstance(read, pl.DataFrame)
+    read = pl.DataFrame(ledger)
     found = read.rename({"ledger_account": "account"})
     balances = found.filter(pl.col("side") == BALANCE)
     judged = balances.filter(pl.col("balance_state").is_in((CLOSED, SILENT, EXCEEDED)))

@@ -36,7 +36,7 @@ def site_costs(meters: Meters, tariff: pa.Table, site_hours: pa.Table) -> pl.Dat
     Energy cost = metered import x the price of its intervals. Without a utility meter the facility energy of the hour
     stands for the import, with its basis. The cost is null where energy or price is unknown.
     """
-    hours = _frame(site_hours).select(
+    hours = pl.DataFrame(site_hours).select(
         "date", "site_id", pl.col("hour_start").alias("start"), "facility_energy_kwh", "facility_basis"
     )
     starts = hours["start"].unique().sort().to_list()
@@ -63,13 +63,13 @@ def site_costs(meters: Meters, tariff: pa.Table, site_hours: pa.Table) -> pl.Dat
 
 def cluster_costs(costs: pl.DataFrame, site_hours: pa.Table, cluster_hours: pa.Table) -> pl.DataFrame:
     """The site's energy cost of each hour by facility energy -> rows of gold/cluster_cost."""
-    site = _frame(site_hours).select(
+    site = pl.DataFrame(site_hours).select(
         "site_id", "hour_start", pl.col("facility_energy_kwh").alias("of_site_kwh")
     )
     share = pl.col("facility_energy_kwh") / pl.when(pl.col("of_site_kwh") > 0).then("of_site_kwh")
     cost = pl.col("energy_cost") * share
     return (
-        _frame(cluster_hours)
+        pl.DataFrame(cluster_hours)
         .select("date", "hour_start", "site_id", "cluster_id", "facility_energy_kwh")
         .join(site, on=["site_id", "hour_start"], how="left")
         .join(costs.drop("date"), on=["site_id", "hour_start"], how="left")
@@ -121,9 +121,3 @@ def hour_prices(meters: Meters, tariff: pa.Table, starts: Sequence[datetime]) ->
 def currency_of(tariff: pa.Table) -> str | None:
     """The tariff's one currency; None without a tariff."""
     return str(tariff["currency"][0].as_py()) if tariff.num_rows else None
-
-
-def _frame(table: pa.Table) -> pl.DataFrame:
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame

@@ -22,7 +22,7 @@ _UTC_US: Final = pl.Datetime("us", "UTC")
 
 def import_meters(meters: pa.Table) -> pl.DataFrame:
     """The electricity meters at the utility that no other utility meter has counted: meter_id, valid_from, valid_to."""
-    frame = _frame(meters).filter(
+    frame = pl.DataFrame(meters).filter(
         (pl.col("point") == UTILITY) & (pl.col("carrier").fill_null("electricity") == "electricity")
     )
     below = pl.col("parent_id").fill_null("").is_in(frame["meter_id"].unique().to_list())
@@ -37,7 +37,7 @@ def import_meters(meters: pa.Table) -> pl.DataFrame:
 def import_intervals(meters: pa.Table, intervals: pa.Table) -> pl.DataFrame:
     """Intervals of the import meters: site_id, meter_id, start, interval_s, energy_kwh, observed_s."""
     return (
-        _frame(intervals)
+        pl.DataFrame(intervals)
         .join(import_meters(meters).select("site_id", "meter_id").unique(), on=["site_id", "meter_id"])
         .select(
             "site_id",
@@ -111,9 +111,3 @@ def local_bounds(first: date, last: date, zone: str) -> tuple[datetime, datetime
     at, day = ZoneInfo(zone), timedelta(days=1)
     bounds = (datetime.combine(first, time(), at), datetime.combine(last + day, time(), at))
     return bounds[0].astimezone(UTC), bounds[1].astimezone(UTC)
-
-
-def _frame(table: pa.Table) -> pl.DataFrame:
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame

@@ -6,11 +6,6 @@ from typing import Final
 
 import polars as pl
 
-# Energy that crosses the site's boundary, by the point of its meter: what it adds to the sources.
-SOURCES: Final = {
-    "utility": 1, "pv": 1, "generator": 1, "battery_out": 1, "export": -1, "battery_in": -1,
-}  # fmt: skip
-COOLING_POINTS: Final = ("chiller", "crah", "pump", "tower")
 # IT equipment that serves all tenants, by what its feed `serves`.
 SHARED_LOADS: Final = {"network": "data_transfer", "storage": "it_overhead", "service": "it_overhead"}
 ACCOUNTS: Final = (

@@ -7,16 +7,8 @@ from typing import Final
 
 import polars as pl
 
-from lepton_etl.ledger.inputs import (
-    COOLING_POINTS,
-    HOUR,
-    MEASURED,
-    MODELLED,
-    SHARED_LOADS,
-    SILENT,
-    SOURCES,
-    UNMETERED,
-)
+from lepton_etl.fields.words import BOUNDARY, COOLING_POINTS
+from lepton_etl.ledger.inputs import HOUR, MEASURED, MODELLED, SHARED_LOADS, SILENT, UNMETERED
 from lepton_etl.ledger.terms import ACCOUNT, TERMS
 
 
@@ -36,7 +28,7 @@ class Part:
 
 PARTS: Final = (
     # On-site sources join ahead of the transformer's low-voltage meter.
-    Part("conversion_loss", "transformer", (*SOURCES.items(), ("transformer_out", -1))),
+    Part("conversion_loss", "transformer", (*BOUNDARY.items(), ("transformer_out", -1))),
     Part("conversion_loss", "ups", (("ups_in", 1), ("ups_out", -1)), model_first=True),
     Part("conversion_loss", "pdu", (("ups_out", 1), ("pdu_out", -1)), model_first=True),
     Part("cooling", "cooling", (("cooling", 1),)),
@@ -45,7 +37,7 @@ PARTS: Final = (
     Part("it_overhead", "it_overhead", (("it_overhead", 1),)),
 )  # fmt: skip
 # A part may lack these meters: no export meter is no export.
-_OPTIONAL_ROLES: Final = tuple(name for name in SOURCES if name != "utility")
+_OPTIONAL_ROLES: Final = tuple(name for name in BOUNDARY if name != "utility")
 
 
 def meter_roles(meters: pl.DataFrame) -> pl.DataFrame:

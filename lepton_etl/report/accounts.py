@@ -21,7 +21,7 @@ _TENANT_SUMS: Final = (
 
 def account_rows(ledger: pa.Table) -> list[dict[str, Any]]:
     """gold/energy_ledger -> one row a source and account: energy of the hours that know it, their number, basis."""
-    rows = _frame(ledger).filter(pl.col("side") != BALANCE)
+    rows = pl.DataFrame(ledger).filter(pl.col("side") != BALANCE)
     if rows.is_empty():
         return []
     known = pl.col("account_kwh").is_not_null()
@@ -37,7 +37,7 @@ def account_rows(ledger: pa.Table) -> list[dict[str, Any]]:
 
 def balance_row(ledger: pa.Table) -> dict[str, Any] | None:
     """Sources and residual over the hours that are judged, and how many hours are in which state; None without any."""
-    rows = _frame(ledger).filter(pl.col("side") == BALANCE)
+    rows = pl.DataFrame(ledger).filter(pl.col("side") == BALANCE)
     if rows.is_empty():
         return None
     judged = rows.filter((pl.col("balance_state") != "open") & pl.col("residual_kwh").is_not_null())
@@ -53,7 +53,7 @@ def balance_row(ledger: pa.Table) -> dict[str, Any] | None:
 
 def tenant_rows(tenants: pa.Table) -> list[dict[str, Any]]:
     """gold/tenant_day -> tenants over the range, the largest first; a figure that a day lacks is null."""
-    frame = _frame(tenants)
+    frame = pl.DataFrame(tenants)
     if frame.is_empty():
         return []
     sums = [
@@ -64,9 +64,3 @@ def tenant_rows(tenants: pa.Table) -> list[dict[str, Any]]:
     return rows.sort(
         "it_energy_kwh", "cluster_id", "tenant_id", descending=[True, False, False], nulls_last=True
     ).to_dicts()
-
-
-def _frame(table: pa.Table) -> pl.DataFrame:
-    found = pl.from_arrow(table)
-    assert isinstance(found, pl.DataFrame)
-    return found

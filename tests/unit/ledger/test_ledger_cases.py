@@ -9,9 +9,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from lepton_etl.fields.words import BOUNDARY
 from lepton_etl.ledger.accounts import Accounts, site_accounts
 from lepton_etl.ledger.balance import BALANCE, findings, ledger_rows
-from lepton_etl.ledger.inputs import IT_HOURS, METERS, MODELLED_HOURS, SOURCES
+from lepton_etl.ledger.inputs import IT_HOURS, METERS, MODELLED_HOURS
 from lepton_etl.ledger.losses import class_sigma_ratio, modelled_hours
 from lepton_etl.ledger.settings import LedgerSettings
 
@@ -42,7 +43,7 @@ def accounts_of(case: str) -> Accounts:
     folder = CASES / case
     meters = read(folder / "meters.csv")
     for meter in meters:
-        sign = SOURCES.get(meter["point"] or "")
+        sign = BOUNDARY.get(meter["point"] or "")
         meter["direction"] = None if sign is None else str(sign)
         if meter["energy_kwh"]:
             meter["sigma_kwh"] = str(
