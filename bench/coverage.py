@@ -32,9 +32,8 @@ from lepton_etl.energy.history import HISTORY_COLUMNS
 from lepton_etl.energy.intervals import IntervalPolicy, intervals
 from lepton_etl.energy.node_hours import measured_node_hours, node_hours
 from lepton_etl.energy.roster import roster
-from lepton_etl.energy.sensor_classes import FACTOR_TABLE, GAIN, SAMPLED, SHARED, SensorClass
+from lepton_etl.energy.sensor_classes import SensorClass, sensor_classes
 from lepton_etl.factors import load_factors
-from lepton_etl.fields.words import SENSOR_CLASSES
 from lepton_etl.fleet import power
 from lepton_etl.fleet.hardware import CLASSES
 from lepton_etl.fleet.load import NodeTask, day_load, first_noise, traits_of
@@ -277,19 +276,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fleets", type=int, default=1000)
     count = parser.parse_args().fleets
-    factors = load_factors()
-
-    def parameter(name: str, which: str) -> float:
-        return factors.get(FACTOR_TABLE, valid_on=DAY, sensor_class=name, parameter=which).value
-
-    classes = {
-        name: SensorClass(
-            None if name == "meter" else parameter(name, GAIN),
-            parameter(name, SHARED),
-            parameter(name, SAMPLED),
-        )
-        for name in SENSOR_CLASSES
-    }
+    classes = sensor_classes(load_factors(), DAY)
     hours = list(fleets(count))
     spark = spark_session("bench coverage", {})
     try:

@@ -8,11 +8,13 @@ neighbour country, no world value, no last known year.
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -118,21 +120,37 @@ class FactorSet:
         return found.rows.get(tuple(keys[name] for name in found.keys), ())
 
 
-def load_factors(folder: Path = FACTORS_FOLDER) -> FactorSet:
-    """Every `*.csv` of the folder, checked. Raises ConfigurationError naming file, line and column."""
+def load_factors(folder: Path | None = None) -> FactorSet:
+    """Every `*.csv` of the folder (None: conf/factors), checked.
+
+    Raises ConfigurationError naming file, line and column.
+    """
+    folder = folder or FACTORS_FOLDER
     files = sorted(folder.glob("*.csv"))
     if not files:
         raise ConfigurationError(
             "no factor tables", where=str(folder), remedy="name a folder of CSV files in carbon.factors"
         )
+    return _parsed(tuple((file.name, file.read_bytes()) for file in files))
+
+
+@lru_cache(maxsize=2)
+def _parsed(files: tuple[tuple[str, bytes], ...]) -> FactorSet:
+    """The set of these names and contents; a night asks for it in every stage, and pint takes a second to check it."""
     digest = sha256()
-    for file in files:
-        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    return FactorSet(digest.hexdigest(), {file.stem: _read(file) for file in files})
+    for name, content in files:
+        digest.update(name.encode() + b"\0" + content + b"\0")
+    return FactorSet(
+        digest.hexdigest(), {Path(name).stem: _read(Path(name), content) for name, content in files}
+    )
 
 
-def _read(file: Path) -> _Table:
-    with file.open(encoding="utf-8", newline="") as lines:
+def _read(file: Path, content: bytes) -> _Table:
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _error(file, content.count(b"\n", 0, error.start) + 1, "", "is not UTF-8") from error
+    with io.StringIO(text, newline="") as lines:
         reader = csv.reader(lines, strict=True)
         header = tuple(next(reader, []))
         keys = header[: -len(_COMMON)]

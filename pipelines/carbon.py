@@ -31,7 +31,7 @@ from lepton_etl.carbon.water import site_volumes, with_water
 from lepton_etl.columns import Transform, exact_sum
 from lepton_etl.days import Days
 from lepton_etl.energy.volumes import VOLUME_COLUMNS, VOLUME_QUANTITIES, volume_intervals
-from lepton_etl.factors import FACTORS_FOLDER, FactorSet, load_factors
+from lepton_etl.factors import FactorSet, load_factors
 from lepton_etl.lake.schema import arrow_schema
 from lepton_etl.lake.store import Written
 from lepton_etl.lake.tables import CLUSTER_DAY, METER, NODE, READING
@@ -40,11 +40,6 @@ from pipelines.stage import StageContext
 
 _HOUR: Final = ("site_id", "hour_start")
 _GRAMS: Final = "g/kWh"
-
-
-def factors_of(context: StageContext) -> FactorSet:
-    """The factor set of the settings. Raises ConfigurationError."""
-    return load_factors(context.settings.carbon.factors or FACTORS_FOLDER)
 
 
 def registers(context: StageContext) -> tuple[Written, ...]:
@@ -56,7 +51,7 @@ def registers(context: StageContext) -> tuple[Written, ...]:
         else arrow_schema(INSTRUMENT).empty_table()
     )
     scope1 = (
-        read_scope1(carbon.scope1, site_id, factors_of(context), carbon.gwp_set)
+        read_scope1(carbon.scope1, site_id, load_factors(carbon.factors), carbon.gwp_set)
         if carbon.scope1
         else arrow_schema(SCOPE1).empty_table()
     )
@@ -104,7 +99,7 @@ def site_water(context: StageContext) -> DataFrame:
 
 def node_embodied(context: StageContext, nodes: DataFrame) -> DataFrame:
     """gold/node_hour rows with `embodied_kgco2e` and `embodied_basis`, for clusters and for jobs."""
-    lives = service_lives(context.lake.rows(NODE), factors_of(context))
+    lives = service_lives(context.lake.rows(NODE), load_factors(context.settings.carbon.factors))
     return nodes.transform(with_node_embodied(context.lake.spark.createDataFrame(lives.to_arrow())))
 
 
@@ -116,7 +111,7 @@ def with_carbon(
     `nodes` are rows of gold/node_hour, `site_hours` of gold/site_hour. Where the site has instruments the grid energy
     of the year so far is summed first, which runs a Spark job.
     """
-    lake, factors = context.lake, factors_of(context)
+    lake, factors = context.lake, load_factors(context.settings.carbon.factors)
     fuel = lake.local(_site_volumes(context, "fuel", "fuel_l"))
     sources = source_ratios(site_hours.join(fuel, list(_HOUR), how="left"), _generators(context, factors))
     embodied = lake.local(node_embodied(context, nodes).transform(embodied_hours))
@@ -136,7 +131,7 @@ def with_carbon(
 
 def market_year(context: StageContext) -> Written:
     """gold/cluster_day and instruments -> gold/market_year of the run's years: matched volumes and what is left."""
-    lake, factors = context.lake, factors_of(context)
+    lake, factors = context.lake, load_factors(context.settings.carbon.factors)
     years = {day.year for day in context.days}
     kept = [row for row in lake.rows(MARKET_YEAR).to_pylist() if row["reporting_year"] not in years]
     made = []

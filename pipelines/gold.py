@@ -27,9 +27,9 @@ from lepton_etl.energy.facility import meter_hours, sum_meters, with_overhead, w
 from lepton_etl.energy.gaps import HISTORY_DAYS, with_imputed, with_modelled
 from lepton_etl.energy.node_hours import measured_node_hours, node_hours
 from lepton_etl.energy.owners import with_job_idle
-from lepton_etl.energy.sensor_classes import FACTOR_TABLE, SHARED
+from lepton_etl.energy.sensor_classes import sensor_classes
 from lepton_etl.facility.stand_in import with_modelled_overhead
-from lepton_etl.fields.words import SENSOR_CLASSES
+from lepton_etl.factors import load_factors
 from lepton_etl.lake.schema import spark_schema
 from lepton_etl.lake.tables import (
     CLUSTER_DAY,
@@ -67,8 +67,9 @@ def run(context: StageContext) -> StageResult:
         _attributed(context, nodes) as split,
         _held(nodes.transform(with_job_idle(split.node_split if split else None))) as owned,
     ):
-        intensity, site_base = _intensity(context), lake.local(_site_base(context, owned))
-        book = ledger.ledger(context, owned, site_base, split.node_split if split else None)
+        intensity, meters = _intensity(context), lake.local(_meter_hours(context))
+        site_base = lake.local(_site_base(context, owned, meters))
+        book = ledger.ledger(context, owned, meters, site_base, split.node_split if split else None)
         checked = ledger.checked(lake, context, book)
         site_hours = lake.local(_site_hours(context, site_base, book, intensity))
         cluster_hours = lake.local(_cluster_hours(context, owned, site_hours, intensity))
@@ -111,15 +112,19 @@ def _node_hours(context: StageContext, measured: DataFrame) -> DataFrame:
     )
 
 
-def _site_base(context: StageContext, nodes: DataFrame) -> DataFrame:
-    """Sums of nodes, facility meters and weather -> energy and PUE of every site-hour, before the ledger."""
+def _meter_hours(context: StageContext) -> DataFrame:
+    """Intervals of facility meters -> energy and coverage of every expected meter-hour."""
     lake, days = context.lake, context.days
-    meters = lake.read_few(METER).transform(
-        meter_hours(lake.read(FACILITY_INTERVAL, days), days, _limit(context))
-    )
+    intervals = lake.read(FACILITY_INTERVAL, days)
+    return lake.read_few(METER).transform(meter_hours(intervals, days, _limit(context)))
+
+
+def _site_base(context: StageContext, nodes: DataFrame, meters: DataFrame) -> DataFrame:
+    """Sums of nodes, meter-hours and weather -> energy and PUE of every site-hour, before the ledger."""
+    lake, days = context.lake, context.days
     return (
         lake.local(nodes.transform(sum_nodes(_SITE_HOUR, _limit(context), _shared_variance(context))))
-        .transform(with_pue(lake.local(meters.transform(sum_meters)), context.settings.facility.pue_assumed))
+        .transform(with_pue(meters.transform(sum_meters), context.settings.facility.pue_assumed))
         .join(lake.read_few(WEATHER_HOUR, days).drop("date"), ["site_id", "hour_start"], how="left")
     )
 
@@ -192,11 +197,8 @@ def _intensity(context: StageContext) -> DataFrame:
 
 def _shared_variance(context: StageContext) -> dict[str, float]:
     """By sensor class, the share of a gain error's variance that sensors of one make have in common."""
-    factors, valid_on = carbon.factors_of(context), context.days.end
-    return {
-        name: factors.get(FACTOR_TABLE, valid_on=valid_on, sensor_class=name, parameter=SHARED).value
-        for name in SENSOR_CLASSES
-    }
+    classes = sensor_classes(load_factors(context.settings.carbon.factors), context.days.end)
+    return {name: one.shared_variance_ratio for name, one in classes.items()}
 
 
 def _limit(context: StageContext) -> float:

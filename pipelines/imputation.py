@@ -50,7 +50,7 @@ def modelled_gaps(context: StageContext, measured: DataFrame) -> DataFrame | Non
 def _days_by_version(context: StageContext, registry: Registry) -> dict[str, list[date]]:
     """Model version -> its days: the recorded one of a day that was made before, if any, else the champion's."""
     name = context.settings.model.name
-    recorded = recorded_models(context.lake, name, context.days)
+    recorded = recorded_models(context.lake.root, name, context.days)
     champion = registry.champion(name) if set(context.days) - set(recorded) else None
     days_of: dict[str, list[date]] = {}
     for day in context.days:

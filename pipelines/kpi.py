@@ -16,6 +16,7 @@ from lepton_etl.columns import exact_sum
 from lepton_etl.days import Days
 from lepton_etl.facility.normalised import normalised_pue
 from lepton_etl.facility.rows import fit_of
+from lepton_etl.factors import load_factors
 from lepton_etl.fields import SECONDS_PER_HOUR
 from lepton_etl.kpi.cfe import read_cfe_hours
 from lepton_etl.kpi.envelopes import inlet_sums
@@ -37,7 +38,6 @@ from lepton_etl.lake.tables import (
 from lepton_etl.lake.tables.carbon import INSTRUMENT, KPI, MARKET_YEAR
 from lepton_etl.lake.tables.facility import FACILITY_FIT
 from lepton_etl.lake.tables.jobs import JOB_ENERGY, JOB_RUN
-from pipelines.carbon import factors_of
 from pipelines.life import with_status
 from pipelines.stage import StageContext, StageResult
 
@@ -181,7 +181,7 @@ def _renewable_ratios(context: StageContext) -> dict[int, float]:
 
 def _grid_water(context: StageContext) -> dict[date, float]:
     """Litres that the grid's power plants consume for a kWh, of days for which the zone has a row."""
-    grid, factors = context.settings.grid, factors_of(context)
+    grid, factors = context.settings.grid, load_factors(context.settings.carbon.factors)
     if grid is None:
         return {}
     found = {day: factors.find("electricity_water", valid_on=day, zone_id=grid.zone) for day in context.days}

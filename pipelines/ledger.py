@@ -10,14 +10,13 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lepton_etl.energy.facility import meter_hours
 from lepton_etl.energy.intervals import UNLISTED_CLUSTER
 from lepton_etl.energy.owners import owner_hours
 from lepton_etl.errors import LedgerError
 from lepton_etl.facility.stand_in import STAGES, modelled_overhead, modelled_stages
 from lepton_etl.fields.words import BOUNDARY
 from lepton_etl.lake.store import Lake, Written
-from lepton_etl.lake.tables import FACILITY_INTERVAL, INTERVAL, METER
+from lepton_etl.lake.tables import INTERVAL
 from lepton_etl.lake.tables.accounts import LEDGER_CHECK
 from lepton_etl.ledger.accounts import Accounts, site_accounts
 from lepton_etl.ledger.balance import BALANCE, Finding, findings, ledger_rows
@@ -92,15 +91,19 @@ class Ledger:
 
 
 def ledger(
-    context: StageContext, node_hours: DataFrame, drivers: DataFrame, node_split: DataFrame | None
+    context: StageContext,
+    node_hours: DataFrame,
+    meter_hours: DataFrame,
+    drivers: DataFrame,
+    node_split: DataFrame | None,
 ) -> Ledger:
-    """Node-hours, hours of sites, the split by jobs (None: no accounting), meters and models -> the ledger.
+    """Node-hours, meter-hours, hours of sites, the split by jobs (None: no accounting) and models -> the ledger.
 
     `drivers` has, of each site-hour, `it_energy_sigma_kwh` of the nodes' sum, and what the facility model is driven by:
     it_energy_kwh and outdoor_wet_bulb_temp_c.
     """
     settings = context.settings
-    meters = _meters(context)
+    meters = _meters(meter_hours)
     owners = _owners(context, node_hours, drivers, node_split)
     accounts = site_accounts(meters, owners, _modelled(context, meters, drivers))
     rows = ledger_rows(accounts, settings.ledger)
@@ -143,11 +146,7 @@ def _owners(
     )
 
 
-def _meters(context: StageContext) -> pl.DataFrame:
-    lake, days = context.lake, context.days
-    hours = lake.read_few(METER).transform(
-        meter_hours(lake.read(FACILITY_INTERVAL, days), days, context.settings.energy.coverage_min_ratio)
-    )
+def _meters(hours: DataFrame) -> pl.DataFrame:
     found = pl.DataFrame(hours.toArrow())
     # A meter without a class errs by an amount that nobody stated: it adds nothing to the interval.
     ratio = class_sigma_ratio(1.0) * pl.col("class_pct").fill_null(0.0)

@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from lepton_etl.carbon.registers import read_instruments, read_scope1
 from lepton_etl.days import Days
-from lepton_etl.factors import FACTORS_FOLDER, FactorSet, load_factors
+from lepton_etl.factors import FactorSet, load_factors
 from lepton_etl.inventory import read_meters, read_nodes
 from lepton_etl.lake import plain
-from lepton_etl.lake.runs import code_version
+from lepton_etl.lake.runs import code_version, recorded_models
 from lepton_etl.lake.schema import arrow_schema
 from lepton_etl.lake.tables import FACILITY_INTERVAL, GRID_HOUR, INTERVAL, METER, NODE, WEATHER_HOUR, Table
 from lepton_etl.lake.tables.carbon import INSTRUMENT, SCOPE1, VOLUME_INTERVAL
@@ -48,21 +48,16 @@ _REGISTERS: Final[Mapping[str, Table]] = {
 Marks = dict[str, str]
 
 
-def factors_of(settings: Settings) -> FactorSet:
-    """The factor set of the settings. Raises ConfigurationError."""
-    return load_factors(settings.carbon.factors or FACTORS_FOLDER)
-
-
 def marks_now(root: Path, settings: Settings, days: Iterable[dt.date]) -> dict[dt.date, Marks]:
     """Day -> reason -> mark of what the figures just made rest on; dated rows as silver took them."""
     wanted = list(days)
     rows = {name: plain.read(root, table) for name, table in _REGISTERS.items()}
-    dated = _dated(rows, factors_of(settings), wanted)
+    dated = _dated(rows, load_factors(settings.carbon.factors), wanted)
     delivered = {
         name: [plain.files_by_day(root, table) for table in tables] for name, tables in _DELIVERED.items()
     }
     whole = {"settings": mark(settings.digest), "code": code_version()}
-    models = model_versions(root, Days(min(wanted), max(wanted))) if wanted else {}
+    models = model_versions(root, settings.model.name, Days(min(wanted), max(wanted))) if wanted else {}
     found = {}
     for day in wanted:
         arrived = {
@@ -74,20 +69,26 @@ def marks_now(root: Path, settings: Settings, days: Iterable[dt.date]) -> dict[d
     return found
 
 
-def model_versions(root: Path, days: Days) -> dict[dt.date, str]:
-    """Day -> the facility models that may stand in its figures, by a hash of what they were fitted to."""
+def model_versions(root: Path, imputation: str, days: Days) -> dict[dt.date, str]:
+    """Day -> the models that its figures may rest on: the registry's version that fills gaps, the facility's fits.
+
+    A fit is named by a hash of what it was fitted to.
+    """
     columns = ("site_id", "parameters_json", "fitted_from", "fitted_until", "accepted")
     rows = plain.read(root, FACILITY_FIT, days).sort_by("site_id").to_pylist()
     found: dict[dt.date, list[str]] = {}
     for row in rows:
         if row["accepted"]:
             found.setdefault(row["date"], []).append(canonical({name: row[name] for name in columns}))
-    return {day: f"facility_fit {mark(*said)}" for day, said in found.items()}
+    fits = {day: [f"facility_fit {mark(*said)}"] for day, said in found.items()}
+    filled = recorded_models(root, imputation, days)
+    of_gaps = {day: [f"{imputation} {version}"] for day, version in filled.items() if version}
+    return {day: "; ".join([*of_gaps.get(day, ()), *fits.get(day, ())]) for day in sorted({*fits, *of_gaps})}
 
 
 def marks_of_files(settings: Settings, days: Iterable[dt.date]) -> dict[dt.date, Marks]:
     """Day -> reason of DATED -> mark, as the files of the settings stand. Raises ConfigurationError."""
-    wanted, factors = list(days), factors_of(settings)
+    wanted, factors = list(days), load_factors(settings.carbon.factors)
     dated = _dated(_of_files(settings, factors), factors, wanted)
     return {day: {name: marks[day] for name, marks in dated.items()} for day in wanted}
 

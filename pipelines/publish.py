@@ -16,6 +16,7 @@ from typing import Any, Final
 import pyarrow.compute as pc
 
 from lepton_etl.days import Days
+from lepton_etl.factors import load_factors
 from lepton_etl.lake import plain
 from lepton_etl.lake.runs import code_version
 from lepton_etl.lake.store import Written
@@ -35,7 +36,7 @@ from lepton_etl.publication.changes import (
 from lepton_etl.publication.reasons import changed_inputs
 from lepton_etl.publication.said import INPUTS, RowKey, Said, canonical, last_said, rows_said
 from lepton_etl.settings import Settings
-from pipelines.marks import Marks, factors_of, marks_now, model_versions
+from pipelines.marks import Marks, marks_now, model_versions
 from pipelines.stage import StageContext, StageResult
 
 PUBLISHED: Final = (CLUSTER_DAY, TENANT_DAY, JOB_ENERGY, KPI)
@@ -88,14 +89,14 @@ def append(
     versions = json.dumps(_versions(press.root), sort_keys=True)
     of_run = {
         "input_versions": versions,
-        "factor_set_version": factors_of(press.settings).version,
+        "factor_set_version": load_factors(press.settings.carbon.factors).version,
         "code_version": code_version(),
         "run_id": press.run_id,
     }
     span = Days(min(one.date for one in rows), max(one.date for one in rows))
     if not _is_restated(press.root, name, span):
         plain.append(press.root, RESTATEMENT, [common | _restatement(one) for one in restated], metadata)
-    models = model_versions(press.root, span)
+    models = model_versions(press.root, press.settings.model.name, span)
     said = [common | of_run | _publication(one) | {"model_version": models.get(one.date)} for one in rows]
     plain.append(press.root, PUBLICATION, said, metadata)
 

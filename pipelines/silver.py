@@ -19,7 +19,7 @@ from lepton_etl.energy.intervals import UNLISTED_CLUSTER, IntervalPolicy, interv
 from lepton_etl.energy.meters import METER_COLUMNS, METER_QUANTITIES, facility_intervals
 from lepton_etl.energy.readings import SourceFacts, for_each_day, longest_step_s, of_quantities, span_days
 from lepton_etl.energy.roster import roster
-from lepton_etl.energy.sensor_classes import FACTOR_TABLE, sensor_classes
+from lepton_etl.energy.sensor_classes import sensor_classes
 from lepton_etl.energy.sources import INTERVAL_QUANTITIES
 from lepton_etl.energy.surroundings import GRID_QUANTITIES, WEATHER_QUANTITIES, grid_hours, weather_hours
 from lepton_etl.factors import load_factors
@@ -163,14 +163,10 @@ def _for_each_day(context: StageContext, further: tuple[str, ...] = ()) -> Trans
 
 def _policy(context: StageContext) -> IntervalPolicy:
     """How intervals are made; the errors of sensors are those of the last day."""
-    energy, factors, valid_on = context.settings.energy, load_factors(), context.days.end
-
-    def parameter(sensor_class: str, name: str) -> float:
-        return factors.get(FACTOR_TABLE, valid_on=valid_on, sensor_class=sensor_class, parameter=name).value
-
-    return IntervalPolicy(
-        context.settings.site.site_id, energy.interval_s, energy.sensor_gain_ratio, sensor_classes(parameter)
-    )
+    settings = context.settings
+    classes = sensor_classes(load_factors(settings.carbon.factors), context.days.end)
+    energy = settings.energy
+    return IntervalPolicy(settings.site.site_id, energy.interval_s, energy.sensor_gain_ratio, classes)
 
 
 def _with_unit(listed: pl.DataFrame) -> Transform:

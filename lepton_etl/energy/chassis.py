@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import polars as pl
@@ -17,8 +14,6 @@ from lepton_etl.energy.integrate import MICROSECONDS
 COPY_BIN_US: Final = 60 * MICROSECONDS
 SUMMED: Final = ("outlet_power", "psu_input_power")
 SUM_SENSOR: Final = "sum of supplies"
-CHASSIS_UNKNOWN: Final = "chassis_unknown"
-CHASSIS_BELOW_NODES: Final = "chassis_below_nodes"
 MEDIAN_SENSOR: Final = "median of copies"
 
 
@@ -129,33 +124,3 @@ def _like(rows: pl.DataFrame, readings: pl.DataFrame) -> pl.DataFrame:
     """The columns of `readings`; those that rows lack are null."""
     absent = [pl.lit(None).alias(name) for name in readings.columns if name not in rows.columns]
     return rows.with_columns(absent).select(readings.columns).cast(readings.schema)
-
-
-@dataclass(frozen=True, slots=True)
-class ChassisShare:
-    """What a chassis draws beyond its nodes, in kWh: the account `chassis_shared` and each node's part of it.
-
-    Both are None where it is not known; `flag` says why.
-    """
-
-    shared_kwh: float | None
-    by_node_kwh: tuple[float, ...] | None
-    flag: str | None
-
-
-def chassis_shared(chassis_kwh: float | None, node_kwh: Sequence[float | None]) -> ChassisShare:
-    """Chassis minus its nodes over the same time, split by node energy, equally where no node drew any.
-
-    Nodes that draw more than their chassis contradict it: then nothing is known, not 0.
-    Source: definitions.md section 2.
-    """
-    known = [energy for energy in node_kwh if energy is not None]
-    if chassis_kwh is None or not known or len(known) < len(node_kwh):
-        return ChassisShare(None, None, CHASSIS_UNKNOWN)
-    nodes = math.fsum(known)
-    shared = chassis_kwh - nodes
-    if shared < 0:
-        return ChassisShare(None, None, CHASSIS_BELOW_NODES)
-    weights = known if nodes > 0 else [1.0] * len(known)
-    whole = math.fsum(weights)
-    return ChassisShare(shared, tuple(shared * (weight / whole) for weight in weights), None)

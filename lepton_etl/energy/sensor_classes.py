@@ -5,19 +5,21 @@ The numbers are dated rows of conf/factors/sensor_classes.csv; an inventory that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from math import sqrt
 from typing import Final
 
 import polars as pl
 
+from lepton_etl.factors import FactorSet
 from lepton_etl.fields import JOULES_PER_KWH
 from lepton_etl.fields.words import SENSOR_CLASSES
 
-FACTOR_TABLE: Final = "sensor_classes"
+_FACTOR_TABLE: Final = "sensor_classes"
 GAIN: Final = "gain_sigma_ratio"
-SHARED: Final = "shared_variance_ratio"
+_SHARED: Final = "shared_variance_ratio"
 SAMPLED: Final = "sampled_ratio"
 
 # What a power source or a component is measured by.
@@ -47,12 +49,16 @@ class SensorClass:
 SensorClasses = Mapping[str, SensorClass]
 
 
-def sensor_classes(look_up: Callable[[str, str], float]) -> dict[str, SensorClass]:
-    """Every class by name; `look_up(sensor_class, parameter)` gives a factor or raises MissingFactorError."""
+def sensor_classes(factors: FactorSet, valid_on: date) -> dict[str, SensorClass]:
+    """Every class by name with the factors of the day. Raises MissingFactorError."""
+
+    def look_up(name: str, parameter: str) -> float:
+        return factors.get(_FACTOR_TABLE, valid_on=valid_on, sensor_class=name, parameter=parameter).value
+
     return {
         name: SensorClass(
             gain_sigma_ratio=None if name == "meter" else look_up(name, GAIN),
-            shared_variance_ratio=look_up(name, SHARED),
+            shared_variance_ratio=look_up(name, _SHARED),
             sampled_ratio=look_up(name, SAMPLED),
         )
         for name in SENSOR_CLASSES

@@ -28,7 +28,7 @@ def checked(table: Table, rows: pa.Table) -> pa.Table:
     missing = [name for name in table.required if name not in rows.column_names]
     if missing:
         raise LakeError(f"required columns missing: {', '.join(missing)}", where=table.name)
-    found = _shaped(table, rows)
+    found = _in_order(table, rows)
     empty = [name for name in table.required if found[name].null_count]
     if empty:
         raise LakeError(f"null in required columns: {', '.join(empty)}", where=table.name)
@@ -50,7 +50,7 @@ def present(table: Table, log: DeltaTable, days: Days | None) -> pa.Table:
     chosen = None
     if days is not None:
         chosen = (pc.field("date") >= pa.scalar(days.start)) & (pc.field("date") <= pa.scalar(days.end))
-    return _shaped(table, pa.table(log.to_pyarrow_dataset().to_table(filter=chosen)))
+    return _in_order(table, pa.table(log.to_pyarrow_dataset().to_table(filter=chosen)))
 
 
 def changed_spans(fresh: pa.Table, present: pa.Table, days: Days) -> list[Days]:
@@ -90,15 +90,19 @@ def write(
     )
 
 
-def _shaped(table: Table, rows: pa.Table) -> pa.Table:
+def shaped(table: Table, rows: pa.Table) -> pa.Table:
+    """The declared columns in the declared order and type; one that the rows lack is null."""
     columns = [
         rows[field.name].cast(field.type)
         if field.name in rows.column_names
         else pa.nulls(rows.num_rows, field.type)
         for field in arrow_schema(table)
     ]
-    shaped = pa.table(columns, schema=arrow_schema(table))
-    return shaped.sort_by([(name, "ascending") for name in table.key])
+    return pa.table(columns, schema=arrow_schema(table))
+
+
+def _in_order(table: Table, rows: pa.Table) -> pa.Table:
+    return shaped(table, rows).sort_by([(name, "ascending") for name in table.key])
 
 
 def _breaks(field: Field, values: pa.ChunkedArray) -> bool:

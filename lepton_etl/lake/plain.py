@@ -37,14 +37,8 @@ def read(root: Path, table: Table, days: Days | None = None, where: pc.Expressio
     if days is not None:
         of_days = (pc.field("date") >= pa.scalar(days.start)) & (pc.field("date") <= pa.scalar(days.end))
         within = of_days if where is None else of_days & where
-    found = pa.table(DeltaTable(str(root / table.name)).to_pyarrow_dataset().to_table(filter=within))
-    columns = [
-        found[field.name].cast(field.type)
-        if field.name in found.column_names
-        else pa.nulls(found.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)
+    log = DeltaTable(str(root / table.name))
+    return few.shaped(table, pa.table(log.to_pyarrow_dataset().to_table(filter=within)))
 
 
 def partitions(root: Path, table: Table) -> list[str]:

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from lepton_etl.days import Days
 from lepton_etl.errors import Exit
+from lepton_etl.lake import plain
 from lepton_etl.lake.store import Lake
 from lepton_etl.lake.tables import RUN, STAGE_RUN
 
@@ -146,12 +147,13 @@ def stage_runs(lake: Lake) -> pa.Table:
     return lake.rows(STAGE_RUN)
 
 
-def recorded_models(lake: Lake, name: str, days: Days) -> dict[date, str | None]:
+def recorded_models(root: Path, name: str, days: Days) -> dict[date, str | None]:
     """Of the days that gold was made of before: the version of the model it was last made with, None for none.
 
     A day that is made again takes what it took before, so that equal input gives equal rows.
     """
-    rows = stage_runs(lake).filter((pc.field("stage") == "gold") & (pc.field("state") == "done")).to_pylist()
+    done = (pc.field("stage") == "gold") & (pc.field("state") == "done")
+    rows = plain.read(root, STAGE_RUN, where=done).to_pylist()
     found: dict[date, str | None] = {}
     for row in sorted(rows, key=lambda row: row["end_time"]):
         version = json.loads(row["input_versions"] or "{}").get(f"model/{name}")

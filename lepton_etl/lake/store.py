@@ -21,7 +21,7 @@ from pyspark.storagelevel import StorageLevel
 
 from lepton_etl.days import Days, adjoining
 from lepton_etl.errors import LakeError
-from lepton_etl.lake import few
+from lepton_etl.lake import few, plain
 from lepton_etl.lake.creation import create_table
 from lepton_etl.lake.fingerprint import Fingerprint, fingerprints_by_day
 from lepton_etl.lake.schema import arrow_schema, spark_schema
@@ -55,11 +55,11 @@ class Lake:
         return str(self.root / table.name)
 
     def exists(self, table: Table) -> bool:
-        return (self.root / table.name / "_delta_log").is_dir()
+        return plain.exists(self.root, table)
 
     def version(self, table: Table) -> int | None:
         """The newest Delta version, None where the table does not exist."""
-        return self.log(table).version() if self.exists(table) else None
+        return plain.version(self.root, table)
 
     def log(self, table: Table) -> DeltaLog:
         """The table's transaction log, without a JVM."""

@@ -13,7 +13,6 @@ from deltalake import DeltaTable as DeltaLog
 from pyspark.sql import SparkSession
 
 from lepton_etl.days import Days
-from lepton_etl.energy.chassis import chassis_shared
 from lepton_etl.errors import Exit
 from lepton_etl.lake.store import Lake
 from lepton_etl.lake.tables import CLUSTER_DAY, FILE, INTERVAL, NODE_HOUR, Table
@@ -121,7 +120,7 @@ def test_a_chassis_of_four_nodes_is_counted_once(lake: Lake) -> None:
     assert chassis["power_max_w"].max() < 1_000.0
 
 
-def test_what_a_real_chassis_draws_beyond_its_nodes_is_split_by_their_energy(lake: Lake) -> None:
+def test_a_real_chassis_draws_far_more_than_its_nodes(lake: Lake) -> None:
     rows = table(lake, INTERVAL)
     nodes = [f"holy8a2410{number}" for number in range(1, 5)]
     own = rows.filter(pl.col("node_id").is_in(nodes) & (pl.col("device_id") == "node"))
@@ -130,11 +129,8 @@ def test_what_a_real_chassis_draws_beyond_its_nodes_is_split_by_their_energy(lak
     by_node = together.group_by("node_id").agg(pl.col("energy_kwh").sum()).sort("node_id")
     assert by_node["node_id"].to_list() == nodes
     box_kwh = together.unique("interval_start")["box_kwh"].sum()
-    share = chassis_shared(box_kwh, by_node["energy_kwh"].to_list())
     # 250 W of one enclosure, not of each of its four nodes of 20 W.
-    assert share.shared_kwh == pytest.approx(box_kwh - by_node["energy_kwh"].sum())
-    assert share.shared_kwh == pytest.approx(0.4447, abs=1e-4)
-    assert share.by_node_kwh == pytest.approx([share.shared_kwh / 4] * 4, rel=0.01)
+    assert box_kwh - by_node["energy_kwh"].sum() == pytest.approx(0.4447, abs=1e-4)
 
 
 def test_supplies_bmc_and_parts_of_real_nodes_bear_one_another_out(lake: Lake) -> None:

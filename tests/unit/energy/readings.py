@@ -12,20 +12,13 @@ from lepton_etl.energy.channels import READING_COLUMNS
 from lepton_etl.energy.history import HISTORY_COLUMNS
 from lepton_etl.energy.intervals import IntervalPolicy, intervals
 from lepton_etl.energy.roster import OPEN_END_US, ROSTER_COLUMNS
-from lepton_etl.energy.sensor_classes import FACTOR_TABLE, sensor_classes
+from lepton_etl.energy.sensor_classes import sensor_classes
 from lepton_etl.factors import load_factors
 
 DAY = date(2025, 6, 3)
 DAY_NUMBER = (DAY - date(1970, 1, 1)).days
 MIDNIGHT_S = datetime(2025, 6, 3, tzinfo=UTC).timestamp()
-FACTORS = load_factors()
-
-
-def _parameter(sensor_class: str, name: str) -> float:
-    return FACTORS.get(FACTOR_TABLE, valid_on=DAY, sensor_class=sensor_class, parameter=name).value
-
-
-CLASSES = sensor_classes(_parameter)
+CLASSES = sensor_classes(load_factors(), DAY)
 POLICY = IntervalPolicy("site", interval_s=300, classes=CLASSES)
 
 
