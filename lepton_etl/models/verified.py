@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,21 @@ class Version:
     version: str
     run_id: str
     tags: Mapping[str, str] = field(default_factory=dict)
+
+
+class Predictor(Protocol):
+    """A fitted estimator with the columns that it takes: what explanations and exports need of a model."""
+
+    @property
+    def columns(self) -> tuple[dict[str, Any], ...]: ...
+
+    @property
+    def pipeline(self) -> Any: ...
+
+    @property
+    def feature_names(self) -> tuple[str, ...]: ...
+
+    def predict(self, rows: pd.DataFrame) -> Values: ...
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,11 @@ def predict(pipeline: Pipeline, columns: tuple[dict[str, Any], ...], rows: pd.Da
         )
     if rows.empty:
         return np.zeros(0)
+    return np.asarray(pipeline.predict(model_inputs(columns, rows)), dtype=np.float64)
+
+
+def model_inputs(columns: tuple[dict[str, Any], ...], rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows as the pipeline takes them: the columns in order, numbers as float64, unknown categories named."""
     inputs = {}
     for column in columns:
         values = rows[column["name"]]
@@ -63,4 +83,4 @@ def predict(pipeline: Pipeline, columns: tuple[dict[str, Any], ...], rows: pd.Da
             inputs[column["name"]] = values.where(values.notna(), UNKNOWN).astype(str).to_numpy(dtype=object)
         else:
             inputs[column["name"]] = pd.to_numeric(values).to_numpy(dtype=np.float64)
-    return np.asarray(pipeline.predict(pd.DataFrame(inputs)), dtype=np.float64)
+    return pd.DataFrame(inputs)

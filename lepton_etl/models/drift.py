@@ -1,0 +1,77 @@
+"""Has the world moved away from what a model was trained on: its inputs, or its errors?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from lepton_etl.models.features import FEATURES
+from lepton_etl.models.metrics import Values, errors
+from lepton_etl.models.settings import DeviceKind
+
+# Population stability index: below 0.1 the same, above 0.25 another population.
+# Source: Siddiqi, Credit Risk Scorecards (2006); ten bins by the reference's deciles.
+PSI_MAX: Final = 0.25
+# The errors of the newest hours against those that the version was registered with.
+ERROR_GROWTH_MAX: Final = 1.5
+_BINS: Final = 10
+_MIN_ROWS: Final = 100
+_LEAST_SHARE: Final = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """One sign of drift: which column (or `error`), its figure and the limit that it exceeds."""
+
+    what: str
+    value: float
+    limit: float
+
+    def __str__(self) -> str:
+        if self.what == "error":
+            return f"CV(RMSE) is {self.value:.1f} times that of the registered test"
+        return f"{self.what} has moved (PSI {self.value:.2f} above {self.limit:g})"
+
+
+def stability_index(reference: Values, newest: Values) -> float | None:
+    """PSI of two samples (any length, any unit) over the reference's deciles and the unknown; None where too few."""
+    if min(len(reference), len(newest)) < _MIN_ROWS:
+        return None
+    known = reference[~np.isnan(reference)]
+    edges = np.unique(np.quantile(known, np.linspace(0, 1, _BINS + 1)[1:-1])) if len(known) else np.zeros(0)
+    before, after = (_shares(values, edges) for values in (reference, newest))
+    return float(((after - before) * np.log(after / before)).sum())
+
+
+def input_drift(reference: pd.DataFrame, newest: pd.DataFrame, device: DeviceKind) -> list[Drift]:
+    """The numeric features whose population has changed, largest first."""
+    found = []
+    for feature in FEATURES[device]:
+        if feature.category:
+            continue
+        index = stability_index(
+            *(rows[feature.name].to_numpy(dtype=np.float64) for rows in (reference, newest))
+        )
+        if index is not None and index > PSI_MAX:
+            found.append(Drift(feature.name, index, PSI_MAX))
+    return sorted(found, key=lambda one: -one.value)
+
+
+def error_drift(measured_kwh: Values, predicted_kwh: Values, registered_cv: float | None) -> list[Drift]:
+    """Whether the newest hours' CV(RMSE) has outgrown that of the registered forward test."""
+    if registered_cv is None or registered_cv <= 0 or len(measured_kwh) < _MIN_ROWS:
+        return []
+    now = errors(measured_kwh, predicted_kwh).cv_rmse_ratio
+    growth = (now or 0.0) / registered_cv
+    return [Drift("error", growth, ERROR_GROWTH_MAX)] if growth > ERROR_GROWTH_MAX else []
+
+
+def _shares(values: Values, edges: Values) -> Values:
+    """Shares of the bins, the unknown last; an empty one counts as 1 in 10,000, or the logarithm has no value."""
+    known = values[~np.isnan(values)]
+    counts = np.bincount(np.digitize(known, edges), minlength=len(edges) + 1)
+    shares = np.append(counts, len(values) - len(known)) / len(values)
+    return np.maximum(shares, _LEAST_SHARE)

@@ -1,0 +1,274 @@
+"""Why the model says so: additive parts of one prediction, sensitivities, and a check by a local surrogate.
+
+The parts are SHAP values: with the base value they add up to the prediction. Trees give them exactly (TreeSHAP), any
+other estimator by permutation of the same background rows. Sources: Lundberg et al., Nature Machine Intelligence 2
+(2020) 56-67 (TreeSHAP); Ribeiro et al., KDD 2016 (LIME).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from lepton_etl.models.metrics import Values
+from lepton_etl.models.verified import Predictor, model_inputs
+
+Matrix = npt.NDArray[np.float64]
+
+TREE_SHAP: Final = "TreeSHAP, path dependent"
+PERMUTATION_SHAP: Final = "SHAP by permutation"
+# Steps of the central difference, about the noise of the sensor: below it a tree's prediction is a flat stair.
+STEPS: Final = {"degree_Celsius": 2.0, "dimensionless": 0.05, "watt": 25.0}
+# A part below this share of the largest one has no sign worth comparing.
+_SILENT_SHARE: Final = 0.05
+_NEIGHBOURS: Final = 400
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Of n rows: `base_kwh` (), parts (n, features) in kWh with base + parts = prediction, and the method."""
+
+    names: tuple[str, ...]
+    base_kwh: float
+    parts_kwh: Matrix
+    predicted_kwh: Values
+    method: str
+
+    def importance_kwh(self) -> dict[str, float]:
+        """Mean absolute part of each feature over the rows, largest first: the global view."""
+        means = np.abs(self.parts_kwh).mean(axis=0)
+        order = np.argsort(-means, kind="stable")
+        return {self.names[i]: float(means[i]) for i in order}
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """Change of the prediction with one input, by central difference; kWh of an hour for each unit."""
+
+    name: str
+    unit: str
+    step: float
+    kwh_per_unit: float
+
+
+@dataclass(frozen=True)
+class SurrogateCheck:
+    """A weighted linear surrogate around one row, and whether its signs agree with SHAP's parts.
+
+    `r2` says how far a line describes the model there; `agree` maps each feature with a part worth comparing to
+    whether both give it the same direction.
+    """
+
+    r2: float
+    agree: dict[str, bool]
+
+    @property
+    def agrees(self) -> bool:
+        return all(self.agree.values())
+
+
+def explain(model: Predictor, rows: pd.DataFrame, background: pd.DataFrame, *, seed: int = 0) -> Explanation:
+    """SHAP values of the rows, a frame with the model's columns; `background` are rows of its training time."""
+    names = model.feature_names
+    found = _by_trees(model, rows)
+    if found is not None:
+        base, parts = found
+        return Explanation(names, base, parts, model.predict(rows), TREE_SHAP)
+    base, parts = _by_permutation(model, rows, background, seed)
+    return Explanation(names, base, parts, model.predict(rows), PERMUTATION_SHAP)
+
+
+def sensitivities(model: Predictor, row: pd.DataFrame) -> list[Sensitivity]:
+    """dE/dx of every known number of one row (a frame of one row): how E answers to P rated, T and L.
+
+    A load moves with its minimum and maximum of the hour, as in reality; what cannot move beyond its bounds is
+    stepped within them. Source: definitions.md section 8 (T is the inlet's for any decision).
+    """
+    found = []
+    for column in model.columns:
+        name, unit = column["name"], column["unit"]
+        is_count = unit == "dimensionless" and not name.endswith("_ratio")
+        if unit not in STEPS or is_count or _is_extreme(name) or pd.isna(row[name].iloc[0]):
+            continue
+        low, high = _moved(model, row, name, -STEPS[unit]), _moved(model, row, name, STEPS[unit])
+        width = float(high[name].iloc[0] - low[name].iloc[0])
+        if width > 0:
+            change = float(model.predict(high)[0] - model.predict(low)[0])
+            found.append(Sensitivity(name, unit, STEPS[unit], change / width))
+    return found
+
+
+def chain_rule(of_inputs: Sequence[Sensitivity], change_per_hour: dict[str, float]) -> float:
+    """dE/dt = dE/dP dP/dt + dE/dT dT/dt + dE/dL dL/dt in kWh of an hour for each hour.
+
+    `change_per_hour` are the inputs' own changes; one without a known change does not move. Source: the brief.
+    """
+    return sum(one.kwh_per_unit * change_per_hour.get(one.name, 0.0) for one in of_inputs)
+
+
+def surrogate_check(
+    model: Predictor, row: pd.DataFrame, parts_kwh: Values, background: pd.DataFrame, *, seed: int = 0
+) -> SurrogateCheck:
+    """Fit a weighted ridge to the model around one row and compare its directions with SHAP's parts.
+
+    The neighbours are drawn from the background and pulled towards the row; weights fall with distance in standard
+    deviations. A surrogate's effect is its slope times the row's distance from the background's mean.
+    """
+    from sklearn.linear_model import Ridge
+
+    numbers = [c["name"] for c in model.columns if not c["category"] and not pd.isna(row[c["name"]].iloc[0])]
+    known = background[numbers].apply(pd.to_numeric).dropna()
+    if known.empty:
+        return SurrogateCheck(float("nan"), {})
+    spread = known.std(ddof=0).replace(0.0, np.nan)
+    numbers = [name for name in numbers if spread[name] > 0]
+    rng = np.random.default_rng(seed)
+    centre = row[numbers].to_numpy(dtype=np.float64)[0]
+    drawn = known[numbers].to_numpy()[rng.integers(0, len(known), _NEIGHBOURS)]
+    pull = rng.uniform(0.0, 1.0, (_NEIGHBOURS, 1))
+    near = centre + (drawn - centre) * pull
+    scaled = (near - centre) / spread[numbers].to_numpy()
+    weight = np.exp(-(scaled**2).mean(axis=1))
+    neighbours = pd.concat([row] * _NEIGHBOURS, ignore_index=True)
+    neighbours[numbers] = near
+    answer = model.predict(neighbours)
+    ridge = Ridge(alpha=1e-3).fit(scaled, answer, sample_weight=weight)
+    from_mean = (centre - known[numbers].mean().to_numpy()) / spread[numbers].to_numpy()
+    effect = dict(zip(numbers, ridge.coef_ * from_mean, strict=True))
+    part = dict(zip(model.feature_names, parts_kwh, strict=True))
+    loud = _SILENT_SHARE * max((abs(v) for v in part.values()), default=0.0)
+    agree = {
+        name: bool(effect[name] * part[name] > 0)
+        for name in numbers
+        if abs(part[name]) > loud and abs(effect[name]) > loud
+    }
+    return SurrogateCheck(float(ridge.score(scaled, answer, sample_weight=weight)), agree)
+
+
+def in_words(explanation: Explanation, model: Predictor, row: pd.DataFrame, most: int = 6) -> list[str]:
+    """The largest parts of the first row as sentences for a person, in Wh."""
+    parts = explanation.parts_kwh[0]
+    lines = [f"the model expects {1000 * explanation.predicted_kwh[0]:.1f} Wh in this hour; "
+             f"over its training hours {1000 * explanation.base_kwh:.1f} Wh is usual"]  # fmt: skip
+    units = {column["name"]: column["unit"] for column in model.columns}
+    for i in np.argsort(-np.abs(parts), kind="stable")[:most]:
+        name, value = explanation.names[i], row[explanation.names[i]].iloc[0]
+        shown = "unknown" if pd.isna(value) else f"{value:.3g}" if isinstance(value, float) else str(value)
+        unit = {"degree_Celsius": " degC", "watt": " W"}.get(units[name], "")
+        verb = "adds" if parts[i] >= 0 else "takes away"
+        lines.append(
+            f"{name} = {shown}{unit if shown != 'unknown' else ''} {verb} {1000 * abs(parts[i]):.1f} Wh"
+        )
+    return lines
+
+
+def _is_extreme(name: str) -> bool:
+    return name.endswith(("_min_ratio", "_max_ratio"))
+
+
+def _moved(model: Predictor, row: pd.DataFrame, name: str, step: float) -> pd.DataFrame:
+    """The row with one input moved; of a load its minimum and maximum too, all within 0..1."""
+    moved = row.copy()
+    together = [name]
+    if name.endswith("_ratio"):
+        stem = name.removesuffix("_ratio")
+        together += [n for n in (f"{stem}_min_ratio", f"{stem}_max_ratio") if n in model.feature_names]
+    for one in together:
+        value = moved[one].astype(float) + step
+        moved[one] = value.clip(0.0, 1.0) if one.endswith("_ratio") else value
+    return moved
+
+
+def _by_trees(model: Predictor, rows: pd.DataFrame) -> tuple[float, Matrix] | None:
+    """Base and parts by TreeSHAP where the pipeline is an encoder before trees, or a mean of such; else None."""
+    return _tree_parts(model.pipeline, model_inputs(model.columns, rows), model.feature_names)
+
+
+def _tree_parts(estimator: Any, inputs: pd.DataFrame, names: Sequence[str]) -> tuple[float, Matrix] | None:
+    from sklearn.ensemble import VotingRegressor
+    from sklearn.pipeline import Pipeline
+
+    if isinstance(estimator, VotingRegressor):
+        members = [_tree_parts(one, inputs, names) for one in estimator.estimators_]
+        known = [one for one in members if one is not None]
+        if len(known) < len(members):
+            return None
+        weights = estimator.weights if estimator.weights is not None else [1.0] * len(known)
+        share = np.asarray(weights, dtype=np.float64) / np.sum(weights)
+        base = float(sum(w * one[0] for w, one in zip(share, known, strict=True)))
+        return base, np.asarray(sum(w * one[1] for w, one in zip(share, known, strict=True)))
+    if not isinstance(estimator, Pipeline) or len(estimator.steps) != 2:
+        return None
+    encoder, trees = estimator.steps[0][1], estimator.steps[1][1]
+    explainer = _tree_explainer(trees)
+    if explainer is None or not hasattr(encoder, "get_feature_names_out"):
+        return None
+    encoded = np.asarray(encoder.transform(inputs), dtype=np.float64)
+    values = np.asarray(explainer.shap_values(encoded, check_additivity=False))
+    whose = [_feature_of(str(column), names) for column in encoder.get_feature_names_out()]
+    parts = np.zeros((len(inputs), len(names)))
+    for column, feature in enumerate(whose):
+        parts[:, feature] += values[:, column]
+    base = float(np.ravel(explainer.expected_value)[0])
+    return base, parts
+
+
+def _tree_explainer(trees: Any) -> Any:
+    from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor, RandomForestRegressor
+
+    if not isinstance(trees, ExtraTreesRegressor | HistGradientBoostingRegressor | RandomForestRegressor):
+        return None
+    import shap
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return shap.TreeExplainer(trees)
+
+
+def _feature_of(column: str, names: Sequence[str]) -> int:
+    """Which feature an encoded column is from: `<transformer>__<feature>` or `<transformer>__<feature>_<category>`."""
+    plain = column.partition("__")[2] or column
+    found = [i for i, name in enumerate(names) if plain == name] or [
+        i for i, name in enumerate(names) if plain.startswith((f"{name}_", f"missingindicator_{name}"))
+    ]
+    return max(found, key=lambda i: len(names[i]))
+
+
+def _by_permutation(
+    model: Predictor, rows: pd.DataFrame, background: pd.DataFrame, seed: int
+) -> tuple[float, Matrix]:
+    """SHAP by permutation; categories travel as the numbers of their order."""
+    import shap
+
+    names = list(model.feature_names)
+    coded, decode = _coded(pd.concat([rows, background], ignore_index=True), model)
+    masker = shap.maskers.Independent(coded[len(rows) :], max_samples=50)
+
+    def predict(values: Matrix) -> Values:
+        return model.predict(decode(values))
+
+    explainer = shap.explainers.Permutation(predict, masker, seed=seed)
+    found = explainer(coded[: len(rows)], max_evals=10 * (2 * len(names) + 1), silent=True)
+    return float(np.ravel(found.base_values)[0]), np.asarray(found.values, dtype=np.float64)
+
+
+def _coded(rows: pd.DataFrame, model: Predictor) -> tuple[Matrix, Any]:
+    words = {c["name"]: sorted(rows[c["name"]].astype(str).unique()) for c in model.columns if c["category"]}
+    columns = [
+        rows[name].astype(str).map(words[name].index) if name in words else pd.to_numeric(rows[name])
+        for name in model.feature_names
+    ]
+
+    def decode(values: Matrix) -> pd.DataFrame:
+        frame = pd.DataFrame(values, columns=list(model.feature_names))
+        for name, known in words.items():
+            frame[name] = [known[round(code)] for code in frame[name]]
+        return frame
+
+    return np.column_stack([np.asarray(column, dtype=np.float64) for column in columns]), decode

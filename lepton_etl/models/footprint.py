@@ -1,0 +1,74 @@
+"""What a model costs itself: Joules of training, and of a million predictions.
+
+Where the kernel lets the process read the CPU's energy counters (RAPL) the energy is measured; elsewhere it is
+CPU-seconds times a stated power of one busy core, and the basis says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from lepton_etl.models.metrics import Values
+
+RAPL: Final = "rapl"
+CPU_SECONDS: Final = "cpu_seconds"
+# Median of 187 servers' watts at full load over their cores.
+# Source: SPECpower_ssj2008 results published 2019 to 2021, as in the Cloud Carbon Footprint's coefficients.
+DEFAULT_CORE_POWER_W: Final = 7.4
+_POWERCAP: Final = Path("/sys/class/powercap")
+_MILLION: Final = 1_000_000
+
+
+@dataclass
+class Spent:
+    """Filled when the block ends: CPU-seconds, Joules and how these are known."""
+
+    cpu_s: float = 0.0
+    energy_j: float = 0.0
+    basis: str = CPU_SECONDS
+
+
+@contextmanager
+def spending(core_power_w: float = DEFAULT_CORE_POWER_W) -> Iterator[Spent]:
+    """Measure the block: package energy of the machine by RAPL where readable, else CPU-seconds x W of a core."""
+    spent, before, started = Spent(), package_energy_j(), time.process_time()
+    try:
+        yield spent
+    finally:
+        spent.cpu_s = time.process_time() - started
+        after = package_energy_j()
+        if before is not None and after is not None and after >= before:
+            spent.energy_j, spent.basis = after - before, RAPL
+        else:
+            spent.energy_j = spent.cpu_s * core_power_w
+
+
+def package_energy_j(powercap: Path = _POWERCAP) -> float | None:
+    """Sum of the packages' RAPL counters in J; None where there are none or they may not be read."""
+    found = []
+    for counter in sorted(powercap.glob("intel-rapl:[0-9]*/energy_uj")):
+        try:
+            # Sub-zones (intel-rapl:0:1) are inside their package.
+            if counter.parent.name.count(":") == 1:
+                found.append(int(counter.read_text()) / 1e6)
+        except OSError:
+            return None
+    return sum(found) if found else None
+
+
+def joules_per_million(
+    predict: Callable[[pd.DataFrame], Values], rows: pd.DataFrame, core_power_w: float = DEFAULT_CORE_POWER_W
+) -> Spent:
+    """The energy of a million predictions: what at least 20,000 cost (`rows`, repeated), scaled."""
+    batch = pd.concat([rows] * max(1, -(-20_000 // len(rows))), ignore_index=True)
+    with spending(core_power_w) as spent:
+        predict(batch)
+    scale = _MILLION / len(batch)
+    return Spent(spent.cpu_s * scale, spent.energy_j * scale, spent.basis)
