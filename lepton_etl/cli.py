@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -81,6 +81,28 @@ def nightly(
 def report(config: Config, date: Day, until: LastDay = None) -> None:
     """Make the report of these days again."""
     nightly(config, date, until, stage="report")
+
+
+@app.command()
+def explain(
+    config: Config,
+    node: Annotated[str, typer.Option(help="Node, as in the inventory.")],
+    hour: Annotated[datetime, typer.Option(formats=["%Y-%m-%dT%H", "%Y-%m-%dT%H:%M"], help="UTC hour.")],
+) -> None:
+    """Why the model expects this energy of a node in an hour: parts, sensitivities, and a second opinion."""
+    from lepton_etl.lake.store import Lake
+    from lepton_etl.session import spark_session
+    from pipelines.explain import explained
+
+    settings = _settings(config)
+    spark = spark_session("lepton-etl explain", dict(settings.spark))
+    spark.sparkContext.setLogLevel("ERROR")
+    try:
+        at = hour.replace(minute=0, tzinfo=UTC)
+        for line in explained(Lake(spark, settings.lake.root), settings, node, at):
+            typer.echo(line)
+    finally:
+        spark.stop()
 
 
 @app.command()

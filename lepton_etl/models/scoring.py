@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.functions import arrow_udf
 
 from lepton_etl.fields import SECONDS_PER_HOUR
 from lepton_etl.models.device_hours import Transform
@@ -34,17 +35,17 @@ def with_prediction(model: VerifiedModel, coverage_min_ratio: float) -> Transfor
         covered = F.col("observed_s") >= coverage_min_ratio * SECONDS_PER_HOUR
         inputs = hours.withColumn(TARGET, F.when(covered, F.col(TARGET))).select(*_KEPT, *names)
 
-        def score(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
+        # Only the features cross to Python and one number a row comes back; keys stay in the JVM.
+        def score(batches: Iterator[tuple[pa.Array, ...]]) -> Iterator[pa.Array]:
             pipeline = _built(carried.value)
-            for batch in batches:
-                predicted = predict(pipeline, columns, batch.select(list(names)).to_pandas())
-                kept = batch.select(list(_KEPT))
-                yield kept.append_column(_PREDICTED, pa.array(predicted, pa.float64()))
+            for arrays in batches:
+                rows = pa.Table.from_arrays(list(arrays), list(names)).to_pandas()
+                yield pa.array(predict(pipeline, columns, rows), pa.float64())
 
-        schema = inputs.select(*_KEPT, F.lit(0.0).alias(_PREDICTED)).schema
-        return inputs.mapInArrow(score, schema).select(
+        of_rows = cast(Any, arrow_udf)(score, "double")
+        return inputs.select(
             *_KEPT,
-            _PREDICTED,
+            of_rows(*names).alias(_PREDICTED),
             F.lit(model.version.name).alias("model_name"),
             F.lit(model.version.version).alias("model_version"),
         )

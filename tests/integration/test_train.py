@@ -13,6 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from lepton_etl.days import Days
+from lepton_etl.errors import NoInputError
 from lepton_etl.lake.schema import spark_schema
 from lepton_etl.lake.store import Lake
 from lepton_etl.lake.tables import INTERVAL, NODE, PREDICTION, Table
@@ -21,6 +22,7 @@ from lepton_etl.models.features import KEYS, POWER_COLUMNS, feature_names
 from lepton_etl.models.registry import Registry
 from lepton_etl.settings import Settings, load
 from pipelines import score, train
+from pipelines.explain import explained
 from pipelines.stage import StageContext
 
 START = datetime(2025, 6, 1, tzinfo=UTC)
@@ -206,6 +208,13 @@ def test_a_night_trains_once_promotes_scores_and_repeats_itself(
     error = (rows["energy_kwh"] - rows["predicted_kwh"]).abs().sum() / rows["energy_kwh"].sum()
     assert error < 0.05
     assert set(rows["model_version"]) == {"1"}
+
+    said = "\n".join(explained(lake, settings, "n1", datetime(2025, 6, 3, 5, tzinfo=UTC)))
+    assert said.startswith("node-energy version 1, n1, hour 2025-06-03T05:00Z")
+    assert "Wh were measured" in said and "dE/dcpu_utilisation_ratio = +" in said
+    assert "by the chain rule since the hour before" in said and "agrees in sign with" in said
+    with pytest.raises(NoInputError, match="silver knows no node hour of nobody"):
+        explained(lake, settings, "nobody", datetime(2025, 6, 3, 5, tzinfo=UTC))
 
     # The days before the last cannot replace a champion trained up to a later day; scored days keep their version.
     back = train.run(_context(lake, settings, Days(DAYS.start, date(2025, 6, 3))))

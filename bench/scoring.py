@@ -1,0 +1,168 @@
+"""Batch scoring on Spark against plain `predict` in one process on the same cores: a million device-hours.
+
+    python -m bench.scoring [--rows 1000000] [--rounds 3]
+
+Both read the same Parquet rows, predict with the same bytes of the same forest and write Parquet, once they have done
+an eighth of the rows. The peer lets scikit-learn use every core. Energies are compared row by row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bench.measure import Figure, Run, figure, in_turn, print_figures, print_runs, ratio, timed, write
+from lepton_etl.models.candidates import forest
+from lepton_etl.models.features import FEATURES, KEYS, TARGET, feature_names
+from lepton_etl.models.safe_load import build
+from lepton_etl.models.settings import ModelSettings
+from lepton_etl.models.verified import VerifiedModel, Version, predict
+
+DEVICE: Final = "node"
+CORES: Final = (0, 1)
+_PARTS: Final = 8
+_COLUMNS: Final = tuple(
+    {"name": f.name, "unit": f.unit, "category": f.category, "description": f.description}
+    for f in FEATURES[DEVICE]
+)
+
+
+def hours(count: int, seed: int) -> pd.DataFrame:
+    """Device-hours with every column that scoring reads; made-up loads, for speed and not for errors."""
+    rng = np.random.default_rng(seed)
+    start = datetime(2025, 6, 3, tzinfo=UTC)
+    rows = pd.DataFrame({name: rng.uniform(0, 1, count) for name in feature_names(DEVICE)})
+    rows["rated_power_w"] = rng.choice([500.0, 900.0, 3000.0], count)
+    rows["inlet_temp_c"] = rng.uniform(18, 27, count)
+    rows["gpu_utilisation_ratio"] = np.where(
+        rng.uniform(size=count) < 0.5, np.nan, rows["gpu_utilisation_ratio"]
+    )
+    rows["hardware_class"] = rng.choice(["cpu-2s", "gpu-400", "gpu-mig"], count)
+    numbers = np.arange(count)
+    rows = rows.assign(
+        site_id="s", cluster_id="c", device_id="node", node_id=[f"n{i // 24}" for i in numbers],
+        hour_start=[start + timedelta(hours=int(i % 24)) for i in numbers], date=start.date(), observed_s=3600.0,
+    )  # fmt: skip
+    load = rows["cpu_utilisation_ratio"]
+    rows["hour_start"] = rows["hour_start"].astype("datetime64[us, UTC]")
+    rows[TARGET] = rows["rated_power_w"] * (0.4 + 0.6 * load) / 1000 + rng.normal(0, 0.01, count)
+    return rows
+
+
+def prepare(folder: Path, count: int) -> None:
+    """Parquet rows and the bytes of a forest of the default settings."""
+    import skops.io
+
+    taught = hours(20_000, 1)
+    fitted = forest(ModelSettings()).fit(taught[list(feature_names(DEVICE))], taught[TARGET].to_numpy())
+    (folder / "model.skops").write_bytes(skops.io.dumps(fitted))
+    (folder / "rows").mkdir()
+    whole = pa.Table.from_pandas(hours(count, 2), preserve_index=False)
+    size = -(-count // _PARTS)
+    for part in range(_PARTS):
+        pq.write_table(whole.slice(part * size, size), folder / "rows" / f"{part}.parquet")
+
+
+def ours(folder: Path, target: Path) -> Run:
+    """with_prediction in Spark on as many workers as cores, as the stage `score` runs it."""
+    from lepton_etl.models.scoring import with_prediction
+    from lepton_etl.session import spark_session
+
+    data = (folder / "model.skops").read_bytes()
+    model = VerifiedModel(Version("bench", "1", "-"), _COLUMNS, data, build(data))
+    spark = spark_session("bench scoring", {"spark.master": f"local[{len(CORES)}]"})
+    rows = spark.read.parquet(str(folder / "rows"))
+    # The stage runs in a session that has worked for minutes: both contenders have done a part before the clock.
+    part = spark.read.parquet(str(folder / "rows" / "0.parquet")).repartition(len(CORES))
+    part.transform(with_prediction(model, 0.9)).write.mode("overwrite").parquet(str(target))
+
+    def work() -> int:
+        rows.transform(with_prediction(model, 0.9)).write.mode("overwrite").parquet(str(target))
+        return int(pq.ParquetDataset(target).read(columns=["node_id"]).num_rows)
+
+    done = timed(work)
+    spark.stop()
+    return done
+
+
+def plain(folder: Path, target: Path) -> Run:
+    """The pipeline in this process with a thread a core."""
+    pipeline = build((folder / "model.skops").read_bytes())
+    pipeline.named_steps["forest"].set_params(n_jobs=len(CORES))
+    predict(pipeline, _COLUMNS, pd.read_parquet(folder / "rows" / "0.parquet"))
+
+    def work() -> int:
+        rows = pd.read_parquet(folder / "rows")
+        rows["predicted_kwh"] = predict(pipeline, _COLUMNS, rows)
+        target.mkdir(exist_ok=True)
+        kept = [*KEYS, "date", TARGET, "predicted_kwh"]
+        pq.write_table(pa.Table.from_pandas(rows[kept], preserve_index=False), target / "rows.parquet")
+        return len(rows)
+
+    return timed(work)
+
+
+CONTENDERS: Final = {"lepton_etl on Spark": ours, "plain predict": plain}
+
+
+def equal(folder: Path) -> float:
+    """The largest relative difference of the contenders' predictions, row by row."""
+    found = [
+        pq.ParquetDataset(folder / f"out-{number}").read().to_pandas().sort_values(["node_id", "hour_start"])
+        for number in range(len(CONTENDERS))
+    ]
+    first, second = (rows["predicted_kwh"].to_numpy() for rows in found)
+    return float(np.max(np.abs(first - second) / second)) if len(first) == len(second) else float("inf")
+
+
+def main() -> None:
+    """Print the contenders and write var/bench/scoring.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--contender", choices=list(CONTENDERS))
+    parser.add_argument("--folder", type=Path)
+    asked = parser.parse_args()
+    if asked.contender:
+        number = list(CONTENDERS).index(asked.contender)
+        print(json.dumps(asdict(CONTENDERS[asked.contender](asked.folder, asked.folder / f"out-{number}"))))
+        return
+    folder = Path(tempfile.mkdtemp(prefix="lepton-scoring-"))
+    try:
+        prepare(folder, asked.rows)
+        commands = {
+            name: ["-m", "bench.scoring", "--contender", name, "--folder", str(folder)] for name in CONTENDERS
+        }
+        rounds = [in_turn(commands, number, CORES) for number in range(asked.rounds)]
+        runs = {name: [one[name] for one in rounds] for name in CONTENDERS}
+        names = list(CONTENDERS)
+        print_runs(f"Scoring {asked.rows:,} device-hours on {len(CORES)} cores", runs, names[0])
+        figures: list[Figure] = [
+            figure(
+                "Spark scoring by plain predict, wall time",
+                ratio(runs, *names),
+                "ratio",
+                asked.rounds,
+                at_most=1.0,
+            ),
+            figure("largest relative difference", equal(folder), "ratio", asked.rounds, at_most=1e-9),
+        ]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print_figures("Batch scoring", figures)
+    write("scoring", figures)
+
+
+if __name__ == "__main__":
+    main()
