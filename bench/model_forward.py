@@ -19,15 +19,16 @@ from threadpoolctl import threadpool_limits
 from lepton_etl.models.builders import CANDIDATES, Inputs
 from lepton_etl.models.candidates import ClassMean
 from lepton_etl.models.features import TARGET
-from lepton_etl.models.fusion import Choice, Forward, choose, forward_block, prequential
+from lepton_etl.models.fusion import Choice, Forward, best_shares, choose, forward_block, prequential
 from lepton_etl.models.metrics import Values
 from lepton_etl.models.recalibration import GRID, Recalibration, alike_columns, corrections
 from lepton_etl.models.recalibration import choose as choose_recalibration
 
 CLASS_MEAN: Final = "class_mean"
-# The stack of all members, whatever the validation says; and what the validation would publish.
+# The stack of all members and the mean of three, whatever the validation says; and what the validation would publish.
 STACK: Final = "stack_of_all"
 PUBLISHED: Final = "published"
+MEAN: Final = "mean_of_best_3"
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def _block(hours: pd.DataFrame, block: Any, now: int, inputs: Inputs, names: tup
 
 
 def published(rows: pd.DataFrame, members: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, Choice]]:
-    """`stack_of_all` and `published` of every block, each from the blocks before; NaN in the first block."""
+    """`stack_of_all`, `mean_of_best_3`, `published` of every block from the blocks before; NaN in the first."""
     block, measured = rows["block"].to_numpy(), rows[TARGET].to_numpy(dtype=np.float64)
     chosen: dict[int, Choice] = {}
     found = np.full(len(rows), np.nan)
@@ -82,13 +83,14 @@ def published(rows: pd.DataFrame, members: pd.DataFrame) -> tuple[pd.DataFrame, 
         chosen[int(now)] = choice
         found[here] = choice.predict(members[here])
     stack = prequential(measured, members, block)
-    return pd.DataFrame({STACK: stack, PUBLISHED: found}, index=rows.index), chosen
+    mean = prequential(measured, members, block, best_shares(3))
+    return pd.DataFrame({STACK: stack, MEAN: mean, PUBLISHED: found}, index=rows.index), chosen
 
 
 def nightly(base: Predicted) -> tuple[Predicted, dict[int, Recalibration]]:
     """The same members recalibrated to D-1 every day, then chosen and fused again on what they gave that way."""
     measured = base.rows[TARGET].to_numpy(dtype=np.float64)
-    names = [name for name in base.members.columns if name not in (STACK, PUBLISHED)]
+    names = [name for name in base.members.columns if name not in (STACK, MEAN, PUBLISHED)]
     members = base.members[names].to_numpy(dtype=np.float64)
     columns = alike_columns([c for c in base.rows.columns if pd.api.types.is_float_dtype(base.rows[c])])
     residuals = measured[:, None] - members
@@ -96,21 +98,24 @@ def nightly(base: Predicted) -> tuple[Predicted, dict[int, Recalibration]]:
         jobs = {one: pool.submit(corrections, base.rows, residuals, columns, one) for one in GRID}
         tried = {one: np.maximum(members + job.result(), 0.0) for one, job in jobs.items()}
     block = base.rows["block"].to_numpy()
-    found, settings = _by_past_blocks(measured, tried, block)
+    judged = [number for number, name in enumerate(names) if name != CLASS_MEAN]
+    found, settings = _by_past_blocks(measured, tried, block, judged)
     table = pd.DataFrame(found, index=base.rows.index, columns=names)
     fused, choices = published(base.rows, table.drop(columns=CLASS_MEAN))
     return Predicted(base.rows, table.join(fused), choices, base.cpu_s), settings
 
 
 def _by_past_blocks(
-    measured: Values, tried: dict[Recalibration, Values], block: Any
+    measured: Values, tried: dict[Recalibration, Values], block: Any, judged: list[int]
 ) -> tuple[Values, dict[int, Recalibration]]:
-    """Each block with the settings whose squared error, over all members, was least in the blocks before."""
+    """Each block with the settings whose squared error, over the `judged` members, was least in the blocks before."""
     first = next(iter(tried.values()))
     found, used = np.zeros_like(first), {}
     for now in np.unique(block):
         past = block < now
-        squares = {one: float(((measured[past, None] - p[past]) ** 2).sum()) for one, p in tried.items()}
+        squares = {
+            one: float(((measured[past, None] - p[past][:, judged]) ** 2).sum()) for one, p in tried.items()
+        }
         used[int(now)] = choose_recalibration(squares) if past.any() else next(iter(tried))
         found[block == now] = tried[used[int(now)]][block == now]
     return found, used

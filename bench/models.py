@@ -57,6 +57,7 @@ def main() -> None:
         "--report", type=int, default=6, help="months of a server before the first reported one"
     )
     options.add_argument("--skip", nargs="*", default=(), choices=("options", "public", "left_out"))
+    options.add_argument("--classes", nargs="*", help="only these hardware classes of the servers by month")
     chosen = options.parse_args()
     started = time.perf_counter()
     refuse_power_features(
@@ -65,6 +66,8 @@ def main() -> None:
     hours = biohpc_hours(REAL_DATA / "biohpc-gpu-servers", INVENTORY)
     found: list[Figure] = []
     for hardware_class, rows in hours.groupby("hardware_class"):
+        if chosen.classes and hardware_class not in chosen.classes:
+            continue
         print(f"forward: {hardware_class}, {len(rows):,} hours", file=sys.stderr, flush=True)
         inputs = inputs_of([*BASE, *MEMORY], rows)
         monthly = forward(rows, inputs, list(CANDIDATES), chosen.first)

@@ -1,8 +1,9 @@
 """Algorithm fusion: select, fuse, evaluate, iterate, on predictions that were made forward in time.
 
 1. Every candidate is fitted on the blocks (months, weeks) before a block and predicts it: `forward_predictions`.
-2. Fuse: non-negative weights that sum to one, by non-negative least squares on the blocks before (newer blocks
-   count more); the fused prediction of a block never uses that block.
+2. Fuse, two ways: non-negative weights that sum to one, by non-negative least squares on the blocks before (newer
+   blocks count more); or equal shares of the two or three members that were best there, which a short history
+   fits no worse. The fused prediction of a block never uses that block.
 3. Evaluate: members and fusion on the same rows, those that the fusion could predict.
 4. Iterate: without the member that carries least, as long as this lowers the error.
 
@@ -14,7 +15,7 @@ Source: Wolpert (1992), stacked generalisation; Breiman (1996), stacked regressi
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -28,7 +29,11 @@ from lepton_etl.models.builders import Candidate, Inputs
 from lepton_etl.models.features import TARGET
 from lepton_etl.models.metrics import Values, errors
 
+# (measured, predicted (n, k), weight of each row) -> shares (k,), none negative, sum 1.
+Weigher = Callable[[Values, Values, Values], Values]
+
 FUSION: Final = "fusion"
+MEAN_OF_BEST: Final = (2, 3)
 # With blocks of a month: what is a year older counts a quarter.
 HALF_LIFE_BLOCKS: Final = 6.0
 
@@ -104,21 +109,30 @@ def stacking_weights(measured: Values, predicted: Values, row_weight: Values | N
     return np.asarray(found / found.sum())
 
 
+def best_shares(count: int) -> Weigher:
+    """Equal shares of the `count` members with the smallest weighted squares. Source: Clemen (1989), combining."""
+
+    def weigh(measured: Values, predicted: Values, row_weight: Values) -> Values:
+        squares = (row_weight[:, None] * (predicted - measured[:, None]) ** 2).sum(axis=0)
+        shares = np.zeros(predicted.shape[1])
+        shares[np.argsort(squares, kind="stable")[:count]] = 1 / min(count, len(shares))
+        return shares
+
+    return weigh
+
+
 def prequential(
-    measured: Values,
-    members: pd.DataFrame,
-    block: npt.NDArray[Any],
-    half_life_blocks: float = HALF_LIFE_BLOCKS,
+    measured: Values, members: pd.DataFrame, block: npt.NDArray[Any], weigh: Weigher = stacking_weights
 ) -> Values:
-    """The fused prediction of every block from weights of the blocks before it; NaN in the first block."""
+    """The fused prediction of every block with shares of the blocks before it; NaN in the first block."""
     fused = np.full(len(measured), np.nan)
     table = members.to_numpy(dtype=np.float64)
     order = np.unique(block)
     rank = np.searchsorted(order, block)
     for number in range(1, len(order)):
         past, here = rank < number, rank == number
-        weight = np.exp2(-(number - rank[past]) / half_life_blocks)
-        fused[here] = table[here] @ stacking_weights(measured[past], table[past], weight)
+        weight = np.exp2(-(number - rank[past]) / HALF_LIFE_BLOCKS)
+        fused[here] = table[here] @ weigh(measured[past], table[past], weight)
     return fused
 
 
@@ -144,33 +158,43 @@ def choose(
     champion = next((name for name in preference if name in cv and cv[name] <= limit), best)
     if len(np.unique(block)) == 1 or len(names) == 1:
         return Choice(champion, {champion: 1.0}, cv, int(later.sum()))
-    fused_cv, kept = _iterate(measured, members, block, later)
+    fused_cv, kept, weigh = _iterate(measured, members, block, later)
     cv[FUSION] = fused_cv
     if fused_cv >= cv[best] * (1 - tolerance_ratio) or len(kept) == 1:
         return Choice(champion, {champion: 1.0}, cv, int(later.sum()))
-    shares = _latest_weights(measured, members[kept], block)
+    shares = _latest_weights(measured, members[kept], block, weigh)
     return Choice(FUSION, {name: share for name, share in shares.items() if share > 0}, cv, int(later.sum()))
 
 
 def _iterate(
     measured: Values, members: pd.DataFrame, block: npt.NDArray[Any], later: npt.NDArray[np.bool_]
-) -> tuple[float, list[str]]:
+) -> tuple[float, list[str], Weigher]:
+    """The way to fuse with the least prequential error: stack, stack of fewer, or mean of the best few."""
+
+    def cv_of(names: list[str], weigh: Weigher) -> float:
+        return _cv(measured[later], prequential(measured, members[names], block, weigh)[later])
+
     kept = list(members.columns)
-    best_cv = _cv(measured[later], prequential(measured, members, block)[later])
+    tried: list[tuple[float, list[str], Weigher]] = [(cv_of(kept, stacking_weights), kept, stacking_weights)]
     while len(kept) > 2:
-        shares = _latest_weights(measured, members[kept], block)
+        shares = _latest_weights(measured, members[kept], block, stacking_weights)
         fewer = [name for name in kept if name != min(kept, key=lambda name: shares[name])]
-        cv = _cv(measured[later], prequential(measured, members[fewer], block)[later])
-        if cv > best_cv:
+        cv = cv_of(fewer, stacking_weights)
+        if cv > tried[-1][0]:
             break
-        best_cv, kept = cv, fewer
-    return best_cv, kept
+        kept = fewer
+        tried.append((cv, kept, stacking_weights))
+    names = list(members.columns)
+    tried += [(cv_of(names, one), names, one) for one in map(best_shares, MEAN_OF_BEST)]
+    return min(tried, key=lambda one: one[0])
 
 
-def _latest_weights(measured: Values, members: pd.DataFrame, block: npt.NDArray[Any]) -> dict[str, float]:
+def _latest_weights(
+    measured: Values, members: pd.DataFrame, block: npt.NDArray[Any], weigh: Weigher
+) -> dict[str, float]:
     order = np.unique(block)
     age = len(order) - np.searchsorted(order, block)
-    weights = stacking_weights(measured, members.to_numpy(dtype=np.float64), np.exp2(-age / HALF_LIFE_BLOCKS))
+    weights = weigh(measured, members.to_numpy(dtype=np.float64), np.exp2(-age / HALF_LIFE_BLOCKS))
     return dict(zip(members.columns, map(float, weights), strict=True))
 
 
