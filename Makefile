@@ -25,7 +25,7 @@ needs = @test -n "$($(1))" || { echo "make $@: say $(1)=..., for example: $$(sed
 DEMO := var/demo
 DEMO_NIGHTS := 2025-06-03 2025-06-04 2025-06-05
 
-.PHONY: help setup demo test test-slow test-real cluster-test bench bench-ingest bench-coverage bench-ledger bench-scoring lint nightly report lock clean
+.PHONY: help setup demo test test-slow test-real cluster-test bench bench-ingest bench-coverage bench-ledger bench-scoring bench-models lint nightly report lock clean
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -73,7 +73,7 @@ test-real: setup ## Only the tests on real data
 cluster-test: setup ## The nightly on a real standalone master and worker on loopback
 	$(JAVA) python -m pytest tests/cluster
 
-bench: bench-ingest bench-coverage bench-ledger bench-scoring ## Every benchmark, each against its peers
+bench: bench-ingest bench-coverage bench-ledger bench-scoring bench-models ## Every benchmark, each against its peers
 
 bench-ingest: setup ## Bronze against DuckDB, polars, Spark's own functions and a floor, rows checked equal [ROUNDS=3]
 	$(JAVA) python -m bench.ingest --rounds $(or $(ROUNDS),3) $(if $(KINDS),--kinds $(KINDS)) $(if $(MIB),--mib $(MIB))
@@ -86,6 +86,9 @@ bench-ledger: setup ## The ledger of a simulated site against its truth: residua
 
 bench-scoring: setup ## A million device-hours scored on Spark against plain predict on the same cores [ROUNDS=3]
 	$(JAVA) python -m bench.scoring --rounds $(or $(ROUNDS),3)
+
+bench-models: setup ## Energy models on real servers, forward by month and nightly, and on servers left out [FIRST=3] [REPORT=6]
+	OMP_NUM_THREADS=1 python -m bench.models $(if $(FIRST),--first $(FIRST)) $(if $(REPORT),--report $(REPORT))
 
 lint: setup ## ruff, mypy --strict, and who may import whom
 	ruff check .

@@ -24,7 +24,8 @@ BUSY_HOURS: Final = "busy"
 class Errors:
     """Errors over `rows` device-hours; ratios, not percent. A figure that the rows do not allow is None.
 
-    `mape_ratio` leaves out hours of zero energy; `wape_ratio` = sum of absolute errors / sum of energy.
+    `mape_ratio` and `median_ape_ratio` leave out hours of zero energy; `wape_ratio` = sum of absolute errors /
+    sum of energy.
     """
 
     rows: int
@@ -33,6 +34,7 @@ class Errors:
     cv_rmse_ratio: float | None
     nmbe_ratio: float | None
     mae_kwh: float | None
+    median_ape_ratio: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +55,16 @@ def errors(measured_kwh: Values, predicted_kwh: Values) -> Errors:
     residual = measured_kwh - predicted_kwh
     total = float(measured_kwh.sum())
     positive = measured_kwh > 0
-    mape = float(np.mean(np.abs(residual[positive]) / measured_kwh[positive])) if positive.any() else None
+    relative = np.abs(residual[positive]) / measured_kwh[positive]
+    mape, median = (float(np.mean(relative)), float(np.median(relative))) if positive.any() else (None, None)
     mae = float(np.mean(np.abs(residual)))
     wape = float(np.abs(residual).sum()) / total if total > 0 else None
     if count < 2 or total <= 0:
-        return Errors(count, mape, wape, None, None, mae)
+        return Errors(count, mape, wape, None, None, mae, median)
     mean = total / count
     cv_rmse = float(np.sqrt((residual**2).sum() / (count - 1))) / mean
     nmbe = float(residual.sum()) / ((count - 1) * mean)
-    return Errors(count, mape, wape, cv_rmse, nmbe, mae)
+    return Errors(count, mape, wape, cv_rmse, nmbe, mae, median)
 
 
 def is_busy(hours: pd.DataFrame, busy_utilisation_ratio: float) -> npt.NDArray[np.bool_]:

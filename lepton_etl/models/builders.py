@@ -1,0 +1,173 @@
+"""The candidates by name: each builds an unfitted scikit-learn estimator of E = f(P, T, L) on a pandas frame.
+
+Only classes of scikit-learn: what is fitted here can be stored with skops and read by consumers who do not have
+this package. Trees and histogram boosting split on unknown (NaN) by themselves; the others take the median.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The columns of a model: numbers (NaN for unknown), categories (text), and which numbers are load.
+
+    In a monotone candidate more of a `load` column never lowers the prediction, the others held.
+    """
+
+    numbers: tuple[str, ...]
+    categories: tuple[str, ...] = ()
+    load: tuple[str, ...] = ()
+    seed: int = 20250603
+
+    @property
+    def names(self) -> list[str]:
+        return [*self.numbers, *self.categories]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A named way to learn: `build` gives the unfitted estimator; monotone ones keep the sign of load."""
+
+    name: str
+    what: str
+    build: Callable[[Inputs], Any]
+    monotone: bool = False
+    half_life_days: float | None = None
+
+
+def inputs_of(columns: list[str], table: pd.DataFrame, seed: int = 20250603) -> Inputs:
+    """Inputs of the columns that the table knows anything of; utilisation of the hour itself is load."""
+    known = [name for name in columns if table[name].notna().any()]
+    categories = tuple(name for name in known if not pd.api.types.is_numeric_dtype(table[name]))
+    numbers = tuple(name for name in known if name not in categories)
+    load = tuple(
+        name
+        for name in numbers
+        if name.endswith(("_utilisation_ratio", "_utilisation_min_ratio", "_utilisation_max_ratio"))
+        and not name.startswith("memory")
+    )
+    return Inputs(numbers, categories, load, seed)
+
+
+def _encoded(inputs: Inputs, numbers: Any, model: Any) -> Any:
+    from sklearn.compose import ColumnTransformer
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
+    one_hot = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    encode = ColumnTransformer(
+        [("numbers", numbers, list(inputs.numbers)), ("categories", one_hot, list(inputs.categories))],
+        sparse_threshold=0.0,
+    )
+    return Pipeline([("encode", encode), ("model", model)])
+
+
+def _filled(*steps: Any) -> Any:
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+
+    return make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), *steps)
+
+
+def linear(inputs: Inputs) -> Any:
+    """Least squares on all inputs."""
+    from sklearn.linear_model import LinearRegression
+
+    return _encoded(inputs, _filled(), LinearRegression())
+
+
+def _splines(degree: int, knots: int, alpha: float) -> Callable[[Inputs], Any]:
+    def build(inputs: Inputs) -> Any:
+        from sklearn.linear_model import Ridge
+        from sklearn.preprocessing import SplineTransformer, StandardScaler
+
+        # Beyond the knots a straight line: a month warmer than any before must not leave the earth.
+        curves = SplineTransformer(n_knots=knots, degree=degree, extrapolation="linear", include_bias=False)
+        return _encoded(inputs, _filled(StandardScaler(), curves), Ridge(alpha=alpha))
+
+    return build
+
+
+def _neighbours(inputs: Inputs) -> Any:
+    from sklearn.neighbors import KNeighborsRegressor
+    from sklearn.preprocessing import StandardScaler
+
+    return _encoded(
+        inputs, _filled(StandardScaler()), KNeighborsRegressor(n_neighbors=25, weights="distance")
+    )
+
+
+def _forest(inputs: Inputs) -> Any:
+    from sklearn.ensemble import RandomForestRegressor
+
+    trees = RandomForestRegressor(
+        n_estimators=40, min_samples_leaf=5, max_features=0.5, random_state=inputs.seed
+    )
+    return _encoded(inputs, "passthrough", trees)
+
+
+def _extra_trees(inputs: Inputs) -> Any:
+    from sklearn.ensemble import ExtraTreesRegressor
+
+    trees = ExtraTreesRegressor(
+        n_estimators=40, min_samples_leaf=3, max_features=0.6, random_state=inputs.seed
+    )
+    return _encoded(inputs, "passthrough", trees)
+
+
+def boosting(**changed: Any) -> Callable[[Inputs], Any]:
+    """Histogram gradient boosting, monotone in load; `changed` are parameters other than the house's.
+
+    Source: scikit-learn HistGradientBoostingRegressor, `monotonic_cst`.
+    """
+
+    def build(inputs: Inputs) -> Any:
+        from sklearn.compose import ColumnTransformer
+        from sklearn.ensemble import HistGradientBoostingRegressor
+        from sklearn.pipeline import Pipeline
+        from sklearn.preprocessing import OrdinalEncoder
+
+        settings: dict[str, Any] = {
+            "max_iter": 100, "learning_rate": 0.1, "max_leaf_nodes": 31, "min_samples_leaf": 20,
+        } | changed  # fmt: skip
+        signs = [int(name in inputs.load) for name in inputs.numbers] + [0] * len(inputs.categories)
+        model = HistGradientBoostingRegressor(
+            monotonic_cst=signs,
+            # A class is a number here: marked as a category the model would carry a function into the file.
+            categorical_features=None,
+            early_stopping=False,
+            random_state=inputs.seed,
+            **settings,
+        )
+        codes = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=float("nan"))
+        encode = ColumnTransformer(
+            [("numbers", "passthrough", list(inputs.numbers)), ("categories", codes, list(inputs.categories))]
+        )
+        return Pipeline([("encode", encode), ("model", model)])
+
+    return build
+
+
+_GENTLE: Final = {"max_iter": 150, "learning_rate": 0.06, "max_leaf_nodes": 12, "min_samples_leaf": 40}
+CANDIDATES: Final[dict[str, Candidate]] = {
+    one.name: one
+    for one in (
+        Candidate("linear", "least squares", linear),
+        Candidate("piecewise_linear", "broken lines, ridge", _splines(1, 5, 1.0)),
+        Candidate("gam", "additive cubic splines, ridge", _splines(3, 6, 10.0)),
+        Candidate("knn", "25 neighbours, by distance", _neighbours),
+        Candidate("forest", "random forest", _forest),
+        Candidate("extra_trees", "extremely randomised trees", _extra_trees),
+        Candidate("boosting", "squared error", boosting(), monotone=True),
+        Candidate("boosting_gentle", "small trees, L2", boosting(**_GENTLE, l2_regularization=5.0), True),
+        Candidate("boosting_absolute", "absolute error", boosting(loss="absolute_error"), monotone=True),
+        Candidate("boosting_log", "gamma deviance, log link", boosting(loss="gamma"), monotone=True),
+        Candidate("boosting_recent", "newest half-year counts most", boosting(**_GENTLE), True, 180.0),
+    )
+}

@@ -1,0 +1,216 @@
+"""Algorithm fusion: select, fuse, evaluate, iterate, on predictions that were made forward in time.
+
+1. Every candidate is fitted on the blocks (months, weeks) before a block and predicts it: `forward_predictions`.
+2. Fuse, two ways: non-negative weights that sum to one, by non-negative least squares on the blocks before (newer
+   blocks count more); or equal shares of the two or three members that were best there, which a short history
+   fits no worse. The fused prediction of a block never uses that block.
+3. Evaluate: members and fusion on the same rows, those that the fusion could predict.
+4. Iterate: without the member that carries least, as long as this lowers the error.
+
+The fusion is chosen only where it beats its best member on that validation; else that member is champion. So by
+construction what is chosen is never worse than the best member on the validation.
+Source: Wolpert (1992), stacked generalisation; Breiman (1996), stacked regressions (non-negative weights).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.optimize import nnls
+
+from lepton_etl.errors import ModelError
+from lepton_etl.models.builders import Candidate, Inputs
+from lepton_etl.models.features import TARGET
+from lepton_etl.models.metrics import Values, errors
+
+# (measured, predicted (n, k), weight of each row) -> shares (k,), none negative, sum 1.
+Weigher = Callable[[Values, Values, Values], Values]
+
+FUSION: Final = "fusion"
+MEAN_OF_BEST: Final = (2, 3)
+# With blocks of a month: what is a year older counts a quarter.
+HALF_LIFE_BLOCKS: Final = 6.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to publish: weights by member (sum 1; one member is a champion), and the validation behind it."""
+
+    name: str
+    weights: dict[str, float]
+    cv_rmse_ratio: dict[str, float] = field(default_factory=dict)
+    rows: int = 0
+
+    def predict(self, members: pd.DataFrame) -> Values:
+        """The weighted mean of member predictions, one column a member."""
+        names = list(self.weights)
+        shares = np.array([self.weights[name] for name in names])
+        return np.asarray(members[names].to_numpy(dtype=np.float64) @ shares)
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Forward predictions, one column a candidate, on the index of the rows; CPU-seconds of fitting by candidate."""
+
+    predicted: pd.DataFrame
+    cpu_s: dict[str, float]
+
+
+def forward_block(
+    hours: pd.DataFrame, block: npt.NDArray[Any], now: Any, inputs: Inputs, candidates: Sequence[Candidate]
+) -> Forward:
+    """Fit each candidate on the rows of blocks before `now` and predict the rows of `now`."""
+    before, here = hours[block < now], hours[block == now]
+    predicted, cpu_s = {}, {}
+    for candidate in candidates:
+        started = time.process_time()
+        model = fitted(candidate, inputs, before)
+        cpu_s[candidate.name] = time.process_time() - started
+        # Energy below zero is no energy: linear members leave the range.
+        predicted[candidate.name] = np.maximum(model.predict(here[inputs.names]), 0.0)
+    return Forward(pd.DataFrame(predicted, index=here.index), cpu_s)
+
+
+def fitted(candidate: Candidate, inputs: Inputs, hours: pd.DataFrame) -> Any:
+    """The candidate's estimator fitted on `hours` (device-hours with the target), older rows by its half-life."""
+    model = candidate.build(inputs)
+    weights = {}
+    if candidate.half_life_days is not None:
+        age = (hours["hour_start"].max() - hours["hour_start"]) / pd.Timedelta(days=1)
+        weights = {"model__sample_weight": np.exp2(-age.to_numpy() / candidate.half_life_days)}
+    model.fit(hours[inputs.names], hours[TARGET].to_numpy(dtype=np.float64), **weights)
+    return model
+
+
+def stacking_weights(measured: Values, predicted: Values, row_weight: Values | None = None) -> Values:
+    """Weights w >= 0 with sum 1 that minimise the weighted squares of `measured - predicted @ w`.
+
+    `measured` (n,), `predicted` (n, k), weights (k,). The sum is a heavy row of the system, then exact by
+    division. Raises ModelError on no rows or values that are not finite.
+    Source: Lawson & Hanson (1974), chapter 23; scipy.optimize.nnls.
+    """
+    if len(measured) == 0 or not (np.isfinite(measured).all() and np.isfinite(predicted).all()):
+        raise ModelError("no finite rows to weigh the members on", where="fusion", remedy="give more history")
+    root = np.ones(len(measured)) if row_weight is None else np.sqrt(row_weight)
+    target, table = measured * root, predicted * root[:, None]
+    # In units of the target's norm: the sum's row then outweighs the data by the same factor everywhere.
+    size = max(float(np.linalg.norm(target)), np.finfo(np.float64).tiny)
+    heavy = 1e3
+    system = np.vstack([table / size, np.full((1, table.shape[1]), heavy)])
+    # QR first: the same minimum from k + 1 rows instead of n.
+    q, r = np.linalg.qr(system)
+    found, _ = nnls(r, q.T @ np.append(target / size, heavy))
+    return np.asarray(found / found.sum())
+
+
+def best_shares(count: int) -> Weigher:
+    """Equal shares of the `count` members with the smallest weighted squares. Source: Clemen (1989), combining."""
+
+    def weigh(measured: Values, predicted: Values, row_weight: Values) -> Values:
+        squares = (row_weight[:, None] * (predicted - measured[:, None]) ** 2).sum(axis=0)
+        shares = np.zeros(predicted.shape[1])
+        shares[np.argsort(squares, kind="stable")[:count]] = 1 / min(count, len(shares))
+        return shares
+
+    return weigh
+
+
+def prequential(
+    measured: Values, members: pd.DataFrame, block: npt.NDArray[Any], weigh: Weigher = stacking_weights
+) -> Values:
+    """The fused prediction of every block with shares of the blocks before it; NaN in the first block."""
+    fused = np.full(len(measured), np.nan)
+    table = members.to_numpy(dtype=np.float64)
+    order = np.unique(block)
+    rank = np.searchsorted(order, block)
+    for number in range(1, len(order)):
+        past, here = rank < number, rank == number
+        weight = np.exp2(-(number - rank[past]) / HALF_LIFE_BLOCKS)
+        fused[here] = table[here] @ weigh(measured[past], table[past], weight)
+    return fused
+
+
+def choose(
+    measured: Values,
+    members: pd.DataFrame,
+    block: npt.NDArray[Any],
+    tolerance_ratio: float = 0.0,
+    preference: Sequence[str] = (),
+) -> Choice:
+    """What to publish after these forward predictions: the fusion, or the best member.
+
+    `members` (n rows, one column a candidate), `block` the forward block of each row. Two blocks at least allow a
+    fusion; with one the best member is chosen. `preference` names members from small to large: the first within
+    `tolerance_ratio` of the best one's error is taken instead of it; the fusion has to beat that best one by more
+    than the tolerance.
+    """
+    names = list(members.columns)
+    later = block > np.min(block) if len(np.unique(block)) > 1 else np.ones(len(block), dtype=np.bool_)
+    cv = {name: _cv(measured[later], members[name].to_numpy()[later]) for name in names}
+    best = min(names, key=lambda name: cv[name])
+    limit = cv[best] * (1 + tolerance_ratio)
+    champion = next((name for name in preference if name in cv and cv[name] <= limit), best)
+    if len(np.unique(block)) == 1 or len(names) == 1:
+        return Choice(champion, {champion: 1.0}, cv, int(later.sum()))
+    fused_cv, kept, weigh = _iterate(measured, members, block, later)
+    cv[FUSION] = fused_cv
+    if fused_cv >= cv[best] * (1 - tolerance_ratio) or len(kept) == 1:
+        return Choice(champion, {champion: 1.0}, cv, int(later.sum()))
+    shares = _latest_weights(measured, members[kept], block, weigh)
+    return Choice(FUSION, {name: share for name, share in shares.items() if share > 0}, cv, int(later.sum()))
+
+
+def _iterate(
+    measured: Values, members: pd.DataFrame, block: npt.NDArray[Any], later: npt.NDArray[np.bool_]
+) -> tuple[float, list[str], Weigher]:
+    """The way to fuse with the least prequential error: stack, stack of fewer, or mean of the best few."""
+
+    def cv_of(names: list[str], weigh: Weigher) -> float:
+        return _cv(measured[later], prequential(measured, members[names], block, weigh)[later])
+
+    kept = list(members.columns)
+    tried: list[tuple[float, list[str], Weigher]] = [(cv_of(kept, stacking_weights), kept, stacking_weights)]
+    while len(kept) > 2:
+        shares = _latest_weights(measured, members[kept], block, stacking_weights)
+        fewer = [name for name in kept if name != min(kept, key=lambda name: shares[name])]
+        cv = cv_of(fewer, stacking_weights)
+        if cv > tried[-1][0]:
+            break
+        kept = fewer
+        tried.append((cv, kept, stacking_weights))
+    names = list(members.columns)
+    tried += [(cv_of(names, one), names, one) for one in map(best_shares, MEAN_OF_BEST)]
+    return min(tried, key=lambda one: one[0])
+
+
+def _latest_weights(
+    measured: Values, members: pd.DataFrame, block: npt.NDArray[Any], weigh: Weigher
+) -> dict[str, float]:
+    order = np.unique(block)
+    age = len(order) - np.searchsorted(order, block)
+    weights = weigh(measured, members.to_numpy(dtype=np.float64), np.exp2(-age / HALF_LIFE_BLOCKS))
+    return dict(zip(members.columns, map(float, weights), strict=True))
+
+
+def _cv(measured: Values, predicted: Values) -> float:
+    found = errors(measured, predicted).cv_rmse_ratio
+    return float("inf") if found is None else found
+
+
+def assemble(choice: Choice, models: dict[str, Any], hours: pd.DataFrame, inputs: Inputs) -> Any:
+    """One scikit-learn estimator of the choice from its fitted members: the member itself, or their weighted mean."""
+    if len(choice.weights) == 1:
+        return models[next(iter(choice.weights))]
+    from sklearn.ensemble import VotingRegressor
+    from sklearn.frozen import FrozenEstimator
+
+    frozen = [(name, FrozenEstimator(models[name])) for name in choice.weights]
+    fusion = VotingRegressor(frozen, weights=list(choice.weights.values()))
+    # Fitting frozen members only records the columns.
+    return fusion.fit(hours[inputs.names].head(2), hours[TARGET].to_numpy(dtype=np.float64)[:2])
