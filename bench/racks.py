@@ -16,7 +16,7 @@ from lepton_etl.fleet.plan import ClusterPlan, FleetPlan
 from lepton_etl.fleet.weather import supply_air_c, weather
 
 LEARN_DAYS: Final = 30
-BOUND_DAYS: Final = 20
+BOUND_DAYS: Final = 35
 JUDGED_DAYS: Final = 25
 DAYS: Final = LEARN_DAYS + BOUND_DAYS + JUDGED_DAYS
 FIRST: Final = date(2025, 3, 3)
@@ -49,18 +49,25 @@ def simulated_rack(seed: int, nodes: int) -> tuple[list[DeviceHours], list[Devic
             kwh.append(done.ac_power_w[:-1].reshape(24, -1).mean(axis=1) / 1000)
             load.append(
                 np.column_stack(
-                    [one[:-1].reshape(24, -1).mean(axis=1) for one in (done.gpu.mean(axis=0), done.cpu, done.on * 1.0)]
+                    [
+                        one[:-1].reshape(24, -1).mean(axis=1)
+                        for one in (done.gpu.mean(axis=0), done.cpu, done.on * 1.0)
+                    ]
                 )
             )
         energy = np.concatenate(kwh) * rng.normal(1, _GAIN_SIGMA) * rng.normal(1, _NOISE_SIGMA, DAYS * 24)
         seen.append((node_id, energy, np.concatenate(load)))
     learnt = slice(0, LEARN_DAYS * 24)
     model = HistGradientBoostingRegressor(max_iter=120, min_samples_leaf=20, random_state=1)
-    model.fit(np.concatenate([x[learnt] for _, _, x in seen]), np.concatenate([e[learnt] for _, e, _ in seen]))
+    model.fit(
+        np.concatenate([x[learnt] for _, _, x in seen]), np.concatenate([e[learnt] for _, e, _ in seen])
+    )
     start = datetime(FIRST.year, FIRST.month, FIRST.day, tzinfo=UTC)
     cut = (LEARN_DAYS + BOUND_DAYS) * 24
     whole = [
-        DeviceHours("s", "c01", "r1", name, "node", start, energy, np.asarray(model.predict(x)), x[:, 0])
+        DeviceHours(
+            "s", "c01", "r1", name, "node", start, energy, np.asarray(model.predict(x)), x[:, :2].max(axis=1)
+        )
         for name, energy, x in seen
     ]
     rated = power.rated_power_w(GPU_400) / 1000

@@ -17,9 +17,12 @@ RACK: Final = "rack"
 QUIET_DAYS: Final = 90
 MIN_DAYS: Final = 20
 MIN_PEERS: Final = 3
+# Bounds are from the newest hours of the history; all of it tells what levels there are.
+BOUND_H: Final = 90 * 24
 # An excess below this is not worth a person's look, whatever the history's calm.
 FLOORS: Final = {
-    "stuck": 2.0, "drift": 0.01, "scale": 0.02, "step": 0.03, "idle_but_drawing": 0.03, RACK: 0.01,
+    "stuck": 2.0, "drift": 0.01, "scale": 0.02, "step": 0.03, "scale_idle": 0.02, "step_idle": 0.03,
+    "idle_but_drawing": 0.03, RACK: 0.01,
 }  # fmt: skip
 
 
@@ -57,12 +60,21 @@ def learn(history: Sequence[DeviceHours]) -> tuple[list[Learnt], Bound | None]:
     """Normal and bounds of the devices of one rack, from hours before the ones to be judged, and the rack's bound."""
     normals = [normal(one) for one in history]
     shared = _rack_median(history, normals)
+    values = [_statistics(one, usual, shared) for one, usual in zip(history, normals, strict=True)]
+    maxima = [{kind: _daily_maxima(value[-BOUND_H:]) for kind, value in one.items()} for one in values]
     learnt = []
-    for one, usual in zip(history, normals, strict=True):
-        values = _statistics(one, usual, shared)
-        bounds = {kind: _bound(value, FLOORS[kind]) for kind, value in values.items()}
-        learnt.append(Learnt(usual, {kind: bound for kind, bound in bounds.items() if bound is not None}))
-    return learnt, None if shared is None else _bound(np.abs(shared), FLOORS[RACK])
+    for usual, own in zip(normals, maxima, strict=True):
+        bounds = {}
+        for kind, days in own.items():
+            # A kind that a device has hardly met takes the days of all devices of its rack.
+            enough = days if len(days) >= MIN_DAYS else np.concatenate([one[kind] for one in maxima])
+            if len(enough) >= MIN_DAYS:
+                bounds[kind] = _bound(enough, FLOORS[kind])
+        learnt.append(Learnt(usual, bounds))
+    if shared is None:
+        return learnt, None
+    days = _daily_maxima(np.abs(shared[-BOUND_H:]))
+    return learnt, _bound(days, FLOORS[RACK]) if len(days) >= MIN_DAYS else None
 
 
 def score(
@@ -81,7 +93,12 @@ def score(
     for one, whole, known in zip(hours, joined, learnt, strict=True):
         keep = slice(len(whole.measured_kwh) - len(one.measured_kwh), None)
         values = _statistics(whole, known.normal, shared)
-        by_kind = {kind: values[kind][keep] / bound.bound for kind, bound in known.bounds.items()}
+        scored = {kind: values[kind][keep] / bound.bound for kind, bound in known.bounds.items()}
+        by_kind: dict[str, Floats] = {}
+        for kind, value in scored.items():
+            # Under load and at rest are two views of one kind: the higher score counts.
+            name = kind.removesuffix("_idle")
+            by_kind[name] = np.fmax(by_kind[name], value) if name in by_kind else value
         found.append(Scores(one, known, by_kind))
     tail = None if shared is None else shared[-len(hours[0].measured_kwh) :]
     return found, tail, rack_bound
@@ -101,6 +118,8 @@ def _statistics(one: DeviceHours, usual: Normal, shared: Floats | None) -> dict[
         "drift": statistics.drift(own, usual),
         "scale": statistics.shifted(own, usual, statistics.SCALE_H),
         "step": statistics.shifted(own, usual, statistics.STEP_H),
+        "scale_idle": statistics.strange_level(one, statistics.SCALE_H),
+        "step_idle": statistics.strange_level(one, statistics.STEP_H),
         "idle_but_drawing": statistics.idle_but_drawing(own, usual),
     }
 
@@ -112,18 +131,21 @@ def _rack_median(devices: Sequence[DeviceHours], normals: Sequence[Normal]) -> F
     return statistics.rack(np.stack([value for value, _ in pairs]), np.stack([weight for _, weight in pairs]))
 
 
-def _bound(values: Floats, floor: float) -> Bound | None:
+def _daily_maxima(values: Floats) -> Floats:
+    """Sorted maxima of the days in which anything is known."""
+    whole = values[: len(values) // 24 * 24].reshape(-1, 24)
+    known = np.isfinite(whole).any(axis=1)
+    return np.sort(np.nanmax(whole[known], axis=1)) if known.any() else np.empty(0)
+
+
+def _bound(maxima: Floats, floor: float) -> Bound:
     """The conformal rank of 1 - 1 / QUIET_DAYS among daily maxima; with fewer days the largest.
 
     Source: split conformal prediction on block maxima, which are nearly independent where hours are not.
     """
-    whole = values[: len(values) // 24 * 24].reshape(-1, 24)
-    known = np.isfinite(whole).any(axis=1)
-    maxima = np.sort(np.nanmax(whole[known], axis=1)) if known.any() else np.empty(0)
-    if len(maxima) < MIN_DAYS:
-        return None
-    rank = min(int(np.ceil((len(maxima) + 1) * (1 - 1 / QUIET_DAYS))), len(maxima))
-    return Bound(max(float(maxima[rank - 1]), floor), maxima)
+    ordered = np.sort(maxima)
+    rank = min(int(np.ceil((len(ordered) + 1) * (1 - 1 / QUIET_DAYS))), len(ordered))
+    return Bound(max(float(ordered[rank - 1]), floor), ordered)
 
 
 def _joined(before: DeviceHours, now: DeviceHours) -> DeviceHours:

@@ -38,7 +38,9 @@ class DeviceHours:
     def log_ratio(self) -> Floats:
         """log(measured / expected); NaN where either is unknown or not above 0."""
         usable = (self.measured_kwh > 0) & (self.expected_kwh > 0)
-        ratio = np.divide(self.measured_kwh, self.expected_kwh, out=np.full(len(usable), np.nan), where=usable)
+        ratio = np.divide(
+            self.measured_kwh, self.expected_kwh, out=np.full(len(usable), np.nan), where=usable
+        )
         return np.asarray(np.log(ratio))
 
     def hour(self, position: int) -> datetime:
@@ -111,7 +113,9 @@ def devices(hours: pl.DataFrame) -> list[DeviceHours]:
     length = int(hours.select(offsets.max()).item()) + 1
     key = ["site_id", "cluster_id", "rack_id", "node_id", "device_id"]
     found = []
-    for name, rows in hours.with_columns(offsets.alias("_at")).sort(*key, "_at").group_by(key, maintain_order=True):
+    for name, rows in (
+        hours.with_columns(offsets.alias("_at")).sort(*key, "_at").group_by(key, maintain_order=True)
+    ):
         at = rows["_at"].to_numpy()
         if len(np.unique(at)) != len(at):
             raise ValueError(f"node {name[3]} device {name[4]} has an hour twice")

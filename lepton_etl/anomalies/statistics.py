@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from lepton_etl.anomalies.hours import LOAD_EDGES, DeviceHours, Floats, Normal
+from lepton_etl.anomalies.hours import LOAD_EDGES, DeviceHours, Floats, Normal, bins, weighted_median
 
 STUCK_H: Final = 6
 STEP_H: Final = 6
@@ -22,6 +22,11 @@ _KNOWN_SHARE: Final = 0.5
 # Relative change below which two readings are one: board sensors resolve 0.01 to 1 W.
 _REPEAT_RATIO: Final = 1e-6
 DAY_H: Final = 24
+# Levels: how many earlier hours make one, how many must be known, and how far back `earlier` begins.
+NEIGHBOURS: Final = 12
+MIN_LEVEL_HOURS: Final = 120
+BLOCK_H: Final = 30 * DAY_H
+_DRIFT_SHARE: Final = 0.3
 
 
 def trailing(values: Floats, length: int) -> Floats:
@@ -35,7 +40,8 @@ def trailing_mean(value: Floats, weight: Floats, length: int) -> Floats:
     known = np.isfinite(value)
     weighed = np.where(known, value, 0.0) * weight
     sums = [
-        np.convolve(one, np.ones(length))[: len(one)] for one in (weighed, weight * known, known.astype(np.float64))
+        np.convolve(one, np.ones(length))[: len(one)]
+        for one in (weighed, weight * known, known.astype(np.float64))
     ]
     enough = sums[2] >= length * _KNOWN_SHARE
     return np.divide(sums[0], sums[1], out=np.full(len(value), np.nan), where=enough & (sums[1] > 0))
@@ -44,8 +50,8 @@ def trailing_mean(value: Floats, weight: Floats, length: int) -> Floats:
 def stuck(hours: DeviceHours) -> Floats:
     """How much more the expected energy moved than the measured over STUCK_H hours, in octaves; a repeat adds.
 
-    Variance collapse: log2 of the ratio of the two standard deviations, relative to the means. A sensor that says the very
-    same number for the whole window counts more the more the load moved, and is odd even at rest.
+    Variance collapse: log2 of the ratio of the two standard deviations, relative to the means. A sensor that says
+    the very same number for the whole window counts more the more the load moved, and is odd even at rest.
     """
     measured, expected = trailing(hours.measured_kwh, STUCK_H), trailing(hours.expected_kwh, STUCK_H)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -59,34 +65,70 @@ def stuck(hours: DeviceHours) -> Floats:
 
 
 def shifted(hours: DeviceHours, normal: Normal, length: int) -> Floats:
-    """Absolute weighted mean deviation of the log ratio over the last `length` hours."""
-    return np.asarray(np.abs(trailing_mean(*normal.deviation(hours), length)))
+    """Absolute weighted mean deviation of the log ratio over the last `length` hours, of hours under load."""
+    value, weight = normal.deviation(hours)
+    loaded = hours.load_ratio >= LOAD_EDGES[0]
+    return np.asarray(np.abs(trailing_mean(np.where(loaded, value, np.nan), weight * loaded, length)))
+
+
+def strange_level(hours: DeviceHours, length: int) -> Floats:
+    """How far idle levels of the last `length` hours lie from any level that the device has idled at before.
+
+    Idle power has levels (clocks, resident contexts) that come and go: a level seen before is normal however far it is
+    from the mean. The distance in log energy to the NEIGHBOURS-th nearest earlier idle hour, and that in log ratio,
+    whichever is less; the median over the window. Earlier means before the hour's own block of BLOCK_H hours.
+    """
+    idle = (hours.load_ratio < LOAD_EDGES[0]) & (hours.measured_kwh > 0)
+    level = np.log(np.where(idle, hours.measured_kwh, np.nan))
+    ratio = np.where(idle, hours.log_ratio, np.nan)
+    strange = np.minimum(_novelty(level), _novelty(ratio))
+    windows = trailing(strange, length)
+    enough = np.isfinite(windows).sum(axis=1) >= length * _KNOWN_SHARE
+    found = np.full(len(strange), np.nan)
+    if enough.any():
+        found[enough] = np.nanmedian(windows[enough], axis=1)
+    return found
+
+
+def _novelty(values: Floats) -> Floats:
+    """Distance to the NEIGHBOURS-th nearest value of earlier blocks, (n,); counted from the end, so that the newest
+    block is whole."""
+    found = np.full(len(values), np.nan)
+    for end in range(len(values), 0, -BLOCK_H):
+        start = max(0, end - BLOCK_H)
+        known = np.sort(values[:start][np.isfinite(values[:start])])
+        if len(known) < MIN_LEVEL_HOURS:
+            break
+        asked = values[start:end]
+        at = np.searchsorted(known, asked)
+        best = np.full(len(asked), np.inf)
+        for shift in range(NEIGHBOURS + 1):
+            low = np.clip(at - shift, 0, len(known) - NEIGHBOURS)
+            ends = np.maximum(np.abs(known[low] - asked), np.abs(known[low + NEIGHBOURS - 1] - asked))
+            best = np.minimum(best, ends)
+        found[start:end] = np.where(np.isfinite(asked), best, np.nan)
+    return found
 
 
 def drift(hours: DeviceHours, normal: Normal) -> Floats:
-    """Absolute slope of the deviation over the last DRIFT_DAYS days, log ratio a week, as far as a line explains it.
+    """Absolute median change from one day to the next over the last DRIFT_DAYS days, log ratio a week.
 
-    The slope is that of least squares on daily means at each midnight, held until the next, times their correlation:
-    a step in the middle is a worse line than a drift.
+    Hours are held against the same hour of the day before, in the same load bin, each pair weighing as its bin is calm.
+    Work that starts and ends, and levels that jump, change few pairs; a gain that creeps changes all of them. After the
+    idea of Theil and Sen; one value each midnight, held until the next.
     """
-    daily = trailing_mean(*normal.deviation(hours), DAY_H)
-    ends = np.arange(DAY_H - 1, len(daily), DAY_H)
-    windows = trailing(daily[ends], DRIFT_DAYS)
-    days = np.arange(DRIFT_DAYS) - (DRIFT_DAYS - 1) / 2
-    known = np.isfinite(windows)
-    level = np.divide(
-        np.where(known, windows, 0).sum(axis=1), known.sum(axis=1), out=np.zeros(len(windows)),
-        where=known.any(axis=1),
-    )  # fmt: skip
-    off = np.where(known, windows - level[:, None], 0.0)
-    slope = off @ days / (days**2).sum()
-    total = np.sqrt((off**2).sum(axis=1) * (days**2).sum())
-    correlation = np.divide(np.abs(off @ days), total, out=np.zeros(len(total)), where=total > 0)
-    enough = known.sum(axis=1) >= DRIFT_DAYS * 0.7
-    per_week = np.where(enough, np.abs(slope) * 7 * correlation, np.nan)
-    found = np.full(len(daily), np.nan)
-    for number, end in enumerate(ends):
-        found[end : end + DAY_H] = per_week[number]
+    value, weight = normal.deviation(hours)
+    at = bins(hours.load_ratio)
+    change = np.full(len(value), np.nan)
+    change[DAY_H:] = np.where(at[DAY_H:] == at[:-DAY_H], value[DAY_H:] - value[:-DAY_H], np.nan)
+    window = DRIFT_DAYS * DAY_H
+    found = np.full(len(value), np.nan)
+    for end in range(window, len(value) + 1, DAY_H):
+        part = slice(end - window, end)
+        known = np.isfinite(change[part])
+        if known.sum() >= window * _DRIFT_SHARE:
+            per_day = weighted_median(change[part][known], np.sqrt(weight[part][known]))
+            found[end - 1 : end - 1 + DAY_H] = abs(per_day) * 7
     return found
 
 
