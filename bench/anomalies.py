@@ -12,9 +12,10 @@ searched on them. The first third of each server is learnt from alone.
 **Simulated.** `--nodes` nodes of one rack of four 400 W boards each, 90 days a seed; 30 days teach, 35 bound, 25 are
 judged.
 
-**AUC.** Of the score of the fault's own kind: the highest score while the fault lasts against that of equally long clean
-stretches of the same month and device (four each), which may hold real oddities: nobody labelled these months. Magnitudes stand in bench/inject.py. A stuck sensor or idle draw is put where the load moves or
-rests, as else there is nothing to see: expected energy varying by 5 % over the window; utilisation below 10 %.
+**AUC.** Of the score of the fault's own kind: the highest score while the fault lasts against that of equally long
+clean stretches of the same month and device (four each), which may hold real oddities: nobody labelled these months.
+Magnitudes stand in bench/inject.py. A stuck sensor or idle draw is put where the load moves or rests, as else there is
+nothing to see: expected energy varying by 5 % over the window; utilisation below 10 %.
 
 **False alarms.** Stretches of score above 1 on clean data, joined over 6 h, for each device-month, of all kinds.
 """

@@ -1,4 +1,4 @@
-"""From hourly scores to rows of gold/anomaly: an episode with begin, end, excess, confidence and the reason in words."""
+"""From hourly scores to gold/anomaly: episodes with begin, end, excess, confidence and the reason in words."""
 
 from __future__ import annotations
 

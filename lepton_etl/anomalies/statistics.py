@@ -32,7 +32,8 @@ _DRIFT_SHARE: Final = 0.3
 def trailing(values: Floats, length: int) -> Floats:
     """Windows (n, length) that end with each hour; NaN before the first."""
     padded = np.concatenate([np.full(length - 1, np.nan), values])
-    return sliding_window_view(padded, length)
+    windows: Floats = sliding_window_view(padded, length)
+    return windows
 
 
 def trailing_mean(value: Floats, weight: Floats, length: int) -> Floats:

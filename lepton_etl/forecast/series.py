@@ -53,7 +53,7 @@ def zone_series(hours: pl.DataFrame, until: datetime | None = None) -> ZoneSerie
     if starts.n_unique() != rows.height:
         raise ValueError("an hour of grid intensity stands twice: choose one basis, signal and flow")
     first: datetime = starts[0]
-    at = ((starts - first).dt.total_seconds() // 3600).to_numpy()
+    at = (rows.select((pl.col("hour_start") - first).dt.total_hours()).to_series()).to_numpy()
     length: int = int(at[-1]) + 1
     if until is not None:
         length = max(round((until - first) / _HOUR), length)
