@@ -32,8 +32,7 @@ _DRIFT_SHARE: Final = 0.3
 def trailing(values: Floats, length: int) -> Floats:
     """Windows (n, length) that end with each hour; NaN before the first."""
     padded = np.concatenate([np.full(length - 1, np.nan), values])
-    windows: Floats = sliding_window_view(padded, length)
-    return windows
+    return np.asarray(sliding_window_view(padded, length), dtype=np.float64)
 
 
 def trailing_mean(value: Floats, weight: Floats, length: int) -> Floats:
@@ -45,7 +44,8 @@ def trailing_mean(value: Floats, weight: Floats, length: int) -> Floats:
         for one in (weighed, weight * known, known.astype(np.float64))
     ]
     enough = sums[2] >= length * _KNOWN_SHARE
-    return np.divide(sums[0], sums[1], out=np.full(len(value), np.nan), where=enough & (sums[1] > 0))
+    where = enough & (sums[1] > 0)
+    return np.asarray(np.divide(sums[0], sums[1], out=np.full(len(value), np.nan), where=where))
 
 
 def stuck(hours: DeviceHours) -> Floats:

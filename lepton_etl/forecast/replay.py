@@ -25,6 +25,7 @@ class ForecastPolicy:
     weight_half_life_h: float = 2.0 * WEEK_H
     interval_window_h: int = 6 * WEEK_H
     interval_level: float = 0.90
+    interval_step: float = 0.05
     seed: int = 20250603
 
 
@@ -93,14 +94,30 @@ def _fused(members: Floats, came_true: Floats, policy: ForecastPolicy) -> tuple[
 
 
 def _intervals(fused: Floats, came_true: Floats, policy: ForecastPolicy) -> tuple[Floats, Floats]:
+    """Conformal ends of each band, moved daily; the level asked for follows what the last days really held.
+
+    Residuals drift with the seasons, so a window of the past holds a little less than it promises: each day the missed
+    share asked for moves by `interval_step` of what the newest finished day missed beside it.
+    Source: Gibbs and Candes, Adaptive conformal inference under distribution shift, NeurIPS 34 (2021).
+    """
     residual = came_true - fused
     lower, upper = np.full_like(fused, np.nan), np.full_like(fused, np.nan)
+    wanted = 1 - policy.interval_level
+    asked = np.full(len(INTERVAL_BANDS), wanted)
     for start in range(0, len(fused), DAY_H):
         block = slice(start, start + DAY_H)
-        for low, high in INTERVAL_BANDS:
+        for number, (low, high) in enumerate(INTERVAL_BANDS):
             # Only forecasts whose last hour had ended when this block began.
-            past = residual[max(0, start - policy.interval_window_h) : max(0, start - high + 1), low:high]
-            down, up = conformal_ends(past.ravel(), policy.interval_level)
+            done = max(0, start - high + 1)
+            newest = (slice(max(0, done - DAY_H), done), slice(low, high))
+            truth = came_true[newest]
+            judged = np.isfinite(truth) & np.isfinite(lower[newest])
+            if judged.any():
+                missed = ((truth < lower[newest]) | (truth > upper[newest]))[judged].mean()
+                moved = asked[number] + policy.interval_step * (wanted - missed)
+                asked[number] = float(np.clip(moved, wanted / 10, 3 * wanted))
+            past = residual[max(0, start - policy.interval_window_h) : done, low:high]
+            down, up = conformal_ends(past.ravel(), 1 - float(asked[number]))
             lower[block, low:high] = np.maximum(fused[block, low:high] + down, 0.0)
             upper[block, low:high] = np.maximum(fused[block, low:high] + up, 0.0)
     return lower, upper

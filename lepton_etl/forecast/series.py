@@ -69,7 +69,7 @@ def filled(published: Floats) -> Floats:
     """Holes take the newest value of the same hour of the day, at most two weeks old; causal. Shape (n,)."""
     known = published.copy()
     for at in np.flatnonzero(np.isnan(published)):
-        earlier = known[at - DAY_H * np.arange(1, min(_FILL_DAYS, at // DAY_H) + 1)]
+        earlier = known[at - DAY_H * np.arange(1, min(_FILL_DAYS, int(at) // DAY_H) + 1)]
         found = earlier[np.isfinite(earlier)]
         if len(found):
             known[at] = found[0]

@@ -1,9 +1,9 @@
 """Mean power of a run before it starts, from what its request says and what earlier-ended runs drew.
 
 Power of a run over all its nodes, W, predicted as a rate of each requested unit (GPU, else core) times the units: a
-user's rate where the user has runs, pulled towards that of the partition, and that towards that of all with the same kind of
-unit. Nothing of the run itself but its request is looked at. Sources: Efron and Morris, JASA 70 (1975), shrinkage;
-Romano, Patterson and Candes, NeurIPS 32 (2019), conformal intervals.
+user's rate where the user has runs, pulled towards that of the partition, and that towards that of all with the same
+kind of unit. Nothing of the run itself but its request is looked at. Sources: Efron and Morris, JASA 70 (1975),
+shrinkage; Romano, Patterson and Candes, NeurIPS 32 (2019), conformal intervals.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def probabilities(figures: dict[str, Floats], temperature: float = TEMPERATURE) 
         joint = np.exp(joint - joint.max(axis=0))
         before = joint / joint.sum(axis=0)
         found[:, :, at] = before
-    return found
+    return np.asarray(found)
 
 
 def held(chances: Floats) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:

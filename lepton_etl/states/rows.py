@@ -86,7 +86,8 @@ def _grid(
         arrays.append(values)
     limit = np.full(names.height, SLOWDOWN_TEMP_C)
     limit[place[0]] = rows["_limit_c"].to_numpy()
-    return Intervals(*arrays, slowdown_temp_c=limit), place
+    power, cap, load, memory, clock, temp = arrays
+    return Intervals(power, cap, load, memory, clock, temp, limit), place
 
 
 def _words(
@@ -106,7 +107,10 @@ def _words(
     lacks = {name: missing[name][at] for name in EVIDENCE}
     chance = chances[chosen, at[0], at[1]]
     state: list[str | None] = []
-    adjustment, reason, shown, without = [], [], [], []
+    adjustment: list[str] = []
+    reason: list[str] = []
+    shown: list[list[str]] = []
+    without: list[list[str]] = []
     for row in range(len(place)):
         name = STATES[int(chosen[row])]
         without.append([one for one in EVIDENCE if lacks[one][row]])
