@@ -25,7 +25,7 @@ needs = @test -n "$($(1))" || { echo "make $@: say $(1)=..., for example: $$(sed
 DEMO := var/demo
 DEMO_NIGHTS := 2025-06-03 2025-06-04 2025-06-05
 
-.PHONY: help setup demo test test-slow test-real cluster-test bench bench-ingest bench-coverage bench-ledger bench-scoring bench-models lint nightly report lock clean
+.PHONY: help setup demo test test-slow test-real cluster-test bench bench-ingest bench-coverage bench-ledger bench-scoring bench-models bench-forecast bench-anomalies bench-realism lint nightly report lock clean
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -73,7 +73,7 @@ test-real: setup ## Only the tests on real data
 cluster-test: setup ## The nightly on a real standalone master and worker on loopback
 	$(JAVA) python -m pytest tests/cluster
 
-bench: bench-ingest bench-coverage bench-ledger bench-scoring bench-models ## Every benchmark, each against its peers
+bench: bench-ingest bench-coverage bench-ledger bench-scoring bench-models bench-forecast bench-anomalies bench-realism ## Every benchmark, each against its peers
 
 bench-ingest: setup ## Bronze against DuckDB, polars, Spark's own functions and a floor, rows checked equal [ROUNDS=3]
 	$(JAVA) python -m bench.ingest --rounds $(or $(ROUNDS),3) $(if $(KINDS),--kinds $(KINDS)) $(if $(MIB),--mib $(MIB))
@@ -89,6 +89,15 @@ bench-scoring: setup ## A million device-hours scored on Spark against plain pre
 
 bench-models: setup ## Energy models on real servers, forward by month and nightly, and on servers left out [FIRST=3] [REPORT=6]
 	OMP_NUM_THREADS=1 python -m bench.models $(if $(FIRST),--first $(FIRST)) $(if $(REPORT),--report $(REPORT))
+
+bench-forecast: setup ## Grid intensity forecasts on five real zones: errors, intervals, worth to jobs that may wait [ZONES="SG GB"]
+	python -m bench.forecast $(if $(ZONES),--zones $(ZONES))
+
+bench-anomalies: setup ## Faults of stated size in real GPU servers and a simulated rack: AUC per class, false alarms [SEEDS=3]
+	python -m bench.anomalies --seeds $(or $(SEEDS),3)
+
+bench-realism: setup ## The simulator's GPU power and temperature beside the real Kalos cluster's
+	python -m bench.realism
 
 lint: setup ## ruff, mypy --strict, and who may import whom
 	ruff check .

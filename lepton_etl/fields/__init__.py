@@ -11,6 +11,7 @@ from typing import Final
 from lepton_etl.fields import (
     accounts,
     carbon,
+    diagnosis,
     facility,
     figures,
     fleet,
@@ -68,6 +69,7 @@ FIELDS: Final[dict[str, Field]] = _once(
     ledger.FIELDS,
     carbon.FIELDS,
     publication.FIELDS,
+    diagnosis.FIELDS,
     operations.FIELDS,
 )
 

@@ -30,3 +30,10 @@ ATTRIBUTION_BASIS: Final = ("devices", "count", "cores", "none")
 NODE_STATES: Final = ("off", "standby", "idle", "active", "drained", "maintenance", "failed", "silent")
 SENSOR_CLASSES: Final = ("meter", "pdu", "outlet", "psu", "bmc", "rapl", "gpu_board")
 SENSOR_VERDICTS: Final = ("agrees", "bias", "stuck", "scale", "clock_skew")
+FORECAST_BASIS: Final = ("fusion", "profile", "none")
+JOB_POWER_BASIS: Final = ("user", "partition", "hardware", "none")
+PERFORMANCE_STATES: Final = (
+    "normal", "memory_bound", "power_capped", "thermally_throttled", "idle_but_drawing", "degraded", "failing_sensor",
+)  # fmt: skip
+ADJUSTMENTS: Final = ("none", "raise_cap", "lower_clock", "fan_or_inlet", "drain", "release", "check_sensor")
+ANOMALY_KINDS: Final = ("stuck", "drift", "scale", "step", "idle_but_drawing", "rack")

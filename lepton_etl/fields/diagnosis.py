@@ -1,0 +1,53 @@
+"""Fields of what is expected, what state a device is in, and what is odd."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from lepton_etl.fields.declare import DOUBLE, INT, STRINGS, Field, ratio, text, time, watts
+from lepton_etl.fields.words import (
+    ADJUSTMENTS,
+    ANOMALY_KINDS,
+    FORECAST_BASIS,
+    JOB_POWER_BASIS,
+    PERFORMANCE_STATES,
+)
+
+
+def _intensity(name: str, description: str) -> Field:
+    return Field(name, DOUBLE, "gram_co2e / kilowatt_hour", description, ge=0.0, le=2_000.0)
+
+
+FIELDS: Final[tuple[Field, ...]] = (
+    # Forecast of a zone
+    time("origin_time", "Instant of the forecast, UTC; it has seen only hours stamped before."),
+    Field("horizon_h", INT, "hour", "Hours from the origin to the end of the hour forecast.", ge=1, le=96),
+    _intensity("intensity_lower_gco2e_per_kwh", "Lower end of the 90 % conformal interval of the intensity."),
+    _intensity("intensity_upper_gco2e_per_kwh", "Upper end of the 90 % conformal interval of the intensity."),
+    text("forecast_basis", "What the forecast rests on; profile: too little history.", FORECAST_BASIS),
+    # Power of a job before it starts
+    watts("predicted_power_w", "Mean power expected of the run over all its nodes.", 1e9),
+    watts("predicted_power_lower_w", "Lower end of the 90 % conformal interval of the run's mean power.", 1e9),
+    watts("predicted_power_upper_w", "Upper end of the 90 % conformal interval of the run's mean power.", 1e9),
+    text("prediction_basis", "Whose earlier runs the expectation rests on.", JOB_POWER_BASIS),
+    # State of a device
+    text("performance_state", "Likeliest state, held against flapping; null: nothing known.", PERFORMANCE_STATES),
+    *(
+        ratio(f"{state}_probability_ratio", f"Probability of state {state}, from the interval and the last ones.")
+        for state in PERFORMANCE_STATES
+    ),
+    text("adjustment", "What the operator may do about it.", ADJUSTMENTS),
+    text("adjustment_reason", "Why, in words and numbers."),
+    Field("evidence", STRINGS, None, "What spoke for the state, strongest first."),
+    Field("unknown_inputs", STRINGS, None, "What the decision had to do without."),
+    # Anomalies
+    text("anomaly_id", "Hash of site, cluster, node, device, kind and begin; the same every night."),
+    text("anomaly_kind", "What kind of fault it looks like.", ANOMALY_KINDS),
+    Field(
+        "excess_kwh", DOUBLE, "kilowatt_hour",
+        "Measured minus expected energy over the episode; less than 0: below what was expected.", ge=-1e9, le=1e9,
+    ),
+    Field("anomaly_score", DOUBLE, None, "How far beyond its bound: 1 is at the bound.", ge=0.0, le=1e6),
+    ratio("confidence_ratio", "One less the share of earlier quiet hours that scored as high."),
+    text("explanation", "What was seen, in words and numbers."),
+)  # fmt: skip

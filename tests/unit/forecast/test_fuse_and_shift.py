@@ -1,0 +1,64 @@
+"""Weights, conformal ranks and the shifting experiment, by arithmetic."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lepton_etl.forecast.fuse import conformal_ends, fusion_weights
+from lepton_etl.forecast.shifting import shift
+
+
+def test_the_better_member_weighs_more_and_recent_rows_count_most() -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.normal(100, 10, 400)
+    early = np.arange(400) < 200
+    a = truth + np.where(early, rng.normal(0, 1, 400), rng.normal(0, 20, 400))
+    b = truth + np.where(early, rng.normal(0, 20, 400), rng.normal(0, 1, 400))
+    age = np.arange(400, 0, -1.0)
+    weights = fusion_weights(np.stack([a, b]), truth, age, 40.0)
+    assert weights[1] > 0.8
+    assert weights.sum() == pytest.approx(1.0)
+
+
+def test_few_rows_weigh_members_alike() -> None:
+    assert fusion_weights(np.ones((4, 10)), np.ones(10), np.ones(10), 1.0).tolist() == [0.25] * 4
+
+
+def test_conformal_ends_take_the_ranks_of_each_side() -> None:
+    # 99 residuals: the 95 % rank of 100 is the 95th smallest, and the 5th largest from below.
+    low, high = conformal_ends(np.arange(1.0, 100.0), 0.90)
+    assert (low, high) == (5.0, 95.0)
+
+
+def test_too_few_residuals_give_no_interval() -> None:
+    assert np.isnan(conformal_ends(np.arange(20.0), 0.90)).all()
+
+
+@given(st.integers(0, 10_000), st.integers(1, 12))
+@settings(max_examples=40, deadline=None)
+def test_perfect_foresight_reaches_the_clairvoyant_and_nothing_is_below_it(seed: int, need: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.uniform(50, 500, 60)
+    forecast = np.stack([np.roll(values, -t)[:24] for t in range(60)])
+    released = np.arange(0, 36)
+    best = shift(values, forecast, 0, released, need, 24)
+    assert best.planned == pytest.approx(best.clairvoyant)
+    blind = shift(values, rng.uniform(size=forecast.shape), 0, released, need, 24)
+    assert blind.planned >= blind.clairvoyant - 1e-9
+
+
+def test_a_flat_forecast_runs_at_once() -> None:
+    values = np.arange(100.0)[::-1]
+    done = shift(values, np.ones((76, 24)), 0, np.arange(50), 8, 24)
+    assert done.planned == done.at_once
+    assert done.share == 0.0
+
+
+def test_an_unknown_hour_in_a_window_is_refused() -> None:
+    values = np.ones(50)
+    values[10] = np.nan
+    with pytest.raises(ValueError, match="no intensity"):
+        shift(values, np.ones((50, 24)), 0, np.arange(5), 8, 24)
