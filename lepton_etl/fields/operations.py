@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from lepton_etl.fields.declare import DATE, DOUBLE, INT, Field, count, energy, text
+from lepton_etl.fields.declare import DATE, DOUBLE, INT, Field, count, energy, ratio, text
 
 FIELDS: Final[tuple[Field, ...]] = (
     # Predictions
     text("model_name", "Registered model."),
     text("model_version", "Version in the registry."),
     energy("predicted_kwh", "Predicted energy of the device over the hour."),
+    ratio(
+        "load_ratio",
+        "GPU utilisation of the device-hour where known, else CPU utilisation: what expected energy follows.",
+    ),
     # Runs
     text("run_id", "Run of the pipeline."),
     text("stage", "Stage of the night."),

@@ -18,11 +18,13 @@ from lepton_etl.models.safe_load import build
 from lepton_etl.models.verified import VerifiedModel, predict
 
 _PREDICTED: Final = "predicted_kwh"
+# Of a device with both the accelerator is what its energy follows.
+_LOADS: Final = ("gpu_utilisation_ratio", "cpu_utilisation_ratio")
 _KEPT: Final = (*KEYS, "date", TARGET)
 
 
 def with_prediction(model: VerifiedModel, coverage_min_ratio: float) -> Transform:
-    """Device-hours -> KEYS, date, measured `energy_kwh`, `predicted_kwh`, model_name, model_version.
+    """Device-hours -> KEYS, date, measured `energy_kwh`, `predicted_kwh`, load_ratio, model_name, model_version.
 
     An hour below the coverage limit is predicted, but its measured energy stays null: too little was seen.
     The model's bytes were checked on the driver; Spark carries them, each Python worker builds it once.
@@ -33,7 +35,13 @@ def with_prediction(model: VerifiedModel, coverage_min_ratio: float) -> Transfor
     def transform(hours: DataFrame) -> DataFrame:
         carried = hours.sparkSession.sparkContext.broadcast(model.data)
         covered = F.col("observed_s") >= coverage_min_ratio * SECONDS_PER_HOUR
-        inputs = hours.withColumn(TARGET, F.when(covered, F.col(TARGET))).select(*_KEPT, *names)
+        loads = [F.col(name) for name in _LOADS if name in hours.columns]
+        inputs = hours.withColumns(
+            {
+                TARGET: F.when(covered, F.col(TARGET)),
+                "load_ratio": F.coalesce(*loads, F.lit(None).cast("double")),
+            }
+        )
 
         # Only the features cross to Python and one number a row comes back; keys stay in the JVM.
         def score(batches: Iterator[tuple[pa.Array, ...]]) -> Iterator[pa.Array]:
@@ -46,6 +54,7 @@ def with_prediction(model: VerifiedModel, coverage_min_ratio: float) -> Transfor
         return inputs.select(
             *_KEPT,
             of_rows(*names).alias(_PREDICTED),
+            "load_ratio",
             F.lit(model.version.name).alias("model_name"),
             F.lit(model.version.version).alias("model_version"),
         )
