@@ -70,7 +70,7 @@ OPTIONS: Final = (
 def option_figures(hours: pd.DataFrame) -> list[Figure]:
     """CV(RMSE) forward and on the training rows by class and option; split optimism; learning curve."""
     found: list[Figure] = []
-    with threadpool_limits(2):
+    with threadpool_limits(1):
         for hardware_class, rows in hours.groupby("hardware_class"):
             stem = f"options/{hardware_class}"
             for option in OPTIONS:
