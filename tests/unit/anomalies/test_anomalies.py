@@ -153,20 +153,3 @@ def test_a_weighted_median_has_half_the_weight_on_each_side(pairs: list[tuple[fl
 def test_the_usual_bias_of_a_device_is_normal() -> None:
     usual = normal(device(0).part(0, HISTORY))
     np.testing.assert_allclose(usual.median, np.log(1.03), atol=0.01)
-
-
-def test_die_temperature_tells_a_wrong_sensor_where_load_explains_little() -> None:
-    one = device(0)
-    rng = np.random.default_rng(5)
-    # Work that load does not show: power wanders by 20 %, and the die's warmth with it.
-    wander = np.repeat(rng.lognormal(0, 0.2, len(one.measured_kwh) // 24 + 1), 24)[: len(one.measured_kwh)]
-    true = one.measured_kwh * wander
-    wrong = inject.times(true, at(8), 7 * 24, 1.15)
-    blind = replace(one, measured_kwh=wrong)
-    witnessed = replace(blind, witnessed_kwh=true * rng.normal(1, 0.02, len(true)))
-    plain, beside = (
-        score([d.part(0, HISTORY)], [d.part(HISTORY, HISTORY + JUDGED)])[0][0].by_kind["scale"]
-        for d in (blind, witnessed)
-    )
-    assert np.nanmax(plain) < 1.2
-    assert np.nanmax(beside) > 2
