@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -22,7 +22,6 @@ BOUND_H: Final = 90 * 24
 # An excess below this is not worth a person's look, whatever the history's calm.
 FLOORS: Final = {
     "stuck": 2.0, "drift": 0.01, "scale": 0.02, "step": 0.03, "scale_idle": 0.02, "step_idle": 0.03,
-    "drift_witness": 0.01, "scale_witness": 0.02, "step_witness": 0.03,
     "idle_but_drawing": 0.03, RACK: 0.01,
 }  # fmt: skip
 
@@ -45,7 +44,6 @@ class Learnt:
     """What is normal for one device, and the bounds of its kinds; a kind without enough days is absent."""
 
     normal: Normal
-    witness: Normal | None
     bounds: dict[str, Bound]
 
 
@@ -62,19 +60,17 @@ def learn(history: Sequence[DeviceHours]) -> tuple[list[Learnt], Bound | None]:
     """Normal and bounds of the devices of one rack, from hours before the ones to be judged, and the rack's bound."""
     normals = [normal(one) for one in history]
     shared = _rack_median(history, normals)
-    witnesses = [None if one.witnessed_kwh is None else normal(_witnessed(one)) for one in history]
-    values = [_statistics(*each, shared) for each in zip(history, normals, witnesses, strict=True)]
+    values = [_statistics(one, usual, shared) for one, usual in zip(history, normals, strict=True)]
     maxima = [{kind: _daily_maxima(value[-BOUND_H:]) for kind, value in one.items()} for one in values]
     learnt = []
-    for usual, witness, own in zip(normals, witnesses, maxima, strict=True):
+    for usual, own in zip(normals, maxima, strict=True):
         bounds = {}
         for kind, days in own.items():
             # A kind that a device has hardly met takes the days of all devices of its rack.
-            pooled = [one[kind] for one in maxima if kind in one]
-            enough = days if len(days) >= MIN_DAYS else np.concatenate(pooled)
+            enough = days if len(days) >= MIN_DAYS else np.concatenate([one[kind] for one in maxima])
             if len(enough) >= MIN_DAYS:
                 bounds[kind] = _bound(enough, FLOORS[kind])
-        learnt.append(Learnt(usual, witness, bounds))
+        learnt.append(Learnt(usual, bounds))
     if shared is None:
         return learnt, None
     days = _daily_maxima(np.abs(shared[-BOUND_H:]))
@@ -96,34 +92,28 @@ def score(
     found = []
     for one, whole, known in zip(hours, joined, learnt, strict=True):
         keep = slice(len(whole.measured_kwh) - len(one.measured_kwh), None)
-        values = _statistics(whole, known.normal, known.witness, shared)
+        values = _statistics(whole, known.normal, shared)
         scored = {kind: values[kind][keep] / bound.bound for kind, bound in known.bounds.items()}
         by_kind: dict[str, Floats] = {}
         for kind, value in scored.items():
-            # Under load, at rest, and beside temperature are views of one kind: the highest score counts.
-            name = kind.removesuffix("_idle").removesuffix("_witness")
+            # Under load and at rest are two views of one kind: the higher score counts.
+            name = kind.removesuffix("_idle")
             by_kind[name] = np.fmax(by_kind[name], value) if name in by_kind else value
         found.append(Scores(one, known, by_kind))
     tail = None if shared is None else shared[-len(hours[0].measured_kwh) :]
     return found, tail, rack_bound
 
 
-def _statistics(
-    one: DeviceHours, usual: Normal, witness: Normal | None, shared: Floats | None
-) -> dict[str, Floats]:
+def _statistics(one: DeviceHours, usual: Normal, shared: Floats | None) -> dict[str, Floats]:
     """Each kind's statistic; what the rack's peers share is taken off first where there are enough of them."""
-    lift = None if shared is None else np.exp(np.nan_to_num(shared))
-    own = one if lift is None else replace(one, expected_kwh=one.expected_kwh * lift)
-    found = {}
-    if witness is not None:
-        beside = _witnessed(one)
-        own_beside = beside if lift is None else replace(beside, expected_kwh=beside.expected_kwh * lift)
-        found = {
-            "drift_witness": statistics.drift(own_beside, witness),
-            "scale_witness": statistics.level(own_beside, witness, statistics.SCALE_H),
-            "step_witness": statistics.level(own_beside, witness, statistics.STEP_H),
-        }
-    return found | {
+    own = one
+    if shared is not None:
+        lift = np.exp(np.nan_to_num(shared))
+        own = DeviceHours(
+            one.site_id, one.cluster_id, one.rack_id, one.node_id, one.device_id, one.first_hour, one.measured_kwh,
+            one.expected_kwh * lift, one.load_ratio,
+        )  # fmt: skip
+    return {
         "stuck": statistics.stuck(one),
         "drift": statistics.drift(own, usual),
         "scale": statistics.shifted(own, usual, statistics.SCALE_H),
@@ -132,12 +122,6 @@ def _statistics(
         "step_idle": statistics.strange_level(one, statistics.STEP_H),
         "idle_but_drawing": statistics.idle_but_drawing(own, usual),
     }
-
-
-def _witnessed(one: DeviceHours) -> DeviceHours:
-    """The same hours, expected by load and die temperature."""
-    assert one.witnessed_kwh is not None
-    return replace(one, expected_kwh=one.witnessed_kwh, witnessed_kwh=None)
 
 
 def _rack_median(devices: Sequence[DeviceHours], normals: Sequence[Normal]) -> Floats | None:
@@ -165,12 +149,9 @@ def _bound(maxima: Floats, floor: float) -> Bound:
 
 
 def _joined(before: DeviceHours, now: DeviceHours) -> DeviceHours:
-    witnessed = None
-    if before.witnessed_kwh is not None and now.witnessed_kwh is not None:
-        witnessed = np.concatenate([before.witnessed_kwh, now.witnessed_kwh])
     return DeviceHours(
         now.site_id, now.cluster_id, now.rack_id, now.node_id, now.device_id, before.first_hour,
         np.concatenate([before.measured_kwh, now.measured_kwh]),
         np.concatenate([before.expected_kwh, now.expected_kwh]),
-        np.concatenate([before.load_ratio, now.load_ratio]), witnessed,
+        np.concatenate([before.load_ratio, now.load_ratio]),
     )  # fmt: skip

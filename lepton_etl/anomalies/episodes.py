@@ -89,8 +89,7 @@ def anomaly_rows(history: Sequence[DeviceHours], hours: Sequence[DeviceHours]) -
 def _row(device: Scores, span: Span) -> dict[str, Any]:
     one = device.hours
     excess, ratio = _excess(device, span)
-    views = (span.kind, f"{span.kind}_idle", f"{span.kind}_witness")
-    bound = next(device.learnt.bounds[view] for view in views if view in device.learnt.bounds)
+    bound = device.learnt.bounds.get(span.kind) or device.learnt.bounds[f"{span.kind}_idle"]
     words = (
         f"{one.node_id} {one.device_id}: {_WORDS[span.kind]} from {one.hour(span.start):%Y-%m-%d %H:%M} for "
         f"{span.end - span.start} h; {ratio:+.0%} against expected, {excess:+.2f} kWh; score {span.score:.1f}, "

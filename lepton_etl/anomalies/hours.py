@@ -22,11 +22,7 @@ _SPREAD_FLOOR: Final = 0.005
 
 @dataclass(frozen=True, slots=True)
 class DeviceHours:
-    """Hours from `first_hour` on, shape (n,): kWh measured and expected, load 0..1; NaN where unknown.
-
-    `expected_kwh` is from load alone. `witnessed_kwh`, where there is one, is from load and die temperature: it follows
-    power whatever the power sensor says, so it tells a wrong sensor from a device that really draws more.
-    """
+    """Hours from `first_hour` on, shape (n,): kWh measured and expected, load 0..1; NaN where unknown."""
 
     site_id: str
     cluster_id: str
@@ -37,7 +33,6 @@ class DeviceHours:
     measured_kwh: Floats
     expected_kwh: Floats
     load_ratio: Floats
-    witnessed_kwh: Floats | None = None
 
     @property
     def log_ratio(self) -> Floats:
@@ -57,7 +52,6 @@ class DeviceHours:
         return DeviceHours(
             self.site_id, self.cluster_id, self.rack_id, self.node_id, self.device_id, self.hour(start),
             self.measured_kwh[cut], self.expected_kwh[cut], self.load_ratio[cut],
-            None if self.witnessed_kwh is None else self.witnessed_kwh[cut],
         )  # fmt: skip
 
 
@@ -108,7 +102,7 @@ def weighted_median(values: Floats, weights: Floats) -> float:
 
 def devices(hours: pl.DataFrame) -> list[DeviceHours]:
     """Each device of a frame (site_id, cluster_id, rack_id, node_id, device_id, hour_start, energy_kwh, expected_kwh,
-    load_ratio), all on the grid of the frame's hours; `witnessed_kwh` is taken where the frame has it.
+    load_ratio), all on the grid of the frame's hours.
 
     Raises ValueError where a device has an hour twice.
     """
@@ -126,8 +120,7 @@ def devices(hours: pl.DataFrame) -> list[DeviceHours]:
         if len(np.unique(at)) != len(at):
             raise ValueError(f"node {name[3]} device {name[4]} has an hour twice")
         columns = []
-        names = ("energy_kwh", "expected_kwh", "load_ratio", "witnessed_kwh")
-        for column in (one for one in names if one in rows.columns):
+        for column in ("energy_kwh", "expected_kwh", "load_ratio"):
             values = np.full(length, np.nan)
             values[at] = rows[column].cast(pl.Float64).fill_null(np.nan).to_numpy()
             columns.append(values)

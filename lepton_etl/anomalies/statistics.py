@@ -65,11 +65,6 @@ def stuck(hours: DeviceHours) -> Floats:
     return np.asarray(octaves + repeats)
 
 
-def level(hours: DeviceHours, normal: Normal, length: int) -> Floats:
-    """Absolute weighted mean deviation of the log ratio over the last `length` hours, at rest and under load."""
-    return np.asarray(np.abs(trailing_mean(*normal.deviation(hours), length)))
-
-
 def shifted(hours: DeviceHours, normal: Normal, length: int) -> Floats:
     """Absolute weighted mean deviation of the log ratio over the last `length` hours, of hours under load."""
     value, weight = normal.deviation(hours)
