@@ -103,13 +103,18 @@ def _neighbours(inputs: Inputs) -> Any:
     )
 
 
-def _forest(inputs: Inputs) -> Any:
-    from sklearn.ensemble import RandomForestRegressor
+def forest(trees: int = 40, min_samples_leaf: int = 5) -> Callable[[Inputs], Any]:
+    """Random forest; its trees split on unknown by themselves, so nothing is imputed."""
 
-    trees = RandomForestRegressor(
-        n_estimators=40, min_samples_leaf=5, max_features=0.5, random_state=inputs.seed
-    )
-    return _encoded(inputs, "passthrough", trees)
+    def build(inputs: Inputs) -> Any:
+        from sklearn.ensemble import RandomForestRegressor
+
+        grown = RandomForestRegressor(
+            n_estimators=trees, min_samples_leaf=min_samples_leaf, max_features=0.5, random_state=inputs.seed
+        )
+        return _encoded(inputs, "passthrough", grown)
+
+    return build
 
 
 def _extra_trees(inputs: Inputs) -> Any:
@@ -162,7 +167,7 @@ CANDIDATES: Final[dict[str, Candidate]] = {
         Candidate("piecewise_linear", "broken lines, ridge", _splines(1, 5, 1.0)),
         Candidate("gam", "additive cubic splines, ridge", _splines(3, 6, 10.0)),
         Candidate("knn", "25 neighbours, by distance", _neighbours),
-        Candidate("forest", "random forest", _forest),
+        Candidate("forest", "random forest", forest()),
         Candidate("extra_trees", "extremely randomised trees", _extra_trees),
         Candidate("boosting", "squared error", boosting(), monotone=True),
         Candidate("boosting_gentle", "small trees, L2", boosting(**_GENTLE, l2_regularization=5.0), True),

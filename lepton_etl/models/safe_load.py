@@ -36,16 +36,34 @@ _TYPES: Final = frozenset(
         "sklearn.ensemble._forest.RandomForestRegressor", "sklearn.preprocessing._encoders.OneHotEncoder",
         "sklearn.preprocessing._function_transformer.FunctionTransformer",
         "sklearn.tree._classes.DecisionTreeRegressor", "sklearn.tree._tree.Tree",
+        "sklearn.tree._classes.ExtraTreeRegressor", "sklearn.ensemble._forest.ExtraTreesRegressor",
+        # A fusion: the weighted mean of members that were fitted before.
+        "sklearn.ensemble._voting.VotingRegressor", "sklearn.frozen._frozen.FrozenEstimator",
+        "sklearn.utils._bunch.Bunch",
+        # Linear members.
+        "numpy.dtype", "sklearn.impute._base.SimpleImputer", "sklearn.linear_model._base.LinearRegression",
+        # Histogram gradient boosting with its losses.
+        "numpy.random._generator.Generator", "numpy.uint64", "sklearn._loss._loss.CyAbsoluteError",
+        "sklearn._loss._loss.CyHalfGammaLoss", "sklearn._loss._loss.CyHalfSquaredError",
+        "sklearn._loss.link.IdentityLink", "sklearn._loss.link.Interval", "sklearn._loss.link.LogLink",
+        "sklearn._loss.loss.AbsoluteError", "sklearn._loss.loss.HalfGammaLoss", "sklearn._loss.loss.HalfSquaredError",
+        "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
+        "sklearn.ensemble._hist_gradient_boosting.gradient_boosting.HistGradientBoostingRegressor",
+        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+        "sklearn.preprocessing._encoders.OrdinalEncoder",
     }
 )  # fmt: skip
 _NODE_KINDS: Final = frozenset(
     {
-        "DictNode", "JsonNode", "ListNode", "NdArrayNode", "ObjectNode", "SliceNode", "TreeNode", "TupleNode",
+        "DTypeNode", "DictNode", "JsonNode", "ListNode", "LossNode", "RandomGeneratorNode", "NdArrayNode", "ObjectNode", "SliceNode", "TreeNode", "TupleNode",
         "TypeNode",
     }
 )  # fmt: skip
 # What skops does not trust by itself of the list above.
-TRUSTED: Final = ("sklearn.tree._tree.Tree",)
+TRUSTED: Final = (
+    "numpy.dtype", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor", "sklearn.tree._tree.Tree",
+    "sklearn.utils._bunch.Bunch",
+)  # fmt: skip
 # A forest of the largest setting stays below; an archive that unpacks to more is a bomb.
 _MAX_UNPACKED_BYTES: Final = 1 << 30
 
