@@ -23,9 +23,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.measure import Figure, Run, figure, in_turn, print_figures, print_runs, ratio, timed, write
-from lepton_etl.models.candidates import forest
+from lepton_etl.models.builders import forest
 from lepton_etl.models.features import FEATURES, KEYS, TARGET, feature_names
 from lepton_etl.models.safe_load import build
+from lepton_etl.models.selecting import inputs
 from lepton_etl.models.settings import ModelSettings
 from lepton_etl.models.verified import VerifiedModel, Version, predict
 
@@ -65,7 +66,9 @@ def prepare(folder: Path, count: int) -> None:
     import skops.io
 
     taught = hours(20_000, 1)
-    fitted = forest(ModelSettings()).fit(taught[list(feature_names(DEVICE))], taught[TARGET].to_numpy())
+    fitted = forest()(inputs(ModelSettings(), taught)).fit(
+        taught[list(feature_names(DEVICE))], taught[TARGET].to_numpy()
+    )
     (folder / "model.skops").write_bytes(skops.io.dumps(fitted))
     (folder / "rows").mkdir()
     whole = pa.Table.from_pandas(hours(count, 2), preserve_index=False)
@@ -99,7 +102,7 @@ def ours(folder: Path, target: Path) -> Run:
 def plain(folder: Path, target: Path) -> Run:
     """The pipeline in this process with a thread a core."""
     pipeline = build((folder / "model.skops").read_bytes())
-    pipeline.named_steps["forest"].set_params(n_jobs=len(CORES))
+    pipeline.named_steps["model"].set_params(n_jobs=len(CORES))
     predict(pipeline, _COLUMNS, pd.read_parquet(folder / "rows" / "0.parquet"))
 
     def work() -> int:

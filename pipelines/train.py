@@ -1,4 +1,4 @@
-"""silver/interval -> a random forest of E = f(P, T, L), registered in MLflow; champion only through the gate.
+"""silver/interval -> a model of E = f(P, T, L), registered in MLflow with its cards; champion only through the gate.
 
 Training is keyed by its table: the same device-hours under the same model settings register nothing.
 """
@@ -18,16 +18,19 @@ from lepton_etl.errors import ModelError
 from lepton_etl.lake.runs import code_version
 from lepton_etl.lake.store import Lake
 from lepton_etl.lake.tables import INTERVAL, NODE
+from lepton_etl.models.cards import cards
 from lepton_etl.models.device_hours import capped, covered, device_hours
-from lepton_etl.models.features import FEATURES, feature_names
-from lepton_etl.models.metrics import ALL_NODES, as_lines, overall
+from lepton_etl.models.drift import error_drift, input_drift
+from lepton_etl.models.features import FEATURES, TARGET, feature_names
+from lepton_etl.models.metrics import ALL_NODES, as_lines, errors, overall
 from lepton_etl.models.registry import FORWARD_ERROR_TAG, Registry
 from lepton_etl.models.settings import ModelSettings
-from lepton_etl.models.training import FOREST, Trained, order_rows, table_sha256, train, training_key, why_not
+from lepton_etl.models.training import MODEL, Trained, order_rows, table_sha256, train, training_key, why_not
 from lepton_etl.models.verified import VerifiedModel, Version
 from pipelines.stage import StageContext, StageResult
 
 _MOST_NODES_SHOWN: Final = 8
+_MOST_DRIFTS_SHOWN: Final = 3
 
 
 def run(context: StageContext) -> StageResult:
@@ -45,14 +48,28 @@ def run(context: StageContext) -> StageResult:
         note = f"{settings.name} version {known.version} was trained on this table: nothing registered"
         return StageResult(rows_in=len(hours), rows_out=0, notes=(note,))
     champion, notes = _present_champion(registry, settings)
+    why = _why_now(hours, settings, champion, context.days)
+    if champion is not None and not why:
+        still = f"{settings.name} version {champion.version.version} is newer than {settings.retrain_after_days} days"
+        return StageResult(
+            rows_in=len(hours), rows_out=0, notes=(*notes, f"{still} and nothing has drifted: not trained")
+        )
     trained = train(hours, settings, champion.predict if champion else None)
     trained = _not_older(trained, champion)
     tags = _tags(context, trained, key, settings)
-    version = registry.register(settings.name, trained, FEATURES[settings.device], _params(settings), tags)
+    version = registry.register(
+        settings.name,
+        trained,
+        FEATURES[settings.device],
+        _params(settings),
+        tags,
+        cards(trained, settings, tags),
+    )
+    back = _rolled_back(registry, settings, hours, trained, champion)
     return StageResult(
         rows_in=len(hours),
         rows_out=trained.train_rows + trained.test_rows,
-        notes=(*notes, _outcome(version, trained), *_error_lines(trained)),
+        notes=(*notes, *why, *back, _outcome(version, trained), *_error_lines(trained)),
     )
 
 
@@ -86,6 +103,66 @@ def _present_champion(
     if not set(champion.feature_names) <= set(feature_names(settings.device)):
         return None, (f"champion version {found.version} not compared: it takes other features",)
     return champion, ()
+
+
+def _why_now(
+    hours: pd.DataFrame, settings: ModelSettings, champion: VerifiedModel | None, days: Days
+) -> tuple[str, ...]:
+    """Why to train tonight: no champion, its age, or drift of inputs and errors since its test; () for no need."""
+    if champion is None:
+        return ("there is no champion to compare with",)
+    tested = pd.Timestamp(champion.version.tags.get("test_until", "1970-01-01T00:00:00+00:00"))
+    newest, before = hours[hours["hour_start"] > tested], hours[hours["hour_start"] <= tested]
+    drifted: tuple[str, ...] = ()
+    if len(newest) and len(before):
+        registered = float(champion.version.tags.get(FORWARD_ERROR_TAG, "nan"))
+        found = [
+            *error_drift(newest[TARGET].to_numpy(dtype=float), champion.predict(newest), registered),
+            *input_drift(before, newest, settings.device),
+        ]
+        drifted = tuple(f"drift: {one}" for one in found[:_MOST_DRIFTS_SHOWN])
+    age = (days.end - tested.date()).days
+    if age >= settings.retrain_after_days or age < 0:
+        return drifted or (f"the champion was tested up to {tested:%Y-%m-%d}",)
+    return drifted
+
+
+def _rolled_back(
+    registry: Registry,
+    settings: ModelSettings,
+    hours: pd.DataFrame,
+    trained: Trained,
+    champion: VerifiedModel | None,
+) -> tuple[str, ...]:
+    """Point the alias back where the champion misses the gates' limits on the newest days and its predecessor does not.
+
+    A challenger that was promoted tonight has replaced it anyway.
+    """
+    if champion is None or trained.verdict.promoted:
+        return ()
+    test = hours[hours["hour_start"] >= trained.cut_time]
+    measured = test[TARGET].to_numpy(dtype=float)
+
+    def cv(model: VerifiedModel) -> float:
+        return errors(measured, model.predict(test)).cv_rmse_ratio or float("inf")
+
+    now, limit = cv(champion), settings.gates.cv_rmse_max_ratio
+    if now <= limit:
+        return ()
+    earlier = [
+        one for one in registry.versions(settings.name)
+        if one.tags.get("promotion") == "promoted" and int(one.version) < int(champion.version.version)
+    ]  # fmt: skip
+    for one in sorted(earlier, key=lambda one: -int(one.version)):
+        try:
+            before = cv(registry.verified_model(settings.name, version=one.version))
+        except ModelError:
+            continue
+        if before <= limit:
+            reason = f"CV(RMSE) {now:.1%} on the newest days, version {one.version} has {before:.1%}"
+            registry.roll_back(settings.name, one.version, reason)
+            return (f"rolled back to version {one.version}: {reason}",)
+    return (f"the champion's CV(RMSE) is {now:.1%} on the newest days, and no earlier version does better",)
 
 
 def _not_older(trained: Trained, champion: VerifiedModel | None) -> Trained:
@@ -132,14 +209,15 @@ def _tags(context: StageContext, trained: Trained, key: str, settings: ModelSett
 
 
 def _forward_error(trained: Trained) -> dict[str, str]:
-    """The forest's error over all nodes and hours of the forward test, where it is known."""
-    found = overall(trained.errors, FOREST).cv_rmse_ratio
+    """The model's error over all nodes and hours of the forward test, where it is known."""
+    found = overall(trained.errors, MODEL).cv_rmse_ratio
     return {} if found is None else {FORWARD_ERROR_TAG: f"{found:.6f}"}
 
 
 def _outcome(version: Version, trained: Trained) -> str:
     decided = "is champion" if trained.verdict.promoted else f"refused: {trained.verdict.reason}"
+    chosen = trained.selected.choice.name
     return (
-        f"{version.name} version {version.version} {decided}; {trained.train_rows:,} hours before "
+        f"{version.name} version {version.version} {decided}; {chosen}, {trained.train_rows:,} hours before "
         f"{trained.cut_time:%Y-%m-%d}, tested on {trained.test_rows:,} after, {trained.cpu_s:.1f} CPU-s"
     )

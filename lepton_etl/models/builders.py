@@ -10,7 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
+
+from lepton_etl.models.metrics import Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,3 +179,16 @@ CANDIDATES: Final[dict[str, Candidate]] = {
         Candidate("boosting_recent", "newest half-year counts most", boosting(**_GENTLE), True, 180.0),
     )
 }
+
+
+class ClassMean:
+    """The mean energy of the hardware class, known without a sensor; of unseen classes that of all."""
+
+    def fit(self, X: pd.DataFrame, y: Values) -> ClassMean:
+        self._mean_kwh = float(np.mean(y))
+        self._by_class = pd.Series(y).groupby(X["hardware_class"].to_numpy()).mean().to_dict()
+        return self
+
+    def predict(self, X: pd.DataFrame) -> Values:
+        means = X["hardware_class"].map(self._by_class).fillna(self._mean_kwh)
+        return np.asarray(means, dtype=np.float64)

@@ -192,6 +192,7 @@ def _by_trees(model: Predictor, rows: pd.DataFrame) -> tuple[float, Matrix] | No
 
 def _tree_parts(estimator: Any, inputs: pd.DataFrame, names: Sequence[str]) -> tuple[float, Matrix] | None:
     from sklearn.ensemble import VotingRegressor
+    from sklearn.frozen import FrozenEstimator
     from sklearn.pipeline import Pipeline
 
     if isinstance(estimator, VotingRegressor):
@@ -203,6 +204,8 @@ def _tree_parts(estimator: Any, inputs: pd.DataFrame, names: Sequence[str]) -> t
         share = np.asarray(weights, dtype=np.float64) / np.sum(weights)
         base = float(sum(w * one[0] for w, one in zip(share, known, strict=True)))
         return base, np.asarray(sum(w * one[1] for w, one in zip(share, known, strict=True)))
+    if isinstance(estimator, FrozenEstimator):
+        return _tree_parts(estimator.estimator, inputs, names)
     if not isinstance(estimator, Pipeline) or len(estimator.steps) != 2:
         return None
     encoder, trees = estimator.steps[0][1], estimator.steps[1][1]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lepton_etl.models.conformal import Coverage
 from lepton_etl.models.metrics import Errors
+from lepton_etl.models.monotone import Fall
 from lepton_etl.models.settings import GateSettings
 
 
@@ -20,11 +22,28 @@ class Verdict:
         return "; ".join(self.reasons)
 
 
-def judge(candidate: Errors, class_mean: Errors, champion: Errors | None, gates: GateSettings) -> Verdict:
-    """The verdict on errors that all stem from the same forward test rows.
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a candidate has shown on the forward test: errors beside those of its rivals, and what else is asked.
+
+    `worse_scopes` are sentences, one for each class or cluster where the champion is better by more than allowed.
+    """
+
+    candidate: Errors
+    on_training: Errors
+    class_mean: Errors
+    champion: Errors | None = None
+    worse_scopes: tuple[str, ...] = ()
+    coverage: Coverage | None = None
+    falls: tuple[Fall, ...] = ()
+
+
+def judge(shown: Shown, gates: GateSettings) -> Verdict:
+    """The verdict on errors that all stem from the same forward test rows, with every reason against promotion.
 
     Source: ASHRAE Guideline 14, hourly calibration: CV(RMSE) <= 30 %, |NMBE| <= 10 %.
     """
+    candidate, class_mean, champion = shown.candidate, shown.class_mean, shown.champion
     cv, nmbe = candidate.cv_rmse_ratio, candidate.nmbe_ratio
     if candidate.rows < gates.min_test_rows:
         return Verdict(False, (f"{candidate.rows} test rows, {gates.min_test_rows} needed",))
@@ -41,4 +60,13 @@ def judge(candidate: Errors, class_mean: Errors, champion: Errors | None, gates:
         limit = champion.cv_rmse_ratio * (1 + gates.champion_tolerance_ratio)
         if cv > limit:
             reasons.append(f"CV(RMSE) {cv:.2%} worse than the champion's {champion.cv_rmse_ratio:.2%}")
+    reasons += shown.worse_scopes
+    taught = shown.on_training.cv_rmse_ratio
+    if taught is not None and cv - taught > gates.gap_max_ratio:
+        reasons.append(f"overfitted: CV(RMSE) {taught:.1%} on its training hours, {cv:.1%} after them")
+    if shown.coverage is not None and shown.coverage.misses():
+        reasons.append(
+            f"its 90 % interval holds {shown.coverage.inside_ratio:.1%} of {shown.coverage.rows:,} hours"
+        )
+    reasons += [str(fall) for fall in shown.falls]
     return Verdict(not reasons, tuple(reasons))

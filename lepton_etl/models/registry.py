@@ -25,6 +25,7 @@ from lepton_etl.models.verified import VerifiedModel, Version
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from lepton_etl.models.cards import Cards
     from lepton_etl.models.training import Trained
 
 CHAMPION_ALIAS: Final = "champion"
@@ -80,9 +81,9 @@ class Registry:
 
     def register(
         self, name: str, trained: Trained, features: tuple[Feature, ...], params: Mapping[str, Any],
-        tags: Mapping[str, str],
+        tags: Mapping[str, str], cards: Cards | None = None,
     ) -> Version:  # fmt: skip
-        """Log the run and the model, register a version with its hash, and mark it promoted or refused."""
+        """Log the run, its cards and the model, register a version with its hash, mark it promoted or refused."""
         import mlflow
 
         client = self._connected()
@@ -95,6 +96,8 @@ class Registry:
             mlflow.log_text("\n".join(as_lines(trained.errors)) + "\n", "errors.txt")
             mlflow.log_dict({"errors": as_records(trained.errors)}, "errors.json")
             mlflow.log_dict({"columns": _described(features), "target": _TARGET_COLUMN}, "columns.json")
+            if cards is not None:
+                _log_cards(cards)
             logged = _log_model(name, trained, features)
             with tempfile.TemporaryDirectory() as folder:
                 copy = Path(
@@ -142,6 +145,24 @@ class Registry:
             client.set_model_version_tag(version.name, version.version, tag, value)
         if promoted:
             client.set_registered_model_alias(version.name, CHAMPION_ALIAS, version.version)
+
+    def roll_back(self, name: str, version: str, reason: str) -> None:
+        """Point the champion's alias back at an earlier version that was promoted, and mark the one it leaves.
+
+        Raises ModelError where the version was never promoted.
+        """
+        client = self._connected()
+        wanted, present = self.version(name, version), self.champion(name)
+        if wanted is None or wanted.tags.get("promotion") != "promoted":
+            raise ModelError(
+                f"version {version} was never champion",
+                where=f"models:/{name}",
+                remedy="see lepton-etl models",
+            )
+        if present is not None and present.version != version:
+            client.set_model_version_tag(name, present.version, "promotion", "rolled back")
+            client.set_model_version_tag(name, present.version, "promotion_reason", reason)
+        client.set_registered_model_alias(name, CHAMPION_ALIAS, version)
 
     def versions(self, name: str) -> Iterator[Version]:
         """Every registered version of the model. Raises ModelError for what is no model name."""
@@ -235,6 +256,19 @@ def _log_model(name: str, trained: Trained, features: tuple[Feature, ...]) -> An
     )
 
 
+def _log_cards(cards: Cards) -> None:
+    import mlflow
+
+    for file, text in cards.texts.items():
+        mlflow.log_text(text, file)
+    mlflow.set_tag("onnx", "exported" if cards.onnx.data is not None else cards.onnx.reason)
+    if cards.onnx.data is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            graph = Path(folder) / "model.onnx"
+            graph.write_bytes(cards.onnx.data)
+            mlflow.log_artifact(str(graph), "export")
+
+
 def _requirements() -> list[str]:
     from importlib.metadata import version
 
@@ -251,7 +285,15 @@ def _metrics(trained: Trained) -> dict[str, float]:
         if (value := getattr(row.errors, name)) is not None
     }
     counts = {"train_rows": trained.train_rows, "test_rows": trained.test_rows}
-    return found | counts | {"training_cpu_s": trained.cpu_s, "predict_test_s": trained.predict_s}
+    costs = {
+        "training_cpu_s": trained.spent.cpu_s, "training_energy_j": trained.spent.energy_j,
+        "million_predictions_cpu_s": trained.per_million.cpu_s,
+        "million_predictions_energy_j": trained.per_million.energy_j,
+    }  # fmt: skip
+    validated = {
+        f"validation.{name}.cv_rmse_ratio": cv for name, cv in trained.selected.choice.cv_rmse_ratio.items()
+    }
+    return found | counts | costs | validated
 
 
 def _size(folder: Path) -> int:

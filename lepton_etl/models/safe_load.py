@@ -55,8 +55,8 @@ _TYPES: Final = frozenset(
 )  # fmt: skip
 _NODE_KINDS: Final = frozenset(
     {
-        "DTypeNode", "DictNode", "JsonNode", "ListNode", "LossNode", "RandomGeneratorNode", "NdArrayNode", "ObjectNode", "SliceNode", "TreeNode", "TupleNode",
-        "TypeNode",
+        "DTypeNode", "DictNode", "JsonNode", "ListNode", "LossNode", "NdArrayNode", "ObjectNode", "RandomGeneratorNode",
+        "SliceNode", "TreeNode", "TupleNode", "TypeNode",
     }
 )  # fmt: skip
 # What skops does not trust by itself of the list above.

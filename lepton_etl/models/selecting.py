@@ -39,9 +39,9 @@ class Selected:
     predicted_kwh: Values
 
 
-def inputs(settings: ModelSettings) -> Inputs:
-    """Every feature of the device, known or not on these days: what is unknown today may be known tomorrow."""
-    features = FEATURES[settings.device]
+def inputs(settings: ModelSettings, hours: pd.DataFrame) -> Inputs:
+    """The features of the device that these hours know anything of; histogram boosting bins no column of unknowns."""
+    features = [f for f in FEATURES[settings.device] if f.category or hours[f.name].notna().any()]
     load = tuple(f.name for f in features if "utilisation" in f.name and not f.name.startswith("memory"))
     return Inputs(
         tuple(f.name for f in features if not f.category),
@@ -63,7 +63,7 @@ def select(hours: pd.DataFrame, settings: ModelSettings) -> Selected:
     `hours` are device-hours in time order. Below three days nothing can be validated: then the forest is taken, or
     the first candidate where the settings name no forest.
     """
-    what, of_settings = inputs(settings), candidates(settings)
+    what, of_settings = inputs(settings, hours), candidates(settings)
     block = day_blocks(hours, settings.validation_blocks)
     cpu_s = {one.name: 0.0 for one in of_settings}
     if len(np.unique(block)) < 3 or len(of_settings) == 1:
@@ -71,7 +71,8 @@ def select(hours: pd.DataFrame, settings: ModelSettings) -> Selected:
         choice, members = Choice(name, {name: 1.0}), pd.DataFrame(index=hours.index[:0])
         measured = np.zeros(0)
     else:
-        members, cpu_s = _forward(hours, block, what, of_settings)
+        # What the first block does not know, no validation fit may need.
+        members, cpu_s = _forward(hours, block, inputs(settings, hours[block == 0]), of_settings)
         measured = hours.loc[members.index, TARGET].to_numpy(dtype=np.float64)
         choice = choose(
             measured, members, block[hours.index.get_indexer(members.index)],

@@ -1,38 +1,48 @@
-"""From a training table to a fitted forest with its errors on later days; no Spark, no storage."""
+"""From a training table to a fitted model with its errors on later days; no Spark, no storage."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
-from lepton_etl.models.candidates import ClassMean, Regressor, forest, linear
+from lepton_etl.models.builders import ClassMean, linear
+from lepton_etl.models.conformal import Coverage, coverage, half_width
+from lepton_etl.models.error_card import CardRow, error_card
 from lepton_etl.models.features import FEATURES, KEYS, TARGET, feature_names, refuse_power_features
-from lepton_etl.models.gate import Verdict, judge
-from lepton_etl.models.metrics import ErrorRow, Values, error_table, is_busy, overall
+from lepton_etl.models.footprint import Spent, joules_per_million, spending
+from lepton_etl.models.gate import Shown, Verdict, judge
+from lepton_etl.models.metrics import ErrorRow, Errors, Values, error_table, errors, is_busy, overall
+from lepton_etl.models.monotone import Fall, falls
+from lepton_etl.models.scopes import worse_scopes
+from lepton_etl.models.selecting import Selected, inputs, select
 from lepton_etl.models.settings import DeviceKind, ModelSettings
 from lepton_etl.models.split import ForwardSplit, split_forward
 
-if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
-
-FOREST: Final = "forest"
+# The model that is registered, the baselines that it has to face, and who is champion now.
+MODEL: Final = "model"
 LINEAR: Final = "linear"
 CLASS_MEAN: Final = "class_mean"
 CHAMPION: Final = "champion"
+# Hours that stand for the training time in explanations.
+_BACKGROUND_ROWS: Final = 200
+
+Predict = Callable[[pd.DataFrame], Values]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A fitted forest, what it was fitted on, and how it and its rivals did on the days after."""
+    """A fitted model, what it was fitted on, how it and its rivals did on the days after, and what it cost.
 
-    pipeline: Pipeline
+    `half_width_ratio` x a prediction is the half width of its 90 % interval, learnt on the days before the test.
+    """
+
+    selected: Selected
     table_sha256: str
     train_rows: int
     test_rows: int
@@ -40,10 +50,25 @@ class Trained:
     train_from: datetime
     test_until: datetime
     errors: tuple[ErrorRow, ...]
+    train_errors: Errors
+    card: tuple[CardRow, ...]
+    half_width_ratio: float
+    coverage: Coverage | None
+    falls: tuple[Fall, ...]
     verdict: Verdict
     example: pd.DataFrame
-    cpu_s: float
-    predict_s: float
+    background: pd.DataFrame
+    spent: Spent
+    per_million: Spent
+
+    @property
+    def pipeline(self) -> Any:
+        """The estimator that is stored."""
+        return self.selected.estimator
+
+    @property
+    def cpu_s(self) -> float:
+        return self.spent.cpu_s
 
     def refused(self, reason: str) -> Trained:
         """The same model with one more reason against promotion."""
@@ -51,7 +76,7 @@ class Trained:
 
 
 def order_rows(hours: pd.DataFrame) -> pd.DataFrame:
-    """Rows in time order, ties by key: the order in which the forest draws its samples must not vary."""
+    """Rows in time order, ties by key: the order in which a forest draws its samples must not vary."""
     return hours.sort_values(
         ["hour_start", *[k for k in KEYS if k != "hour_start"]], kind="stable"
     ).reset_index(drop=True)
@@ -92,10 +117,8 @@ def why_not(hours: pd.DataFrame, settings: ModelSettings) -> str | None:
     return None
 
 
-def train(
-    hours: pd.DataFrame, settings: ModelSettings, champion: Callable[[pd.DataFrame], Values] | None = None
-) -> Trained:
-    """Fit the forest on the earlier days and measure it, its baselines and the champion on the later ones.
+def train(hours: pd.DataFrame, settings: ModelSettings, champion: Predict | None = None) -> Trained:
+    """Choose and fit on the earlier days; measure the model, its baselines and the champion on the later ones.
 
     `hours` are ordered device-hours (`order_rows`) that `why_not` has nothing against. The model registered
     is the one that was tested: it is not fitted again on the test days.
@@ -104,25 +127,43 @@ def train(
     names = list(feature_names(settings.device))
     split = split_forward(hours, settings.test_ratio, settings.embargo_hours)
     assert split is not None
-    started = time.process_time()
-    fitted = forest(settings)
-    fitted.fit(split.train[names], _target(split.train))
-    cpu_s = time.process_time() - started
-    started = time.perf_counter()
-    fitted.predict(split.test[names])
-    predict_s = time.perf_counter() - started
-    rivals = {LINEAR: linear(settings.device), CLASS_MEAN: ClassMean()}
-    rows = _errors_of({FOREST: fitted} | _fit(rivals, split, names), split.test, settings, names)
-    if champion is not None:
-        rows += _errors(CHAMPION, champion(split.test[names]), split.test, settings)
-    verdict = judge(
-        overall(rows, FOREST),
+    with spending() as spent:
+        selected = select(split.train, settings)
+
+    def predict(rows: pd.DataFrame) -> Values:
+        return np.asarray(selected.estimator.predict(rows[names]), dtype=np.float64)
+
+    predicted, measured = predict(split.test), _target(split.test)
+    rivals: dict[str, Values] = _baselines(split, settings)
+    theirs = champion(split.test[names]) if champion is not None else None
+    if theirs is not None:
+        rivals[CHAMPION] = theirs
+    rows = [
+        row
+        for name, said in ({MODEL: predicted} | rivals).items()
+        for row in error_table(
+            name, split.test, measured, said, is_busy(split.test, settings.busy_utilisation_ratio)
+        )
+    ]
+    width = half_width(_relative(selected.measured_kwh, selected.predicted_kwh))
+    # Without a validation nothing says how wide the interval is, and nothing is judged by it.
+    covered = (
+        coverage(measured, predicted, width * np.abs(predicted), list(split.test["date"]))
+        if np.isfinite(width)
+        else None
+    )
+    fallen, taught = falls(predict, split.train, names), errors(_target(split.train), predict(split.train))
+    shown = Shown(
+        overall(rows, MODEL),
+        taught,
         overall(rows, CLASS_MEAN),
-        overall(rows, CHAMPION) if champion is not None else None,
-        settings.gates,
+        overall(rows, CHAMPION) if theirs is not None else None,
+        tuple(_worse(split.test, measured, predicted, theirs, settings)),
+        covered,
+        tuple(fallen),
     )
     return Trained(
-        pipeline=fitted,
+        selected=selected,
         table_sha256=table_sha256(hours, settings.device),
         train_rows=len(split.train),
         test_rows=len(split.test),
@@ -130,10 +171,16 @@ def train(
         train_from=split.train["hour_start"].min().to_pydatetime(),
         test_until=split.test["hour_start"].max().to_pydatetime(),
         errors=tuple(rows),
-        verdict=verdict,
+        train_errors=taught,
+        card=tuple(error_card(split.test, measured, predicted)),
+        half_width_ratio=width,
+        coverage=covered,
+        falls=tuple(fallen),
+        verdict=judge(shown, settings.gates),
         example=split.train[names].head(5),
-        cpu_s=cpu_s,
-        predict_s=predict_s,
+        background=split.train[names].iloc[:: max(1, len(split.train) // _BACKGROUND_ROWS)],
+        spent=spent,
+        per_million=joules_per_million(predict, split.test),
     )
 
 
@@ -141,21 +188,26 @@ def _target(hours: pd.DataFrame) -> Values:
     return hours[TARGET].to_numpy(dtype=np.float64)
 
 
-def _fit(rivals: dict[str, Regressor], split: ForwardSplit, names: list[str]) -> dict[str, Regressor]:
-    for rival in rivals.values():
-        rival.fit(split.train[names], _target(split.train))
-    return rivals
+def _relative(measured: Values, predicted: Values) -> Values:
+    """Residuals by prediction: a device of 3 kW misses by more than one of 100 W."""
+    known = np.abs(predicted) > 0
+    return np.asarray((measured[known] - predicted[known]) / predicted[known])
 
 
-def _errors(model: str, predicted: Values, test: pd.DataFrame, settings: ModelSettings) -> list[ErrorRow]:
-    return error_table(model, test, _target(test), predicted, is_busy(test, settings.busy_utilisation_ratio))
+def _baselines(split: ForwardSplit, settings: ModelSettings) -> dict[str, Values]:
+    what = inputs(settings, split.train)
+    line = linear(what).fit(split.train[what.names], _target(split.train))
+    mean = ClassMean().fit(split.train, _target(split.train))
+    return {LINEAR: line.predict(split.test[what.names]), CLASS_MEAN: mean.predict(split.test)}
 
 
-def _errors_of(
-    models: dict[str, Regressor], test: pd.DataFrame, settings: ModelSettings, names: list[str]
-) -> list[ErrorRow]:
-    return [
-        row
-        for name, model in models.items()
-        for row in _errors(name, model.predict(test[names]), test, settings)
-    ]
+def _worse(
+    test: pd.DataFrame, measured: Values, predicted: Values, theirs: Values | None, settings: ModelSettings
+) -> list[str]:
+    if theirs is None:
+        return []
+    gates = settings.gates
+    return worse_scopes(
+        test, measured, predicted, theirs,
+        tolerance_ratio=gates.scope_tolerance_ratio, min_rows=gates.min_test_rows,
+    )  # fmt: skip

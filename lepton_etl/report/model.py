@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lepton_etl.settings import MlflowSettings
 
 _SQLITE: Final = "sqlite:///"
-_MODEL: Final = "forest"
+_MODEL: Final = "model"
 _BASELINE: Final = "class_mean"
 
 

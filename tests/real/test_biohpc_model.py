@@ -94,8 +94,8 @@ def test_training_ends_before_the_test_begins(hours: pd.DataFrame, trained: Trai
 def test_errors_on_later_days_stay_below_what_was_measured(trained: Trained) -> None:
     print()
     print("\n".join(as_lines(trained.errors)))
-    forest = overall(trained.errors, "forest")
-    busy = overall(trained.errors, "forest", BUSY_HOURS)
+    forest = overall(trained.errors, "model")
+    busy = overall(trained.errors, "model", BUSY_HOURS)
     # Measured with the default settings: all hours CV 10.0 %, WAPE 6.6 %, MAPE 10.2 %; busy hours MAPE 6.0 %.
     assert _percent(forest, "cv_rmse_ratio") < 13
     assert _percent(forest, "wape_ratio") < 9
@@ -108,7 +108,7 @@ def test_errors_on_later_days_stay_below_what_was_measured(trained: Trained) -> 
 @pytest.mark.parametrize("server", SERVERS)
 def test_each_server_holds_the_hourly_limits(trained: Trained, server: str) -> None:
     for row in trained.errors:
-        if (row.model, row.node_id) == ("forest", server):
+        if (row.model, row.node_id) == ("model", server):
             assert row.errors.rows > 1_000
             assert _percent(row.errors, "cv_rmse_ratio") < 20
             assert abs(_percent(row.errors, "nmbe_ratio")) < 10
@@ -117,7 +117,7 @@ def test_each_server_holds_the_hourly_limits(trained: Trained, server: str) -> N
 def test_forest_beats_both_baselines(trained: Trained) -> None:
     forest, linear, mean = (
         _percent(overall(trained.errors, model), "cv_rmse_ratio")
-        for model in ("forest", "linear", "class_mean")
+        for model in ("model", "linear", "class_mean")
     )
     assert forest < linear < mean
 

@@ -11,7 +11,7 @@ import pytest
 from sklearn.ensemble import VotingRegressor
 from sklearn.pipeline import Pipeline
 
-from lepton_etl.models.candidates import forest, linear
+from lepton_etl.models.builders import boosting, forest, linear
 from lepton_etl.models.explain import (
     PERMUTATION_SHAP,
     TREE_SHAP,
@@ -25,6 +25,7 @@ from lepton_etl.models.explain import (
 from lepton_etl.models.export_onnx import export, run
 from lepton_etl.models.features import FEATURES, feature_names
 from lepton_etl.models.metrics import Values
+from lepton_etl.models.selecting import inputs
 from lepton_etl.models.settings import ModelSettings
 from lepton_etl.models.verified import predict
 
@@ -76,12 +77,12 @@ def _fit(pipeline: Pipeline, hours: pd.DataFrame) -> Fitted:
 
 @pytest.fixture(scope="module")
 def trees(hours: pd.DataFrame) -> Fitted:
-    return _fit(forest(SETTINGS), hours)
+    return _fit(forest(10)(inputs(SETTINGS, hours)), hours)
 
 
 @pytest.fixture(scope="module")
 def line(hours: pd.DataFrame) -> Fitted:
-    return _fit(linear("gpu"), hours)
+    return _fit(linear(inputs(SETTINGS, hours)), hours)
 
 
 @pytest.mark.parametrize(("which", "method"), [("trees", TREE_SHAP), ("line", PERMUTATION_SHAP)])
@@ -96,9 +97,8 @@ def test_base_and_parts_are_the_prediction(
 
 
 def test_a_mean_of_trees_is_explained_by_its_members(hours: pd.DataFrame) -> None:
-    both = VotingRegressor(
-        [("one", forest(SETTINGS)), ("two", forest(SETTINGS.model_copy(update={"seed": 1})))], weights=[3, 1]
-    )
+    what = inputs(SETTINGS, hours)
+    both = VotingRegressor([("one", forest(10)(what)), ("two", boosting()(what))], weights=[3, 1])
     model = _fit(both, hours)
     found = explain(model, hours[:3], hours[:50])
     assert found.method == TREE_SHAP
@@ -157,8 +157,6 @@ def test_a_forest_leaves_for_onnx_and_predicts_the_same_there(trees: Fitted, hou
     assert run(found.data, trees.columns, rows) == pytest.approx(trees.predict(rows), rel=1e-5)
 
 
-def test_what_no_converter_takes_or_changes_is_not_exportable_with_its_reason(
-    line: Fitted, hours: pd.DataFrame
-) -> None:
-    found = export(line, hours[:100])
+def test_what_no_converter_takes_is_not_exportable_with_its_reason(hours: pd.DataFrame) -> None:
+    found = export(_fit(boosting(max_iter=5)(inputs(SETTINGS, hours)), hours), hours[:100])
     assert found.data is None and found.reason.startswith("not exportable: ")

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from lepton_etl.models.gate import judge
+from lepton_etl.models.conformal import Coverage
+from lepton_etl.models.gate import Shown, Verdict, judge
 from lepton_etl.models.metrics import Errors
+from lepton_etl.models.monotone import Fall
 from lepton_etl.models.settings import GateSettings
 
 GOOD = Errors(rows=100, mape_ratio=0.1, wape_ratio=0.1, cv_rmse_ratio=0.10, nmbe_ratio=0.01, mae_kwh=0.01)
@@ -14,8 +17,34 @@ MEAN = replace(GOOD, cv_rmse_ratio=0.40)
 GATES = GateSettings()
 
 
+def verdict_of(candidate: Errors, **more: Any) -> Verdict:
+    """The verdict on a candidate that is good on its training hours and has shown nothing else against it."""
+    shown: dict[str, Any] = {"on_training": candidate, "class_mean": MEAN} | more
+    return judge(Shown(candidate, **shown), GATES)
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (
+            {"on_training": replace(GOOD, cv_rmse_ratio=0.10)},
+            "overfitted: CV.* 10.0% on its training hours, 26.0% after",
+        ),
+        ({"worse_scopes": ("cluster_id c1: worse",)}, "cluster_id c1: worse"),
+        ({"coverage": Coverage(9000, 40, 0.80, 0.78, 0.82)}, "its 90 % interval holds 80.0% of 9,000 hours"),
+        (
+            {"falls": (Fall("gpu_utilisation_ratio", 0.2, 0.6, 0.07),)},
+            "7.0% less energy at gpu_utilisation_ratio 0.6",
+        ),
+    ],
+)
+def test_what_else_is_asked_refuses_too(more: dict[str, Any], reason: str) -> None:
+    verdict = verdict_of(replace(GOOD, cv_rmse_ratio=0.26), **more)
+    assert len(verdict.reasons) == 1 and re.search(reason, verdict.reason)
+
+
 def test_a_good_first_model_is_promoted() -> None:
-    verdict = judge(GOOD, MEAN, None, GATES)
+    verdict = verdict_of(GOOD)
     assert verdict.promoted
     assert verdict.reason == ""
 
@@ -30,21 +59,21 @@ def test_a_good_first_model_is_promoted() -> None:
     ],
 )
 def test_each_limit_refuses(candidate: Errors, reason: str) -> None:
-    verdict = judge(candidate, MEAN, None, GATES)
+    verdict = verdict_of(candidate)
     assert not verdict.promoted
     assert re.search(reason, verdict.reason)
 
 
 def test_a_model_no_better_than_the_class_mean_is_refused() -> None:
-    verdict = judge(replace(GOOD, cv_rmse_ratio=0.2), replace(MEAN, cv_rmse_ratio=0.2), None, GATES)
+    verdict = verdict_of(replace(GOOD, cv_rmse_ratio=0.2), class_mean=replace(MEAN, cv_rmse_ratio=0.2))
     assert "no better than the class mean" in verdict.reason
 
 
 @pytest.mark.parametrize(("cv", "promoted"), [(0.1019, True), (0.1021, False)])
 def test_two_percent_worse_than_the_champion_is_the_limit(cv: float, promoted: bool) -> None:
-    assert judge(replace(GOOD, cv_rmse_ratio=cv), MEAN, GOOD, GATES).promoted is promoted
+    assert verdict_of(replace(GOOD, cv_rmse_ratio=cv), champion=GOOD).promoted is promoted
 
 
 def test_all_reasons_are_given() -> None:
-    verdict = judge(replace(GOOD, cv_rmse_ratio=0.5, nmbe_ratio=0.2), MEAN, GOOD, GATES)
+    verdict = verdict_of(replace(GOOD, cv_rmse_ratio=0.5, nmbe_ratio=0.2), champion=GOOD)
     assert len(verdict.reasons) == 4

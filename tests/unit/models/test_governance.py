@@ -55,17 +55,21 @@ def test_at_least_the_stated_share_of_the_calibration_lies_inside(values: list[f
     assert (np.abs(residuals) <= half_width(residuals)).mean() >= 0.9
 
 
-def test_coverage_far_off_misses_and_by_chance_does_not() -> None:
-    residual = np.concatenate([np.zeros(800), np.ones(200)])
-    low = coverage(residual, np.zeros(1000), 0.5)
-    few = coverage(residual[795:805], np.zeros(10), 0.5)
-    assert low is not None and low.inside_ratio == 0.8 and low.misses()
-    assert few is not None and few.inside_ratio == 0.5 and few.rows == 10
-    near = coverage(np.concatenate([np.zeros(895), np.ones(105)]), np.zeros(1000), 0.5)
-    assert near is not None and not near.misses()
-    all_inside = coverage(np.zeros(1000), np.zeros(1000), 0.5)
-    assert all_inside is not None and all_inside.misses()
-    assert coverage(np.zeros(0), np.zeros(0), 1.0) is None
+def test_coverage_far_off_misses_and_by_the_chance_of_days_does_not() -> None:
+    def of(shares: list[float]) -> bool:
+        """Days of 100 hours, the share of each inside."""
+        residual = np.concatenate(
+            [np.repeat([0.0, 1.0], [round(100 * s), 100 - round(100 * s)]) for s in shares]
+        )
+        found = coverage(residual, np.zeros(len(residual)), 0.5, np.repeat(np.arange(len(shares)), 100))
+        assert found is not None and found.inside_ratio == pytest.approx(np.mean(shares))
+        return found.misses()
+
+    assert of([0.8, 0.82] * 10) and of([1.0, 0.99] * 10)
+    assert not of([0.89, 0.90] * 10)
+    # One bad day of twenty, and nine days whatever they say, are no verdict.
+    assert not of([0.9] * 19 + [0.0]) and not of([0.5] * 9)
+    assert coverage(np.zeros(0), np.zeros(0), 1.0, []) is None
 
 
 def _loads(count: int) -> pd.DataFrame:

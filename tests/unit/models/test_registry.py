@@ -78,7 +78,7 @@ def test_run_carries_errors_units_signature_and_example(
 ) -> None:
     client = _client(registry)
     run = client.get_run(champion.run_id)
-    assert run.data.metrics["forest.all.cv_rmse_ratio"] < run.data.metrics["class_mean.all.cv_rmse_ratio"]
+    assert run.data.metrics["model.all.cv_rmse_ratio"] < run.data.metrics["class_mean.all.cv_rmse_ratio"]
     assert run.data.metrics["model_size_bytes"] > 10_000
     assert "power_mean_w" not in run.data.params["features"]
     columns = json.loads(

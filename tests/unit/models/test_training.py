@@ -8,9 +8,9 @@ from lepton_etl.models.settings import ModelSettings
 from lepton_etl.models.training import order_rows, table_sha256, train, training_key, why_not
 
 
-def test_forest_beats_the_class_mean_on_later_days(hours: pd.DataFrame, settings: ModelSettings) -> None:
+def test_the_model_beats_the_class_mean_on_later_days(hours: pd.DataFrame, settings: ModelSettings) -> None:
     trained = train(hours, settings)
-    forest, mean = overall(trained.errors, "forest"), overall(trained.errors, "class_mean")
+    forest, mean = overall(trained.errors, "model"), overall(trained.errors, "class_mean")
     assert forest.cv_rmse_ratio is not None
     assert mean.cv_rmse_ratio is not None
     assert forest.cv_rmse_ratio < 0.08 < mean.cv_rmse_ratio
@@ -20,7 +20,7 @@ def test_forest_beats_the_class_mean_on_later_days(hours: pd.DataFrame, settings
     assert trained.cpu_s > 0
 
 
-def test_training_twice_gives_the_same_forest(hours: pd.DataFrame, settings: ModelSettings) -> None:
+def test_training_twice_gives_the_same_model(hours: pd.DataFrame, settings: ModelSettings) -> None:
     first, second = train(hours, settings), train(hours, settings)
     assert first.errors == second.errors
     assert first.table_sha256 == second.table_sha256

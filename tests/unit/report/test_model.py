@@ -14,7 +14,7 @@ def record(model: str, node: str, hours: str, wape: float | None) -> ErrorRow:
 
 RECORDS = [
     record(model, node, hours, wape)
-    for model, shift in (("forest", 0.0), ("class_mean", 0.5))
+    for model, shift in (("model", 0.0), ("class_mean", 0.5))
     for node, wape in ((ALL_NODES, 0.1 + shift), ("good", 0.05 + shift), ("bad", 0.4 + shift))
     for hours in ("all", "busy")
 ]
@@ -30,7 +30,7 @@ def test_all_servers_come_first_then_the_worst_beside_the_baseline() -> None:
 
 
 def test_unknown_errors_stay_unknown() -> None:
-    (row,) = error_rows(as_records([record("forest", "idle", "all", None)])).to_pylist()
+    (row,) = error_rows(as_records([record("model", "idle", "all", None)])).to_pylist()
     assert row["wape_ratio"] is None
     assert row["baseline_wape_ratio"] is None
 

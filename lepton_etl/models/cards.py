@@ -1,0 +1,155 @@
+"""The model card and the error card: what a stranger must know before relying on a version.
+
+Source: Mitchell et al., Model Cards for Model Reporting, FAT* 2019.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from lepton_etl.models.error_card import records
+from lepton_etl.models.explain import explain
+from lepton_etl.models.export_onnx import Exported, export
+from lepton_etl.models.features import FEATURES
+from lepton_etl.models.footprint import RAPL
+from lepton_etl.models.metrics import Errors, Values, as_lines
+from lepton_etl.models.settings import ModelSettings
+from lepton_etl.models.training import Trained
+from lepton_etl.models.verified import predict
+
+# Rows whose SHAP values stand for all, and rows on which an export is compared.
+_EXPLAINED_ROWS = 50
+_EXPORT_ROWS = 500
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model with its columns, before it has a version."""
+
+    pipeline: Any
+    columns: tuple[dict[str, Any], ...]
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        return tuple(column["name"] for column in self.columns)
+
+    def predict(self, rows: pd.DataFrame) -> Values:
+        return predict(self.pipeline, self.columns, rows)
+
+
+@dataclass(frozen=True)
+class Cards:
+    """The files that go beside a version: name -> content, and the graph for consumers without scikit-learn."""
+
+    texts: dict[str, str]
+    onnx: Exported
+
+
+def cards(trained: Trained, settings: ModelSettings, tags: Mapping[str, str]) -> Cards:
+    """model_card.md, error_card.csv, and the ONNX graph or the reason why there is none."""
+    columns = tuple(
+        {"name": f.name, "unit": f.unit, "category": f.category} for f in FEATURES[settings.device]
+    )
+    model = Fitted(trained.pipeline, columns)
+    sample = trained.background
+    found = explain(model, sample.head(_EXPLAINED_ROWS), sample, seed=settings.seed)
+    onnx = export(model, sample.head(_EXPORT_ROWS))
+    text = "\n".join(
+        (
+            *_head(trained, settings, tags), *_errors(trained), *_choice(trained),
+            "", f"## What it listens to ({found.method}, mean |part| of an hour, Wh)", "",
+            *(f"- {name}: {1000 * value:.2f}" for name, value in found.importance_kwh().items() if value > 0),
+            "", *_cost(trained), *_limits(trained, onnx), "",
+        )
+    )  # fmt: skip
+    return Cards({"model_card.md": text, "error_card.csv": _csv(records(trained.card))}, onnx)
+
+
+def _head(trained: Trained, settings: ModelSettings, tags: Mapping[str, str]) -> list[str]:
+    decided = "champion" if trained.verdict.promoted else f"refused: {trained.verdict.reason}"
+    return [
+        f"# {settings.name}: energy of one {settings.device} over one full hour, kWh",
+        "",
+        f"- Decision: {decided}",
+        f"- Taught on {trained.train_rows:,} hours from {trained.train_from:%Y-%m-%d} to {trained.cut_time:%Y-%m-%d}, "
+        f"tested on the {trained.test_rows:,} hours after, to {trained.test_until:%Y-%m-%d}",
+        f"- Code {tags.get('code_version', '-')}, tables {tags.get('delta_versions', '-')}, "
+        f"training table SHA-256 {trained.table_sha256[:12]}",
+        "- For: filling gaps, expecting a device's energy, seeing what is odd. Not for: billing, hardware "
+        "that is not in the inventory, decisions on cooling by die temperature.",
+    ]
+
+
+def _errors(trained: Trained) -> list[str]:
+    return ["", "## Errors on hours that it had not seen", "", "```", *as_lines(trained.errors), "```", "",
+            "By class, cluster, load and temperature: error_card.csv."]  # fmt: skip
+
+
+def _choice(trained: Trained) -> list[str]:
+    choice, cpu_s = trained.selected.choice, trained.selected.candidate_cpu_s
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in choice.weights.items())
+    lines = ["", "## How it was chosen", "", f"{choice.name}: {shares}"]
+    if not choice.cv_rmse_ratio:
+        return [*lines, "", "Too few days to validate candidates; nothing was compared."]
+    return [
+        *lines,
+        "",
+        f"Validated forward in time on {choice.rows:,} earlier hours:",
+        "",
+        "| candidate | CV(RMSE) | CPU-s of its validation fits |",
+        "| --- | --- | --- |",
+        *(
+            f"| {name} | {cv:.2%} | {f'{cpu_s[name]:.2f}' if name in cpu_s else ''} |"
+            for name, cv in sorted(choice.cv_rmse_ratio.items(), key=lambda item: item[1])
+        ),
+    ]
+
+
+def _cost(trained: Trained) -> list[str]:
+    spent, million = trained.spent, trained.per_million
+    how = "measured by RAPL" if spent.basis == RAPL else "CPU-seconds x 7.4 W a core, not measured"
+    return [
+        "## What it costs",
+        "",
+        f"- Choosing and training: {spent.cpu_s:.1f} CPU-s, {spent.energy_j:.0f} J ({how})",
+        f"- A million predictions: {million.cpu_s:.1f} CPU-s, {million.energy_j:.0f} J",
+    ]
+
+
+def _limits(trained: Trained, onnx: Exported) -> list[str]:
+    gap = _gap(trained.train_errors, trained)
+    covered = trained.coverage
+    held = (
+        "no interval: too few days to validate on"
+        if covered is None
+        else f"the 90 % interval (+-{trained.half_width_ratio:.1%} of the prediction) held {covered.inside_ratio:.1%} "
+        f"of {covered.rows:,} test hours on {covered.days} days"
+    )
+    exported = (
+        onnx.reason or f"ONNX in float32, {onnx.differing_ratio:.2%} of {onnx.rows} rows at a split differ"
+    )
+    monotone = "; ".join(str(fall) for fall in trained.falls) or "more load never lowers its mean response"
+    return ["", "## Limits", "", f"- {gap}", f"- {held}", f"- {monotone}", f"- Export: {exported}"]
+
+
+def _gap(taught: Errors, trained: Trained) -> str:
+    after = next(row.errors for row in trained.errors)
+    if taught.cv_rmse_ratio is None or after.cv_rmse_ratio is None:
+        return "the gap between training and later hours is not known"
+    return f"CV(RMSE) {taught.cv_rmse_ratio:.1%} on its training hours, {after.cv_rmse_ratio:.1%} after them"
+
+
+def _csv(rows: list[dict[str, object]]) -> str:
+    if not rows:
+        return ""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
