@@ -48,8 +48,8 @@ def run(context: StageContext) -> StageResult:
         note = f"{settings.name} version {known.version} was trained on this table: nothing registered"
         return StageResult(rows_in=len(hours), rows_out=0, notes=(note,))
     champion, notes = _present_champion(registry, settings)
-    why = _why_now(hours, settings, champion, context.days)
-    if champion is not None and not why:
+    drift = _drift(hours, settings, champion)
+    if champion is not None and not drift and _is_young(champion, settings, context.days):
         still = f"{settings.name} version {champion.version.version} is newer than {settings.retrain_after_days} days"
         return StageResult(
             rows_in=len(hours), rows_out=0, notes=(*notes, f"{still} and nothing has drifted: not trained")
@@ -69,7 +69,7 @@ def run(context: StageContext) -> StageResult:
     return StageResult(
         rows_in=len(hours),
         rows_out=trained.train_rows + trained.test_rows,
-        notes=(*notes, *why, *back, _outcome(version, trained), *_error_lines(trained)),
+        notes=(*notes, _outcome(version, trained), *back, *drift, *_error_lines(trained)),
     )
 
 
@@ -105,26 +105,28 @@ def _present_champion(
     return champion, ()
 
 
-def _why_now(
-    hours: pd.DataFrame, settings: ModelSettings, champion: VerifiedModel | None, days: Days
-) -> tuple[str, ...]:
-    """Why to train tonight: no champion, its age, or drift of inputs and errors since its test; () for no need."""
+def _drift(hours: pd.DataFrame, settings: ModelSettings, champion: VerifiedModel | None) -> tuple[str, ...]:
+    """What has moved since the champion's test: its errors, and the inputs that moved most."""
     if champion is None:
-        return ("there is no champion to compare with",)
-    tested = pd.Timestamp(champion.version.tags.get("test_until", "1970-01-01T00:00:00+00:00"))
+        return ()
+    tested = _tested_until(champion)
     newest, before = hours[hours["hour_start"] > tested], hours[hours["hour_start"] <= tested]
-    drifted: tuple[str, ...] = ()
-    if len(newest) and len(before):
-        registered = float(champion.version.tags.get(FORWARD_ERROR_TAG, "nan"))
-        found = [
-            *error_drift(newest[TARGET].to_numpy(dtype=float), champion.predict(newest), registered),
-            *input_drift(before, newest, settings.device),
-        ]
-        drifted = tuple(f"drift: {one}" for one in found[:_MOST_DRIFTS_SHOWN])
-    age = (days.end - tested.date()).days
-    if age >= settings.retrain_after_days or age < 0:
-        return drifted or (f"the champion was tested up to {tested:%Y-%m-%d}",)
-    return drifted
+    if newest.empty or before.empty:
+        return ()
+    registered = float(champion.version.tags.get(FORWARD_ERROR_TAG, "nan"))
+    found = [
+        *error_drift(newest[TARGET].to_numpy(dtype=float), champion.predict(newest), registered),
+        *input_drift(before, newest, settings.device),
+    ]
+    return tuple(f"drift: {one}" for one in found[:_MOST_DRIFTS_SHOWN])
+
+
+def _is_young(champion: VerifiedModel, settings: ModelSettings, days: Days) -> bool:
+    return 0 <= (days.end - _tested_until(champion).date()).days < settings.retrain_after_days
+
+
+def _tested_until(champion: VerifiedModel) -> pd.Timestamp:
+    return pd.Timestamp(champion.version.tags.get("test_until", "1970-01-01T00:00:00+00:00"))
 
 
 def _rolled_back(
@@ -201,6 +203,7 @@ def _tags(context: StageContext, trained: Trained, key: str, settings: ModelSett
         "code_version": code_version(),
         "run_id": context.run_id,
         "device": settings.device,
+        "chosen": trained.selected.choice.name,
         "train_from": trained.train_from.isoformat(),
         "cut_time": trained.cut_time.isoformat(),
         "test_until": trained.test_until.isoformat(),

@@ -5,19 +5,22 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from lepton_etl.models.registry import Registry
+from lepton_etl.models.registry import FORWARD_ERROR_TAG, Registry
 from lepton_etl.settings import Settings
 
-_WIDTH = 140
+_WIDTH = 200
 
 
 def print_versions(settings: Settings) -> None:
-    """Each version of the site's model with alias, decision and reason; raises ModelError for a bad name."""
+    """Each version of the site's model with alias, decision, reason and cards; raises ModelError for a bad name."""
     mlflow, name = settings.mlflow, settings.model.name
     registry = Registry(mlflow.tracking_uri, mlflow.artifact_location, mlflow.experiment)
     champion = registry.champion(name)
     shown = Table(title=f"{name} at {_without_credentials(mlflow.tracking_uri)}", title_justify="left")
-    for heading in ("version", "alias", "promotion", "reason", "trained until", "model SHA-256"):
+    for heading in (
+        "version", "alias", "promotion", "reason", "chosen", "CV(RMSE)", "trained until", "ONNX", "cards",
+        "model SHA-256",
+    ):  # fmt: skip
         shown.add_column(heading)
     for version in sorted(registry.versions(name), key=lambda v: int(v.version)):
         tags = version.tags
@@ -26,10 +29,18 @@ def print_versions(settings: Settings) -> None:
             "champion" if champion and champion.version == version.version else "",
             tags.get("promotion", "-"),
             tags.get("promotion_reason", "-"),
+            tags.get("chosen", "-"),
+            _percent(tags.get(FORWARD_ERROR_TAG)),
             tags.get("cut_time", "-")[:10],
+            "yes" if tags.get("onnx") == "exported" else "no",
+            f"runs:/{version.run_id}" if "onnx" in tags else "-",
             tags.get("model_sha256", "-")[:12],
         )
     Console(width=max(Console().width, _WIDTH)).print(shown)
+
+
+def _percent(ratio: str | None) -> str:
+    return "-" if ratio is None else f"{float(ratio):.1%}"
 
 
 def _without_credentials(uri: str) -> str:

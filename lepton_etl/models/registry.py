@@ -105,8 +105,9 @@ class Registry:
                 )
                 model_hash, size = folder_sha256(copy), _size(copy)
             mlflow.log_metric("model_size_bytes", size)
+            of_cards = {} if cards is None else {"onnx": _onnx(cards)}
             made = mlflow.register_model(
-                logged.model_uri, name, tags=dict(tags) | {"model_sha256": model_hash}
+                logged.model_uri, name, tags=dict(tags) | of_cards | {"model_sha256": model_hash}
             )
         version = Version(name, str(made.version), str(run.info.run_id), dict(made.tags))
         self._decide(version, trained)
@@ -256,12 +257,15 @@ def _log_model(name: str, trained: Trained, features: tuple[Feature, ...]) -> An
     )
 
 
+def _onnx(cards: Cards) -> str:
+    return "exported" if cards.onnx.data is not None else cards.onnx.reason
+
+
 def _log_cards(cards: Cards) -> None:
     import mlflow
 
     for file, text in cards.texts.items():
         mlflow.log_text(text, file)
-    mlflow.set_tag("onnx", "exported" if cards.onnx.data is not None else cards.onnx.reason)
     if cards.onnx.data is not None:
         with tempfile.TemporaryDirectory() as folder:
             graph = Path(folder) / "model.onnx"

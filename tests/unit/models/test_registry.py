@@ -19,6 +19,7 @@ import yaml
 from typer.testing import CliRunner
 
 from lepton_etl.errors import ModelError
+from lepton_etl.models.cards import cards
 from lepton_etl.models.features import FEATURES
 from lepton_etl.models.registry import Registry
 from lepton_etl.models.safe_load import checked_bytes, folder_sha256
@@ -46,7 +47,9 @@ def trained(hours: pd.DataFrame, settings: ModelSettings) -> Trained:
 
 @pytest.fixture(scope="module")
 def champion(registry: Registry, trained: Trained) -> Version:
-    return registry.register("node-energy", trained, FEATURES["node"], {"trees": 10}, {"training_key": "k1"})
+    tags = {"training_key": "k1", "code_version": "1.2.3"}
+    made = cards(trained, ModelSettings(trees=10, min_rows=100), tags)
+    return registry.register("node-energy", trained, FEATURES["node"], {"trees": 10}, tags, made)
 
 
 def _client(registry: Registry):  # type: ignore[no-untyped-def]
@@ -90,6 +93,43 @@ def test_run_carries_errors_units_signature_and_example(
     assert model["flavors"]["sklearn"]["serialization_format"] == "skops"
     assert [c["name"] for c in json.loads(model["signature"]["inputs"])] == [f.name for f in FEATURES["node"]]
     assert (_folder_of(registry, champion) / "input_example.json").is_file()
+
+
+def test_a_version_has_its_cards(registry: Registry, champion: Version, tmp_path: Path) -> None:
+    import mlflow
+
+    folder = Path(
+        mlflow.artifacts.download_artifacts(
+            run_id=champion.run_id, dst_path=str(tmp_path), tracking_uri=registry.tracking_uri
+        )
+    )
+    card = (folder / "model_card.md").read_text(encoding="utf-8")
+    for said in (
+        "# node-energy: energy of one node over one full hour, kWh", "- Decision: champion", "- Code 1.2.3",
+        "| candidate | CV(RMSE) |", "- cpu_utilisation_ratio: ", "A million predictions:", "on its training hours",
+    ):  # fmt: skip
+        assert said in card, said
+    rows = (folder / "error_card.csv").read_text(encoding="utf-8").splitlines()
+    assert rows[0].startswith("dimension,bin,rows,") and any(
+        row.startswith("hardware_class,old,") for row in rows
+    )
+    is_exported = champion.tags["onnx"] == "exported"
+    assert (folder / "export" / "model.onnx").exists() is is_exported
+    assert is_exported or champion.tags["onnx"].startswith("not exportable: ")
+
+
+def test_the_alias_rolls_back_to_a_version_that_was_promoted(registry: Registry, trained: Trained) -> None:
+    name = "rolled"
+    for key in ("1", "2"):
+        registry.register(name, trained, FEATURES["node"], {}, {"training_key": key})
+    registry.register(name, trained.refused("made up"), FEATURES["node"], {}, {"training_key": "3"})
+    registry.roll_back(name, "1", "errors doubled")
+    now, left = registry.champion(name), registry.version(name, "2")
+    assert now is not None and now.version == "1"
+    assert left is not None
+    assert (left.tags["promotion"], left.tags["promotion_reason"]) == ("rolled back", "errors doubled")
+    with pytest.raises(ModelError, match="version 3 was never champion"):
+        registry.roll_back(name, "3", "no")
 
 
 def test_verified_model_predicts_as_the_trained_one(
