@@ -26,6 +26,9 @@ from lepton_etl.fleet.plan import ClusterPlan, FleetPlan
 from lepton_etl.fleet.simulate import simulate
 
 FIRST: Final = date(2025, 6, 3)
+# Nodes log every 20 s. On a site of five nodes a job that starts between two readings of a minute moves an hour by up
+# to 0.13 % of its energy, and what is to be shown here is the ledger and no sampling error.
+BMC_PERIOD_S: Final = 20
 NETWORK_SERVES: Final = "network"
 HOUR: Final = ["site_id", "hour_start"]
 
@@ -41,7 +44,7 @@ def plan(days: int, *, errs: bool) -> FleetPlan:
         ),
         first_date=FIRST,
         days=days,
-        bmc_period_s=60,
+        bmc_period_s=BMC_PERIOD_S,
         sensor_gain_sigma=0.05 if errs else 0.0,
         meter_class_error=errs,
     )
