@@ -11,6 +11,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from lepton_etl.days import Days
 from lepton_etl.lake import plain
@@ -26,7 +27,9 @@ from lepton_etl.lake.tables import (
     REJECT,
 )
 from lepton_etl.lake.tables.accounts import ENERGY_LEDGER
+from lepton_etl.lake.tables.diagnosis import ANOMALY, STATE
 from lepton_etl.lake.tables.jobs import TENANT_DAY
+from lepton_etl.models.footprint import DEFAULT_CORE_POWER_W, tree_cpu_s
 from lepton_etl.report import data as d
 from lepton_etl.report import gather
 from lepton_etl.report.model import model_summary
@@ -36,6 +39,8 @@ from pipelines.stage import StageContext, StageResult
 
 # What one scatter holds: dense enough to see the shape, small enough for a browser.
 MOST_POINTS: Final = 1500
+# Nodes named beside a state.
+MOST_NODES: Final = 8
 
 
 def run(context: StageContext) -> StageResult:
@@ -88,6 +93,9 @@ def read(context: StageContext, folder: Path) -> d.ReportData:
             stages=stages.select(d.STAGE_SCHEMA.names),
             model=model_summary(settings.mlflow, settings.model, message_of(stages, "train")),
             predictions=predictions(lake, days),
+            states=states(lake, days),
+            anomalies=anomalies(lake, days),
+            footprint=d.OwnFootprint(tree_cpu_s(), DEFAULT_CORE_POWER_W),
             credits=tuple(sorted({s.credit for s in settings.sources if s.credit})),
         )  # fmt: skip
     finally:
@@ -116,6 +124,31 @@ def predictions(lake: Lake, days: Days) -> d.Sample:
         return d.Sample(d.PREDICTION_SCHEMA.empty_table())
     known = lake.read(PREDICTION, days).dropna(subset=["energy_kwh", "predicted_kwh"])
     return _sample(known, d.PREDICTION_SCHEMA, "node_id", "device_id", "hour_start")
+
+
+def states(lake: Lake, days: Days) -> pa.Table:
+    """Intervals by state, the most frequent first, each with the nodes that were in it longest."""
+    if not lake.exists(STATE):
+        return d.STATE_COUNT_SCHEMA.empty_table()
+    by_node = lake.read(STATE, days).groupBy("performance_state", "node_id").agg(
+        F.count("*").alias("intervals"), F.count_distinct("device_id").alias("devices")
+    )  # fmt: skip
+    longest = F.slice(
+        F.reverse(F.array_sort(F.collect_list(F.struct("intervals", "node_id")))), 1, MOST_NODES
+    )
+    rows = by_node.groupBy("performance_state").agg(
+        F.sum("intervals").alias("intervals"),
+        F.sum("devices").alias("devices"),
+        F.array_join(F.transform(longest, lambda one: one["node_id"]), ", ").alias("nodes"),
+    )
+    return collected(rows.orderBy(F.desc("intervals")), d.STATE_COUNT_SCHEMA)
+
+
+def anomalies(lake: Lake, days: Days) -> pa.Table:
+    """Episodes that began on the days, the largest amount of energy first."""
+    rows = plain.read(lake.root, ANOMALY, days)
+    order = pc.sort_indices(pc.abs(rows["excess_kwh"]), sort_keys=[("", "descending")])
+    return rows.take(order)
 
 
 def _sample(frame: DataFrame, schema: pa.Schema, *key: str) -> d.Sample:

@@ -14,10 +14,11 @@ from typing import Final
 import pyarrow as pa
 
 from lepton_etl.days import Days
-from lepton_etl.fields import FIELDS
+from lepton_etl.fields import FIELDS, JOULES_PER_KWH
 from lepton_etl.lake.schema import arrow_schema
 from lepton_etl.lake.tables import CLUSTER_DAY
 from lepton_etl.lake.tables.accounts import ENERGY_LEDGER
+from lepton_etl.lake.tables.diagnosis import ANOMALY
 from lepton_etl.lake.tables.jobs import TENANT_DAY
 
 _ARROW: Final[Mapping[str, pa.DataType]] = {
@@ -66,6 +67,9 @@ REJECT_SCHEMA: Final = pa.schema([
 ])  # fmt: skip
 IGNORED_SCHEMA: Final = pa.schema([
     ("source_name", pa.string()), ("sensor", pa.string()), ("reason", pa.string()), ("records", pa.int64()),
+])  # fmt: skip
+STATE_COUNT_SCHEMA: Final = pa.schema([
+    ("performance_state", pa.string()), ("intervals", pa.int64()), ("devices", pa.int64()), ("nodes", pa.string()),
 ])  # fmt: skip
 STAGE_SCHEMA: Final = _dictionary_schema(("stage", "state", "rows_in", "rows_out", "duration_s", "message"))
 ERROR_SCHEMA: Final = pa.schema([
@@ -134,6 +138,18 @@ class ModelSummary:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class OwnFootprint:
+    """What the run has cost so far on this machine: CPU-seconds of its processes, times a stated power of a core."""
+
+    cpu_s: float
+    core_power_w: float
+
+    @property
+    def energy_kwh(self) -> float:
+        return self.cpu_s * self.core_power_w / JOULES_PER_KWH
+
+
 def _empty(schema: pa.Schema) -> pa.Table:
     return schema.empty_table()
 
@@ -156,6 +172,9 @@ class ReportData:
     ignored: pa.Table = field(default_factory=lambda: _empty(IGNORED_SCHEMA))
     gate: Gate = field(default_factory=lambda: Gate(ran=False))
     stages: pa.Table = field(default_factory=lambda: _empty(STAGE_SCHEMA))
+    states: pa.Table = field(default_factory=lambda: _empty(STATE_COUNT_SCHEMA))
+    anomalies: pa.Table = field(default_factory=lambda: _empty(arrow_schema(ANOMALY)))
+    footprint: OwnFootprint | None = None
     model: ModelSummary | None = None
     predictions: Sample = field(default_factory=lambda: Sample(_empty(PREDICTION_SCHEMA)))
     credits: tuple[str, ...] = ()

@@ -28,6 +28,7 @@ MOST_DAY_ROWS: Final = 200
 MOST_DISCARDED: Final = 200
 MOST_IGNORED: Final = 25
 MOST_REJECTS: Final = 40
+MOST_ANOMALIES: Final = 40
 MOST_ERRORS: Final = 62  # Two rows a server: all of them together and the thirty worst.
 
 # Which figures the cluster tables show, and so which definitions the page prints.
@@ -68,6 +69,9 @@ def render(data: ReportData) -> str:
         "balance": accounts.balance_row(data.ledger),
         "tenants": tenants[:MOST_TENANTS],
         "tenants_total": len(tenants),
+        "states": data.states.to_pylist(),
+        "anomalies": data.anomalies.slice(0, MOST_ANOMALIES).to_pylist(),
+        "anomalies_total": data.anomalies.num_rows,
         "charts": charts,
         "scatters": [charts[name] for name in SCATTERS],
         "specs": {drawing.name: _script_json(drawing.spec) for drawing in charts.values() if drawing.spec},

@@ -6,11 +6,14 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 
 import pyarrow as pa
 import pytest
 
+from lepton_etl.lake.schema import arrow_schema
+from lepton_etl.lake.tables.diagnosis import ANOMALY
 from lepton_etl.report import data as d
 from lepton_etl.report.page import render
 
@@ -105,6 +108,30 @@ def test_an_unknown_figure_is_a_dash_with_its_basis(one_day: str) -> None:
 def test_a_sum_over_unknown_rows_is_said_to_be_a_part(one_day: str) -> None:
     assert "≥\u00a022.50\u202fMWh" in one_day
     assert "known in 2 of 3 cluster-days" in one_day
+
+
+def test_states_anomalies_and_the_runs_own_footprint_are_shown(made_up_report: Report) -> None:
+    states = [{"performance_state": "power_capped", "intervals": 12, "devices": 1, "nodes": "n7"},
+              {"performance_state": None, "intervals": 3, "devices": 1, "nodes": "n8"}]  # fmt: skip
+    start = datetime(2025, 6, 3, 4, tzinfo=UTC)
+    odd = {"anomaly_id": "a", "date": start.date(), "site_id": "s", "cluster_id": "c", "rack_id": "r9", "node_id": None,
+           "device_id": None, "anomaly_kind": "rack", "start_time": start, "end_time": start + timedelta(hours=5),
+           "excess_kwh": -1.25, "anomaly_score": 2.0, "confidence_ratio": 0.97,
+           "explanation": "all <moved>"}  # fmt: skip
+    html = render(
+        replace(
+            made_up_report(1),
+            states=pa.Table.from_pylist(states, schema=d.STATE_COUNT_SCHEMA),
+            anomalies=pa.Table.from_pylist([odd], schema=arrow_schema(ANOMALY)),
+            footprint=d.OwnFootprint(3600.0, 7.4),
+        )
+    )
+    section = html[html.index('<section id="devices">') : html.index('<section id="coverage">')]
+    for said in ("power capped", "not known", "n7", "r9", "all &lt;moved&gt;", "97"):
+        assert said in section
+.*7.4 Wh at 7.4 W for a busy core", html)
+    bare = render(made_up_report(1))
+    assert "No device was judged" in bare and "No anomaly was found" in bare and "The run itself" not in bare
 
 
 def test_all_unknown_renders_without_a_chart(made_up_report: Report) -> None:
