@@ -20,7 +20,8 @@ from lepton_etl.lake.store import Lake
 from lepton_etl.lake.tables import INTERVAL
 from lepton_etl.lake.tables.diagnosis import DEVICE_NOW
 from lepton_etl.settings import Settings, load
-from pipelines.watch import Watcher, run
+from pipelines.watch import run
+from pipelines.watcher import Watcher, history
 
 HEADER = (
     "timestamp, index, power.draw [W], power.limit [W], utilization.gpu [%], utilization.memory [%], "
@@ -160,6 +161,16 @@ def test_a_batch_that_is_given_again_is_not_added_twice(
     assert counts(lake) == [1]
     again.take(rows, 1)
     assert counts(lake) == [2]
+
+
+def test_a_long_history_is_thinned_evenly(lake: Lake) -> None:
+    today = datetime.now(UTC).date()
+    assert history(lake, today).height == 0
+    lay_down_a_week(lake, today)
+    assert history(lake, today).height == 48
+    assert history(lake, today + timedelta(days=8)).height == 0
+    thinned = history(lake, today, most_rows=20).sort("interval_start")
+    assert thinned["interval_start"].diff().drop_nulls().unique().to_list() == [timedelta(minutes=15)]
 
 
 def test_it_stops_when_told(spark: SparkSession, lake: Lake, site: Settings) -> None:

@@ -51,6 +51,7 @@ DEVICE_NOW: Final = Table(
         "evidence", "unknown_inputs", "updated_time", "newest_reading_time", "behind_s",
     ),
     not_null=("interval_start", "adjustment", "updated_time", "newest_reading_time", "behind_s"),
+    log_days=1,
     warnings=(
         "A device that falls silent keeps its last row: look at newest_reading_time.",
         "Adjustments are proposals to a person; nothing is carried out.",
