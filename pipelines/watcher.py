@@ -172,9 +172,9 @@ class Watcher:
     def _change(self, row: Mapping[str, Any]) -> str | None:
         """The line of a device whose state is another than before; a new device is told of where it is not normal."""
         key, state = tuple(row[name] for name in KEY), row["performance_state"]
-        before = self._states.get(key, "normal")
+        before = self._states.get(key, "normal" if state else None)
         self._states[key] = state
-        if before == state or (state is None and before is None):
+        if before == state:
             return None
         chance = row[f"{state}_probability_ratio"] if state else None
         self._log.warning(
