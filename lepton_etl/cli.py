@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -103,6 +104,34 @@ def explain(
             typer.echo(line)
     finally:
         spark.stop()
+
+
+@app.command()
+def watch(
+    config: Config,
+    until_idle: Annotated[bool, typer.Option("--until-idle", help="Read what is there, then end.")] = False,
+    master: Annotated[
+        str | None, typer.Option(help="Spark master; default local[*], or spark-submit's.")
+    ] = None,
+) -> None:
+    """Keep the newest performance state of every device within two minutes of its logs."""
+    from lepton_etl.session import spark_session
+    from pipelines.watch import run
+
+    settings = _settings(config)
+    stop = threading.Event()
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, lambda *_: stop.set())
+    extra = dict(settings.spark) | ({"spark.master": master} if master else {})
+    spark = spark_session("lepton-etl watch", extra)
+    spark.sparkContext.setLogLevel("ERROR")
+    try:
+        watched = run(spark, settings, until_idle=until_idle, stop=stop)
+    finally:
+        spark.stop()
+    changes = sum(len(batch.changes) for batch in watched.batches)
+    _end(Exit.DONE, f"watch: {'stopped' if stop.is_set() else 'done'} after {len(watched.batches)} batches, "
+         f"{changes} changes of state (run {watched.run_id}, exit 0)")  # fmt: skip
 
 
 @app.command()

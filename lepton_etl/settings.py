@@ -35,6 +35,7 @@ from lepton_etl.sources import (
     Source,
     TimeZone,
 )
+from lepton_etl.states.settings import WatchSettings
 
 _VARIABLE: Final = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 _ENV_PREFIX: Final = "LEPTON__"
@@ -196,6 +197,7 @@ class Settings(BaseSettings):
     billing: BillingSettings = BillingSettings()
     restate: RestateSettings = RestateSettings()
     report: Report = Report()
+    watch: WatchSettings = WatchSettings()
     spark: dict[str, str] = Field(
         default_factory=dict, description="Further Spark SQL settings of the session."
     )

@@ -40,6 +40,12 @@ FIELDS: Final[tuple[Field, ...]] = (
     text("adjustment_reason", "Why, in words and numbers."),
     Field("evidence", STRINGS, None, "What spoke for the state, strongest first."),
     Field("unknown_inputs", STRINGS, None, "What the decision had to do without."),
+    time("updated_time", "When the row was written, UTC."),
+    time("newest_reading_time", "Stamp of the device's newest reading, UTC."),
+    Field(
+        "behind_s", DOUBLE, "second",
+        "Updated time less the newest reading's; less than 0: the logging clock is ahead.", ge=-1e9, le=1e9,
+    ),
     # Anomalies
     text("anomaly_id", "Hash of site, cluster, node, device, kind and begin; the same every night."),
     text("anomaly_kind", "What kind of fault it looks like.", ANOMALY_KINDS),

@@ -80,4 +80,5 @@ def configuration_of(table: Table) -> dict[str, str]:
     # Statistics of every figure would cost more code than the rows themselves.
     indexed = {"delta.dataSkippingStatsColumns": ",".join(table.indexed)}
     checks = {f"delta.constraints.{name}": check for name, check in constraints(table).items()}
-    return _PROPERTIES | append_only | indexed | checks
+    log = {} if table.log_days is None else {"delta.logRetentionDuration": f"interval {table.log_days} days"}
+    return _PROPERTIES | append_only | indexed | log | checks

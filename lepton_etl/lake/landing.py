@@ -97,7 +97,11 @@ def _local(source: Source) -> Iterator[Delivered]:
     inside = root.resolve()
     for file in sorted(root.glob(str(Path(source.path).relative_to(root)))):
         path = str(file)
-        info = file.lstat()
+        try:
+            info = file.lstat()
+        except FileNotFoundError:
+            # Rotated away since it was listed.
+            continue
         if stat.S_ISDIR(info.st_mode):
             continue
         node_id, path_time = identity(source, path)

@@ -39,13 +39,15 @@ class Intervals:
     slowdown_temp_c: Floats
 
 
-def evidence(now: Intervals, history: Intervals) -> dict[str, Floats]:
+def evidence(
+    now: Intervals, history: Intervals, frozen_intervals: int = FROZEN_INTERVALS
+) -> dict[str, Floats]:
     """The figures of EVIDENCE for `now`, judged by `history` of the same devices (ended before).
 
     load: utilisation. of_cap: power over limit, under load. clock: over the highest the device has held under load
     (95th percentile). memory: in use, under load. heat_margin_k: slow-down temperature less the device's. residual:
     log of power over the median at that load in the history. frozen: octaves by which the load's swing over the last
-    hour exceeds the power's. `residual` and `clock` are unknown below MIN_HISTORY intervals.
+    hour, of `frozen_intervals`, exceeds the power's. `residual` and `clock` are unknown below MIN_HISTORY intervals.
     """
     busy = now.load_ratio >= BUSY
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -59,7 +61,7 @@ def evidence(now: Intervals, history: Intervals) -> dict[str, Floats]:
         "memory": np.where(busy, now.memory_ratio, np.nan),
         "heat_margin_k": now.slowdown_temp_c[:, None] - now.device_temp_c,
         "residual": residual,
-        "frozen": _frozen(now),
+        "frozen": _frozen(now, frozen_intervals),
     }
 
 
@@ -98,12 +100,12 @@ def held_clock(history: Intervals) -> Floats:
     return found
 
 
-def _frozen(now: Intervals) -> Floats:
+def _frozen(now: Intervals, intervals: int) -> Floats:
     """log2 of the load's range over the power's relative range, of the last intervals; NaN where load is still."""
 
     def spread(values: Floats) -> Floats:
-        padded = np.concatenate([np.full((len(values), FROZEN_INTERVALS - 1), np.nan), values], axis=1)
-        windows = sliding_window_view(padded, FROZEN_INTERVALS, axis=1)
+        padded = np.concatenate([np.full((len(values), intervals - 1), np.nan), values], axis=1)
+        windows = sliding_window_view(padded, intervals, axis=1)
         return np.asarray(windows.max(axis=2) - windows.min(axis=2))
 
     load, power = spread(now.load_ratio), spread(now.power_w)

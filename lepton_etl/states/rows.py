@@ -9,7 +9,15 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lepton_etl.states.decide import STATES, held, log_terms, probabilities
-from lepton_etl.states.evidence import EVIDENCE, SLOWDOWN_TEMP_C, Floats, Intervals, evidence, unknown
+from lepton_etl.states.evidence import (
+    EVIDENCE,
+    FROZEN_INTERVALS,
+    SLOWDOWN_TEMP_C,
+    Floats,
+    Intervals,
+    evidence,
+    unknown,
+)
 
 KEY: Final = ("site_id", "cluster_id", "node_id", "device_id")
 # Below this the operator is told nothing to do.
@@ -29,11 +37,18 @@ _COLUMNS: Final = (
 _SHOWN: Final = 3
 
 
-def state_rows(intervals: pl.DataFrame, history: pl.DataFrame) -> pl.DataFrame:
+def state_rows(
+    intervals: pl.DataFrame,
+    history: pl.DataFrame,
+    *,
+    frozen_intervals: int = FROZEN_INTERVALS,
+    newest_only: bool = False,
+) -> pl.DataFrame:
     """Rows of gold/state for each row of `intervals` (silver/interval, of one interval length), by `history` before it.
 
     Load is GPU utilisation, else CPU utilisation. `slowdown_temp_c`, where the frame has it, goes before the common
-    limit. A row of which no figure is known has no state. Raises ValueError where a device has an interval twice.
+    limit. A row of which no figure is known has no state. `frozen_intervals` make an hour; `newest_only` gives the last
+    row of each device, judged by all before it. Raises ValueError where a device has an interval twice.
     """
     if not intervals.height:
         return pl.DataFrame()
@@ -43,9 +58,12 @@ def state_rows(intervals: pl.DataFrame, history: pl.DataFrame) -> pl.DataFrame:
     names = frame.select(KEY).unique(maintain_order=True).with_row_index("_row")
     now, places = _grid(frame, names)
     past, _ = _grid(_with_load(history), names)
-    figures = evidence(now, past)
+    figures = evidence(now, past, frozen_intervals)
     chances = probabilities(figures)
     states = held(chances)
+    if newest_only:
+        last = np.flatnonzero(frame.select(pl.struct(*KEY).is_last_distinct()).to_series().to_numpy())
+        frame, places = frame[last], (places[0][last], places[1][last])
     at = tuple(places)
     missing = unknown(now, figures)
     blind = np.all([np.isnan(figures[name])[at] for name in EVIDENCE], axis=0)

@@ -12,7 +12,8 @@ class Table:
     """A Delta path table `<lake.root>/<name>`.
 
     `key` makes a row unique (empty: append-only log). A `partition` by date is what `Lake.replace` replaces.
-    `warnings` are for the reader of the figures.
+    `warnings` are for the reader of the figures. `log_days`: how far back the Delta log of a table goes that is
+    replaced every minute; None: Delta's default.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Table:
     not_null: tuple[str, ...] = ()
     retention_days: int | None = None
     warnings: tuple[str, ...] = ()
+    log_days: int | None = None
 
     @property
     def fields(self) -> tuple[Field, ...]:

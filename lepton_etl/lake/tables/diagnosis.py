@@ -42,6 +42,22 @@ STATE: Final = Table(
     warnings=("Adjustments are proposals to a person; nothing is carried out.",),
 )  # fmt: skip
 
+DEVICE_NOW: Final = Table(
+    "gold/device_now", grain="the newest performance state of one device, by the job `watch`", owner="states",
+    key=("site_id", "cluster_id", "node_id", "device_id"),
+    columns=(
+        "site_id", "cluster_id", "node_id", "device_id", "interval_start", "performance_state",
+        *(f"{state}_probability_ratio" for state in PERFORMANCE_STATES), "adjustment", "adjustment_reason",
+        "evidence", "unknown_inputs", "updated_time", "newest_reading_time", "behind_s",
+    ),
+    not_null=("interval_start", "adjustment", "updated_time", "newest_reading_time", "behind_s"),
+    log_days=1,
+    warnings=(
+        "A device that falls silent keeps its last row: look at newest_reading_time.",
+        "Adjustments are proposals to a person; nothing is carried out.",
+    ),
+)  # fmt: skip
+
 ANOMALY: Final = Table(
     "gold/anomaly", grain="one episode of one kind of fault", partition="date", owner="anomalies",
     key=("anomaly_id",),

@@ -1,0 +1,11 @@
+"""spark-submit --properties-file conf/spark-defaults.conf jobs/watch.py --config conf/local.yaml
+
+Keeps gold/device_now within two minutes of the logs until it is stopped. Further: [--until-idle].
+"""
+
+import sys
+
+from lepton_etl.cli import main
+
+if __name__ == "__main__":
+    main(["watch", *sys.argv[1:]])
