@@ -6,17 +6,22 @@ same rows; a day that was not gets the champion.
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, timedelta
 from functools import reduce
 
+import polars as pl
+import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from lepton_etl.days import Days
+from lepton_etl.lake.schema import arrow_schema, spark_schema
 from lepton_etl.lake.store import Lake
 from lepton_etl.lake.tables import INTERVAL, NODE, PREDICTION
 from lepton_etl.models.device_hours import device_hours
+from lepton_etl.models.recalibration import Recalibration
 from lepton_etl.models.registry import Registry
-from lepton_etl.models.scoring import with_prediction
+from lepton_etl.models.scoring import recalibrated, with_prediction
 from pipelines.stage import StageContext, StageResult
 
 
@@ -43,12 +48,32 @@ def run(context: StageContext) -> StageResult:
             model = registry.verified_model(settings.name, version=version)
             theirs = hours.where(F.col("date").isin(days))
             scored.append(theirs.transform(with_prediction(model, settings.coverage_min_ratio)))
-        written = lake.replace(PREDICTION, context.days, reduce(DataFrame.unionByName, scored))
+        rows = _recalibrated(context, reduce(DataFrame.unionByName, scored))
+        written = lake.replace(PREDICTION, context.days, rows)
     finally:
         hours.unpersist()
     versions = ", ".join(sorted(days_of))
     note = f"{settings.name} version {versions} scored {written.rows:,} {settings.device} hours"
     return StageResult(rows_in=rows_in, rows_out=written.rows, written=(written,), notes=(note,))
+
+
+def _recalibrated(context: StageContext, scored: DataFrame) -> DataFrame:
+    """The scored hours with `recalibrated_kwh`, from what was scored in the days before; node by node."""
+    first = context.days.start
+    before = Days(first - timedelta(days=Recalibration().newest_days), first - timedelta(days=1))
+    name = context.settings.model.name
+    history = context.lake.read(PREDICTION, before).where(F.col("model_name") == name)
+    schema = arrow_schema(PREDICTION)
+
+    def correct(table: pa.Table) -> pa.Table:
+        rows = pl.DataFrame(table).sort("cluster_id", "device_id", "hour_start")
+        rows = rows.with_columns(recalibrated(rows)).filter(pl.col("date") >= first)
+        found: pa.Table = rows.select(schema.names).to_arrow().cast(schema)
+        return found
+
+    kept = [column for column in PREDICTION.columns if column != "recalibrated_kwh"]
+    whole = scored.select(*kept).unionByName(history.select(*kept))
+    return whole.groupBy("site_id", "node_id").applyInArrow(correct, schema=spark_schema(PREDICTION))
 
 
 def _days_by_version(lake: Lake, context: StageContext, champion: str | None) -> dict[str, list[date]]:

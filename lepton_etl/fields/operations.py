@@ -11,6 +11,10 @@ FIELDS: Final[tuple[Field, ...]] = (
     text("model_name", "Registered model."),
     text("model_version", "Version in the registry."),
     energy("predicted_kwh", "Predicted energy of the device over the hour."),
+    energy(
+        "recalibrated_kwh",
+        "Predicted energy, corrected by what was missed on the device before at like load.",
+    ),
     ratio(
         "load_ratio",
         "GPU utilisation of the device-hour where known, else CPU utilisation: what expected energy follows.",

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Final, cast
 
+import numpy as np
+import pandas as pd
+import polars as pl
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -14,6 +17,7 @@ from pyspark.sql.pandas.functions import arrow_udf
 from lepton_etl.fields import SECONDS_PER_HOUR
 from lepton_etl.models.device_hours import Transform
 from lepton_etl.models.features import KEYS, TARGET
+from lepton_etl.models.recalibration import Recalibration, corrections
 from lepton_etl.models.safe_load import build
 from lepton_etl.models.verified import VerifiedModel, predict
 
@@ -60,6 +64,21 @@ def with_prediction(model: VerifiedModel, coverage_min_ratio: float) -> Transfor
         )
 
     return transform
+
+
+def recalibrated(rows: pl.DataFrame) -> pl.Series:
+    """`recalibrated_kwh` of rows of gold/prediction: corrected by the device's residuals of earlier days at like load.
+
+    The rows are those of whole devices, days to score and days before. Null without a known load.
+    """
+    hours = rows.select("site_id", "node_id", "device_id", "hour_start", "date", "load_ratio").to_pandas()
+    hours["hour_start"] = pd.to_datetime(hours["hour_start"], utc=True)
+    predicted = rows["predicted_kwh"].to_numpy()
+    residual = (rows["energy_kwh"] - rows["predicted_kwh"]).cast(pl.Float64).fill_null(np.nan).to_numpy()
+    known = rows["load_ratio"].is_not_null().to_numpy()
+    residual = np.where(known, residual, np.nan)
+    corrected = np.maximum(predicted + corrections(hours, residual, ["load_ratio"], Recalibration()), 0.0)
+    return pl.Series("recalibrated_kwh", np.where(known, corrected, np.nan)).fill_nan(None)
 
 
 @lru_cache(maxsize=2)

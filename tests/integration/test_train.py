@@ -207,6 +207,13 @@ def test_a_night_trains_once_promotes_scores_and_repeats_itself(
     assert len(rows) == 3 * 96
     error = (rows["energy_kwh"] - rows["predicted_kwh"]).abs().sum() / rows["energy_kwh"].sum()
     assert error < 0.05
+    # The first scored day has nothing before it to learn from; later ones are corrected, by little: the model is good.
+    corrected = rows.sort_values("hour_start")
+    first = corrected["date"] == corrected["date"].min()
+    assert (corrected["recalibrated_kwh"] == corrected["predicted_kwh"])[first].all()
+    assert not (corrected["recalibrated_kwh"] == corrected["predicted_kwh"])[~first].any()
+    off = (rows["energy_kwh"] - rows["recalibrated_kwh"]).abs().sum() / rows["energy_kwh"].sum()
+    assert off <= 1.1 * error
     assert set(rows["model_version"]) == {"1"}
 
     said = "\n".join(explained(lake, settings, "n1", datetime(2025, 6, 3, 5, tzinfo=UTC)))

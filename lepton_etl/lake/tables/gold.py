@@ -73,7 +73,7 @@ PREDICTION: Final = Table(
     key=("site_id", "cluster_id", "node_id", "device_id", "hour_start", "model_name", "model_version"),
     columns=(
         "date", "hour_start", "site_id", "cluster_id", "node_id", "device_id", "model_name", "model_version",
-        "energy_kwh", "predicted_kwh", "load_ratio",
+        "energy_kwh", "predicted_kwh", "load_ratio", "recalibrated_kwh",
     ),
     not_null=("date",),
 )  # fmt: skip
