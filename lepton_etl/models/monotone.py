@@ -11,7 +11,8 @@ import pandas as pd
 
 from lepton_etl.models.metrics import Values
 
-LOADS: Final = ("cpu_utilisation_ratio", "gpu_utilisation_ratio", "memory_utilisation_ratio")
+# Memory in use is no load: a board that holds much may draw less than one that computes on little.
+LOADS: Final = ("cpu_utilisation_ratio", "gpu_utilisation_ratio")
 # A response may fall by this share of its own level before it counts: trees that are averaged wobble.
 TOLERANCE_RATIO: Final = 0.005
 _GRID: Final = np.linspace(0.0, 1.0, 11)

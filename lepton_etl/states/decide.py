@@ -37,6 +37,7 @@ LIKELIHOOD: Final[dict[str, dict[str, tuple[float, float]]]] = {
 # Fitted on generated cases by log loss, see docs/states.md.
 TEMPERATURE: Final = 0.15
 STAY: Final = 0.95
+NO_LIMIT: Final = -30.0
 HOLD_MARGIN: Final = 0.2
 _T_DEGREES: Final = 4.0
 
@@ -53,6 +54,9 @@ def log_terms(figures: dict[str, Floats]) -> dict[str, Floats]:
             off = (value - centre) / width
             terms[number] = -(_T_DEGREES + 1) / 2 * np.log1p(off**2 / _T_DEGREES) - np.log(width)
         found[name] = np.where(np.isnan(value), 0.0, terms)
+    # Nothing else than power at its limit tells a cap from other reasons to draw less: without a limit it is not said.
+    capped = STATES.index("power_capped")
+    found["of_cap"][capped][np.isnan(figures["of_cap"])] = NO_LIMIT
     return found
 
 

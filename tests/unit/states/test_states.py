@@ -123,3 +123,12 @@ def test_devices_are_judged_alone() -> None:
     both = state_rows(pl.concat([first[1], second[1]]), pl.concat([first[0], second[0]]))
     alone = state_rows(first[1], first[0])
     assert both.filter(pl.col("node_id") == "power_capped-203").equals(alone)
+
+
+def test_without_a_power_limit_no_cap_is_claimed() -> None:
+    history, day, _ = device_days(100, "power_capped")
+    assert "power_capped" in set(state_rows(day, history)["performance_state"])
+    none = pl.lit(None, pl.Float64).alias("power_limit_w")
+    blind = state_rows(day.with_columns(none), history.with_columns(none))
+    assert "power_capped" not in set(blind["performance_state"])
+    assert blind["power_capped_probability_ratio"].max() < 0.05
