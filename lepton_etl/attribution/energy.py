@@ -15,9 +15,10 @@ from lepton_etl.lake.tables.jobs import JOB_ENERGY, RUN_KEY, TENANT_DAY
 UNKNOWN_TENANT: Final = "_unknown"
 # Of a cluster-hour, by its IT energy: an hour's job takes its part of each of them.
 SHARED_FIGURES: Final = (
-    "facility_energy_kwh", "emissions_location_kgco2e", "emissions_upstream_kgco2e", "emissions_market_kgco2e",
-    "water_l",
+    "facility_energy_kwh", "emissions_location_kgco2e", "emissions_location_lower_kgco2e",
+    "emissions_location_upper_kgco2e", "emissions_upstream_kgco2e", "emissions_market_kgco2e", "water_l",
 )  # fmt: skip
+_ENDS: Final = ("it_energy_lower_kwh", "it_energy_upper_kwh")
 _RATED: Final = (*SHARED_FIGURES, "energy_cost")
 _CLUSTER_HOUR: Final = ("site_id", "cluster_id", "hour_start")
 _NODE_HOUR: Final = (*_CLUSTER_HOUR, "node_id")
@@ -53,16 +54,12 @@ def job_energy(
         it_kwh = F.col("dynamic_kwh") + F.col("static_kwh")
         hours = (
             job_hours.join(F.broadcast(rates), list(_CLUSTER_HOUR), how="left")
-            .join(
-                node_hours.select(*_NODE_HOUR, F.col("embodied_kgco2e").alias("_te")),
-                list(_NODE_HOUR),
-                how="left",
-            )
+            .join(node_hours.select(*_NODE_HOUR, *_of_node()), list(_NODE_HOUR), how="left")
             .withColumn("_embodied", F.col("_te") * F.col("reserved_share_ratio"))
         )
         day = hours.groupBy(*_RUN_DAY).agg(
             *(exact_sum(F.col(name), FINE_SUM).alias(name) for name in _SUMS),
-            *(_whole(it_kwh * F.col(f"_{name}"), it_kwh > 0).alias(name) for name in _RATED),
+            *(_whole(it_kwh * F.col(f"_{name}"), it_kwh > 0).alias(name) for name in (*_RATED, *_ENDS)),
             _whole(F.col("_embodied"), F.col("reserved_share_ratio") > 0).alias("embodied_kgco2e"),
             (exact_sum(F.col("reserved_share_ratio"), FINE_SUM)).alias("node_held_h"),
             F.max("tenant_id").alias("tenant_id"),
@@ -81,6 +78,15 @@ def job_energy(
     return transform
 
 
+def _of_node() -> list[Column]:
+    """What an hour of a node gives to its jobs: embodied carbon, and the ends of its energy for each kWh of it.
+
+    A node's error is its sensor's gain above all: every job on it is wrong by the same share at the same time.
+    """
+    ends = [F.try_divide(F.col(name), F.col("it_energy_kwh")).alias(f"_{name}") for name in _ENDS]
+    return [F.col("embodied_kgco2e").alias("_te"), *ends]
+
+
 def tenant_day(limit: float) -> Transform:
     """gold/job_energy -> gold/tenant_day: the three rules side by side, and figures per job and GPU-hour.
 
@@ -88,7 +94,8 @@ def tenant_day(limit: float) -> Transform:
     """
     unit_sums = ("gpu_held_h", "node_held_h", "held_s", "covered_s", "imputed_kwh", "gpu_energy_kwh", "dynamic_kwh",
                  "static_kwh", "_usage", "_equal", "wasted_energy_kwh")  # fmt: skip
-    whole = (*SHARED_FIGURES, "embodied_kgco2e", "energy_cost")
+    # Ends are added: gains of sensors and errors of factors are the same for all jobs of a tenant.
+    whole = (*SHARED_FIGURES, *_ENDS, "embodied_kgco2e", "energy_cost")
 
     def transform(jobs: DataFrame) -> DataFrame:
         parts = F.col("dynamic_kwh") + F.col("static_kwh")
@@ -114,6 +121,7 @@ def tenant_day(limit: float) -> Transform:
                     "it_energy_kwh": F.when(_is_covered(limit), parts),
                     "it_energy_usage_kwh": F.when(_is_covered(limit), F.col("_usage")),
                     "it_energy_equal_kwh": F.when(_is_covered(limit), F.col("_equal")),
+                    **{name: F.when(_is_covered(limit), F.col(name)) for name in _ENDS},
                 }
             )
             .withColumns(
@@ -185,6 +193,7 @@ def _with_total(limit: float) -> Transform:
                 "it_energy_kwh": F.when(_is_covered(limit), total),
                 "it_energy_usage_kwh": F.when(_is_covered(limit), dynamic + F.col("static_usage_kwh")),
                 "it_energy_equal_kwh": F.when(_is_covered(limit), dynamic + F.col("static_equal_kwh")),
+                **{name: F.when(_is_covered(limit), F.col(name)) for name in _ENDS},
                 "wasted_energy_kwh": F.when(failed, total).otherwise(F.col("idle_gpu_kwh")),
                 "reserved_share_ratio": F.least(
                     F.try_divide(F.col("node_held_h") * SECONDS_PER_HOUR, F.col("held_s")), F.lit(1.0)

@@ -28,8 +28,9 @@ HOURS = [datetime(2025, 6, 3, hour, tzinfo=UTC) for hour in range(24)]
 SINCE = datetime(2024, 1, 1, tzinfo=UTC)
 KWH_PER_WATT_INTERVAL = 300 / 3.6e6
 FIGURES = {
-    "facility_energy_kwh": 1.5, "emissions_location_kgco2e": 0.3, "emissions_upstream_kgco2e": 0.06,
-    "emissions_market_kgco2e": 0.1, "water_l": 2.0,
+    "facility_energy_kwh": 1.5, "emissions_location_kgco2e": 0.3, "emissions_location_lower_kgco2e": 0.15,
+    "emissions_location_upper_kgco2e": 0.6, "emissions_upstream_kgco2e": 0.06, "emissions_market_kgco2e": 0.1,
+    "water_l": 2.0,
 }  # fmt: skip
 """Of a cluster-hour, per kWh of its IT energy."""
 # Job 10 holds half of n1 for two hours, 11 the rest of it for one hour and fails, 12 all of n2 across midnight.
@@ -81,7 +82,8 @@ def node_hours(lake: Lake) -> Any:
         {
             "site_id": SITE, "cluster_id": "alpha", "node_id": name, "hour_start": hour, "date": DAY,
             "it_energy_imputed_kwh": 0.3 if (name, hour.hour) == ("n2", 5) else None, "imputed_s": 3600.0,
-            "embodied_kgco2e": 0.01,
+            "embodied_kgco2e": 0.01, "it_energy_kwh": 0.3, "it_energy_lower_kwh": 0.27,
+            "it_energy_upper_kwh": 0.36,
         }
         for name in ("n1", "n2")
         for hour in HOURS
@@ -178,6 +180,11 @@ def test_a_run_takes_its_part_of_what_its_hours_emit_and_embody(made: Any) -> No
     assert jobs["10"]["it_energy_kwh"] == pytest.approx(0.4)
     assert jobs["10"]["facility_energy_kwh"] == pytest.approx(0.6)
     assert jobs["10"]["emissions_location_kgco2e"] == pytest.approx(0.12)
+    # The node's error is its jobs' error: 10 % down, 20 % up; carbon's is that of the cluster's hours.
+    assert jobs["10"]["it_energy_lower_kwh"] == pytest.approx(0.36)
+    assert jobs["10"]["it_energy_upper_kwh"] == pytest.approx(0.48)
+    assert jobs["10"]["emissions_location_lower_kgco2e"] == pytest.approx(0.06)
+    assert jobs["10"]["emissions_location_upper_kgco2e"] == pytest.approx(0.24)
     assert jobs["10"]["emissions_market_kgco2e"] is None
     assert jobs["12"]["emissions_market_kgco2e"] == pytest.approx(0.03)
     assert jobs["10"]["embodied_kgco2e"] == pytest.approx(0.01)
@@ -198,7 +205,13 @@ def test_waste_is_what_failed_and_the_plugin_is_only_a_check(made: Any) -> None:
 def test_tenants_are_the_sums_of_their_jobs_by_every_rule(made: Any) -> None:
     tenants = {row["tenant_id"]: row for row in made[TENANT_DAY.name]}
     jobs = made[JOB_ENERGY.name]
-    for rule in ("it_energy_kwh", "it_energy_usage_kwh", "it_energy_equal_kwh"):
+    for rule in (
+        "it_energy_kwh",
+        "it_energy_usage_kwh",
+        "it_energy_equal_kwh",
+        "it_energy_lower_kwh",
+        "it_energy_upper_kwh",
+    ):
         assert sum(row[rule] for row in tenants.values()) == pytest.approx(sum(row[rule] for row in jobs))
     assert tenants["chem"]["job_count"] == 3
     assert tenants["phys"]["emissions_market_kgco2e"] is None

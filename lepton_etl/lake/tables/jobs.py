@@ -38,9 +38,11 @@ NODE_STATE: Final = Table(
 )  # fmt: skip
 
 _ENERGY: Final = (
-    "it_energy_kwh", "dynamic_kwh", "static_kwh", "it_energy_usage_kwh", "it_energy_equal_kwh", "imputed_kwh",
-    "gpu_energy_kwh", "wasted_energy_kwh", "facility_energy_kwh", "emissions_location_kgco2e",
-    "emissions_upstream_kgco2e", "emissions_market_kgco2e", "embodied_kgco2e", "water_l",
+    "it_energy_kwh", "it_energy_lower_kwh", "it_energy_upper_kwh", "dynamic_kwh", "static_kwh",
+    "it_energy_usage_kwh", "it_energy_equal_kwh", "imputed_kwh", "gpu_energy_kwh", "wasted_energy_kwh",
+    "facility_energy_kwh", "emissions_location_kgco2e", "emissions_location_lower_kgco2e",
+    "emissions_location_upper_kgco2e", "emissions_upstream_kgco2e",
+    "emissions_market_kgco2e", "embodied_kgco2e", "water_l",
 )  # fmt: skip
 
 JOB_ENERGY: Final = Table(
