@@ -132,9 +132,12 @@ def result(context: StageContext) -> StageResult:
 
 
 def body(page: Path) -> str:
-    """The page without the Vega libraries and the time it was made."""
+    """The page without the Vega libraries, the time it was made, and what the run has cost until then."""
     html = page.read_text(encoding="utf-8")
     longest = max(re.findall(r"<script>.*?</script>", html, re.DOTALL), key=len)
+    html = re.sub(
+        r"of CPU time on this machine, [\d.]+ Wh", "", re.sub(r"this page: .*? of CPU", "of CPU", html)
+    )
     return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", "", html.replace(longest, ""))
 
 
