@@ -19,6 +19,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from lepton_etl.cpu_time import tree, tree_cpu_s
+
 RESULTS: Final = Path("var/bench")
 
 
@@ -48,32 +50,16 @@ class Figure:
 
 def timed(work: Callable[[], int]) -> Run:
     """Run `work`, which returns the rows it wrote; CPU seconds are those of this process and all below it."""
-    before, start = _tree_cpu_s(), time.perf_counter()
+    before, start = tree_cpu_s(), time.perf_counter()
     rows = work()
     wall_s = time.perf_counter() - start
-    return Run(wall_s, _tree_cpu_s() - before, rows, _worker_peak_mib())
-
-
-def _tree() -> list[psutil.Process]:
-    me = psutil.Process()
-    return [me, *me.children(recursive=True)]
-
-
-def _tree_cpu_s() -> float:
-    total = 0.0
-    for process in _tree():
-        try:
-            times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system + times.children_user + times.children_system
-    return total
+    return Run(wall_s, tree_cpu_s() - before, rows, _worker_peak_mib())
 
 
 def _worker_peak_mib() -> float:
     """The largest peak of resident memory among the Python processes here, other than the JVM."""
     peaks = []
-    for process in _tree():
+    for process in tree():
         status = Path(f"/proc/{process.pid}/status")
         try:
             if process.name() == "java":

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from bench.measure import Figure, Run, figure, in_turn, print_figures, print_runs, ratio, timed, write
 from lepton_etl.models.builders import forest
-from lepton_etl.models.features import FEATURES, KEYS, TARGET, feature_names
+from lepton_etl.models.features import FEATURES, KEYS, TARGET, described, feature_names
 from lepton_etl.models.safe_load import build
 from lepton_etl.models.selecting import inputs
 from lepton_etl.models.settings import ModelSettings
@@ -33,10 +33,7 @@ from lepton_etl.models.verified import VerifiedModel, Version, predict
 DEVICE: Final = "node"
 CORES: Final = (0, 1)
 _PARTS: Final = 8
-_COLUMNS: Final = tuple(
-    {"name": f.name, "unit": f.unit, "category": f.category, "description": f.description}
-    for f in FEATURES[DEVICE]
-)
+_COLUMNS: Final = described(FEATURES[DEVICE])
 
 
 def hours(count: int, seed: int) -> pd.DataFrame:

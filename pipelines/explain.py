@@ -92,8 +92,7 @@ def _of_device(
 
 def _model(lake: Lake, settings: Settings, node_id: str, hour: datetime) -> VerifiedModel:
     """The version that scored this hour; of an hour that none scored, the champion."""
-    mlflow, name = settings.mlflow, settings.model.name
-    registry = Registry(mlflow.tracking_uri, mlflow.artifact_location, mlflow.experiment)
+    name, registry = settings.model.name, Registry.of(settings.mlflow)
     scored = (
         lake.read(PREDICTION, Days.of(hour.date()))
         .where((F.col("node_id") == node_id) & (F.col("model_name") == name) & _at(hour, hour))

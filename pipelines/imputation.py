@@ -14,8 +14,9 @@ from lepton_etl.fields import SECONDS_PER_HOUR
 from lepton_etl.lake.runs import recorded_models
 from lepton_etl.lake.tables import INTERVAL, NODE
 from lepton_etl.models.device_hours import device_hours
-from lepton_etl.models.registry import FORWARD_ERROR_TAG, Registry
+from lepton_etl.models.registry import Registry
 from lepton_etl.models.scoring import with_prediction
+from lepton_etl.models.verified import FORWARD_ERROR_TAG
 from pipelines.stage import StageContext
 
 _NODE_HOUR: Final = ("site_id", "cluster_id", "node_id", "hour_start")
@@ -37,8 +38,7 @@ def modelled_gaps(context: StageContext, measured: DataFrame) -> DataFrame | Non
     gaps = measured.where((gap_s > SHORTEST_GAP_S) & has_load).select(*_NODE_HOUR, gap_s.alias("gap_s"))
     if not gaps.head(1):
         return None
-    mlflow = context.settings.mlflow
-    registry = Registry(mlflow.tracking_uri, mlflow.artifact_location, mlflow.experiment)
+    registry = Registry.of(context.settings.mlflow)
     found = [
         _by_model(context, gaps.where(F.to_date("hour_start").isin(days)), registry, version)
         for version, days in _days_by_version(context, registry).items()

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from lepton_etl.cpu_time import tree_cpu_s
 from lepton_etl.days import Days
 from lepton_etl.lake import plain
 from lepton_etl.lake.runs import code_version, stage_runs
@@ -29,7 +30,7 @@ from lepton_etl.lake.tables import (
 from lepton_etl.lake.tables.accounts import ENERGY_LEDGER
 from lepton_etl.lake.tables.diagnosis import ANOMALY, STATE
 from lepton_etl.lake.tables.jobs import TENANT_DAY
-from lepton_etl.models.footprint import DEFAULT_CORE_POWER_W, tree_cpu_s
+from lepton_etl.models.footprint import DEFAULT_CORE_POWER_W
 from lepton_etl.report import data as d
 from lepton_etl.report import gather
 from lepton_etl.report.model import model_summary

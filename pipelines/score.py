@@ -28,8 +28,7 @@ from pipelines.stage import StageContext, StageResult
 def run(context: StageContext) -> StageResult:
     """Score the days of the run; no champion or no device-hours is a note, not a failure."""
     settings, lake = context.settings.model, context.lake
-    mlflow = context.settings.mlflow
-    registry = Registry(mlflow.tracking_uri, mlflow.artifact_location, mlflow.experiment)
+    registry = Registry.of(context.settings.mlflow)
     hours = (
         lake.read(INTERVAL, context.days)
         .transform(device_hours(settings.device, lake.read_few(NODE)))

@@ -20,13 +20,14 @@ from lepton_etl.lake.store import Lake
 from lepton_etl.lake.tables import INTERVAL, NODE
 from lepton_etl.models.cards import cards
 from lepton_etl.models.device_hours import capped, covered, device_hours
-from lepton_etl.models.drift import error_drift, input_drift
-from lepton_etl.models.features import FEATURES, TARGET, feature_names
-from lepton_etl.models.metrics import ALL_NODES, as_lines, errors, overall
-from lepton_etl.models.registry import FORWARD_ERROR_TAG, Registry
+from lepton_etl.models.drift import drift_since, is_young
+from lepton_etl.models.features import FEATURES, feature_names
+from lepton_etl.models.metrics import ALL_NODES, as_lines, overall
+from lepton_etl.models.registry import Registry
+from lepton_etl.models.rollback import back_to_better
 from lepton_etl.models.settings import ModelSettings
 from lepton_etl.models.training import MODEL, Trained, order_rows, table_sha256, train, training_key, why_not
-from lepton_etl.models.verified import VerifiedModel, Version
+from lepton_etl.models.verified import FORWARD_ERROR_TAG, VerifiedModel, Version
 from pipelines.stage import StageContext, StageResult
 
 _MOST_NODES_SHOWN: Final = 8
@@ -40,22 +41,27 @@ def run(context: StageContext) -> StageResult:
     reason = why_not(hours, settings)
     if reason is not None:
         return StageResult(rows_in=len(hours), notes=(f"not trained: {reason}",))
-    mlflow = context.settings.mlflow
-    registry = Registry(mlflow.tracking_uri, mlflow.artifact_location, mlflow.experiment)
+    registry = Registry.of(context.settings.mlflow)
     key = training_key(table_sha256(hours, settings.device), settings)
     known = registry.latest(settings.name, "training_key", key)
     if known is not None:
         note = f"{settings.name} version {known.version} was trained on this table: nothing registered"
         return StageResult(rows_in=len(hours), rows_out=0, notes=(note,))
     champion, notes = _present_champion(registry, settings)
-    drift = _drift(hours, settings, champion)
-    if champion is not None and not drift and _is_young(champion, settings, context.days):
+    moved = drift_since(champion, hours, settings.device) if champion is not None else []
+    drift = tuple(f"drift: {one}" for one in moved[:_MOST_DRIFTS_SHOWN])
+    if (
+        champion is not None
+        and not drift
+        and is_young(champion, context.days.end, settings.retrain_after_days)
+    ):
         still = f"{settings.name} version {champion.version.version} is newer than {settings.retrain_after_days} days"
         return StageResult(
             rows_in=len(hours), rows_out=0, notes=(*notes, f"{still} and nothing has drifted: not trained")
         )
     trained = train(hours, settings, champion.predict if champion else None)
     trained = _not_older(trained, champion)
+    newest = hours[hours["hour_start"] >= trained.cut_time]
     tags = _tags(context, trained, key, settings)
     version = registry.register(
         settings.name,
@@ -65,7 +71,7 @@ def run(context: StageContext) -> StageResult:
         tags,
         cards(trained, settings, tags),
     )
-    back = _rolled_back(registry, settings, hours, trained, champion)
+    back = () if champion is None else back_to_better(registry, champion, newest, trained, settings.gates)
     return StageResult(
         rows_in=len(hours),
         rows_out=trained.train_rows + trained.test_rows,
@@ -103,68 +109,6 @@ def _present_champion(
     if not set(champion.feature_names) <= set(feature_names(settings.device)):
         return None, (f"champion version {found.version} not compared: it takes other features",)
     return champion, ()
-
-
-def _drift(hours: pd.DataFrame, settings: ModelSettings, champion: VerifiedModel | None) -> tuple[str, ...]:
-    """What has moved since the champion's test: its errors, and the inputs that moved most."""
-    if champion is None:
-        return ()
-    tested = _tested_until(champion)
-    newest, before = hours[hours["hour_start"] > tested], hours[hours["hour_start"] <= tested]
-    if newest.empty or before.empty:
-        return ()
-    registered = float(champion.version.tags.get(FORWARD_ERROR_TAG, "nan"))
-    found = [
-        *error_drift(newest[TARGET].to_numpy(dtype=float), champion.predict(newest), registered),
-        *input_drift(before, newest, settings.device),
-    ]
-    return tuple(f"drift: {one}" for one in found[:_MOST_DRIFTS_SHOWN])
-
-
-def _is_young(champion: VerifiedModel, settings: ModelSettings, days: Days) -> bool:
-    return 0 <= (days.end - _tested_until(champion).date()).days < settings.retrain_after_days
-
-
-def _tested_until(champion: VerifiedModel) -> pd.Timestamp:
-    return pd.Timestamp(champion.version.tags.get("test_until", "1970-01-01T00:00:00+00:00"))
-
-
-def _rolled_back(
-    registry: Registry,
-    settings: ModelSettings,
-    hours: pd.DataFrame,
-    trained: Trained,
-    champion: VerifiedModel | None,
-) -> tuple[str, ...]:
-    """Point the alias back where the champion misses the gates' limits on the newest days and its predecessor does not.
-
-    A challenger that was promoted tonight has replaced it anyway.
-    """
-    if champion is None or trained.verdict.promoted:
-        return ()
-    test = hours[hours["hour_start"] >= trained.cut_time]
-    measured = test[TARGET].to_numpy(dtype=float)
-
-    def cv(model: VerifiedModel) -> float:
-        return errors(measured, model.predict(test)).cv_rmse_ratio or float("inf")
-
-    now, limit = cv(champion), settings.gates.cv_rmse_max_ratio
-    if now <= limit:
-        return ()
-    earlier = [
-        one for one in registry.versions(settings.name)
-        if one.tags.get("promotion") == "promoted" and int(one.version) < int(champion.version.version)
-    ]  # fmt: skip
-    for one in sorted(earlier, key=lambda one: -int(one.version)):
-        try:
-            before = cv(registry.verified_model(settings.name, version=one.version))
-        except ModelError:
-            continue
-        if before <= limit:
-            reason = f"CV(RMSE) {now:.1%} on the newest days, version {one.version} has {before:.1%}"
-            registry.roll_back(settings.name, one.version, reason)
-            return (f"rolled back to version {one.version}: {reason}",)
-    return (f"the champion's CV(RMSE) is {now:.1%} on the newest days, and no earlier version does better",)
 
 
 def _not_older(trained: Trained, champion: VerifiedModel | None) -> Trained:

@@ -10,6 +10,7 @@ import numpy as np
 
 from lepton_etl.anomalies import statistics
 from lepton_etl.anomalies.hours import DeviceHours, Floats, Normal, normal
+from lepton_etl.confidence import conformal_rank
 
 DEVICE_KINDS: Final = ("stuck", "drift", "scale", "step", "idle_but_drawing")
 RACK: Final = "rack"
@@ -144,7 +145,7 @@ def _bound(maxima: Floats, floor: float) -> Bound:
     Source: split conformal prediction on block maxima, which are nearly independent where hours are not.
     """
     ordered = np.sort(maxima)
-    rank = min(int(np.ceil((len(ordered) + 1) * (1 - 1 / QUIET_DAYS))), len(ordered))
+    rank = min(conformal_rank(len(ordered), 1 - 1 / QUIET_DAYS), len(ordered))
     return Bound(max(float(ordered[rank - 1]), floor), ordered)
 
 

@@ -5,7 +5,6 @@ Nothing here divides by coverage or writes zeros: an hour that history cannot sp
 
 from __future__ import annotations
 
-from math import ceil
 from typing import Final
 
 import numpy as np
@@ -17,7 +16,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from lepton_etl.columns import Transform
-from lepton_etl.confidence import CONFIDENCE, Z
+from lepton_etl.confidence import CONFIDENCE, Z, conformal_rank
 from lepton_etl.fields import JOULES_PER_KWH, SECONDS_PER_HOUR
 
 Floats = NDArray[np.float64]
@@ -164,7 +163,7 @@ def _misses(power_w: Floats, back: int | None, ahead: int | None) -> Floats:
 
 
 def _sigma_w(errors_w: Floats) -> float:
-    rank = min(ceil((len(errors_w) + 1) * CONFIDENCE), len(errors_w))
+    rank = min(conformal_rank(len(errors_w), CONFIDENCE), len(errors_w))
     return float(np.sort(errors_w)[rank - 1]) / Z
 
 

@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from lepton_etl.confidence import CONFIDENCE
 from lepton_etl.facility.challenger import RisingGrid, can_fit_grid, fit_grid
 from lepton_etl.facility.hours import Bools, Floats, PlantHours
 from lepton_etl.facility.identify import Identified, identified
@@ -15,7 +16,6 @@ from lepton_etl.facility.scores import Scores, cv_rmse, score, why_refused
 from lepton_etl.facility.settings import FacilityModelSettings
 from lepton_etl.facility.stages import StageLoss, fit_stage_loss
 
-LEVEL: Final = 0.9
 # Wet bulbs, degC, at which k1 is told with its interval, as far as the fit has seen them.
 TOLD_WET_BULBS_C: Final = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
 
@@ -201,7 +201,9 @@ def _error_ratios(
     by_day = [ratios[test.day == day] for day in days]
     rng = np.random.default_rng(settings.seed)
     ends = [
-        np.quantile(np.concatenate([by_day[at] for at in drawn]), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        np.quantile(
+            np.concatenate([by_day[at] for at in drawn]), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+        )
         for drawn in rng.integers(0, len(days), size=(settings.resamples, len(days)))
     ]
     low, high = np.mean(ends, axis=0)
@@ -214,7 +216,7 @@ def _intervals(
     """90 % intervals of k1 at wet bulbs that were seen, and of the management load, by resampling days."""
     low_c, high_c = np.quantile(hours.wet_bulb_c, [0.05, 0.95])
     told = {
-        f"k1_at_{wet_bulb_c:g}_c": ratio_interval(fit, wet_bulb_c, LEVEL)
+        f"k1_at_{wet_bulb_c:g}_c": ratio_interval(fit, wet_bulb_c, CONFIDENCE)
         for wet_bulb_c in TOLD_WET_BULBS_C
         if low_c <= wet_bulb_c <= high_c
     }
@@ -225,7 +227,7 @@ def _intervals(
     counts = np.bincount(index)
     drawn = np.random.default_rng(settings.seed).integers(0, len(days), (settings.resamples, len(days)))
     means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    management = around(float(hours.management_kwh.mean()), means, len(days), LEVEL)
+    management = around(float(hours.management_kwh.mean()), means, len(days), CONFIDENCE)
     return told | {"management_kwh": management}
 
 

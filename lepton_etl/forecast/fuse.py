@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 from scipy.optimize import nnls
 
+from lepton_etl.confidence import conformal_rank
 from lepton_etl.forecast.series import Floats
 
 # Horizons (first, behind the last) that share weights, and finer ones that share an interval.
@@ -47,7 +48,7 @@ def conformal_ends(residuals: Floats, level: float) -> tuple[float, float]:
     """
     known = np.sort(residuals[np.isfinite(residuals)])
     count = len(known)
-    rank = int(np.ceil((count + 1) * (1 - (1 - level) / 2)))
+    rank = conformal_rank(count, 0.5 + level / 2)
     if count < MIN_RESIDUALS or rank > count:
         return float("nan"), float("nan")
     return float(known[count - rank]), float(known[rank - 1])

@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from lepton_etl.confidence import CONFIDENCE
 from lepton_etl.forecast.fuse import INTERVAL_BANDS, WEIGHT_BANDS, conformal_ends, fusion_weights
 from lepton_etl.forecast.members import Boosted, Ridge, profile, seasonal_naive
 from lepton_etl.forecast.series import DAY_H, HORIZONS, WEEK_H, Floats, ZoneSeries, targets
@@ -24,7 +25,7 @@ class ForecastPolicy:
     weight_window_h: int = 6 * WEEK_H
     weight_half_life_h: float = 2.0 * WEEK_H
     interval_window_h: int = 6 * WEEK_H
-    interval_level: float = 0.90
+    interval_level: float = CONFIDENCE
     interval_step: float = 0.05
     seed: int = 20250603
 

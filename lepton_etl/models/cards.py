@@ -16,8 +16,8 @@ import pandas as pd
 from lepton_etl.models.error_card import records
 from lepton_etl.models.explain import explain
 from lepton_etl.models.export_onnx import Exported, export
-from lepton_etl.models.features import FEATURES
-from lepton_etl.models.footprint import RAPL
+from lepton_etl.models.features import FEATURES, described
+from lepton_etl.models.footprint import DEFAULT_CORE_POWER_W, RAPL
 from lepton_etl.models.metrics import Errors, Values, as_lines
 from lepton_etl.models.settings import ModelSettings
 from lepton_etl.models.training import Trained
@@ -53,10 +53,7 @@ class Cards:
 
 def cards(trained: Trained, settings: ModelSettings, tags: Mapping[str, str]) -> Cards:
     """model_card.md, error_card.csv, and the ONNX graph or the reason why there is none."""
-    columns = tuple(
-        {"name": f.name, "unit": f.unit, "category": f.category} for f in FEATURES[settings.device]
-    )
-    model = Fitted(trained.pipeline, columns)
+    model = Fitted(trained.pipeline, described(FEATURES[settings.device]))
     sample = trained.background
     found = explain(model, sample.head(_EXPLAINED_ROWS), sample, seed=settings.seed)
     onnx = export(model, sample.head(_EXPORT_ROWS))
@@ -113,7 +110,8 @@ def _choice(trained: Trained) -> list[str]:
 
 def _cost(trained: Trained) -> list[str]:
     spent, million = trained.spent, trained.per_million
-    how = "measured by RAPL" if spent.basis == RAPL else "CPU-seconds x 7.4 W a core, not measured"
+    estimated = f"CPU-seconds x {DEFAULT_CORE_POWER_W} W a core, not measured"
+    how = "measured by RAPL" if spent.basis == RAPL else estimated
     return [
         "## What it costs",
         "",

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, sqrt
+from math import sqrt
 from typing import Any, Final
 
 import numpy as np
 
-from lepton_etl.confidence import CONFIDENCE
+from lepton_etl.confidence import CONFIDENCE, conformal_rank
 from lepton_etl.models.metrics import Values
 
 # What the share of hours inside may miss the stated one by.
@@ -23,7 +23,7 @@ MIN_DAYS: Final = 10
 
 def half_width(residuals: Values, confidence: float = CONFIDENCE) -> float:
     """The ceil((n + 1) confidence)-th smallest |residual|; infinite where n is too small to say. Any unit, (n,)."""
-    rank = ceil((len(residuals) + 1) * confidence)
+    rank = conformal_rank(len(residuals), confidence)
     if rank > len(residuals):
         return float("inf")
     return float(np.partition(np.abs(residuals), rank - 1)[rank - 1])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from typing import Final
 
 import numpy as np
 import pandas as pd
 
-from lepton_etl.models.features import FEATURES
+from lepton_etl.models.features import FEATURES, TARGET
 from lepton_etl.models.metrics import Values, errors
 from lepton_etl.models.settings import DeviceKind
+from lepton_etl.models.verified import FORWARD_ERROR_TAG, VerifiedModel
 
 # Population stability index: below 0.1 the same, above 0.25 another population.
 # Source: Siddiqi, Credit Risk Scorecards (2006); ten bins by the reference's deciles.
@@ -34,6 +36,27 @@ class Drift:
         if self.what == "error":
             return f"CV(RMSE) is {self.value:.1f} times that of the registered test"
         return f"{self.what} has moved (PSI {self.value:.2f} above {self.limit:g})"
+
+
+def drift_since(champion: VerifiedModel, hours: pd.DataFrame, device: DeviceKind) -> list[Drift]:
+    """What has moved in the device-hours after the champion's test against those until then: errors, then inputs."""
+    tested = _tested_until(champion)
+    newest, before = hours[hours["hour_start"] > tested], hours[hours["hour_start"] <= tested]
+    if newest.empty or before.empty:
+        return []
+    registered = champion.version.tags.get(FORWARD_ERROR_TAG)
+    measured_kwh = newest[TARGET].to_numpy(dtype=np.float64)
+    error = error_drift(measured_kwh, champion.predict(newest), float(registered) if registered else None)
+    return [*error, *input_drift(before, newest, device)]
+
+
+def is_young(champion: VerifiedModel, day: date, days: int) -> bool:
+    """Whether the champion's test ended fewer than `days` days before `day`; never in a back-fill."""
+    return 0 <= (day - _tested_until(champion).date()).days < days
+
+
+def _tested_until(champion: VerifiedModel) -> pd.Timestamp:
+    return pd.Timestamp(champion.version.tags.get("test_until", "1970-01-01T00:00:00+00:00"))
 
 
 def stability_index(reference: Values, newest: Values) -> float | None:

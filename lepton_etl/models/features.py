@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from lepton_etl.errors import ModelError
 from lepton_etl.models.settings import DeviceKind
@@ -96,6 +96,14 @@ FEATURES: Final[dict[DeviceKind, tuple[Feature, ...]]] = {
 
 def feature_names(device: DeviceKind) -> tuple[str, ...]:
     return tuple(feature.name for feature in FEATURES[device])
+
+
+def described(features: Iterable[Feature]) -> tuple[dict[str, Any], ...]:
+    """The columns as a stored model carries them: name, unit, description, whether it is a category."""
+    return tuple(
+        {"name": f.name, "unit": f.unit, "description": f.description, "category": f.category}
+        for f in features
+    )
 
 
 def refuse_power_features(features: Iterable[Feature]) -> None:

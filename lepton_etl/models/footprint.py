@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final
 
 import pandas as pd
-import psutil
 
 from lepton_etl.models.metrics import Values
 
@@ -49,18 +48,6 @@ def spending(core_power_w: float = DEFAULT_CORE_POWER_W) -> Iterator[Spent]:
             spent.energy_j, spent.basis = after - before, RAPL
         else:
             spent.energy_j = spent.cpu_s * core_power_w
-
-
-def tree_cpu_s() -> float:
-    """CPU-seconds of this process and of all below it, the JVM and its workers among them."""
-    me, total = psutil.Process(), 0.0
-    for process in (me, *me.children(recursive=True)):
-        try:
-            times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system + times.children_user + times.children_system
-    return total
 
 
 def package_energy_j(powercap: Path = _POWERCAP) -> float | None:

@@ -15,6 +15,8 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from lepton_etl.confidence import UPPER, conformal_rank
+
 # Request and history columns; `partition` and `user_name` may be null.
 REQUEST: Final = ("user_name", "partition", "gpu_count", "cpu_count", "memory_byte", "submit_time")
 HISTORY: Final = (*REQUEST, "end_time", "mean_power_w")
@@ -24,7 +26,6 @@ HALF_LIFE_DAYS: Final = 30.0
 # Runs by which a rate of few runs is pulled to the wider group's.
 PULL_RUNS: Final = 3.0
 MIN_CALIBRATION: Final = 30
-LEVEL: Final = 0.90
 # The newest share of the history is predicted from the older part, to give the intervals.
 CALIBRATION_SHARE: Final = 0.3
 _BUCKET: Final = 2.0
@@ -141,7 +142,7 @@ def _ends(known: pl.DataFrame, cut: int) -> pl.DataFrame:
             own = miss.filter(pl.col("prediction_basis") == basis)["_miss"].drop_nulls().to_numpy()
             values = np.sort(own if len(own) >= MIN_CALIBRATION else every)
             count = len(values)
-            rank = int(np.ceil((count + 1) * (1 - (1 - LEVEL) / 2)))
+            rank = conformal_rank(count, UPPER)
             if count >= MIN_CALIBRATION and rank <= count:
                 low, high = float(values[count - rank]), float(values[rank - 1])
                 empty.append({"prediction_basis": basis, "_low": low, "_high": high})

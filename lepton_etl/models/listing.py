@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from lepton_etl.models.registry import FORWARD_ERROR_TAG, Registry
+from lepton_etl.models.registry import Registry
+from lepton_etl.models.verified import FORWARD_ERROR_TAG
 from lepton_etl.settings import Settings
 
 _WIDTH = 200
@@ -14,7 +15,7 @@ _WIDTH = 200
 def print_versions(settings: Settings) -> None:
     """Each version of the site's model with alias, decision, reason and cards; raises ModelError for a bad name."""
     mlflow, name = settings.mlflow, settings.model.name
-    registry = Registry(mlflow.tracking_uri, mlflow.artifact_location, mlflow.experiment)
+    registry = Registry.of(mlflow)
     champion = registry.champion(name)
     shown = Table(title=f"{name} at {_without_credentials(mlflow.tracking_uri)}", title_justify="left")
     for heading in (

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lepton_etl.errors import ModelError
-from lepton_etl.models.features import TARGET, TARGET_UNIT, Feature
+from lepton_etl.models.features import TARGET, TARGET_UNIT, Feature, described
 from lepton_etl.models.metrics import ALL_NODES, as_lines, as_records
 from lepton_etl.models.safe_load import TRUSTED, build, checked_bytes, folder_sha256
 from lepton_etl.models.verified import VerifiedModel, Version
@@ -27,10 +27,9 @@ if TYPE_CHECKING:
 
     from lepton_etl.models.cards import Cards
     from lepton_etl.models.training import Trained
+    from lepton_etl.settings import MlflowSettings
 
 CHAMPION_ALIAS: Final = "champion"
-# CV(RMSE) over all nodes and hours of the forward test, as a ratio: what a figure that rests on the model may miss by.
-FORWARD_ERROR_TAG: Final = "forward_cv_rmse_ratio"
 _SQLITE: Final = "sqlite:///"
 # Read by MLflow when it is imported: no usage data leaves, and a batch log holds no progress bars.
 _MLFLOW_ENVIRONMENT: Final = {
@@ -57,6 +56,11 @@ class Registry:
         self._client: MlflowClient | None = None
         for key, value in _MLFLOW_ENVIRONMENT.items():
             os.environ.setdefault(key, value)
+
+    @classmethod
+    def of(cls, settings: MlflowSettings) -> Registry:
+        """The server that the settings name."""
+        return cls(settings.tracking_uri, settings.artifact_location, settings.experiment)
 
     def latest(self, name: str, tag: str, value: str) -> Version | None:
         """The newest version of the model that carries this tag."""
@@ -95,7 +99,7 @@ class Registry:
             mlflow.log_metrics(_metrics(trained))
             mlflow.log_text("\n".join(as_lines(trained.errors)) + "\n", "errors.txt")
             mlflow.log_dict({"errors": as_records(trained.errors)}, "errors.json")
-            mlflow.log_dict({"columns": _described(features), "target": _TARGET_COLUMN}, "columns.json")
+            mlflow.log_dict({"columns": list(described(features)), "target": _TARGET_COLUMN}, "columns.json")
             if cards is not None:
                 _log_cards(cards)
             logged = _log_model(name, trained, features)
@@ -229,13 +233,6 @@ _TARGET_COLUMN: Final = {
 }  # fmt: skip
 
 
-def _described(features: tuple[Feature, ...]) -> list[dict[str, Any]]:
-    return [
-        {"name": f.name, "unit": f.unit, "description": f.description, "category": f.category}
-        for f in features
-    ]
-
-
 def _log_model(name: str, trained: Trained, features: tuple[Feature, ...]) -> Any:
     import mlflow
     from mlflow.models import ModelSignature
@@ -253,7 +250,7 @@ def _log_model(name: str, trained: Trained, features: tuple[Feature, ...]) -> An
         input_example=trained.example,
         # Given here, MLflow need not start a second interpreter to find out what a forest imports.
         pip_requirements=_requirements(),
-        metadata={"columns": _described(features), "target": json.dumps(_TARGET_COLUMN)},
+        metadata={"columns": list(described(features)), "target": json.dumps(_TARGET_COLUMN)},
     )
 
 

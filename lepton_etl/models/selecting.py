@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from lepton_etl.models.builders import CANDIDATES, Candidate, Inputs, forest
-from lepton_etl.models.features import FEATURES, TARGET
+from lepton_etl.models.builders import CANDIDATES, Candidate, Inputs, forest, inputs_of
+from lepton_etl.models.features import TARGET, feature_names
 from lepton_etl.models.fusion import Choice, assemble, choose, fitted, forward_block
 from lepton_etl.models.metrics import Values
 from lepton_etl.models.settings import ModelSettings
@@ -41,14 +41,7 @@ class Selected:
 
 def inputs(settings: ModelSettings, hours: pd.DataFrame) -> Inputs:
     """The features of the device that these hours know anything of; histogram boosting bins no column of unknowns."""
-    features = [f for f in FEATURES[settings.device] if f.category or hours[f.name].notna().any()]
-    load = tuple(f.name for f in features if "utilisation" in f.name and not f.name.startswith("memory"))
-    return Inputs(
-        tuple(f.name for f in features if not f.category),
-        tuple(f.name for f in features if f.category),
-        load,
-        settings.seed,
-    )
+    return inputs_of(list(feature_names(settings.device)), hours, settings.seed)
 
 
 def candidates(settings: ModelSettings) -> list[Candidate]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,9 @@ from lepton_etl.models.metrics import Values
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
+
+# CV(RMSE) over all nodes and hours of the forward test, as a ratio: what a figure that rests on the model may miss by.
+FORWARD_ERROR_TAG: Final = "forward_cv_rmse_ratio"
 
 
 @dataclass(frozen=True, slots=True)

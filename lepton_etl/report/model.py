@@ -39,7 +39,7 @@ def model_summary(mlflow: MlflowSettings, model: ModelSettings, message: str) ->
         return told
     from lepton_etl.models.registry import Registry
 
-    registry = Registry(mlflow.tracking_uri, mlflow.artifact_location, mlflow.experiment)
+    registry = Registry.of(mlflow)
     champion = registry.champion(model.name)
     shown = champion or registry.latest(model.name, "promotion", "refused")
     if shown is None:
