@@ -36,8 +36,9 @@ from lepton_etl.energy.sensor_classes import SensorClass, sensor_classes
 from lepton_etl.factors import load_factors
 from lepton_etl.fleet import power
 from lepton_etl.fleet.hardware import CLASSES
-from lepton_etl.fleet.load import NodeTask, day_load, first_noise, traits_of
+from lepton_etl.fleet.load import NodeTask, node_tasks
 from lepton_etl.fleet.logs import sampled
+from lepton_etl.fleet.node import node_days
 from lepton_etl.fleet.placement import schedule
 from lepton_etl.fleet.plan import ClusterPlan, FleetPlan
 from lepton_etl.fleet.weather import supply_air_c, weather
@@ -89,21 +90,14 @@ def fleets(count: int) -> Iterator[NodeHour]:
         cluster = ClusterPlan(cluster_id="c01", nodes=int(rng.integers(2, 7)), hardware_class=hardware_class)
         plan = FleetPlan(seed=seed, clusters=(cluster,), first_date=DAY)
         air, placed, hour = supply_air_c(weather(plan)), schedule(plan, cluster), int(rng.integers(1, 23))
-        for index, node_id in enumerate(cluster.node_ids()):
-            task = NodeTask(
-                node_id=node_id, cluster_id="c01", hardware=cluster.hardware,
-                idle_power_w=power.idle_power_w(cluster.hardware), assignments=placed.assignments[index],
-                off=placed.off[index], injections={},
-            )  # fmt: skip
+        for task in node_tasks(cluster, placed):
             yield _node_hour(plan, task, air, seed, hour, int(rng.integers(PERIOD_S)))
 
 
 def _node_hour(
     plan: FleetPlan, task: NodeTask, air_c: Floats, seed: int, hour: int, offset_s: int
 ) -> NodeHour:
-    traits = traits_of(plan, task)
-    load, _ = day_load(plan, task, traits, 0, air_c, first_noise(plan, task))
-    day, _ = power.node_day(task.hardware, traits, load, power.settle(task.hardware, traits, load))
+    day = next(node_days(plan, task, air_c))
     start = hour * 3600
     seconds = np.arange(start - PERIOD_S + offset_s, start + 3600 + PERIOD_S, PERIOD_S)
     steps = slice(start // 10, start // 10 + 361)

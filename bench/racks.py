@@ -10,7 +10,8 @@ import numpy as np
 from lepton_etl.anomalies.hours import DeviceHours
 from lepton_etl.fleet import power
 from lepton_etl.fleet.hardware import GPU_400
-from lepton_etl.fleet.load import NodeTask, day_load, first_noise, traits_of
+from lepton_etl.fleet.load import node_tasks
+from lepton_etl.fleet.node import node_days
 from lepton_etl.fleet.placement import schedule
 from lepton_etl.fleet.plan import ClusterPlan, FleetPlan
 from lepton_etl.fleet.weather import supply_air_c, weather
@@ -34,18 +35,9 @@ def simulated_rack(seed: int, nodes: int) -> tuple[list[DeviceHours], list[Devic
     air, placed = supply_air_c(weather(plan)), schedule(plan, cluster)
     rng = np.random.default_rng([seed, 7])
     seen = []
-    for index, node_id in enumerate(cluster.node_ids()):
-        task = NodeTask(
-            node_id=node_id, cluster_id="c01", hardware=cluster.hardware,
-            idle_power_w=power.idle_power_w(cluster.hardware), assignments=placed.assignments[index],
-            off=placed.off[index], injections={},
-        )  # fmt: skip
-        traits, carry, noise = traits_of(plan, task), None, first_noise(plan, task)
+    for task in node_tasks(cluster, placed):
         kwh, load = [], []
-        for day in range(DAYS):
-            asked, noise = day_load(plan, task, traits, day, air, noise)
-            carry = power.settle(task.hardware, traits, asked) if carry is None else carry
-            done, carry = power.node_day(task.hardware, traits, asked, carry)
+        for done in node_days(plan, task, air):
             kwh.append(done.ac_power_w[:-1].reshape(24, -1).mean(axis=1) / 1000)
             load.append(
                 np.column_stack(
@@ -56,7 +48,7 @@ def simulated_rack(seed: int, nodes: int) -> tuple[list[DeviceHours], list[Devic
                 )
             )
         energy = np.concatenate(kwh) * rng.normal(1, _GAIN_SIGMA) * rng.normal(1, _NOISE_SIGMA, DAYS * 24)
-        seen.append((node_id, energy, np.concatenate(load)))
+        seen.append((task.node_id, energy, np.concatenate(load)))
     learnt = slice(0, LEARN_DAYS * 24)
     model = HistGradientBoostingRegressor(max_iter=120, min_samples_leaf=20, random_state=1)
     model.fit(

@@ -20,9 +20,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from bench.measure import Figure, figure, print_figures, write
-from lepton_etl.fleet import power
 from lepton_etl.fleet.hardware import GPU_400
-from lepton_etl.fleet.load import NodeTask, day_load, first_noise, traits_of
+from lepton_etl.fleet.load import node_tasks
+from lepton_etl.fleet.node import node_days
 from lepton_etl.fleet.placement import schedule
 from lepton_etl.fleet.plan import ClusterPlan, FleetPlan
 from lepton_etl.fleet.weather import supply_air_c, weather
@@ -38,17 +38,8 @@ def simulated(seed: int, nodes: int, days: int) -> tuple[Floats, Floats]:
     plan = FleetPlan(seed=seed, clusters=(cluster,), first_date=date(2025, 8, 4), days=days)
     air, placed = supply_air_c(weather(plan)), schedule(plan, cluster)
     watts, degrees = [], []
-    for index, node_id in enumerate(cluster.node_ids()):
-        task = NodeTask(
-            node_id=node_id, cluster_id="c01", hardware=cluster.hardware,
-            idle_power_w=power.idle_power_w(cluster.hardware), assignments=placed.assignments[index],
-            off=placed.off[index], injections={},
-        )  # fmt: skip
-        traits, carry, noise = traits_of(plan, task), None, first_noise(plan, task)
-        for day in range(days):
-            asked, noise = day_load(plan, task, traits, day, air, noise)
-            carry = power.settle(task.hardware, traits, asked) if carry is None else carry
-            done, carry = power.node_day(task.hardware, traits, asked, carry)
+    for task in node_tasks(cluster, placed):
+        for done in node_days(plan, task, air):
             watts.append(done.gpu_power_w[:, :-1:6][:, done.on[:-1:6]].ravel())
             degrees.append(done.gpu_temp_c[:, :-1:6][:, done.on[:-1:6]].ravel())
     return np.concatenate(watts), np.concatenate(degrees)

@@ -114,7 +114,7 @@ def watch(
         str | None, typer.Option(help="Spark master; default local[*], or spark-submit's.")
     ] = None,
 ) -> None:
-    """Keep the newest performance state of every device within two minutes of its logs."""
+    """Keep the performance state of every device, judged from logs that are seconds old, until stopped."""
     from lepton_etl.session import spark_session
     from pipelines.watch import run
 

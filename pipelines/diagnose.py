@@ -17,10 +17,11 @@ from pyspark.sql import functions as F
 from lepton_etl.anomalies.episodes import anomaly_rows
 from lepton_etl.anomalies.hours import devices
 from lepton_etl.days import Days
-from lepton_etl.lake.schema import arrow_schema, spark_schema
+from lepton_etl.lake.schema import arrow_rows, spark_schema
 from lepton_etl.lake.store import Lake, Written
-from lepton_etl.lake.tables import INTERVAL, NODE, PREDICTION, Table
+from lepton_etl.lake.tables import INTERVAL, NODE, PREDICTION
 from lepton_etl.lake.tables.diagnosis import ANOMALY, STATE
+from lepton_etl.states.minutes import DEVICES, INPUTS
 from lepton_etl.states.rows import state_rows
 from pipelines.stage import StageContext, StageResult
 
@@ -28,10 +29,6 @@ from pipelines.stage import StageContext, StageResult
 STATE_HISTORY_DAYS: Final = 7
 # Bounds are from the newest 90 days of the history; a level that a device idled at is remembered for longer.
 ANOMALY_HISTORY_DAYS: Final = 120
-_STATE_INPUT: Final = (
-    "site_id", "cluster_id", "node_id", "device_id", "date", "interval_start", "power_mean_w", "power_limit_w",
-    "gpu_utilisation_ratio", "cpu_utilisation_ratio", "memory_utilisation_ratio", "clock_hz", "device_temp_c",
-)  # fmt: skip
 _HOUR_INPUT: Final = (
     "site_id", "cluster_id", "node_id", "device_id", "date", "hour_start", "energy_kwh", "predicted_kwh", "load_ratio",
 )  # fmt: skip
@@ -54,9 +51,8 @@ def _states(context: StageContext) -> Written:
     looked_at = Days(days.start - timedelta(days=STATE_HISTORY_DAYS), days.end)
     rows = (
         context.lake.read(INTERVAL, looked_at)
-        # A node is judged by its own row, its boards each by theirs; supplies, fans and chassis have no state.
-        .where((F.col("device_id") == "node") | F.col("device_id").rlike("^gpu[0-9]*$"))
-        .select(*_STATE_INPUT)
+        .where(F.col("device_id").rlike(DEVICES))
+        .select("site_id", "cluster_id", "node_id", "device_id", "date", "interval_start", *INPUTS)
         .groupBy("site_id", "node_id")
         .applyInArrow(_states_of(list(days)), schema=spark_schema(STATE))
     )
@@ -71,7 +67,7 @@ def _states_of(days: list[date]) -> Kernel:
             first = day - timedelta(days=STATE_HISTORY_DAYS)
             today = rows.filter(pl.col("date") == day)
             found.append(state_rows(today, rows.filter(pl.col("date").is_between(first, day, closed="left"))))
-        return _as_table(STATE, found)
+        return arrow_rows(STATE, _together(found))
 
     return judge
 
@@ -98,14 +94,14 @@ def _anomalies(context: StageContext) -> Written:
 
 
 def _anomalies_of(days: list[date], device: str) -> Kernel:
-    # A board's model knows its die temperature, which follows power: it witnesses the sensor. A node's knows the inlet.
-    expected = "witnessed_kwh" if device == "gpu" else "expected_kwh"
-
     def judge(table: pa.Table) -> pa.Table:
-        rows = pl.DataFrame(table).rename({"predicted_kwh": expected}).drop("_peers")
+        rows = pl.DataFrame(table).drop("_peers")
         if device == "gpu":
-            rows = _with_expected_by_load(rows, days[0])
-        return _as_table(ANOMALY, [_of_day(rows, day) for day in days])
+            # A board's model knows its die temperature, which follows power: it would expect whatever a sensor says.
+            rows = _with_expected_by_load(rows.drop("predicted_kwh"), days[0])
+        else:
+            rows = rows.rename({"predicted_kwh": "expected_kwh"})
+        return arrow_rows(ANOMALY, _together([_of_day(rows, day) for day in days]))
 
     return judge
 
@@ -147,13 +143,10 @@ def _with_expected_by_load(rows: pl.DataFrame, day: date) -> pl.DataFrame:
     return pl.concat(found)
 
 
-def _as_table(table: Table, frames: list[pl.DataFrame]) -> pa.Table:
-    schema = arrow_schema(table)
+def _together(frames: list[pl.DataFrame]) -> pl.DataFrame:
+    """Days without rows have no columns."""
     filled = [frame for frame in frames if frame.height]
-    if not filled:
-        return schema.empty_table()
-    rows = pl.concat(filled).to_arrow()
-    return pa.table([rows[name].cast(schema.field(name).type) for name in schema.names], schema=schema)
+    return pl.concat(filled) if filled else pl.DataFrame()
 
 
 def _note_of_states(lake: Lake, days: Days) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any, Final
+from typing import Final
 
 import polars as pl
 import pyarrow as pa
@@ -19,7 +19,7 @@ from lepton_etl.days import Days
 from lepton_etl.fields import JOULES_PER_KWH
 from lepton_etl.forecast.rows import forecast_rows
 from lepton_etl.lake import plain
-from lepton_etl.lake.schema import arrow_schema, spark_schema
+from lepton_etl.lake.schema import arrow_rows, spark_schema
 from lepton_etl.lake.store import Written
 from lepton_etl.lake.tables import GRID_HOUR
 from lepton_etl.lake.tables.diagnosis import FORECAST, JOB_POWER
@@ -54,7 +54,7 @@ def _grid(context: StageContext) -> list[Written]:
     )  # fmt: skip
     rows = forecast_rows(hours, grid.zone, origin)
     day = Days.of(origin.date())
-    fresh = lake.spark.createDataFrame(_as_table(FORECAST, rows), spark_schema(FORECAST))
+    fresh = lake.spark.createDataFrame(arrow_rows(FORECAST, rows), spark_schema(FORECAST))
     return [lake.replace_few(FORECAST, day, fresh, allow_empty=True)]
 
 
@@ -104,14 +104,6 @@ def _expected_of(days: list[date]) -> Callable[[pa.Table], pa.Table]:
             if began.height:
                 told = predict_jobs(began, runs.filter(pl.col("end_time").is_not_null()), at)
                 found.append(told.with_columns(pl.lit(day).alias("date")))
-        return _as_table(JOB_POWER, pl.concat(found) if found else pl.DataFrame())
+        return arrow_rows(JOB_POWER, pl.concat(found) if found else pl.DataFrame())
 
     return expect
-
-
-def _as_table(table: Any, frame: pl.DataFrame) -> pa.Table:
-    schema = arrow_schema(table)
-    if not frame.height:
-        return schema.empty_table()
-    rows = frame.to_arrow()
-    return pa.table([rows[name].cast(schema.field(name).type) for name in schema.names], schema=schema)

@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from lepton_etl.days import Days
-from lepton_etl.lake.schema import arrow_schema, spark_schema
+from lepton_etl.lake.schema import arrow_rows, spark_schema
 from lepton_etl.lake.store import Lake
 from lepton_etl.lake.tables import INTERVAL, NODE, PREDICTION
 from lepton_etl.models.device_hours import device_hours
@@ -62,13 +62,11 @@ def _recalibrated(context: StageContext, scored: DataFrame) -> DataFrame:
     before = Days(first - timedelta(days=Recalibration().newest_days), first - timedelta(days=1))
     name = context.settings.model.name
     history = context.lake.read(PREDICTION, before).where(F.col("model_name") == name)
-    schema = arrow_schema(PREDICTION)
 
     def correct(table: pa.Table) -> pa.Table:
         rows = pl.DataFrame(table).sort("cluster_id", "device_id", "hour_start")
         rows = rows.with_columns(recalibrated(rows)).filter(pl.col("date") >= first)
-        found: pa.Table = rows.select(schema.names).to_arrow().cast(schema)
-        return found
+        return arrow_rows(PREDICTION, rows)
 
     kept = [column for column in PREDICTION.columns if column != "recalibrated_kwh"]
     whole = scored.select(*kept).unionByName(history.select(*kept))

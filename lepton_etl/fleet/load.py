@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,8 +12,8 @@ from numpy.typing import NDArray
 from lepton_etl.fleet import power
 from lepton_etl.fleet.faults import Injection
 from lepton_etl.fleet.hardware import HardwareClass
-from lepton_etl.fleet.jobs import Assignment, OffWindow
-from lepton_etl.fleet.plan import STEP_S, STEPS_PER_DAY, FleetPlan
+from lepton_etl.fleet.jobs import Assignment, OffWindow, Schedule
+from lepton_etl.fleet.plan import STEP_S, STEPS_PER_DAY, ClusterPlan, FleetPlan
 
 Array = NDArray[np.float64]
 
@@ -35,6 +36,27 @@ class NodeTask:
     assignments: list[Assignment]
     off: list[OffWindow]
     injections: dict[int, list[Injection]]
+
+
+def node_tasks(
+    cluster: ClusterPlan,
+    placed: Schedule,
+    injections: Mapping[str, Mapping[int, list[Injection]]] | None = None,
+) -> list[NodeTask]:
+    """One task a node of the cluster, in order; `injections` by node and day number."""
+    idle_w, spoiled = power.idle_power_w(cluster.hardware), injections or {}
+    return [
+        NodeTask(
+            node_id=node_id,
+            cluster_id=cluster.cluster_id,
+            hardware=cluster.hardware,
+            idle_power_w=idle_w,
+            assignments=placed.assignments[index],
+            off=placed.off[index],
+            injections=dict(spoiled.get(node_id, {})),
+        )
+        for index, node_id in enumerate(cluster.node_ids())
+    ]
 
 
 def traits_of(plan: FleetPlan, task: NodeTask) -> power.Traits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -42,7 +43,7 @@ def simulate_node(plan: FleetPlan, task: NodeTask, supply_air_c: Array, landing:
 
     `supply_air_c` has one value a minute, both ends included. One day is in memory at a time.
     """
-    traits, sensors = traits_of(plan, task), sensors_of(plan, task)
+    sensors = sensors_of(plan, task)
     gpus = task.hardware.gpu_count
     truth = NodeTruth(
         task.node_id,
@@ -52,13 +53,8 @@ def simulate_node(plan: FleetPlan, task: NodeTask, supply_air_c: Array, landing:
         gpu_hour_energy_kwh=np.zeros((plan.days * 24, gpus)),
         jobs_hour_energy_kwh=np.zeros(plan.days * 24),
     )
-    noise = first_noise(plan, task)
     counters_j = plan.rng("counters", task.node_id).uniform(1e8, 5e8, gpus)
-    carry: power.Carry | None = None
-    for day in range(plan.days):
-        load, noise = day_load(plan, task, traits, day, supply_air_c, noise)
-        carry = carry or power.settle(task.hardware, traits, load)
-        node_day, carry = power.node_day(task.hardware, traits, load, carry)
+    for day, node_day in enumerate(node_days(plan, task, supply_air_c)):
         _add_truth(truth, task, node_day, day)
         injections = task.injections.get(day, [])
         _write(truth, plan, injections, ipmi_log(plan, task, sensors, node_day, day), landing)
@@ -67,6 +63,18 @@ def simulate_node(plan: FleetPlan, task: NodeTask, supply_air_c: Array, landing:
             truth.faults += resets
             _write(truth, plan, injections, log, landing)
     return truth
+
+
+def node_days(plan: FleetPlan, task: NodeTask, supply_air_c: Array) -> Iterator[power.NodeDay]:
+    """The physics of a node, day after day of the plan, each going on where the one before ended."""
+    traits, noise = traits_of(plan, task), first_noise(plan, task)
+    carry: power.Carry | None = None
+    for day in range(plan.days):
+        load, noise = day_load(plan, task, traits, day, supply_air_c, noise)
+        node_day, carry = power.node_day(
+            task.hardware, traits, load, carry or power.settle(task.hardware, traits, load)
+        )
+        yield node_day
 
 
 def _add_truth(truth: NodeTruth, task: NodeTask, day: power.NodeDay, number: int) -> None:

@@ -21,7 +21,7 @@ from lepton_etl.fleet.facility import facility, ratings
 from lepton_etl.fleet.faults import Injection, plan_faults
 from lepton_etl.fleet.grid import grid_hours
 from lepton_etl.fleet.jobs import Schedule
-from lepton_etl.fleet.load import NodeTask
+from lepton_etl.fleet.load import NodeTask, node_tasks
 from lepton_etl.fleet.meters import COMPUTE_FEEDS, compute_feeds, write_meters
 from lepton_etl.fleet.node import NodeTruth, simulate_node
 from lepton_etl.fleet.on_site import supply
@@ -150,23 +150,12 @@ def _prepare(plan: FleetPlan, out_dir: Path) -> None:
 def _tasks(
     plan: FleetPlan, placed: dict[str, Schedule], faults: dict[tuple[str, int], list[Injection]]
 ) -> list[NodeTask]:
-    tasks = []
-    for cluster in plan.clusters:
-        idle_w, on_cluster = power.idle_power_w(cluster.hardware), placed[cluster.cluster_id]
-        for index, node_id in enumerate(cluster.node_ids()):
-            days = {day: faults[node_id, day] for day in range(plan.days) if (node_id, day) in faults}
-            tasks.append(
-                NodeTask(
-                    node_id=node_id,
-                    cluster_id=cluster.cluster_id,
-                    hardware=cluster.hardware,
-                    idle_power_w=idle_w,
-                    assignments=on_cluster.assignments[index],
-                    off=on_cluster.off[index],
-                    injections=days,
-                )
-            )
-    return tasks
+    of_node: dict[str, dict[int, list[Injection]]] = {}
+    for (node_id, day), injections in faults.items():
+        of_node.setdefault(node_id, {})[day] = injections
+    return [
+        task for cluster in plan.clusters for task in node_tasks(cluster, placed[cluster.cluster_id], of_node)
+    ]
 
 
 def _results(

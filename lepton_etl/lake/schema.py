@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import polars as pl
 import pyarrow as pa
 from pyspark.sql import types as T
 
@@ -45,6 +46,15 @@ def spark_schema(table: Table) -> T.StructType:
 def arrow_schema(table: Table) -> pa.Schema:
     """The table's columns as Arrow types, in order; times are microseconds in UTC."""
     return pa.schema([pa.field(f.name, _ARROW[f.type]) for f in table.fields])
+
+
+def arrow_rows(table: Table, frame: pl.DataFrame) -> pa.Table:
+    """The frame's rows in the table's columns and types; a frame without rows may lack columns, then there are none."""
+    schema = arrow_schema(table)
+    found: pa.Table = (
+        frame.select(schema.names).to_arrow().cast(schema) if frame.height else schema.empty_table()
+    )
+    return found
 
 
 def comment(field: Field) -> str:

@@ -119,11 +119,8 @@ def added(held: pl.DataFrame, fresh: pl.DataFrame, now: datetime) -> Held:
     )
     late = believed.join(newest, on=_DEVICE, how="inner").filter(pl.col("window_us") <= pl.col("_from"))
     kept = together.join(newest, on=_DEVICE, how="inner").filter(pl.col("window_us") > pl.col("_from"))
-    ahead = fresh.height - believed.height
-    return Held(
-        kept.select(list(SUMS)), int(late["value_count"].sum()),
-        int(fresh.filter(pl.col("newest_us") > limit)["value_count"].sum()) if ahead else 0,
-    )  # fmt: skip
+    ahead = fresh.filter(pl.col("newest_us") > limit)
+    return Held(kept.select(list(SUMS)), int(late["value_count"].sum()), int(ahead["value_count"].sum()))
 
 
 def minutes(

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from lepton_etl.fleet import power
 from lepton_etl.fleet.hardware import CLASSES, GPU_400, HardwareClass
-from lepton_etl.fleet.load import NodeTask, day_load, first_noise, traits_of
+from lepton_etl.fleet.load import node_tasks
+from lepton_etl.fleet.node import node_days
 from lepton_etl.fleet.placement import schedule
 from lepton_etl.fleet.plan import STEPS_PER_DAY, ClusterPlan, FleetPlan
 from lepton_etl.fleet.weather import supply_air_c, weather
@@ -86,13 +87,9 @@ def test_days_join_at_midnight() -> None:
     cluster = ClusterPlan(cluster_id="c02", nodes=1, hardware_class="gpu-400")
     plan = FleetPlan(seed=4, clusters=(cluster,), first_date=date(2025, 6, 3), days=3)
     placed, air = schedule(plan, cluster), supply_air_c(weather(plan))
-    task = NodeTask("c02n0001", "c02", GPU_400, 500.0, placed.assignments[0], placed.off[0], {})
-    traits, noise, carry = traits_of(plan, task), first_noise(plan, task), None
-    days = []
-    for day in range(plan.days):
-        load, noise = day_load(plan, task, traits, day, air, noise)
-        node_day, carry = power.node_day(GPU_400, traits, load, carry or power.settle(GPU_400, traits, load))
-        days.append(node_day)
+    (task,) = node_tasks(cluster, placed)
+    days = list(node_days(plan, task, air))
+    assert len(days) == plan.days
     for before, after in pairwise(days):
         assert len(before.ac_power_w) == STEPS_PER_DAY + 1
         assert after.ac_power_w[0] == pytest.approx(before.ac_power_w[-1], rel=1e-9)
