@@ -6,6 +6,7 @@ Training is keyed by its table: the same device-hours under the same model setti
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 from typing import Final
@@ -28,6 +29,7 @@ from lepton_etl.models.rollback import back_to_better
 from lepton_etl.models.settings import ModelSettings
 from lepton_etl.models.training import MODEL, Trained, order_rows, table_sha256, train, training_key, why_not
 from lepton_etl.models.verified import FORWARD_ERROR_TAG, VerifiedModel, Version
+from pipelines.facility_model import register_fits
 from pipelines.stage import StageContext, StageResult
 
 _MOST_NODES_SHOWN: Final = 8
@@ -35,13 +37,19 @@ _MOST_DRIFTS_SHOWN: Final = 3
 
 
 def run(context: StageContext) -> StageResult:
-    """Train on the device-hours up to the last day of the run; too few rows is a note, not a failure."""
+    """The device model and the facility's of each site; too few rows is a note, not a failure."""
+    registry = Registry.of(context.settings.mlflow)
+    done = _device_model(context, registry)
+    return replace(done, notes=(*done.notes, *register_fits(context, registry)))
+
+
+def _device_model(context: StageContext, registry: Registry) -> StageResult:
+    """Train on the device-hours up to the last day of the run."""
     settings = context.settings.model
     hours = training_hours(context.lake, context.days, settings)
     reason = why_not(hours, settings)
     if reason is not None:
         return StageResult(rows_in=len(hours), notes=(f"not trained: {reason}",))
-    registry = Registry.of(context.settings.mlflow)
     key = training_key(table_sha256(hours, settings.device), settings)
     known = registry.latest(settings.name, "training_key", key)
     if known is not None:

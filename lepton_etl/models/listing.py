@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from lepton_etl.models.registry import Registry
+from lepton_etl.models.registry import FACILITY_PREFIX, Registry
 from lepton_etl.models.verified import FORWARD_ERROR_TAG
 from lepton_etl.settings import Settings
 
@@ -13,11 +13,17 @@ _WIDTH = 200
 
 
 def print_versions(settings: Settings) -> None:
-    """Each version of the site's model with alias, decision, reason and cards; raises ModelError for a bad name."""
-    mlflow, name = settings.mlflow, settings.model.name
-    registry = Registry.of(mlflow)
+    """Each version of the site's models with alias, decision, reason and cards; raises ModelError for a bad name."""
+    mlflow, own = settings.mlflow, settings.model.name
+    registry, console = Registry.of(mlflow), Console(width=max(Console().width, _WIDTH))
+    # A name that is not registered yet is shown as such; a bad one is refused there.
+    for name in dict.fromkeys((own, *registry.names((own, FACILITY_PREFIX)))):
+        console.print(_table(registry, name, _without_credentials(mlflow.tracking_uri)))
+
+
+def _table(registry: Registry, name: str, where: str) -> Table:
     champion = registry.champion(name)
-    shown = Table(title=f"{name} at {_without_credentials(mlflow.tracking_uri)}", title_justify="left")
+    shown = Table(title=f"{name} at {where}", title_justify="left")
     for heading in (
         "version", "alias", "promotion", "reason", "chosen", "CV(RMSE)", "trained until", "ONNX", "cards",
         "model SHA-256",
@@ -37,7 +43,7 @@ def print_versions(settings: Settings) -> None:
             f"runs:/{version.run_id}" if "onnx" in tags else "-",
             tags.get("model_sha256", "-")[:12],
         )
-    Console(width=max(Console().width, _WIDTH)).print(shown)
+    return shown
 
 
 def _percent(ratio: str | None) -> str:

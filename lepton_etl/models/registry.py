@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lepton_etl.errors import ModelError
 from lepton_etl.models.features import TARGET, TARGET_UNIT, Feature, described
 from lepton_etl.models.metrics import ALL_NODES, as_lines, as_records
+from lepton_etl.models.release import Release
 from lepton_etl.models.safe_load import TRUSTED, build, checked_bytes, folder_sha256
 from lepton_etl.models.verified import VerifiedModel, Version
 
@@ -26,10 +27,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from lepton_etl.models.cards import Cards
+    from lepton_etl.models.gate import Verdict
     from lepton_etl.models.training import Trained
     from lepton_etl.settings import MlflowSettings
 
 CHAMPION_ALIAS: Final = "champion"
+# Names of the facility's models: this and the site.
+FACILITY_PREFIX: Final = "facility-overhead-"
 _SQLITE: Final = "sqlite:///"
 # Read by MLflow when it is imported: no usage data leaves, and a batch log holds no progress bars.
 _MLFLOW_ENVIRONMENT: Final = {
@@ -71,6 +75,16 @@ class Registry:
     def version(self, name: str, version: str) -> Version | None:
         return next((v for v in self.versions(name) if v.version == version), None)
 
+    def names(self, prefixes: tuple[str, ...]) -> list[str]:
+        """The registered models whose names begin with one of the prefixes, sorted."""
+        client, found, token = self._connected(), [], None
+        while True:
+            page = client.search_registered_models(max_results=1000, page_token=token)
+            found += [one.name for one in page if one.name.startswith(prefixes)]
+            token = page.token
+            if not token:
+                return sorted(found)
+
     def champion(self, name: str, alias: str = CHAMPION_ALIAS) -> Version | None:
         """The version behind the alias, None where model or alias do not exist."""
         from mlflow.exceptions import MlflowException
@@ -87,34 +101,56 @@ class Registry:
         self, name: str, trained: Trained, features: tuple[Feature, ...], params: Mapping[str, Any],
         tags: Mapping[str, str], cards: Cards | None = None,
     ) -> Version:  # fmt: skip
-        """Log the run, its cards and the model, register a version with its hash, mark it promoted or refused."""
+        """Release a trained model of device energy with its errors by node and its cards."""
+        texts = {"errors.txt": "\n".join(as_lines(trained.errors)) + "\n"}
+        return self.release(
+            name,
+            Release(
+                estimator=trained.pipeline,
+                example=trained.example,
+                columns=described(features),
+                target=_TARGET_COLUMN,
+                params=params,
+                tags=tags if cards is None else {**tags, "onnx": _onnx(cards)},
+                metrics=_metrics(trained),
+                texts=texts if cards is None else texts | cards.texts,
+                tables={"errors.json": {"errors": as_records(trained.errors)}},
+                onnx=None if cards is None else cards.onnx.data,
+                verdict=trained.verdict,
+            ),
+        )
+
+    def release(self, name: str, release: Release) -> Version:
+        """Log the run with its files and the model, register a version with its hash, mark it promoted or refused."""
         import mlflow
 
         client = self._connected()
         experiment = client.get_experiment_by_name(self.experiment)
         assert experiment is not None  # _connected made it
+        names = ",".join(column["name"] for column in release.columns)
         with self._fluent(), mlflow.start_run(experiment_id=experiment.experiment_id, run_name=name) as run:
-            mlflow.log_params({"features": ",".join(f.name for f in features), **params})
-            mlflow.set_tags(dict(tags))
-            mlflow.log_metrics(_metrics(trained))
-            mlflow.log_text("\n".join(as_lines(trained.errors)) + "\n", "errors.txt")
-            mlflow.log_dict({"errors": as_records(trained.errors)}, "errors.json")
-            mlflow.log_dict({"columns": list(described(features)), "target": _TARGET_COLUMN}, "columns.json")
-            if cards is not None:
-                _log_cards(cards)
-            logged = _log_model(name, trained, features)
+            mlflow.log_params({"features": names, **release.params})
+            mlflow.set_tags(dict(release.tags))
+            mlflow.log_metrics(dict(release.metrics))
+            described_columns = {"columns": list(release.columns), "target": dict(release.target)}
+            for file, table in {"columns.json": described_columns, **release.tables}.items():
+                mlflow.log_dict(dict(table), file)
+            for file, text in release.texts.items():
+                mlflow.log_text(text, file)
+            if release.onnx is not None:
+                _log_graph(release.onnx)
+            logged = _log_model(name, release)
             with tempfile.TemporaryDirectory() as folder:
                 copy = Path(
                     mlflow.artifacts.download_artifacts(artifact_uri=logged.model_uri, dst_path=folder)
                 )
                 model_hash, size = folder_sha256(copy), _size(copy)
             mlflow.log_metric("model_size_bytes", size)
-            of_cards = {} if cards is None else {"onnx": _onnx(cards)}
             made = mlflow.register_model(
-                logged.model_uri, name, tags=dict(tags) | of_cards | {"model_sha256": model_hash}
+                logged.model_uri, name, tags=dict(release.tags) | {"model_sha256": model_hash}
             )
         version = Version(name, str(made.version), str(run.info.run_id), dict(made.tags))
-        self._decide(version, trained)
+        self._decide(version, release.verdict)
         return self.version(name, version.version) or version
 
     def verified_model(
@@ -139,16 +175,15 @@ class Registry:
             raise ModelError("the model does not say its columns", where=uri, remedy="train again")
         return VerifiedModel(found, columns, data, build(data))
 
-    def _decide(self, version: Version, trained: Trained) -> None:
+    def _decide(self, version: Version, verdict: Verdict) -> None:
         client = self._connected()
-        promoted = trained.verdict.promoted
         marks = {
-            "promotion": "promoted" if promoted else "refused",
-            "promotion_reason": trained.verdict.reason,
+            "promotion": "promoted" if verdict.promoted else "refused",
+            "promotion_reason": verdict.reason,
         }
         for tag, value in marks.items():
             client.set_model_version_tag(version.name, version.version, tag, value)
-        if promoted:
+        if verdict.promoted:
             client.set_registered_model_alias(version.name, CHAMPION_ALIAS, version.version)
 
     def roll_back(self, name: str, version: str, reason: str) -> None:
@@ -233,24 +268,24 @@ _TARGET_COLUMN: Final = {
 }  # fmt: skip
 
 
-def _log_model(name: str, trained: Trained, features: tuple[Feature, ...]) -> Any:
+def _log_model(name: str, release: Release) -> Any:
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
 
     inputs: list[ColSpec | TensorSpec] = [
-        ColSpec("string" if f.category else "double", f.name) for f in features
+        ColSpec("string" if column["category"] else "double", column["name"]) for column in release.columns
     ]
     return mlflow.sklearn.log_model(
-        trained.pipeline,
+        release.estimator,
         name=name,
         serialization_format="skops",
         skops_trusted_types=list(TRUSTED),
         signature=ModelSignature(Schema(inputs), Schema([ColSpec("double", "predicted_kwh")])),
-        input_example=trained.example,
+        input_example=release.example,
         # Given here, MLflow need not start a second interpreter to find out what a forest imports.
         pip_requirements=_requirements(),
-        metadata={"columns": list(described(features)), "target": json.dumps(_TARGET_COLUMN)},
+        metadata={"columns": list(release.columns), "target": json.dumps(dict(release.target))},
     )
 
 
@@ -258,16 +293,13 @@ def _onnx(cards: Cards) -> str:
     return "exported" if cards.onnx.data is not None else cards.onnx.reason
 
 
-def _log_cards(cards: Cards) -> None:
+def _log_graph(data: bytes) -> None:
     import mlflow
 
-    for file, text in cards.texts.items():
-        mlflow.log_text(text, file)
-    if cards.onnx.data is not None:
-        with tempfile.TemporaryDirectory() as folder:
-            graph = Path(folder) / "model.onnx"
-            graph.write_bytes(cards.onnx.data)
-            mlflow.log_artifact(str(graph), "export")
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder) / "model.onnx"
+        graph.write_bytes(data)
+        mlflow.log_artifact(str(graph), "export")
 
 
 def _requirements() -> list[str]:

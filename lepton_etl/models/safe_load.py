@@ -37,6 +37,8 @@ _TYPES: Final = frozenset(
         "sklearn.preprocessing._function_transformer.FunctionTransformer",
         "sklearn.tree._classes.DecisionTreeRegressor", "sklearn.tree._tree.Tree",
         "sklearn.tree._classes.ExtraTreeRegressor", "sklearn.ensemble._forest.ExtraTreesRegressor",
+        # The facility's overhead: products of ramps.
+        "sklearn.preprocessing._data.MinMaxScaler", "sklearn.preprocessing._polynomial.PolynomialFeatures",
         # A fusion: the weighted mean of members that were fitted before.
         "sklearn.ensemble._voting.VotingRegressor", "sklearn.frozen._frozen.FrozenEstimator",
         "sklearn.utils._bunch.Bunch",

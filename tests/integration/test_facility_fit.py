@@ -6,21 +6,24 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import structlog
 from pyspark.sql import SparkSession
 
 from lepton_etl.days import Days
-from lepton_etl.facility.fit import predict_overhead
+from lepton_etl.facility.fit import FacilityFit, predict_overhead
 from lepton_etl.facility.hours import PlantHours
 from lepton_etl.lake.schema import arrow_schema
 from lepton_etl.lake.store import Lake
 from lepton_etl.lake.tables import FACILITY_INTERVAL, METER, SITE_HOUR, Table
 from lepton_etl.lake.tables.accounts import ENERGY_LEDGER
 from lepton_etl.lake.tables.facility import FACILITY_FIT
+from lepton_etl.models.registry import Registry
 from lepton_etl.settings import load
 from pipelines.facility_fit import fits_of, run_fit
+from pipelines.facility_model import model_name, register_fits
 from pipelines.stage import StageContext
 from tests.unit.facility.plant import FIRST_DAY, simulated
 
@@ -30,6 +33,7 @@ DAYS = 20
 SETTINGS = """\
 site: {site_id: simsite}
 lake: {root: lake}
+mlflow: {tracking_uri: "sqlite:///mlflow.db", artifact_location: mlartifacts}
 fleet: {inventory: inventory.csv}
 facility: {model: {resamples: 20}}
 sources: [{name: bmc, format: ipmitool, path: "*.txt"}]
@@ -104,3 +108,25 @@ def test_the_fit_of_a_day_is_of_earlier_days_and_comes_back_for_it(
     loss_kwh = stages[SITE]["ups"].from_output(today.it_kwh)
     assert np.abs(loss_kwh / today.loss_kwh - 1).max() < 0.02
     assert fits_of(lake, day + timedelta(days=1)) == ({}, {})
+    _is_registered(context(day), fits[SITE], hours)
+
+
+def _is_registered(context: StageContext, fit: FacilityFit, hours: PlantHours) -> None:
+    """A version with its card and hash, once; what a consumer loads says what the fit says."""
+    registry = Registry.of(context.settings.mlflow)
+    name = model_name(SITE)
+    (note,) = register_fits(context, registry)
+    version = registry.latest(name, "chosen", fit.kind)
+    assert version is not None
+    assert note.startswith(f"{name} version 1 {'is champion' if fit.accepted else 'refused: '}")
+    assert register_fits(context, registry) == (f"{name} version 1 is this fit: nothing registered",)
+    model = registry.verified_model(name, version="1")
+    frame = pd.DataFrame({"it_energy_kwh": hours.it_kwh, "outdoor_wet_bulb_temp_c": hours.wet_bulb_c})
+    told = predict_overhead(fit, hours.it_kwh, hours.wet_bulb_c).total_kwh
+    assert model.predict(frame) == pytest.approx(told, rel=1e-9)
+
+
+def test_a_site_of_any_name_has_a_name_in_the_registry() -> None:
+    assert model_name("fra-1") == "facility-overhead-fra-1"
+    assert model_name("fra/1") != model_name("fra.1")
+    assert all(len(model_name(site)) <= 63 for site in ("x" * 200, "ü/" * 60))
