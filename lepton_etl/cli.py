@@ -19,6 +19,7 @@ from lepton_etl.errors import ConfigurationError, Exit, LeptonError
 from lepton_etl.export_cli import export_app
 from lepton_etl.fleet.command import simulate_command
 from lepton_etl.publication_cli import close, figures
+from lepton_etl.recommend_cli import recommend_app
 
 if TYPE_CHECKING:
     from lepton_etl.settings import Settings
@@ -27,6 +28,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 tables_app = typer.Typer(no_args_is_help=True, help="Look into the lake, without Spark.")
 app.add_typer(tables_app, name="tables")
 app.add_typer(export_app, name="export")
+app.add_typer(recommend_app, name="recommend")
 app.command("simulate")(simulate_command)
 app.command()(figures)
 app.command()(close)

@@ -10,6 +10,7 @@ from typing import Final
 
 from lepton_etl.fields import (
     accounts,
+    advice,
     carbon,
     diagnosis,
     facility,
@@ -70,6 +71,7 @@ FIELDS: Final[dict[str, Field]] = _once(
     carbon.FIELDS,
     publication.FIELDS,
     diagnosis.FIELDS,
+    advice.FIELDS,
     operations.FIELDS,
 )
 

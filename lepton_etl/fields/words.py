@@ -37,3 +37,8 @@ PERFORMANCE_STATES: Final = (
 )  # fmt: skip
 ADJUSTMENTS: Final = ("none", "raise_cap", "lower_clock", "fan_or_inlet", "drain", "release", "check_sensor")
 ANOMALY_KINDS: Final = ("stuck", "drift", "scale", "step", "idle_but_drawing", "rack")
+LEVERS: Final = ("shift", "consolidate", "idle", "zombie", "power_cap", "cooling", "adjustment")
+RECOMMENDATION_STATES: Final = ("proposed", "accepted", "applied", "expired", "rejected")
+DECISIONS: Final = ("accepted", "applied", "rejected", "withdrawn")
+CARBON_METHODS: Final = ("location", "market", "none")
+SAVING_METHODS: Final = ("ipmvp_b", "ipmvp_c", "ipmvp_d")

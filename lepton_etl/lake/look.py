@@ -18,6 +18,7 @@ from rich.table import Table as RichTable
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, LakeError
 from lepton_etl.lake.tables import CLUSTER_DAY, TABLES, Table
+from lepton_etl.lake.tables.advice import RECOMMENDATION
 
 # The figures that fit a terminal; `--csv` and `--column` give the others.
 _SHORT: Final = {
@@ -26,6 +27,11 @@ _SHORT: Final = {
         "coverage_ratio", "idle_energy_kwh", "facility_energy_kwh", "pue_ratio", "pue_basis",
         "cpu_utilisation_ratio", "gpu_utilisation_ratio", "peak_power_w", "inlet_temp_p99_c",
         "emissions_location_kgco2e", "energy_basis", "status",
+    ),
+    RECOMMENDATION.name: (
+        "recommendation_id", "lever", "recommendation_state", "advice", "expected_saving_kwh",
+        "expected_saving_lower_kwh", "expected_saving_upper_kwh", "expected_saving_kgco2e", "expected_saving_cost",
+        "currency", "expected_slowdown_ratio", "window_end",
     ),
 }  # fmt: skip
 _WIDTH: Final = 200

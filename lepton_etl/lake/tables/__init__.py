@@ -10,6 +10,7 @@ from typing import Final
 
 from lepton_etl.lake.tables import (
     accounts,
+    advice,
     bronze,
     carbon,
     diagnosis,
@@ -60,6 +61,7 @@ _ROOMS: Final = (
     jobs,
     gold,
     diagnosis,
+    advice,
     facility,
     accounts,
     ledger,

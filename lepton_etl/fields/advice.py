@@ -1,0 +1,73 @@
+"""Fields of what to change, what people decided about it, and what it brought."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from lepton_etl.fields.declare import BOOLEAN, DATE, DOUBLE, Field, energy, ratio, text, time
+from lepton_etl.fields.words import CARBON_METHODS, DECISIONS, LEVERS, RECOMMENDATION_STATES, SAVING_METHODS
+
+_SIGNED: Final = 1e9
+
+
+def _signed(name: str, unit: str | None, description: str) -> Field:
+    return Field(name, DOUBLE, unit, description, ge=-_SIGNED, le=_SIGNED)
+
+
+def _interval(name: str, unit: str | None, suffix: str, what: str) -> tuple[Field, ...]:
+    return (
+        _signed(f"{name}{suffix}", unit, f"{what}."),
+        _signed(
+            f"{name}_lower{suffix}", unit, f"Lower end of the 90 % interval: {what[0].lower()}{what[1:]}."
+        ),
+        _signed(
+            f"{name}_upper{suffix}", unit, f"Upper end of the 90 % interval: {what[0].lower()}{what[1:]}."
+        ),
+    )
+
+
+FIELDS: Final[tuple[Field, ...]] = (
+    # What to change
+    text("recommendation_id", "Hash of site, lever, action and subject; the same every night."),
+    text("lever", "What is changed.", LEVERS),
+    text("action", "What to do, as a word that a program may read."),
+    text("advice", "What to do and why, in words and numbers."),
+    text("action_json", "JSON: the action's numbers, each with its unit in its name."),
+    text("recommendation_state", "Where the recommendation stands.", RECOMMENDATION_STATES),
+    Field("first_proposed_date", DATE, None, "UTC day of the night that first proposed it."),
+    time("state_time", "Since when it stands there, UTC."),
+    time("window_start", "First instant for which the promise holds, UTC."),
+    time("window_end", "First instant after, UTC; then it expires."),
+    energy("baseline_kwh", "Energy over the window if nothing is changed."),
+    *_interval("expected_saving", "kilowatt_hour", "_kwh", "Energy expected to be saved over the window"),
+    *_interval("expected_saving", "kilogram_co2e", "_kgco2e", "Emissions expected to be saved over the window"),
+    *_interval("expected_saving", None, "_cost", "Money expected to be saved over the window"),
+    *_interval("expected_slowdown", "dimensionless", "_ratio", "Run time expected over that before, less one"),
+    text("carbon_method", "The one method behind every emission of the row.", CARBON_METHODS),
+    text("guard_rail", "What must stay true; where it does not, undo."),
+    text("promise_basis", "What the promise rests on."),
+    # What people decided
+    text("decision", "What was decided.", DECISIONS),
+    time("decided_time", "When it was recorded, UTC."),
+    time("effective_time", "From when it holds, UTC."),
+    text("decided_by", "Who decided, as they gave it."),
+    text("note", "Why, in their words."),
+    # What it brought
+    text("saving_method", "IPMVP option of the measurement.", SAVING_METHODS),
+    Field("baseline_from", DATE, None, "First UTC day of the period before."),
+    Field("baseline_until", DATE, None, "Last UTC day of the period before."),
+    Field("reporting_from", DATE, None, "First UTC day of the period after."),
+    Field("reporting_until", DATE, None, "Last UTC day of the period after."),
+    _signed("expected_kwh", "kilowatt_hour", "Energy of the period after as the baseline expects it at its load."),
+    _signed("realised_kwh", "kilowatt_hour", "Energy of the period after as measured."),
+    *_interval("realised_saving", "kilowatt_hour", "_kwh", "Energy saved: expected less realised"),
+    Field(
+        "savings_uncertainty_ratio", DOUBLE, "dimensionless",
+        "Fractional savings uncertainty by ASHRAE Guideline 14, 90 %; below 0.5 to be proven.", ge=0.0, le=1e9,
+    ),
+    Field("bias_ratio", DOUBLE, "dimensionless", "NMBE of the baseline on its own period.", ge=-1e6, le=1e6),
+    Field("proven", BOOLEAN, None, "Lower end above 0, fractional uncertainty below half, and gates passed."),
+    Field("kept_promise", BOOLEAN, None, "Whether the realised saving lies inside the promised interval."),
+    text("grade_reason", "Why it is not graded or not proven; null: proven."),
+    ratio("hit_ratio", "Share of graded recommendations of the lever whose saving lay inside the promise."),
+)  # fmt: skip

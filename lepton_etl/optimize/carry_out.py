@@ -1,0 +1,106 @@
+"""Recommendations in the forms that an operator takes along: commands to read and then run, never run by us.
+
+Every value is quoted for the shell: identifiers come from logs. What has no command that is safe to type becomes a line
+of comment.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+Row = Mapping[str, Any]
+SYSTEMS: Final = ("slurm", "kubernetes")
+# Kubernetes' own controllers ignore it: a queue that honours it, or a person, looks at it.
+NOT_BEFORE: Final = "lepton-etl/not-before"
+_HEAD: Final = (
+    "#!/bin/sh",
+    "# Recommendations of lepton_etl. Read each block before you run it; nothing was run.",
+    "# Tell the project what you did: lepton-etl recommend apply ID --config ...",
+    "set -eu",
+)
+
+
+def commands(rows: Iterable[Row], system: str) -> str:
+    """A shell script of the rows (gold/recommendation) for `slurm` or `kubernetes`, one block a recommendation."""
+    blocks = [*_HEAD]
+    for row in rows:
+        blocks += ["", *_words(row)]
+        blocks += _MAKERS.get(row["action"], _by_hand)(row, json.loads(row["action_json"]), system)
+    return "\n".join(blocks) + "\n"
+
+
+def _words(row: Row) -> list[str]:
+    saving, lower, upper = (row[f"expected_saving{end}_kwh"] for end in ("", "_lower", "_upper"))
+    promised = "not promised" if saving is None else f"{saving:.1f} kWh ({lower:.1f} to {upper:.1f})"
+    lines = [f"# {row['recommendation_id']} {row['lever']}: {row['advice']}", f"# saves {promised}"]
+    if row["guard_rail"]:
+        lines.append(f"# guard-rail: {row['guard_rail']}")
+    return [_one_line(line) for line in lines]
+
+
+def _one_line(text: str) -> str:
+    """A comment ends with its line: what comes from logs must not end it earlier."""
+    return "".join(one if one.isprintable() else " " for one in text)
+
+
+def _start_later(row: Row, numbers: Mapping[str, Any], system: str) -> list[str]:
+    start = datetime.fromisoformat(numbers["start_time"])
+    job = shlex.quote(str(row["job_id"]))
+    if system == "slurm":
+        # Slurm reads local time of the controller; seconds since the epoch would need a plugin.
+        when = f"$(date --date={shlex.quote(start.isoformat())} +%Y-%m-%dT%H:%M:%S)"
+        return [
+            f"scontrol hold {job}",
+            f'scontrol update JobId={job} StartTime="{when}"',
+            f"scontrol release {job}",
+        ]
+    return [f"kubectl annotate --overwrite job {job} {NOT_BEFORE}={start:%Y-%m-%dT%H:%M:%SZ}"]
+
+
+def _power_limit(row: Row, numbers: Mapping[str, Any], system: str) -> list[str]:
+    watts = f"{float(numbers['power_limit_w']):.0f}"
+    nodes = [row["node_id"]] if row["node_id"] else list(numbers.get("nodes", ()))
+    device = row["device_id"] or ""
+    which = f" -i {int(device.removeprefix('gpu'))}" if device.removeprefix("gpu").isdigit() else ""
+    if not nodes:
+        return [f"# on each node of the class: nvidia-smi{which} -pl {watts}"]
+    return [f"ssh {shlex.quote(node)} nvidia-smi{which} -pl {watts}" for node in nodes]
+
+
+def _power_down(row: Row, numbers: Mapping[str, Any], system: str) -> list[str]:
+    nodes = [row["node_id"]] if row["node_id"] else list(numbers["nodes"])
+    if system == "slurm":
+        # The reason goes through one more reader (Slurm's), which knows no quotes inside.
+        names = shlex.quote(",".join(nodes))
+        reason = shlex.quote(f"lepton-etl {row['recommendation_id']}")
+        return [
+            f"scontrol update NodeName={names} State=DRAIN Reason={reason}",
+            "# when they are drained:",
+            _one_line(f"# scontrol update NodeName={names} State=POWER_DOWN"),
+        ]
+    return [f"kubectl cordon {shlex.quote(node)}" for node in nodes]
+
+
+def _look_at_job(row: Row, numbers: Mapping[str, Any], system: str) -> list[str]:
+    job = shlex.quote(str(row["job_id"]))
+    if system == "slurm":
+        return [f"scontrol show job {job}", "# if its owner agrees:", _one_line(f"# scancel {job}")]
+    return [f"kubectl describe job {job}", "# if its owner agrees:", _one_line(f"# kubectl delete job {job}")]
+
+
+def _by_hand(row: Row, numbers: Mapping[str, Any], system: str) -> list[str]:
+    told = ", ".join(f"{name} {value}" for name, value in sorted(numbers.items()))
+    return [_one_line(f"# by hand: {row['action']}{': ' + told if told else ''}")]
+
+
+_MAKERS: Final[Mapping[str, Callable[[Row, Mapping[str, Any], str], list[str]]]] = {
+    "start_later": _start_later,
+    "set_power_limit": _power_limit,
+    "power_down": _power_down,
+    "end_job": _look_at_job,
+}
+ACTIONS: Final = tuple(_MAKERS)
