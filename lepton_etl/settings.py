@@ -25,6 +25,7 @@ from lepton_etl.facility.settings import FacilityModelSettings, OperatingSetting
 from lepton_etl.kpi.settings import KpiSettings
 from lepton_etl.ledger.settings import BillingSettings, LedgerSettings, TariffSettings
 from lepton_etl.models.settings import ModelSettings
+from lepton_etl.optimize.settings import OptimizeSettings
 from lepton_etl.publication.settings import RestateSettings
 from lepton_etl.sources import (
     Eia930Source,
@@ -198,6 +199,7 @@ class Settings(BaseSettings):
     restate: RestateSettings = RestateSettings()
     report: Report = Report()
     watch: WatchSettings = WatchSettings()
+    optimize: OptimizeSettings = OptimizeSettings()
     spark: dict[str, str] = Field(
         default_factory=dict, description="Further Spark SQL settings of the session."
     )

@@ -28,9 +28,11 @@ from lepton_etl.lake.tables import (
     REJECT,
 )
 from lepton_etl.lake.tables.accounts import ENERGY_LEDGER
+from lepton_etl.lake.tables.advice import RECOMMENDATION, SAVING
 from lepton_etl.lake.tables.diagnosis import ANOMALY, STATE
 from lepton_etl.lake.tables.jobs import TENANT_DAY
 from lepton_etl.models.footprint import DEFAULT_CORE_POWER_W
+from lepton_etl.optimize.lifecycle import EXPIRED, REJECTED
 from lepton_etl.report import data as d
 from lepton_etl.report import gather
 from lepton_etl.report.model import model_summary
@@ -96,6 +98,8 @@ def read(context: StageContext, folder: Path) -> d.ReportData:
             predictions=predictions(lake, days),
             states=states(lake, days),
             anomalies=anomalies(lake, days),
+            recommendations=recommendations(lake, days),
+            savings=plain.read(lake.root, SAVING, Days.of(days.end)),
             footprint=d.OwnFootprint(tree_cpu_s(), DEFAULT_CORE_POWER_W),
             credits=tuple(sorted({s.credit for s in settings.sources if s.credit})),
         )  # fmt: skip
@@ -150,6 +154,13 @@ def anomalies(lake: Lake, days: Days) -> pa.Table:
     rows = plain.read(lake.root, ANOMALY, days)
     order = pc.sort_indices(pc.abs(rows["excess_kwh"]), sort_keys=[("", "descending")])
     return rows.take(order)
+
+
+def recommendations(lake: Lake, days: Days) -> pa.Table:
+    """What stands after the last day, the largest promise first."""
+    rows = plain.read(lake.root, RECOMMENDATION, Days.of(days.end))
+    kept = rows.filter(pc.invert(pc.is_in(rows["recommendation_state"], pa.array([EXPIRED, REJECTED]))))
+    return kept.sort_by([("expected_saving_kwh", "descending"), ("recommendation_id", "ascending")])
 
 
 def _sample(frame: DataFrame, schema: pa.Schema, *key: str) -> d.Sample:

@@ -12,7 +12,6 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Final
 
 from lepton_etl.errors import ConfigurationError
-from lepton_etl.optimize.advice import Advice
 
 PROPOSED, ACCEPTED, APPLIED, EXPIRED, REJECTED = "proposed", "accepted", "applied", "expired", "rejected"
 WITHDRAWN: Final = "withdrawn"
@@ -51,21 +50,24 @@ def check_decision(state: str, decision: str, recommendation_id: str) -> None:
 
 
 def standing(
-    day: date, proposals: Iterable[Advice], before: Sequence[Mapping[str, Any]], decisions: Iterable[Decision]
+    day: date,
+    proposals: Iterable[Mapping[str, Any]],
+    before: Sequence[Mapping[str, Any]],
+    decisions: Iterable[Decision],
 ) -> list[dict[str, Any]]:
     """Rows of gold/recommendation at the end of a UTC day, by id.
 
-    `before` are the rows of the newest earlier night, `decisions` all of them: those recorded after the day's end do
+    `proposals` are rows of `Advice.row`, valued or not; `before` are the rows of the newest earlier night, `decisions` all of them: those recorded after the day's end do
     not count, so that a re-run of the day gives the same rows. What expired or was withdrawn stands once more, as such.
     """
     end = datetime.combine(day + timedelta(days=1), time(), UTC)
     earlier = {row["recommendation_id"]: row for row in before}
     # Of two levers that say the same the one that promises more speaks.
-    fresh: dict[str, Advice] = {}
+    fresh: dict[str, Mapping[str, Any]] = {}
     for advice in proposals:
-        own = fresh.get(advice.recommendation_id)
+        own = fresh.get(advice["recommendation_id"])
         if own is None or _promised(advice) > _promised(own):
-            fresh[advice.recommendation_id] = advice
+            fresh[advice["recommendation_id"]] = advice
     newest = _newest(decisions, end)
     found = []
     for name in sorted({*earlier, *fresh}):
@@ -88,7 +90,7 @@ def state_now(row: Mapping[str, Any], decisions: Iterable[Decision]) -> str:
 def _row(
     day: date,
     end: datetime,
-    fresh: Advice | None,
+    fresh: Mapping[str, Any] | None,
     before: Mapping[str, Any] | None,
     decision: Decision | None,
 ) -> dict[str, Any] | None:
@@ -101,7 +103,7 @@ def _row(
     if before is None and fresh is None:
         return None
     kept = before is not None and (state in _KEPT or fresh is None)
-    row = dict(before) if kept and before is not None else fresh.row() if fresh is not None else {}
+    row = dict(before) if kept and before is not None else dict(fresh or {})
     row["date"] = day
     row["first_proposed_date"] = before["first_proposed_date"] if before is not None else day
     if state == REJECTED and (end - since).days >= REJECTED_DAYS:
@@ -132,5 +134,5 @@ def _newest(decisions: Iterable[Decision], end: datetime) -> dict[str, Decision]
     return {one.recommendation_id: one for one in known}
 
 
-def _promised(advice: Advice) -> float:
-    return advice.saving_kwh.expected if advice.saving_kwh is not None else 0.0
+def _promised(row: Mapping[str, Any]) -> float:
+    return float(row["expected_saving_kwh"] or 0.0)

@@ -18,6 +18,7 @@ from lepton_etl.fields import FIELDS, JOULES_PER_KWH
 from lepton_etl.lake.schema import arrow_schema
 from lepton_etl.lake.tables import CLUSTER_DAY
 from lepton_etl.lake.tables.accounts import ENERGY_LEDGER
+from lepton_etl.lake.tables.advice import RECOMMENDATION, SAVING
 from lepton_etl.lake.tables.diagnosis import ANOMALY
 from lepton_etl.lake.tables.jobs import TENANT_DAY
 
@@ -174,6 +175,8 @@ class ReportData:
     stages: pa.Table = field(default_factory=lambda: _empty(STAGE_SCHEMA))
     states: pa.Table = field(default_factory=lambda: _empty(STATE_COUNT_SCHEMA))
     anomalies: pa.Table = field(default_factory=lambda: _empty(arrow_schema(ANOMALY)))
+    recommendations: pa.Table = field(default_factory=lambda: _empty(arrow_schema(RECOMMENDATION)))
+    savings: pa.Table = field(default_factory=lambda: _empty(arrow_schema(SAVING)))
     footprint: OwnFootprint | None = None
     model: ModelSummary | None = None
     predictions: Sample = field(default_factory=lambda: Sample(_empty(PREDICTION_SCHEMA)))

@@ -29,6 +29,7 @@ MOST_DISCARDED: Final = 200
 MOST_IGNORED: Final = 25
 MOST_REJECTS: Final = 40
 MOST_ANOMALIES: Final = 40
+MOST_ADVICE: Final = 40
 MOST_ERRORS: Final = 62  # Two rows a server: all of them together and the thirty worst.
 
 # Which figures the cluster tables show, and so which definitions the page prints.
@@ -72,6 +73,9 @@ def render(data: ReportData) -> str:
         "states": data.states.to_pylist(),
         "anomalies": data.anomalies.slice(0, MOST_ANOMALIES).to_pylist(),
         "anomalies_total": data.anomalies.num_rows,
+        "advice": data.recommendations.slice(0, MOST_ADVICE).to_pylist(),
+        "advice_total": data.recommendations.num_rows,
+        "savings": data.savings.to_pylist(),
         "charts": charts,
         "scatters": [charts[name] for name in SCATTERS],
         "specs": {drawing.name: _script_json(drawing.spec) for drawing in charts.values() if drawing.spec},

@@ -39,7 +39,8 @@ def nights(
     before: list[dict[str, Any]] = []
     told = []
     for number in range(count):
-        before = standing(DAY + timedelta(days=number), found.get(number, []), before, decisions)
+        proposals = [one.row() for one in found.get(number, [])]
+        before = standing(DAY + timedelta(days=number), proposals, before, decisions)
         told.append(before)
     return told
 
@@ -78,7 +79,7 @@ def test_an_accepted_promise_stays_as_it_was_accepted() -> None:
 
 def test_a_decision_after_the_days_end_does_not_change_the_day() -> None:
     later = decided(cap(), "rejected", at(DAY + timedelta(days=1)))
-    assert states(standing(DAY, [cap()], [], [later])) == ["proposed"]
+    assert states(standing(DAY, [cap().row()], [], [later])) == ["proposed"]
 
 
 def test_what_was_rejected_is_not_proposed_for_a_month() -> None:
@@ -97,7 +98,7 @@ def test_withdrawal_ends_it_and_an_accepted_window_that_passed_expires() -> None
 
 
 def test_of_two_equal_changes_the_larger_promise_speaks() -> None:
-    (row,) = standing(DAY, [cap(kwh=5), cap(kwh=7), cap(kwh=6)], [], [])
+    (row,) = standing(DAY, [cap(kwh=kwh).row() for kwh in (5, 7, 6)], [], [])
     assert row["expected_saving_kwh"] == 7
 
 
