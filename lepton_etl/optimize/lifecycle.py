@@ -57,8 +57,9 @@ def standing(
 ) -> list[dict[str, Any]]:
     """Rows of gold/recommendation at the end of a UTC day, by id.
 
-    `proposals` are rows of `Advice.row`, valued or not; `before` are the rows of the newest earlier night, `decisions` all of them: those recorded after the day's end do
-    not count, so that a re-run of the day gives the same rows. What expired or was withdrawn stands once more, as such.
+    `proposals` are rows of `Advice.row`, valued or not; `before` are the rows of the newest earlier night, `decisions`
+    all of them: those recorded after the day's end do not count, so that a re-run of the day gives the same rows. What
+    expired or was withdrawn stands once more, as such.
     """
     end = datetime.combine(day + timedelta(days=1), time(), UTC)
     earlier = {row["recommendation_id"]: row for row in before}
