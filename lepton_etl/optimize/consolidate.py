@@ -1,0 +1,188 @@
+"""Which nodes to drain and power down in the hours ahead, so that demand, reserve and failure domains stay served.
+
+Demand is a quantile of a forecast: what is kept on serves it, plus the reserve, in every hour. A node goes down for a
+run of hours only if that pays its waking, it is awake again before it is needed, and enough of each of its failure
+domains stays on. Nodes that save most go first: at the sizes of a cluster the order decides, not the search.
+Source: break-even time of powering down, Benini, Bogliolo and De Micheli, IEEE Trans. VLSI Systems 8 (2000).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+_WORK: Final = "compute"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node that may be powered down: W at idle (90 % interval) and at standby, units, and what waking costs.
+
+    `domains` names its failure domains by kind ({"rack": "r7", "pdu": "p2"}); `free_from_h` is the first row in which
+    it runs nothing any more; `kind` other than compute (storage, service) and `on` = False are never touched.
+    """
+
+    node_id: str
+    cluster_id: str
+    units: float
+    idle_w: float
+    idle_lower_w: float
+    idle_upper_w: float
+    standby_w: float
+    wake_h: float
+    wake_kwh: float
+    domains: Mapping[str, str] = field(default_factory=dict)
+    free_from_h: int = 0
+    kind: str = _WORK
+    on: bool = True
+
+    @property
+    def saved_w(self) -> float:
+        return self.idle_w - self.standby_w
+
+    @property
+    def break_even_h(self) -> float:
+        """Hours off that pay the waking; infinite where standby saves nothing."""
+        return self.wake_kwh * 1000 / self.saved_w if self.saved_w > 0 else float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What must stay on of a cluster: `reserve_nodes` of its largest or `reserve_ratio` of its units, whichever is more.
+
+    And `least_on` nodes of every failure domain; a run shorter than `least_off_h` is not worth the operator's while.
+    """
+
+    reserve_nodes: int = 1
+    reserve_ratio: float = 0.05
+    least_on: int = 1
+    least_off_h: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PowerDown:
+    """One node down from row `from_h` up to before row `until_h`, awake again then; kWh of IT saved, waking paid.
+
+    Lower: the least idle power, the waking paid, and the share of runs that the demand's quantile lets be cut short
+    worth nothing.
+    """
+
+    node_id: str
+    cluster_id: str
+    from_h: int
+    until_h: int
+    baseline_kwh: float
+    saving_kwh: float
+    saving_lower_kwh: float
+    saving_upper_kwh: float
+
+
+@dataclass(frozen=True, slots=True)
+class Consolidation:
+    """The runs, units on by cluster and hour, and why nodes stay on, by node_id."""
+
+    runs: tuple[PowerDown, ...]
+    units_on: dict[str, Floats]
+    kept: dict[str, str]
+
+
+def consolidate(
+    nodes: Sequence[Node], demand_units: Mapping[str, Floats], quantile: float, rules: Rules | None = None
+) -> Consolidation:
+    """Runs of power-down over H hours; `demand_units` of a cluster is (H,) the `quantile` of its forecast demand.
+
+    NaN demand keeps the whole cluster on in that hour. A cluster without demand keeps every node, with its reason.
+    """
+    asked = rules or Rules()
+    kept: dict[str, str] = {}
+    runs: list[PowerDown] = []
+    units_on: dict[str, Floats] = {}
+    by_cluster: dict[str, list[Node]] = {}
+    for node in nodes:
+        by_cluster.setdefault(node.cluster_id, []).append(node)
+    hours = len(next(iter(demand_units.values()))) if demand_units else 0
+    on_in_domain: dict[tuple[str, str], NDArray[np.int64]] = {}
+    for node in nodes:
+        for domain in node.domains.items():
+            count = on_in_domain.setdefault(domain, np.zeros(hours, dtype=np.int64))
+            count += int(node.on)
+    for cluster_id, members in sorted(by_cluster.items()):
+        demand = demand_units.get(cluster_id)
+        if demand is None:
+            kept |= {node.node_id: "no forecast of the cluster's demand" for node in members}
+            continue
+        awake = [node for node in members if node.on and node.kind == _WORK]
+        units_on[cluster_id] = np.full(hours, sum(node.units for node in awake))
+        needed = demand + _reserve(awake, asked)
+        order = sorted(
+            awake, key=lambda node: (-node.saved_w / max(node.units, 1e-9), node.break_even_h, node.node_id)
+        )
+        for node in order:
+            found, reason = _runs(node, units_on[cluster_id], needed, on_in_domain, asked)
+            for start, end in found:
+                units_on[cluster_id][start:end] -= node.units
+                for domain in node.domains.items():
+                    on_in_domain[domain][start:end] -= 1
+                runs.append(_power_down(node, start, end, quantile))
+            if not found:
+                kept[node.node_id] = reason
+        for node in members:
+            if node.kind != _WORK:
+                kept[node.node_id] = f"a {node.kind} node"
+            elif not node.on:
+                kept[node.node_id] = "not on"
+    return Consolidation(tuple(runs), units_on, kept)
+
+
+def _reserve(awake: list[Node], rules: Rules) -> float:
+    largest = sorted((node.units for node in awake), reverse=True)[: rules.reserve_nodes]
+    return max(sum(largest), rules.reserve_ratio * sum(node.units for node in awake))
+
+
+def _runs(
+    node: Node,
+    units_on: Floats,
+    needed: Floats,
+    on_in_domain: Mapping[tuple[str, str], NDArray[np.int64]],
+    rules: Rules,
+) -> tuple[list[tuple[int, int]], str]:
+    """Rows [start, end) in which the node can be down and it pays, or why there are none."""
+    if not node.saved_w > 0:
+        return [], f"standby draws {node.standby_w:g} W, idle {node.idle_w:g} W: nothing to save"
+    hours = np.arange(len(units_on))
+    # A NaN demand compares false: the node stays.
+    spare: Bools = np.asarray((units_on - node.units >= needed) & (hours >= node.free_from_h))
+    if not spare.any():
+        return [], "needed for the forecast demand and the reserve, or busy"
+    for kind, name in node.domains.items():
+        spare &= on_in_domain[kind, name] > rules.least_on
+        if not spare.any():
+            return [], f"{kind} {name} keeps {rules.least_on} on"
+    least = max(rules.least_off_h, ceil(node.break_even_h + node.wake_h))
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], spare.astype(np.int8), [0]])))
+    found = [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True) if b - a >= least]
+    return found, f"no run of {least} h: break-even {node.break_even_h:.1f} h, waking {node.wake_h:g} h"
+
+
+def _power_down(node: Node, start: int, end: int, quantile: float) -> PowerDown:
+    # It wakes in the last hours of its run, on but serving nobody.
+    asleep_h = end - start - node.wake_h
+
+    def saved_kwh(idle_w: float) -> float:
+        return (idle_w - node.standby_w) * asleep_h / 1000 - node.wake_kwh
+
+    # Where demand passes its quantile the node is woken before its time and may have saved nothing but paid.
+    cut_short = 1 - quantile
+    lower = (1 - cut_short) * saved_kwh(node.idle_lower_w) - cut_short * node.wake_kwh
+    return PowerDown(
+        node.node_id, node.cluster_id, start, end, node.idle_w * (end - start) / 1000,
+        saved_kwh(node.idle_w), lower, saved_kwh(node.idle_upper_w),
+    )  # fmt: skip
