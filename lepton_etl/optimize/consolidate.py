@@ -56,7 +56,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What must stay on of a cluster: `reserve_nodes` of its largest or `reserve_ratio` of its units, what is more.
+    """What stays on of a cluster: `reserve_nodes` of its largest or `reserve_ratio` of its units, whichever is more.
 
     And `least_on` nodes of every failure domain; a run shorter than `least_off_h` is not worth the operator's while.
     """
