@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # What is made of a range of days, in this order; the figures are out when the last of them is done.
 DAILY: Final = ("silver", "gate", "gold", "kpi", "publish")
 PUBLISHING: Final = ("bronze", *DAILY)
-AFTER_PUBLICATION: Final = ("train", "score", "diagnose", "forecast", "report")
+AFTER_PUBLICATION: Final = ("train", "score", "diagnose", "forecast", "recommend", "report")
 STAGES: Final = (*PUBLISHING, *AFTER_PUBLICATION)
 
 Watch = Callable[[str, Days], None]
