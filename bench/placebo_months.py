@@ -121,7 +121,7 @@ def simulated_months(wanted: int, seed: int, scatter: tuple[float, float] = QUIE
 
 
 def fleet_months(wanted: int, seed: int, servers: int) -> Iterator[Month]:
-    """Sites of so many servers, each a real server's own history from a day of its own; plant simulated, weather real."""
+    """Sites of servers, each a real one's own history from a day of its own; plant simulated, weather real."""
     histories = list(server_hours().values())
     for number in range(wanted):
         random = np.random.default_rng((seed, number, 1))

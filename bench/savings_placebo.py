@@ -47,7 +47,7 @@ def figures(months: int = MONTHS) -> list[Figure]:
             shown, f"{name}/placebo", placebo, 0.0, false_at_most=FALSE_PCT, loss_at_most=FALSE_PCT
         )
         found += _scored(
-            shown, f"{name}/true {TRUE_SAVING:.0%}", saved, TRUE_SAVING, proven_at_least=POWER_PCT
+            shown, f"{name}/true {TRUE_SAVING:.0%}", saved, TRUE_SAVING, proven_at_least=power_pct
         )
         more = f"{name}/{MORE_WORK - 1:.0%} more work"
         found += _scored(shown, more, busier, 0.0, false_at_most=FALSE_PCT, loss_at_most=FALSE_PCT)

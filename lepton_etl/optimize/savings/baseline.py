@@ -128,8 +128,8 @@ def fit_baseline(period: Period) -> Baseline | None:
 
 
 def _solve(form: Form, period: Period) -> Floats:
-    solved: Floats = np.linalg.lstsq(form.design(period), period.energy_kwh, rcond=None)[0]
-    return solved
+    solved = np.linalg.lstsq(form.design(period), period.energy_kwh, rcond=None)[0]
+    return np.asarray(solved, np.float64)
 
 
 def _left_out_residuals(period: Period) -> Floats | None:
