@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from lepton_etl.days import Days
@@ -21,17 +21,19 @@ from lepton_etl.facility.operating_hours import operating_hours
 from lepton_etl.fields import SECONDS_PER_HOUR
 from lepton_etl.lake import plain
 from lepton_etl.lake.schema import arrow_rows, spark_schema
-from lepton_etl.lake.tables import INTERVAL, NODE_HOUR, SITE_HOUR
+from lepton_etl.lake.tables import INTERVAL, NODE, NODE_HOUR, SITE_HOUR
 from lepton_etl.lake.tables.advice import RECOMMENDATION
 from lepton_etl.lake.tables.diagnosis import STATE
-from lepton_etl.lake.tables.jobs import JOB_NODE
-from lepton_etl.optimize import held, nodes
+from lepton_etl.lake.tables.jobs import JOB_NODE, JOB_RUN
+from lepton_etl.optimize import held, limits, nodes
 from lepton_etl.optimize.advice import Advice, Promise, Subject
 from lepton_etl.optimize.states import LEFT_TO_OTHERS, state_advice
 from pipelines.facility_fit import fits_of
 from pipelines.stage import StageContext
 
 Row = dict[str, Any]
+# GPU utilisation from which a GPU works.
+AT_WORK: Final = 0.5
 # The columns of an advice as they cross from the executors; the others the night adds.
 _FILLED: Final = ("date", "recommendation_state", "first_proposed_date", "state_time")
 
@@ -111,6 +113,77 @@ def device_states(context: StageContext) -> Found:
         .collect()
     )
     return Found([one.row() for one in state_advice([row.asDict() for row in rows], context.days.end)])
+
+
+def power_caps(context: StageContext) -> Found:
+    """Caps for job classes whose GPUs were logged under more than one limit; days of history together."""
+    settings, day = context.settings.optimize, context.days.end
+    days = Days(day - timedelta(days=settings.history_days - 1), day)
+    hours = F.sum("observed_s") / SECONDS_PER_HOUR
+    newest = F.when(F.col("date") == F.lit(day), F.col("energy_kwh")).otherwise(0.0)
+    rows = (
+        _gpus_at_work(context, days)
+        .groupBy("site_id", "hardware_class", "user_name", "job_class", "power_limit_w")
+        .agg(
+            _mean("power_mean_w").alias("power_w"), _mean("work_rate").alias("work_rate"), hours.alias("hours"),
+            F.sum(newest).alias("newest_kwh"),
+        )
+        .orderBy("site_id", "hardware_class", "job_class", "power_limit_w")
+        .select(*limits.COLUMNS)
+    )  # fmt: skip
+    # Rows by job class and limit are few; what they are made of stays in the executors.
+    found, notes = limits.cap_advice(rows.toArrow().to_pandas(), day, settings)
+    return Found([one.row() for one in found], notes)
+
+
+def capped_work(context: StageContext, days: Days) -> pl.DataFrame:
+    """Energy, kWh, and work, 1e9 clock cycles at full utilisation, of GPUs at work by day and job class."""
+    cycles = F.col("work_rate") * F.col("observed_s") / 1e9
+    rows = (
+        _gpus_at_work(context, days)
+        .withColumn("job_class", F.concat_ws(" on ", "job_class", "hardware_class"))
+        .groupBy("site_id", "job_class", "date")
+        .agg(F.sum("energy_kwh").alias("energy_kwh"), F.sum(cycles).alias("work"))
+    )
+    return pl.DataFrame(rows.toArrow())
+
+
+def _gpus_at_work(context: StageContext, days: Days) -> DataFrame:
+    """Intervals of GPUs that worked for a job, with its class, the hardware class and the rate of work, Hz."""
+    lake, key = context.lake, ["site_id", "cluster_id", "node_id", "device_id"]
+    run = ["site_id", "cluster_id", "job_id", "submit_time", "restart"]
+    at_work = (
+        lake.read(INTERVAL, days)
+        .where(F.col("device_id").rlike("^gpu[0-9]+$") & (F.col("gpu_utilisation_ratio") >= AT_WORK))
+        .where((F.col("power_limit_w") > 0) & (F.col("clock_hz") > 0) & F.col("power_mean_w").isNotNull())
+        .select(
+            *key, "date", "interval_start", "observed_s", "energy_kwh", "power_limit_w", "power_mean_w",
+            (F.col("clock_hz") * F.col("gpu_utilisation_ratio")).alias("work_rate"),
+        )
+    )  # fmt: skip
+    holders = lake.read(JOB_NODE, days).select(
+        *run, "node_id", "from_time", "to_time", "date", F.explode("device_ids").alias("device_id")
+    )
+    users = lake.read(JOB_RUN, days).groupBy(*run).agg(
+        F.max("user_name").alias("user_name"), F.max("partition").alias("partition")
+    )  # fmt: skip
+    classes = lake.read_few(NODE).groupBy("site_id", "node_id").agg(
+        F.max_by("hardware_class", "valid_from").alias("hardware_class")
+    )  # fmt: skip
+    inside = (F.col("interval_start") >= F.col("from_time")) & (F.col("interval_start") < F.col("to_time"))
+    return (
+        at_work.join(holders, [*key, "date"])
+        .where(inside)
+        .join(users, run)
+        .join(F.broadcast(classes), ["site_id", "node_id"])
+        .where(F.col("user_name").isNotNull() & F.col("hardware_class").isNotNull())
+        .withColumn("job_class", F.concat_ws(" in ", "user_name", "partition"))
+    )
+
+
+def _mean(name: str) -> Column:
+    """Mean by observed seconds."""
+    return F.sum(F.col(name) * F.col("observed_s")) / F.sum("observed_s")
 
 
 def cooling(context: StageContext) -> Found:

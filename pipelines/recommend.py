@@ -21,10 +21,11 @@ from lepton_etl.optimize.advice import Promise
 from lepton_etl.optimize.lifecycle import EXPIRED, REJECTED, Decision, standing
 from lepton_etl.optimize.valuation import Worth, valued
 from pipelines import levers
+from pipelines.savings import grade
 from pipelines.stage import StageContext, StageResult
 
 LEVERS: Final[tuple[Callable[[StageContext], levers.Found], ...]] = (
-    levers.idle_nodes, levers.zombie_jobs, levers.device_states, levers.cooling,
+    levers.idle_nodes, levers.zombie_jobs, levers.device_states, levers.power_caps, levers.cooling,
 )  # fmt: skip
 # Days that a kWh's emissions and price rest on.
 WORTH_DAYS: Final = 28
@@ -45,7 +46,11 @@ def run(context: StageContext) -> StageResult:
     written = lake.replace_few(
         RECOMMENDATION, Days.of(day), lake.spark.createDataFrame(table), allow_empty=True
     )
-    return StageResult(rows_out=written.rows, written=(written,), notes=(*_told(rows), *notes))
+    graded, brought = grade(context, rows)
+    done = (written,) if graded is None else (written, graded)
+    return StageResult(
+        rows_out=sum(one.rows for one in done), written=done, notes=(*_told(rows), *brought, *notes)
+    )
 
 
 def before(lake: Lake, day: date) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ def _interval(name: str, unit: str | None, suffix: str, what: str) -> tuple[Fiel
 
 FIELDS: Final[tuple[Field, ...]] = (
     # What to change
+    text("job_class", "Jobs of one user and partition, or of a hardware class."),
     text("recommendation_id", "Hash of site, lever, action and subject; the same every night."),
     text("lever", "What is changed.", LEVERS),
     text("action", "What to do, as a word that a program may read."),
@@ -63,7 +64,12 @@ FIELDS: Final[tuple[Field, ...]] = (
     *_interval("realised_saving", "kilowatt_hour", "_kwh", "Energy saved: expected less realised"),
     Field(
         "savings_uncertainty_ratio", DOUBLE, "dimensionless",
-        "Fractional savings uncertainty by ASHRAE Guideline 14, 90 %; below 0.5 to be proven.", ge=0.0, le=1e9,
+        "Half the 90 % interval over the saving; below 0.5 to be proven.", ge=0.0, le=1e9,
+    ),
+    Field(
+        "guideline14_uncertainty_ratio", DOUBLE, "dimensionless",
+        "Fractional savings uncertainty by ASHRAE Guideline 14, 90 %, beside it; null where there is no regression.",
+        ge=0.0, le=1e9,
     ),
     Field("bias_ratio", DOUBLE, "dimensionless", "NMBE of the baseline on its own period.", ge=-1e6, le=1e6),
     Field("proven", BOOLEAN, None, "Lower end above 0, fractional uncertainty below half, and gates passed."),

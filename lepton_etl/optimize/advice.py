@@ -43,6 +43,7 @@ class Subject:
     node_id: str | None = None
     device_id: str | None = None
     job_id: str | None = None
+    job_class: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ class Advice:
             whose.node_id,
             whose.device_id,
             whose.job_id,
+            whose.job_class,
         )
         return sha256("\x1f".join(part or "" for part in parts).encode()).hexdigest()[:16]
 
@@ -99,7 +101,8 @@ class Advice:
         return {
             "recommendation_id": self.recommendation_id, "site_id": whose.site_id, "lever": self.lever,
             "action": self.action, "cluster_id": whose.cluster_id, "node_id": whose.node_id,
-            "device_id": whose.device_id, "job_id": whose.job_id, "advice": self.advice,
+            "device_id": whose.device_id, "job_id": whose.job_id,
+            "job_class": whose.job_class, "advice": self.advice,
             "action_json": json.dumps(dict(self.parameters), sort_keys=True, default=str),
             "window_start": self.window_start, "window_end": self.window_end, "baseline_kwh": self.baseline_kwh,
             **_columns("expected_saving", "_kwh", self.saving_kwh),

@@ -6,7 +6,7 @@ from typing import Final
 
 from lepton_etl.lake.tables.declare import Table
 
-SUBJECT: Final = ("cluster_id", "node_id", "device_id", "job_id")
+SUBJECT: Final = ("cluster_id", "node_id", "device_id", "job_id", "job_class")
 PROMISE: Final = (
     "baseline_kwh", "expected_saving_kwh", "expected_saving_lower_kwh", "expected_saving_upper_kwh",
     "expected_saving_kgco2e", "expected_saving_lower_kgco2e", "expected_saving_upper_kgco2e", "carbon_method",
@@ -46,7 +46,8 @@ SAVING: Final = Table(
     columns=(
         "date", "recommendation_id", "site_id", "lever", *SUBJECT, "saving_method", "baseline_from", "baseline_until",
         "reporting_from", "reporting_until", "expected_kwh", "realised_kwh", "realised_saving_kwh",
-        "realised_saving_lower_kwh", "realised_saving_upper_kwh", "savings_uncertainty_ratio", "cv_rmse_ratio",
+        "realised_saving_lower_kwh", "realised_saving_upper_kwh", "savings_uncertainty_ratio",
+        "guideline14_uncertainty_ratio", "cv_rmse_ratio",
         "bias_ratio", "proven", "kept_promise", "hit_ratio", "grade_reason",
     ),
     not_null=("site_id", "lever", "saving_method", "proven"),
