@@ -1,0 +1,178 @@
+"""From tables of a small site to recommendations, decisions, grades and commands, on real Delta tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from pyspark.sql import SparkSession
+from typer.testing import CliRunner
+
+from lepton_etl.cli import app
+from lepton_etl.days import Days
+from lepton_etl.lake import plain
+from lepton_etl.lake.schema import spark_schema
+from lepton_etl.lake.store import Lake
+from lepton_etl.lake.tables import INTERVAL, NODE, NODE_HOUR, SITE_HOUR, Table
+from lepton_etl.lake.tables.advice import DECISION, RECOMMENDATION, SAVING
+from lepton_etl.lake.tables.diagnosis import STATE
+from lepton_etl.lake.tables.jobs import JOB_NODE, JOB_RUN
+from lepton_etl.settings import load
+from pipelines import recommend
+from pipelines.stage import StageContext
+
+pytestmark = pytest.mark.spark
+
+DAY = date(2025, 6, 30)
+FIRST = DAY - timedelta(days=9)
+SITE = {"site_id": "s", "cluster_id": "c"}
+SETTINGS = """
+site: {site_id: s}
+lake: {root: lake}
+fleet: {inventory: inventory.csv}
+optimize:
+  history_days: 10
+  power_down: {standby_power_w: 20, wake_s: 300, wake_kwh: 0.05, reserve_ratio: 0}
+sources: [{name: bmc, format: ipmitool, path: "*.txt"}]
+"""
+
+
+def at(day: date, hour: int = 0, minute: int = 0) -> datetime:
+    return datetime(day.year, day.month, day.day, hour, minute, tzinfo=UTC)
+
+
+def node_hours(days: Days) -> list[dict[str, Any]]:
+    """n1 works by day and night; n2 to n5 rest at 100 W; n6 is known for nothing."""
+    rows = []
+    for day in days:
+        for hour in range(24):
+            for number in range(1, 6):
+                works = number == 1
+                watts = 400.0 if works else 100.0 + number
+                rows.append(
+                    SITE | {
+                        "date": day, "hour_start": at(day, hour), "rack_id": f"r{number % 2}", "node_id": f"n{number}",
+                        "it_energy_kwh": watts / 1000, "power_mean_w": watts, "energy_basis": "measured",
+                        "idle_energy_kwh": 0.0 if works else watts / 1000, "idle_basis": "jobs", "expected_s": 3600.0,
+                        "observed_s": 3600.0, "status": "provisional", "gpu_utilisation_ratio": 0.9 if works else 0.0,
+                    }
+                )  # fmt: skip
+    return rows
+
+
+def lay_down(lake: Lake) -> None:
+    days = Days(FIRST, DAY + timedelta(days=1))
+    nodes = [
+        SITE | {"node_id": f"n{n}", "rack_id": f"r{n % 2}", "hardware_class": "gpu-400", "valid_from": at(FIRST)}
+        for n in range(1, 6)
+    ]  # fmt: skip
+    write(lake, NODE, nodes)
+    write(lake, NODE_HOUR, node_hours(days), days)
+    hours = [
+        {"site_id": "s", "date": day, "hour_start": at(day, hour), "energy_basis": "measured", "pue_basis": "none",
+         "status": "provisional", "carbon_intensity_gco2e_per_kwh": 400.0}
+        for day in days for hour in range(24)
+    ]  # fmt: skip
+    write(lake, SITE_HOUR, hours, days)
+    boards = [
+        SITE | {"node_id": "n1", "device_id": "gpu0", "date": DAY, "interval_s": 300,
+                "interval_start": at(DAY) + timedelta(minutes=5 * k), "energy_kwh": 0.01, "observed_s": 300.0, "resolution_s": 60.0, "gpu_utilisation_ratio": 0.0,
+                "flags": [], "counts_in_total": False, "multiplicity": 1}
+        for k in range(288)
+    ]  # fmt: skip
+    write(lake, INTERVAL, boards, Days.of(DAY))
+    run = SITE | {"job_id": "4711", "submit_time": at(DAY), "restart": 0, "date": DAY, "tenant_id": "physics",
+                  "outcome": "running"}  # fmt: skip
+    held = run | {"node_id": "n1", "from_time": at(DAY), "to_time": at(DAY + timedelta(days=1)), "device_ids": ["gpu0"],
+                  "attribution_basis": "devices"}  # fmt: skip
+    write(lake, JOB_NODE, [held], Days.of(DAY))
+    write(lake, JOB_RUN, [run | {"start_time": at(DAY), "user_name": "ada"}], Days.of(DAY))
+    states = [
+        SITE | {"node_id": "n1", "device_id": "gpu0", "date": DAY, "interval_start": at(DAY) + timedelta(minutes=5 * k),
+                "performance_state": "degraded", "adjustment": "drain", "adjustment_reason": "it clocks down"}
+        for k in range(24)
+    ]  # fmt: skip
+    write(lake, STATE, states, Days.of(DAY))
+
+
+def write(lake: Lake, table: Table, rows: Sequence[Mapping[str, Any]], days: Days | None = None) -> None:
+    whole = [{name: row.get(name) for name in table.columns} for row in rows]
+    frame = lake.spark.createDataFrame(whole, spark_schema(table))
+    if days is None:
+        lake.overwrite(table, frame)
+    else:
+        lake.replace(table, days, frame)
+
+
+@pytest.fixture(scope="module")
+def folder(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recommend")
+    (folder / "site.yaml").write_text(SETTINGS, encoding="utf-8")
+    lay_down(Lake(spark, folder / "lake"))
+    return folder
+
+
+def night(spark: SparkSession, folder: Path, day: date) -> tuple[dict[str, dict[str, Any]], Any]:
+    settings = load(folder / "site.yaml")
+    lake = Lake(spark, settings.lake.root)
+    done = recommend.run(StageContext(lake, settings, Days.of(day), "run", structlog.get_logger()))
+    rows = plain.read(settings.lake.root, RECOMMENDATION, Days.of(day)).to_pylist()
+    return {row["lever"]: row for row in rows}, done
+
+
+def test_a_night_proposes_decisions_hold_and_commands_can_be_taken_along(
+    spark: SparkSession, folder: Path
+) -> None:
+    found, done = night(spark, folder, DAY)
+    assert set(found) == {"consolidate", "zombie", "adjustment"}
+    asleep = found["consolidate"]
+    # Four rest: one is the reserve, and each rack keeps one on.
+    assert (
+        len(json.loads(asleep["action_json"])["nodes"]) == 2 and asleep["recommendation_state"] == "proposed"
+    )
+    assert asleep["expected_saving_kgco2e"] == pytest.approx(0.4 * asleep["expected_saving_kwh"])
+    assert asleep["carbon_method"] == "location" and asleep["expected_saving_cost"] is None
+    assert found["zombie"]["job_id"] == "4711" and found["zombie"]["expected_saving_kwh"] == pytest.approx(
+        2.88
+    )
+    assert any("no cap for" in note or "set point" in note for note in done.notes)
+    again = night(spark, folder, DAY)[1]
+    assert [one.changed for one in again.written] == [False]
+
+    config = str(folder / "site.yaml")
+    runner = CliRunner()
+    listed = runner.invoke(app, ["recommend", "list", "--config", config])
+    assert listed.exit_code == 0 and "physics" in listed.output
+    script = runner.invoke(app, ["recommend", "export", "--config", config, "--format", "commands"]).output
+    assert "scontrol update NodeName=" in script and "scontrol show job 4711" in script
+    told = json.loads(
+        runner.invoke(app, ["recommend", "export", "--config", config, "--format", "json"]).output
+    )
+    assert {row["lever"] for row in told} == set(found)
+    said = runner.invoke(
+        app, ["recommend", "apply", asleep["recommendation_id"][:6], "--config", config, "--by", "ada"]
+    )
+    assert said.exit_code == 0, said.output
+    twice = runner.invoke(app, ["recommend", "reject", asleep["recommendation_id"], "--config", config])
+    assert twice.exit_code != 0
+
+
+def test_what_was_applied_keeps_its_promise_and_is_graded(spark: SparkSession, folder: Path) -> None:
+    before = {row["lever"]: row for row in plain.read(folder / "lake", RECOMMENDATION).to_pylist()}
+    applied = {
+        "recommendation_id": before["consolidate"]["recommendation_id"], "decision": "applied",
+        "decided_time": at(DAY, 12), "effective_time": at(DAY, 12),
+    }  # fmt: skip
+    plain.append(folder / "lake", DECISION, [applied], {})
+    found, done = night(spark, folder, DAY + timedelta(days=1))
+    assert found["consolidate"]["recommendation_state"] == "applied"
+    assert found["consolidate"]["expected_saving_kwh"] == before["consolidate"]["expected_saving_kwh"]
+    assert found["zombie"]["recommendation_state"] == "expired"
+    (saving,) = plain.read(folder / "lake", SAVING).to_pylist()
+    assert not saving["proven"] and "insufficient baseline" in saving["grade_reason"]
+    assert any("0 of 1 applied recommendations" in note for note in done.notes)
