@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import yaml
 
-from lepton_etl.optimize.replay.cluster import Floats, Ints, Jobs, Nodes, Run, Setting, Trial
+from lepton_etl.optimize.replay.cluster import Floats, Ints, Jobs, Measured, Nodes, Run, Setting, Trial
 
 SITE: Final = Path("conf/sites/simulated-gpu-site.yaml")
 _ROW: Final = ["dataset", "network", "batch_size", "optimizer"]
@@ -82,28 +82,48 @@ def curves(data: Path, site: dict[str, Any]) -> Curves:
 
 @dataclass(frozen=True)
 class Truth:
-    """What a job really does: `work_s` on the fastest class, and the cap curves of its workload."""
+    """What a job really does: `work_s` on the fastest class, and the cap curves of its workload.
+
+    Windows of a trial are measured with the errors of the frozen file; the same job and window, the same error.
+    """
 
     curves: Curves
     work_s: Floats
     workload: Ints
+    meters: dict[str, float]
+    gpu_gain: float
+    seed: int
 
     def run(self, job: int, hardware_class: int, setting: Setting) -> Run:
         """Duration and mean board power; a trial's windows count with the power and the progress they had."""
         workload = int(self.workload[job])
         left = float(self.work_s[job] * self.curves.relative[workload, hardware_class])
+        free = self.curves.at(workload, hardware_class, None)
         if not isinstance(setting, Trial):
-            time, power = self.curves.at(workload, hardware_class, setting)
-            return Run(left * time, power)
-        phases = [(None, setting.window_s), (setting.cap_w, setting.window_s), (setting.rest_w, np.inf)]
-        duration = joule = 0.0
-        for cap_w, longest_s in phases:
+            time, power = free if setting is None else self.curves.at(workload, hardware_class, setting)
+            return Run(left * time, power, (), setting)
+        rng = np.random.default_rng([self.seed, job])
+        measured: list[Measured] = []
+        lasts = min(left, setting.window_s)
+        duration, joule, left = lasts, lasts * free[1], left - lasts
+        cap_w: float | None = None
+        while left > 1e-9:
+            cap_w, longest_s = setting.step(measured)
             time, power = self.curves.at(workload, hardware_class, cap_w)
             lasts = min(left * time, longest_s)
             duration, joule, left = duration + lasts, joule + lasts * power, left - lasts / time
-            if left <= 1e-9:
-                break
-        return Run(duration, joule / duration)
+            if left > 1e-9 and cap_w is not None:
+                measured.append(self._sensed(rng, cap_w, free, (time, power), min(longest_s, setting.window_s)))
+        return Run(duration, joule / duration, tuple(measured), cap_w)
+
+    def _sensed(
+        self, rng: np.random.Generator, cap_w: float, free: tuple[float, float], capped: tuple[float, float], window_s: float
+    ) -> Measured:
+        windows = max(window_s / 600.0, 1.0)
+        power = self.gpu_gain * (1.0 + rng.normal(0.0, self.meters["gpu_noise"] / np.sqrt(windows), 2))
+        speed = 1.0 + rng.normal(0.0, self.meters["progress_noise"] / np.sqrt(windows), 2)
+        ratio = capped[0] / free[0] * speed[0] / speed[1]
+        return Measured(cap_w, float(free[1] * power[0]), float(capped[1] * power[1]), float(ratio))
 
 
 @dataclass(frozen=True)
@@ -147,7 +167,7 @@ def make_site(site: dict[str, Any], rng: np.random.Generator) -> Site:
 
 def make_jobs(
     site: dict[str, Any], found: Curves, nodes: Nodes, utilisation: float, days: int, start_local: datetime,
-    rng: np.random.Generator,
+    rng: np.random.Generator, gpu_gain: float = 1.0, seed: int = 0,
 ) -> tuple[Jobs, Truth]:  # fmt: skip
     """Jobs of `days` days whose board time is `utilisation` of the site's, and what they really do."""
     told = site["jobs"]
@@ -188,7 +208,7 @@ def make_jobs(
         workload=cut(workload),
         release_s=submit.copy(),
     )
-    return jobs, Truth(found, cut(work_s), jobs.workload)
+    return jobs, Truth(found, cut(work_s), jobs.workload, site["meters"], gpu_gain, seed)
 
 
 def _instants(

@@ -24,6 +24,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,8 +38,8 @@ from bench.savings_inputs import (
 )  # fmt: skip
 from bench.savings_plant import Hours, Metered, rack_hours, run_plant
 from bench.savings_verify import Period, Verified, standard_work, verified
-from lepton_etl.optimize.replay.caps import LearnedCaps, Measured
-from lepton_etl.optimize.replay.cluster import Floats, Jobs, Run, Trial
+from lepton_etl.optimize.replay.caps import LearnedCaps
+from lepton_etl.optimize.replay.cluster import Floats, Jobs
 from lepton_etl.optimize.replay.cooling import CoolingLimits, CoolingPlanner
 from lepton_etl.optimize.replay.habits import JobLog, habits
 from lepton_etl.optimize.replay.ours import CAPS, COOLING, LEVERS, PACKING, POWER_DOWN, Known, planned, shifted
@@ -100,6 +101,7 @@ class World:
         self.curves: Curves = curves(data, told)
         self.site: Site = make_site(told, np.random.default_rng([told["seeds"]["first"], number]))
         self.outdoors: Outdoors = outdoors(data, told, zones[number % len(zones)])
+        self.gpu_gain = 1.0 + self.rng.normal(0.0, told["meters"]["gpu_gain"])
         before, days = told["jobs"]["days_before"], told["jobs"]["days"]
         spare = len(self.outdoors.wet_bulb_c) // 24 - before - days - _TAIL_DAYS - 2
         seeds = told["jobs"]["seeds"]
@@ -111,13 +113,12 @@ class World:
         late = start + timedelta(days=before)
         nodes = self.site.nodes
         self.jobs_before, self.truth_before = make_jobs(
-            told, self.curves, nodes, utilisation, before, start.replace(tzinfo=None), self.rng
+            told, self.curves, nodes, utilisation, before, start.replace(tzinfo=None), self.rng, self.gpu_gain, number
         )
         self.jobs, self.truth = make_jobs(
-            told, self.curves, nodes, utilisation, days, late.replace(tzinfo=None), self.rng
+            told, self.curves, nodes, utilisation, days, late.replace(tzinfo=None), self.rng, self.gpu_gain, number
         )
         noise = told["meters"]
-        self.gpu_gain = 1.0 + self.rng.normal(0.0, noise["gpu_gain"])
         self.facility_gain = 1.0 + self.rng.normal(0.0, noise["facility_gain"])
         self.cooling_gain = 1.0 + self.rng.normal(0.0, noise["cooling_gain"])
         self.rated_w = float(
@@ -148,26 +149,6 @@ class World:
             ran.gpu_w * noise,
         )  # fmt: skip
 
-    def trial_log(self, truth: Truth, rng: np.random.Generator) -> Any:
-        """Logs of trials: windows of board power and progress, with their errors."""
-        noise = self.told["meters"]
-
-        def read(job: int, kind: int, trial: Trial, run: Run) -> Measured | None:
-            if run.duration_s < 2 * trial.window_s:
-                return None
-            workload = int(truth.workload[job])
-            free, capped = (self.curves.at(workload, kind, cap) for cap in (None, trial.cap_w))
-            windows = max(trial.window_s / 600.0, 1.0)
-            power = 1.0 + rng.normal(0.0, noise["gpu_noise"] / np.sqrt(windows), 2)
-            speed = 1.0 + rng.normal(0.0, noise["progress_noise"] / np.sqrt(windows), 2)
-            return Measured(
-                free[1] * self.gpu_gain * power[0],
-                capped[1] * self.gpu_gain * power[1],
-                capped[0] / free[0] * speed[0] / speed[1],
-            )
-
-        return read
-
 
 def run_seed(data: Path, utilisation: float, number: int) -> Outcome:
     """All arms of one seed at one utilisation."""
@@ -177,15 +158,15 @@ def run_seed(data: Path, utilisation: float, number: int) -> Outcome:
     nodes, setting = world.site.nodes, told["power_down_of_the_site"]
     timeout_s, depth = float(setting["idle_timeout_s"]), int(told["scheduler"]["backfill_depth"])
 
-    def known(log: JobLog, trials: Any) -> Known:
+    def known(log: JobLog) -> Known:
         return Known(
             timeout_s, log, float(before), world.hour_before, world.hour_before, habits(log, len(world.curves.names), nodes.classes),
             np.array([caps.min() for caps in world.curves.caps_w]), np.array([caps.max() for caps in world.curves.caps_w]),
-            trials, depth,
+            depth,
         )  # fmt: skip
 
     rng = np.random.default_rng([world.number, round(1000 * utilisation), 1])
-    plain = planned(nodes, known(_nothing(world), None), frozenset())
+    plain = planned(nodes, known(_nothing(world)), frozenset())
     ran_before = replay_queue(nodes, world.jobs_before, world.truth_before, plain)
     full_log = world.job_log(world.jobs_before, ran_before, rng)
     log = full_log.where(ran_before.end_s <= before * _DAY_S)
@@ -201,18 +182,16 @@ def run_seed(data: Path, utilisation: float, number: int) -> Outcome:
         if name == COOLING:
             runs[name] = runs["baseline"]
             continue
-        trials = world.trial_log(world.truth, np.random.default_rng([world.number, 2]))
-        policy = planned(nodes, known(log, trials), levers)
+        policy = planned(nodes, known(log), levers)
         runs[name] = replay_queue(nodes, world.jobs, world.truth, policy, until_s=until_s)
         if name == "all":
             assert isinstance(policy.caps, LearnedCaps)
             learned = policy.caps
-    trials = world.trial_log(world.truth, np.random.default_rng([world.number, 2]))
     release = shifted(
-        world.jobs, known(log, trials).habits, _forecast(world, before), 3600.0, margin_s=4 * 3600.0, stretch=1.1
+        world.jobs, known(log).habits, _forecast(world, before), 3600.0, margin_s=4 * 3600.0, stretch=1.1
     )
     moved = replay_queue(
-        nodes, replace(world.jobs, release_s=release), world.truth, planned(nodes, known(log, trials), ARMS["all"]),
+        nodes, replace(world.jobs, release_s=release), world.truth, planned(nodes, known(log), ARMS["all"]),
         until_s=until_s,
     )  # fmt: skip
     hours = int(np.ceil(max(ran.end_s.max() for ran in [*runs.values(), moved]) / 3600.0))
@@ -321,7 +300,7 @@ def _arm(world: World, cool: _Cooling, ran: Replayed, planned_cooling: bool, hou
             last_it = expected[hour - 1] if hour else seen_expected[-1]
             # The losses on the way and the air handlers' fans are heat too: their usual ratio.
             heat = last_it * float((cool.heat / cool.it).mean())
-            wanted = planner.choose(hour, wanted, last_it, heat, last_wet)
+            wanted = planner.choose(wanted, last_it, heat, last_wet)
             supply[hour] = wanted
         supply[start:stop] = world.supply(supply[start:stop], rng)
         metered = world.plant(racks, np.where(np.arange(hours) < stop, supply, usual), wet)
@@ -380,8 +359,8 @@ def _verified(
     share = np.bincount(ran_before.hardware_class[free], minlength=world.site.nodes.classes) / free.sum()
     jobs_log = world.job_log(world.jobs, ours.ran, rng)
     slowed = np.array([
-        caps.time_ratio(int(world.jobs.workload[job]), int(ours.ran.hardware_class[job]), cap) if isinstance(cap, float) else 1.0
-        for job, cap in enumerate(ours.ran.settings)
+        1.0 if cap is None else caps.time_ratio(int(world.jobs.workload[job]), int(ours.ran.hardware_class[job]), cap)
+        for job, cap in enumerate(ours.ran.final_w)
     ])  # fmt: skip
     before = standard_work(full_log, world.jobs_before.allowed, np.ones(len(full_log.gpus)), known, share, len(wet_before))
     after = standard_work(jobs_log, world.jobs.allowed, slowed, known, share, hours)
@@ -413,7 +392,8 @@ def _slowdowns(world: World, ran: Replayed) -> Floats:
 def figures(data: Path, utilisations: list[float], seeds: int, workers: int) -> tuple[list[Figure], list[Outcome]]:
     """Run all seeds and say what they showed."""
     work = list(product(utilisations, range(seeds)))
-    with ProcessPoolExecutor(workers) as pool:
+    # A forked child of a process that has run polars hangs.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         outcomes = list(
             pool.map(run_seed, [data] * len(work), [one for one, _ in work], [number for _, number in work])
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,12 +73,25 @@ class Jobs:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """A run that tries `cap_w` for `window_s` after a window without a cap, and goes on at `rest_w` (None: no cap)."""
+class Measured:
+    """What the logs of one window say: its cap, board power without and with it, W, time with it over without."""
 
     cap_w: float
-    rest_w: float | None
+    free_w: float
+    capped_w: float
+    time_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A run that starts with a window without a cap and then asks `step` what comes, until the job is done.
+
+    `step` gets the windows measured so far in this job and gives a cap in W (None: no cap) and how long to keep it, s;
+    an infinite time keeps it to the end.
+    """
+
     window_s: float
+    step: Callable[[Sequence[Measured]], tuple[float | None, float]]
 
 
 Setting = float | Trial | None
@@ -85,10 +99,15 @@ Setting = float | Trial | None
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How long a job runs in one setting, s, and the mean power of each of its boards, W."""
+    """How long a job runs in one setting, s, the mean power of each of its boards, W, and the windows it measured.
+
+    `final_w` is the cap that the job ended with.
+    """
 
     duration_s: float
     gpu_w: float
+    measured: tuple[Measured, ...] = ()
+    final_w: float | None = None
 
 
 class Workloads(Protocol):

@@ -1,11 +1,11 @@
 """The set point of the supply air, hour by hour, by what the meters have shown: cooling against outdoors and set point.
 
     cooling_kwh / heat_kwh = c(wet bulb - set point) + a (set point - usual) + b heat / largest heat
-    it_kwh(T)              = it_kwh (1 + s max(T_in - T_knee, 0))
+    it_kwh(T)              = it_kwh (1 + l (T - usual) + s max(T - T_knee, 0))
 
 c is linear between knots. Warmer supply acts as cooler weather, so c is learned from the weather before any set point
-has moved; a is what is left of that, drawn to 0 until the set point has moved. s starts at a design value and is learned
-from the hours at other set points. The plant itself is another equation.
+has moved; a is what is left of that, drawn to 0 until the set point has moved. l (leakage) and s (fans) are design
+values; s is learned on from the hours at other set points. The plant itself is another equation.
 Source: ASHRAE TC 9.9, Thermal Guidelines, 5th edition (2021), for the envelope and the rate of change.
 """
 
@@ -37,14 +37,14 @@ class CoolingLimits:
 
 @dataclass(slots=True)
 class CoolingPlanner:
-    """Learns by `learn` from metered hours and chooses by `choose`; `trial_days` of steps to see what the IT answers."""
+    """Learns by `learn` from metered hours and chooses by `choose`."""
 
     limits: CoolingLimits
     knots: int = 6
     it_knee_above_k: float = 1.0
+    it_leak_per_k: float = 0.001
     it_design_per_k: float = 0.005
     it_prior_k2h: float = 24.0
-    trial_days: int = 2
     coefficients: Floats = field(default_factory=lambda: np.zeros(0))
     knots_k: Floats = field(default_factory=lambda: np.zeros(0))
     largest_kwh: float = 1.0
@@ -84,7 +84,8 @@ class CoolingPlanner:
         if not moved.any() or moved.all():
             return
         level = float(np.median(ratio[~moved]))
-        seen = float((above * (ratio / level - 1.0)).sum())
+        leak = self.it_leak_per_k * (supply_c - self.limits.usual_c)
+        seen = float((above * (ratio / level - 1.0 - leak)).sum())
         weight = float((above**2).sum())
         prior = self.it_prior_k2h
         self.it_rise_per_k = max((seen + prior * self.it_design_per_k) / (weight + prior), 0.0)
@@ -99,23 +100,17 @@ class CoolingPlanner:
 
     def expected(self, supply_c: Floats, it_kwh: float, heat_kwh: float, wet_bulb_c: float) -> Floats:
         """IT and cooling energy of an hour at each set point, kWh; `it_kwh` is at the usual one."""
-        grown = 1.0 + self.it_rise_per_k * self._above(supply_c)
+        grown = 1.0 + self.it_leak_per_k * (supply_c - self.limits.usual_c)
+        grown = grown + self.it_rise_per_k * self._above(supply_c)
         heat = heat_kwh * grown
         ratio = self._rows(wet_bulb_c - supply_c, supply_c, np.full_like(supply_c, heat_kwh)) @ self.coefficients
         return np.asarray(it_kwh * grown + heat * np.maximum(ratio, 0.0))
 
-    def choose(self, hour: int, now_c: float, it_kwh: float, heat_kwh: float, wet_bulb_c: float) -> float:
-        """The set point of the next hour, degC, from the present one `now_c` and the last hour's IT, heat and weather.
-
-        The first `trial_days` step between the usual point and the warmest, six hours each.
-        """
+    def choose(self, now_c: float, it_kwh: float, heat_kwh: float, wet_bulb_c: float) -> float:
+        """The set point of the next hour, degC, from the present one `now_c` and the last hour's IT, heat and weather."""
         limits = self.limits
         warmest = max(limits.supply_max_c, limits.supply_min_c)
-        if hour < 24 * self.trial_days:
-            steps = (0.0, 1.0, 0.5, 1.0)
-            wanted = limits.usual_c + steps[hour // 6 % 4] * (warmest - limits.usual_c)
-        else:
-            points = np.arange(limits.supply_min_c, warmest + 1e-9, 0.25)
-            wanted = float(points[np.argmin(self.expected(points, it_kwh, heat_kwh, wet_bulb_c))])
+        points = np.arange(limits.supply_min_c, warmest + 1e-9, 0.25)
+        wanted = float(points[np.argmin(self.expected(points, it_kwh, heat_kwh, wet_bulb_c))])
         ramp = limits.ramp_k_per_h
         return float(np.clip(np.clip(wanted, now_c - ramp, now_c + ramp), limits.supply_min_c, warmest))

@@ -7,11 +7,11 @@ from typing import Final
 
 import numpy as np
 
-from lepton_etl.optimize.replay.caps import LearnedCaps, TrialLog
+from lepton_etl.optimize.replay.caps import LearnedCaps
 from lepton_etl.optimize.replay.cluster import Floats, Jobs, Nodes
 from lepton_etl.optimize.replay.habits import Habits, JobLog, break_even_s, reserve_by_hour
 from lepton_etl.optimize.replay.policies import (
-    Caps, FirstCome, IdleTimeout, InventoryOrder, LeastEnergy, NoCaps, Policy, PowerDown, Reserve, UrgentFirst,
+    Caps, FirstCome, IdleTimeout, InventoryOrder, LeastEnergy, NoCaps, Placement, Policy, PowerDown, Reserve, UrgentFirst,
 )  # fmt: skip
 
 PACKING: Final = "packing"
@@ -23,7 +23,7 @@ LEVERS: Final = (CAPS, PACKING, POWER_DOWN, COOLING)
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the planner has: the site's own setting, earlier logs, the boards' limits and the logs of trials to come."""
+    """What the planner has: the site's own setting, earlier logs, the boards' limits."""
 
     idle_timeout_s: float
     log: JobLog
@@ -33,9 +33,9 @@ class Known:
     habits: Habits
     least_w: Floats
     most_w: Floats
-    trial_log: TrialLog
     backfill_depth: int = 500
     reserve_quantile: float = 0.75
+    opening_ratio: float = 0.5
 
 
 def planned(nodes: Nodes, known: Known, levers: frozenset[str]) -> Policy:
@@ -43,11 +43,13 @@ def planned(nodes: Nodes, known: Known, levers: frozenset[str]) -> Policy:
     depth = known.backfill_depth
     if not levers - {COOLING}:
         return Policy(FirstCome(), InventoryOrder(), IdleTimeout(known.idle_timeout_s), NoCaps(), depth)
-    placement = LeastEnergy(known.habits.used_ratio, known.habits.gpu_w) if PACKING in levers else InventoryOrder()
+    placement: Placement = InventoryOrder()
+    if PACKING in levers:
+        placement = LeastEnergy(known.habits.used_ratio, known.habits.gpu_w, known.opening_ratio)
     down: PowerDown = _reserve(nodes, known) if POWER_DOWN in levers else IdleTimeout(known.idle_timeout_s)
     caps: Caps = NoCaps()
     if CAPS in levers:
-        caps = LearnedCaps(nodes, known.habits.gpu_w, known.least_w, known.most_w, known.trial_log)
+        caps = LearnedCaps(nodes, known.habits.gpu_w, known.habits.used_ratio, known.least_w, known.most_w)
     return Policy(UrgentFirst(), placement, down, caps, depth)
 
 

@@ -104,11 +104,13 @@ class LeastEnergy:
 
     `used_ratio` is the mean of actual over requested time, `gpu_w` the boards' mean power, both (workloads, classes).
     A node that would empty earlier stays on for the job: that idle energy is the job's, as is the wake of a sleeping
-    node. So full nodes fill up, and jobs that end together stand together.
+    node. So full nodes fill up, and jobs that end together stand together. `opening_ratio` is the part of that idle
+    energy that is laid to this job, the rest to those that will fill the node later.
     """
 
     used_ratio: Floats
     gpu_w: Floats
+    opening_ratio: float = 1.0
 
     def expected_s(self, jobs: Jobs, job: int, hardware_class: int) -> float:
         return float(jobs.requested_s[job] * self.used_ratio[jobs.workload[job], hardware_class])
@@ -125,7 +127,7 @@ class LeastEnergy:
         wake_j = np.where(asleep, nodes.wake_s * (nodes.wake_w - nodes.sleep_w)[candidates], 0.0)
         joule = (
             (work_w + gpus * nodes.busy_w[candidates]) * lasts_s
-            + spared_w * longer_s
+            + self.opening_ratio * spared_w * longer_s
             + wake_j
             + state.free[candidates]
         )

@@ -38,7 +38,7 @@ class Reservation:
 class Replayed:
     """Jobs as they ran, s: nodes given (`held_s`), running, done; their board power, W; and what the nodes drew.
 
-    `overrun` marks jobs that ran beyond the wall time granted: they are let run on.
+    `final_w` is the cap a job ended with, None: none. `overrun` counts jobs that ran beyond the wall time granted: they are let run on.
     """
 
     held_s: Floats
@@ -50,6 +50,7 @@ class Replayed:
     overrun: int
     wakes: int
     settings: tuple[Setting, ...]
+    final_w: tuple[float | None, ...]
     node_lists: tuple[tuple[int, ...], ...]
     reservations: tuple[Reservation, ...]
     segments: Segments
@@ -275,6 +276,7 @@ class _Replay:
             overrun=int((ran > limit_s + 1e-6).sum()),
             wakes=self.wakes,
             settings=tuple(self.settings[job] for job in every),
+            final_w=tuple(self.runs[job][1].final_w for job in every),
             node_lists=tuple(self.runs[job][0].nodes for job in every),
             reservations=tuple(self.promised),
             segments=self.state.segments(until_s),
