@@ -42,7 +42,7 @@ class LearnedCaps:
 
     `free_w` is the boards' mean power and `used_ratio` the actual over the requested time by earlier logs, both
     (workloads, classes); `least_w` and `most_w` the limits that a board takes, by class. A cap is kept where its mean
-    slowdown plus the error of that mean is within the bound. A job with a deadline is capped only where the granted
+    slowdown plus `sure` standard errors of that mean is within the bound. A job with a deadline is capped only where the granted
     time still ends before it. Only jobs expected to last `least_trial_s` try.
     """
 
@@ -54,9 +54,10 @@ class LearnedCaps:
     slowdown_ratio: float = 0.05
     window_s: float = 600.0
     window_error_ratio: float = 0.021
-    most_windows: int = 4
+    sure: float = 1.64
+    most_windows: int = 8
     most_caps: int = 3
-    least_trial_s: float = 7200.0
+    least_trial_s: float = 5400.0
     host_w: tuple[float, ...] = ()
     cells: dict[tuple[int, int], _Cell] = field(default_factory=dict)
 
@@ -136,7 +137,7 @@ class LearnedCaps:
         if not found:
             return None
         slow = sum(one.time_ratio for one in found) / len(found) - 1.0
-        error = self.window_error_ratio / math.sqrt(len(found))
+        error = self.sure * self.window_error_ratio / math.sqrt(len(found))
         if slow + error <= self.slowdown_ratio:
             return True
         return None if slow - error < self.slowdown_ratio and len(found) < self.most_windows else False

@@ -29,6 +29,8 @@ class Kinds:
 
     member: tuple[Flags, ...]
     size: tuple[int, ...]
+    nodes: tuple[tuple[int, ...], ...]
+    of_node: tuple[int, ...]
 
     @classmethod
     def of(cls, nodes: Nodes) -> Kinds:
@@ -37,7 +39,12 @@ class Kinds:
         for kind, mine in enumerate(member):
             if len(set(nodes.gpus[mine].tolist())) != 1:
                 raise ReplayError(f"nodes of class {kind} have different numbers of GPUs: name two classes")
-        return cls(member, tuple(int(nodes.gpus[mine][0]) for mine in member))
+        return cls(
+            member,
+            tuple(int(nodes.gpus[mine][0]) for mine in member),
+            tuple(tuple(np.flatnonzero(mine).tolist()) for mine in member),
+            tuple(nodes.hardware_class.tolist()),
+        )
 
     def shape(self, kind: int, gpus: int) -> Shape:
         """Part of one node, or whole nodes where it is not enough."""
@@ -64,12 +71,13 @@ class Held:
 
 
 def fit_now(
-    state: State, kinds: Kinds, placement: Placement, jobs: Jobs, job: int, room: Ints, now_s: float
-) -> Fit | None:
+    state: State, kinds: Kinds, placement: Placement, jobs: Jobs, job: int, allowed: tuple[int, ...], room: Ints,
+    now_s: float,
+) -> Fit | None:  # fmt: skip
     """The nodes for a job out of `room`, boards that each node may give now; None where it does not fit."""
     best: tuple[float, Fit] | None = None
-    for kind in np.flatnonzero(jobs.allowed[job]):
-        shape = kinds.shape(int(kind), int(jobs.gpus[job]))
+    for kind in allowed:
+        shape = kinds.shape(kind, int(jobs.gpus[job]))
         candidates = np.flatnonzero(kinds.member[kind] & (room >= shape.gpus))
         if len(candidates) < shape.count:
             continue
@@ -81,7 +89,7 @@ def fit_now(
             order = np.argsort(cost, kind="stable")[: shape.count]
             total, chosen = float(cost[order].sum()), tuple(candidates[order].tolist())
         if best is None or total < best[0]:
-            best = total, Fit(int(kind), chosen, shape.gpus)
+            best = total, Fit(kind, chosen, shape.gpus)
     return None if best is None else best[1]
 
 
@@ -91,41 +99,47 @@ def room_now(state: State) -> Ints:
 
 
 def reservation(
-    state: State, kinds: Kinds, jobs: Jobs, job: int, releases: Iterable[tuple[float, tuple[int, ...], int]], now_s: float
-) -> Held:
+    state: State, kinds: Kinds, jobs: Jobs, job: int, allowed: tuple[int, ...],
+    releases: Iterable[tuple[float, tuple[int, ...], int]],
+) -> Held:  # fmt: skip
     """The earliest time by requested times at which a job that does not fit now will; its nodes and what it leaves.
 
     Raises ReplayError where it never does.
     """
-    free = room_now(state)
-    shapes = [(int(kind), kinds.shape(int(kind), int(jobs.gpus[job]))) for kind in np.flatnonzero(jobs.allowed[job])]
+    # Plain lists: one element at a time is what arrays are slow at.
+    free: list[int] = room_now(state).tolist()
+    shapes = {kind: kinds.shape(kind, int(jobs.gpus[job])) for kind in allowed}
+    whole = {
+        kind: sum(free[node] >= shape.gpus for node in kinds.nodes[kind])
+        for kind, shape in shapes.items()
+        if shape.count > 1
+    }
     for end_s, nodes, gpus in releases:
         for node in nodes:
+            kind = kinds.of_node[node]
             free[node] += gpus
-        found = _fits(kinds, shapes, free, nodes)
-        if found is None:
+            if kind in whole and free[node] >= shapes[kind].gpus > free[node] - gpus:
+                whole[kind] += 1
+        kind = kinds.of_node[nodes[0]]
+        if kind not in shapes:
             continue
-        kept = np.zeros(len(free), dtype=bool)
-        kept[list(found[0])] = True
-        return Held(end_s, kept, np.where(kept, free - found[1], 0))
+        found = _found(kinds, kind, shapes[kind], free, nodes, whole.get(kind, 0))
+        if found:
+            kept = np.zeros(len(free), dtype=bool)
+            kept[list(found)] = True
+            return Held(end_s, kept, np.where(kept, np.array(free) - shapes[kind].gpus, 0))
     raise ReplayError(f"job {job} never fits: its nodes are held without end")
 
 
-def _fits(
-    kinds: Kinds, shapes: list[tuple[int, Shape]], free: Ints, changed: tuple[int, ...]
-) -> tuple[tuple[int, ...], int] | None:
-    for kind, shape in shapes:
-        if not kinds.member[kind][list(changed)].any():
-            continue
-        if shape.count == 1:
-            for node in changed:
-                if kinds.member[kind][node] and free[node] >= shape.gpus:
-                    return (node,), shape.gpus
-        else:
-            able = np.flatnonzero(kinds.member[kind] & (free >= shape.gpus))
-            if len(able) >= shape.count:
-                return tuple(able[: shape.count].tolist()), shape.gpus
-    return None
+def _found(
+    kinds: Kinds, kind: int, shape: Shape, free: list[int], changed: tuple[int, ...], whole: int
+) -> tuple[int, ...]:
+    """The nodes that a job fits on, now that some of them have changed; none where it does not."""
+    if shape.count == 1:
+        return next(((node,) for node in changed if free[node] >= shape.gpus), ())
+    if whole < shape.count:
+        return ()
+    return tuple(node for node in kinds.nodes[kind] if free[node] >= shape.gpus)[: shape.count]
 
 
 def behind_room(state: State, held: Held) -> Ints:

@@ -35,7 +35,9 @@ class Known:
     most_w: Floats
     backfill_depth: int = 500
     reserve_quantile: float = 0.75
-    opening_ratio: float = 0.5
+    opening_ratio: float = 0.25
+    patience_s: float = 14400.0
+    hurry_s: float = 86400.0
 
 
 def planned(nodes: Nodes, known: Known, levers: frozenset[str]) -> Policy:
@@ -45,12 +47,16 @@ def planned(nodes: Nodes, known: Known, levers: frozenset[str]) -> Policy:
         return Policy(FirstCome(), InventoryOrder(), IdleTimeout(known.idle_timeout_s), NoCaps(), depth)
     placement: Placement = InventoryOrder()
     if PACKING in levers:
-        placement = LeastEnergy(known.habits.used_ratio, known.habits.gpu_w, known.opening_ratio)
+        first = [int((nodes.hardware_class == kind).argmax()) for kind in range(nodes.classes)]
+        board_w = np.asarray((nodes.base_w / nodes.gpus + nodes.busy_w)[first])
+        placement = LeastEnergy(
+            known.habits.used_ratio, known.habits.gpu_w, board_w, known.opening_ratio, known.patience_s
+        )
     down: PowerDown = _reserve(nodes, known) if POWER_DOWN in levers else IdleTimeout(known.idle_timeout_s)
     caps: Caps = NoCaps()
     if CAPS in levers:
         caps = LearnedCaps(nodes, known.habits.gpu_w, known.habits.used_ratio, known.least_w, known.most_w)
-    return Policy(UrgentFirst(), placement, down, caps, depth)
+    return Policy(UrgentFirst(known.hurry_s), placement, down, caps, depth)
 
 
 def _reserve(nodes: Nodes, known: Known) -> Reserve:

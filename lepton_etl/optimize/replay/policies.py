@@ -6,6 +6,7 @@ idle time, no caps: what Slurm does where nothing is tuned. Source: Slurm Power 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -28,6 +29,9 @@ class Order(Protocol):
 
 class Placement(Protocol):
     """Which nodes a job gets."""
+
+    def kinds(self, jobs: Jobs, job: int, named: tuple[int, ...], now_s: float) -> tuple[int, ...]:
+        """The classes that it may have now, some or all of those it names."""
 
     def cost(self, state: State, jobs: Jobs, job: int, candidates: Ints, gpus: int, now_s: float) -> Floats:
         """One figure a candidate node: the lowest are taken, of the class whose sum is lowest."""
@@ -91,6 +95,9 @@ class UrgentFirst:
 class InventoryOrder:
     """Nodes that are on or waking before sleeping ones, then in inventory order."""
 
+    def kinds(self, jobs: Jobs, job: int, named: tuple[int, ...], now_s: float) -> tuple[int, ...]:
+        return named
+
     def cost(self, state: State, jobs: Jobs, job: int, candidates: Ints, gpus: int, now_s: float) -> Floats:
         return np.asarray(np.where(state.state[candidates] == SLEEP, _LATER, 0.0) + candidates)
 
@@ -102,15 +109,31 @@ class InventoryOrder:
 class LeastEnergy:
     """The nodes where the job should cost the least energy, by what logs taught.
 
-    `used_ratio` is the mean of actual over requested time, `gpu_w` the boards' mean power, both (workloads, classes).
+    `used_ratio` is the mean of actual over requested time, `gpu_w` the boards' mean power, both (workloads, classes);
+    `board_w` a board's part of the host's power, by class.
     A node that would empty earlier stays on for the job: that idle energy is the job's, as is the wake of a sleeping
     node. So full nodes fill up, and jobs that end together stand together. `opening_ratio` is the part of that idle
-    energy that is laid to this job, the rest to those that will fill the node later.
+    energy that is laid to this job, the rest to those that will fill the node later. A job without a deadline waits up to
+    `patience_s` for the class where it costs the least, if the others cost `worth_ratio` times as much or more.
     """
 
     used_ratio: Floats
     gpu_w: Floats
+    board_w: Floats
     opening_ratio: float = 1.0
+    patience_s: float = 0.0
+    worth_ratio: float = 1.3
+    worthy: dict[tuple[int, tuple[int, ...]], tuple[int, ...]] = field(default_factory=dict)
+
+    def kinds(self, jobs: Jobs, job: int, named: tuple[int, ...], now_s: float) -> tuple[int, ...]:
+        if len(named) < 2 or now_s - jobs.release_s[job] >= self.patience_s or jobs.deadline_s[job] < math.inf:
+            return named
+        key = int(jobs.workload[job]), named
+        if key not in self.worthy:
+            joule = self.used_ratio[key[0]] * (self.gpu_w[key[0]] + self.board_w)
+            least = min(float(joule[kind]) for kind in named)
+            self.worthy[key] = tuple(kind for kind in named if joule[kind] < self.worth_ratio * least)
+        return self.worthy[key]
 
     def expected_s(self, jobs: Jobs, job: int, hardware_class: int) -> float:
         return float(jobs.requested_s[job] * self.used_ratio[jobs.workload[job], hardware_class])

@@ -94,9 +94,13 @@ class _Replay:
     begun: dict[int, float] = field(default_factory=dict)
     ended: dict[int, float] = field(default_factory=dict)
     runs: dict[int, tuple[Fit, Run]] = field(default_factory=dict)
+    sizes: list[int] = field(default_factory=list)
+    named: list[tuple[int, ...]] = field(default_factory=list)
     wakes: int = 0
 
     def run(self, until_s: float) -> Replayed:
+        self.sizes = self.jobs.gpus.tolist()
+        self.named = [tuple(np.flatnonzero(row).tolist()) for row in self.jobs.allowed]
         self.on_node = [{} for _ in range(len(self.nodes))]
         for job, release_s in enumerate(self.jobs.release_s.tolist()):
             heapq.heappush(self.events, (release_s, _RELEASE, job))
@@ -156,24 +160,31 @@ class _Replay:
         order = self.policy.order(self.waiting, self.jobs, now_s)
         self.state.kept_until_s[:] = 0.0
         started: set[int] = set()
-        failed: set[tuple[int, bytes]] = set()
+        failed: set[tuple[int, tuple[int, ...]]] = set()
+        # Shapes that fit nowhere, or nowhere but on the head's nodes: boards only get fewer in a pass.
+        failed_behind: set[tuple[int, tuple[int, ...]]] = set()
+        placement = self.policy.placement
         room = room_now(self.state)
         head: Held | None = None
         for place, job in enumerate(order):
             if head is not None and place > self.policy.backfill_depth:
                 break
-            shape = (int(self.jobs.gpus[job]), self.jobs.allowed[job].tobytes())
-            if shape in failed:
+            allowed = placement.kinds(self.jobs, job, self.named[job], now_s)
+            shape = (self.sizes[job], allowed)
+            if shape in failed or (
+                head is not None and shape in failed_behind and now_s + self._longest_s(job) > head.shadow_s
+            ):
                 continue
-            fit = fit_now(self.state, self.kinds, self.policy.placement, self.jobs, job, room, now_s)
+            fit = fit_now(self.state, self.kinds, placement, self.jobs, job, allowed, room, now_s)
             if fit is None:
                 failed.add(shape)
                 if head is None:
-                    head = self._promise(job, now_s)
+                    head = self._promise(job, allowed, now_s)
                 continue
             if head is not None:
-                checked_fit = self._behind(job, fit, head, now_s)
+                checked_fit = self._behind(job, allowed, fit, head, now_s)
                 if checked_fit is None:
+                    failed_behind.add(shape)
                     continue
                 fit = checked_fit
             self._start(job, fit, now_s)
@@ -182,24 +193,27 @@ class _Replay:
         if started:
             self.waiting = [job for job in self.waiting if job not in started]
 
-    def _promise(self, job: int, now_s: float) -> Held:
+    def _promise(self, job: int, allowed: tuple[int, ...], now_s: float) -> Held:
         state = self.state
         releases = [(max(r.planned_end_s, now_s + _SOON_S * (r.planned_end_s < now_s)), r.fit.nodes, r.fit.gpus)
                     for r in self.running.values()]  # fmt: skip
         shutting = np.flatnonzero(state.state == SHUTTING)
         releases += [(float(state.ready_s[node]), (int(node),), int(self.nodes.gpus[node])) for node in shutting]
-        head = reservation(state, self.kinds, self.jobs, job, sorted(releases), now_s)
+        head = reservation(state, self.kinds, self.jobs, job, allowed, sorted(releases))
         state.kept_until_s = np.where(head.kept, head.shadow_s, 0.0)
         self.promised.append(Reservation(now_s, job, head.shadow_s))
         return head
 
-    def _behind(self, job: int, fit: Fit, head: Held, now_s: float) -> Fit | None:
+    def _behind(
+        self, job: int, allowed: tuple[int, ...], fit: Fit, head: Held, now_s: float
+    ) -> Fit | None:
         """The nodes of a job behind the head, such that it does not delay it; None where there are none."""
         if now_s + self._delay_s(fit, now_s) + self._longest_s(job) <= head.shadow_s:
             return fit
         if any(head.kept[node] for node in fit.nodes):
             room = behind_room(self.state, head)
-            other = fit_now(self.state, self.kinds, self.policy.placement, self.jobs, job, room, now_s)
+            placement = self.policy.placement
+            other = fit_now(self.state, self.kinds, placement, self.jobs, job, allowed, room, now_s)
             if other is None:
                 return None
             fit = other
