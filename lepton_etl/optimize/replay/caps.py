@@ -54,7 +54,8 @@ class LearnedCaps:
     slowdown_ratio: float = 0.05
     window_s: float = 600.0
     window_error_ratio: float = 0.021
-    sure: float = 1.64
+    sure: float = 2.0
+    least_windows: int = 2
     most_windows: int = 8
     most_caps: int = 3
     least_trial_s: float = 5400.0
@@ -134,7 +135,7 @@ class LearnedCaps:
 
     def _kept(self, found: Sequence[Measured]) -> bool | None:
         """Whether a cap slows within the bound by these windows; None: one more is needed."""
-        if not found:
+        if len(found) < self.least_windows:
             return None
         slow = sum(one.time_ratio for one in found) / len(found) - 1.0
         error = self.sure * self.window_error_ratio / math.sqrt(len(found))
