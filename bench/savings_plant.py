@@ -28,22 +28,19 @@ class Hours:
 def rack_hours(site: Site, segments: Segments, hours: int) -> Hours:
     """Stretches of constant power into hours of racks; what lies beyond `hours` is left out."""
     racks = int(site.rack.max()) + 1
-    found = np.zeros((2, racks, hours))
+    edge = np.zeros((2, racks, hours + 2))
     power = segments.power_w * site.spread[segments.node]
-    first = (segments.from_s // 3600.0).astype(np.int64)
     asleep = (segments.state == SLEEP).astype(np.int64)
     rack = site.rack[segments.node]
-    longest = int(np.ceil((segments.to_s - segments.from_s).max() / 3600.0)) + 1
-    for later in range(longest):
-        hour = first + later
-        low = np.maximum(segments.from_s, hour * 3600.0)
-        high = np.minimum(segments.to_s, (hour + 1) * 3600.0)
-        inside = (high > low) & (hour < hours)
-        np.add.at(
-            found,
-            (asleep[inside], rack[inside], hour[inside]),
-            power[inside] * (high - low)[inside] / 3600.0,
-        )
+    for at_s, sign in ((segments.from_s, 1.0), (segments.to_s, -1.0)):
+        # The integral of a step, taken at whole hours: all of the hours after it, and the part of its own.
+        at = np.minimum(at_s / 3600.0, hours)
+        whole = np.floor(at).astype(np.int64)
+        part = at - whole
+        np.add.at(edge, (asleep, rack, whole), sign * power * (1.0 - part))
+        np.add.at(edge, (asleep, rack, whole + 1), sign * power * part)
+    found = np.maximum(np.cumsum(edge, axis=2)[:, :, :hours], 0.0)
+    found[found < 1e-6] = 0.0
     return Hours(found[0], found[1])
 
 

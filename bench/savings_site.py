@@ -146,7 +146,7 @@ class World:
         noise = self.gpu_gain * (1.0 + rng.normal(0.0, self.told["meters"]["gpu_noise"], len(jobs)))
         return JobLog(
             ran.begin_s, ran.end_s - ran.begin_s, jobs.requested_s, jobs.workload, ran.hardware_class, jobs.gpus,
-            ran.gpu_w * noise,
+            ran.gpu_w * noise, jobs.allowed.all(axis=1),
         )  # fmt: skip
 
 
@@ -205,7 +205,7 @@ def _nothing(world: World) -> JobLog:
     """A log that knows one second of each class: for the baseline, which looks at none."""
     kinds = world.site.nodes.classes
     one = np.ones(kinds)
-    return JobLog(one, one, one, np.zeros(kinds, dtype=np.int64), np.arange(kinds), np.ones(kinds, dtype=np.int64), one)
+    return JobLog(one, one, one, np.zeros(kinds, dtype=np.int64), np.arange(kinds), np.ones(kinds, dtype=np.int64), one, one > 0)
 
 
 def _forecast(world: World, before: int) -> Floats:

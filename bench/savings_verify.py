@@ -1,7 +1,8 @@
 """Measurement and verification of the simulated saving from logs alone: a regression on work and weather, by hour.
 
 The work of a job is counted as the site did it before: without a cap, on the classes that the scheduler used to give it.
-Capped hours would otherwise count as more work. The interval is a bootstrap of whole days: fit and residuals.
+Capped hours would otherwise count as more work. The interval is a bootstrap of whole days, fit and
+residuals, widened by what the model misses of weeks that it was not fitted on.
 Source: IPMVP option C (whole facility, normalised by independent variables).
 """
 
@@ -91,13 +92,28 @@ def verified(before: Period, after: Period, truth: float, rng: np.random.Generat
     expected = float((later @ coefficients).sum())
     need = -(-len(later) // 24)
     daily = residual[: days * 24].reshape(days, 24).sum(axis=1)
+    # Work of another kind than before: what whole weeks miss that the model has not seen. Few weeks, so Student's t.
+    unseen = _week_errors(rows, before.facility_kwh)
+    regime = unseen.std(ddof=1) * rng.standard_t(len(unseen) - 1, _DRAWS)
     found = np.empty(_DRAWS)
     for draw in range(_DRAWS):
         some = blocks[rng.integers(0, days, days)].ravel()
         again = _fit(rows[some], before.facility_kwh[some])
         found[draw] = (later @ again).sum() + daily[rng.integers(0, days, need)].sum()
+        found[draw] *= 1.0 + regime[draw]
     low, high = np.quantile(1.0 - metered / found, [0.05, 0.95])
     return Verified(1.0 - metered / expected, float(low), float(high), truth)
+
+
+def _week_errors(rows: Floats, kwh: Floats) -> Floats:
+    """Metered over expected of each week, less one, by a model of the other weeks."""
+    week = np.arange(len(rows)) // 168
+    found = []
+    for one in range(int(week.max()) + 1):
+        out = week == one
+        if out.sum() == 168:
+            found.append(kwh[out].sum() / (rows[out] @ _fit(rows[~out], kwh[~out])).sum() - 1.0)
+    return np.array(found)
 
 
 def _fit(rows: Floats, goal: Floats) -> Floats:

@@ -11,7 +11,10 @@ from lepton_etl.optimize.replay.cluster import Flags, Floats, Ints
 
 @dataclass(frozen=True, slots=True)
 class JobLog:
-    """Finished jobs as logs have them: instants and durations, s; board power by its sensor, W."""
+    """Finished jobs as logs have them: instants and durations, s; board power by its sensor, W.
+
+    `any_class` marks jobs that named no class of nodes.
+    """
 
     begin_s: Floats
     runtime_s: Floats
@@ -20,12 +23,13 @@ class JobLog:
     hardware_class: Ints
     gpus: Ints
     gpu_w: Floats
+    any_class: Flags
 
     def where(self, chosen: Flags) -> JobLog:
         """Some of the jobs."""
         return JobLog(
             self.begin_s[chosen], self.runtime_s[chosen], self.requested_s[chosen], self.workload[chosen],
-            self.hardware_class[chosen], self.gpus[chosen], self.gpu_w[chosen],
+            self.hardware_class[chosen], self.gpus[chosen], self.gpu_w[chosen], self.any_class[chosen],
         )  # fmt: skip
 
 
@@ -40,11 +44,15 @@ class Habits:
 def habits(log: JobLog, workloads: int, classes: int, *, prior_jobs: float = 5.0) -> Habits:
     """Means of each workload on each class, drawn to those of the workload, then of the class, where jobs are few.
 
-    A workload never seen has the means of the class. Raises ValueError where a class has no job at all.
+    Time is compared between classes on jobs that name none, where there are some: who names a class asks for the time
+    that the job takes there, who names none for that on the slowest. A workload never seen has the means of the class.
+    Raises ValueError where a class has no job at all.
     """
-    used = log.runtime_s / log.requested_s
+    free = log.where(log.any_class)
+    if len(np.unique(free.hardware_class)) < classes:
+        free = log
     return Habits(
-        _shrunk(used, log, workloads, classes, prior_jobs),
+        _shrunk(free.runtime_s / free.requested_s, free, workloads, classes, prior_jobs),
         _shrunk(log.gpu_w, log, workloads, classes, prior_jobs),
     )
 
