@@ -88,7 +88,8 @@ def grade_saving(
     """Option C or D: the energy that `after` would have used by the baseline of `before`, less what it used.
 
     Proven: the lower bound is above 0 and half the interval's width below the limit's share of the saving. A loss is
-    claimed by the same proof, mirrored. A `baseline` already fitted to `before` spares fitting it again. Raises ValueError where `after` does not lie wholly behind `before`.
+    claimed by the same proof, mirrored. A `baseline` already fitted to `before` spares fitting it again. Raises
+    ValueError where `after` does not lie wholly behind `before`.
     """
     settings = settings or SavingSettings()
     if len(before) and len(after) and after.day[0] <= before.day[-1]:
