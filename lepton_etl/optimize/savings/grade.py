@@ -37,7 +37,9 @@ class SavingSettings:
     baseline_min_days: int = 60
     reported_min_days: int = 14
     beyond_range_ratio: float = 0.1
-    """How far outside the baseline's range, by its width, load and weather may lie."""
+    """How far outside the baseline's range a point may lie: work below its minimum or above its maximum by this share
+    of either (110 % and 90 %, Guideline 14), weather by this share of the range's width, having no true zero.
+    """
     beyond_days_max_ratio: float = 0.1
     """Share of the reporting points that may lie further out."""
     seed: int = 2025
@@ -77,12 +79,17 @@ class Grade:
 
 
 def grade_saving(
-    before: Period, after: Period, resolution: Resolution = "daily", settings: SavingSettings | None = None
+    before: Period,
+    after: Period,
+    resolution: Resolution = "daily",
+    settings: SavingSettings | None = None,
+    baseline: Baseline | None = None,
 ) -> Grade:
     """Option C or D: the energy that `after` would have used by the baseline of `before`, less what it used.
 
     Proven: the lower bound is above 0 and half the interval's width below the limit's share of the saving. A loss is
-    claimed by the same proof, mirrored. Raises ValueError where `after` does not lie wholly behind `before`.
+    claimed by the same proof, mirrored. A `baseline` already fitted to `before` spares fitting it again. Raises
+    ValueError where `after` does not lie wholly behind `before`.
     """
     settings = settings or SavingSettings()
     if len(before) and len(after) and after.day[0] <= before.day[-1]:
@@ -92,7 +99,7 @@ def grade_saving(
     days, reported_days = len(np.unique(before.day)), len(np.unique(after.day))
     if days < settings.baseline_min_days or reported_days < settings.reported_min_days:
         return Grade("insufficient baseline", f"{days} days before, {reported_days} days after", *counts)
-    baseline = fit_baseline(before)
+    baseline = baseline or fit_baseline(before)
     if baseline is None:
         return Grade("insufficient baseline", "energy cannot be told from work", *counts)
     outside = _outside(baseline, after, settings)
@@ -160,8 +167,10 @@ def _outside(baseline: Baseline, after: Period, settings: SavingSettings) -> str
     for name, known, met in checked:
         if met is None:
             return f"{name} unknown in the reporting period"
-        room = settings.beyond_range_ratio * float(np.ptp(known))
-        share = float(((met < known.min() - room) | (met > known.max() + room)).mean())
+        low, high = float(known.min()), float(known.max())
+        below, above = (low, high) if name == "work" else (high - low, high - low)
+        beyond = settings.beyond_range_ratio
+        share = float(((met < low - beyond * below) | (met > high + beyond * above)).mean())
         if share > settings.beyond_days_max_ratio:
             return f"{name} outside the baseline's range in {share:.0%} of the points"
     return ""
