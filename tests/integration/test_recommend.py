@@ -79,11 +79,12 @@ def lay_down(lake: Lake) -> None:
         for day in days for hour in range(24)
     ]  # fmt: skip
     write(lake, SITE_HOUR, hours, days)
+    each = [at(DAY) + timedelta(minutes=5 * k) for k in range(288)]
+    board = {"date": DAY, "node_id": "n1", "device_id": "gpu0"}
     boards = [
-        SITE | {"node_id": "n1", "device_id": "gpu0", "date": DAY, "interval_s": 300,
-                "interval_start": at(DAY) + timedelta(minutes=5 * k), "energy_kwh": 0.01, "observed_s": 300.0, "resolution_s": 60.0, "gpu_utilisation_ratio": 0.0,
-                "flags": [], "counts_in_total": False, "multiplicity": 1}
-        for k in range(288)
+        SITE | board | {"interval_start": start, "interval_s": 300, "energy_kwh": 0.01, "observed_s": 300.0,
+                        "gpu_utilisation_ratio": 0.0, "flags": [], "counts_in_total": False, "multiplicity": 1}
+        for start in each
     ]  # fmt: skip
     write(lake, INTERVAL, boards, Days.of(DAY))
     run = SITE | {"job_id": "4711", "submit_time": at(DAY), "restart": 0, "date": DAY, "tenant_id": "physics",
@@ -93,9 +94,9 @@ def lay_down(lake: Lake) -> None:
     write(lake, JOB_NODE, [held], Days.of(DAY))
     write(lake, JOB_RUN, [run | {"start_time": at(DAY), "user_name": "ada"}], Days.of(DAY))
     states = [
-        SITE | {"node_id": "n1", "device_id": "gpu0", "date": DAY, "interval_start": at(DAY) + timedelta(minutes=5 * k),
-                "performance_state": "degraded", "adjustment": "drain", "adjustment_reason": "it clocks down"}
-        for k in range(24)
+        SITE | board | {"interval_start": start, "performance_state": "degraded", "adjustment": "drain",
+                        "adjustment_reason": "it clocks down"}
+        for start in each[:24]
     ]  # fmt: skip
     write(lake, STATE, states, Days.of(DAY))
 
