@@ -25,7 +25,7 @@ needs = @test -n "$($(1))" || { echo "make $@: say $(1)=..., for example: $$(sed
 DEMO := var/demo
 DEMO_NIGHTS := 2025-06-03 2025-06-04 2025-06-05
 
-.PHONY: help setup demo test test-slow test-real cluster-test bench bench-ingest bench-coverage bench-ledger bench-scoring bench-models bench-forecast bench-anomalies bench-realism lint nightly report lock clean
+.PHONY: help setup demo test test-slow test-real cluster-test bench bench-ingest bench-coverage bench-ledger bench-scoring bench-models bench-forecast bench-anomalies bench-realism bench-savings lint nightly report lock clean
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -73,7 +73,7 @@ test-real: setup ## Only the tests on real data
 cluster-test: setup ## The nightly on a real standalone master and worker on loopback
 	$(JAVA) python -m pytest tests/cluster
 
-bench: bench-ingest bench-coverage bench-ledger bench-scoring bench-models bench-forecast bench-anomalies bench-realism ## Every benchmark, each against its peers
+bench: bench-ingest bench-coverage bench-ledger bench-scoring bench-models bench-forecast bench-anomalies bench-realism bench-savings ## Every benchmark, each against its peers
 
 bench-ingest: setup ## Bronze against DuckDB, polars, Spark's own functions and a floor, rows checked equal [ROUNDS=3]
 	$(JAVA) python -m bench.ingest --rounds $(or $(ROUNDS),3) $(if $(KINDS),--kinds $(KINDS)) $(if $(MIB),--mib $(MIB))
@@ -98,6 +98,9 @@ bench-anomalies: setup ## Faults of stated size in real GPU servers and a simula
 
 bench-realism: setup ## The simulator's GPU power and temperature beside the real Kalos cluster's
 	python -m bench.realism
+
+bench-savings: setup ## Caps, shifting, planning, a simulated site, and savings measured from logs [PARTS="caps placebo"] [SEEDS=20]
+	OMP_NUM_THREADS=1 python -m bench.savings --seeds $(or $(SEEDS),20) $(if $(PARTS),--parts $(PARTS))
 
 lint: setup ## ruff, mypy --strict, and who may import whom
 	ruff check .

@@ -109,6 +109,45 @@ def explain(
 
 
 @app.command()
+def replay(
+    config: Config,
+    policy: Annotated[
+        list[str],
+        typer.Option(help="cheapest_window, threshold or planned; may be repeated."),
+    ],
+    first: Annotated[
+        datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First UTC day of submission.")
+    ],
+    last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last UTC day of submission.")],
+    flexibility_h: Annotated[
+        float, typer.Option(min=0, max=96, help="Hours that a job may start later.")
+    ] = 24.0,
+    csv: Annotated[bool, typer.Option("--csv", help="As CSV to standard output.")] = False,
+) -> None:
+    """What other rules would have done with the jobs of these days: emissions, money, delay, missed deadlines."""
+    from lepton_etl.lake.store import Lake
+    from lepton_etl.optimize.replay.rules import POLICIES
+    from lepton_etl.session import spark_session
+    from pipelines.replay import run, show
+
+    unknown = sorted(set(policy) - set(POLICIES))
+    if unknown:
+        raise ConfigurationError(
+            f"no policy {', '.join(unknown)}", where="replay", remedy=f"one of {', '.join(POLICIES)}"
+        )
+    settings = _settings(config)
+    spark = spark_session("lepton-etl replay", dict(settings.spark))
+    spark.sparkContext.setLogLevel("ERROR")
+    try:
+        done = run(
+            Lake(spark, settings.lake.root), settings, policy, Days(first.date(), last.date()), flexibility_h
+        )
+    finally:
+        spark.stop()
+    show(done, as_csv=csv)
+
+
+@app.command()
 def watch(
     config: Config,
     until_idle: Annotated[bool, typer.Option("--until-idle", help="Read what is there, then end.")] = False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, timedelta
@@ -14,6 +16,8 @@ from lepton_etl.optimize.replay.rules import POLICIES, HistoryRules
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
+from rich.console import Console
+from rich.table import Table
 
 from lepton_etl.days import Days
 from lepton_etl.errors import NoInputError
@@ -26,6 +30,7 @@ from lepton_etl.settings import Settings
 
 # Beside the policy that was asked for stand the rule that does nothing and the bound that knows all.
 BESIDE: Final = ("run_at_once", "clairvoyant")
+_WIDTH: Final = 140
 _JOBS: Final = T.StructType(
     [
         *(T.StructField(name, T.StringType()) for name in ("site_id", "cluster_id", "job_id")),
@@ -93,6 +98,50 @@ def run(
     finally:
         jobs.unpersist()
     return Replayed(rows, basis, without)
+
+
+def show(done: Replayed, *, as_csv: bool) -> None:
+    """The table on the terminal, or CSV; shares are of the saving that hindsight would have brought."""
+    if as_csv:
+        writer = csv.DictWriter(sys.stdout, list(done.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(done.rows)
+        return
+    table = Table(title=f"Jobs of history under other policies; {done.basis}", title_justify="left")
+    for heading in (
+        "site",
+        "policy",
+        "jobs",
+        "kWh",
+        "kgCO2e",
+        "saved",
+        "of hindsight",
+        "money",
+        "delay h",
+        "late",
+        "moved",
+    ):
+        table.add_column(heading, justify="left" if heading in ("site", "policy") else "right")
+    by_site = {
+        row["site_id"]: [one for one in done.rows if one["site_id"] == row["site_id"]] for row in done.rows
+    }
+    for site_id, rows in by_site.items():
+        once, best = (
+            next(row["emissions_kgco2e"] for row in rows if row["policy"] == name) for name in BESIDE
+        )
+        for row in rows:
+            saved = once - row["emissions_kgco2e"]
+            share = saved / (once - best) if once > best else float("nan")
+            table.add_row(
+                site_id, row["policy"], f"{row['jobs_completed']:,}", f"{row['energy_kwh']:,.1f}",
+                f"{row['emissions_kgco2e']:,.2f}", f"{saved / once:.1%}" if once > 0 else "-",
+                "-" if share != share else f"{share:.0%}",
+                "-" if row["energy_cost"] != row["energy_cost"] else f"{row['energy_cost']:,.2f}",
+                f"{row['delay_h']:.1f}", f"{row['deadlines_missed']:,}", f"{row['jobs_moved']:,}",
+            )  # fmt: skip
+    Console(width=max(Console().width, _WIDTH)).print(table)
+    for note in (*done.notes, "shifting moves energy and saves none: kWh are equal by construction"):
+        print(f"note: {note}")
 
 
 def _jobs(lake: Lake, days: Days) -> DataFrame:
