@@ -139,9 +139,10 @@ def show(done: Replayed, *, as_csv: bool) -> None:
                 "-" if row["energy_cost"] != row["energy_cost"] else f"{row['energy_cost']:,.2f}",
                 f"{row['delay_h']:.1f}", f"{row['deadlines_missed']:,}", f"{row['jobs_moved']:,}",
             )  # fmt: skip
-    Console(width=max(Console().width, _WIDTH)).print(table)
+    console = Console(width=max(Console().width, _WIDTH))
+    console.print(table)
     for note in (*done.notes, "shifting moves energy and saves none: kWh are equal by construction"):
-        print(f"note: {note}")
+        console.print(f"note: {note}")
 
 
 def _jobs(lake: Lake, days: Days) -> DataFrame:
