@@ -38,6 +38,7 @@ class NodeHours:
 class JobHours:
     """A job's newest H hours: energy attributed to it, kWh, with interval ends, and its utilisation 0..1, each (H,).
 
+    The lower end should be the dynamic part alone where the node would idle on without the job.
     Utilisation is the largest of its devices', so that one busy device clears it; NaN is unknown, as is energy.
     """
 

@@ -25,6 +25,8 @@ _ALL_AT_ONCE: Final = 1_500  # classes
 _ENTER_PER_CLASS: Final = 3
 # Prices a little off the best ones bring in the places that whole jobs will need.
 _AROUND: Final = (0.97, 1.03)
+# At good prices no place much dearer than the class's best is ever used.
+_NEAR: Final = 0.05
 _SMOOTHING: Final = 0.5
 _GAP: Final = 5e-4
 _WHOLE: Final = 1e-6
@@ -41,7 +43,7 @@ class Exact:
 
 
 def solve(
-    arrays: Arrays, jobs: list[int], start: list[dict[int, Place]], prices: Prices, until_s: float
+    arrays: Arrays, jobs: list[int], start: dict[int, Place], prices: Prices, until_s: float
 ) -> Exact | None:
     """The best places of `jobs`; the places of `start` enter at first, `prices` are the first prices.
 
@@ -55,9 +57,8 @@ def solve(
         if solved is not None:
             return Exact(_hand_out(master, solved[0]), solved[1], solved[2])
     of_class = {row: c for c, rows in enumerate(classes.members) for row in rows}
-    for places in start:
-        for row, place in places.items():
-            master.add(of_class[row], place)
+    for row, place in start.items():
+        master.add(of_class[row], place)
     found = _generate(arrays, master, prices.unit_price, until_s)
     if found is None:
         return None
@@ -121,8 +122,11 @@ def _enter(
     )
     # All that may enter is ranked by its cost alone.
     order = np.argsort(priced.cost, axis=1, kind="stable")[:, :most]
+    cheap = np.take_along_axis(priced.cost, order, axis=1)
+    wanted = cheap <= cheap[:, :1] + _NEAR * np.abs(cheap[:, :1])
+    wanted &= np.take_along_axis(gain, order, axis=1) > 1e-7 * master.scale
     entered = 0
-    for c, k in zip(*np.nonzero(np.take_along_axis(gain, order, axis=1) > 1e-7 * master.scale), strict=True):
+    for c, k in zip(*np.nonzero(wanted), strict=True):
         group = int(order[c, k])
         slots = priced.slots[c, group]
         entered += master.add(int(c), Place(group, tuple(slots[slots >= 0].tolist())))

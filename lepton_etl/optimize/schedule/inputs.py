@@ -99,7 +99,7 @@ class Objective:
     per_kgco2e: float = 0.0
     per_money: float = 0.0
     carbon_method: CarbonMethod = "location_average"
-    risk_quantile: float = 0.6
+    risk_quantile: float = 0.55
 
     def __post_init__(self) -> None:
         weights = (self.per_kwh, self.per_kgco2e, self.per_money)

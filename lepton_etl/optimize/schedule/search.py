@@ -66,7 +66,7 @@ def search(
     if exact:
         began = time.monotonic()
         solved = [
-            solve(free, part, [_only(fast, part), _only(met, part)], prices, until_s)
+            solve(free, part, _start(fast, met, part), prices, until_s)
             for part, until_s in _shares(free, jobs, end_s - _LAST * seconds)
         ]
         if all(one is not None for one in solved):
@@ -127,6 +127,7 @@ def components(allowed: Bools) -> list[list[int]]:
     return [np.flatnonzero(label[:jobs] == one).tolist() for one in np.unique(label[:jobs])]
 
 
-def _only(places: dict[int, Place], rows: list[int]) -> dict[int, Place]:
-    wanted = set(rows)
-    return {row: place for row, place in places.items() if row in wanted}
+def _start(fast: dict[int, Place], met: dict[int, Place], rows: list[int]) -> dict[int, Place]:
+    """Where the fast planner put these jobs, and the baseline those that it did not."""
+    both = met | fast
+    return {row: both[row] for row in rows if row in both}
