@@ -65,14 +65,14 @@ def _jobs(context: StageContext) -> list[Written]:
     if runs.isEmpty():
         return []
     rows = (
-        _with_mean_power(runs, lake.read(JOB_ENERGY, looked_at))
+        with_mean_power(runs, lake.read(JOB_ENERGY, looked_at))
         .groupBy("site_id")
         .applyInArrow(_expected_of(list(days)), schema=spark_schema(JOB_POWER))
     )
     return [lake.replace(JOB_POWER, days, rows, allow_empty=True)]
 
 
-def _with_mean_power(runs: DataFrame, energy: DataFrame) -> DataFrame:
+def with_mean_power(runs: DataFrame, energy: DataFrame) -> DataFrame:
     """One row a run: its request, when it ran, and the mean power over its nodes, W; null where gold lacks a day."""
     requests = runs.groupBy(*RUN_KEY).agg(
         F.min("start_time").alias("start_time"),

@@ -21,11 +21,13 @@ from lepton_etl.optimize.advice import Promise
 from lepton_etl.optimize.lifecycle import EXPIRED, REJECTED, Decision, standing
 from lepton_etl.optimize.valuation import Worth, valued
 from pipelines import levers
+from pipelines.queue import waiting_jobs
 from pipelines.savings import grade
 from pipelines.stage import StageContext, StageResult
 
 LEVERS: Final[tuple[Callable[[StageContext], levers.Found], ...]] = (
     levers.idle_nodes, levers.zombie_jobs, levers.device_states, levers.power_caps, levers.cooling,
+    waiting_jobs,
 )  # fmt: skip
 # Days that a kWh's emissions and price rest on.
 WORTH_DAYS: Final = 28
