@@ -113,11 +113,18 @@ class Truth:
             lasts = min(left * time, longest_s)
             duration, joule, left = duration + lasts, joule + lasts * power, left - lasts / time
             if left > 1e-9 and cap_w is not None:
-                measured.append(self._sensed(rng, cap_w, free, (time, power), min(longest_s, setting.window_s)))
+                measured.append(
+                    self._sensed(rng, cap_w, free, (time, power), min(longest_s, setting.window_s))
+                )
         return Run(duration, joule / duration, tuple(measured), cap_w)
 
     def _sensed(
-        self, rng: np.random.Generator, cap_w: float, free: tuple[float, float], capped: tuple[float, float], window_s: float
+        self,
+        rng: np.random.Generator,
+        cap_w: float,
+        free: tuple[float, float],
+        capped: tuple[float, float],
+        window_s: float,
     ) -> Measured:
         windows = max(window_s / 600.0, 1.0)
         power = self.gpu_gain * (1.0 + rng.normal(0.0, self.meters["gpu_noise"] / np.sqrt(windows), 2))
@@ -146,7 +153,8 @@ def make_site(site: dict[str, Any], rng: np.random.Generator) -> Site:
     rack = np.repeat(np.arange(len(racks)), told["nodes_per_rack"])
     boards = told["gpus_per_node"]
     idle, full, gpu_idle = (
-        np.array([float(one[name]) for one in classes])[kind] for name in ("host_idle_w", "host_full_w", "gpu_idle_w")
+        np.array([float(one[name]) for one in classes])[kind]
+        for name in ("host_idle_w", "host_full_w", "gpu_idle_w")
     )
     load = told["wake_host_load_ratio"]
     nodes = Nodes(
@@ -253,7 +261,9 @@ def outdoors(data: Path, site: dict[str, Any], zone: str) -> Outdoors:
     shift = round(-offset_h)  # the weather's first row in hours of the grid's year
     count = len(intensity) - abs(shift)
     intensity, dry, wet = (
-        (intensity[shift:], dry[:count], wet[:count]) if shift > 0 else (intensity[:count], dry[-shift:][:count], wet[-shift:][:count])
+        (intensity[shift:], dry[:count], wet[:count])
+        if shift > 0
+        else (intensity[:count], dry[-shift:][:count], wet[-shift:][:count])
     )  # fmt: skip
     first = first if shift > 0 else datetime(2023, 1, 1, tzinfo=UTC)
     rates = told["price_per_kwh"]
@@ -264,7 +274,7 @@ def outdoors(data: Path, site: dict[str, Any], zone: str) -> Outdoors:
 
 
 def wet_bulb_c(dry_c: Floats, humidity_percent: Floats) -> Floats:
-    """Wet bulb at sea level, degC. Source: Stull, J. Appl. Meteor. Climatol. 50 (2011), eq. 1; good to 1 K above 5 %."""
+    """Wet bulb at sea level, degC. Source: Stull, J. Appl. Meteor. Climatol. 50 (2011), eq. 1."""
     rh = np.clip(humidity_percent, 5.0, 99.0)
     return np.asarray(
         dry_c * np.arctan(0.151977 * np.sqrt(rh + 8.313659))

@@ -1,6 +1,6 @@
 """Measurement and verification of the simulated saving from logs alone: a regression on work and weather, by hour.
 
-The work of a job is counted as the site did it before: without a cap, on the classes that the scheduler used to give it.
+The work of a job is counted as the site did it before: without a cap, on the classes that the scheduler used to give.
 Capped hours would otherwise count as more work. The interval is a bootstrap of whole days, fit and
 residuals, widened by what the model misses of weeks that it was not fitted on.
 Source: IPMVP option C (whole facility, normalised by independent variables).
@@ -44,7 +44,9 @@ class Verified:
         return self.lower <= self.truth <= self.upper
 
 
-def standard_work(log: JobLog, allowed: Flags, slowed: Floats, known: Habits, share: Floats, hours: int) -> Floats:
+def standard_work(
+    log: JobLog, allowed: Flags, slowed: Floats, known: Habits, share: Floats, hours: int
+) -> Floats:
     """Board energy, kWh, and board hours of the running jobs in each hour as they used to be done, (hours, 2).
 
     `slowed` is each job's time over that without its cap, by trials; `share` how the scheduler gave jobs that name no
