@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 import yaml
+from numpy.typing import NDArray
 
 from lepton_etl.optimize.replay.cluster import Floats, Ints, Jobs, Measured, Nodes, Run, Setting, Trial
 
@@ -201,11 +203,14 @@ def make_jobs(
     asked_h = asked_h / rng.uniform(told["used_of_requested_low"], told["used_of_requested_high"], len(of))
     steps = np.array(told["requested_steps_h"], dtype=np.float64)
     requested_s = 3600.0 * steps[np.minimum(np.searchsorted(steps, asked_h), len(steps) - 1)]
-    slack_s = 3600.0 * rng.uniform(*told["deadline_slack_h"], len(of))
+    slack_s = 3600.0 * rng.uniform(told["deadline_slack_h"][0], told["deadline_slack_h"][1], len(of))
     with_deadline = rng.random(len(of)) < told["deadline_ratio"]
     submit = _instants(told, int(of[keep - 1]) + 1, days, start_local, rng)[of[:keep]]
     order = np.argsort(submit, kind="stable")
-    cut = lambda values: values[:keep][order]  # noqa: E731
+
+    def cut(values: NDArray[Any]) -> NDArray[Any]:
+        return values[:keep][order]
+
     submit = submit[order]
     jobs = Jobs(
         submit_s=submit,
@@ -285,11 +290,11 @@ def wet_bulb_c(dry_c: Floats, humidity_percent: Floats) -> Floats:
     )
 
 
-def spec_medians(data: Path, first: int, last: int, chips: int) -> tuple[float, float, int]:
+def spec_medians(data: Path, years: Sequence[int], chips: int) -> tuple[float, float, int]:
     """Median active idle and full power, W, of SPECpower results of these years, and how many they are."""
     rows = pl.read_csv(data / "ccf-coefficients" / "SPECpower-2026-03-09.csv.gz")
     year = pl.col("Published").str.slice(-4).cast(pl.Int32)
-    some = rows.filter((pl.col("Chips") == chips) & year.is_between(first, last))
+    some = rows.filter((pl.col("Chips") == chips) & year.is_between(years[0], years[1]))
     idle, full = some["avg. watts @ active idle"].median(), some["avg. watts @ 100%"].median()
     assert isinstance(idle, float) and isinstance(full, float)
     return idle, full, len(some)

@@ -155,7 +155,7 @@ class World:
         noise = self.gpu_gain * (1.0 + rng.normal(0.0, self.told["meters"]["gpu_noise"], len(jobs)))
         return JobLog(
             ran.begin_s, ran.end_s - ran.begin_s, jobs.requested_s, jobs.workload, ran.hardware_class, jobs.gpus,
-            ran.gpu_w * noise, jobs.allowed.all(axis=1),
+            ran.gpu_w * noise, np.asarray(jobs.allowed.all(axis=1)),
         )  # fmt: skip
 
 

@@ -53,10 +53,11 @@ def standard_work(
     class to the classes.
     """
     rows = np.arange(len(log.gpus))
+    names_none = np.asarray(allowed.all(axis=1))
     used = known.used_ratio[log.workload] / known.used_ratio[log.workload, log.hardware_class][:, None]
     weight = np.zeros_like(used)
     weight[rows, log.hardware_class] = 1.0
-    weight = np.where(allowed.all(axis=1)[:, None], share[None, :], weight)
+    weight = np.where(names_none[:, None], share[None, :], weight)
     rate_h = (weight * used).sum(axis=1) / slowed * log.gpus
     rate_kw = (weight * used * known.gpu_w[log.workload]).sum(axis=1) / slowed * log.gpus / 1000.0
     end_s = log.begin_s + log.runtime_s

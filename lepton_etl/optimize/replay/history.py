@@ -78,7 +78,7 @@ def replay_site(
     `rules.history_h` before `first`; `price`: hour_start and price (None: money is NaN); `forecast`: origin_time,
     hour_start and carbon_intensity_gco2e_per_kwh, for `planned`: the newest origin at or before the release; without,
     the same hours of the last week. `node_capacity` nodes may run at once, counted by the hour. A job that finds no
-    room before its latest start goes as soon as there is some. Raises ReplayError naming the job or the series at fault.
+    room before its latest start goes as soon as there is some. Raises ReplayError naming the job or series at fault.
     """
     if policy not in POLICIES:
         raise ReplayError(f"no policy {policy!r}", remedy=f"one of {', '.join(POLICIES)}")
