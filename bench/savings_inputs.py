@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 import yaml
+from numpy.typing import NDArray
 
 from lepton_etl.optimize.replay.cluster import Floats, Ints, Jobs, Measured, Nodes, Run, Setting, Trial
 
@@ -113,11 +115,18 @@ class Truth:
             lasts = min(left * time, longest_s)
             duration, joule, left = duration + lasts, joule + lasts * power, left - lasts / time
             if left > 1e-9 and cap_w is not None:
-                measured.append(self._sensed(rng, cap_w, free, (time, power), min(longest_s, setting.window_s)))
+                measured.append(
+                    self._sensed(rng, cap_w, free, (time, power), min(longest_s, setting.window_s))
+                )
         return Run(duration, joule / duration, tuple(measured), cap_w)
 
     def _sensed(
-        self, rng: np.random.Generator, cap_w: float, free: tuple[float, float], capped: tuple[float, float], window_s: float
+        self,
+        rng: np.random.Generator,
+        cap_w: float,
+        free: tuple[float, float],
+        capped: tuple[float, float],
+        window_s: float,
     ) -> Measured:
         windows = max(window_s / 600.0, 1.0)
         power = self.gpu_gain * (1.0 + rng.normal(0.0, self.meters["gpu_noise"] / np.sqrt(windows), 2))
@@ -146,7 +155,8 @@ def make_site(site: dict[str, Any], rng: np.random.Generator) -> Site:
     rack = np.repeat(np.arange(len(racks)), told["nodes_per_rack"])
     boards = told["gpus_per_node"]
     idle, full, gpu_idle = (
-        np.array([float(one[name]) for one in classes])[kind] for name in ("host_idle_w", "host_full_w", "gpu_idle_w")
+        np.array([float(one[name]) for one in classes])[kind]
+        for name in ("host_idle_w", "host_full_w", "gpu_idle_w")
     )
     load = told["wake_host_load_ratio"]
     nodes = Nodes(
@@ -193,11 +203,14 @@ def make_jobs(
     asked_h = asked_h / rng.uniform(told["used_of_requested_low"], told["used_of_requested_high"], len(of))
     steps = np.array(told["requested_steps_h"], dtype=np.float64)
     requested_s = 3600.0 * steps[np.minimum(np.searchsorted(steps, asked_h), len(steps) - 1)]
-    slack_s = 3600.0 * rng.uniform(*told["deadline_slack_h"], len(of))
+    slack_s = 3600.0 * rng.uniform(told["deadline_slack_h"][0], told["deadline_slack_h"][1], len(of))
     with_deadline = rng.random(len(of)) < told["deadline_ratio"]
     submit = _instants(told, int(of[keep - 1]) + 1, days, start_local, rng)[of[:keep]]
     order = np.argsort(submit, kind="stable")
-    cut = lambda values: values[:keep][order]  # noqa: E731
+
+    def cut(values: NDArray[Any]) -> NDArray[Any]:
+        return values[:keep][order]
+
     submit = submit[order]
     jobs = Jobs(
         submit_s=submit,
@@ -253,7 +266,9 @@ def outdoors(data: Path, site: dict[str, Any], zone: str) -> Outdoors:
     shift = round(-offset_h)  # the weather's first row in hours of the grid's year
     count = len(intensity) - abs(shift)
     intensity, dry, wet = (
-        (intensity[shift:], dry[:count], wet[:count]) if shift > 0 else (intensity[:count], dry[-shift:][:count], wet[-shift:][:count])
+        (intensity[shift:], dry[:count], wet[:count])
+        if shift > 0
+        else (intensity[:count], dry[-shift:][:count], wet[-shift:][:count])
     )  # fmt: skip
     first = first if shift > 0 else datetime(2023, 1, 1, tzinfo=UTC)
     rates = told["price_per_kwh"]
@@ -264,7 +279,7 @@ def outdoors(data: Path, site: dict[str, Any], zone: str) -> Outdoors:
 
 
 def wet_bulb_c(dry_c: Floats, humidity_percent: Floats) -> Floats:
-    """Wet bulb at sea level, degC. Source: Stull, J. Appl. Meteor. Climatol. 50 (2011), eq. 1; good to 1 K above 5 %."""
+    """Wet bulb at sea level, degC. Source: Stull, J. Appl. Meteor. Climatol. 50 (2011), eq. 1."""
     rh = np.clip(humidity_percent, 5.0, 99.0)
     return np.asarray(
         dry_c * np.arctan(0.151977 * np.sqrt(rh + 8.313659))
@@ -275,11 +290,11 @@ def wet_bulb_c(dry_c: Floats, humidity_percent: Floats) -> Floats:
     )
 
 
-def spec_medians(data: Path, first: int, last: int, chips: int) -> tuple[float, float, int]:
+def spec_medians(data: Path, years: Sequence[int], chips: int) -> tuple[float, float, int]:
     """Median active idle and full power, W, of SPECpower results of these years, and how many they are."""
     rows = pl.read_csv(data / "ccf-coefficients" / "SPECpower-2026-03-09.csv.gz")
     year = pl.col("Published").str.slice(-4).cast(pl.Int32)
-    some = rows.filter((pl.col("Chips") == chips) & year.is_between(first, last))
+    some = rows.filter((pl.col("Chips") == chips) & year.is_between(years[0], years[1]))
     idle, full = some["avg. watts @ active idle"].median(), some["avg. watts @ 100%"].median()
     assert isinstance(idle, float) and isinstance(full, float)
     return idle, full, len(some)

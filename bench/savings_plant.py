@@ -95,7 +95,9 @@ def _cube_w(rated_w: float, flow: Floats, least: float) -> Floats:
     return np.asarray(rated_w * np.clip(flow, least, 1.2) ** 3)
 
 
-def _chiller_w(told: dict[str, Any], heat_w: Floats, supply_c: Floats, wet_bulb_c: Floats, capacity_w: float) -> Floats:
+def _chiller_w(
+    told: dict[str, Any], heat_w: Floats, supply_c: Floats, wet_bulb_c: Floats, capacity_w: float
+) -> Floats:
     """The fleet simulator's chiller, its chilled water at the supply air less the coil's approach."""
     chilled_c = supply_c - told["coil_approach_k"]
     tower_c = wet_bulb_c + told["tower_approach_k"]

@@ -1,444 +1,130 @@
 """How much less a simulated site uses under the planned policy, at the same jobs done.
 
-    python -m bench.savings_site [--seeds 20] [--workers 2] [--utilisations 0.5 0.7 0.85]
+    python -m bench.savings_site [--seeds 20] [--split-seeds 5] [--workers 2] [--utilisations 0.5 0.7 0.85]
 
 **The site** stands in conf/sites/simulated-gpu-site.yaml, frozen before any policy existed: hosts at SPECpower medians,
 boards on the real V100 and A40 cap tables, real weather and grid hours of 2023, another zone and season each seed.
 
 **The arms** run the same jobs until all are done, and are charged until the last arm is done. The baseline is EASY
-backfill, first come first served, nodes in inventory order, power-down after the site's own idle time, supply air at the
-site's own set point. The planned policy has levers: caps learned by trials within the period, packing where the energy
-is least, power-down to a reserve, cooling set point. It sees logs alone: 28 earlier days run by the baseline, meters and
-board sensors with their errors, trials that it pays for, the last hour's weather. Time shifting is an arm of its own
-and counts as carbon and cost at equal energy, never as energy.
+backfill, first come first served, nodes in inventory order, power-down after the site's own idle time, supply air at
+the site's own set point. The planned policy has levers: caps learned by trials within the period, packing where the
+energy is least, power-down to a reserve, cooling set point. It sees logs alone: 28 earlier days run by the baseline,
+meters, board sensors with their errors, trials that it pays for, the last hour's weather. Time shifting is an arm of
+its own and counts as carbon and cost at equal energy, never as energy.
 
 **The interval** of a saving is the 5th to 95th percentile of the seeds' own (paired) savings; beside it that of their
 mean, by bootstrap over seeds.
+
+**What was tuned on what.** How long a job waits for its class, what of an opened node is laid to it, how sure a cap
+must be, that no set point is tried for its own sake, and how the M&V compares classes: on seeds 100 to 104, which are
+not reported; they share the cap tables and the years of weather with those that are, not the jobs. Seeds 0 and 1 at 50 %
+had been looked at once before that, with caps tried across jobs instead of within one.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from functools import partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from bench.measure import Figure, figure, print_figures, write
-from bench.savings_inputs import (
-    Curves, Outdoors, Site, Truth, curves, make_jobs, make_site, outdoors, parameters, spec_medians,
-)  # fmt: skip
-from bench.savings_plant import Hours, Metered, rack_hours, run_plant
-from bench.savings_verify import Period, Verified, standard_work, verified
-from lepton_etl.optimize.replay.caps import LearnedCaps
-from lepton_etl.optimize.replay.cluster import Floats, Jobs
-from lepton_etl.optimize.replay.cooling import CoolingLimits, CoolingPlanner
-from lepton_etl.optimize.replay.habits import JobLog, habits
-from lepton_etl.optimize.replay.ours import CAPS, COOLING, LEVERS, PACKING, POWER_DOWN, Known, planned, shifted
-from lepton_etl.optimize.replay.queue import Replayed, replay_queue
-from lepton_etl.optimize.replay.state import ON
+from bench.savings_inputs import parameters, spec_medians
+from bench.savings_seed import Outcome, run_seed
+from lepton_etl.optimize.replay.ours import LEVERS
 
 TARGET: Final = 0.10
-_DAY_S: Final = 86400.0
-_TAIL_DAYS: Final = 10
-_GUARD_K: Final = 1.0
-ARMS: Final = {
-    "baseline": frozenset[str](), "all": frozenset(LEVERS), CAPS: frozenset({CAPS}), PACKING: frozenset({PACKING}),
-    POWER_DOWN: frozenset({POWER_DOWN}), COOLING: frozenset({COOLING}),
-}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One arm of one seed: energy until all arms are done, kWh, the hours of the plant, and how the jobs went."""
-
-    energy_kwh: float
-    metered: Metered
-    supply_c: Floats
-    ran: Replayed
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one seed at one utilisation showed."""
-
-    seed: int
-    utilisation: float
-    zone: str
-    reached: float
-    jobs: int
-    saving: dict[str, float]
-    newly_missed: dict[str, int]
-    missed: dict[str, int]
-    hottest_c: float
-    overrun: int
-    slowed: int
-    capped: int
-    worst_slowdown: float
-    wait_h: dict[str, float]
-    shift_carbon: float
-    shift_cost: float
-    shift_newly_missed: int
-    verified: Verified
-    kwh: dict[str, float]
-
-
-class World:
-    """One seed's site, weather, jobs before and in the period; and what its meters say, with their errors."""
-
-    def __init__(self, data: Path, told: dict[str, Any], utilisation: float, number: int) -> None:
-        self.told, self.number = told, number
-        self.rng = np.random.default_rng([told["seeds"]["first"], number, round(1000 * utilisation)])
-        zones = told["weather_and_grid"]["zones"]
-        self.curves: Curves = curves(data, told)
-        self.site: Site = make_site(told, np.random.default_rng([told["seeds"]["first"], number]))
-        self.outdoors: Outdoors = outdoors(data, told, zones[number % len(zones)])
-        self.gpu_gain = 1.0 + self.rng.normal(0.0, told["meters"]["gpu_gain"])
-        before, days = told["jobs"]["days_before"], told["jobs"]["days"]
-        spare = len(self.outdoors.wet_bulb_c) // 24 - before - days - _TAIL_DAYS - 2
-        seeds = told["jobs"]["seeds"]
-        # Seasons are spread over the seeds of a zone.
-        day = round((number // len(zones) + 0.5) / max(seeds // len(zones), 1) * spare) % spare
-        self.first_hour = 24 * day
-        start = self.outdoors.first + timedelta(hours=self.first_hour + self.outdoors.utc_offset_h)
-        self.hour_before = start.hour + start.minute / 60.0
-        late = start + timedelta(days=before)
-        nodes = self.site.nodes
-        self.jobs_before, self.truth_before = make_jobs(
-            told, self.curves, nodes, utilisation, before, start.replace(tzinfo=None), self.rng, self.gpu_gain, number
-        )
-        self.jobs, self.truth = make_jobs(
-            told, self.curves, nodes, utilisation, days, late.replace(tzinfo=None), self.rng, self.gpu_gain, number
-        )
-        noise = told["meters"]
-        self.facility_gain = 1.0 + self.rng.normal(0.0, noise["facility_gain"])
-        self.cooling_gain = 1.0 + self.rng.normal(0.0, noise["cooling_gain"])
-        self.rated_w = float(
-            sum(
-                (one["host_full_w"] + told["nodes"]["gpus_per_node"] * self.curves.caps_w[kind].max())
-                * told["nodes"]["racks_per_class"] * told["nodes"]["nodes_per_rack"]
-                for kind, one in enumerate(told["nodes"]["classes"].values())
-            )
-        )  # fmt: skip
-
-    def weather(self, days_in: int, hours: int) -> Floats:
-        """Wet bulb of hours from a day of the seed on, degC."""
-        first = self.first_hour + 24 * days_in
-        return self.outdoors.wet_bulb_c[first : first + hours]
-
-    def supply(self, wanted_c: Floats, rng: np.random.Generator) -> Floats:
-        """The air as it comes: the set point with the control's error."""
-        return np.asarray(wanted_c + rng.normal(0.0, self.told["facility"]["set_point_noise_k"], len(wanted_c)))
-
-    def plant(self, hours: Hours, supply_c: Floats, wet_bulb_c: Floats) -> Metered:
-        return run_plant(self.told["facility"], self.site, hours, supply_c, wet_bulb_c, self.rated_w)
-
-    def job_log(self, jobs: Jobs, ran: Replayed, rng: np.random.Generator) -> JobLog:
-        """Finished jobs as accounting and board sensors have them."""
-        noise = self.gpu_gain * (1.0 + rng.normal(0.0, self.told["meters"]["gpu_noise"], len(jobs)))
-        return JobLog(
-            ran.begin_s, ran.end_s - ran.begin_s, jobs.requested_s, jobs.workload, ran.hardware_class, jobs.gpus,
-            ran.gpu_w * noise, jobs.allowed.all(axis=1),
-        )  # fmt: skip
-
-
-def run_seed(data: Path, utilisation: float, number: int) -> Outcome:
-    """All arms of one seed at one utilisation."""
-    told = parameters()
-    world = World(data, told, utilisation, number)
-    before, days = told["jobs"]["days_before"], told["jobs"]["days"]
-    nodes, setting = world.site.nodes, told["power_down_of_the_site"]
-    timeout_s, depth = float(setting["idle_timeout_s"]), int(told["scheduler"]["backfill_depth"])
-
-    def known(log: JobLog) -> Known:
-        return Known(
-            timeout_s, log, float(before), world.hour_before, world.hour_before, habits(log, len(world.curves.names), nodes.classes),
-            np.array([caps.min() for caps in world.curves.caps_w]), np.array([caps.max() for caps in world.curves.caps_w]),
-            depth,
-        )  # fmt: skip
-
-    rng = np.random.default_rng([world.number, round(1000 * utilisation), 1])
-    plain = planned(nodes, known(_nothing(world)), frozenset())
-    ran_before = replay_queue(nodes, world.jobs_before, world.truth_before, plain)
-    full_log = world.job_log(world.jobs_before, ran_before, rng)
-    log = full_log.where(ran_before.end_s <= before * _DAY_S)
-    hours_before = rack_hours(world.site, ran_before.segments, 24 * before)
-    usual = float(told["facility"]["supply_air_c"])
-    supply_before = world.supply(np.full(24 * before, usual), rng)
-    wet_before = world.weather(0, 24 * before)
-    past = world.plant(hours_before, supply_before, wet_before)
-
-    until_s = (days + _TAIL_DAYS) * _DAY_S
-    runs: dict[str, Replayed] = {}
-    for name, levers in ARMS.items():
-        if name == COOLING:
-            runs[name] = runs["baseline"]
-            continue
-        policy = planned(nodes, known(log), levers)
-        runs[name] = replay_queue(nodes, world.jobs, world.truth, policy, until_s=until_s)
-        if name == "all":
-            assert isinstance(policy.caps, LearnedCaps)
-            learned = policy.caps
-    release = shifted(
-        world.jobs, known(log).habits, _forecast(world, before), 3600.0, margin_s=4 * 3600.0, stretch=1.1
-    )
-    moved = replay_queue(
-        nodes, replace(world.jobs, release_s=release), world.truth, planned(nodes, known(log), ARMS["all"]),
-        until_s=until_s,
-    )  # fmt: skip
-    hours = int(np.ceil(max(ran.end_s.max() for ran in [*runs.values(), moved]) / 3600.0))
-    cool = _Cooling(world, hours_before, past, supply_before, wet_before, ran_before, full_log)
-    arms = {name: _arm(world, cool, ran, COOLING in ARMS[name], hours, before) for name, ran in runs.items()}
-    later = _arm(world, cool, moved, True, hours, before)
-    return _outcome(world, utilisation, arms, later, past, wet_before, log, full_log, ran_before, learned, days)
-
-
-def _nothing(world: World) -> JobLog:
-    """A log that knows one second of each class: for the baseline, which looks at none."""
-    kinds = world.site.nodes.classes
-    one = np.ones(kinds)
-    return JobLog(one, one, one, np.zeros(kinds, dtype=np.int64), np.arange(kinds), np.ones(kinds, dtype=np.int64), one, one > 0)
-
-
-def _forecast(world: World, before: int) -> Floats:
-    """At each hour of the period the mean of the same hours of the last seven days, g/kWh, 48 h ahead."""
-    first = world.first_hour + 24 * before
-    known = world.outdoors.intensity
-    hours = 24 * (world.told["jobs"]["days"] + _TAIL_DAYS)
-    found = np.empty((hours, 48))
-    for row in range(hours):
-        now = first + row
-        week = known[now - 168 : now].reshape(7, 24).mean(axis=0)
-        found[row] = np.tile(week, 2)
-    return found
-
-
-class _Cooling:
-    """What the cooling's planner learned before the period."""
-
-    def __init__(
-        self, world: World, hours: Hours, past: Metered, supply_c: Floats, wet_c: Floats, ran: Replayed, log: JobLog
-    ) -> None:
-        self.world = world
-        told, noise = world.told["facility"], world.told["meters"]
-        rng = np.random.default_rng([world.number, 3])
-        offsets = np.array([world.site.inlet_offset_k[world.site.rack == rack][0] for rack in range(len(hours.awake_w))])
-        inlet = offsets[:, None] + supply_c + rng.normal(0.0, noise["inlet_noise_k"], (len(offsets), len(supply_c)))
-        above = float((inlet - supply_c).mean(axis=1).max())
-        self.limits = CoolingLimits(
-            float(told["supply_air_c"]), float(told["recommended_inlet_max_c"]), 18.0, 1.0, above, _GUARD_K
-        )
-        self.supply_c, self.wet_c = supply_c, wet_c
-        self.cooling, self.it, self.heat = (
-            self.read(values, rng) for values in (past.cooling_kwh, past.nodes_kwh, past.heat_kwh)
-        )
-        self.rows = self.load(ran, log, len(wet_c))
-        self.model, *_ = np.linalg.lstsq(self.rows, self.it, rcond=None)
-
-    def read(self, kwh: Floats, rng: np.random.Generator) -> Floats:
-        noise = self.world.told["meters"]["cooling_noise"]
-        return np.asarray(kwh * self.world.cooling_gain * (1.0 + rng.normal(0.0, noise, len(kwh))))
-
-    def load(self, ran: Replayed, log: JobLog, hours: int) -> Floats:
-        """Hourly regressors of the nodes' energy: nodes on, boards busy by class, board energy by its sensors."""
-        nodes, seg = self.world.site.nodes, ran.segments
-        columns = [np.ones(hours)]
-        for kind in range(nodes.classes):
-            mine = (nodes.hardware_class[seg.node] == kind) & (seg.state == ON)
-            columns.append(spread_hours(seg.from_s[mine], seg.to_s[mine], np.ones(mine.sum()), hours))
-            jobs = ran.hardware_class == kind
-            for weight in (log.gpus, log.gpus * log.gpu_w / 1000.0):
-                columns.append(spread_hours(ran.begin_s[jobs], ran.end_s[jobs], weight[jobs].astype(float), hours))
-        return np.column_stack(columns)
-
-
-def spread_hours(from_s: Floats, to_s: Floats, rate: Floats, hours: int) -> Floats:
-    """The integral of rates over stretches, by hour: rate x hours."""
-    found = np.zeros(hours)
-    edge = np.zeros(hours + 2)
-    low, high = np.minimum(from_s / 3600.0, hours), np.minimum(to_s / 3600.0, hours)
-    # The integral of a step at x, taken at whole hours: whole hours after it, and the part of its own.
-    for at, sign in ((low, 1.0), (high, -1.0)):
-        whole = np.floor(at).astype(np.int64)
-        part = at - whole
-        np.add.at(edge, whole, sign * rate * (1.0 - part))
-        np.add.at(edge, whole + 1, sign * rate * part)
-    found[:] = np.cumsum(edge)[:hours]
-    return found
-
-
-def _arm(world: World, cool: _Cooling, ran: Replayed, planned_cooling: bool, hours: int, before: int) -> Arm:
-    """The plant around one arm's nodes; the set point planned hour by hour, learned anew each day."""
-    racks = rack_hours(world.site, ran.segments, hours)
-    wet = world.weather(before, hours)
-    usual = float(world.told["facility"]["supply_air_c"])
-    rng = np.random.default_rng([world.number, 4])
-    if not planned_cooling:
-        supply = world.supply(np.full(hours, usual), rng)
-        metered = world.plant(racks, supply, wet)
-        return Arm(float(metered.facility_kwh.sum()), metered, supply, ran)
-    log = world.job_log(world.jobs, ran, rng)
-    expected = cool.load(ran, log, hours) @ cool.model
-    planner = CoolingPlanner(cool.limits)
-    supply, wanted = np.empty(hours), usual
-    seen_cooling, seen_it, seen_heat = cool.cooling, cool.it, cool.heat
-    seen_supply, seen_wet, seen_expected = cool.supply_c, cool.wet_c, cool.rows @ cool.model
-    metered = world.plant(racks, np.full(hours, usual), wet)
-    for start in range(0, hours, 24):
-        planner.learn(seen_heat, seen_cooling, seen_wet, seen_supply, seen_it, seen_expected)
-        stop = min(start + 24, hours)
-        for hour in range(start, stop):
-            last_wet = wet[hour - 1] if hour else cool.wet_c[-1]
-            last_it = expected[hour - 1] if hour else seen_expected[-1]
-            # The losses on the way and the air handlers' fans are heat too: their usual ratio.
-            heat = last_it * float((cool.heat / cool.it).mean())
-            wanted = planner.choose(wanted, last_it, heat, last_wet)
-            supply[hour] = wanted
-        supply[start:stop] = world.supply(supply[start:stop], rng)
-        metered = world.plant(racks, np.where(np.arange(hours) < stop, supply, usual), wet)
-        day = slice(start, stop)
-        seen_cooling = np.concatenate([seen_cooling, cool.read(metered.cooling_kwh[day], rng)])
-        seen_it = np.concatenate([seen_it, cool.read(metered.nodes_kwh[day], rng)])
-        seen_heat = np.concatenate([seen_heat, cool.read(metered.heat_kwh[day], rng)])
-        seen_supply = np.concatenate([seen_supply, supply[day]])
-        seen_wet = np.concatenate([seen_wet, wet[day]])
-        seen_expected = np.concatenate([seen_expected, expected[day]])
-    return Arm(float(metered.facility_kwh.sum()), metered, supply, ran)
-
-
-def _outcome(
-    world: World, utilisation: float, arms: dict[str, Arm], later: Arm, past: Metered, wet_before: Floats, log: JobLog,
-    full_log: JobLog, ran_before: Replayed, caps: LearnedCaps, days: int,
-) -> Outcome:  # fmt: skip
-    base, ours, jobs = arms["baseline"], arms["all"], world.jobs
-    met = base.ran.end_s <= jobs.deadline_s
-    window_s = days * _DAY_S
-    seg = base.ran.segments
-    inside_s = np.clip(np.minimum(seg.to_s, window_s) - seg.from_s, 0.0, None)
-    reached = float((seg.busy_gpus * inside_s).sum() / world.site.nodes.gpus.sum() / window_s)
-    first = world.first_hour + 24 * world.told["jobs"]["days_before"]
-    hour = slice(first, first + len(base.metered.facility_kwh))
-    mean = {
-        name: [float(np.average(rate[hour], weights=arm.metered.facility_kwh)) for rate in (world.outdoors.intensity, world.outdoors.price)]
-        for name, arm in (("all", ours), ("later", later))
-    }  # fmt: skip
-    slow = _slowdowns(world, ours.ran)
-    return Outcome(
-        seed=world.number, utilisation=utilisation, zone=world.outdoors.zone, reached=reached, jobs=len(jobs),
-        saving={name: 1.0 - arm.energy_kwh / base.energy_kwh for name, arm in arms.items() if name != "baseline"},
-        newly_missed={name: int((met & (arm.ran.end_s > jobs.deadline_s)).sum()) for name, arm in arms.items()},
-        missed={name: int((arm.ran.end_s > jobs.deadline_s).sum()) for name, arm in arms.items()},
-        hottest_c=max(float(arm.metered.hottest_inlet_c.max()) for arm in (ours, arms[COOLING], later)),
-        overrun=ours.ran.overrun, slowed=int((slow > 0.05 + 1e-9).sum()), capped=len(slow),
-        worst_slowdown=float(slow.max(initial=0.0)),
-        wait_h={name: float((arm.ran.begin_s - jobs.submit_s).mean() / 3600.0) for name, arm in arms.items()},
-        shift_carbon=1.0 - mean["later"][0] / mean["all"][0], shift_cost=1.0 - mean["later"][1] / mean["all"][1],
-        shift_newly_missed=int((met & (later.ran.end_s > jobs.deadline_s)).sum()),
-        verified=_verified(world, arms, past, wet_before, log, full_log, ran_before, caps),
-        kwh={name: arm.energy_kwh for name, arm in arms.items()},
-    )  # fmt: skip
-
-
-def _verified(
-    world: World, arms: dict[str, Arm], past: Metered, wet_before: Floats, log: JobLog, full_log: JobLog,
-    ran_before: Replayed, caps: LearnedCaps,
-) -> Verified:  # fmt: skip
-    """The saving as logs alone show it: work and weather before and in the period, the facility's meter."""
-    rng = np.random.default_rng([world.number, 5])
-    ours, hours = arms["all"], len(arms["all"].metered.facility_kwh)
-    known = habits(log, len(world.curves.names), world.site.nodes.classes)
-    free = world.jobs_before.allowed.all(axis=1)
-    share = np.bincount(ran_before.hardware_class[free], minlength=world.site.nodes.classes) / free.sum()
-    jobs_log = world.job_log(world.jobs, ours.ran, rng)
-    slowed = np.array([
-        1.0 if cap is None else caps.time_ratio(int(world.jobs.workload[job]), int(ours.ran.hardware_class[job]), cap)
-        for job, cap in enumerate(ours.ran.final_w)
-    ])  # fmt: skip
-    before = standard_work(full_log, world.jobs_before.allowed, np.ones(len(full_log.gpus)), known, share, len(wet_before))
-    after = standard_work(jobs_log, world.jobs.allowed, slowed, known, share, hours)
-    days_before = world.told["jobs"]["days_before"]
-
-    def meter(kwh: Floats) -> Floats:
-        return np.asarray(kwh * world.facility_gain * (1 + rng.normal(0, world.told["meters"]["facility_noise"], len(kwh))))
-
-    truth = 1.0 - ours.energy_kwh / arms["baseline"].energy_kwh
-    return verified(
-        Period(before, wet_before, meter(past.facility_kwh)),
-        Period(after, world.weather(days_before, hours), meter(ours.metered.facility_kwh)), truth, rng,
-    )  # fmt: skip
-
-
-def _slowdowns(world: World, ran: Replayed) -> Floats:
-    """Time of each capped job over its time on the same class without a cap, less one; trials count."""
-    found = [
-        ran.end_s[job] - ran.begin_s[job] for job, setting in enumerate(ran.settings) if setting is not None
-    ]
-    free = [
-        world.truth.run(job, int(ran.hardware_class[job]), None).duration_s
-        for job, setting in enumerate(ran.settings)
-        if setting is not None
-    ]
-    return np.array(found) / np.array(free) - 1.0 if found else np.zeros(0)
-
-
-def figures(data: Path, utilisations: list[float], seeds: int, workers: int) -> tuple[list[Figure], list[Outcome]]:
-    """Run all seeds and say what they showed."""
-    work = list(product(utilisations, range(seeds)))
+def figures(
+    data: Path, utilisations: list[float], seeds: int, workers: int, split_seeds: int
+) -> tuple[list[Figure], list[Outcome]]:
+    """Run all seeds and say what they showed; the levers alone and time shifting on the first `split_seeds`."""
+    work = list(product(range(seeds), utilisations))
+    outcomes = []
     # A forked child of a process that has run polars hangs.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        outcomes = list(
-            pool.map(run_seed, [data] * len(work), [one for one, _ in work], [number for _, number in work])
-        )
+        numbers = [number for number, _ in work]
+        split = [number < split_seeds for number in numbers]
+        arguments = [data] * len(work), [one for _, one in work], numbers, split
+        for one in pool.map(run_seed, *arguments):
+            outcomes.append(one)
+            print(
+                f"  {one.utilisation:.0%} seed {one.seed} {one.zone}: {one.saving['all']:.2%}",
+                file=sys.stderr,
+                flush=True,
+            )
+    outcomes.sort(key=lambda one: (one.utilisation, one.seed))
     found: list[Figure] = []
     for utilisation in utilisations:
         found += _figures_at(utilisation, [one for one in outcomes if one.utilisation == utilisation])
     return found, outcomes
 
 
+def _saving(lever: str, one: Outcome) -> float:
+    return one.saving[lever]
+
+
 def _figures_at(utilisation: float, some: list[Outcome]) -> list[Figure]:
+    """The figures of one utilisation, over its seeds."""
     name, count = f"{utilisation:.0%}", len(some)
     saving = np.array([one.saving["all"] for one in some])
-    low, high = np.quantile(saving, [0.05, 0.95])
-    rng = np.random.default_rng(7)
-    means = rng.choice(saving, (2000, count)).mean(axis=1)
-    of = lambda pick: float(np.mean([pick(one) for one in some]))  # noqa: E731
+    means = np.random.default_rng(7).choice(saving, (2000, count)).mean(axis=1)
+    ends, seeds = np.quantile(means, [0.05, 0.95]), np.quantile(saving, [0.05, 0.95])
+    capped = max(sum(one.capped for one in some), 1)
+
+    def mean(
+        what: str, pick: Callable[[Outcome], float], unit: str = "ratio", of: list[Outcome] = some
+    ) -> Figure:
+        return figure(f"{name}: {what}", float(np.mean([pick(one) for one in of])), unit, len(of))
+
+    def total(what: str, pick: Callable[[Outcome], int], at_most: float | None = None) -> Figure:
+        return figure(f"{name}: {what}", sum(pick(one) for one in some), "jobs", count, at_most=at_most)
+
+    def plain(what: str, value: float, unit: str = "ratio", **bound: float) -> Figure:
+        return figure(f"{name}: {what}", float(value), unit, count, **bound)
+
     found = [
-        figure(f"{name}: facility energy saved, mean", float(saving.mean()), "ratio", count, at_least=TARGET),
-        figure(f"{name}: the same, 90 % interval of the mean, lower", float(np.quantile(means, 0.05)), "ratio", count),
-        figure(f"{name}: the same, 90 % interval of the mean, upper", float(np.quantile(means, 0.95)), "ratio", count),
-        figure(f"{name}: the same, 5th percentile of seeds", float(low), "ratio", count),
-        figure(f"{name}: the same, 95th percentile of seeds", float(high), "ratio", count),
-        figure(f"{name}: seeds that save at least 10 %", float((saving >= TARGET).mean()), "ratio", count),
+        plain("facility energy saved, mean", saving.mean(), at_least=TARGET),
+        plain("the same, 90 % interval of the mean, lower", ends[0]),
+        plain("the same, 90 % interval of the mean, upper", ends[1]),
+        plain("the same, 5th percentile of seeds", seeds[0]),
+        plain("the same, 95th percentile of seeds", seeds[1]),
+        plain("seeds that save at least 10 %", (saving >= TARGET).mean()),
+        total("deadlines missed that the baseline met", lambda one: one.newly_missed["all"], 0),
+        total("deadlines missed by the baseline", lambda one: one.missed["baseline"]),
+        total("deadlines missed by the planned policy", lambda one: one.missed["all"]),
+        plain("hottest inlet", max(one.hottest_c for one in some), "degC", at_most=27.0),
+        mean("jobs done in both arms", lambda one: one.jobs, "jobs"),
+        mean("utilisation of the baseline", lambda one: one.reached),
+        plain("capped jobs slowed by more than 5 %", sum(one.slowed for one in some) / capped),
+        plain("worst slowdown of a capped job", max(one.worst_slowdown for one in some)),
+        total("jobs beyond their granted time", lambda one: one.overrun),
+        mean("mean wait, baseline", lambda one: one.wait_h["baseline"], "h"),
+        mean("mean wait, planned policy", lambda one: one.wait_h["all"], "h"),
+        mean("M&V from logs alone, mean saving", lambda one: one.verified.saving),
+        mean("M&V: truth inside its 90 % interval", lambda one: float(one.verified.inside)),
+        mean("M&V: half width of its interval", lambda one: (one.verified.upper - one.verified.lower) / 2),
     ]
-    for lever in LEVERS:
-        found.append(figure(f"{name}: {lever} alone", of(lambda one, lever=lever: one.saving[lever]), "ratio", count))
-    found += [
-        figure(f"{name}: deadlines missed that the baseline met", sum(one.newly_missed["all"] for one in some), "jobs", count, at_most=0),
-        figure(f"{name}: deadlines missed by the baseline", sum(one.missed["baseline"] for one in some), "jobs", count),
-        figure(f"{name}: deadlines missed by the planned policy", sum(one.missed["all"] for one in some), "jobs", count),
-        figure(f"{name}: hottest inlet", max(one.hottest_c for one in some), "degC", count, at_most=27.0),
-        figure(f"{name}: jobs done in both arms", of(lambda one: one.jobs), "jobs", count),
-        figure(f"{name}: utilisation of the baseline", of(lambda one: one.reached), "ratio", count),
-        figure(f"{name}: capped jobs slowed by more than 5 %", sum(one.slowed for one in some) / max(sum(one.capped for one in some), 1), "ratio", count),
-        figure(f"{name}: worst slowdown of a capped job", max(one.worst_slowdown for one in some), "ratio", count),
-        figure(f"{name}: jobs beyond their granted time", sum(one.overrun for one in some), "jobs", count),
-        figure(f"{name}: mean wait, baseline", of(lambda one: one.wait_h["baseline"]), "h", count),
-        figure(f"{name}: mean wait, planned policy", of(lambda one: one.wait_h["all"]), "h", count),
-        figure(f"{name}: carbon by time shifting alone, at equal energy", of(lambda one: one.shift_carbon), "ratio", count),
-        figure(f"{name}: cost by time shifting alone, at equal energy", of(lambda one: one.shift_cost), "ratio", count),
-        figure(f"{name}: deadlines missed with shifting that the baseline met", sum(one.shift_newly_missed for one in some), "jobs", count),
-        figure(f"{name}: M&V from logs alone, mean saving", of(lambda one: one.verified.saving), "ratio", count),
-        figure(f"{name}: M&V: truth inside its 90 % interval", of(lambda one: one.verified.inside), "ratio", count),
-        figure(f"{name}: M&V: half width of its interval", of(lambda one: (one.verified.upper - one.verified.lower) / 2), "ratio", count),
-    ]  # fmt: skip
+    parts = [one for one in some if LEVERS[0] in one.saving]
+    if parts:
+        for lever in LEVERS:
+            found.append(mean(f"{lever} alone", partial(_saving, lever), of=parts))
+        found += [
+            mean("carbon by time shifting alone, at equal energy", lambda one: one.shift_carbon, of=parts),
+            mean("cost by time shifting alone, at equal energy", lambda one: one.shift_cost, of=parts),
+            mean("newly missed with shifting, a seed", lambda one: one.shift_newly_missed, "jobs", parts),
+        ]
     return found
 
 
@@ -446,7 +132,7 @@ def _calibration(data: Path) -> None:
     """Stop if the frozen host powers are not what the SPECpower table says."""
     nodes = parameters()["nodes"]
     for name, one in nodes["classes"].items():
-        idle, full, count = spec_medians(data, *one["spec_years"], one["spec_chips"])
+        idle, full, count = spec_medians(data, one["spec_years"], one["spec_chips"])
         if abs(idle - one["host_idle_w"]) > 0.5 or abs(full - one["host_full_w"]) > 0.5:
             raise SystemExit(
                 f"{name}: SPECpower says {idle:.1f} W idle, {full:.1f} W full (n = {count}), the frozen file not"
@@ -455,13 +141,25 @@ def _calibration(data: Path) -> None:
 
 def _seeds_table(outcomes: list[Outcome]) -> Table:
     table = Table(title="seeds: facility energy saved, %")
-    for column in ("load", "seed", "zone", "jobs", "all", *LEVERS, "newly missed", "hottest", "M&V", "inside"):
+    for column in (
+        "load",
+        "seed",
+        "zone",
+        "jobs",
+        "all",
+        *LEVERS,
+        "newly missed",
+        "hottest",
+        "M&V",
+        "inside",
+    ):
         table.add_column(column)
     for one in outcomes:
         told = one.verified
         table.add_row(
             f"{one.utilisation:.0%}", str(one.seed), one.zone, str(one.jobs), f"{one.saving['all']:.1%}",
-            *(f"{one.saving[lever]:.1%}" for lever in LEVERS), str(one.newly_missed["all"]), f"{one.hottest_c:.1f}",
+            *(f"{one.saving[lever]:.1%}" if lever in one.saving else "" for lever in LEVERS),
+            str(one.newly_missed["all"]), f"{one.hottest_c:.1f}",
             f"{told.saving:.1%} ({told.lower:.1%} to {told.upper:.1%})", "yes" if told.inside else "no",
         )  # fmt: skip
     return table
@@ -474,10 +172,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=told["seeds"])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--utilisations", type=float, nargs="+", default=told["utilisations"])
+    parser.add_argument("--split-seeds", type=int, default=5)
     chosen = parser.parse_args()
     data = Path(os.environ.get("LEPTON_REAL_DATA", "../shared/data"))
     _calibration(data)
-    found, outcomes = figures(data, chosen.utilisations, chosen.seeds, chosen.workers)
+    found, outcomes = figures(data, chosen.utilisations, chosen.seeds, chosen.workers, chosen.split_seeds)
     Console(width=150).print(_seeds_table(outcomes))
     print_figures("a simulated site against EASY backfill with its own power-down", found)
     print(f"written: {write('savings_site', found)}")

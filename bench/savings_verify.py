@@ -1,6 +1,6 @@
 """Measurement and verification of the simulated saving from logs alone: a regression on work and weather, by hour.
 
-The work of a job is counted as the site did it before: without a cap, on the classes that the scheduler used to give it.
+The work of a job is counted as the site did it before: without a cap, on the classes that the scheduler used to give.
 Capped hours would otherwise count as more work. The interval is a bootstrap of whole days, fit and
 residuals, widened by what the model misses of weeks that it was not fitted on.
 Source: IPMVP option C (whole facility, normalised by independent variables).
@@ -44,17 +44,20 @@ class Verified:
         return self.lower <= self.truth <= self.upper
 
 
-def standard_work(log: JobLog, allowed: Flags, slowed: Floats, known: Habits, share: Floats, hours: int) -> Floats:
+def standard_work(
+    log: JobLog, allowed: Flags, slowed: Floats, known: Habits, share: Floats, hours: int
+) -> Floats:
     """Board energy, kWh, and board hours of the running jobs in each hour as they used to be done, (hours, 2).
 
     `slowed` is each job's time over that without its cap, by trials; `share` how the scheduler gave jobs that name no
     class to the classes.
     """
     rows = np.arange(len(log.gpus))
+    names_none = np.asarray(allowed.all(axis=1))
     used = known.used_ratio[log.workload] / known.used_ratio[log.workload, log.hardware_class][:, None]
     weight = np.zeros_like(used)
     weight[rows, log.hardware_class] = 1.0
-    weight = np.where(allowed.all(axis=1)[:, None], share[None, :], weight)
+    weight = np.where(names_none[:, None], share[None, :], weight)
     rate_h = (weight * used).sum(axis=1) / slowed * log.gpus
     rate_kw = (weight * used * known.gpu_w[log.workload]).sum(axis=1) / slowed * log.gpus / 1000.0
     end_s = log.begin_s + log.runtime_s

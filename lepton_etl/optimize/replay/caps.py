@@ -42,8 +42,8 @@ class LearnedCaps:
 
     `free_w` is the boards' mean power and `used_ratio` the actual over the requested time by earlier logs, both
     (workloads, classes); `least_w` and `most_w` the limits that a board takes, by class. A cap is kept where its mean
-    slowdown plus `sure` standard errors of that mean is within the bound. A job with a deadline is capped only where the granted
-    time still ends before it. Only jobs expected to last `least_trial_s` try.
+    slowdown plus `sure` standard errors of that mean is within the bound. A job with a deadline is capped only where
+    the granted time still ends before it. Only jobs expected to last `least_trial_s` try.
     """
 
     nodes: Nodes

@@ -103,11 +103,13 @@ class CoolingPlanner:
         grown = 1.0 + self.it_leak_per_k * (supply_c - self.limits.usual_c)
         grown = grown + self.it_rise_per_k * self._above(supply_c)
         heat = heat_kwh * grown
-        ratio = self._rows(wet_bulb_c - supply_c, supply_c, np.full_like(supply_c, heat_kwh)) @ self.coefficients
+        ratio = (
+            self._rows(wet_bulb_c - supply_c, supply_c, np.full_like(supply_c, heat_kwh)) @ self.coefficients
+        )
         return np.asarray(it_kwh * grown + heat * np.maximum(ratio, 0.0))
 
     def choose(self, now_c: float, it_kwh: float, heat_kwh: float, wet_bulb_c: float) -> float:
-        """The set point of the next hour, degC, from the present one `now_c` and the last hour's IT, heat and weather."""
+        """The set point of the next hour, degC, from the present one and the last hour's IT, heat and weather."""
         limits = self.limits
         warmest = max(limits.supply_max_c, limits.supply_min_c)
         points = np.arange(limits.supply_min_c, warmest + 1e-9, 0.25)

@@ -144,4 +144,6 @@ def _found(
 
 def behind_room(state: State, held: Held) -> Ints:
     """Boards that a job may take which does not end before the head's time: on the head's nodes only the spare."""
-    return np.asarray(np.where(held.kept, np.minimum(room_now(state), held.spare), room_now(state)), dtype=np.int64)
+    return np.asarray(
+        np.where(held.kept, np.minimum(room_now(state), held.spare), room_now(state)), dtype=np.int64
+    )

@@ -62,7 +62,9 @@ def _shrunk(values: Floats, log: JobLog, workloads: int, classes: int, prior_job
     count = np.bincount(cell, minlength=workloads * classes).reshape(workloads, classes)
     total = np.bincount(cell, values, minlength=workloads * classes).reshape(workloads, classes)
     if (count.sum(axis=0) == 0).any():
-        raise ValueError(f"no job has run on class {int(np.argmin(count.sum(axis=0)))}: nothing is known of it")
+        raise ValueError(
+            f"no job has run on class {int(np.argmin(count.sum(axis=0)))}: nothing is known of it"
+        )
     by_class = total.sum(axis=0) / count.sum(axis=0)
     # A workload's own level, over what its classes would give by themselves.
     expected = (count * by_class).sum(axis=1)
@@ -83,7 +85,9 @@ def reserve_by_hour(
     hour = ((hour_at_start + np.arange(windows) * window_s / 3600.0) % 24).astype(np.int64)
     for kind, size in enumerate(gpus_per_node):
         mine = (log.hardware_class == kind) & (log.begin_s < windows * window_s)
-        begun = np.bincount((log.begin_s[mine] // window_s).astype(np.int64), log.gpus[mine], minlength=windows)
+        begun = np.bincount(
+            (log.begin_s[mine] // window_s).astype(np.int64), log.gpus[mine], minlength=windows
+        )
         for clock in range(24):
             wanted = float(np.quantile(begun[hour == clock], quantile))
             found[kind, clock] = int(np.ceil(wanted / size))

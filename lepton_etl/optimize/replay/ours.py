@@ -11,7 +11,17 @@ from lepton_etl.optimize.replay.caps import LearnedCaps
 from lepton_etl.optimize.replay.cluster import Floats, Jobs, Nodes
 from lepton_etl.optimize.replay.habits import Habits, JobLog, break_even_s, reserve_by_hour
 from lepton_etl.optimize.replay.policies import (
-    Caps, FirstCome, IdleTimeout, InventoryOrder, LeastEnergy, NoCaps, Placement, Policy, PowerDown, Reserve, UrgentFirst,
+    Caps,
+    FirstCome,
+    IdleTimeout,
+    InventoryOrder,
+    LeastEnergy,
+    NoCaps,
+    Placement,
+    Policy,
+    PowerDown,
+    Reserve,
+    UrgentFirst,
 )  # fmt: skip
 
 PACKING: Final = "packing"
@@ -62,7 +72,12 @@ def planned(nodes: Nodes, known: Known, levers: frozenset[str]) -> Policy:
 def _reserve(nodes: Nodes, known: Known) -> Reserve:
     first = [int((nodes.hardware_class == kind).argmax()) for kind in range(nodes.classes)]
     reserve = reserve_by_hour(
-        known.log, nodes.gpus[first], nodes.wake_s, known.log_days, known.hour_at_log_start, known.reserve_quantile
+        known.log,
+        nodes.gpus[first],
+        nodes.wake_s,
+        known.log_days,
+        known.hour_at_log_start,
+        known.reserve_quantile,
     )
     timeout_s = max(
         break_even_s(

@@ -113,8 +113,8 @@ class LeastEnergy:
     `board_w` a board's part of the host's power, by class.
     A node that would empty earlier stays on for the job: that idle energy is the job's, as is the wake of a sleeping
     node. So full nodes fill up, and jobs that end together stand together. `opening_ratio` is the part of that idle
-    energy that is laid to this job, the rest to those that will fill the node later. A job without a deadline waits up to
-    `patience_s` for the class where it costs the least, if the others cost `worth_ratio` times as much or more.
+    energy that is laid to this job, the rest to those that will fill the node later. A job without a deadline waits up
+    to `patience_s` for the class where it costs the least, if the others cost `worth_ratio` times as much or more.
     """
 
     used_ratio: Floats
@@ -126,7 +126,11 @@ class LeastEnergy:
     worthy: dict[tuple[int, tuple[int, ...]], tuple[int, ...]] = field(default_factory=dict)
 
     def kinds(self, jobs: Jobs, job: int, named: tuple[int, ...], now_s: float) -> tuple[int, ...]:
-        if len(named) < 2 or now_s - jobs.release_s[job] >= self.patience_s or jobs.deadline_s[job] < math.inf:
+        if (
+            len(named) < 2
+            or now_s - jobs.release_s[job] >= self.patience_s
+            or jobs.deadline_s[job] < math.inf
+        ):
             return named
         key = int(jobs.workload[job]), named
         if key not in self.worthy:

@@ -12,7 +12,17 @@ from typing import Final
 
 import numpy as np
 
-from lepton_etl.optimize.replay.cluster import Floats, Ints, Jobs, Nodes, ReplayError, Run, Setting, Workloads, checked
+from lepton_etl.optimize.replay.cluster import (
+    Floats,
+    Ints,
+    Jobs,
+    Nodes,
+    ReplayError,
+    Run,
+    Setting,
+    Workloads,
+    checked,
+)
 from lepton_etl.optimize.replay.easy import Fit, Held, Kinds, behind_room, fit_now, reservation, room_now
 from lepton_etl.optimize.replay.policies import Policy
 from lepton_etl.optimize.replay.state import SHUTTING, SLEEP, WAKING, Segments, State
@@ -38,7 +48,8 @@ class Reservation:
 class Replayed:
     """Jobs as they ran, s: nodes given (`held_s`), running, done; their board power, W; and what the nodes drew.
 
-    `final_w` is the cap a job ended with, None: none. `overrun` counts jobs that ran beyond the wall time granted: they are let run on.
+    `final_w` is the cap a job
+    ended with, None: none. `overrun` counts jobs that ran beyond the wall time granted: they are let run on.
     """
 
     held_s: Floats
@@ -57,7 +68,13 @@ class Replayed:
 
 
 def replay_queue(
-    nodes: Nodes, jobs: Jobs, workloads: Workloads, policy: Policy, *, until_s: float = 0.0, asleep: bool = False
+    nodes: Nodes,
+    jobs: Jobs,
+    workloads: Workloads,
+    policy: Policy,
+    *,
+    until_s: float = 0.0,
+    asleep: bool = False,
 ) -> Replayed:
     """Run all jobs; the record ends at `until_s`, s, or when the last job is done, whichever is later.
 
@@ -165,6 +182,7 @@ class _Replay:
         failed_behind: set[tuple[int, tuple[int, ...]]] = set()
         placement = self.policy.placement
         room = room_now(self.state)
+        most = self._most(room)
         head: Held | None = None
         for place, job in enumerate(order):
             if head is not None and place > self.policy.backfill_depth:
@@ -175,7 +193,13 @@ class _Replay:
                 head is not None and shape in failed_behind and now_s + self._longest_s(job) > head.shadow_s
             ):
                 continue
-            fit = fit_now(self.state, self.kinds, placement, self.jobs, job, allowed, room, now_s)
+            # Most fail, and most of these by the fullest node: the search is for the others.
+            hopeless = all(most[kind] < min(shape[0], self.kinds.size[kind]) for kind in allowed)
+            fit = (
+                None
+                if hopeless
+                else fit_now(self.state, self.kinds, placement, self.jobs, job, allowed, room, now_s)
+            )
             if fit is None:
                 failed.add(shape)
                 if head is None:
@@ -190,23 +214,28 @@ class _Replay:
             self._start(job, fit, now_s)
             started.add(job)
             room = room_now(self.state)
+            most = self._most(room)
         if started:
             self.waiting = [job for job in self.waiting if job not in started]
+
+    def _most(self, room: Ints) -> list[int]:
+        """The most boards that a node of each class may give."""
+        return [int(room[member].max()) for member in self.kinds.member]
 
     def _promise(self, job: int, allowed: tuple[int, ...], now_s: float) -> Held:
         state = self.state
         releases = [(max(r.planned_end_s, now_s + _SOON_S * (r.planned_end_s < now_s)), r.fit.nodes, r.fit.gpus)
                     for r in self.running.values()]  # fmt: skip
         shutting = np.flatnonzero(state.state == SHUTTING)
-        releases += [(float(state.ready_s[node]), (int(node),), int(self.nodes.gpus[node])) for node in shutting]
+        releases += [
+            (float(state.ready_s[node]), (int(node),), int(self.nodes.gpus[node])) for node in shutting
+        ]
         head = reservation(state, self.kinds, self.jobs, job, allowed, sorted(releases))
         state.kept_until_s = np.where(head.kept, head.shadow_s, 0.0)
         self.promised.append(Reservation(now_s, job, head.shadow_s))
         return head
 
-    def _behind(
-        self, job: int, allowed: tuple[int, ...], fit: Fit, head: Held, now_s: float
-    ) -> Fit | None:
+    def _behind(self, job: int, allowed: tuple[int, ...], fit: Fit, head: Held, now_s: float) -> Fit | None:
         """The nodes of a job behind the head, such that it does not delay it; None where there are none."""
         if now_s + self._delay_s(fit, now_s) + self._longest_s(job) <= head.shadow_s:
             return fit
