@@ -125,5 +125,7 @@ def _overhead_ratio(context: StageContext) -> float:
     """kW of overhead a kW of IT over the day; 0 where no meter tells, so that nothing is promised of it."""
     rows = pl.DataFrame(plain.read(context.lake.root, SITE_HOUR, Days.of(context.days.end)))
     known = rows.drop_nulls(["facility_energy_kwh", "it_energy_kwh"])
-    facility_kwh, it_kwh = (float(known[name].to_numpy().sum()) for name in ("facility_energy_kwh", "it_energy_kwh"))
+    facility_kwh, it_kwh = (
+        float(known[name].to_numpy().sum()) for name in ("facility_energy_kwh", "it_energy_kwh")
+    )
     return max(facility_kwh / it_kwh - 1, 0.0) if it_kwh > 0 else 0.0

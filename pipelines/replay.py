@@ -11,8 +11,6 @@ from typing import Any, Final
 
 import polars as pl
 import pyarrow as pa
-from lepton_etl.optimize.replay.history import job_rows, replay_site, totals_row
-from lepton_etl.optimize.replay.rules import POLICIES, HistoryRules
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -26,6 +24,8 @@ from lepton_etl.lake.store import Lake
 from lepton_etl.lake.tables import FORECAST, GRID_HOUR, NODE
 from lepton_etl.lake.tables.jobs import JOB_ENERGY, JOB_RUN, RUN_KEY
 from lepton_etl.lake.tables.ledger import SITE_COST
+from lepton_etl.optimize.replay.history import job_rows, replay_site, totals_row
+from lepton_etl.optimize.replay.rules import POLICIES, HistoryRules
 from lepton_etl.settings import Settings
 
 # Beside the policy that was asked for stand the rule that does nothing and the bound that knows all.
@@ -174,7 +174,7 @@ def _kernel(
         jobs = pl.DataFrame(table)
         site_id, policy = jobs["site_id"][0], jobs["policy"][0]
         totals = replay_site(
-            jobs.drop("policy"), max(capacity.get(site_id, 0), jobs["node_count"].max() or 1),  # type: ignore[type-var]
+            jobs.drop("policy"), max(capacity.get(site_id, 0), jobs["node_count"].max() or 1),
             intensity, None if price is None else price.filter(pl.col("site_id") == site_id), policy, begins, ends,
             rules, forecast,
         )  # fmt: skip
