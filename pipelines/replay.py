@@ -174,7 +174,7 @@ def _kernel(
         jobs = pl.DataFrame(table)
         site_id, policy = jobs["site_id"][0], jobs["policy"][0]
         totals = replay_site(
-            jobs.drop("policy"), max(capacity.get(site_id, 0), jobs["node_count"].max() or 1),
+            jobs.drop("policy"), max(capacity.get(site_id, 0), *jobs["node_count"].to_list()),
             intensity, None if price is None else price.filter(pl.col("site_id") == site_id), policy, begins, ends,
             rules, forecast,
         )  # fmt: skip
