@@ -9,7 +9,9 @@ forward in time, its CV(RMSE) is below the pooled one's by more than the toleran
 
 from __future__ import annotations
 
+import io
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -38,10 +40,12 @@ from lepton_etl.models.selecting import (
     select,
 )
 from lepton_etl.models.settings import ModelSettings
-from lepton_etl.models.slimming import AS_CHOSEN, family
+from lepton_etl.models.slimming import AS_CHOSEN, family, size_bytes
 from lepton_etl.models.split import before
 
 _PREDICTED: Final = "predicted_kwh"
+# All members in one file: safe_load refuses what unpacks to more than a GiB.
+_MOST_BYTES: Final = 3 << 28
 # Classes that are left out one by one to say what an unseen one may expect, the largest first; rows of each fit.
 _MOST_LEFT_OUT: Final = 5
 _LEFT_OUT_ROWS: Final = 10_000
@@ -124,7 +128,7 @@ def fit_class(hours: pd.DataFrame, task: ClassTask) -> ClassFit | None:
     return ClassFit(
         str(training["hardware_class"].iloc[0]),
         len(training),
-        skops.io.dumps(found.estimator),
+        skops.io.dumps(found.estimator, compression=zipfile.ZIP_DEFLATED, compresslevel=1),
         found.name,
         validated.reset_index(drop=True),
         time.process_time() - started,
@@ -146,6 +150,7 @@ def compose(training: pd.DataFrame, settings: ModelSettings, fits: Sequence[Clas
     # With one class there is nothing to pool: a model of its own is the pooled one in another unit.
     several = training["hardware_class"].nunique() > 1
     judged = [_judge(fit, validated, settings.small_model_tolerance_ratio) for fit in fits] if several else []
+    judged = _that_fit(fits, judged, size_bytes(pooled.estimator))
     own = {fit.hardware_class: fit for fit, (one, _) in zip(fits, judged, strict=False) if one.has_own}
     routes = Routes(pooled.estimator, normalised, {name: build(fit.data) for name, fit in own.items()})
     estimator = routed(routes, training, feature_names(settings.device))
@@ -207,6 +212,22 @@ def _judge(
     better = theirs is not None and ours is not None and ours < theirs * (1 - tolerance_ratio)
     outcome = ClassOutcome(fit.hardware_class, fit.rows, fit.chosen, len(both), theirs, ours, better)
     return outcome, pd.Series(both[_PREDICTED].to_numpy(), index=both["row"].to_numpy())
+
+
+def _that_fit(
+    fits: Sequence[ClassFit], judged: list[tuple[ClassOutcome, pd.Series[float]]], taken: int
+) -> list[tuple[ClassOutcome, pd.Series[float]]]:
+    """The same without the own models that do not fit into the file any more, those of fewest hours left out first."""
+    kept = list(judged)
+    for i in sorted(range(len(kept)), key=lambda i: -fits[i].rows):
+        outcome, said = kept[i]
+        with zipfile.ZipFile(io.BytesIO(fits[i].data)) as archive:
+            needed = sum(entry.file_size for entry in archive.infolist())
+        if outcome.has_own and taken + needed > _MOST_BYTES:
+            kept[i] = replace(outcome, has_own=False), said
+        elif outcome.has_own:
+            taken += needed
+    return kept
 
 
 def _values(column: pd.Series[float]) -> Values:

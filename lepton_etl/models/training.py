@@ -122,8 +122,10 @@ def why_not(hours: pd.DataFrame, settings: ModelSettings) -> str | None:
     return None
 
 
-def class_task(split: ForwardSplit, settings: ModelSettings) -> ClassTask:
-    """What whoever teaches the classes elsewhere (Spark) must know of this training."""
+def class_task(hours: pd.DataFrame, settings: ModelSettings) -> ClassTask:
+    """What whoever teaches the classes elsewhere (Spark) must know of a training on these ordered hours."""
+    split = split_forward(hours, settings.test_ratio, settings.embargo_hours)
+    assert split is not None
     return ClassTask.of(split.train, split.cut_time, settings)
 
 
@@ -144,7 +146,7 @@ def train(
     split = split_forward(hours, settings.test_ratio, settings.embargo_hours)
     assert split is not None
     with spending() as spent:
-        fits = fit_classes(hours, class_task(split, settings)) if class_fits is None else class_fits
+        fits = fit_classes(hours, class_task(hours, settings)) if class_fits is None else class_fits
         composed = compose(split.train, settings, fits)
     if class_fits is not None:
         spent = with_work_elsewhere(spent, sum(fit.cpu_s for fit in class_fits))
