@@ -66,7 +66,7 @@ class ModelSettings(BaseModel):
     )
     validation_blocks: int = Field(default=5, ge=3, le=24)
     small_model_tolerance_ratio: float = Field(default=0.01, ge=0, le=0.2)
-    class_min_rows: int = Field(default=336, ge=20)
+    class_min_rows: int = Field(default=48, ge=20)
     class_max_rows: int = Field(default=50_000, ge=100)
     slim: bool = True
     retrain_after_days: int = Field(default=1, ge=1, le=366)
