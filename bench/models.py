@@ -3,10 +3,9 @@
     python -m bench.models [--first 3] [--report 6]
 
 BioHPC servers by month (train on the past, predict the next), then with the nightly recalibration (know up to D-1,
-predict D), then each server from the others alone; what each option against overfitting does, and what
-pooling, a model a class and smaller models cost; and, against plain
-baselines, Kepler counters, CPU load profiles and SPECpower servers. Months `--first` to `--report` validate the
-fusion and are not reported; all later months are.
+predict D), then each server from the others alone; what each option against overfitting does, and what pooling, a
+model a class and smaller models bring and cost; and, against plain baselines, Kepler counters, CPU load profiles and
+SPECpower servers. Months `--first` to `--report` validate the fusion and are not reported; all later months are.
 """
 
 from __future__ import annotations
