@@ -167,10 +167,10 @@ def _fill(spark: SparkSession, lake: Lake, days: Days) -> None:
     for node, idle_w in (("n1", 100.0), ("n2", 100.0), ("n3", 250.0)):
         for hour in range(24 * days.count):
             load = float(random.random())
+            # Not quite a line: a model that is exact would leave nothing to recalibrate.
+            power_w = idle_w * (1 + load + 0.02 * float(np.sin(12 * load)))
             seen = {"cpu_utilisation_ratio": load, "inlet_temp_c": 20.0 + 5 * load}
-            rows += _hour(
-                node, "node", days.from_time + timedelta(hours=hour), [idle_w * (1 + load)] * 12, **seen
-            )
+            rows += _hour(node, "node", days.from_time + timedelta(hours=hour), [power_w] * 12, **seen)
     lake.replace(INTERVAL, days, _rows(spark, INTERVAL, rows))
     nodes = [_node("n1", 400.0), _node("n2", 400.0), _node("n3", 900.0, hardware_class="k")]
     lake.overwrite(NODE, _rows(spark, NODE, nodes))
