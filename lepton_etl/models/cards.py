@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from lepton_etl.models.classes import KNOWN, OWN, POOLED
 from lepton_etl.models.error_card import records
 from lepton_etl.models.explain import explain
 from lepton_etl.models.export_onnx import Exported, export
@@ -24,7 +25,7 @@ from lepton_etl.models.training import Trained
 from lepton_etl.models.verified import predict
 
 # Rows whose SHAP values stand for all, and rows on which an export is compared.
-_EXPLAINED_ROWS = 50
+_EXPLAINED_ROWS = 20
 _EXPORT_ROWS = 500
 
 
@@ -55,7 +56,9 @@ def cards(trained: Trained, settings: ModelSettings, tags: Mapping[str, str]) ->
     """model_card.md, error_card.csv, and the ONNX graph or the reason why there is none."""
     model = Fitted(trained.pipeline, described(FEATURES[settings.device]))
     sample = trained.background
-    found = explain(model, sample.head(_EXPLAINED_ROWS), sample, seed=settings.seed)
+    # Spread over the training time; few, because a routed model is asked some hundred times for each.
+    spread = sample.iloc[:: max(1, len(sample) // _EXPLAINED_ROWS)].head(_EXPLAINED_ROWS)
+    found = explain(model, spread, sample, seed=settings.seed)
     onnx = export(model, sample.head(_EXPORT_ROWS))
     text = "\n".join(
         (
@@ -122,12 +125,12 @@ def _classes(trained: Trained) -> list[str]:
     lines = ["", "## Hardware classes", "", scale]
     if composed.outcomes:
         lines += [
-            "", "| class | training hours | its own | both validated | CV(RMSE) pooled | own | who answers |",
-            "| --- | --- | --- | --- | --- | --- | --- |",
+            "", "| class | training hours | its own | validated | CV(RMSE) pooled | known classes | own | answers |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- |",
             *(
                 f"| {one.hardware_class} | {one.rows:,} | {one.chosen} | {one.validated_rows:,} "
-                f"| {_percent(one.pooled_cv_rmse_ratio)} | {_percent(one.own_cv_rmse_ratio)} "
-                f"| {'its own' if one.has_own else 'pooled'} |"
+                f"| {' | '.join(_percent(one.cv_rmse_ratio.get(who)) for who in (POOLED, KNOWN, OWN))} "
+                f"| {one.answers} |"
                 for one in composed.outcomes
             ),
         ]  # fmt: skip

@@ -3,8 +3,9 @@
 The pooled model learns where the power lies between idle and rated (`scale.py`) and answers for any class from its
 inventory row; where a training row has no nameplate it learns kWh. A class of at least `class_min_rows` training hours
 is taught a model of its own in kWh: a pure function of the class's rows, so that Spark can run one a class at once
-(`groupBy("hardware_class").applyInArrow`). It answers for its class only where, on the hours that both validated
-forward in time, its CV(RMSE) is below the pooled one's by more than the tolerance: the pooled model alone is smaller.
+(`groupBy("hardware_class").applyInArrow`). Beside a pool over normalised power stands one model in kWh of all known
+classes, which knows the class by name. For each class that one answers which is the smallest (pooled, known classes,
+own) within the tolerance of the best, by CV(RMSE) on the hours that all of them validated forward in time.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,10 @@ from lepton_etl.models.settings import ModelSettings
 from lepton_etl.models.slimming import AS_CHOSEN, family, size_bytes
 from lepton_etl.models.split import before
 
+# Who may answer for a class, from small to large.
+POOLED: Final = "pooled"
+KNOWN: Final = "known classes"
+OWN: Final = "own"
 _PREDICTED: Final = "predicted_kwh"
 # All members in one file: safe_load refuses what unpacks to more than a GiB.
 _MOST_BYTES: Final = 3 << 28
@@ -79,15 +84,18 @@ class ClassFit:
 
 @dataclass(frozen=True, slots=True)
 class ClassOutcome:
-    """Errors of the pooled and the own model on the hours that both validated, and whether the class keeps its own."""
+    """CV(RMSE) of POOLED, KNOWN and OWN, where there are such, on the hours that all validated, and which answers."""
 
     hardware_class: str
     rows: int
     chosen: str
     validated_rows: int
-    pooled_cv_rmse_ratio: float | None
-    own_cv_rmse_ratio: float | None
-    has_own: bool
+    cv_rmse_ratio: dict[str, float]
+    answers: str
+
+    @property
+    def has_own(self) -> bool:
+        return self.answers == OWN
 
 
 @dataclass(frozen=True)
@@ -105,9 +113,13 @@ class Composed:
     @property
     def name(self) -> str:
         """What was chosen, in words of a tag."""
-        own = sum(one.has_own for one in self.outcomes)
         over = " over normalised power" if self.normalised else ""
-        return f"{self.selected.name}{over}" + (f", {own} classes by their own" if own else "")
+        of_classes = [
+            f", {count} classes by {by}"
+            for answers, by in ((KNOWN, "one in kWh"), (OWN, "their own"))
+            if (count := sum(one.answers == answers for one in self.outcomes))
+        ]
+        return f"{self.selected.name}{over}" + "".join(of_classes)
 
 
 def fit_class(hours: pd.DataFrame, task: ClassTask) -> ClassFit | None:
@@ -146,21 +158,38 @@ def compose(training: pd.DataFrame, settings: ModelSettings, fits: Sequence[Clas
     normalised = can_be_normalised(training)
     inputs_for = pooled_inputs if normalised else inputs
     pooled = select(training, settings, inputs_for)
-    validated = training.loc[pooled.index, [*KEYS]].assign(pooled=pooled.predicted_kwh, row=pooled.index)
+    counts = training["hardware_class"].value_counts()
     # With one class there is nothing to pool: a model of its own is the pooled one in another unit.
-    several = training["hardware_class"].nunique() > 1
-    judged = [_judge(fit, validated, settings.small_model_tolerance_ratio) for fit in fits] if several else []
-    judged = _that_fit(fits, judged, size_bytes(pooled.estimator))
-    own = {fit.hardware_class: fit for fit, (one, _) in zip(fits, judged, strict=False) if one.has_own}
-    routes = Routes(pooled.estimator, normalised, {name: build(fit.data) for name, fit in own.items()})
-    estimator = routed(routes, training, feature_names(settings.device))
+    names = sorted(counts.index[counts >= settings.class_min_rows]) if len(counts) > 1 else []
+    known = select(training, settings) if normalised and names else None
+    validated = training.loc[pooled.index, list(KEYS)].assign(**{POOLED: pooled.predicted_kwh})
+    if known is not None:
+        validated[KNOWN] = pd.Series(known.predicted_kwh, index=known.index)
+    by_class = {fit.hardware_class: fit for fit in fits}
+    taken = size_bytes(pooled.estimator) + (size_bytes(known.estimator) if known else 0)
     said = pd.Series(pooled.predicted_kwh, index=pooled.index)
-    for one, by_own in judged:
-        if one.has_own:
-            said.loc[by_own.index] = by_own
+    outcomes: list[ClassOutcome] = []
+    for name in sorted(names, key=lambda name: -int(counts[name])):
+        here = validated[training.loc[validated.index, "hardware_class"] == name]
+        fit = by_class.get(name)
+        fits_in = fit is not None and taken + _unpacked_bytes(fit.data) <= _MOST_BYTES
+        outcome, answer = _judge(name, int(counts[name]), here, fit if fits_in else None, training, settings)
+        outcomes.append(outcome)
+        said.loc[answer.index] = answer
+        if outcome.has_own and fit is not None:
+            taken += _unpacked_bytes(fit.data)
+    outcomes.sort(key=lambda one: one.hardware_class)
+    of_classes: dict[tuple[str, ...], Any] = {
+        (one.hardware_class,): build(by_class[one.hardware_class].data) for one in outcomes if one.has_own
+    }
+    by_name = tuple(one.hardware_class for one in outcomes if one.answers == KNOWN)
+    if known is not None and by_name:
+        of_classes[by_name] = known.estimator
+    routes = Routes(pooled.estimator, normalised, of_classes)
+    estimator = routed(routes, training, feature_names(settings.device))
     selected = replace(pooled, estimator=estimator, predicted_kwh=_values(said))
-    left_out = _left_out(training, pooled, settings, inputs_for) if several and normalised else {}
-    return Composed(selected, normalised, tuple(one for one, _ in judged), left_out)
+    left_out = _left_out(training, pooled, settings, inputs_for) if names and normalised else {}
+    return Composed(selected, normalised, tuple(outcomes), left_out)
 
 
 def to_row(fit: ClassFit) -> pa.Table:
@@ -202,32 +231,35 @@ def _class_inputs(settings: ModelSettings, hours: pd.DataFrame) -> Inputs:
 
 
 def _judge(
-    fit: ClassFit, pooled: pd.DataFrame, tolerance_ratio: float
+    name: str,
+    rows: int,
+    validated: pd.DataFrame,
+    fit: ClassFit | None,
+    training: pd.DataFrame,
+    settings: ModelSettings,
 ) -> tuple[ClassOutcome, pd.Series[float]]:
-    """The outcome of a class, and its own predictions by the row of the training table that they are of."""
-    both = pooled.merge(fit.validated, how="inner", on=list(KEYS))
-    measured = _values(both[TARGET])
-    theirs = errors(measured, _values(both["pooled"])).cv_rmse_ratio
-    ours = errors(measured, _values(both[_PREDICTED])).cv_rmse_ratio
-    better = theirs is not None and ours is not None and ours < theirs * (1 - tolerance_ratio)
-    outcome = ClassOutcome(fit.hardware_class, fit.rows, fit.chosen, len(both), theirs, ours, better)
-    return outcome, pd.Series(both[_PREDICTED].to_numpy(), index=both["row"].to_numpy())
+    """The outcome of a class, and the predictions of who answers, by their row of the training table."""
+    table = validated.assign(row=validated.index, measured=training.loc[validated.index, TARGET])
+    if fit is not None and len(fit.validated):
+        own = fit.validated[[*KEYS, _PREDICTED]].rename(columns={_PREDICTED: OWN})
+        both = table.merge(own, how="inner", on=list(KEYS))
+        table = both if len(both) else table
+    cv = {
+        who: found
+        for who in (POOLED, KNOWN, OWN)
+        if who in table
+        and (found := errors(_values(table["measured"]), _values(table[who])).cv_rmse_ratio) is not None
+    }
+    limit = min(cv.values(), default=0.0) * (1 + settings.small_model_tolerance_ratio)
+    answers = next((who for who, ratio in cv.items() if ratio <= limit), POOLED)
+    chosen = fit.chosen if fit is not None else "-"
+    outcome = ClassOutcome(name, rows, chosen, len(table), cv, answers)
+    return outcome, pd.Series(_values(table[answers]), index=table["row"].to_numpy())
 
 
-def _that_fit(
-    fits: Sequence[ClassFit], judged: list[tuple[ClassOutcome, pd.Series[float]]], taken: int
-) -> list[tuple[ClassOutcome, pd.Series[float]]]:
-    """The same without the own models that do not fit into the file any more, those of fewest hours left out first."""
-    kept = list(judged)
-    for i in sorted(range(len(kept)), key=lambda i: -fits[i].rows):
-        outcome, said = kept[i]
-        with zipfile.ZipFile(io.BytesIO(fits[i].data)) as archive:
-            needed = sum(entry.file_size for entry in archive.infolist())
-        if outcome.has_own and taken + needed > _MOST_BYTES:
-            kept[i] = replace(outcome, has_own=False), said
-        elif outcome.has_own:
-            taken += needed
-    return kept
+def _unpacked_bytes(data: bytes) -> int:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return sum(entry.file_size for entry in archive.infolist())
 
 
 def _values(column: pd.Series[float]) -> Values:

@@ -2,8 +2,8 @@
 
     kWh = g0 (idle + x (rated - idle)) + g1 m1 + g2 m2 + ...
 
-g are 1 for the rows of a class and 0 elsewhere, g0 for all classes without a model of their own, x the pooled model
-over normalised power, m the models of the classes in kWh. A StackingRegressor of fitted members gives g, idle, span,
+g are 1 for the rows of a class (or of some) and 0 elsewhere, g0 for all other rows, x the pooled model over normalised
+power, m the models in kWh of a class or of some. A StackingRegressor of fitted members gives g, idle, span,
 x and m of every row; PolynomialFeatures makes the products, a LinearRegression with the constants 0 and 1 adds them.
 So whoever has scikit-learn and skops can load it, without this package. Every member predicts every row: the price
 is the sum of the members', which the card states.
@@ -27,15 +27,16 @@ _ROWS_TO_FIT: Final = 50
 
 @dataclass(frozen=True)
 class Routes:
-    """A fitted `pooled` model of all classes, `normalised` or in kWh, and fitted models in kWh of some classes."""
+    """A fitted `pooled` model of all classes, `normalised` or in kWh, and models in kWh by the classes they serve."""
 
     pooled: Any
     normalised: bool
-    of_class: Mapping[str, Any]
+    of_classes: Mapping[tuple[str, ...], Any]
 
     @property
     def classes(self) -> list[str]:
-        return sorted(self.of_class)
+        """Every class that is not left to the pooled model."""
+        return sorted(name for names in self.of_classes for name in names)
 
 
 def routed(routes: Routes, hours: pd.DataFrame, names: Sequence[str]) -> Any:
@@ -44,12 +45,12 @@ def routed(routes: Routes, hours: pd.DataFrame, names: Sequence[str]) -> Any:
     `hours` are training rows with the features `names` and the target. A row without a nameplate is taken at the median
     rated power of these rows, one without an idle power at 0 (a pooled model in kWh asks for neither).
     """
-    if not routes.normalised and not routes.of_class:
+    if not routes.normalised and not routes.of_classes:
         return routes.pooled
     from sklearn.ensemble import StackingRegressor
 
-    count = len(routes.of_class)
-    of_class = [(f"class_{i}", routes.of_class[name]) for i, name in enumerate(routes.classes)]
+    count = len(routes.of_classes)
+    of_class = [(f"classes_{i}", model) for i, model in enumerate(routes.of_classes.values())]
     table = hours[list(names)]
     stack = StackingRegressor(
         [("row", _of_row(routes, table)), ("pooled", routes.pooled), *of_class],
@@ -68,10 +69,10 @@ def _of_row(routes: Routes, hours: pd.DataFrame) -> Any:
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import OneHotEncoder
 
-    count = len(routes.of_class)
+    count, classes = len(routes.of_classes), routes.classes
     parts: list[tuple[str, Any, list[str]]] = []
     if count:
-        known = OneHotEncoder(categories=[routes.classes], handle_unknown="ignore", sparse_output=False)
+        known = OneHotEncoder(categories=[classes], handle_unknown="ignore", sparse_output=False)
         parts.append(("classes", known, ["hardware_class"]))
     if routes.normalised:
         nought = SimpleImputer(strategy="constant", fill_value=0.0, keep_empty_features=True)
@@ -82,12 +83,14 @@ def _of_row(routes: Routes, hours: pd.DataFrame) -> Any:
     outputs = 1 + count + (2 if routes.normalised else 0)
     made = Pipeline([("encode", ColumnTransformer(parts, sparse_threshold=0.0)), ("map", LinearRegression())])
     made.fit(hours, np.zeros((len(hours), outputs)))
-    slopes = np.zeros((outputs, count + (2 if routes.normalised else 0)))
-    slopes[0, :count] = -1.0
-    slopes[1 : 1 + count, :count] = np.eye(count)
+    known_count = len(classes)
+    slopes = np.zeros((outputs, known_count + (2 if routes.normalised else 0)))
+    slopes[0, :known_count] = -1.0
+    for number, served in enumerate(routes.of_classes):
+        slopes[1 + number, :known_count] = [name in served for name in classes]
     if routes.normalised:
-        slopes[1 + count, count:] = (_WATT_TO_KWH, -_WATT_TO_KWH)
-        slopes[2 + count, count + 1] = _WATT_TO_KWH
+        slopes[1 + count, known_count:] = (_WATT_TO_KWH, -_WATT_TO_KWH)
+        slopes[2 + count, known_count + 1] = _WATT_TO_KWH
     made.named_steps["map"].coef_ = slopes
     made.named_steps["map"].intercept_ = np.eye(outputs)[0]
     return made
