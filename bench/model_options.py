@@ -21,13 +21,12 @@ from lepton_etl.models.builders import CANDIDATES, Candidate, Inputs, boosting, 
 from lepton_etl.models.features import TARGET
 from lepton_etl.models.fusion import fitted
 from lepton_etl.models.metrics import Values, errors
+from lepton_etl.models.slimming import SENSOR_NOISE
 
 _FIRST_MONTHS: Final = 12
 _QUARTER: Final = 3
 _LEARNING_MONTHS: Final = (1, 3, 6, 12, 24)
 _PLAIN: Final = CANDIDATES["boosting"]
-# One standard deviation of what the sensors resolve: a degree's half, a percent of utilisation.
-_NOISE: Final = {"_c": 0.5, "_k": 0.5, "_ratio": 0.01}
 Augment = Callable[[pd.DataFrame], pd.DataFrame]
 
 
@@ -47,7 +46,7 @@ def _noisy(rows: pd.DataFrame) -> pd.DataFrame:
     rng = np.random.default_rng(20250603)
     copy = rows.copy()
     for name in (*BASE, *MEMORY):
-        sigma = next((s for end, s in _NOISE.items() if name.endswith(end)), 0.0)
+        sigma = next((s for end, s in SENSOR_NOISE.items() if name.endswith(end)), 0.0)
         copy[name] = copy[name] + rng.normal(0.0, sigma, len(copy))
     return pd.concat([rows, copy], ignore_index=True)
 

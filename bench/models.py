@@ -3,9 +3,9 @@
     python -m bench.models [--first 3] [--report 6]
 
 BioHPC servers by month (train on the past, predict the next), then with the nightly recalibration (know up to D-1,
-predict D), then each server from the others alone; what each option against overfitting does; and, against plain
-baselines, Kepler counters, CPU load profiles and SPECpower servers. Months `--first` to `--report` validate the
-fusion and are not reported; all later months are.
+predict D), then each server from the others alone; what each option against overfitting does, and what pooling, a
+model a class and smaller models bring and cost; and, against plain baselines, Kepler counters, CPU load profiles and
+SPECpower servers. Months `--first` to `--report` validate the fusion and are not reported; all later months are.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from bench.model_inputs import BASE, MEMORY, biohpc_hours, month_name
 from bench.model_left_out import left_out
 from bench.model_options import option_figures
 from bench.model_public import public_figures
+from bench.model_sizes import size_figures
 from lepton_etl.models.builders import CANDIDATES, inputs_of
 from lepton_etl.models.features import TARGET, Feature, refuse_power_features
 from lepton_etl.models.memory import memory_features
@@ -86,6 +87,7 @@ def main() -> None:
         found += left_out(hours)
     if "options" not in chosen.skip:
         found += option_figures(hours)
+        found += size_figures(hours)
     if "public" not in chosen.skip:
         found += public_figures(REAL_DATA)
     print_figures("targets", [one for one in found if one.target])

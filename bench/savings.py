@@ -33,9 +33,9 @@ def main() -> None:
         "placebo": lambda _: savings_placebo.figures(),
         "plan": lambda _: savings_plan.figures(),
         "shift": lambda _: savings_shift.figures(),
-        "site": lambda asked: savings_site.figures(_data(), list(UTILISATIONS), asked.seeds, asked.workers)[
-            0
-        ],
+        "site": lambda asked: savings_site.figures(
+            _data(), list(UTILISATIONS), asked.seeds, asked.workers, min(asked.seeds, SPLIT_SEEDS)
+        )[0],
     }
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
     asked = parser.parse_args()

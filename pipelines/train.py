@@ -1,6 +1,7 @@
 """silver/interval -> a model of E = f(P, T, L), registered in MLflow with its cards; champion only through the gate.
 
-Training is keyed by its table: the same device-hours under the same model settings register nothing.
+Training is keyed by its table: the same device-hours under the same model settings register nothing. The pooled
+model is taught on the driver, from a sample with a stated rule; the classes' own on the executors, one a task.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from hashlib import sha256
 from typing import Final
 
 import pandas as pd
+import pyarrow as pa
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from lepton_etl.days import Days
@@ -20,18 +23,38 @@ from lepton_etl.lake.runs import code_version
 from lepton_etl.lake.store import Lake
 from lepton_etl.lake.tables import INTERVAL, NODE
 from lepton_etl.models.cards import cards
-from lepton_etl.models.device_hours import capped, covered, device_hours
+from lepton_etl.models.classes import (
+    ROW_SCHEMA,
+    ClassFit,
+    ClassTask,
+    fit_class,
+    from_rows,
+    to_row,
+)
+from lepton_etl.models.device_hours import capped, capped_by_class, covered, device_hours
 from lepton_etl.models.drift import drift_since, is_young
-from lepton_etl.models.features import FEATURES, feature_names
+from lepton_etl.models.features import FEATURES, KEYS, TARGET, feature_names
 from lepton_etl.models.metrics import ALL_NODES, as_lines, overall
 from lepton_etl.models.registry import Registry
 from lepton_etl.models.rollback import back_to_better
 from lepton_etl.models.settings import ModelSettings
-from lepton_etl.models.training import MODEL, Trained, order_rows, table_sha256, train, training_key, why_not
+from lepton_etl.models.training import (
+    MODEL,
+    Trained,
+    class_task,
+    order_rows,
+    table_sha256,
+    train,
+    training_key,
+    why_not,
+)
 from lepton_etl.models.verified import FORWARD_ERROR_TAG, VerifiedModel, Version
 from pipelines.facility_model import register_fits
 from pipelines.stage import StageContext, StageResult
 
+_ROW_DDL: Final = (
+    "hardware_class string, rows bigint, data binary, chosen string, validated binary, cpu_s double"
+)
 _MOST_NODES_SHOWN: Final = 8
 _MOST_DRIFTS_SHOWN: Final = 3
 
@@ -50,7 +73,8 @@ def _device_model(context: StageContext, registry: Registry) -> StageResult:
     reason = why_not(hours, settings)
     if reason is not None:
         return StageResult(rows_in=len(hours), notes=(f"not trained: {reason}",))
-    key = training_key(table_sha256(hours, settings.device), settings)
+    of_classes = class_hours(context.lake, context.days, settings)
+    key = training_key(table_sha256(hours, settings.device) + _beyond(hours, of_classes, settings), settings)
     known = registry.latest(settings.name, "training_key", key)
     if known is not None:
         note = f"{settings.name} version {known.version} was trained on this table: nothing registered"
@@ -67,7 +91,9 @@ def _device_model(context: StageContext, registry: Registry) -> StageResult:
         return StageResult(
             rows_in=len(hours), rows_out=0, notes=(*notes, f"{still} and nothing has drifted: not trained")
         )
-    trained = train(hours, settings, champion.predict if champion else None)
+    task = class_task(hours, settings)
+    fits = taught(of_classes, task) if hours["hardware_class"].nunique() > 1 else []
+    trained = train(hours, settings, champion.predict if champion else None, fits)
     trained = _not_older(trained, champion)
     newest = hours[hours["hour_start"] >= trained.cut_time]
     tags = _tags(context, trained, key, settings)
@@ -89,18 +115,48 @@ def _device_model(context: StageContext, registry: Registry) -> StageResult:
 
 def training_hours(lake: Lake, days: Days, settings: ModelSettings) -> pd.DataFrame:
     """Covered device-hours with target and features, in time order, at most `max_rows`, on the driver."""
+    return as_ordered(_covered_hours(lake, days, settings).transform(capped(settings.max_rows)).toArrow())
+
+
+def class_hours(lake: Lake, days: Days, settings: ModelSettings) -> DataFrame:
+    """The same for the classes, at most `class_max_rows` of each, where Spark has them."""
+    return _covered_hours(lake, days, settings).transform(capped_by_class(settings.class_max_rows))
+
+
+def taught(hours: DataFrame, task: ClassTask) -> list[ClassFit]:
+    """A model of each class that has enough rows, one class a task of an executor; the models come as skops bytes."""
+
+    def teach(rows: pa.Table) -> pa.Table:
+        fit = fit_class(as_ordered(rows), task)
+        return ROW_SCHEMA.empty_table() if fit is None else to_row(fit)
+
+    rows = hours.groupBy("hardware_class").applyInArrow(teach, schema=_ROW_DDL)
+    return from_rows(rows.toArrow())
+
+
+def as_ordered(rows: pa.Table) -> pd.DataFrame:
+    """Device-hours as training takes them: in time order, stamps in UTC."""
+    hours: pd.DataFrame = rows.to_pandas()
+    hours["hour_start"] = pd.to_datetime(hours["hour_start"], utc=True)
+    return order_rows(hours)
+
+
+def _covered_hours(lake: Lake, days: Days, settings: ModelSettings) -> DataFrame:
     intervals = lake.read(INTERVAL).where(F.col("date") <= F.lit(days.end))
     if settings.train_days is not None:
         first = days.end - timedelta(days=settings.train_days - 1)
         intervals = intervals.where(F.col("date") >= F.lit(first))
-    rows = (
-        intervals.transform(device_hours(settings.device, lake.read_few(NODE)))
-        .transform(covered(settings.coverage_min_ratio))
-        .transform(capped(settings.max_rows))
-    )
-    hours = rows.toArrow().to_pandas()
-    hours["hour_start"] = pd.to_datetime(hours["hour_start"], utc=True)
-    return order_rows(hours)
+    rows = intervals.transform(device_hours(settings.device, lake.read_few(NODE)))
+    return rows.transform(covered(settings.coverage_min_ratio))
+
+
+def _beyond(hours: pd.DataFrame, of_classes: DataFrame, settings: ModelSettings) -> str:
+    """What the classes learn from beyond the rows that are on the driver, as text; nothing where these are all rows."""
+    if len(hours) < settings.max_rows:
+        return ""
+    content = F.xxhash64(*(F.col(name) for name in (*KEYS, TARGET, *feature_names(settings.device))))
+    found = of_classes.groupBy("hardware_class").agg(F.count(content), F.bit_xor(content)).collect()
+    return json.dumps(sorted([str(value) for value in row] for row in found))
 
 
 def _present_champion(
@@ -155,7 +211,7 @@ def _tags(context: StageContext, trained: Trained, key: str, settings: ModelSett
         "code_version": code_version(),
         "run_id": context.run_id,
         "device": settings.device,
-        "chosen": trained.selected.choice.name,
+        "chosen": trained.composed.name,
         "train_from": trained.train_from.isoformat(),
         "cut_time": trained.cut_time.isoformat(),
         "test_until": trained.test_until.isoformat(),
@@ -171,7 +227,7 @@ def _forward_error(trained: Trained) -> dict[str, str]:
 
 def _outcome(version: Version, trained: Trained) -> str:
     decided = "is champion" if trained.verdict.promoted else f"refused: {trained.verdict.reason}"
-    chosen = trained.selected.choice.name
+    chosen = trained.composed.name
     return (
         f"{version.name} version {version.version} {decided}; {chosen}, {trained.train_rows:,} hours before "
         f"{trained.cut_time:%Y-%m-%d}, tested on {trained.test_rows:,} after, {trained.cpu_s:.1f} CPU-s"

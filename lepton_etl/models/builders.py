@@ -20,13 +20,15 @@ from lepton_etl.models.metrics import Values
 class Inputs:
     """The columns of a model: numbers (NaN for unknown), categories (text), and which numbers are load.
 
-    In a monotone candidate more of a `load` column never lowers the prediction, the others held.
+    In a monotone candidate more of a `load` column never lowers the prediction, the others held. `normalised` models
+    learn (P - idle) / (rated - idle) instead of kWh: `scale.py`.
     """
 
     numbers: tuple[str, ...]
     categories: tuple[str, ...] = ()
     load: tuple[str, ...] = ()
     seed: int = 20250603
+    normalised: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -116,6 +118,18 @@ def forest(trees: int = 40, min_samples_leaf: int = 5) -> Callable[[Inputs], Any
             n_estimators=trees, min_samples_leaf=min_samples_leaf, max_features=0.5, random_state=inputs.seed
         )
         return _encoded(inputs, "passthrough", grown)
+
+    return build
+
+
+def pruned_tree() -> Callable[[Inputs], Any]:
+    """One regression tree of at most 256 leaves; whoever teaches it sets the alpha of its cost-complexity pruning."""
+
+    def build(inputs: Inputs) -> Any:
+        from sklearn.tree import DecisionTreeRegressor
+
+        tree = DecisionTreeRegressor(min_samples_leaf=10, max_leaf_nodes=256, random_state=inputs.seed)
+        return _encoded(inputs, "passthrough", tree)
 
     return build
 

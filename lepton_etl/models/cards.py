@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from lepton_etl.models.classes import KNOWN, OWN, POOLED
 from lepton_etl.models.error_card import records
 from lepton_etl.models.explain import explain
 from lepton_etl.models.export_onnx import Exported, export
@@ -24,7 +25,7 @@ from lepton_etl.models.training import Trained
 from lepton_etl.models.verified import predict
 
 # Rows whose SHAP values stand for all, and rows on which an export is compared.
-_EXPLAINED_ROWS = 50
+_EXPLAINED_ROWS = 20
 _EXPORT_ROWS = 500
 
 
@@ -55,14 +56,17 @@ def cards(trained: Trained, settings: ModelSettings, tags: Mapping[str, str]) ->
     """model_card.md, error_card.csv, and the ONNX graph or the reason why there is none."""
     model = Fitted(trained.pipeline, described(FEATURES[settings.device]))
     sample = trained.background
-    found = explain(model, sample.head(_EXPLAINED_ROWS), sample, seed=settings.seed)
+    # Spread over the training time; few, because a routed model is asked some hundred times for each.
+    spread = sample.iloc[:: max(1, len(sample) // _EXPLAINED_ROWS)].head(_EXPLAINED_ROWS)
+    found = explain(model, spread, sample, seed=settings.seed)
     onnx = export(model, sample.head(_EXPORT_ROWS))
     text = "\n".join(
         (
-            *_head(trained, settings, tags), *_errors(trained), *_choice(trained),
+            *_head(trained, settings, tags), *_errors(trained), *_choice(trained), *_classes(trained),
+            *_smaller(trained),
             "", f"## What it listens to ({found.method}, mean |part| of an hour, Wh)", "",
             *(f"- {name}: {1000 * value:.2f}" for name, value in found.importance_kwh().items() if value > 0),
-            "", *_cost(trained), *_limits(trained, onnx), "",
+            "", *_cost(trained, onnx), *_limits(trained, onnx), "",
         )
     )  # fmt: skip
     return Cards({"model_card.md": text, "error_card.csv": _csv(records(trained.card))}, onnx)
@@ -91,7 +95,7 @@ def _errors(trained: Trained) -> list[str]:
 def _choice(trained: Trained) -> list[str]:
     choice, cpu_s = trained.selected.choice, trained.selected.candidate_cpu_s
     shares = ", ".join(f"{name} {share:.0%}" for name, share in choice.weights.items())
-    lines = ["", "## How it was chosen", "", f"{choice.name}: {shares}"]
+    lines = ["", "## How it was chosen", "", f"{trained.composed.name}: {shares}"]
     if not choice.cv_rmse_ratio:
         return [*lines, "", "Too few days to validate candidates; nothing was compared."]
     return [
@@ -108,7 +112,51 @@ def _choice(trained: Trained) -> list[str]:
     ]
 
 
-def _cost(trained: Trained) -> list[str]:
+def _classes(trained: Trained) -> list[str]:
+    """Who answers for which class, on what scale, and what an unseen class may expect."""
+    composed = trained.composed
+    scale = (
+        "Pooled over normalised power, (P - idle) / (rated - idle) of the inventory: a class that it has never seen is "
+        "predicted from its inventory row. A row without a rated power is taken at the median of the training rows."
+        if composed.normalised
+        else "Not every training hour has a rated power: one model in kWh, which knows nothing of unseen classes. Add "
+        "rated_power_w (nodes) or gpu_rated_power_w (boards) to the inventory."
+    )
+    lines = ["", "## Hardware classes", "", scale]
+    if composed.outcomes:
+        lines += [
+            "", "| class | training hours | its own | validated | CV(RMSE) pooled | known classes | own | answers |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- |",
+            *(
+                f"| {one.hardware_class} | {one.rows:,} | {one.chosen} | {one.validated_rows:,} "
+                f"| {' | '.join(_percent(one.cv_rmse_ratio.get(who)) for who in (POOLED, KNOWN, OWN))} "
+                f"| {one.answers} |"
+                for one in composed.outcomes
+            ),
+        ]  # fmt: skip
+    left_out = ", ".join(f"{name} {cv:.1%}" for name, cv in composed.left_out_cv_rmse_ratio.items())
+    return [*lines, *(["", f"CV(RMSE) of a class from all others alone: {left_out}"] if left_out else [])]
+
+
+def _smaller(trained: Trained) -> list[str]:
+    slimmed = trained.selected.slimmed
+    if slimmed is None:
+        return []
+    return [
+        "", "## What smaller would cost", "",
+        "The chosen model and smaller ones, forward in time on the same hours, each fitted on at most 10,000 rows; the "
+        f"fewest bytes within the tolerance win: {slimmed.chosen}.",
+        "", "| variant | CV(RMSE) | bytes | CPU-s of a fit | J a million predictions |",
+        "| --- | --- | --- | --- | --- |",
+        *(
+            f"| {one.name} | {one.cv_rmse_ratio:.2%} | {one.size_bytes:,} | {one.fit_cpu_s:.2f} "
+            f"| {one.million.energy_j:.0f} |"
+            for one in slimmed.variants
+        ),
+    ]  # fmt: skip
+
+
+def _cost(trained: Trained, onnx: Exported) -> list[str]:
     spent, million = trained.spent, trained.per_million
     estimated = f"CPU-seconds x {DEFAULT_CORE_POWER_W} W a core, not measured"
     how = "measured by RAPL" if spent.basis == RAPL else estimated
@@ -117,6 +165,14 @@ def _cost(trained: Trained) -> list[str]:
         "",
         f"- Choosing and training: {spent.cpu_s:.1f} CPU-s, {spent.energy_j:.0f} J ({how})",
         f"- A million predictions: {million.cpu_s:.1f} CPU-s, {million.energy_j:.0f} J",
+        *(
+            [
+                f"- A million predictions by ONNX in float32, {len(onnx.data):,} bytes: "
+                f"{onnx.million.cpu_s:.1f} CPU-s, {onnx.million.energy_j:.0f} J"
+            ]
+            if onnx.data is not None and onnx.million is not None
+            else []
+        ),
     ]
 
 
@@ -134,6 +190,10 @@ def _limits(trained: Trained, onnx: Exported) -> list[str]:
     )
     monotone = "; ".join(str(fall) for fall in trained.falls) or "more load never lowers its mean response"
     return ["", "## Limits", "", f"- {gap}", f"- {held}", f"- {monotone}", f"- Export: {exported}"]
+
+
+def _percent(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2%}"
 
 
 def _gap(taught: Errors, trained: Trained) -> str:

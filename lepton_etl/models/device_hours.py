@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from lepton_etl.fields import SECONDS_PER_HOUR
@@ -62,6 +62,20 @@ def capped(max_rows: int) -> Transform:
 
     def transform(hours: DataFrame) -> DataFrame:
         return hours.orderBy(F.xxhash64(*KEYS), *KEYS).limit(max_rows)
+
+    return transform
+
+
+def capped_by_class(max_rows: int) -> Transform:
+    """At most `max_rows` rows of each hardware class, by the same rule: a class's rows are a prefix of that order."""
+
+    def transform(hours: DataFrame) -> DataFrame:
+        order = Window.partitionBy("hardware_class").orderBy(F.xxhash64(*KEYS), *KEYS)
+        return (
+            hours.withColumn("_rank", F.row_number().over(order))
+            .where(F.col("_rank") <= max_rows)
+            .drop("_rank")
+        )
 
     return transform
 
@@ -135,13 +149,14 @@ def _null_safe_join(left: DataFrame, right: DataFrame, keys: list[str]) -> DataF
 
 
 def _with_nameplate(rows: DataFrame, nodes: DataFrame, device: DeviceKind) -> DataFrame:
-    rated = "rated_power_w" if device == "node" else "gpu_rated_power_w"
+    board = "" if device == "node" else "gpu_"
     inventory = nodes.select(
         F.col("site_id").alias("inventory_site_id"),
         F.col("node_id").alias("inventory_node_id"),
         "valid_from",
         "valid_to",
-        F.col(rated).alias("rated_power_w"),
+        F.col(f"{board}rated_power_w").alias("rated_power_w"),
+        F.col(f"{board}idle_power_w").alias("idle_power_w"),
         "gpu_count",
         F.coalesce("hardware_class", F.lit(UNKNOWN)).alias("hardware_class"),
     )

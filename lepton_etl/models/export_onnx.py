@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from lepton_etl.models.footprint import Spent, joules_per_million
 from lepton_etl.models.metrics import Values
 from lepton_etl.models.verified import Predictor, model_inputs
 
@@ -22,12 +23,16 @@ AT_SPLITS_MAX_RATIO: Final = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """Either the graph's bytes with the share of rows that differ, or the reason why it is not exportable."""
+    """Either the graph's bytes with the share of rows that differ, or the reason why it is not exportable.
+
+    `million` is what a million predictions by ONNX runtime cost.
+    """
 
     data: bytes | None
     reason: str
     rows: int = 0
     differing_ratio: float | None = None
+    million: Spent | None = None
 
 
 def export(model: Predictor, rows: pd.DataFrame) -> Exported:
@@ -49,14 +54,26 @@ def export(model: Predictor, rows: pd.DataFrame) -> Exported:
         return Exported(
             None, f"not exportable: {ratio:.1%} of {len(rows)} rows differ by more than {RELATIVE:g}"
         )
-    return Exported(data, "", len(rows), ratio)
+    session = _session(data)
+    million = joules_per_million(lambda table: _run(session, model.columns, table), inputs)
+    return Exported(data, "", len(rows), ratio, million)
 
 
 def run(data: bytes, columns: tuple[dict[str, Any], ...], rows: pd.DataFrame) -> Values:
     """kWh of each row by the graph alone, through ONNX runtime; scikit-learn is not needed. Shape (n,)."""
+    return _run(_session(data), columns, rows)
+
+
+def _session(data: bytes) -> Any:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    # Threads that spin while they wait are CPU-seconds of nothing.
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def _run(session: Any, columns: tuple[dict[str, Any], ...], rows: pd.DataFrame) -> Values:
     inputs = model_inputs(columns, rows)
     feed = {
         column["name"]: inputs[column["name"]].to_numpy(dtype=object if column["category"] else np.float32)[

@@ -31,9 +31,11 @@ POWER_COLUMNS: Final = frozenset(
         "sampling_sigma_kwh",
     }
 )
-# Physical power among the features is the nameplate of the inventory and nothing else.
-_NAMEPLATE: Final = frozenset({"rated_power_w"})
-_NAMEPLATE_COLUMNS: Final = frozenset({"rated_power_w", "gpu_rated_power_w"})
+# Physical power among the features is that of the inventory (nameplate, idle) and nothing else.
+_NAMEPLATE: Final = frozenset({"rated_power_w", "idle_power_w"})
+_NAMEPLATE_COLUMNS: Final = frozenset(
+    {"rated_power_w", "gpu_rated_power_w", "idle_power_w", "gpu_idle_power_w"}
+)
 _POWER_NAME: Final = re.compile(
     r"(power|energy|watt|kwh|joule|gco2|_w|_wh|_j)($|_|(?=\d))|^(power|energy|watt)"
 )
@@ -71,6 +73,7 @@ _CLASS = Feature(
 FEATURES: Final[dict[DeviceKind, tuple[Feature, ...]]] = {
     "node": (
         Feature("rated_power_w", "watt", "Rated power of the node, inventory.", ("rated_power_w",)),
+        Feature("idle_power_w", "watt", "Idle power of the node, inventory.", ("idle_power_w",)),
         Feature("inlet_temp_c", "degree_Celsius", "Mean inlet temperature of the hour.", ("inlet_temp_c",)),
         *_load("cpu_utilisation_ratio", "CPU utilisation"),
         *_load("gpu_utilisation_ratio", "GPU utilisation"),
@@ -80,6 +83,7 @@ FEATURES: Final[dict[DeviceKind, tuple[Feature, ...]]] = {
     ),
     "gpu": (
         Feature("rated_power_w", "watt", "Rated board power of one GPU, inventory.", ("gpu_rated_power_w",)),
+        Feature("idle_power_w", "watt", "Idle board power of one GPU, inventory.", ("gpu_idle_power_w",)),
         Feature(
             "device_temp_c",
             "degree_Celsius",
@@ -119,5 +123,5 @@ def refuse_power_features(features: Iterable[Feature]) -> None:
             raise ModelError(
                 f"feature {feature.name!r} (from {', '.join(feature.made_from)}) is a statistic of power",
                 where="lepton_etl/models/features.py",
-                remedy="remove it, the target leaks; of power only the inventory's nameplate is a feature",
+                remedy="remove it, the target leaks; of power only what the inventory states is a feature",
             )

@@ -50,6 +50,13 @@ def spending(core_power_w: float = DEFAULT_CORE_POWER_W) -> Iterator[Spent]:
             spent.energy_j = spent.cpu_s * core_power_w
 
 
+def with_work_elsewhere(spent: Spent, cpu_s: float, core_power_w: float = DEFAULT_CORE_POWER_W) -> Spent:
+    """The same with CPU-seconds of other processes (executors): their energy is CPU-seconds x W in any case."""
+    if cpu_s <= 0:
+        return spent
+    return Spent(spent.cpu_s + cpu_s, spent.energy_j + cpu_s * core_power_w, CPU_SECONDS)
+
+
 def package_energy_j(powercap: Path = _POWERCAP) -> float | None:
     """Sum of the packages' RAPL counters in J; None where there are none or they may not be read."""
     found = []

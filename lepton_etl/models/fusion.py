@@ -28,6 +28,7 @@ from lepton_etl.errors import ModelError
 from lepton_etl.models.builders import Candidate, Inputs
 from lepton_etl.models.features import TARGET
 from lepton_etl.models.metrics import Values, errors
+from lepton_etl.models.scale import idle_and_span
 
 # (measured, predicted (n, k), weight of each row) -> shares (k,), none negative, sum 1.
 Weigher = Callable[[Values, Values, Values], Values]
@@ -72,8 +73,7 @@ def forward_block(
         started = time.process_time()
         model = fitted(candidate, inputs, before)
         cpu_s[candidate.name] = time.process_time() - started
-        # Energy below zero is no energy: linear members leave the range.
-        predicted[candidate.name] = np.maximum(model.predict(here[inputs.names]), 0.0)
+        predicted[candidate.name] = energy_kwh(model, inputs, here)
     return Forward(pd.DataFrame(predicted, index=here.index), cpu_s)
 
 
@@ -84,8 +84,26 @@ def fitted(candidate: Candidate, inputs: Inputs, hours: pd.DataFrame) -> Any:
     if candidate.half_life_days is not None:
         age = (hours["hour_start"].max() - hours["hour_start"]) / pd.Timedelta(days=1)
         weights = {"model__sample_weight": np.exp2(-age.to_numpy() / candidate.half_life_days)}
-    model.fit(hours[inputs.names], hours[TARGET].to_numpy(dtype=np.float64), **weights)
+    model.fit(hours[inputs.names], target(hours, inputs), **weights)
     return model
+
+
+def target(hours: pd.DataFrame, inputs: Inputs) -> Values:
+    """What a model of these inputs learns, (n,): kWh of the hour, or its place between idle and rated."""
+    measured = hours[TARGET].to_numpy(dtype=np.float64)
+    if not inputs.normalised:
+        return measured
+    idle_kwh, span_kwh = idle_and_span(hours)
+    return (measured - idle_kwh) / span_kwh
+
+
+def energy_kwh(model: Any, inputs: Inputs, hours: pd.DataFrame) -> Values:
+    """kWh of each row (n,) by a model that learnt `target`; below zero is no energy, linear members leave the range."""
+    found = np.asarray(model.predict(hours[inputs.names]), dtype=np.float64)
+    if inputs.normalised:
+        idle_kwh, span_kwh = idle_and_span(hours)
+        found = idle_kwh + found * span_kwh
+    return np.maximum(found, 0.0)
 
 
 def stacking_weights(measured: Values, predicted: Values, row_weight: Values | None = None) -> Values:

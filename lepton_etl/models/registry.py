@@ -326,7 +326,16 @@ def _metrics(trained: Trained) -> dict[str, float]:
     validated = {
         f"validation.{name}.cv_rmse_ratio": cv for name, cv in trained.selected.choice.cv_rmse_ratio.items()
     }
-    return found | counts | costs | validated
+    slimmed = trained.selected.slimmed
+    sizes = {
+        f"slim.{one.name.replace(':', '')}.{figure}": float(value)
+        for one in (slimmed.variants if slimmed else ())
+        for figure, value in (
+            ("cv_rmse_ratio", one.cv_rmse_ratio), ("size_bytes", one.size_bytes),
+            ("million_predictions_energy_j", one.million.energy_j),
+        )
+    }  # fmt: skip
+    return found | counts | costs | validated | sizes
 
 
 def _size(folder: Path) -> int:

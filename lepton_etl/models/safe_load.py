@@ -42,6 +42,8 @@ _TYPES: Final = frozenset(
         # A fusion: the weighted mean of members that were fitted before.
         "sklearn.ensemble._voting.VotingRegressor", "sklearn.frozen._frozen.FrozenEstimator",
         "sklearn.utils._bunch.Bunch",
+        # Models of classes and of normalised power: products and a sum of what the members say.
+        "sklearn.ensemble._stacking.StackingRegressor", "sklearn.preprocessing._polynomial.PolynomialFeatures",
         # Linear members.
         "numpy.dtype", "sklearn.impute._base.SimpleImputer", "sklearn.linear_model._base.LinearRegression",
         # Histogram gradient boosting with its losses.

@@ -1,8 +1,8 @@
 """Idle to rated: the scale on which devices of different classes look alike.
 
 A pooled model learns x = (P - P_idle) / (P_rated - P_idle) and predicts for a class that it has never seen from
-its inventory row: P = P_idle + x (P_rated - P_idle). Source: Fan, Weber, Barroso, ISCA 2007 (power between idle
-and peak as a function of utilisation alone).
+its inventory row: P = P_idle + x (P_rated - P_idle); without a known idle power the scale starts at 0.
+Source: Fan, Weber, Barroso, ISCA 2007 (power between idle and peak as a function of utilisation alone).
 """
 
 from __future__ import annotations
@@ -63,3 +63,19 @@ def scale_of(rated_power_w: float | None, idle_power_w: float | None, history: p
             remedy="add rated_power_w (nodes) or gpu_rated_power_w (boards) of the class to the inventory",
         )
     return Scale(idle_kwh, float(shown.quantile(_SHOWN_QUANTILE)), "history")
+
+
+def idle_and_span(hours: pd.DataFrame) -> tuple[Values, Values]:
+    """Idle energy of an hour and rated minus idle, kWh, (n,) each, from `rated_power_w` and `idle_power_w` of the rows.
+
+    An unknown idle is 0: the model then learns idle as a share of rated. The span is NaN where rated is unknown or
+    not above idle.
+    """
+    idle_kwh = hours["idle_power_w"].fillna(0.0).to_numpy(dtype=np.float64) / _WATT_PER_KILOWATT
+    span_kwh = hours["rated_power_w"].to_numpy(dtype=np.float64) / _WATT_PER_KILOWATT - idle_kwh
+    return idle_kwh, np.where(span_kwh > 0, span_kwh, np.nan)
+
+
+def can_be_normalised(hours: pd.DataFrame) -> bool:
+    """Whether the inventory gives every one of these hours a scale; one class without a nameplate spoils a pool."""
+    return len(hours) > 0 and bool(np.isfinite(idle_and_span(hours)[1]).all())

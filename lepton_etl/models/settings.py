@@ -46,6 +46,8 @@ class ModelSettings(BaseModel):
     `test_ratio` is the share of the last days that test; `min_rows` device-hours are needed to train at all.
     `candidates` are validated over `validation_blocks` of days; the smallest one within `small_model_tolerance_ratio`
     of the best is taken, or their fusion. Between trainings pass `retrain_after_days`, unless something has drifted.
+    A hardware class of at least `class_min_rows` training hours may have a model of its own, taught on at most
+    `class_max_rows`. With `slim` a smaller variant of the chosen model replaces it where it is within the tolerance.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +66,9 @@ class ModelSettings(BaseModel):
     )
     validation_blocks: int = Field(default=5, ge=3, le=24)
     small_model_tolerance_ratio: float = Field(default=0.01, ge=0, le=0.2)
+    class_min_rows: int = Field(default=48, ge=20)
+    class_max_rows: int = Field(default=50_000, ge=100)
+    slim: bool = True
     retrain_after_days: int = Field(default=1, ge=1, le=366)
     trees: int = Field(default=40, ge=1, le=1000)
     min_samples_leaf: int = Field(default=5, ge=1)

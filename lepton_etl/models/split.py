@@ -28,7 +28,11 @@ def split_forward(hours: pd.DataFrame, test_ratio: float, embargo_hours: int) ->
         return None
     test_days = min(max(1, round(len(days) * test_ratio)), len(days) - 1)
     cut = pd.Timestamp(days[-test_days]).tz_localize("UTC")
+    test = hours[hours["hour_start"] >= cut].reset_index(drop=True)
+    return ForwardSplit(before(hours, cut.to_pydatetime(), embargo_hours), test, cut.to_pydatetime())
+
+
+def before(hours: pd.DataFrame, cut_time: datetime, embargo_hours: int) -> pd.DataFrame:
+    """The hours that end `embargo_hours` before the cut, in their order."""
     ends = hours["hour_start"] + timedelta(hours=1)
-    train = hours[ends <= cut - timedelta(hours=embargo_hours)]
-    test = hours[hours["hour_start"] >= cut]
-    return ForwardSplit(train.reset_index(drop=True), test.reset_index(drop=True), cut.to_pydatetime())
+    return hours[ends <= cut_time - timedelta(hours=embargo_hours)].reset_index(drop=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
@@ -12,15 +12,16 @@ import numpy as np
 import pandas as pd
 
 from lepton_etl.models.builders import ClassMean, linear
+from lepton_etl.models.classes import ClassFit, ClassTask, Composed, compose, fit_classes
 from lepton_etl.models.conformal import Coverage, coverage, half_width
 from lepton_etl.models.error_card import CardRow, error_card
 from lepton_etl.models.features import FEATURES, KEYS, TARGET, feature_names, refuse_power_features
-from lepton_etl.models.footprint import Spent, joules_per_million, spending
+from lepton_etl.models.footprint import Spent, joules_per_million, spending, with_work_elsewhere
 from lepton_etl.models.gate import Shown, Verdict, judge
 from lepton_etl.models.metrics import ErrorRow, Errors, Values, error_table, errors, is_busy, overall
 from lepton_etl.models.monotone import Fall, falls
 from lepton_etl.models.scopes import worse_scopes
-from lepton_etl.models.selecting import Selected, inputs, select
+from lepton_etl.models.selecting import Selected, inputs
 from lepton_etl.models.settings import DeviceKind, ModelSettings
 from lepton_etl.models.split import ForwardSplit, split_forward
 
@@ -42,7 +43,7 @@ class Trained:
     `half_width_ratio` x a prediction is the half width of its 90 % interval, learnt on the days before the test.
     """
 
-    selected: Selected
+    composed: Composed
     table_sha256: str
     train_rows: int
     test_rows: int
@@ -60,6 +61,10 @@ class Trained:
     background: pd.DataFrame
     spent: Spent
     per_million: Spent
+
+    @property
+    def selected(self) -> Selected:
+        return self.composed.selected
 
     @property
     def pipeline(self) -> Any:
@@ -117,18 +122,35 @@ def why_not(hours: pd.DataFrame, settings: ModelSettings) -> str | None:
     return None
 
 
-def train(hours: pd.DataFrame, settings: ModelSettings, champion: Predict | None = None) -> Trained:
+def class_task(hours: pd.DataFrame, settings: ModelSettings) -> ClassTask:
+    """What whoever teaches the classes elsewhere (Spark) must know of a training on these ordered hours."""
+    split = split_forward(hours, settings.test_ratio, settings.embargo_hours)
+    assert split is not None
+    return ClassTask.of(split.train, split.cut_time, settings)
+
+
+def train(
+    hours: pd.DataFrame,
+    settings: ModelSettings,
+    champion: Predict | None = None,
+    class_fits: Sequence[ClassFit] | None = None,
+) -> Trained:
     """Choose and fit on the earlier days; measure the model, its baselines and the champion on the later ones.
 
     `hours` are ordered device-hours (`order_rows`) that `why_not` has nothing against. The model registered
-    is the one that was tested: it is not fitted again on the test days.
+    is the one that was tested: it is not fitted again on the test days. `class_fits` are the classes' own models where
+    these were taught elsewhere; without them each class is taught here on its rows of `hours`.
     """
     refuse_power_features(FEATURES[settings.device])
     names = list(feature_names(settings.device))
     split = split_forward(hours, settings.test_ratio, settings.embargo_hours)
     assert split is not None
     with spending() as spent:
-        selected = select(split.train, settings)
+        fits = fit_classes(hours, class_task(hours, settings)) if class_fits is None else class_fits
+        composed = compose(split.train, settings, fits)
+    if class_fits is not None:
+        spent = with_work_elsewhere(spent, sum(fit.cpu_s for fit in class_fits))
+    selected = composed.selected
 
     def predict(rows: pd.DataFrame) -> Values:
         return np.asarray(selected.estimator.predict(rows[names]), dtype=np.float64)
@@ -163,7 +185,7 @@ def train(hours: pd.DataFrame, settings: ModelSettings, champion: Predict | None
         tuple(fallen),
     )
     return Trained(
-        selected=selected,
+        composed=composed,
         table_sha256=table_sha256(hours, settings.device),
         train_rows=len(split.train),
         test_rows=len(split.test),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import structlog
 from pyspark.sql import DataFrame, SparkSession
@@ -17,9 +18,12 @@ from lepton_etl.errors import NoInputError
 from lepton_etl.lake.schema import spark_schema
 from lepton_etl.lake.store import Lake
 from lepton_etl.lake.tables import INTERVAL, NODE, PREDICTION, Table
+from lepton_etl.models.classes import fit_classes
 from lepton_etl.models.device_hours import capped, covered, device_hours
 from lepton_etl.models.features import KEYS, POWER_COLUMNS, feature_names
 from lepton_etl.models.registry import Registry
+from lepton_etl.models.safe_load import build
+from lepton_etl.models.training import class_task
 from lepton_etl.settings import Settings, load
 from pipelines import score, train
 from pipelines.explain import explained
@@ -163,10 +167,10 @@ def _fill(spark: SparkSession, lake: Lake, days: Days) -> None:
     for node, idle_w in (("n1", 100.0), ("n2", 100.0), ("n3", 250.0)):
         for hour in range(24 * days.count):
             load = float(random.random())
+            # Not quite a line: a model that is exact would leave nothing to recalibrate.
+            power_w = idle_w * (1 + load + 0.02 * float(np.sin(12 * load)))
             seen = {"cpu_utilisation_ratio": load, "inlet_temp_c": 20.0 + 5 * load}
-            rows += _hour(
-                node, "node", days.from_time + timedelta(hours=hour), [idle_w * (1 + load)] * 12, **seen
-            )
+            rows += _hour(node, "node", days.from_time + timedelta(hours=hour), [power_w] * 12, **seen)
     lake.replace(INTERVAL, days, _rows(spark, INTERVAL, rows))
     nodes = [_node("n1", 400.0), _node("n2", 400.0), _node("n3", 900.0, hardware_class="k")]
     lake.overwrite(NODE, _rows(spark, NODE, nodes))
@@ -231,6 +235,28 @@ def test_a_night_trains_once_promotes_scores_and_repeats_itself(
     assert present is not None
     assert present.version == "1"
     assert not score.run(context).written[0].changed
+
+
+def test_a_class_taught_on_an_executor_is_the_one_taught_here_to_the_bit(
+    spark: SparkSession, lake: Lake, settings: Settings
+) -> None:
+    _fill(spark, lake, DAYS)
+    of_model = settings.model.model_copy(
+        update={"candidates": ("forest",), "class_min_rows": 50, "class_max_rows": 150}
+    )
+    task = class_task(train.training_hours(lake, DAYS, of_model), of_model)
+    hours = train.class_hours(lake, DAYS, of_model)
+    on_executors = train.taught(hours, task)
+    here = fit_classes(train.as_ordered(hours.repartition(3).toArrow()), task)
+    assert [fit.hardware_class for fit in on_executors] == [fit.hardware_class for fit in here] == ["h", "k"]
+    # Two nodes over four days, of which at most 150 hours of a class are taken and the last day is tested.
+    assert here[0].rows <= 150 and here[1].rows == 71
+    rows = train.as_ordered(hours.toArrow())[list(feature_names("node"))]
+    for ours, theirs in zip(here, on_executors, strict=True):
+        assert (ours.rows, ours.chosen) == (theirs.rows, theirs.chosen)
+        assert len(ours.validated) > 0
+        pd.testing.assert_frame_equal(ours.validated, theirs.validated, check_exact=True)
+        assert (build(ours.data).predict(rows) == build(theirs.data).predict(rows)).all()
 
 
 def test_a_first_night_with_few_rows_is_a_note(spark: SparkSession, lake: Lake, settings: Settings) -> None:

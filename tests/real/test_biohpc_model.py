@@ -56,7 +56,7 @@ def hours() -> pd.DataFrame:
     table = pd.DataFrame(
         {
             "site_id": "biohpc", "cluster_id": "gpu", "node_id": raw["name"], "device_id": "gpu", "hour_start": stamps,
-            "date": stamps.dt.date, TARGET: raw["powerave"] / 1000, "rated_power_w": np.nan,
+            "date": stamps.dt.date, TARGET: raw["powerave"] / 1000, "rated_power_w": np.nan, "idle_power_w": np.nan,
             "device_temp_c": raw["tempave"], "hardware_class": raw["name"].map(inventory["hardware_class"]),
             "gpu_count": raw["name"].map(inventory["gpu_count"]).astype(float),
             # Silver cuts an hourly mean into equal intervals: lowest and highest are the mean itself.
@@ -79,8 +79,8 @@ def test_no_statistic_of_power_is_among_the_features(trained: Trained) -> None:
     used = list(trained.example.columns)
     assert used == list(feature_names("gpu"))
     assert [name for name in used if "power" in name or "energy" in name or name.endswith("_w")] == [
-        "rated_power_w"
-    ]
+        "rated_power_w", "idle_power_w"
+    ]  # fmt: skip
 
 
 def test_training_ends_before_the_test_begins(hours: pd.DataFrame, trained: Trained) -> None:

@@ -56,8 +56,11 @@ def hours() -> pd.DataFrame:
     """Boards whose energy is 50 Wh + 200 Wh by load + 1 Wh a degC + 30 Wh where the class is a."""
     rng = np.random.default_rng(7)
     count = 1500
-    rows = pd.DataFrame({f.name: rng.uniform(0, 1, count) for f in FEATURES["gpu"]})
+    rows = pd.DataFrame(
+        {f.name: rng.uniform(0, 1, count) for f in FEATURES["gpu"] if f.name != "idle_power_w"}
+    )
     rows["rated_power_w"] = np.nan
+    rows["idle_power_w"] = np.nan
     rows["hardware_class"] = rng.choice(["a", "b"], count)
     rows["device_temp_c"] = rng.uniform(30, 70, count)
     rows["gpu_count"] = 2.0

@@ -18,7 +18,7 @@ def test_no_statistic_of_power_is_a_feature(device: str) -> None:
     features = FEATURES[device]
     refuse_power_features(features)
     assert not {column for f in features for column in f.made_from} & POWER_COLUMNS
-    assert [f.name for f in features if "power" in f.name] == ["rated_power_w"]
+    assert [f.name for f in features if "power" in f.name] == ["rated_power_w", "idle_power_w"]
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,7 @@ def test_no_statistic_of_power_is_a_feature(device: str) -> None:
         ("last_hour_energy_kwh", "hidden"),
         ("draw_w", "hidden"),
         ("rated_power_w", "power_max_w"),
+        ("idle_power_w", "power_min_w"),
         ("noise", "gain_sigma_kwh"),
     ],
 )

@@ -1,0 +1,289 @@
+"""A model for every hardware class, beside the one of all classes: who has its own, and is it worth it?
+
+The pooled model learns where the power lies between idle and rated (`scale.py`) and answers for any class from its
+inventory row; where a training row has no nameplate it learns kWh. A class of at least `class_min_rows` training hours
+is taught a model of its own in kWh: a pure function of the class's rows, so that Spark can run one a class at once
+(`groupBy("hardware_class").applyInArrow`). Beside a pool over normalised power stands one model in kWh of all known
+classes, which knows the class by name. For each class that one answers which is the smallest (pooled, known classes,
+own) within the tolerance of the best, by CV(RMSE) on the hours that all of them validated forward in time.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+from threadpoolctl import threadpool_limits
+
+from lepton_etl.models.builders import Inputs, inputs_of
+from lepton_etl.models.features import KEYS, TARGET, feature_names
+from lepton_etl.models.fusion import energy_kwh
+from lepton_etl.models.metrics import Values, errors
+from lepton_etl.models.routing import Routes, routed
+from lepton_etl.models.safe_load import build
+from lepton_etl.models.scale import can_be_normalised
+from lepton_etl.models.selecting import (
+    Selected,
+    block_edges,
+    blocks_at,
+    candidates,
+    inputs,
+    pooled_inputs,
+    select,
+)
+from lepton_etl.models.settings import ModelSettings
+from lepton_etl.models.slimming import AS_CHOSEN, family, size_bytes
+from lepton_etl.models.split import before
+
+# Who may answer for a class, from small to large.
+POOLED: Final = "pooled"
+KNOWN: Final = "known classes"
+OWN: Final = "own"
+_PREDICTED: Final = "predicted_kwh"
+# All members in one file: safe_load refuses what unpacks to more than a GiB.
+_MOST_BYTES: Final = 3 << 28
+# Classes that are left out one by one to say what an unseen one may expect, the largest first; rows of each fit.
+_MOST_LEFT_OUT: Final = 5
+_LEFT_OUT_ROWS: Final = 10_000
+
+
+@dataclass(frozen=True)
+class ClassTask:
+    """What teaching a class must know beside its rows: settings, end of the training time, first day of each block."""
+
+    settings: ModelSettings
+    cut_time: datetime
+    edges: npt.NDArray[np.datetime64]
+
+    @classmethod
+    def of(cls, training: pd.DataFrame, cut_time: datetime, settings: ModelSettings) -> ClassTask:
+        """The blocks of all classes are those of the pooled model's training rows: then their errors compare."""
+        return cls(settings, cut_time, block_edges(training, settings.validation_blocks))
+
+
+@dataclass(frozen=True)
+class ClassFit:
+    """A class's model as skops bytes, its training rows, what was chosen, its validated hours (KEYS, kWh), CPU time."""
+
+    hardware_class: str
+    rows: int
+    data: bytes
+    chosen: str
+    validated: pd.DataFrame
+    cpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClassOutcome:
+    """CV(RMSE) of POOLED, KNOWN and OWN, where there are such, on the hours that all validated, and which answers."""
+
+    hardware_class: str
+    rows: int
+    chosen: str
+    validated_rows: int
+    cv_rmse_ratio: dict[str, float]
+    answers: str
+
+    @property
+    def has_own(self) -> bool:
+        return self.answers == OWN
+
+
+@dataclass(frozen=True)
+class Composed:
+    """The product: the pooled choice with the one estimator of all routes in its place, and how the classes fared.
+
+    `left_out_cv_rmse_ratio` is the error on a class by the pooled recipe taught on all others, by class.
+    """
+
+    selected: Selected
+    normalised: bool
+    outcomes: tuple[ClassOutcome, ...]
+    left_out_cv_rmse_ratio: dict[str, float]
+
+    @property
+    def name(self) -> str:
+        """What was chosen, in words of a tag."""
+        over = " over normalised power" if self.normalised else ""
+        of_classes = [
+            f", {count} classes by {by}"
+            for answers, by in ((KNOWN, "one in kWh"), (OWN, "their own"))
+            if (count := sum(one.answers == answers for one in self.outcomes))
+        ]
+        return f"{self.selected.name}{over}" + "".join(of_classes)
+
+
+def fit_class(hours: pd.DataFrame, task: ClassTask) -> ClassFit | None:
+    """Teach one class: `hours` are its device-hours in time order; None where it has too few before the cut."""
+    settings = task.settings
+    training = before(hours, task.cut_time, settings.embargo_hours)
+    if len(training) < settings.class_min_rows:
+        return None
+    import skops.io
+
+    started = time.process_time()
+    # One thread: classes are taught beside each other, and sums of one thread have the same bits everywhere.
+    with threadpool_limits(1):
+        found = select(training, settings, _class_inputs, blocks_at(training, task.edges))
+    validated = training.loc[found.index, list(KEYS)].assign(
+        **{TARGET: found.measured_kwh, _PREDICTED: found.predicted_kwh}
+    )
+    return ClassFit(
+        str(training["hardware_class"].iloc[0]),
+        len(training),
+        skops.io.dumps(found.estimator, compression=zipfile.ZIP_DEFLATED, compresslevel=1),
+        found.name,
+        validated.reset_index(drop=True),
+        time.process_time() - started,
+    )
+
+
+def fit_classes(hours: pd.DataFrame, task: ClassTask) -> list[ClassFit]:
+    """Every class of these ordered hours, one after the other in this process."""
+    groups = (rows.reset_index(drop=True) for _, rows in hours.groupby("hardware_class"))
+    return [fit for fit in (fit_class(rows, task) for rows in groups) if fit is not None]
+
+
+def compose(training: pd.DataFrame, settings: ModelSettings, fits: Sequence[ClassFit]) -> Composed:
+    """Choose the pooled model on the training rows, let classes keep their own where it pays, make one estimator."""
+    normalised = can_be_normalised(training)
+    inputs_for = pooled_inputs if normalised else inputs
+    pooled = select(training, settings, inputs_for)
+    counts = training["hardware_class"].value_counts()
+    # With one class there is nothing to pool: a model of its own is the pooled one in another unit.
+    names = sorted(counts.index[counts >= settings.class_min_rows]) if len(counts) > 1 else []
+    known = select(training, settings) if normalised and names else None
+    validated = training.loc[pooled.index, list(KEYS)].assign(**{POOLED: pooled.predicted_kwh})
+    if known is not None:
+        validated[KNOWN] = pd.Series(known.predicted_kwh, index=known.index)
+    by_class = {fit.hardware_class: fit for fit in fits}
+    taken = size_bytes(pooled.estimator) + (size_bytes(known.estimator) if known else 0)
+    said = pd.Series(pooled.predicted_kwh, index=pooled.index)
+    outcomes: list[ClassOutcome] = []
+    for name in sorted(names, key=lambda name: -int(counts[name])):
+        here = validated[training.loc[validated.index, "hardware_class"] == name]
+        fit = by_class.get(name)
+        fits_in = fit is not None and taken + _unpacked_bytes(fit.data) <= _MOST_BYTES
+        outcome, answer = _judge(name, int(counts[name]), here, fit if fits_in else None, training, settings)
+        outcomes.append(outcome)
+        said.loc[answer.index] = answer
+        if outcome.has_own and fit is not None:
+            taken += _unpacked_bytes(fit.data)
+    outcomes.sort(key=lambda one: one.hardware_class)
+    of_classes: dict[tuple[str, ...], Any] = {
+        (one.hardware_class,): build(by_class[one.hardware_class].data) for one in outcomes if one.has_own
+    }
+    by_name = tuple(one.hardware_class for one in outcomes if one.answers == KNOWN)
+    if known is not None and by_name:
+        of_classes[by_name] = known.estimator
+    routes = Routes(pooled.estimator, normalised, of_classes)
+    estimator = routed(routes, training, feature_names(settings.device))
+    selected = replace(pooled, estimator=estimator, predicted_kwh=_values(said))
+    left_out = _left_out(training, pooled, settings, inputs_for) if names and normalised else {}
+    return Composed(selected, normalised, tuple(outcomes), left_out)
+
+
+def to_row(fit: ClassFit) -> pa.Table:
+    """The fit as one row that crosses from an executor to the driver."""
+    sink = pa.BufferOutputStream()
+    table = pa.Table.from_pandas(fit.validated, preserve_index=False)
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    row = {
+        "hardware_class": [fit.hardware_class], "rows": [fit.rows], "data": [fit.data], "chosen": [fit.chosen],
+        "validated": [sink.getvalue().to_pybytes()], "cpu_s": [fit.cpu_s],
+    }  # fmt: skip
+    return pa.table(row, schema=ROW_SCHEMA)
+
+
+def from_rows(rows: pa.Table) -> list[ClassFit]:
+    """The fits of these rows, by class."""
+    found = [
+        ClassFit(
+            row["hardware_class"], row["rows"], row["data"], row["chosen"],
+            pa.ipc.open_stream(row["validated"]).read_pandas(), row["cpu_s"],
+        )
+        for row in rows.to_pylist()
+    ]  # fmt: skip
+    return sorted(found, key=lambda one: one.hardware_class)
+
+
+ROW_SCHEMA: Final = pa.schema(
+    [
+        ("hardware_class", pa.string()), ("rows", pa.int64()), ("data", pa.binary()), ("chosen", pa.string()),
+        ("validated", pa.binary()), ("cpu_s", pa.float64()),
+    ]
+)  # fmt: skip
+
+
+def _class_inputs(settings: ModelSettings, hours: pd.DataFrame) -> Inputs:
+    names = [name for name in feature_names(settings.device) if name != "hardware_class"]
+    return inputs_of(names, hours, settings.seed)
+
+
+def _judge(
+    name: str,
+    rows: int,
+    validated: pd.DataFrame,
+    fit: ClassFit | None,
+    training: pd.DataFrame,
+    settings: ModelSettings,
+) -> tuple[ClassOutcome, pd.Series[float]]:
+    """The outcome of a class, and the predictions of who answers, by their row of the training table."""
+    table = validated.assign(row=validated.index, measured=training.loc[validated.index, TARGET])
+    if fit is not None and len(fit.validated):
+        own = fit.validated[[*KEYS, _PREDICTED]].rename(columns={_PREDICTED: OWN})
+        both = table.merge(own, how="inner", on=list(KEYS))
+        table = both if len(both) else table
+    cv = {
+        who: found
+        for who in (POOLED, KNOWN, OWN)
+        if who in table
+        and (found := errors(_values(table["measured"]), _values(table[who])).cv_rmse_ratio) is not None
+    }
+    limit = min(cv.values(), default=0.0) * (1 + settings.small_model_tolerance_ratio)
+    answers = next((who for who, ratio in cv.items() if ratio <= limit), POOLED)
+    chosen = fit.chosen if fit is not None else "-"
+    outcome = ClassOutcome(name, rows, chosen, len(table), cv, answers)
+    return outcome, pd.Series(_values(table[answers]), index=table["row"].to_numpy())
+
+
+def _unpacked_bytes(data: bytes) -> int:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return sum(entry.file_size for entry in archive.infolist())
+
+
+def _values(column: pd.Series[float]) -> Values:
+    return np.asarray(column, dtype=np.float64)
+
+
+def _left_out(
+    training: pd.DataFrame,
+    pooled: Selected,
+    settings: ModelSettings,
+    inputs_for: Callable[[ModelSettings, pd.DataFrame], Inputs],
+) -> dict[str, float]:
+    members = {one.name: one for one in candidates(settings)}
+    size = pooled.slimmed.chosen if pooled.slimmed else AS_CHOSEN
+    found: dict[str, float] = {}
+    for name in training["hardware_class"].value_counts().index[:_MOST_LEFT_OUT]:
+        others, own = (
+            training[training["hardware_class"] != name],
+            training[training["hardware_class"] == name],
+        )
+        others = others.iloc[:: -(-len(others) // _LEFT_OUT_ROWS)]
+        what = inputs_for(settings, others)
+        model = family(others, pooled.choice, members, what, size)[size][0]
+        cv = errors(_values(own[TARGET]), energy_kwh(model, what, own)).cv_rmse_ratio
+        if cv is not None:
+            found[str(name)] = cv
+    return found

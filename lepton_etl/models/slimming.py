@@ -1,0 +1,229 @@
+"""What smaller would cost: pruned, shortened and distilled variants of the chosen model, validated forward in time.
+
+- A forest: its first half and quarter of trees; all its trees pruned by cost-complexity, so that about a half and an
+  eighth of the path's steps are left (alpha from the path of its first tree).
+- Boosting: a half and a quarter of its iterations.
+- Any model, fusions too: students that learn its **predictions** on the training rows and once more on these rows with
+  sensor noise: a pruned tree, one monotone tree of 64 leaves, a small monotone boosting.
+
+Each variant is one more candidate: on the same blocks as the candidates before, fitted on at most 10,000 rows of the
+past. The smallest by stored bytes within the tolerance of the chosen model wins and is fitted on all rows.
+Sources: Breiman et al., Classification and Regression Trees (1984), chapter 3; Hinton, Vinyals, Dean,
+arXiv:1503.02531 (distillation).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from lepton_etl.models.builders import Candidate, Inputs, boosting, pruned_tree
+from lepton_etl.models.features import TARGET
+from lepton_etl.models.footprint import Spent, joules_per_million
+from lepton_etl.models.fusion import Choice, assemble, energy_kwh, fitted, target
+from lepton_etl.models.metrics import Values, errors
+
+AS_CHOSEN: Final = "as chosen"
+# Rows that a fit of this validation learns from at most, every k-th of its past.
+_MOST_ROWS: Final = 10_000
+_ROWS_TO_TIME: Final = 2_000
+# Of the steps of the pruning path, the share that is pruned away; of trees or iterations, the share that is kept.
+_PRUNED: Final = {"pruned to a half": 0.5, "pruned to an eighth": 0.875}
+_KEPT: Final = {"a half": 2, "a quarter": 4}
+# A leaf of the pruned student takes at least this share of the variance off.
+_LEAF_SHARE: Final = 1e-5
+# One standard deviation of what the sensors resolve: half a degree, a percent of utilisation.
+SENSOR_NOISE: Final = {"_c": 0.5, "_k": 0.5, "_ratio": 0.01}
+
+# Unfitted students by name; what they learn is the teacher's answer.
+STUDENTS: Final[Mapping[str, Callable[[Inputs], Any]]] = {
+    "student: pruned tree": pruned_tree(),
+    "student: one monotone tree": boosting(max_iter=1, learning_rate=1.0, max_leaf_nodes=64),
+    "student: small boosting": boosting(max_iter=30, learning_rate=0.2, max_leaf_nodes=8),
+}
+# A variant's name -> the fitted estimator and the CPU-seconds of its fit.
+Family = dict[str, tuple[Any, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One size of the chosen model: forward error, bytes as stored, CPU-s of a fit, cost of a million predictions."""
+
+    name: str
+    cv_rmse_ratio: float
+    size_bytes: int
+    fit_cpu_s: float
+    million: Spent
+
+
+@dataclass(frozen=True)
+class Slimmed:
+    """Every variant that was tried, which one is taken, and its forward predictions in kWh on the index of the rows."""
+
+    chosen: str
+    variants: tuple[Variant, ...]
+    predicted_kwh: pd.Series[float]
+
+
+def slim(
+    hours: pd.DataFrame,
+    block: npt.NDArray[Any],
+    choice: Choice,
+    members: Mapping[str, Candidate],
+    what: Inputs,
+    tolerance_ratio: float,
+) -> Slimmed:
+    """Validate the variants of a choice on every block but the first; `hours` are training rows in time order.
+
+    The variant that is taken has the fewest bytes among those whose CV(RMSE) is within `tolerance_ratio` of the chosen
+    model's on the same rows, fitted on the same sample.
+    """
+    parts: dict[str, list[pd.Series[float]]] = {}
+    fits: Family = {}
+    here = hours
+    for now in np.unique(block)[1:]:
+        past = np.flatnonzero(block < now)
+        fits = family(hours.iloc[past[:: -(-len(past) // _MOST_ROWS)]], choice, members, what)
+        here = hours[block == now]
+        for name, (model, _) in fits.items():
+            parts.setdefault(name, []).append(pd.Series(energy_kwh(model, what, here), index=here.index))
+    predicted = {name: pd.concat(of_block) for name, of_block in parts.items()}
+    measured = np.asarray(hours.loc[predicted[AS_CHOSEN].index, TARGET], dtype=np.float64)
+    variants = tuple(
+        _variant(name, fits[name], measured, np.asarray(predicted[name]), what, here) for name in predicted
+    )
+    chosen = smallest(variants, tolerance_ratio)
+    return Slimmed(chosen, variants, predicted[chosen])
+
+
+def smallest(variants: Sequence[Variant], tolerance_ratio: float) -> str:
+    """The variant of fewest bytes whose error is within the tolerance of the chosen model's; ties by the order."""
+    limit = next(one.cv_rmse_ratio for one in variants if one.name == AS_CHOSEN) * (1 + tolerance_ratio)
+    return min((one for one in variants if one.cv_rmse_ratio <= limit), key=lambda one: one.size_bytes).name
+
+
+def family(
+    hours: pd.DataFrame,
+    choice: Choice,
+    members: Mapping[str, Candidate],
+    what: Inputs,
+    only: str | None = None,
+) -> Family:
+    """The chosen model fitted on these rows, and each variant of it (`only` one where it is named)."""
+    started = time.process_time()
+    teacher = assemble(
+        choice, {name: fitted(members[name], what, hours) for name in choice.weights}, hours, what
+    )
+    fits: Family = {AS_CHOSEN: (teacher, time.process_time() - started)}
+    makers = _shorter(teacher, hours, what, choice, members)
+    makers |= {name: _student(build, teacher, hours, what) for name, build in STUDENTS.items()}
+    for name, make in makers.items():
+        if only in (None, name):
+            started = time.process_time()
+            fits[name] = make(), time.process_time() - started
+    return fits
+
+
+def with_sensor_noise(hours: pd.DataFrame, names: Sequence[str], seed: int) -> pd.DataFrame:
+    """The rows with normal noise on temperatures and ratios, ratios within 0..1; what is unknown stays so."""
+    rng = np.random.default_rng(seed)
+    noisy = hours.copy()
+    for name in names:
+        sigma = next((s for end, s in SENSOR_NOISE.items() if name.endswith(end)), 0.0)
+        if sigma:
+            values = hours[name].to_numpy(dtype=np.float64) + rng.normal(0.0, sigma, len(hours))
+            noisy[name] = np.clip(values, 0.0, 1.0) if name.endswith("_ratio") else values
+    return noisy
+
+
+def size_bytes(model: Any) -> int:
+    """Bytes of the estimator as the registry stores it."""
+    import skops.io
+
+    return len(skops.io.dumps(model))
+
+
+def _shorter(
+    teacher: Any, hours: pd.DataFrame, what: Inputs, choice: Choice, members: Mapping[str, Candidate]
+) -> dict[str, Callable[[], Any]]:
+    """Pruned and shortened forms of a single forest or boosting; a fusion and a line have none."""
+    steps: dict[str, Any] = getattr(teacher, "named_steps", {})
+    model: Any = steps.get("model")
+    if hasattr(model, "max_iter") and hasattr(model, "n_iter_"):
+        counts = {f"{name} of its iterations": max(1, model.max_iter // by) for name, by in _KEPT.items()}
+        return {
+            name: _refit(members, choice, hours, what, {"model__max_iter": count})
+            for name, count in counts.items()
+        }
+    if not hasattr(model, "estimators_") or "encode" not in steps:
+        return {}
+    kept = {f"{name} of its trees": max(1, len(model.estimators_) // by) for name, by in _KEPT.items()}
+    first = copy(model.estimators_[0])
+    path = first.cost_complexity_pruning_path(
+        steps["encode"].transform(hours[what.names]), target(hours, what)
+    )
+    alphas = {name: float(np.quantile(path.ccp_alphas, share)) for name, share in _PRUNED.items()}
+    return {name: _prefix(teacher, count) for name, count in kept.items()} | {
+        name: _refit(members, choice, hours, what, {"model__ccp_alpha": alpha})
+        for name, alpha in alphas.items()
+    }
+
+
+def _prefix(teacher: Any, count: int) -> Callable[[], Any]:
+    def make() -> Any:
+        from sklearn.pipeline import Pipeline
+
+        forest = copy(teacher.named_steps["model"])
+        forest.estimators_, forest.n_estimators = forest.estimators_[:count], count
+        return Pipeline([("encode", teacher.named_steps["encode"]), ("model", forest)])
+
+    return make
+
+
+def _refit(
+    members: Mapping[str, Candidate],
+    choice: Choice,
+    hours: pd.DataFrame,
+    what: Inputs,
+    changed: dict[str, Any],
+) -> Callable[[], Any]:
+    member = members[next(iter(choice.weights))]
+
+    def build(inputs: Inputs) -> Any:
+        return member.build(inputs).set_params(**changed)
+
+    return lambda: fitted(
+        Candidate(member.name, member.what, build, member.monotone, member.half_life_days), what, hours
+    )
+
+
+def _student(
+    build: Callable[[Inputs], Any], teacher: Any, hours: pd.DataFrame, what: Inputs
+) -> Callable[[], Any]:
+    def make() -> Any:
+        rows = pd.concat([hours[what.names], with_sensor_noise(hours, what.numbers, what.seed)[what.names]])
+        answers = np.asarray(teacher.predict(rows), dtype=np.float64)
+        student = build(what)
+        if "model__ccp_alpha" in student.get_params():
+            student.set_params(model__ccp_alpha=_LEAF_SHARE * float(np.var(answers)))
+        return student.fit(rows, answers)
+
+    return make
+
+
+def _variant(
+    name: str, fit: tuple[Any, float], measured: Values, predicted: Values, what: Inputs, rows: pd.DataFrame
+) -> Variant:
+    model, cpu_s = fit
+    cv = errors(measured, predicted).cv_rmse_ratio
+    cost = joules_per_million(
+        lambda table: np.asarray(model.predict(table), dtype=np.float64), rows[what.names].head(_ROWS_TO_TIME)
+    )
+    return Variant(name, float("inf") if cv is None else cv, size_bytes(model), cpu_s, cost)
