@@ -38,7 +38,7 @@ _TYPES: Final = frozenset(
         "sklearn.tree._classes.DecisionTreeRegressor", "sklearn.tree._tree.Tree",
         "sklearn.tree._classes.ExtraTreeRegressor", "sklearn.ensemble._forest.ExtraTreesRegressor",
         # The facility's overhead: products of ramps.
-        "sklearn.preprocessing._data.MinMaxScaler", "sklearn.preprocessing._polynomial.PolynomialFeatures",
+        "sklearn.preprocessing._data.MinMaxScaler",
         # A fusion: the weighted mean of members that were fitted before.
         "sklearn.ensemble._voting.VotingRegressor", "sklearn.frozen._frozen.FrozenEstimator",
         "sklearn.utils._bunch.Bunch",
