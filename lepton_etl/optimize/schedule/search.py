@@ -17,8 +17,8 @@ from lepton_etl.optimize.schedule.greedy import greedy, improve, make_room
 from lepton_etl.optimize.schedule.inputs import Floats
 from lepton_etl.optimize.schedule.prices import left_out, subgradient
 
-# Shares of the time: for prices, as much again for the fast planner, and for the last moves after the exact one.
-_FAST: Final = 0.2
+# Shares of the time, at most: for prices, as much again for the fast planner, for the last moves after the exact one.
+_FAST: Final = 0.3
 _LAST: Final = 0.15
 
 
