@@ -17,8 +17,8 @@ mean, by bootstrap over seeds.
 
 **What was tuned on what.** How long a job waits for its class, what of an opened node is laid to it, how sure a cap
 must be, that no set point is tried for its own sake, and how the M&V compares classes: on seeds 100 to 104, which are
-not reported; they share the cap tables and the years of weather with those that are, not the jobs. Seeds 0 and 1 at 50 %
-had been looked at once before that, with caps tried across jobs instead of within one.
+not reported; they share the cap tables and the years of weather with those that are, not the jobs. Seeds 0 and 1 at
+50 % had been looked at once before that, with caps tried across jobs instead of within one.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from typing import Final
 import numpy as np
 
 from lepton_etl.optimize.replay.cluster import (
-    Floats,
     Ints,
     Jobs,
     Nodes,
@@ -24,8 +23,9 @@ from lepton_etl.optimize.replay.cluster import (
     checked,
 )
 from lepton_etl.optimize.replay.easy import Fit, Held, Kinds, behind_room, fit_now, reservation, room_now
+from lepton_etl.optimize.replay.outcome import Replayed, Reservation
 from lepton_etl.optimize.replay.policies import Policy
-from lepton_etl.optimize.replay.state import SHUTTING, SLEEP, WAKING, Segments, State
+from lepton_etl.optimize.replay.state import SHUTTING, SLEEP, WAKING, State
 
 _END: Final = 0
 _READY: Final = 1
@@ -33,38 +33,6 @@ _BEGIN: Final = 2
 _RELEASE: Final = 3
 _LOOK: Final = 4
 _SOON_S: Final = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """What the head of the queue was promised at `now_s`: to hold its nodes by `shadow_s` at the latest."""
-
-    now_s: float
-    job: int
-    shadow_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Replayed:
-    """Jobs as they ran, s: nodes given (`held_s`), running, done; their board power, W; and what the nodes drew.
-
-    `final_w` is the cap a job
-    ended with, None: none. `overrun` counts jobs that ran beyond the wall time granted: they are let run on.
-    """
-
-    held_s: Floats
-    begin_s: Floats
-    end_s: Floats
-    hardware_class: Ints
-    limit_s: Floats
-    gpu_w: Floats
-    overrun: int
-    wakes: int
-    settings: tuple[Setting, ...]
-    final_w: tuple[float | None, ...]
-    node_lists: tuple[tuple[int, ...], ...]
-    reservations: tuple[Reservation, ...]
-    segments: Segments
 
 
 def replay_queue(

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lepton_etl.optimize.replay.cluster import Jobs, Nodes, ReplayError, Run, Setting
+from lepton_etl.optimize.replay.outcome import Replayed
 from lepton_etl.optimize.replay.policies import IdleTimeout, LeastEnergy, Policy, Reserve, UrgentFirst
-from lepton_etl.optimize.replay.queue import Replayed, replay_queue
+from lepton_etl.optimize.replay.queue import replay_queue
 from lepton_etl.optimize.replay.state import ON, SLEEP
 
 NODES = Nodes(
