@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, timedelta
+from math import isnan, nan
 from typing import Any, Final
 
 import polars as pl
@@ -30,13 +31,18 @@ from lepton_etl.settings import Settings
 
 # Beside the policy that was asked for stand the rule that does nothing and the bound that knows all.
 BESIDE: Final = ("run_at_once", "clairvoyant")
+# A job that finds no room may start so much later than it may wait.
+ROOM_H: Final = 24
 _WIDTH: Final = 140
+_HEADINGS: Final = (
+    "site", "policy", "jobs", "kWh", "kgCO2e", "saved", "of hindsight", "money", "delay h", "late", "moved",
+)  # fmt: skip
 _JOBS: Final = T.StructType(
     [
         *(T.StructField(name, T.StringType()) for name in ("site_id", "cluster_id", "job_id")),
         T.StructField("submit_time", T.TimestampType()), T.StructField("restart", T.IntegerType()),
         T.StructField("start_time", T.TimestampType()), T.StructField("end_time", T.TimestampType()),
-        T.StructField("node_count", T.IntegerType()), T.StructField("gpu_count", T.IntegerType()),
+        T.StructField("node_count", T.DoubleType()), T.StructField("gpu_count", T.IntegerType()),
         T.StructField("energy_kwh", T.DoubleType()), T.StructField("energy_basis", T.StringType()),
     ]
 )  # fmt: skip
@@ -73,7 +79,9 @@ def run(
                 remedy="choose other days",
             )
         intensity, basis = _intensity(lake, settings, days, rules)
-        price, without = _price(lake, days, rules)
+        known, left_out = _within(jobs, intensity, flexibility_h)
+        price, no_price = _price(lake, days, rules)
+        without = (*left_out, *no_price)
         forecast = _forecast(lake, settings, days)
         wanted = [one for one in dict.fromkeys((BESIDE[0], *policies, BESIDE[1])) if one in POLICIES]
         if price is None and "cheapest_window" in wanted:
@@ -90,7 +98,7 @@ def run(
         kernel = _kernel(capacity, intensity, price, forecast, days, rules)
         # Every site and policy is a group of its own: as many tasks as there are.
         found = (
-            jobs.crossJoin(F.broadcast(names))
+            known.crossJoin(F.broadcast(names))
             .groupBy("site_id", "policy")
             .applyInArrow(kernel, schema=_TOTALS)
         )
@@ -108,19 +116,7 @@ def show(done: Replayed, *, as_csv: bool) -> None:
         writer.writerows(done.rows)
         return
     table = Table(title=f"Jobs of history under other policies; {done.basis}", title_justify="left")
-    for heading in (
-        "site",
-        "policy",
-        "jobs",
-        "kWh",
-        "kgCO2e",
-        "saved",
-        "of hindsight",
-        "money",
-        "delay h",
-        "late",
-        "moved",
-    ):
+    for heading in _HEADINGS:
         table.add_column(heading, justify="left" if heading in ("site", "policy") else "right")
     by_site = {
         row["site_id"]: [one for one in done.rows if one["site_id"] == row["site_id"]] for row in done.rows
@@ -131,12 +127,11 @@ def show(done: Replayed, *, as_csv: bool) -> None:
         )
         for row in rows:
             saved = once - row["emissions_kgco2e"]
-            share = saved / (once - best) if once > best else float("nan")
+            share = saved / (once - best) if once > best else nan
             table.add_row(
                 site_id, row["policy"], f"{row['jobs_completed']:,}", f"{row['energy_kwh']:,.1f}",
-                f"{row['emissions_kgco2e']:,.2f}", f"{saved / once:.1%}" if once > 0 else "-",
-                "-" if share != share else f"{share:.0%}",
-                "-" if row["energy_cost"] != row["energy_cost"] else f"{row['energy_cost']:,.2f}",
+                _number(row["emissions_kgco2e"], ",.2f"), _number(saved / once if once > 0 else nan, ".1%"),
+                _number(share, ".0%"), _number(row["energy_cost"], ",.2f"),
                 f"{row['delay_h']:.1f}", f"{row['deadlines_missed']:,}", f"{row['jobs_moved']:,}",
             )  # fmt: skip
     console = Console(width=max(Console().width, _WIDTH))
@@ -145,10 +140,17 @@ def show(done: Replayed, *, as_csv: bool) -> None:
         console.print(f"note: {note}")
 
 
+def _number(value: float, form: str) -> str:
+    """A figure, or a dash for the unknown."""
+    return "-" if isnan(value) else format(value, form)
+
+
 def _jobs(lake: Lake, days: Days) -> DataFrame:
     """One row a run that was submitted on the days and has ended; its days may reach beyond them."""
     wide = Days(days.start, days.end + timedelta(days=7))
-    energy = lake.read(JOB_ENERGY, wide).select(*RUN_KEY, "facility_energy_kwh", "it_energy_kwh")
+    energy = lake.read(JOB_ENERGY, wide).select(
+        *RUN_KEY, "facility_energy_kwh", "it_energy_kwh", "node_held_h"
+    )
     runs = lake.read(JOB_RUN, wide).select(*RUN_KEY, "start_time", "end_time", "node_count", "gpu_count")
     begins, ends = _bounds(days)
     both = energy.withColumn("_energy", F.lit(True)).unionByName(
@@ -157,11 +159,31 @@ def _jobs(lake: Lake, days: Days) -> DataFrame:
 
     def of_site(table: pa.Table) -> pa.Table:
         rows = pl.DataFrame(table)
-        made = job_rows(rows.filter(pl.col("_energy")), rows.filter(~pl.col("_energy")))
+        energy, runs = rows.filter(pl.col("_energy")), rows.filter(~pl.col("_energy"))
+        held = energy.group_by(RUN_KEY).agg(pl.col("node_held_h").sum())
+        hours = (pl.col("end_time") - pl.col("start_time")).dt.total_seconds() / 3600
+        # Jobs share nodes: what a run holds is nodes by reserved share.
+        share = pl.when(hours > 0).then(pl.col("node_held_h") / hours).otherwise(0.0)
+        made = (
+            job_rows(energy, runs).join(held, on=RUN_KEY, how="left").with_columns(share.alias("node_count"))
+        )
         return made.select(_JOBS.names).to_arrow().cast(_arrow(_JOBS))
 
     inside = (F.col("submit_time") >= F.lit(begins)) & (F.col("submit_time") < F.lit(ends))
     return both.where(inside).groupBy("site_id").applyInArrow(of_site, schema=_JOBS)
+
+
+def _within(
+    jobs: DataFrame, intensity: pl.DataFrame, flexibility_h: float
+) -> tuple[DataFrame, tuple[str, ...]]:
+    """Jobs whose whole window has an intensity, and how many have not: they cannot be compared."""
+    end = intensity["hour_start"].max()
+    assert isinstance(end, datetime)
+    seconds = F.unix_timestamp("end_time") - F.unix_timestamp("start_time") + F.unix_timestamp("submit_time")
+    inside = seconds + (flexibility_h + ROOM_H) * 3600 <= end.timestamp() + 3600
+    left_out = jobs.where(~inside).count()
+    note = f"{left_out:,} jobs left out: their window reaches beyond the known intensities, {end:%Y-%m-%d %H:%M} UTC"
+    return jobs.where(inside), ((note,) if left_out else ())
 
 
 def _kernel(
@@ -174,7 +196,7 @@ def _kernel(
         jobs = pl.DataFrame(table)
         site_id, policy = jobs["site_id"][0], jobs["policy"][0]
         totals = replay_site(
-            jobs.drop("policy"), max(capacity.get(site_id, 0), *jobs["node_count"].to_list()),
+            jobs.drop("policy"), max(capacity.get(site_id, 0), *(int(one) + 1 for one in jobs["node_count"])),
             intensity, None if price is None else price.filter(pl.col("site_id") == site_id), policy, begins, ends,
             rules, forecast,
         )  # fmt: skip
