@@ -13,7 +13,9 @@ import pyarrow as pa
 import pytest
 
 from lepton_etl.lake.schema import arrow_schema
+from lepton_etl.lake.tables.advice import RECOMMENDATION, SAVING
 from lepton_etl.lake.tables.diagnosis import ANOMALY
+from lepton_etl.optimize.advice import Advice, Promise, Subject
 from lepton_etl.report import data as d
 from lepton_etl.report.page import render
 
@@ -132,6 +134,33 @@ def test_states_anomalies_and_the_runs_own_footprint_are_shown(made_up_report: R
     assert re.search(r"The run itself, up to this page: .* 7\.4 Wh at 7\.4 W for a busy core", html)
     bare = render(made_up_report(1))
     assert "No device was judged" in bare and "No anomaly was found" in bare and "The run itself" not in bare
+
+
+def test_recommendations_and_what_they_brought_are_shown(made_up_report: Report) -> None:
+    start = datetime(2025, 6, 4, tzinfo=UTC)
+    promised = Advice(
+        Subject("s", "c01"), "consolidate", "power_down", "put 2 of 8 nodes of <c01> to sleep", start,
+        start + timedelta(days=1), 9.6, Promise(6.5, 5.0, 7.5), "idle power", guard_rail="one in reserve",
+        saving_kgco2e=Promise(2.6, 2.0, 3.0), carbon_method="location",
+    ).row()  # fmt: skip
+    night = {"date": start.date(), "recommendation_state": "proposed", "first_proposed_date": start.date(),
+             "state_time": start}  # fmt: skip
+    brought = {"date": start.date(), "recommendation_id": "ab" * 8, "site_id": "s", "lever": "cooling", "proven": False,
+               "saving_method": "ipmvp_c", "grade_reason": "not proven: the interval holds 0",
+               "realised_saving_kwh": 12.5, "realised_saving_lower_kwh": -3.0, "realised_saving_upper_kwh": 28.0,
+               "savings_uncertainty_ratio": 1.24, "reporting_from": start.date()}  # fmt: skip
+    html = render(
+        replace(
+            made_up_report(1),
+            recommendations=pa.Table.from_pylist([promised | night], schema=arrow_schema(RECOMMENDATION)),
+            savings=pa.Table.from_pylist([brought], schema=arrow_schema(SAVING)),
+        )
+    )
+    section = html[html.index('<section id="advice">') : html.index('<section id="coverage">')]
+    for said in ("nodes of &lt;c01&gt; to sleep", "one in reserve", "proposed", "6.5", "location", "abababab",
+                 "not proven: the interval holds 0", "124"):  # fmt: skip
+        assert said in section, said
+    assert "Nothing is recommended" in render(made_up_report(1))
 
 
 def test_all_unknown_renders_without_a_chart(made_up_report: Report) -> None:
