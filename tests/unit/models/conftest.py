@@ -16,7 +16,7 @@ from lepton_etl.models.training import order_rows
 
 @pytest.fixture(scope="session")
 def settings() -> ModelSettings:
-    return ModelSettings(trees=10, min_rows=100)
+    return ModelSettings(trees=10, min_rows=100, slim=False)
 
 
 @pytest.fixture(scope="session")
