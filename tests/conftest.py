@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from lepton_etl.lake.store import Lake
 
+# Two workers and Spark share the cores: threads of OpenMP that wait for each other would take most of them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 PROJECT = Path(__file__).resolve().parents[1]
 
 

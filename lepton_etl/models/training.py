@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from lepton_etl.models.builders import ClassMean, linear
 from lepton_etl.models.classes import ClassFit, ClassTask, Composed, compose, fit_classes
@@ -141,6 +142,20 @@ def train(
     is the one that was tested: it is not fitted again on the test days. `class_fits` are the classes' own models where
     these were taught elsewhere; without them each class is taught here on its rows of `hours`.
     """
+    # The OpenMP runtime must be there to be limited.
+    import sklearn.ensemble  # noqa: F401
+
+    # One thread: beside other work, threads that wait for each other cost many times what they bring to so few rows.
+    with threadpool_limits(1):
+        return _trained(hours, settings, champion, class_fits)
+
+
+def _trained(
+    hours: pd.DataFrame,
+    settings: ModelSettings,
+    champion: Predict | None,
+    class_fits: Sequence[ClassFit] | None,
+) -> Trained:
     refuse_power_features(FEATURES[settings.device])
     names = list(feature_names(settings.device))
     split = split_forward(hours, settings.test_ratio, settings.embargo_hours)
