@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,8 @@ from lepton_etl.optimize.replay.cluster import Floats, Ints, Jobs, Measured, Nod
 SITE: Final = Path("conf/sites/simulated-gpu-site.yaml")
 _ROW: Final = ["dataset", "network", "batch_size", "optimizer"]
 _DAY_S: Final = 86400.0
+_WINDOW_S: Final = 600.0
+_LOGGED_S: Final = 3600.0
 
 
 def parameters(path: Path = SITE) -> dict[str, Any]:
@@ -86,7 +88,8 @@ def curves(data: Path, site: dict[str, Any]) -> Curves:
 class Truth:
     """What a job really does: `work_s` on the fastest class, and the cap curves of its workload.
 
-    Windows of a trial are measured with the errors of the frozen file; the same job and window, the same error.
+    Stretches under a cap are logged with the errors of the frozen file, which fall with the root of the ten-minute
+    windows; so is the uncapped reference, whose errors (progress and power, in sigmas of one window) stay the same.
     """
 
     curves: Curves
@@ -95,44 +98,52 @@ class Truth:
     meters: dict[str, float]
     gpu_gain: float
     seed: int
+    free_windows: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    free_error: Floats = field(default_factory=lambda: np.zeros((0, 0, 2)))
+
+    def knowing(self, windows: Floats) -> Truth:
+        """The same where earlier logs hold so many uncapped windows, (workloads, classes), as a reference."""
+        rng = np.random.default_rng([self.seed, 6])
+        return replace(self, free_windows=windows, free_error=rng.normal(0.0, 1.0, (*windows.shape, 2)))
 
     def run(self, job: int, hardware_class: int, setting: Setting) -> Run:
-        """Duration and mean board power; a trial's windows count with the power and the progress they had."""
+        """Duration and mean board power; every stretch under a cap is logged with the power and progress it had."""
         workload = int(self.workload[job])
         left = float(self.work_s[job] * self.curves.relative[workload, hardware_class])
         free = self.curves.at(workload, hardware_class, None)
-        if not isinstance(setting, Trial):
-            time, power = free if setting is None else self.curves.at(workload, hardware_class, setting)
-            return Run(left * time, power, (), setting)
+        if setting is None:
+            return Run(left * free[0], free[1])
         rng = np.random.default_rng([self.seed, job])
         measured: list[Measured] = []
-        lasts = min(left, setting.window_s)
+        lasts = min(left, setting.window_s) if isinstance(setting, Trial) else 0.0
+        logged = float(self.free_windows[workload, hardware_class])
+        # One reference for all stretches of a job: the earlier logs', or the uncapped start of this one.
+        own = np.floor(lasts / _WINDOW_S)
+        error = self.free_error[workload, hardware_class] if logged else rng.normal(0.0, 1.0, 2)
+        error = error / np.sqrt(max(logged or own, 1.0))
         duration, joule, left = lasts, lasts * free[1], left - lasts
         cap_w: float | None = None
         while left > 1e-9:
-            cap_w, longest_s = setting.step(measured)
+            cap_w, longest_s = setting.step(measured) if isinstance(setting, Trial) else (setting, _LOGGED_S)
             time, power = self.curves.at(workload, hardware_class, cap_w)
             lasts = min(left * time, longest_s)
             duration, joule, left = duration + lasts, joule + lasts * power, left - lasts / time
-            if left > 1e-9 and cap_w is not None:
-                measured.append(
-                    self._sensed(rng, cap_w, free, (time, power), min(longest_s, setting.window_s))
-                )
+            windows = float(np.floor(lasts / _WINDOW_S + 1e-9))
+            if cap_w is not None and windows and (logged or own):
+                measured.append(self._sensed(rng, cap_w, free, (time, power), windows, duration, error))
         return Run(duration, joule / duration, tuple(measured), cap_w)
 
     def _sensed(
-        self,
-        rng: np.random.Generator,
-        cap_w: float,
-        free: tuple[float, float],
-        capped: tuple[float, float],
-        window_s: float,
-    ) -> Measured:
-        windows = max(window_s / 600.0, 1.0)
-        power = self.gpu_gain * (1.0 + rng.normal(0.0, self.meters["gpu_noise"] / np.sqrt(windows), 2))
-        speed = 1.0 + rng.normal(0.0, self.meters["progress_noise"] / np.sqrt(windows), 2)
+        self, rng: np.random.Generator, cap_w: float, free: tuple[float, float], capped: tuple[float, float],
+        windows: float, end_s: float, reference_error: Floats,
+    ) -> Measured:  # fmt: skip
+        noise = rng.normal(0.0, 1.0, 2) / np.sqrt(windows)
+        speed = 1.0 + self.meters["progress_noise"] * np.array([reference_error[0], noise[0]])
+        power = self.gpu_gain * (1.0 + self.meters["gpu_noise"] * np.array([reference_error[1], noise[1]]))
         ratio = capped[0] / free[0] * speed[0] / speed[1]
-        return Measured(cap_w, float(free[1] * power[0]), float(capped[1] * power[1]), float(ratio))
+        return Measured(
+            cap_w, float(free[1] * power[0]), float(capped[1] * power[1]), float(ratio), windows, end_s
+        )
 
 
 @dataclass(frozen=True)
