@@ -15,10 +15,10 @@ import polars as pl
 import yaml
 from numpy.typing import NDArray
 
-from lepton_etl.optimize.replay.cluster import Floats, Ints, Jobs, Measured, Nodes, Run, Setting, Trial
+from bench.savings_truth import Curves, Truth
+from lepton_etl.optimize.replay.cluster import Floats, Ints, Jobs, Nodes
 
 SITE: Final = Path("conf/sites/simulated-gpu-site.yaml")
-_ROW: Final = ["dataset", "network", "batch_size", "optimizer"]
 _DAY_S: Final = 86400.0
 
 
@@ -26,113 +26,6 @@ def parameters(path: Path = SITE) -> dict[str, Any]:
     """The frozen parameters."""
     found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return found
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Real cap curves of the rows that all boards' tables have; time is relative to that at the highest cap.
-
-    `caps_w[class]` the limits that the table knows; `time` and `power_w` [workload][class] at those it has, by cap.
-    `relative[workload, class]`: time at the highest cap over that of the fastest class.
-    """
-
-    names: list[str]
-    tasks: list[str]
-    caps_w: list[Floats]
-    limits: list[list[Floats]]
-    time: list[list[Floats]]
-    power_w: list[list[Floats]]
-    relative: Floats
-
-    def at(self, workload: int, kind: int, cap_w: float | None) -> tuple[float, float]:
-        """Time over that without a cap, and mean power, W, at a cap; linear between the table's caps."""
-        limits, time, power = (
-            part[workload][kind] for part in (self.limits, self.time, self.power_w)
-        )  # fmt: skip
-        cap = float(limits[-1]) if cap_w is None else cap_w
-        return float(np.interp(cap, limits, time)), float(np.interp(cap, limits, power))
-
-
-def curves(data: Path, site: dict[str, Any]) -> Curves:
-    """Read the power-limit tables of all board classes."""
-    tables = [pl.read_csv(data / kind["gpu_table"]) for kind in site["nodes"]["classes"].values()]
-    common = tables[0].select(_ROW).unique()
-    for table in tables[1:]:
-        common = common.join(table.select(_ROW).unique(), on=_ROW)
-    common = common.sort(_ROW)
-    limits: list[list[Floats]] = []
-    time: list[list[Floats]] = []
-    power: list[list[Floats]] = []
-    top = np.empty((len(common), len(tables)))
-    for number in range(len(common)):
-        rows = [table.join(common[number], on=_ROW).sort("power_limit") for table in tables]
-        limits.append([row["power_limit"].cast(pl.Float64).to_numpy() for row in rows])
-        epoch = [row["time_per_epoch"].to_numpy() for row in rows]
-        top[number] = [one[-1] for one in epoch]
-        time.append([one / one[-1] for one in epoch])
-        power.append([row["average_power"].to_numpy() for row in rows])
-    return Curves(
-        names=["/".join(map(str, row)) for row in common.rows()],
-        tasks=["/".join(map(str, row[:2])) for row in common.rows()],
-        caps_w=[np.sort(table["power_limit"].unique().cast(pl.Float64).to_numpy()) for table in tables],
-        limits=limits,
-        time=time,
-        power_w=power,
-        relative=top / top.min(axis=1, keepdims=True),
-    )
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What a job really does: `work_s` on the fastest class, and the cap curves of its workload.
-
-    Windows of a trial are measured with the errors of the frozen file; the same job and window, the same error.
-    """
-
-    curves: Curves
-    work_s: Floats
-    workload: Ints
-    meters: dict[str, float]
-    gpu_gain: float
-    seed: int
-
-    def run(self, job: int, hardware_class: int, setting: Setting) -> Run:
-        """Duration and mean board power; a trial's windows count with the power and the progress they had."""
-        workload = int(self.workload[job])
-        left = float(self.work_s[job] * self.curves.relative[workload, hardware_class])
-        free = self.curves.at(workload, hardware_class, None)
-        if not isinstance(setting, Trial):
-            time, power = free if setting is None else self.curves.at(workload, hardware_class, setting)
-            return Run(left * time, power, (), setting)
-        rng = np.random.default_rng([self.seed, job])
-        measured: list[Measured] = []
-        lasts = min(left, setting.window_s)
-        duration, joule, left = lasts, lasts * free[1], left - lasts
-        cap_w: float | None = None
-        while left > 1e-9:
-            cap_w, longest_s = setting.step(measured)
-            time, power = self.curves.at(workload, hardware_class, cap_w)
-            lasts = min(left * time, longest_s)
-            duration, joule, left = duration + lasts, joule + lasts * power, left - lasts / time
-            if left > 1e-9 and cap_w is not None:
-                measured.append(
-                    self._sensed(rng, cap_w, free, (time, power), min(longest_s, setting.window_s))
-                )
-        return Run(duration, joule / duration, tuple(measured), cap_w)
-
-    def _sensed(
-        self,
-        rng: np.random.Generator,
-        cap_w: float,
-        free: tuple[float, float],
-        capped: tuple[float, float],
-        window_s: float,
-    ) -> Measured:
-        windows = max(window_s / 600.0, 1.0)
-        power = self.gpu_gain * (1.0 + rng.normal(0.0, self.meters["gpu_noise"] / np.sqrt(windows), 2))
-        speed = 1.0 + rng.normal(0.0, self.meters["progress_noise"] / np.sqrt(windows), 2)
-        ratio = capped[0] / free[0] * speed[0] / speed[1]
-        return Measured(cap_w, float(free[1] * power[0]), float(capped[1] * power[1]), float(ratio))
 
 
 @dataclass(frozen=True)

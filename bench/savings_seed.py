@@ -16,7 +16,7 @@ from bench.savings_verify import Period, Verified, standard_work, verified
 from bench.savings_world import DAY_S, TAIL_DAYS, Arm, Cooling, World, run_arm
 from lepton_etl.optimize.replay.caps import LearnedCaps
 from lepton_etl.optimize.replay.cluster import Floats
-from lepton_etl.optimize.replay.habits import JobLog, habits
+from lepton_etl.optimize.replay.habits import JobLog, habits, windows_logged
 from lepton_etl.optimize.replay.ours import (
     CAPS,
     COOLING,
@@ -82,6 +82,7 @@ def run_seed(data: Path, utilisation: float, number: int, split: bool = True) ->
     ran_before = replay_queue(nodes, world.jobs_before, world.truth_before, plain)
     full_log = world.job_log(world.jobs_before, ran_before, rng)
     log = full_log.where(ran_before.end_s <= before * DAY_S)
+    world.truth = world.truth.knowing(windows_logged(log, len(world.curves.names), nodes.classes))
     hours_before = rack_hours(world.site, ran_before.segments, 24 * before)
     usual = float(told["facility"]["supply_air_c"])
     supply_before = world.supply(np.full(24 * before, usual), rng)

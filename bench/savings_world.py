@@ -10,15 +10,14 @@ from typing import Any, Final
 import numpy as np
 
 from bench.savings_inputs import (
-    Curves,
     Outdoors,
     Site,
-    curves,
     make_jobs,
     make_site,
     outdoors,
 )  # fmt: skip
 from bench.savings_plant import Hours, Metered, rack_hours, run_plant
+from bench.savings_truth import Curves, curves
 from lepton_etl.optimize.replay.cluster import Floats, Jobs
 from lepton_etl.optimize.replay.cooling import CoolingLimits, CoolingPlanner
 from lepton_etl.optimize.replay.habits import JobLog

@@ -1,12 +1,16 @@
-"""Power caps learned while jobs run: windows at a few caps in long jobs, then the cap that takes the least energy.
+"""Power caps learned while jobs run: windows under a few caps in long jobs, then the cap that takes the least energy.
 
-A trial is a window without a cap and some with one, in a job that goes on with what it found; its energy and its time
-are in the replay like all others. What jobs of the same workload found on the same class counts together. Nothing is
-promised where nothing was tried. Source: You, Chung and Chowdhury, Zeus, NSDI 2023 (profiling within the job).
+Throughput under a cap is set against that of the same workload on the same class in the logs from before any cap, or,
+where there are none, against an uncapped start of the job itself. Every logged stretch under a cap counts, from the
+moment that it is logged and for all jobs of the workload. Caps are tried from a mild one down in steps that shrink near
+the bound, then by halving between the lowest that held and the highest that did not. Trials are in the replay with
+their energy and time. Nothing is promised where nothing was tried.
+Source: You, Chung and Chowdhury, Zeus, NSDI 2023 (profiling within the job).
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,36 +18,51 @@ from typing import Final
 
 from lepton_etl.optimize.replay.cluster import Floats, Jobs, Measured, Nodes, Run, Setting, Trial
 
-# Caps that are tried, as shares of the power that the workload draws by itself: down while it is not slowed too much,
-# the mild one where the first slows it.
-_SHARES: Final = (0.85, 0.75, 0.65)
-_MILDER: Final = 0.92
+# Steps down from a cap that held, in steps of the grid, by the slowdown over the bound that it showed.
+_STEPS_DOWN: Final = ((0.2, 4), (0.5, 2), (math.inf, 1))
+
+
+@dataclass(slots=True)
+class _Seen:
+    """Sums over the logged windows of one cap."""
+
+    windows: float = 0.0
+    time: float = 0.0
+    power: float = 0.0
+
+    def add(self, one: Measured) -> None:
+        self.windows += one.windows
+        self.time += one.time_ratio * one.windows
+        self.power += one.capped_w / one.free_w * one.windows
 
 
 @dataclass(slots=True)
 class _Cell:
-    """What is known of one workload on one class: windows by the share of its own power that the cap is."""
+    """What is known of one workload on one class, by the step of the grid that the cap is."""
 
     free_w: float
-    seen: dict[float, list[Measured]] = field(default_factory=dict)
+    reference_windows: float
+    seen: dict[int, _Seen] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """Where a cell stands: the best cap so far, as a share, and the next to try; None: none."""
+    """Where a cell stands: the best cap so far and the next to try, as steps of the grid; None: none."""
 
-    best: float | None
-    following: float | None
+    best: int | None
+    following: int | None
 
 
 @dataclass(slots=True)
 class LearnedCaps:
-    """Caps by trial: at most `most_caps` a workload and class, slowed by at most `slowdown_ratio`.
+    """Caps by trial for each workload and class, slowing by at most `slowdown_ratio`.
 
-    `free_w` is the boards' mean power and `used_ratio` the actual over the requested time by earlier logs, both
-    (workloads, classes); `least_w` and `most_w` the limits that a board takes, by class. A cap is kept where its mean
-    slowdown plus `sure` standard errors of that mean is within the bound. A job with a deadline is capped only where
-    the granted time still ends before it. Only jobs expected to last `least_trial_s` try.
+    `free_w` is the boards' mean power, `used_ratio` the actual over the requested time and `free_windows` the number of
+    uncapped ten-minute windows in earlier logs, all (workloads, classes); `least_w` and `most_w` the limits that a
+    board takes, by class. Caps are shares of `free_w`: 1 - `grid_step` x step. One is kept where its mean slowdown plus
+    `sure` standard errors is within the bound. A job with a deadline is capped only where the granted time still ends
+    before it. Only jobs expected to last `least_trial_s` try, and while trying has cost them less than
+    `trial_slowdown_ratio` of that.
     """
 
     nodes: Nodes
@@ -51,16 +70,24 @@ class LearnedCaps:
     used_ratio: Floats
     least_w: Floats
     most_w: Floats
+    free_windows: Floats
     slowdown_ratio: float = 0.05
     window_s: float = 600.0
-    window_error_ratio: float = 0.021
+    window_error_ratio: float = 0.015
     sure: float = 2.0
-    least_windows: int = 2
-    most_windows: int = 8
-    most_caps: int = 3
+    least_windows: float = 2.0
+    most_windows: float = 40.0
+    first_step: int = 6
+    last_step: int = 20
+    grid_step: float = 0.025
+    least_reference: float = 6.0
     least_trial_s: float = 5400.0
+    trial_slowdown_ratio: float = 0.015
+    look_again_s: float = 3600.0
     host_w: tuple[float, ...] = ()
     cells: dict[tuple[int, int], _Cell] = field(default_factory=dict)
+    logged: list[tuple[float, int, tuple[int, int], Measured]] = field(default_factory=list)
+    count: int = 0
 
     def __post_init__(self) -> None:
         shares = []
@@ -73,29 +100,36 @@ class LearnedCaps:
     def time_ratio(self, workload: int, hardware_class: int, cap_w: float) -> float:
         """Time with a cap over time without, by the windows of it, at least 1; 1 where there are none."""
         cell = self.cells.get((workload, hardware_class))
-        found = cell.seen.get(round(cap_w / cell.free_w, 6), []) if cell is not None else []
-        return max(sum(one.time_ratio for one in found) / len(found), 1.0) if found else 1.0
+        found = cell.seen.get(self._step_of(cell, cap_w)) if cell is not None else None
+        return max(found.time / found.windows, 1.0) if found else 1.0
 
     def choose(self, jobs: Jobs, job: int, hardware_class: int, now_s: float) -> Setting:
+        self._read(now_s)
         latest_s = now_s + self.nodes.wake_s + self.longest_s(jobs, job)
         if latest_s > jobs.deadline_s[job]:
             return None
         key = int(jobs.workload[job]), hardware_class
-        if key not in self.cells:
-            self.cells[key] = _Cell(float(self.free_w[key]))
-        cell = self.cells[key]
-        verdict = self._verdict(cell, (), hardware_class)
+        cell = self._cell(key)
+        verdict = self._verdict(cell, cell.seen, hardware_class)
         lasts_s = float(jobs.requested_s[job] * self.used_ratio[key])
         if verdict.following is None or lasts_s < self.least_trial_s:
-            return None if verdict.best is None else verdict.best * cell.free_w
+            return None if verdict.best is None else self._watt(cell, verdict.best)
+        own = {step: _Seen(one.windows, one.time, one.power) for step, one in cell.seen.items()}
+        read, lost_s = 0, 0.0
 
         def step(measured: Sequence[Measured]) -> tuple[float | None, float]:
-            now = self._verdict(cell, measured, hardware_class)
-            if now.following is not None:
-                return now.following * cell.free_w, self.window_s
-            return None if now.best is None else now.best * cell.free_w, math.inf
+            nonlocal read, lost_s
+            for one in measured[read:]:
+                own.setdefault(self._step_of(cell, one.cap_w), _Seen()).add(one)
+                lost_s += max(one.time_ratio - 1.0 - self.slowdown_ratio, 0.0) * one.windows * self.window_s
+            read = len(measured)
+            now = self._verdict(cell, own, hardware_class)
+            if now.following is not None and lost_s <= self.trial_slowdown_ratio * lasts_s:
+                return self._watt(cell, now.following), self.window_s
+            return None if now.best is None else self._watt(cell, now.best), self.look_again_s
 
-        return Trial(self.window_s, step)
+        known = cell.reference_windows >= self.least_reference
+        return Trial(0.0 if known else self.least_reference * self.window_s, step)
 
     def limit_s(self, jobs: Jobs, job: int, setting: Setting) -> float:
         return float(jobs.requested_s[job]) if setting is None else self.longest_s(jobs, job)
@@ -104,47 +138,76 @@ class LearnedCaps:
         # The windows of a trial may be much slower than what will be kept.
         return float(jobs.requested_s[job]) * (1 + self.slowdown_ratio) + self.window_s
 
-    def ended(self, jobs: Jobs, job: int, hardware_class: int, setting: Setting, run: Run) -> None:
-        cell = self.cells.get((int(jobs.workload[job]), hardware_class))
+    def began(self, jobs: Jobs, job: int, hardware_class: int, run: Run, now_s: float) -> None:
         for one in run.measured:
-            assert cell is not None
-            cell.seen.setdefault(round(one.cap_w / cell.free_w, 6), []).append(one)
+            self.count += 1
+            key = int(jobs.workload[job]), hardware_class
+            heapq.heappush(self.logged, (now_s + one.end_s, self.count, key, one))
 
-    def _verdict(self, cell: _Cell, more: Sequence[Measured], kind: int) -> _Verdict:
-        """Walk down the caps by the windows of earlier jobs and of this one."""
-        best: float | None = None
-        least = cell.free_w + self.host_w[kind]
-        share: float | None = _SHARES[0]
-        tried = 0
-        while share is not None and tried < self.most_caps:
-            watt = share * cell.free_w
-            if not self.least_w[kind] <= watt <= self.most_w[kind]:
-                break
-            found = [*cell.seen.get(share, ()), *(one for one in more if abs(one.cap_w - watt) < 1e-6)]
-            kept = self._kept(found)
+    def _read(self, now_s: float) -> None:
+        """Take in what has been logged by now."""
+        while self.logged and self.logged[0][0] <= now_s:
+            _, _, key, one = heapq.heappop(self.logged)
+            cell = self._cell(key)
+            cell.seen.setdefault(self._step_of(cell, one.cap_w), _Seen()).add(one)
+
+    def _cell(self, key: tuple[int, int]) -> _Cell:
+        if key not in self.cells:
+            self.cells[key] = _Cell(float(self.free_w[key]), float(self.free_windows[key]))
+        return self.cells[key]
+
+    def _watt(self, cell: _Cell, step: int) -> float:
+        return (1.0 - self.grid_step * step) * cell.free_w
+
+    def _step_of(self, cell: _Cell, cap_w: float) -> int:
+        return round((1.0 - cap_w / cell.free_w) / self.grid_step)
+
+    def _verdict(self, cell: _Cell, seen: dict[int, _Seen], kind: int) -> _Verdict:
+        """The cap of least energy of those that hold, and the next that may hold and save more."""
+        # Above the mean power too: a cap binds the peaks of a load that comes and goes.
+        top = math.floor((1.0 - self.most_w[kind] / cell.free_w) / self.grid_step + 1e-9)
+        low = math.floor((1.0 - self.least_w[kind] / cell.free_w) / self.grid_step + 1e-9)
+        possible = range(top + 1, min(low, self.last_step) + 1)
+        if not possible:
+            return _Verdict(None, None)
+        best, least = None, cell.free_w + self.host_w[kind]
+        held, failed, slow, open_step = top, possible[-1] + 1, 0.0, None
+        for step in sorted(seen):
+            one = seen[step]
+            kept = self._kept(one, cell)
             if kept is None:
-                return _Verdict(best, share)
-            tried += 1
-            if kept:
-                joule = self._joule(found, cell, kind)
+                open_step = step if open_step is None else open_step
+            elif kept and step < failed:
+                held, slow = step, one.time / one.windows - 1.0
+                joule = self._joule(one, cell, kind)
                 if joule < least:
-                    best, least = share, joule
-            lower = [one for one in _SHARES if one < share]
-            share = (lower[0] if lower else None) if kept else (_MILDER if share == _SHARES[0] else None)
-        return _Verdict(best, None)
+                    best, least = step, joule
+            elif not kept:
+                failed = min(failed, step)
+        if open_step is not None and held < open_step < failed:
+            return _Verdict(best, open_step)
+        left = [step for step in possible if held < step < failed]
+        if not left:
+            return _Verdict(best, None)
+        if failed <= possible[-1]:
+            return _Verdict(best, left[len(left) // 2])
+        if held == top:
+            return _Verdict(best, min(self.first_step, left[-1]))
+        down = next(steps for share, steps in _STEPS_DOWN if slow <= share * self.slowdown_ratio)
+        return _Verdict(best, min(held + down, left[-1]))
 
-    def _kept(self, found: Sequence[Measured]) -> bool | None:
+    def _kept(self, found: _Seen, cell: _Cell) -> bool | None:
         """Whether a cap slows within the bound by these windows; None: one more is needed."""
-        if len(found) < self.least_windows:
+        if found.windows < self.least_windows:
             return None
-        slow = sum(one.time_ratio for one in found) / len(found) - 1.0
-        error = self.sure * self.window_error_ratio / math.sqrt(len(found))
+        slow = found.time / found.windows - 1.0
+        reference = max(cell.reference_windows, self.least_reference)
+        error = self.sure * self.window_error_ratio * math.sqrt(1.0 / found.windows + 1.0 / reference)
         if slow + error <= self.slowdown_ratio:
             return True
-        return None if slow - error < self.slowdown_ratio and len(found) < self.most_windows else False
+        return None if slow - error < self.slowdown_ratio and found.windows < self.most_windows else False
 
-    def _joule(self, found: Sequence[Measured], cell: _Cell, kind: int) -> float:
+    def _joule(self, found: _Seen, cell: _Cell, kind: int) -> float:
         """Power of a board and its part of the host times the time, against one second without a cap."""
-        time = sum(one.time_ratio for one in found) / len(found)
-        power = sum(one.capped_w / one.free_w for one in found) / len(found)
-        return (power * cell.free_w + self.host_w[kind]) * max(time, 1.0)
+        power = found.power / found.windows
+        return (power * cell.free_w + self.host_w[kind]) * max(found.time / found.windows, 1.0)

@@ -74,17 +74,22 @@ class Jobs:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What the logs of one window say: its cap, board power without and with it, W, time with it over without."""
+    """What the logs of a stretch say: its cap, board power without and with it, W, time with it over without.
+
+    It was `windows` of ten minutes long and was logged `end_s` seconds after its job began.
+    """
 
     cap_w: float
     free_w: float
     capped_w: float
     time_ratio: float
+    windows: float = 1.0
+    end_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A run that starts with a window without a cap and then asks `step` what comes, until the job is done.
+    """A run that starts with `window_s` without a cap (may be 0) and then asks `step` what comes, until it is done.
 
     `step` gets the windows measured so far in this job and gives a cap in W (None: no cap) and how long to keep it, s;
     an infinite time keeps it to the end.

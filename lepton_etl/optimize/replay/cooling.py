@@ -37,7 +37,10 @@ class CoolingLimits:
 
 @dataclass(slots=True)
 class CoolingPlanner:
-    """Learns by `learn` from metered hours and chooses by `choose`."""
+    """Learns by `learn` from metered hours and chooses by `choose`.
+
+    The usual set point is left only for an expected gain of `worth_ratio` of the energy of IT and cooling or more.
+    """
 
     limits: CoolingLimits
     knots: int = 6
@@ -45,6 +48,7 @@ class CoolingPlanner:
     it_leak_per_k: float = 0.001
     it_design_per_k: float = 0.005
     it_prior_k2h: float = 24.0
+    worth_ratio: float = 0.004
     coefficients: Floats = field(default_factory=lambda: np.zeros(0))
     knots_k: Floats = field(default_factory=lambda: np.zeros(0))
     largest_kwh: float = 1.0
@@ -113,6 +117,10 @@ class CoolingPlanner:
         limits = self.limits
         warmest = max(limits.supply_max_c, limits.supply_min_c)
         points = np.arange(limits.supply_min_c, warmest + 1e-9, 0.25)
-        wanted = float(points[np.argmin(self.expected(points, it_kwh, heat_kwh, wet_bulb_c))])
+        expected = self.expected(points, it_kwh, heat_kwh, wet_bulb_c)
+        usual = float(self.expected(np.array([limits.usual_c]), it_kwh, heat_kwh, wet_bulb_c)[0])
+        # Where cooling is free the expected gain is smaller than the model's own error: the usual point stays.
+        worth = usual - float(expected.min()) >= self.worth_ratio * usual
+        wanted = float(points[np.argmin(expected)]) if worth else limits.usual_c
         ramp = limits.ramp_k_per_h
         return float(np.clip(np.clip(wanted, now_c - ramp, now_c + ramp), limits.supply_min_c, warmest))

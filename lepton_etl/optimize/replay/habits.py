@@ -35,10 +35,11 @@ class JobLog:
 
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """Mean of actual over requested time and mean board power, W, both (workloads, classes)."""
+    """Mean of actual over requested time, mean board power, W, and ten-minute windows logged, (workloads, classes)."""
 
     used_ratio: Floats
     gpu_w: Floats
+    windows: Floats
 
 
 def habits(log: JobLog, workloads: int, classes: int, *, prior_jobs: float = 5.0) -> Habits:
@@ -54,7 +55,15 @@ def habits(log: JobLog, workloads: int, classes: int, *, prior_jobs: float = 5.0
     return Habits(
         _shrunk(free.runtime_s / free.requested_s, free, workloads, classes, prior_jobs),
         _shrunk(log.gpu_w, log, workloads, classes, prior_jobs),
+        windows_logged(log, workloads, classes),
     )
+
+
+def windows_logged(log: JobLog, workloads: int, classes: int, window_s: float = 600.0) -> Floats:
+    """Whole windows of each workload on each class, (workloads, classes)."""
+    found = np.zeros((workloads, classes))
+    np.add.at(found, (log.workload, log.hardware_class), np.floor(log.runtime_s / window_s))
+    return found
 
 
 def _shrunk(values: Floats, log: JobLog, workloads: int, classes: int, prior_jobs: float) -> Floats:

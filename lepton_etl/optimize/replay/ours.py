@@ -46,7 +46,7 @@ class Known:
     backfill_depth: int = 500
     reserve_quantile: float = 0.75
     opening_ratio: float = 0.25
-    patience_s: float = 14400.0
+    patience_s: float = 86400.0
     hurry_s: float = 86400.0
 
 
@@ -65,7 +65,9 @@ def planned(nodes: Nodes, known: Known, levers: frozenset[str]) -> Policy:
     down: PowerDown = _reserve(nodes, known) if POWER_DOWN in levers else IdleTimeout(known.idle_timeout_s)
     caps: Caps = NoCaps()
     if CAPS in levers:
-        caps = LearnedCaps(nodes, known.habits.gpu_w, known.habits.used_ratio, known.least_w, known.most_w)
+        caps = LearnedCaps(
+            nodes, known.habits.gpu_w, known.habits.used_ratio, known.least_w, known.most_w, known.habits.windows
+        )  # fmt: skip
     return Policy(UrgentFirst(known.hurry_s), placement, down, caps, depth)
 
 

@@ -65,8 +65,8 @@ class Caps(Protocol):
     def longest_s(self, jobs: Jobs, job: int) -> float:
         """The longest wall time that any of its settings would be granted, s: what backfill reckons with."""
 
-    def ended(self, jobs: Jobs, job: int, hardware_class: int, setting: Setting, run: Run) -> None:
-        """A job has ended: what its log says may be learnt from now on."""
+    def began(self, jobs: Jobs, job: int, hardware_class: int, run: Run, now_s: float) -> None:
+        """A job has begun: what its log will say may be learnt from when it is logged on, not before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +228,7 @@ class NoCaps:
     def longest_s(self, jobs: Jobs, job: int) -> float:
         return float(jobs.requested_s[job])
 
-    def ended(self, jobs: Jobs, job: int, hardware_class: int, setting: Setting, run: Run) -> None:
+    def began(self, jobs: Jobs, job: int, hardware_class: int, run: Run, now_s: float) -> None:
         return None
 
 

@@ -260,6 +260,7 @@ class _Replay:
         for node in one.fit.nodes:
             self.state.begin(node, one.fit.gpus, one.run.gpu_w, now_s)
         self.begun[job] = now_s
+        self.policy.caps.began(self.jobs, job, one.fit.kind, one.run, now_s)
         heapq.heappush(self.events, (now_s + one.run.duration_s, _END, job))
 
     def _end(self, job: int, now_s: float) -> None:
@@ -271,7 +272,6 @@ class _Replay:
             if not self.on_node[node]:
                 self._look_later(node, now_s + self.policy.power_down.idle_s())
         self.ended[job] = now_s
-        self.policy.caps.ended(self.jobs, job, one.fit.kind, self.settings[job], one.run)
 
     def _result(self, until_s: float) -> Replayed:
         every = range(len(self.jobs))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lepton_etl.optimize.replay.caps import LearnedCaps
 from lepton_etl.optimize.replay.cluster import Jobs, Measured, Nodes, Run, Trial
@@ -31,38 +34,72 @@ def learner() -> LearnedCaps:
         np.full((1, 1), 0.5),
         least_w=np.array([100.0]),
         most_w=np.array([250.0]),
+        free_windows=np.full((1, 1), 1e6),
     )
 
 
-def tried(caps: LearnedCaps, slow_at: dict[float, float]) -> float | None:
-    """One long job's trial; time over that without a cap by the share of 200 W. The cap that it keeps, W."""
+def tried(caps: LearnedCaps, time_ratio: Callable[[float], float], most: int = 400) -> float | None:
+    """One long job's trial at 0 s, power at the cap; `time_ratio` by the cap, W. The cap that it keeps, W."""
     trial = caps.choose(JOBS, 0, 0, 0.0)
-    assert isinstance(trial, Trial)
+    assert isinstance(trial, Trial) and trial.window_s == 0.0
     measured: list[Measured] = []
-    for _ in range(100):
+    for _ in range(most):
         cap_w, lasts_s = trial.step(measured)
-        if lasts_s == np.inf:
-            caps.ended(JOBS, 0, 0, trial, Run(20_000.0, 180.0, tuple(measured), cap_w))
+        if lasts_s == caps.look_again_s:
+            caps.began(JOBS, 0, 0, Run(20_000.0, 180.0, tuple(measured), cap_w), 0.0)
             return cap_w
         assert cap_w is not None
-        measured.append(Measured(cap_w, 200.0, min(cap_w, 200.0), slow_at[round(cap_w / 200.0, 2)]))
+        end_s = (len(measured) + 1) * lasts_s
+        measured.append(Measured(cap_w, 200.0, min(cap_w, 200.0), time_ratio(cap_w), 1.0, end_s))
     raise AssertionError("a trial that does not end")
 
 
-def test_the_lowest_cap_within_the_bound_is_kept() -> None:
+def bends_at(bend_w: float, slope: float) -> Callable[[float], float]:
+    """No slowdown above a cap, below it `slope` a watt."""
+    return lambda cap_w: 1.0 + slope * max(bend_w - cap_w, 0.0)
+
+
+@given(st.floats(105.0, 245.0), st.floats(1e-4, 0.02))
+def test_the_cap_that_is_kept_is_within_the_bound(bend_w: float, slope: float) -> None:
+    """Wherever and however steeply a workload is slowed: never beyond 5 %, and what costs nothing is taken."""
+    time_ratio, caps = bends_at(bend_w, slope), replace(learner(), trial_slowdown_ratio=1e9)
+    kept = tried(caps, time_ratio)
+    assert kept is None or time_ratio(kept) <= 1.05
+    if bend_w < 190.0:
+        assert kept is not None and kept <= bend_w + caps.grid_step * 200.0
+
+
+def test_what_was_logged_is_known_from_its_own_time_on() -> None:
+    """Not before a window is logged, and without waiting for the job's end; a job too short to try uses it too."""
     caps = learner()
-    assert tried(caps, {0.85: 1.0, 0.75: 1.01, 0.65: 1.2}) == pytest.approx(150.0)
-    # Known by now: the next job runs with it at once, a job too short to try as well.
-    assert caps.choose(JOBS, 0, 0, 0.0) == caps.choose(JOBS, 2, 0, 0.0) == pytest.approx(150.0)
-    assert caps.time_ratio(0, 0, 150.0) == pytest.approx(1.01)
+    kept = tried(caps, bends_at(160.0, 0.01))
+    assert kept is not None and kept < 165.0
+    assert caps.choose(JOBS, 2, 0, 1199.0) is None
+    assert isinstance(caps.choose(JOBS, 0, 0, 1199.0), Trial)
+    assert caps.choose(JOBS, 0, 0, 1e5) == caps.choose(JOBS, 2, 0, 1e5) == pytest.approx(kept)
+    assert caps.time_ratio(0, 0, kept) == pytest.approx(1.0 + 0.01 * max(160.0 - kept, 0.0))
 
 
 def test_a_cap_that_slows_beyond_the_bound_is_never_kept() -> None:
-    assert tried(learner(), {0.85: 1.06, 0.92: 1.055}) is None
+    assert tried(learner(), lambda cap_w: 1.06) is None
 
 
 def test_a_cap_at_the_bound_is_not_sure_enough() -> None:
-    assert tried(learner(), {0.85: 1.05, 0.92: 1.049}) is None
+    assert tried(replace(learner(), trial_slowdown_ratio=1e9), lambda cap_w: 1.05) is None
+
+
+def test_trying_ends_where_it_has_cost_too_much() -> None:
+    """Three times as slow under any cap: 1.5 % of 20 000 s are lost in the first window."""
+    caps = learner()
+    assert tried(caps, lambda cap_w: 3.0, most=3) is None
+    assert caps.time_ratio(0, 0, 170.0) == pytest.approx(1.0)
+    caps.choose(JOBS, 0, 0, 1e6)
+    assert caps.time_ratio(0, 0, 170.0) == pytest.approx(3.0)
+
+
+def test_without_earlier_logs_the_job_itself_is_the_reference() -> None:
+    trial = replace(learner(), free_windows=np.zeros((1, 1)), cells={}).choose(JOBS, 0, 0, 0.0)
+    assert isinstance(trial, Trial) and trial.window_s == 3600.0
 
 
 def test_no_cap_where_a_deadline_is_near_and_none_untried() -> None:
@@ -71,9 +108,13 @@ def test_no_cap_where_a_deadline_is_near_and_none_untried() -> None:
     assert caps.choose(JOBS, 2, 0, 0.0) is None
 
 
-def test_a_board_below_its_lowest_limit_is_left_alone() -> None:
+def test_caps_keep_to_the_limits_that_the_board_takes() -> None:
+    """Peaks of a load that draws less in the mean may be capped, but not below the board's lowest limit."""
     caps = replace(learner(), free_w=np.full((1, 1), 90.0), cells={})
-    assert caps.choose(JOBS, 0, 0, 0.0) is None
+    kept = tried(caps, lambda cap_w: 1.0)
+    assert kept is None or 100.0 <= kept < 250.0
+    alone = replace(learner(), least_w=np.array([250.0]), cells={})
+    assert alone.choose(JOBS, 0, 0, 0.0) is None
 
 
 def log(runtime_s: list[float], kinds: list[int], workloads: list[int], named: list[bool]) -> JobLog:
@@ -145,6 +186,13 @@ def test_warm_weather_raises_the_set_point_and_free_cooling_does_not() -> None:
     made = planner(0.03)
     assert made.choose(21.0, 20.0, 24.0, 24.0) > 21.0
     assert made.choose(21.0, 20.0, 24.0, 2.0) <= 21.0
+
+
+def test_a_gain_below_the_models_own_error_does_not_move_the_set_point() -> None:
+    """Free cooling: nothing to gain but a little leakage; from anywhere back to the usual point."""
+    made = planner(0.0)
+    assert made.choose(21.0, 20.0, 24.0, 2.0) == made.choose(22.0, 20.0, 24.0, 2.0) == 21.0
+    assert replace(made, worth_ratio=0.0).choose(21.0, 20.0, 24.0, 2.0) < 21.0
 
 
 def test_shifting_waits_for_the_lowest_hours_and_keeps_the_deadline() -> None:

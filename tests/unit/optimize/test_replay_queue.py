@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from lepton_etl.optimize.replay.cluster import Jobs, Nodes, ReplayError, Run, Setting
 from lepton_etl.optimize.replay.outcome import Replayed
-from lepton_etl.optimize.replay.policies import IdleTimeout, LeastEnergy, Policy, Reserve, UrgentFirst
+from lepton_etl.optimize.replay.policies import (
+    IdleTimeout,
+    LeastEnergy,
+    NoCaps,
+    Policy,
+    Reserve,
+    UrgentFirst,
+)
 from lepton_etl.optimize.replay.queue import replay_queue
 from lepton_etl.optimize.replay.state import ON, SLEEP
 
@@ -194,3 +201,21 @@ def test_an_impossible_job_is_named(gpus: int, allowed: tuple[bool, bool], words
     jobs = replace(jobs, gpus=np.array([gpus]), allowed=np.array([allowed]))
     with pytest.raises(ReplayError, match=f"job 0.*{words}"):
         replay_queue(NODES, jobs, Fixed((1.0,)), Policy())
+
+
+@dataclass(frozen=True)
+class Witness(NoCaps):
+    """Writes down when each job was told to have begun."""
+
+    told: dict[int, float] = field(default_factory=dict)
+
+    def began(self, jobs: Jobs, job: int, hardware_class: int, run: Run, now_s: float) -> None:
+        self.told[job] = now_s
+
+
+def test_logs_count_from_when_a_job_begins_not_from_when_it_is_given_nodes() -> None:
+    """Nodes asleep: a job's clock starts when they have woken, and so do the instants of what it logs."""
+    jobs, witness = jobs_of([(10.0, 2, 900.0), (5000.0, 1, 900.0)]), Witness()
+    ran = replay_queue(NODES, jobs, Fixed((600.0, 600.0)), Policy(caps=witness), asleep=True)
+    assert witness.told == {0: ran.begin_s[0], 1: ran.begin_s[1]}
+    assert witness.told[0] == 10.0 + NODES.wake_s > ran.held_s[0]
