@@ -19,4 +19,5 @@ def conformal_rank(count: int, level: float) -> int:
     Above `count` where so few say nothing. Source: split-conformal quantile ceil((n + 1) level) / n, Lei et al.,
     JASA 113 (2018) 1094.
     """
-    return ceil((count + 1) * level)
+    # (n + 1) x level may be a whole number but for its last bit.
+    return ceil((count + 1) * level - 1e-9)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 from statistics import NormalDist
 from typing import Final, Literal
 
 import numpy as np
 
-from lepton_etl.confidence import CONFIDENCE
+from lepton_etl.confidence import CONFIDENCE, conformal_rank
 from lepton_etl.optimize.caps.curves import Floats
 
 Basis = Literal["blind", "probed"]
@@ -103,7 +102,7 @@ def conformal_quantile(scores: Floats, confidence: float) -> float:
 
     Source: split-conformal, Lei et al., JASA 113 (2018) 1094.
     """
-    rank = ceil((len(scores) + 1) * confidence - 1e-9)
+    rank = conformal_rank(len(scores), confidence)
     if rank > len(scores):
         return float("inf")
     return float(np.partition(scores, rank - 1)[rank - 1])

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from lepton_etl.optimize.schedule.inputs import LEVEL, Floats, Job, Problem, Signal, SiteHours
+from lepton_etl.confidence import Z
+from lepton_etl.optimize.schedule.inputs import Floats, Job, Problem, Signal, SiteHours
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -147,7 +148,7 @@ def at_quantile(signal: Signal, quantile: float) -> Floats:
 
     Where the interval is unknown, the expected value.
     """
-    z = float(norm.ppf(quantile)) / float(norm.ppf((1 + LEVEL) / 2))
+    z = float(norm.ppf(quantile)) / Z
     end = signal.upper if z >= 0 else signal.lower
     moved = signal.expected + abs(z) * (end - signal.expected)
     return np.asarray(np.where(np.isfinite(moved), moved, signal.expected))

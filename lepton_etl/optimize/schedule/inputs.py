@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 CarbonMethod = Literal["location_average", "market"]
-
-# Level of every interval that comes in and goes out.
-LEVEL: Final = 0.90
 
 
 @dataclass(frozen=True, slots=True)

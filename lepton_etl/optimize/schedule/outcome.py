@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
-from scipy.stats import norm
 
+from lepton_etl.confidence import Z
 from lepton_etl.optimize.schedule.arrays import Arrays, Place
-from lepton_etl.optimize.schedule.inputs import LEVEL, Floats, Signal
-
-_Z: Final = float(norm.ppf((1 + LEVEL) / 2))
+from lepton_etl.optimize.schedule.inputs import Floats, Signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +113,10 @@ def _kind(
     baseline, plan = (_times(kwh, expected).sum(axis=(1, 2)) for kwh in (before, after))
     saving = baseline - plan
     net = before - after
-    half = np.sqrt(_variance(arrays, net, signals, signal, correlation)) * _Z
+    half = np.sqrt(_variance(arrays, net, signals, signal, correlation)) * Z
     total_half = np.sqrt(
         _variance(arrays, net.sum(axis=0, keepdims=True), signals, signal, correlation)
-    )[0] * _Z  # fmt: skip
+    )[0] * Z  # fmt: skip
     power = np.array([jobs[row].power_w for row in rows])
     down = _share(power - np.array([jobs[row].power_lower_w for row in rows]), power)
     up = _share(np.array([jobs[row].power_upper_w for row in rows]) - power, power)
@@ -151,7 +148,7 @@ def _variance(arrays: Arrays, net: Floats, signals: list[Signal], name: str, cor
     )
     zones: dict[str, Floats] = {}
     for i, (site, signal) in enumerate(zip(arrays.problem.sites, signals, strict=True)):
-        error = _times(net[:, i], (signal.upper - signal.lower) / (2 * _Z))
+        error = _times(net[:, i], (signal.upper - signal.lower) / (2 * Z))
         zone = site.zone_id if name == "intensity_kg_per_kwh" else site.site_id
         zones[zone] = zones.get(zone, 0.0) + error
     return np.asarray(sum(((error @ root) ** 2).sum(axis=1) for error in zones.values()), dtype=np.float64)
