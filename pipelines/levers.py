@@ -63,6 +63,8 @@ def zombie_jobs(context: StageContext) -> Found:
     running = context.lake.read(JOB_NODE, today).where(
         (F.col("to_time") >= F.lit(today.until_time)) & (F.size("device_ids") > 0)
     )
+    if running.isEmpty():
+        return Found()
     boards = running.select(
         "site_id", "cluster_id", "node_id", "job_id", "tenant_id", "from_time", "to_time",
         F.explode("device_ids").alias("device_id"),
@@ -119,6 +121,12 @@ def power_caps(context: StageContext) -> Found:
     """Caps for job classes whose GPUs were logged under more than one limit; days of history together."""
     settings, day = context.settings.optimize, context.days.end
     days = Days(day - timedelta(days=settings.history_days - 1), day)
+    limited = context.lake.read(INTERVAL, days).where(F.col("power_limit_w") > 0)
+    # Before the joins that tell whose work it was: most sites log one limit, or none.
+    if limited.select("power_limit_w").distinct().limit(2).count() < 2:
+        return Found(
+            notes=("no cap is proposed: logged under one limit or none; cap some runs to learn from",)
+        )
     hours = F.sum("observed_s") / SECONDS_PER_HOUR
     newest = F.when(F.col("date") == F.lit(day), F.col("energy_kwh")).otherwise(0.0)
     rows = (

@@ -141,7 +141,7 @@ def test_a_night_proposes_decisions_hold_and_commands_can_be_taken_along(
     assert found["zombie"]["job_id"] == "4711" and found["zombie"]["expected_saving_kwh"] == pytest.approx(
         2.88
     )
-    assert any("no cap for" in note or "set point" in note for note in done.notes)
+    assert any("no cap is proposed" in note for note in done.notes)
     again = night(spark, folder, DAY)[1]
     assert [one.changed for one in again.written] == [False]
 
