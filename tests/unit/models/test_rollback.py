@@ -6,11 +6,12 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from lepton_etl.models.drift import drift_since, is_young
-from lepton_etl.models.features import FEATURES, TARGET
+from lepton_etl.models.features import FEATURES, TARGET, feature_names
 from lepton_etl.models.gate import Verdict
 from lepton_etl.models.registry import Registry
 from lepton_etl.models.rollback import back_to_better
@@ -31,26 +32,38 @@ def _register(store: Registry, trained: Trained, settings: ModelSettings) -> Ver
     return store.register(NAME, trained, FEATURES[settings.device], {}, tags)
 
 
-@pytest.fixture
-def bad_champion(store: Registry, hours: pd.DataFrame, settings: ModelSettings) -> VerifiedModel:
-    """Version 1 learnt the fleet as it is, version 2 one that draws twice as much: both were promoted in their time."""
+@pytest.fixture(scope="module")
+def pair(hours: pd.DataFrame, settings: ModelSettings) -> tuple[Trained, Trained]:
+    """A model of the fleet as it is, and one of a fleet that draws twice as much."""
     good = train(hours, settings)
     assert good.verdict.promoted
+    return good, train(hours.assign(**{TARGET: 2 * hours[TARGET]}), settings)
+
+
+@pytest.fixture
+def bad_champion(store: Registry, pair: tuple[Trained, Trained], settings: ModelSettings) -> VerifiedModel:
+    """Version 1 learnt the fleet as it is, version 2 one that draws twice as much: both were promoted in their time."""
+    good, other = pair
     _register(store, good, settings)
-    other = train(hours.assign(**{TARGET: 2 * hours[TARGET]}), settings)
     _register(store, replace(other, verdict=Verdict(True)), settings)
     return store.verified_model(NAME)
 
 
-def _tonight(hours: pd.DataFrame, settings: ModelSettings, champion: VerifiedModel) -> Trained:
-    return train(hours, settings, champion.predict).refused("for this test")
+@pytest.fixture(scope="module")
+def tonight(hours: pd.DataFrame, settings: ModelSettings, pair: tuple[Trained, Trained]) -> Trained:
+    """A refused challenger of tonight, with the errors of the bad champion beside its own."""
+    bad, names = pair[1].pipeline, list(feature_names(settings.device))
+    return train(hours, settings, lambda rows: np.asarray(bad.predict(rows[names]))).refused("for this test")
 
 
 def test_the_alias_goes_back_to_the_version_that_is_still_good(
-    store: Registry, bad_champion: VerifiedModel, hours: pd.DataFrame, settings: ModelSettings
+    store: Registry,
+    bad_champion: VerifiedModel,
+    tonight: Trained,
+    hours: pd.DataFrame,
+    settings: ModelSettings,
 ) -> None:
     assert bad_champion.version.version == "2"
-    tonight = _tonight(hours, settings, bad_champion)
     newest = hours[hours["hour_start"] >= tonight.cut_time]
     (note,) = back_to_better(store, bad_champion, newest, tonight, settings.gates)
     assert note.startswith("rolled back to version 1: CV(RMSE)")
@@ -61,9 +74,12 @@ def test_the_alias_goes_back_to_the_version_that_is_still_good(
 
 
 def test_a_promoted_challenger_or_a_back_fill_rolls_nothing_back(
-    store: Registry, bad_champion: VerifiedModel, hours: pd.DataFrame, settings: ModelSettings
+    store: Registry,
+    bad_champion: VerifiedModel,
+    tonight: Trained,
+    hours: pd.DataFrame,
+    settings: ModelSettings,
 ) -> None:
-    tonight = _tonight(hours, settings, bad_champion)
     newest = hours[hours["hour_start"] >= tonight.cut_time]
     promoted = replace(tonight, verdict=Verdict(True))
     old = replace(tonight, test_until=tonight.test_until - timedelta(days=1))
@@ -74,11 +90,15 @@ def test_a_promoted_challenger_or_a_back_fill_rolls_nothing_back(
 
 
 def test_a_version_that_cannot_be_trusted_is_named_and_no_way_back(
-    store: Registry, bad_champion: VerifiedModel, hours: pd.DataFrame, settings: ModelSettings, tmp_path: Path
+    store: Registry,
+    bad_champion: VerifiedModel,
+    tonight: Trained,
+    hours: pd.DataFrame,
+    settings: ModelSettings,
+    tmp_path: Path,
 ) -> None:
     for model in (tmp_path / "artifacts").rglob("model.skops"):
         model.write_bytes(model.read_bytes() + b"x")
-    tonight = _tonight(hours, settings, bad_champion)
     newest = hours[hours["hour_start"] >= tonight.cut_time]
     named, end = back_to_better(store, bad_champion, newest, tonight, settings.gates)
     assert named.startswith("version 1 not considered") and end.endswith("no earlier version does better")
