@@ -25,6 +25,7 @@ from lepton_etl.lake.tables import GRID_HOUR
 from lepton_etl.lake.tables.diagnosis import FORECAST, JOB_POWER
 from lepton_etl.lake.tables.jobs import JOB_ENERGY, JOB_RUN, RUN_KEY
 from lepton_etl.models.job_power import predict_jobs
+from lepton_etl.settings import Grid
 from pipelines.stage import StageContext, StageResult
 
 # Older hours tell little about the next four days, and the members learn anew on every origin.
@@ -44,18 +45,22 @@ def _grid(context: StageContext) -> list[Written]:
     grid, lake = context.settings.grid, context.lake
     if grid is None:
         return []
-    origin = datetime.combine(context.days.end + timedelta(days=1), time(), UTC)
+    origin = context.days.until_time
     looked_at = Days(context.days.end - timedelta(days=GRID_HISTORY_DAYS), context.days.end)
     # One zone is 24 rows a day: read without Spark, forecast once.
     known = pl.DataFrame(plain.read(lake.root, GRID_HOUR, looked_at))
-    hours = known.filter(
-        (pl.col("zone_id") == grid.zone) & (pl.col("flow") == grid.flow)
-        & (pl.col("signal") == "average") & (pl.col("intensity_basis") == "direct")
-    )  # fmt: skip
-    rows = forecast_rows(hours, grid.zone, origin)
+    rows = forecast_rows(of_zone(known, grid), grid.zone, origin)
     day = Days.of(origin.date())
     fresh = lake.spark.createDataFrame(arrow_rows(FORECAST, rows), spark_schema(FORECAST))
     return [lake.replace_few(FORECAST, day, fresh, allow_empty=True)]
+
+
+def of_zone(hours: pl.DataFrame, grid: Grid) -> pl.DataFrame:
+    """The rows of silver/grid_hour that location-based emissions take: the site's zone and flow, average and direct."""
+    return hours.filter(
+        (pl.col("zone_id") == grid.zone) & (pl.col("flow") == grid.flow)
+        & (pl.col("signal") == "average") & (pl.col("intensity_basis") == "direct")
+    )  # fmt: skip
 
 
 def _jobs(context: StageContext) -> list[Written]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, time, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 import numpy as np
@@ -214,7 +214,7 @@ def cooling(context: StageContext) -> Found:
         return Found(notes=(f"no set point is proposed: {best.reason}",))
     if not best.saving_kwh > 0:
         return Found(notes=("the present set point is the cheapest that the envelope allows",))
-    start = datetime.combine(day + timedelta(days=1), time(), UTC)
+    start = Days.of(day).until_time
     low_c, high_c = float(np.min(best.supply_temp_c)), float(np.max(best.supply_temp_c))
     advice = Advice(
         Subject(fit.site_id), "cooling", "set_supply_temperature",

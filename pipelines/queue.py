@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, time, timedelta
+from datetime import datetime, timedelta
 
 import polars as pl
 from pyspark.sql import DataFrame
@@ -27,7 +27,7 @@ def waiting_jobs(context: StageContext) -> Found:
     settings = context.settings.optimize.shift
     if settings is None:
         return Found(notes=("no job is shifted: optimize.shift is not stated",))
-    at = datetime.combine(context.days.end + timedelta(days=1), time(), UTC)
+    at = context.days.until_time
     pending = _pending(context, at, settings.partitions)
     if not pending.height:
         return Found(notes=("no job waits in the partitions that may",))

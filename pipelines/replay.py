@@ -6,7 +6,7 @@ import csv
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, time, timedelta
+from datetime import datetime, timedelta
 from math import isnan, nan
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from lepton_etl.lake.tables.ledger import SITE_COST
 from lepton_etl.optimize.replay.history import job_rows, replay_site, totals_row
 from lepton_etl.optimize.replay.rules import POLICIES, HistoryRules
 from lepton_etl.settings import Settings
+from pipelines.forecast import of_zone
 
 # Beside the policy that was asked for stand the rule that does nothing and the bound that knows all.
 BESIDE: Final = ("run_at_once", "clairvoyant")
@@ -152,7 +153,7 @@ def _jobs(lake: Lake, days: Days) -> DataFrame:
         *RUN_KEY, "facility_energy_kwh", "it_energy_kwh", "node_held_h"
     )
     runs = lake.read(JOB_RUN, wide).select(*RUN_KEY, "start_time", "end_time", "node_count", "gpu_count")
-    begins, ends = _bounds(days)
+    begins, ends = days.from_time, days.until_time
     both = energy.withColumn("_energy", F.lit(True)).unionByName(
         runs.withColumn("_energy", F.lit(False)), allowMissingColumns=True
     )
@@ -190,7 +191,7 @@ def _kernel(
     capacity: dict[str, int], intensity: pl.DataFrame, price: pl.DataFrame | None, forecast: pl.DataFrame | None,
     days: Days, rules: HistoryRules,
 ) -> Callable[[pa.Table], pa.Table]:  # fmt: skip
-    begins, ends = _bounds(days)
+    begins, ends = days.from_time, days.until_time
 
     def replay(table: pa.Table) -> pa.Table:
         jobs = pl.DataFrame(table)
@@ -210,10 +211,7 @@ def _intensity(lake: Lake, settings: Settings, days: Days, rules: HistoryRules) 
     grid = settings.grid
     if grid is None:
         raise NoInputError("no grid zone is stated", where="grid", remedy="state one in the settings")
-    rows = pl.DataFrame(plain.read(lake.root, GRID_HOUR, _around(days, rules))).filter(
-        (pl.col("zone_id") == grid.zone) & (pl.col("flow") == grid.flow)
-        & (pl.col("signal") == "average") & (pl.col("intensity_basis") == "direct")
-    )  # fmt: skip
+    rows = of_zone(pl.DataFrame(plain.read(lake.root, GRID_HOUR, _around(days, rules))), grid)
     if not rows.height:
         raise NoInputError(f"no intensity of {grid.zone}", where="silver/grid_hour", remedy="load its hours")
     return (
@@ -238,11 +236,6 @@ def _forecast(lake: Lake, settings: Settings, days: Days) -> pl.DataFrame | None
 def _around(days: Days, rules: HistoryRules) -> Days:
     back = timedelta(days=rules.history_h // 24 + 1)
     return Days(days.start - back, days.end + timedelta(days=14))
-
-
-def _bounds(days: Days) -> tuple[datetime, datetime]:
-    first = datetime.combine(days.start, time(), UTC)
-    return first, datetime.combine(days.end + timedelta(days=1), time(), UTC)
 
 
 def _arrow(schema: T.StructType) -> pa.Schema:

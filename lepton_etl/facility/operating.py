@@ -22,12 +22,9 @@ import numpy as np
 from scipy.optimize import minimize
 
 from lepton_etl.facility.fit import FacilityFit, predict_overhead
+from lepton_etl.facility.inlet import ENVELOPES
 from lepton_etl.facility.settings import OperatingSettings
 
-# Dry bulb of IT inlet air, degC. Source: ASHRAE TC 9.9, Thermal Guidelines, 5th edition (2021).
-INLET_BOUNDS_C: Final = {
-    "recommended": (18.0, 27.0), "A1": (15.0, 32.0), "A2": (10.0, 35.0), "A3": (5.0, 40.0), "A4": (5.0, 45.0),
-}  # fmt: skip
 # What the equations hold for at all; the unconstrained figure keeps to it.
 PHYSICAL_SUPPLY_C: Final = (5.0, 45.0)
 PHYSICAL_FLOW: Final = (0.05, 1.5)
@@ -93,7 +90,7 @@ def operating_point(
     made = predict_overhead(fit, np.array([it_kwh]), np.array([wet_bulb_c]))
     assert made.cooling_kwh is not None
     hour = _Hour(it_kwh, float(made.cooling_kwh[0]), fit.management_kwh, plant)
-    low_c, high_c = INLET_BOUNDS_C[plant.inlet_class] if deployable else PHYSICAL_SUPPLY_C
+    low_c, high_c = ENVELOPES[plant.inlet_class].dry_bulb_c if deployable else PHYSICAL_SUPPLY_C
     flows = (plant.flow_min_ratio, plant.flow_max_ratio) if deployable else PHYSICAL_FLOW
     best = _search(hour, (low_c, high_c), flows)
     if best is None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, timedelta
 from typing import Final
 
 import numpy as np
 import polars as pl
 
+from lepton_etl.days import Days
 from lepton_etl.optimize.advice import Advice, Promise, Subject
 from lepton_etl.optimize.idle import IdleRules, JobHours, zombie_waste
 from lepton_etl.optimize.settings import OptimizeSettings
@@ -23,7 +24,7 @@ _DAY_H: Final = 24
 
 def zombie_advice(rows: pl.DataFrame, day: date, settings: OptimizeSettings) -> list[Advice]:
     """Advice about jobs that still run at the end of `day` and whose devices did nothing in its last hours."""
-    midnight = datetime.combine(day, time(), UTC)
+    midnight = Days.of(day).from_time
     jobs, first = [], rows.row(0, named=True)
     tenants: dict[str, str | None] = {}
     for (job_id,), own in rows.group_by("job_id", maintain_order=True):

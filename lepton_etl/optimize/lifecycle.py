@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime
 from typing import Any, Final
 
+from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError
 
 PROPOSED, ACCEPTED, APPLIED, EXPIRED, REJECTED = "proposed", "accepted", "applied", "expired", "rejected"
@@ -61,7 +62,7 @@ def standing(
     all of them: those recorded after the day's end do not count, so that a re-run of the day gives the same rows. What
     expired or was withdrawn stands once more, as such.
     """
-    end = datetime.combine(day + timedelta(days=1), time(), UTC)
+    end = Days.of(day).until_time
     earlier = {row["recommendation_id"]: row for row in before}
     # Of two levers that say the same the one that promises more speaks.
     fresh: dict[str, Mapping[str, Any]] = {}

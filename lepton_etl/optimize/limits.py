@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, timedelta
 from typing import Final
 
 import numpy as np
 import pandas as pd
 
+from lepton_etl.days import Days
 from lepton_etl.optimize.advice import Advice, Promise, Subject
 from lepton_etl.optimize.caps.blind import blind_choice
 from lepton_etl.optimize.caps.choice import CapSettings, Range
@@ -58,7 +59,7 @@ def cap_advice(
             if saving is None or slowdown is None:
                 notes[f"no cap for {hardware_class}: too little evidence for an interval"] = None
                 continue
-            start = datetime.combine(day + timedelta(days=1), time(), UTC)
+            start = Days.of(day).until_time
             found.append(
                 Advice(
                     Subject(str(site_id), job_class=f"{job_class} on {hardware_class}"), "power_cap",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from typing import Final
 
 import numpy as np
 import polars as pl
 
+from lepton_etl.days import Days
 from lepton_etl.optimize.advice import Advice, Promise, Subject
 from lepton_etl.optimize.consolidate import Floats, Node, Rules, consolidate
 from lepton_etl.optimize.idle import IdleRules, NodeHours, idle_waste
@@ -53,7 +54,7 @@ def node_advice(rows: pl.DataFrame, day: date, settings: OptimizeSettings) -> li
 
 
 def _grid(rows: pl.DataFrame, day: date, days: int) -> Grid:
-    end = datetime.combine(day + timedelta(days=1), time(), UTC)
+    end = Days.of(day).until_time
     hours = days * DAY_H
     nodes = rows.sort("node_id", "hour_start").group_by("node_id", maintain_order=True).agg(
         pl.col("rack_id").last(), pl.col("node_kind").last(), pl.col("idle_power_w").last()
@@ -216,7 +217,7 @@ def _drawers(
 
 
 def _next_day(day: date) -> tuple[datetime, datetime]:
-    start = datetime.combine(day + timedelta(days=1), time(), UTC)
+    start = Days.of(day).until_time
     return start, start + timedelta(days=1)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, timedelta
 from typing import Any, Final
 
+from lepton_etl.days import Days
 from lepton_etl.optimize.advice import Advice, Subject
 
 # A state that came and went is no reason to do anything.
@@ -16,7 +17,7 @@ LEFT_TO_OTHERS: Final = ("none", "release")
 
 def state_advice(rows: Iterable[Mapping[str, Any]], day: date) -> list[Advice]:
     """Advice from rows of site_id, cluster_id, node_id, device_id, performance_state, adjustment, reason and hours."""
-    start = datetime.combine(day + timedelta(days=1), time(), UTC)
+    start = Days.of(day).until_time
     return [
         Advice(
             Subject(row["site_id"], row["cluster_id"], row["node_id"], row["device_id"]),
