@@ -43,8 +43,7 @@ from sklearn.metrics import roc_auc_score
 from bench import inject
 from bench.measure import Figure, figure, print_figures, write
 from bench.racks import simulated_rack
-from lepton_etl.anomalies.detect import Scores, score
-from lepton_etl.anomalies.hours import DeviceHours
+from lepton_etl.diagnosis.anomalies import DeviceHours, Scores, score
 
 Floats = NDArray[np.float64]
 

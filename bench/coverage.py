@@ -24,32 +24,30 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from bench.measure import figure, print_figures, write
-from lepton_etl.confidence import Z
+from lepton_etl.config.sections import LedgerSettings
 from lepton_etl.days import Days
 from lepton_etl.energy.aggregate import sum_nodes
-from lepton_etl.energy.channels import READING_COLUMNS
-from lepton_etl.energy.history import HISTORY_COLUMNS
-from lepton_etl.energy.intervals import IntervalPolicy, intervals
 from lepton_etl.energy.node_hours import measured_node_hours, node_hours
-from lepton_etl.energy.roster import roster
-from lepton_etl.energy.sensor_classes import SensorClass, sensor_classes
-from lepton_etl.factors import load_factors
-from lepton_etl.fleet import power
-from lepton_etl.fleet.hardware import CLASSES
-from lepton_etl.fleet.load import NodeTask, node_tasks
-from lepton_etl.fleet.logs import sampled
-from lepton_etl.fleet.node import node_days
-from lepton_etl.fleet.placement import schedule
-from lepton_etl.fleet.plan import ClusterPlan, FleetPlan
-from lepton_etl.fleet.weather import supply_air_c, weather
-from lepton_etl.lake.schema import arrow_schema, spark_schema
-from lepton_etl.lake.tables import INTERVAL, NODE
-from lepton_etl.ledger.accounts import site_accounts
+from lepton_etl.intervals.channels import READING_COLUMNS
+from lepton_etl.intervals.node_day import IntervalPolicy, intervals
+from lepton_etl.intervals.readings import roster
+from lepton_etl.intervals.sensor_classes import SensorClass, sensor_classes
+from lepton_etl.intervals.usual_values import HISTORY_COLUMNS
+from lepton_etl.lake.session import spark_session
+from lepton_etl.ledger.accounts import IT_HOURS, METERS, class_sigma_ratio, modelled_hours, site_accounts
 from lepton_etl.ledger.balance import ledger_rows
-from lepton_etl.ledger.inputs import IT_HOURS, METERS
-from lepton_etl.ledger.losses import class_sigma_ratio, modelled_hours
-from lepton_etl.ledger.settings import LedgerSettings
-from lepton_etl.session import spark_session
+from lepton_etl.registers.factors import load_factors
+from lepton_etl.schema.fleet import INTERVAL, NODE
+from lepton_etl.schema.types import arrow_schema, spark_schema
+from lepton_etl.simulator import power
+from lepton_etl.simulator.hardware import CLASSES
+from lepton_etl.simulator.load import NodeTask, node_tasks
+from lepton_etl.simulator.logs import sampled
+from lepton_etl.simulator.node import node_days
+from lepton_etl.simulator.placement import schedule
+from lepton_etl.simulator.plan import ClusterPlan, FleetPlan
+from lepton_etl.simulator.weather import supply_air_c, weather
+from lepton_etl.uncertainty import Z
 
 Floats = NDArray[np.float64]
 

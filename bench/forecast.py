@@ -33,10 +33,19 @@ import polars as pl
 from threadpoolctl import threadpool_limits
 
 from bench.measure import Figure, figure, print_figures, write
-from lepton_etl.forecast.members import profile, seasonal_naive
-from lepton_etl.forecast.replay import Replay, replay
-from lepton_etl.forecast.series import HORIZONS, WEEK_H, Floats, ZoneSeries, targets, zone_series
-from lepton_etl.forecast.shifting import shift
+from bench.shifting import shift
+from lepton_etl.forecast.grid_intensity import (
+    HORIZONS,
+    WEEK_H,
+    Floats,
+    Replay,
+    ZoneSeries,
+    profile,
+    replay,
+    seasonal_naive,
+    targets,
+    zone_series,
+)
 
 DATA: Final = Path("grid-ci-electricitymaps")
 # Zone -> share of the clairvoyant saving to reach.

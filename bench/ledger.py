@@ -22,8 +22,8 @@ import polars as pl
 from deltalake import DeltaTable
 
 from bench.measure import Figure, figure, print_figures, write
-from lepton_etl.fleet.plan import ClusterPlan, FleetPlan
-from lepton_etl.fleet.simulate import simulate
+from lepton_etl.simulator.plan import ClusterPlan, FleetPlan
+from lepton_etl.simulator.simulate import simulate
 
 FIRST: Final = date(2025, 6, 3)
 # Nodes log every 20 s. On a site of five nodes a job that starts between two readings of a minute moves an hour by up

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from lepton_etl.telemetry.sensors import RULES_FOLDER, load_rules
+from lepton_etl.ingest.sensors import RULES_FOLDER, load_rules
 
 COLUMNS: Final = ("sensor", "logged_unit", "quantity", "device_id", "factor", "divisor", "offset")
 

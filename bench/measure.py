@@ -19,7 +19,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from lepton_etl.cpu_time import tree, tree_cpu_s
+from lepton_etl.models.footprint import tree, tree_cpu_s
 
 RESULTS: Final = Path("var/bench")
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from lepton_etl.models.builders import CANDIDATES, ClassMean, Inputs
+from lepton_etl.models.candidates import CANDIDATES, ClassMean, Inputs
 from lepton_etl.models.features import TARGET
 from lepton_etl.models.fusion import Choice, Forward, best_shares, choose, forward_block, prequential
 from lepton_etl.models.metrics import Values

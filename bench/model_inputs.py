@@ -15,9 +15,9 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from bench.device_memory import memory_features, with_memory
 from lepton_etl.models.features import TARGET
-from lepton_etl.models.memory import memory_features, with_memory
-from lepton_etl.models.training import order_rows
+from lepton_etl.models.fit import order_rows
 
 # Silver's hour carries the mean temperature; an export of one row an hour has lowest and highest, too.
 BASE: Final = (

@@ -10,11 +10,10 @@ from threadpoolctl import threadpool_limits
 
 from bench.measure import Figure, figure, print_figures
 from bench.model_inputs import BASE, MEMORY
-from lepton_etl.models.builders import CANDIDATES, inputs_of
+from lepton_etl.models.candidates import CANDIDATES, Scale, inputs_of, scale_of
 from lepton_etl.models.features import TARGET
 from lepton_etl.models.fusion import fitted
 from lepton_etl.models.metrics import Values, errors
-from lepton_etl.models.scale import Scale, scale_of
 
 _POOLED: Final = ("linear", "piecewise_linear", "forest", "extra_trees", "boosting_gentle")
 # No choice can be validated on a server that was never seen: the mean of two unlike tree learners is fixed.

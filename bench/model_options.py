@@ -17,11 +17,11 @@ from threadpoolctl import threadpool_limits
 
 from bench.measure import Figure, figure, print_figures
 from bench.model_inputs import BASE, MEMORY
-from lepton_etl.models.builders import CANDIDATES, Candidate, Inputs, boosting, inputs_of
+from lepton_etl.models.candidates import CANDIDATES, Candidate, Inputs, boosting, inputs_of
 from lepton_etl.models.features import TARGET
 from lepton_etl.models.fusion import fitted
 from lepton_etl.models.metrics import Values, errors
-from lepton_etl.models.slimming import SENSOR_NOISE
+from lepton_etl.models.select import SENSOR_NOISE
 
 _FIRST_MONTHS: Final = 12
 _QUARTER: Final = 3

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from bench.measure import Figure, figure, print_figures
 from bench.model_forward import published
 from bench.model_inputs import KEPLER_COUNTERS, kepler_intervals, load_profiles, spec_results
-from lepton_etl.models.builders import CANDIDATES, Inputs
+from lepton_etl.models.candidates import CANDIDATES, Inputs
 from lepton_etl.models.features import TARGET
 from lepton_etl.models.fusion import forward_block
 from lepton_etl.models.metrics import Values, errors

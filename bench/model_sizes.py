@@ -17,14 +17,14 @@ import pandas as pd
 
 from bench.measure import Figure, figure, print_figures
 from bench.model_inputs import BASE
-from lepton_etl.models.builders import CANDIDATES, Inputs, inputs_of
+from lepton_etl.models.candidates import CANDIDATES, Inputs, inputs_of
 from lepton_etl.models.cards import Fitted
 from lepton_etl.models.export_onnx import export
 from lepton_etl.models.features import TARGET
 from lepton_etl.models.footprint import joules_per_million
 from lepton_etl.models.fusion import Choice, energy_kwh, fitted
 from lepton_etl.models.metrics import Values, errors
-from lepton_etl.models.slimming import AS_CHOSEN, family, size_bytes
+from lepton_etl.models.select import AS_CHOSEN, family, size_bytes
 
 LEARNERS: Final = ("boosting", "forest")
 POOLED_NORMALISED: Final = "pooled, normalised"

@@ -22,6 +22,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from bench.device_memory import memory_features
 from bench.measure import Figure, figure, print_figures, write
 from bench.model_forward import PUBLISHED, Predicted, forward, nightly
 from bench.model_inputs import BASE, MEMORY, biohpc_hours, month_name
@@ -29,9 +30,8 @@ from bench.model_left_out import left_out
 from bench.model_options import option_figures
 from bench.model_public import public_figures
 from bench.model_sizes import size_figures
-from lepton_etl.models.builders import CANDIDATES, inputs_of
+from lepton_etl.models.candidates import CANDIDATES, inputs_of
 from lepton_etl.models.features import TARGET, Feature, refuse_power_features
-from lepton_etl.models.memory import memory_features
 from lepton_etl.models.metrics import Errors, errors, is_busy
 
 REAL_DATA: Final = Path(os.environ.get("LEPTON_REAL_DATA", "../shared/data"))

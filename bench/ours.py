@@ -13,11 +13,11 @@ from typing import Any, Final
 import structlog
 
 from bench.measure import timed
+from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import FILE, READING, REJECT
-from lepton_etl.session import spark_session
-from lepton_etl.settings import Settings
+from lepton_etl.lake.session import spark_session
+from lepton_etl.lake.spark import Lake
+from lepton_etl.schema.logs import FILE, READING, REJECT
 from pipelines import bronze
 from pipelines.stage import StageContext
 
@@ -88,7 +88,7 @@ def main(kind: str, folder: Path, target: Path) -> None:
 
 
 def _warm(number: int) -> int:
-    from lepton_etl.telemetry import formats
+    from lepton_etl.ingest import formats
 
     return len(formats.FORMATS)
 

@@ -19,10 +19,9 @@ import numpy as np
 import pandas as pd
 
 from bench.inputs import REAL
-from lepton_etl.fleet.facility import facility, ratings
-from lepton_etl.fleet.weather import Weather, wet_bulb_c
-from lepton_etl.optimize.savings.baseline import Period
-from lepton_etl.optimize.savings.guideline14 import Floats
+from lepton_etl.recommend.baseline import Floats, Period
+from lepton_etl.simulator.facility import facility, ratings
+from lepton_etl.simulator.weather import Weather, wet_bulb_c
 
 REPORTED_DAYS: Final = 30
 SITE_DAYS: Final = 365

@@ -7,14 +7,14 @@ from typing import Final
 
 import numpy as np
 
-from lepton_etl.anomalies.hours import DeviceHours
-from lepton_etl.fleet import power
-from lepton_etl.fleet.hardware import GPU_400
-from lepton_etl.fleet.load import node_tasks
-from lepton_etl.fleet.node import node_days
-from lepton_etl.fleet.placement import schedule
-from lepton_etl.fleet.plan import ClusterPlan, FleetPlan
-from lepton_etl.fleet.weather import supply_air_c, weather
+from lepton_etl.diagnosis.anomalies import DeviceHours
+from lepton_etl.simulator import power
+from lepton_etl.simulator.hardware import GPU_400
+from lepton_etl.simulator.load import node_tasks
+from lepton_etl.simulator.node import node_days
+from lepton_etl.simulator.placement import schedule
+from lepton_etl.simulator.plan import ClusterPlan, FleetPlan
+from lepton_etl.simulator.weather import supply_air_c, weather
 
 LEARN_DAYS: Final = 30
 BOUND_DAYS: Final = 35

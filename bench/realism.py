@@ -20,12 +20,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from bench.measure import Figure, figure, print_figures, write
-from lepton_etl.fleet.hardware import GPU_400
-from lepton_etl.fleet.load import node_tasks
-from lepton_etl.fleet.node import node_days
-from lepton_etl.fleet.placement import schedule
-from lepton_etl.fleet.plan import ClusterPlan, FleetPlan
-from lepton_etl.fleet.weather import supply_air_c, weather
+from lepton_etl.simulator.hardware import GPU_400
+from lepton_etl.simulator.load import node_tasks
+from lepton_etl.simulator.node import node_days
+from lepton_etl.simulator.placement import schedule
+from lepton_etl.simulator.plan import ClusterPlan, FleetPlan
+from lepton_etl.simulator.weather import supply_air_c, weather
 
 Floats = NDArray[np.float64]
 

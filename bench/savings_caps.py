@@ -18,17 +18,18 @@ from rich.table import Table
 
 from bench.inputs import REAL
 from bench.measure import Figure, figure, print_figures, write
-from lepton_etl.optimize.caps.blind import BlindCaps, learn_blind
-from lepton_etl.optimize.caps.choice import CapChoice, CapSettings, refused
-from lepton_etl.optimize.caps.curves import CapCurve, curves_of, others
-from lepton_etl.optimize.caps.oracle import oracle_cap_w, oracle_saving_ratio
-from lepton_etl.optimize.caps.probed import (
-    Reading,
-    Repeatability,
-    Run,
-    next_probe_w,
-    probed_choice,
-    repeatability,
+from bench.power_caps_probed import Reading, Repeatability, Run, next_probe_w, probed_choice, repeatability
+from lepton_etl.recommend.power_caps import (
+    BlindCaps,
+    CapChoice,
+    CapCurve,
+    CapSettings,
+    curves_of,
+    learn_blind,
+    oracle_cap_w,
+    oracle_saving_ratio,
+    others,
+    refused,
 )
 
 SETTINGS: Final = CapSettings()

@@ -16,7 +16,7 @@ import yaml
 from numpy.typing import NDArray
 
 from bench.savings_truth import Curves, Truth
-from lepton_etl.optimize.replay.cluster import Floats, Ints, Jobs, Nodes
+from lepton_etl.recommend.replay import Floats, Ints, Jobs, Nodes
 
 SITE: Final = Path("conf/sites/simulated-gpu-site.yaml")
 _DAY_S: Final = 86400.0

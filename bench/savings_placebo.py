@@ -17,8 +17,8 @@ from rich.table import Table
 
 from bench.measure import Figure, figure, print_figures, write
 from bench.placebo_months import MORE_WORK, NOISY, Month, fleet_months, real_months, simulated_months
-from lepton_etl.optimize.savings.baseline import Baseline, Period, fit_baseline
-from lepton_etl.optimize.savings.grade import Grade, SavingSettings, grade_saving
+from lepton_etl.recommend.baseline import Baseline, Period, fit_baseline
+from lepton_etl.recommend.savings import Grade, SavingSettings, grade_saving
 
 MONTHS: Final = 200
 TRUE_SAVING: Final = 0.05

@@ -19,7 +19,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bench.measure import Figure, figure, print_figures, timed, write
-from lepton_etl.optimize.schedule.inputs import (
+from lepton_etl.recommend.schedule.inputs import (
     Job,
     NodeGroup,
     Objective,
@@ -28,7 +28,7 @@ from lepton_etl.optimize.schedule.inputs import (
     SiteHours,
     wake_power,
 )
-from lepton_etl.optimize.schedule.plan import Plan, plan
+from lepton_etl.recommend.schedule.plan import Plan, plan
 
 SEED: Final = 20250603
 HOURS: Final = 24

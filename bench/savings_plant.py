@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from bench.replay_queue import SLEEP, Segments
 from bench.savings_inputs import Site
-from lepton_etl.fleet import facility as plant
-from lepton_etl.optimize.replay.cluster import Floats
-from lepton_etl.optimize.replay.state import SLEEP, Segments
+from lepton_etl.recommend.replay import Floats
+from lepton_etl.simulator import facility as plant
 
 
 @dataclass(frozen=True)

@@ -8,27 +8,26 @@ from typing import Final
 
 import numpy as np
 
-from bench.savings_inputs import (
-    parameters,
-)  # fmt: skip
-from bench.savings_plant import Metered, rack_hours
-from bench.savings_verify import Period, Verified, standard_work, verified
-from bench.savings_world import DAY_S, TAIL_DAYS, Arm, Cooling, World, run_arm
-from lepton_etl.optimize.replay.caps import LearnedCaps
-from lepton_etl.optimize.replay.cluster import Floats
-from lepton_etl.optimize.replay.habits import JobLog, habits, windows_logged
-from lepton_etl.optimize.replay.ours import (
+from bench.replay_policy import (
     CAPS,
     COOLING,
     LEVERS,
     PACKING,
     POWER_DOWN,
+    JobLog,
     Known,
+    LearnedCaps,
+    habits,
     planned,
     shifted,
+    windows_logged,
 )
-from lepton_etl.optimize.replay.outcome import Replayed
-from lepton_etl.optimize.replay.queue import replay_queue
+from bench.replay_queue import Replayed, replay_queue
+from bench.savings_inputs import parameters  # fmt: skip
+from bench.savings_plant import Metered, rack_hours
+from bench.savings_verify import Period, Verified, standard_work, verified
+from bench.savings_world import DAY_S, TAIL_DAYS, Arm, Cooling, World, run_arm
+from lepton_etl.recommend.replay import Floats
 
 ARMS: Final = {
     "baseline": frozenset[str](), "all": frozenset(LEVERS), CAPS: frozenset({CAPS}), PACKING: frozenset({PACKING}),

@@ -4,7 +4,7 @@
 
 The experiment is that of bench/forecast.py: five zones of 2023, a job an hour, 8 whole hours of the 24 that follow its
 release, planned anew every hour with nothing stamped at or after it, no weather; only `--weeks` weeks are learnt from
-before. Arms: the fusion of bench/forecast.py; a ridge pooled over zones (lepton_etl/forecast/pooled.py); `the plan`,
+before. Arms: the fusion of bench/forecast.py; a ridge pooled over zones (bench/pooled_forecast.py); `the plan`,
 the plain mean of both; the 7-day profile.
 
 **What sees what.** The pooled ridge learns from the zone itself, the other four zones of 2023 up to the same hour, and
@@ -32,11 +32,9 @@ from threadpoolctl import threadpool_limits
 
 from bench.forecast import NEED_H, TARGETS, WINDOW_H, zone_hours
 from bench.measure import Figure, figure, print_figures, write
-from lepton_etl.forecast.members import profile
-from lepton_etl.forecast.pooled import PooledZone, pooled_ridge
-from lepton_etl.forecast.replay import replay
-from lepton_etl.forecast.series import WEEK_H, ZoneSeries, zone_series
-from lepton_etl.forecast.shifting import shift
+from bench.pooled_forecast import PooledZone, pooled_ridge
+from bench.shifting import shift
+from lepton_etl.forecast.grid_intensity import WEEK_H, ZoneSeries, profile, replay, zone_series
 
 EIA: Final = Path("grid-ci-eia930-2022")
 # Whole hours by which a zone's solar time is behind UTC.

@@ -41,9 +41,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.measure import Figure, figure, print_figures, write
+from bench.replay_policy import LEVERS
 from bench.savings_inputs import parameters, spec_medians
 from bench.savings_seed import Outcome, run_seed
-from lepton_etl.optimize.replay.ours import LEVERS
 
 TARGET: Final = 0.10
 

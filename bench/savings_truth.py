@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from lepton_etl.optimize.replay.cluster import Floats, Ints, Measured, Run, Setting, Trial
+from lepton_etl.recommend.replay import Floats, Ints, Measured, Run, Setting, Trial
 
 _ROW: Final = ["dataset", "network", "batch_size", "optimizer"]
 _WINDOW_S: Final = 600.0

@@ -13,8 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from lepton_etl.optimize.replay.cluster import Flags, Floats
-from lepton_etl.optimize.replay.habits import Habits, JobLog
+from bench.replay_policy import Habits, JobLog
+from lepton_etl.recommend.replay import Flags, Floats
 
 _DRAWS: Final = 400
 _KNOTS_C: Final = (8.0, 14.0, 20.0)

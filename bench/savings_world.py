@@ -9,20 +9,18 @@ from typing import Any, Final
 
 import numpy as np
 
+from bench.replay_policy import CoolingLimits, CoolingPlanner, JobLog
+from bench.replay_queue import ON, Replayed
 from bench.savings_inputs import (
     Outdoors,
     Site,
     make_jobs,
     make_site,
-    outdoors,
-)  # fmt: skip
+    outdoors,  # fmt: skip
+)
 from bench.savings_plant import Hours, Metered, rack_hours, run_plant
 from bench.savings_truth import Curves, curves
-from lepton_etl.optimize.replay.cluster import Floats, Jobs
-from lepton_etl.optimize.replay.cooling import CoolingLimits, CoolingPlanner
-from lepton_etl.optimize.replay.habits import JobLog
-from lepton_etl.optimize.replay.outcome import Replayed
-from lepton_etl.optimize.replay.state import ON
+from lepton_etl.recommend.replay import Floats, Jobs
 
 DAY_S: Final = 86400.0
 TAIL_DAYS: Final = 10

@@ -23,12 +23,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.measure import Figure, Run, figure, in_turn, print_figures, print_runs, ratio, timed, write
-from lepton_etl.models.builders import forest
+from lepton_etl.config.sections import ModelSettings
+from lepton_etl.models.candidates import forest
 from lepton_etl.models.features import FEATURES, KEYS, TARGET, described, feature_names
-from lepton_etl.models.safe_load import build
-from lepton_etl.models.selecting import inputs
-from lepton_etl.models.settings import ModelSettings
-from lepton_etl.models.verified import VerifiedModel, Version, predict
+from lepton_etl.models.select import inputs
+from lepton_etl.models.stored import VerifiedModel, Version, build, predict
 
 DEVICE: Final = "node"
 CORES: Final = (0, 1)
@@ -76,8 +75,8 @@ def prepare(folder: Path, count: int) -> None:
 
 def ours(folder: Path, target: Path) -> Run:
     """with_prediction in Spark on as many workers as cores, as the stage `score` runs it."""
+    from lepton_etl.lake.session import spark_session
     from lepton_etl.models.scoring import with_prediction
-    from lepton_etl.session import spark_session
 
     data = (folder / "model.skops").read_bytes()
     model = VerifiedModel(Version("bench", "1", "-"), _COLUMNS, data, build(data))

@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 
 from bench.mapping import COLUMNS, read
 from bench.measure import Run, timed
-from lepton_etl.session import spark_session
+from lepton_etl.lake.session import spark_session
 
 
 def run(kind: str, folder: Path, target: Path, cores: int) -> Run:

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from lepton_etl.errors import LeptonError
-from lepton_etl.models.consume import load_champion, read_rows, with_predictions
+from lepton_etl.models.registry import load_champion, read_rows, with_predictions
 
 
 def main(

@@ -5,7 +5,7 @@ Keeps gold/device_now within two minutes of the logs until it is stopped. Furthe
 
 import sys
 
-from lepton_etl.cli import main
+from lepton_etl.cli.main import main
 
 if __name__ == "__main__":
     main(["watch", *sys.argv[1:]])

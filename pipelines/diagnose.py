@@ -14,15 +14,15 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lepton_etl.anomalies.episodes import anomaly_rows
-from lepton_etl.anomalies.hours import devices
 from lepton_etl.days import Days
-from lepton_etl.lake.schema import arrow_rows, spark_schema
-from lepton_etl.lake.store import Lake, Written
-from lepton_etl.lake.tables import INTERVAL, NODE, PREDICTION
-from lepton_etl.lake.tables.diagnosis import ANOMALY, STATE
-from lepton_etl.states.minutes import DEVICES, INPUTS
-from lepton_etl.states.rows import state_rows
+from lepton_etl.diagnosis.anomalies import anomaly_rows, devices
+from lepton_etl.diagnosis.device_states import state_rows
+from lepton_etl.diagnosis.minutes import DEVICES, INPUTS
+from lepton_etl.lake.spark import Lake, Written
+from lepton_etl.schema.diagnosis import ANOMALY, STATE
+from lepton_etl.schema.energy import PREDICTION
+from lepton_etl.schema.fleet import INTERVAL, NODE
+from lepton_etl.schema.types import arrow_rows, spark_schema
 from pipelines.stage import StageContext, StageResult
 
 # What a device usually draws and clocks at is learnt from so many days before.

@@ -15,17 +15,17 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from lepton_etl.config.settings import Grid
 from lepton_etl.days import Days
-from lepton_etl.fields import JOULES_PER_KWH
-from lepton_etl.forecast.rows import forecast_rows
-from lepton_etl.lake import plain
-from lepton_etl.lake.schema import arrow_rows, spark_schema
-from lepton_etl.lake.store import Written
-from lepton_etl.lake.tables import GRID_HOUR
-from lepton_etl.lake.tables.diagnosis import FORECAST, JOB_POWER
-from lepton_etl.lake.tables.jobs import JOB_ENERGY, JOB_RUN, RUN_KEY
-from lepton_etl.models.job_power import predict_jobs
-from lepton_etl.settings import Grid
+from lepton_etl.forecast.grid_intensity import forecast_rows
+from lepton_etl.forecast.job_power import predict_jobs
+from lepton_etl.lake import tables as plain
+from lepton_etl.lake.spark import Written
+from lepton_etl.schema.declare import JOULES_PER_KWH
+from lepton_etl.schema.diagnosis import FORECAST, JOB_POWER
+from lepton_etl.schema.fleet import GRID_HOUR
+from lepton_etl.schema.jobs import JOB_ENERGY, JOB_RUN, RUN_KEY
+from lepton_etl.schema.types import arrow_rows, spark_schema
 from pipelines.stage import StageContext, StageResult
 
 # Older hours tell little about the next four days, and the members learn anew on every origin.

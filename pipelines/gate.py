@@ -10,11 +10,10 @@ from pyspark.sql import functions as F
 
 from lepton_etl.days import Days
 from lepton_etl.errors import QualityGateError
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import FILE
+from lepton_etl.lake.spark import Lake
 from lepton_etl.quality.gate import GATED, judge
-from lepton_etl.quality.outcome import GateOutcome
-from lepton_etl.quality.rules import load_rules
+from lepton_etl.quality.rules import GateOutcome, load_rules
+from lepton_etl.schema.logs import FILE
 from pipelines.stage import StageContext, StageResult
 
 _SHOWN = 3

@@ -12,33 +12,36 @@ import pyarrow as pa
 from pyspark.sql import functions as F
 
 from lepton_etl.carbon.market import RENEWABLE
-from lepton_etl.columns import exact_sum
 from lepton_etl.days import Days
-from lepton_etl.facility.normalised import normalised_pue
-from lepton_etl.facility.rows import fit_of
-from lepton_etl.factors import load_factors
-from lepton_etl.fields import SECONDS_PER_HOUR
-from lepton_etl.kpi.cfe import read_cfe_hours
-from lepton_etl.kpi.envelopes import inlet_sums
-from lepton_etl.kpi.figures import SITE, Totals, day_kpis
-from lepton_etl.kpi.hours import Row, added, cluster_totals, site_totals
-from lepton_etl.kpi.meters import meter_totals
-from lepton_etl.kpi.periods import PERIODS, period_start, roll_up
-from lepton_etl.lake import plain
-from lepton_etl.lake.schema import arrow_schema
-from lepton_etl.lake.store import Written
-from lepton_etl.lake.tables import (
-    CLUSTER_HOUR,
-    FACILITY_INTERVAL,
-    METER,
-    NODE_HOUR,
-    SITE_HOUR,
-    Table,
+from lepton_etl.facility.fit import normalised_pue
+from lepton_etl.facility.meter_hours import meter_totals
+from lepton_etl.facility.stored_fit import fit_of
+from lepton_etl.indicators.carbon_free import read_cfe_hours
+from lepton_etl.indicators.figures import (
+    PERIODS,
+    SITE,
+    Row,
+    Totals,
+    added,
+    cluster_totals,
+    day_kpis,
+    period_start,
+    roll_up,
+    site_totals,
 )
-from lepton_etl.lake.tables.carbon import INSTRUMENT, KPI, MARKET_YEAR
-from lepton_etl.lake.tables.facility import FACILITY_FIT
-from lepton_etl.lake.tables.jobs import JOB_ENERGY, JOB_RUN
-from pipelines.life import with_status
+from lepton_etl.indicators.inlet_envelopes import inlet_sums
+from lepton_etl.lake import tables as plain
+from lepton_etl.lake.spark import Written
+from lepton_etl.registers.factors import load_factors
+from lepton_etl.schema.carbon import INSTRUMENT, KPI, MARKET_YEAR
+from lepton_etl.schema.columns import exact_sum
+from lepton_etl.schema.declare import SECONDS_PER_HOUR, Table
+from lepton_etl.schema.energy import CLUSTER_HOUR, NODE_HOUR, SITE_HOUR
+from lepton_etl.schema.facility import FACILITY_FIT
+from lepton_etl.schema.fleet import FACILITY_INTERVAL, METER
+from lepton_etl.schema.jobs import JOB_ENERGY, JOB_RUN
+from lepton_etl.schema.types import arrow_schema
+from pipelines.publish import with_status
 from pipelines.stage import StageContext, StageResult
 
 _HOUR: Final = ["site_id", "hour_start"]

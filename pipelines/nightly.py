@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Final
 import pyarrow.compute as pc
 import structlog
 
+from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, Exit, LeptonError, NoInputError
-from lepton_etl.inventory import read_meters, read_nodes
 from lepton_etl.lake.lease import Lease, leases
 from lepton_etl.lake.runs import BATCH_KEY, RunRecord, StageRecord, new_run_id
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import FILE, READING
+from lepton_etl.lake.spark import Lake
 from lepton_etl.quality.rules import load_rules
-from lepton_etl.settings import Settings
-from pipelines import bill
-from pipelines.reopening import dirty_days
+from lepton_etl.registers.inventory import read_meters, read_nodes
+from lepton_etl.schema.logs import FILE, READING
+from pipelines import gold as bill
+from pipelines.publish import dirty_days
 from pipelines.stage import StageContext, StageResult
 
 if TYPE_CHECKING:

@@ -2,42 +2,362 @@
 
 A re-run of equal rows appends nothing. The rows of a publication and what they rest on (table `inputs`) are one commit;
 the restatements go before it under the publication's own name, so a run that was cut in between writes them once.
+
+- What the figures of a day rest on: told from silver after a night, from the files of the settings before
+  one.
+- Which days a night makes: those asked for, and those made before that something new reaches.
+- Gold rows with the status that the months closed so far give them; and the close of a month.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
+import polars as pl
+import pyarrow as pa
 import pyarrow.compute as pc
+from pyspark.sql import DataFrame
 
-from lepton_etl.days import Days
-from lepton_etl.factors import load_factors
-from lepton_etl.lake import plain
-from lepton_etl.lake.runs import code_version
-from lepton_etl.lake.store import Written
-from lepton_etl.lake.tables import CLUSTER_DAY, TABLES
-from lepton_etl.lake.tables.carbon import KPI
-from lepton_etl.lake.tables.jobs import JOB_ENERGY, TENANT_DAY
-from lepton_etl.lake.tables.publication import PERIOD, PUBLICATION, RESTATEMENT
+from lepton_etl.billing.bill import month_days
+from lepton_etl.billing.tariff import read_tariff
+from lepton_etl.config.settings import Settings
+from lepton_etl.days import Days, adjoining
+from lepton_etl.errors import NoInputError
+from lepton_etl.lake import tables as few
+from lepton_etl.lake import tables as plain
+from lepton_etl.lake.lease import leases
+from lepton_etl.lake.runs import code_version, last_published_batch, new_run_id, recorded_models
+from lepton_etl.lake.spark import Lake, Written
 from lepton_etl.publication.changes import (
     CLOSED,
     RESTATED,
     Change,
+    changed_inputs,
     changes,
     closing_month,
+    month_of,
     publication_id,
     to_append,
+    to_close,
 )
-from lepton_etl.publication.reasons import changed_inputs
-from lepton_etl.publication.said import INPUTS, RowKey, Said, canonical, last_said, rows_said
-from lepton_etl.settings import Settings
-from pipelines.marks import Marks, marks_now, model_versions
+from lepton_etl.publication.input_digests import DatedRow, dated_rows, mark, marks_by_day
+from lepton_etl.publication.published_rows import (
+    INPUTS,
+    RowKey,
+    Said,
+    canonical,
+    last_said,
+    rows_said,
+    standing,
+)
+from lepton_etl.publication.row_status import with_life
+from lepton_etl.registers.factors import FactorSet, load_factors
+from lepton_etl.registers.instruments import read_instruments, read_scope1
+from lepton_etl.registers.inventory import read_meters, read_nodes
+from lepton_etl.schema.carbon import INSTRUMENT, KPI, SCOPE1, VOLUME_INTERVAL
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR
+from lepton_etl.schema.facility import FACILITY_FIT
+from lepton_etl.schema.fleet import FACILITY_INTERVAL, GRID_HOUR, INTERVAL, METER, NODE, WEATHER_HOUR
+from lepton_etl.schema.jobs import JOB_ENERGY, JOB_NODE, JOB_RUN, TENANT_DAY
+from lepton_etl.schema.ledger import TARIFF
+from lepton_etl.schema.logs import FILE, JOB
+from lepton_etl.schema.publication import PERIOD, PUBLICATION, RESTATEMENT
+from lepton_etl.schema.tables import TABLES
+from lepton_etl.schema.types import arrow_schema, spark_schema
 from pipelines.stage import StageContext, StageResult
+
+# A change of these re-opens the days made before that lie in the changed rows' validity.
+DATED: Final = ("inventory", "meters", "tariff", "instruments", "scope1", "factors")
+_DELIVERED: Final[Mapping[str, tuple[Table, ...]]] = {
+    "late_readings": (INTERVAL,),
+    "late_jobs": (JOB_RUN, JOB_NODE),
+    "intensity": (GRID_HOUR,),
+    "weather": (WEATHER_HOUR,),
+    "meter_readings": (FACILITY_INTERVAL, VOLUME_INTERVAL),
+}
+
+# Where silver keeps the dated rows of the settings' files.
+_REGISTERS: Final[Mapping[str, Table]] = {
+    "inventory": NODE,
+    "meters": METER,
+    "tariff": TARIFF,
+    "instruments": INSTRUMENT,
+    "scope1": SCOPE1,
+}
+
+Marks = dict[str, str]
+
+
+def marks_now(root: Path, settings: Settings, days: Iterable[dt.date]) -> dict[dt.date, Marks]:
+    """Day -> reason -> mark of what the figures just made rest on; dated rows as silver took them."""
+    wanted = list(days)
+    rows = {name: plain.read(root, table) for name, table in _REGISTERS.items()}
+    dated = _dated(rows, load_factors(settings.carbon.factors), wanted)
+    delivered = {
+        name: [plain.files_by_day(root, table) for table in tables] for name, tables in _DELIVERED.items()
+    }
+    whole = {"settings": mark(settings.digest), "code": code_version()}
+    models = model_versions(root, settings.model.name, Days(min(wanted), max(wanted))) if wanted else {}
+    found = {}
+    for day in wanted:
+        arrived = {
+            name: mark(*(files.get(day.isoformat()) for files in tables))
+            for name, tables in delivered.items()
+        }
+        of_day = {name: marks[day] for name, marks in dated.items()} | {"model": mark(models.get(day))}
+        found[day] = whole | arrived | of_day
+    return found
+
+
+def model_versions(root: Path, imputation: str, days: Days) -> dict[dt.date, str]:
+    """Day -> the models that its figures may rest on: the registry's version that fills gaps, the facility's fits.
+
+    A fit is named by a hash of what it was fitted to.
+    """
+    columns = ("site_id", "parameters_json", "fitted_from", "fitted_until", "accepted")
+    rows = plain.read(root, FACILITY_FIT, days).sort_by("site_id").to_pylist()
+    found: dict[dt.date, list[str]] = {}
+    for row in rows:
+        if row["accepted"]:
+            found.setdefault(row["date"], []).append(canonical({name: row[name] for name in columns}))
+    fits = {day: [f"facility_fit {mark(*said)}"] for day, said in found.items()}
+    filled = recorded_models(root, imputation, days)
+    of_gaps = {day: [f"{imputation} {version}"] for day, version in filled.items() if version}
+    return {day: "; ".join([*of_gaps.get(day, ()), *fits.get(day, ())]) for day in sorted({*fits, *of_gaps})}
+
+
+def marks_of_files(settings: Settings, days: Iterable[dt.date]) -> dict[dt.date, Marks]:
+    """Day -> reason of DATED -> mark, as the files of the settings stand. Raises ConfigurationError."""
+    wanted, factors = list(days), load_factors(settings.carbon.factors)
+    dated = _dated(_of_files(settings, factors), factors, wanted)
+    return {day: {name: marks[day] for name, marks in dated.items()} for day in wanted}
+
+
+def _of_files(settings: Settings, factors: FactorSet) -> dict[str, pa.Table]:
+    """The rows of _REGISTERS as the files of the settings have them; empty where the settings name none."""
+    site_id, carbon = settings.site.site_id, settings.carbon
+    found = {"inventory": read_nodes(settings.fleet.inventory, site_id)}
+    if settings.facility.meters:
+        found["meters"] = read_meters(settings.facility.meters, site_id)
+    if settings.tariff.file:
+        found["tariff"] = read_tariff(settings.tariff.file, site_id)
+    if carbon.instruments:
+        found["instruments"] = read_instruments(carbon.instruments, site_id)
+    if carbon.scope1:
+        found["scope1"] = read_scope1(carbon.scope1, site_id, factors, carbon.gwp_set)
+    return {name: found.get(name, arrow_schema(table).empty_table()) for name, table in _REGISTERS.items()}
+
+
+def _dated(
+    tables: Mapping[str, pa.Table], factors: FactorSet, days: list[dt.date]
+) -> dict[str, dict[dt.date, str]]:
+    found = {name: marks_by_day(dated_rows(rows), days) for name, rows in tables.items()}
+    return found | {"factors": marks_by_day(_factor_rows(factors), days)}
+
+
+def _factor_rows(factors: FactorSet) -> list[DatedRow]:
+    one_day = dt.timedelta(days=1)
+    return [
+        DatedRow(
+            canonical({"table": name, "key": key, "value": row.value, "unit": row.unit}),
+            row.valid_from,
+            row.valid_to - one_day if row.valid_to else None,
+        )
+        for name, table in factors.tables.items()
+        for key, rows in table.rows.items()
+        for row in rows
+    ]
+
+
+# What names a delivery and not its content.
+_OF_DELIVERY: Final = ("source_name", "file_id", "source_position", "ingest_time", "ingest_date")
+
+
+def dirty_days(lake: Lake, settings: Settings, days: Days) -> list[Days]:
+    """The asked days, and the days made before that new files and changed rows reach.
+
+    Adjoining days are one range, in time order. Raises ConfigurationError for a wrong inventory, meters, tariff or
+    factor file.
+    """
+    made = made_days(lake)
+    batch = last_published_batch(lake)
+    touched = set(days)
+    touched |= _of_spans(made, _reading_spans(lake, batch, settings.energy.max_gap_s))
+    touched |= _of_spans(made, _job_spans(lake, batch, made))
+    touched |= _remarked(lake, settings, made)
+    return adjoining(sorted(touched))
+
+
+def made_days(lake: Lake) -> set[date]:
+    """Days that an earlier night published."""
+    if not lake.exists(NODE_HOUR):
+        return set()
+    return {date.fromisoformat(str(part["date"])) for part in lake.log(NODE_HOUR).partitions()}
+
+
+def _of_spans(made: set[date], spans: Iterable[tuple[date, date]]) -> set[date]:
+    return {day for first, last in set(spans) for day in made if first <= day <= last}
+
+
+def _reading_spans(lake: Lake, batch: int, gap_s: float) -> Iterator[tuple[date, date]]:
+    """UTC days of [first reading - gap, last reading + gap] of each file that came after the batch."""
+    files = lake.rows(FILE, ["batch", "first_reading_time", "last_reading_time"])
+    fresh = files.filter(pc.field("batch") > batch)
+    margin = timedelta(seconds=gap_s)
+    for first, last in zip(
+        fresh["first_reading_time"].to_pylist(), fresh["last_reading_time"].to_pylist(), strict=True
+    ):
+        if first and last:
+            yield (first - margin).date(), (last + margin).date()
+
+
+def _job_spans(lake: Lake, batch: int, made: set[date]) -> Iterator[tuple[date, date]]:
+    """UTC days of [start, end] of each job that came after the batch and says something that no earlier file said.
+
+    A job without an end runs until the last day made.
+    """
+    files = pl.DataFrame(lake.rows(FILE, ["batch", "file_id", "jobs"])).filter(pl.col("jobs") > 0)
+    fresh = files.filter(pl.col("batch") > batch)["file_id"].unique()
+    if fresh.is_empty() or not lake.exists(JOB):
+        return
+    said = [name for name in JOB.columns if name not in _OF_DELIVERY]
+    jobs = lake.log(JOB).to_pyarrow_dataset()
+    is_fresh = pc.field("file_id").isin(fresh.to_list())
+    new = jobs.to_table(filter=is_fresh)
+    same_jobs = ~is_fresh & pc.field("job_id").isin(pc.unique(new["job_id"]))
+    columns = [name for name in said if name in new.column_names]
+    known = pl.DataFrame(pa.table(jobs.to_table(filter=same_jobs, columns=columns)))
+    news = pl.DataFrame(pa.table(new.select(columns))).join(known, on=columns, how="anti", nulls_equal=True)
+    latest = max(made, default=datetime.now(UTC).date())
+    for first, last in news.select("start_time", "end_time").unique().iter_rows():
+        if first is not None:
+            yield first.date(), last.date() if last is not None else max(latest, first.date())
+
+
+def _remarked(lake: Lake, settings: Settings, made: set[date]) -> set[date]:
+    """The days made whose dated rows are not those that their last publication rested on.
+
+    A day that an older release made says nothing about them and stays as it is.
+    """
+    if not made:
+        return set()
+    rows = plain.read(lake.root, PUBLICATION, where=pc.field("table_name") == INPUTS)
+    site = f'"site_id":"{settings.site.site_id}"'
+    published = {
+        one.date: one.values() for one in last_said(rows).values() if one.date in made and site in one.key
+    }
+    found = marks_of_files(settings, sorted(published))
+    return {
+        day
+        for day, before in published.items()
+        if any(name in before and before[name] != found[day][name] for name in DATED)
+    }
+
+
+def with_status(context: StageContext, table: Table, rows: DataFrame, days: Days | None = None) -> DataFrame:
+    """Rows of a published gold table with `status` by closed months and the rows that stand.
+
+    All rows of the days (default: the context's), as `lake.replace_few` takes them.
+    """
+    root, days = context.lake.root, days or context.days
+    closed = closed_months(Press(root, context.settings, context.run_id))
+    if not {month_of(day) for day in days} & closed:
+        return rows
+    fresh = few.checked(table, rows.toArrow())
+    context.lake.ensure(table)
+    present = few.present_rows(table, context.lake.log(table), days)
+    lived = with_life(fresh, present, table.key, closed)
+    return context.lake.spark.createDataFrame(lived, spark_schema(table))
+
+
+@dataclass(frozen=True)
+class Close:
+    """A month that is closed: when, and how many rows of each table."""
+
+    month: str
+    closed_time: datetime
+    rows: dict[str, int]
+    already: bool
+
+
+def close_month(settings: Settings, month: str) -> Close:
+    """Close a month: its rows are published as closed, gold says so, gold/period names their content.
+
+    Without Spark. Closing twice changes nothing. Raises NoInputError where a day of the month was not published,
+    LockedError where a night makes one of its days.
+    """
+    root, press = settings.lake.root, Press(settings.lake.root, settings, new_run_id())
+    days = Days(*month_days(month))
+    with leases(root, [f"day-{day}" for day in days], press.run_id):
+        rows = [
+            row
+            for row in plain.read(root, PERIOD).to_pylist()
+            if (row["site_id"], row["month"]) == (settings.site.site_id, month)
+        ]
+        if rows:
+            counts = {row["table_name"]: row["row_count"] for row in rows}
+            return Close(month, rows[0]["closed_time"], counts, already=True)
+        last = last_said(plain.read(root, PUBLICATION, days))
+        _require_all_days(days, [one.date for one in standing(last.values(), CLUSTER_DAY.name)])
+        append(press, to_close(last, month), last)
+        for table in PUBLISHED:
+            _stamp(press, table, days, month)
+        closed = _period_rows(press, month, list(last.values()))
+        plain.replace_keyed(root, PERIOD, closed, {"run_id": press.run_id})
+        counts = {row["table_name"]: row["row_count"] for row in closed}
+        return Close(month, closed[0]["closed_time"], counts, already=False)
+
+
+def _require_all_days(days: Days, said: list[date]) -> None:
+    missing = sorted(set(days) - set(said))
+    if missing:
+        shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+        raise NoInputError(
+            f"{len(missing)} days of the month were never published: {shown}",
+            where=f"close {days}",
+            remedy="run their nights first; nothing was closed",
+        )
+
+
+def _stamp(press: Press, table: Table, days: Days, month: str) -> None:
+    """Set the status of the month's gold rows, in their own days."""
+    if not plain.exists(press.root, table):
+        return
+    rows = plain.read(press.root, table, days)
+    plain.replace_days(
+        press.root, table, days, with_life(rows, rows, table.key, (month,)), {"run_id": press.run_id}
+    )
+
+
+def _period_rows(press: Press, month: str, last: list[Said]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for table in PUBLISHED:
+        rows = [one for one in standing(last, table.name) if closing_month(one) == month]
+        if rows:
+            digest = sha256("".join(one.row_hash for one in sorted(rows, key=lambda one: one.key)).encode())
+            found.append(
+                {
+                    "site_id": press.settings.site.site_id,
+                    "month": month,
+                    "table_name": table.name,
+                    "status": CLOSED,
+                    "closed_time": datetime.now(UTC),
+                    "restated_time": None,
+                    "row_count": len(rows),
+                    "content_hash": digest.hexdigest(),
+                    "run_id": press.run_id,
+                }
+            )
+    return found
+
 
 PUBLISHED: Final = (CLUSTER_DAY, TENANT_DAY, JOB_ENERGY, KPI)
 

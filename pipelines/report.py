@@ -13,30 +13,23 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lepton_etl.cpu_time import tree_cpu_s
 from lepton_etl.days import Days
-from lepton_etl.lake import plain
+from lepton_etl.lake import tables as plain
 from lepton_etl.lake.runs import code_version, stage_runs
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import (
-    CLUSTER_DAY,
-    CLUSTER_HOUR,
-    FILE,
-    INTERVAL,
-    NODE_HOUR,
-    PREDICTION,
-    REJECT,
-)
-from lepton_etl.lake.tables.accounts import ENERGY_LEDGER
-from lepton_etl.lake.tables.advice import RECOMMENDATION, SAVING
-from lepton_etl.lake.tables.diagnosis import ANOMALY, STATE
-from lepton_etl.lake.tables.jobs import TENANT_DAY
-from lepton_etl.models.footprint import DEFAULT_CORE_POWER_W
-from lepton_etl.optimize.lifecycle import EXPIRED, REJECTED
+from lepton_etl.lake.spark import Lake
+from lepton_etl.models.footprint import DEFAULT_CORE_POWER_W, tree_cpu_s
+from lepton_etl.recommend.lifecycle import EXPIRED, REJECTED
 from lepton_etl.report import data as d
-from lepton_etl.report import gather
+from lepton_etl.report import data as gather
 from lepton_etl.report.model import model_summary
 from lepton_etl.report.page import render
+from lepton_etl.schema.diagnosis import ANOMALY, STATE
+from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, PREDICTION
+from lepton_etl.schema.fleet import INTERVAL
+from lepton_etl.schema.jobs import TENANT_DAY
+from lepton_etl.schema.ledger import ENERGY_LEDGER
+from lepton_etl.schema.logs import FILE, REJECT
+from lepton_etl.schema.recommend import RECOMMENDATION, SAVING
 from pipelines.gate import docs_folder
 from pipelines.stage import StageContext, StageResult
 

@@ -15,13 +15,14 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from lepton_etl.days import Days
-from lepton_etl.lake.schema import arrow_rows, spark_schema
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import INTERVAL, NODE, PREDICTION
+from lepton_etl.lake.spark import Lake
 from lepton_etl.models.device_hours import device_hours
 from lepton_etl.models.recalibration import Recalibration
 from lepton_etl.models.registry import Registry
 from lepton_etl.models.scoring import recalibrated, with_prediction
+from lepton_etl.schema.energy import PREDICTION
+from lepton_etl.schema.fleet import INTERVAL, NODE
+from lepton_etl.schema.types import arrow_rows, spark_schema
 from pipelines.stage import StageContext, StageResult
 
 

@@ -1,4 +1,7 @@
-"""Silver: inventory, meters and readings -> intervals of devices and meters, hours of grid and weather."""
+"""Silver: inventory, meters and readings -> intervals of devices and meters, hours of grid and weather.
+
+- Accounting: jobs as delivered, and the power of nodes -> runs, what they held, and what nodes were doing.
+"""
 
 from __future__ import annotations
 
@@ -11,33 +14,109 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lepton_etl.columns import Transform
+from lepton_etl.attribution.node_energy import Roll, roll
+from lepton_etl.attribution.node_states import node_states
+from lepton_etl.attribution.runs import job_nodes, job_runs, run_table
 from lepton_etl.days import Days
-from lepton_etl.energy.arbitration import CHECKED_DEVICES, sensor_checks
-from lepton_etl.energy.history import HISTORY_DAYS, day_histories
-from lepton_etl.energy.intervals import UNLISTED_CLUSTER, IntervalPolicy, intervals
-from lepton_etl.energy.meters import METER_COLUMNS, METER_QUANTITIES, facility_intervals
-from lepton_etl.energy.readings import SourceFacts, for_each_day, longest_step_s, of_quantities, span_days
-from lepton_etl.energy.roster import roster
-from lepton_etl.energy.sensor_classes import sensor_classes
-from lepton_etl.energy.sources import INTERVAL_QUANTITIES
-from lepton_etl.energy.surroundings import GRID_QUANTITIES, WEATHER_QUANTITIES, grid_hours, weather_hours
-from lepton_etl.factors import load_factors
-from lepton_etl.inventory import read_meters, read_nodes
-from lepton_etl.lake.schema import arrow_schema, spark_schema
-from lepton_etl.lake.store import Written
-from lepton_etl.lake.tables import (
+from lepton_etl.facility.grid_weather import GRID_QUANTITIES, WEATHER_QUANTITIES, grid_hours, weather_hours
+from lepton_etl.facility.meter_hours import METER_COLUMNS, METER_QUANTITIES, facility_intervals
+from lepton_etl.intervals.node_day import UNLISTED_CLUSTER, IntervalPolicy, intervals
+from lepton_etl.intervals.readings import (
+    SourceFacts,
+    for_each_day,
+    longest_step_s,
+    of_quantities,
+    roster,
+    span_days,
+)
+from lepton_etl.intervals.sensor_checks import CHECKED_DEVICES, sensor_checks
+from lepton_etl.intervals.sensor_classes import sensor_classes
+from lepton_etl.intervals.source_choice import INTERVAL_QUANTITIES
+from lepton_etl.intervals.usual_values import HISTORY_DAYS, day_histories
+from lepton_etl.lake.spark import Written
+from lepton_etl.registers.factors import load_factors
+from lepton_etl.registers.inventory import read_meters, read_nodes
+from lepton_etl.schema.columns import Transform
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.fleet import (
     FACILITY_INTERVAL,
     GRID_HOUR,
     INTERVAL,
     METER,
     NODE,
-    READING,
+    SENSOR_CHECK,
     WEATHER_HOUR,
 )
-from lepton_etl.lake.tables.silver import SENSOR_CHECK
-from pipelines import accounting, carbon
+from lepton_etl.schema.jobs import JOB_NODE, JOB_RUN, NODE_STATE
+from lepton_etl.schema.logs import JOB, READING
+from lepton_etl.schema.types import arrow_schema, spark_schema
+from pipelines import gold as carbon
 from pipelines.stage import StageContext, StageResult
+
+
+def run_accounting(context: StageContext) -> list[Written]:
+    """Make silver/job_run, silver/job_node and silver/node_state of the context's days."""
+    lake = context.lake
+    if not lake.exists(JOB):
+        return []
+    nodes = lake.rows(NODE)
+    runs = job_runs(_jobs(context), nodes, context.settings.site.site_id, context.days)
+    held = job_nodes(runs, nodes)
+    return [
+        _written(context, JOB_RUN, run_table(runs)),
+        _written(context, JOB_NODE, held),
+        node_state(context, roll(nodes)),
+    ]
+
+
+def _written(context: StageContext, table: Table, rows: pa.Table) -> Written:
+    frame = context.lake.spark.createDataFrame(rows, spark_schema(table))
+    return context.lake.replace_few(table, context.days, frame, allow_empty=True)
+
+
+def node_state(context: StageContext, nodes: Roll) -> Written:
+    """Intervals and holdings -> silver/node_state, by node and day."""
+    lake, days = context.lake, context.days
+    names = ("cluster_id", "node_id", "date")
+    own = lake.read(INTERVAL, days).where(F.col("device_id") == "node").select(
+        *names, "device_id", "interval_start", "interval_s", "power_mean_w"
+    )  # fmt: skip
+    held = lake.read(JOB_NODE, days).select(*names, "from_time", "to_time")
+    rows = (
+        own.groupBy(*names)
+        .cogroup(held.groupBy(*names))
+        .applyInArrow(_states_of(nodes), schema=spark_schema(NODE_STATE))
+    )
+    return lake.replace(NODE_STATE, days, rows, allow_empty=True)
+
+
+def _jobs(context: StageContext) -> pa.Table:
+    """Jobs that may have held something on the days; one without an end until the longest run is over.
+
+    A run that was seen going on and that had ended before the days comes with its end: without it, it would go on.
+    """
+    days = context.days
+    longest = timedelta(days=context.settings.attribution.longest_run_d)
+    start, end = F.col("start_time"), F.col("end_time")
+    recent, over = start > F.lit(days.from_time - longest), end <= F.lit(days.from_time)
+    touches = (start < F.lit(days.until_time)) & ((end > F.lit(days.from_time)) | (end.isNull() & recent))
+    jobs = context.lake.read(JOB)
+    held = jobs.where(touches)
+    seen_running = F.broadcast(held.where(end.isNull()).select("job_id").distinct())
+    ended = jobs.where(over & recent).join(seen_running, "job_id", how="left_semi")
+    return held.unionByName(ended).toArrow()
+
+
+def _states_of(nodes: Roll) -> Callable[[pa.Table, pa.Table], pa.Table]:
+    def kernel(own: pa.Table, held: pa.Table) -> pa.Table:
+        first = (own if own.num_rows else held).slice(0, 1).to_pylist()[0]
+        facts = nodes.of(first["node_id"], first["date"], first["cluster_id"])
+        if facts is None:
+            return arrow_schema(NODE_STATE).empty_table()
+        return node_states(own, held, facts)
+
+    return kernel
+
 
 _NAMES_IN_NOTE: Final = 10
 _CHECK_BUCKETS: Final = 16
@@ -60,7 +139,7 @@ def run(context: StageContext) -> StageResult:
         weather_hour(context),
         carbon.volume_interval(context, meters),
         *carbon.registers(context),
-        *accounting.run(context),
+        *run_accounting(context),
     )
     notes = (*_unlisted_nodes(context), *_unlisted_meters(context, meters))
     return StageResult(rows_in, sum(one.rows for one in written), written, notes)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from lepton_etl.days import Days
-from lepton_etl.lake.store import Lake, Written
+from lepton_etl.lake.spark import Lake, Written
 
 if TYPE_CHECKING:
-    from lepton_etl.settings import Settings
+    from lepton_etl.config.settings import Settings
 
 
 @dataclass(frozen=True)

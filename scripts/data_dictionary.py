@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from lepton_etl.fields import QUANTITIES, Field
-from lepton_etl.lake.tables import TABLES, Table
+from lepton_etl.schema.common import QUANTITIES
+from lepton_etl.schema.declare import Field, Table
+from lepton_etl.schema.tables import TABLES
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "data-dictionary.md"
 _LONG_SET: Final = 12

@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from lepton_etl.factors import load_factors
+from lepton_etl.registers.factors import load_factors
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("LEPTON_REAL_DATA", ROOT / ".." / "shared" / "data"))

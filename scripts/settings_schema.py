@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from lepton_etl.settings import Settings
+from lepton_etl.config.settings import Settings
 
 TARGET = Path(__file__).resolve().parents[1] / "conf" / "settings.schema.json"
 

@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from lepton_etl.lake.store import Lake
+    from lepton_etl.lake.spark import Lake
 
 # Two workers and Spark share the cores: threads of OpenMP that wait for each other would take most of them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,7 +28,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """A local session with the settings of conf/spark-defaults.conf."""
-    from lepton_etl.session import spark_session
+    from lepton_etl.lake.session import spark_session
 
     scratch = tmp_path_factory.mktemp("spark")
     session = spark_session(
@@ -55,6 +55,6 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
 @pytest.fixture
 def lake(spark: SparkSession, tmp_path: Path) -> Lake:
     """An empty lake."""
-    from lepton_etl.lake.store import Lake
+    from lepton_etl.lake.spark import Lake
 
     return Lake(spark, tmp_path / "lake")

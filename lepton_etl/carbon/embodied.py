@@ -14,8 +14,8 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from lepton_etl.columns import FINE_SUM, Transform, exact_sum, seconds_between
-from lepton_etl.factors import FactorSet
+from lepton_etl.registers.factors import FactorSet
+from lepton_etl.schema.columns import FINE_SUM, Transform, exact_sum, seconds_between
 
 SERVER: Final = "server"
 SECONDS_PER_YEAR: Final = 31_557_600.0  # the Julian year of 365.25 days, as pint counts it

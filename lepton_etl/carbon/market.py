@@ -16,10 +16,10 @@ from typing import Any, Final
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from lepton_etl.columns import Transform
-from lepton_etl.fields import GRAMS_PER_KILOGRAM
+from lepton_etl.registers.instruments import RANKS
+from lepton_etl.schema.columns import Transform
+from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM
 
-RANKS: Final = ("certificate", "contract", "supplier")
 RENEWABLE: Final = ("wind", "solar", "hydro", "geothermal", "biomass")
 
 

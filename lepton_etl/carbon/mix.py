@@ -8,7 +8,7 @@ from datetime import date
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_etl.factors import FactorSet
+from lepton_etl.registers.factors import FactorSet
 
 
 def mix_intensity(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from lepton_etl.errors import ConfigurationError
-from lepton_etl.fields import GRAMS_PER_KILOGRAM
+from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM
 
 LOCATION_SIGNALS: Final = ("average", "marginal")
 

@@ -7,9 +7,9 @@ from typing import Final
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from lepton_etl.columns import ENERGY_SUM, Transform, exact_sum
 from lepton_etl.days import Days
-from lepton_etl.fields import SECONDS_PER_HOUR
+from lepton_etl.schema.columns import ENERGY_SUM, Transform, exact_sum
+from lepton_etl.schema.declare import SECONDS_PER_HOUR
 
 _HOUR: Final = ("site_id", "hour_start")
 

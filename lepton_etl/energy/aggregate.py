@@ -8,10 +8,9 @@ from typing import Final
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from lepton_etl.columns import FINE_SUM, Transform, exact_sum
-from lepton_etl.confidence import Z
-from lepton_etl.energy.interval90 import interval_90
 from lepton_etl.energy.node_hours import by_node_interval
+from lepton_etl.schema.columns import FINE_SUM, Transform, exact_sum, interval_90
+from lepton_etl.uncertainty import Z
 
 INLET_PERCENTILE: Final = 0.99
 # Sums that go through the levels node -> hardware class -> group unchanged.

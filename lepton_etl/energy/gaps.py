@@ -15,9 +15,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from lepton_etl.columns import Transform
-from lepton_etl.confidence import CONFIDENCE, Z, conformal_rank
-from lepton_etl.fields import JOULES_PER_KWH, SECONDS_PER_HOUR
+from lepton_etl.schema.columns import Transform
+from lepton_etl.schema.declare import JOULES_PER_KWH, SECONDS_PER_HOUR
+from lepton_etl.uncertainty import CONFIDENCE, Z, conformal_rank
 
 Floats = NDArray[np.float64]
 

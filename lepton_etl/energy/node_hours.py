@@ -7,14 +7,22 @@ from typing import Final
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from lepton_etl.columns import FINE_SUM, Transform, conform, exact_sum, seconds_between, weighted_mean
-from lepton_etl.confidence import Z
 from lepton_etl.days import Days
-from lepton_etl.energy.interval90 import interval_90
-from lepton_etl.fields import JOULES_PER_KWH, SECONDS_PER_HOUR
-from lepton_etl.lake.tables import NODE_HOUR
+from lepton_etl.schema.columns import (
+    FINE_SUM,
+    Transform,
+    conform,
+    exact_sum,
+    interval_90,
+    seconds_between,
+    weighted_mean,
+)
+from lepton_etl.schema.declare import JOULES_PER_KWH, SECONDS_PER_HOUR
+from lepton_etl.schema.energy import NODE_HOUR
+from lepton_etl.uncertainty import Z
 
 SHARED: Final = "_shared"
+UNATTRIBUTED: Final = "_unattributed"
 CHASSIS: Final = "chassis"
 CHASSIS_BELOW_NODES: Final = "chassis_below_nodes"
 # Chassis and nodes must have been seen for the same time of the hour, up to two minutes of polling.

@@ -7,8 +7,8 @@ from typing import Final
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lepton_etl.columns import FINE_SUM, Transform, conform, exact_sum
-from lepton_etl.lake.tables import NODE_HOUR
+from lepton_etl.schema.columns import FINE_SUM, Transform, conform, exact_sum
+from lepton_etl.schema.energy import NODE_HOUR
 
 SERVICE_KINDS: Final = ("storage", "network", "service")
 _HOUR: Final = ("site_id", "hour_start")

@@ -13,8 +13,8 @@ import uuid
 from pathlib import Path
 from typing import Any, Final
 
-from lepton_etl.lake.schema import constraints, spark_schema
-from lepton_etl.lake.tables import Table
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.types import constraints, spark_schema
 
 # The oldest protocol that knows constraints and append-only tables: every Delta reader and writer takes it.
 _PROTOCOL: Final = {"minReaderVersion": 1, "minWriterVersion": 3}

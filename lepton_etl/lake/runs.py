@@ -21,9 +21,9 @@ import pyarrow.compute as pc
 
 from lepton_etl.days import Days
 from lepton_etl.errors import Exit
-from lepton_etl.lake import plain
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import RUN, STAGE_RUN
+from lepton_etl.lake import tables as plain
+from lepton_etl.lake.spark import Lake
+from lepton_etl.schema.operations import RUN, STAGE_RUN
 
 BATCH_KEY: Final = "bronze/file batch"
 

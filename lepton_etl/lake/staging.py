@@ -24,9 +24,9 @@ from deltalake import CommitProperties, PostCommitHookProperties, Transaction
 from deltalake.transaction import AddAction
 
 from lepton_etl.errors import LakeError
-from lepton_etl.lake.schema import arrow_schema
-from lepton_etl.lake.store import Lake, Written
-from lepton_etl.lake.tables import Table
+from lepton_etl.lake.spark import Lake, Written
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.types import arrow_schema
 
 APPLICATION: Final = "lepton-etl-bronze"
 _ROW_GROUP_ROWS: Final = 1_000_000

@@ -1,28 +1,271 @@
-"""Hours of meters and of IT -> the accounts of each site-hour, bottom-up, as terms."""
+"""Hours of meters and of IT -> the accounts of each site-hour, bottom-up, as terms.
+
+- Losses by nameplate, errors by accuracy class, and what stands in for meters.
+- Accounts as sums of terms, so that what rests on one sensor stays correlated wherever it is booked.
+- What the ledger is made from: hours of meters, of nodes by owner, and of models; and its words.
+- Parts of accounts from meters: the roles that meters play, and what stands in for silent ones.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from math import sqrt
 from typing import Final
 
 import polars as pl
 
-from lepton_etl.fields.words import BOUNDARY
-from lepton_etl.ledger.inputs import (
-    HOUR,
-    IT_ACCOUNTS,
-    MEASURED,
-    MODELLED,
-    NODES_TERM,
-    NOTHING_KWH,
-    PARTIAL,
-    SHARED_LOADS,
-    SIGNIFICANT_SIGMAS,
-    SILENT,
-    UNMETERED,
+from lepton_etl.schema.common import BOUNDARY, COOLING_POINTS
+
+
+def transformer_losses(
+    meters: pl.DataFrame, rated_power_w: float, no_load_loss_ratio: float, load_loss_ratio: float
+) -> pl.DataFrame:
+    """MODELLED_HOURS of a transformer by its nameplate: rating x (no-load + load loss x (load / rating)^2).
+
+    The load is the utility meters' mean power of the hour. The error is half of the load loss: the square is
+    of the hour's mean, and the nameplate speaks of the reference temperature.
+    Source: IEC 60076-1 (no-load loss constant, load loss by the square of the current).
+    """
+    rating_kwh = rated_power_w / 1000.0
+    utility = meters.filter(pl.col("point") == "utility").sort("meter_id").group_by(HOUR, maintain_order=True).agg(
+        pl.col("energy_kwh").sum(), pl.col("energy_kwh").is_null().any().alias("unknown")
+    ).filter(~pl.col("unknown"))  # fmt: skip
+    by_load = rating_kwh * load_loss_ratio * (pl.col("energy_kwh") / rating_kwh).pow(2)
+    return utility.select(
+        *HOUR, pl.lit("transformer").alias("part"),
+        (rating_kwh * no_load_loss_ratio + by_load).alias("energy_kwh"), (by_load / 2).alias("sigma_kwh"),
+    )  # fmt: skip
+
+
+def class_sigma_ratio(class_pct: float) -> float:
+    """One standard deviation of a meter of an accuracy class: any gain within the class is as likely as another.
+
+    Source: JCGM 100:2008 (GUM) 4.3.7, uniform distribution of half width `class_pct` percent.
+    """
+    return class_pct / 100.0 / sqrt(3)
+
+
+def modelled_hours(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """What stands in for silent or missing meters, one frame; the first that speaks for a part is taken."""
+    frames = [pl.DataFrame(schema=MODELLED_HOURS), *(part.cast(MODELLED_HOURS) for part in parts)]
+    return pl.concat(frames).unique([*HOUR, "part"], keep="first", maintain_order=True)
+
+
+SOURCE: Final = "source"
+ACCOUNT: Final = "account"
+
+TERMS: Final = pl.Schema(
+    {
+        "site_id": pl.String(),
+        "hour_start": pl.Datetime("us", "UTC"),
+        "side": pl.String(),
+        "account": pl.String(),
+        "term": pl.String(),
+        "value_kwh": pl.Float64(),
+        "sigma_kwh": pl.Float64(),
+    }
 )
-from lepton_etl.ledger.parts import PARTS, basis_rows, meter_roles, part_terms, role_sums, signed_terms
-from lepton_etl.ledger.terms import ACCOUNT, SOURCE, TERMS
+"""One row an account and term; `value_kwh` and `sigma_kwh` carry the sign with which the term enters the account."""
+
+
+def combine(terms: pl.DataFrame, by: list[str]) -> pl.DataFrame:
+    """Terms -> `by`, `value_kwh`, `sigma_kwh` (one standard deviation, >= 0) of their sums."""
+    # Sorted: a sum of doubles changes with the order in which joins deliver rows, and with it the table.
+    ordered = terms.sort(*by, "term", "value_kwh")
+    by_term = ordered.group_by(*by, "term", maintain_order=True).agg(pl.col("value_kwh", "sigma_kwh").sum())
+    return by_term.group_by(by, maintain_order=True).agg(
+        pl.col("value_kwh").sum(), pl.col("sigma_kwh").pow(2).sum().sqrt()
+    )
+
+
+def residual_terms(terms: pl.DataFrame) -> pl.DataFrame:
+    """Sources minus accounts, as terms: what the residual is a sum of."""
+    sign = pl.when(pl.col("side") == SOURCE).then(1.0).otherwise(-1.0)
+    return terms.with_columns(pl.col("value_kwh") * sign, pl.col("sigma_kwh") * sign)
+
+
+# IT equipment that serves all tenants, by what its feed `serves`.
+SHARED_LOADS: Final = {"network": "data_transfer", "storage": "it_overhead", "service": "it_overhead"}
+ACCOUNTS: Final = (
+    "jobs", "idle", "chassis_shared", "data_transfer", "it_overhead", "conversion_loss", "cooling", "management",
+    "unattributed",
+)  # fmt: skip
+IT_ACCOUNTS: Final = ("jobs", "idle", "chassis_shared", "data_transfer", "it_overhead", "unattributed")
+OVERHEADS: Final = ("conversion_loss", "cooling", "management")
+
+MEASURED: Final = "measured"
+MODELLED: Final = "modelled"
+PARTIAL: Final = "partial"
+SILENT: Final = "silent"
+UNMETERED: Final = "unmetered"
+
+NODES_TERM: Final = "nodes"
+# What is nothing but the difference of two sums of doubles is nothing.
+NOTHING_KWH: Final = 1e-9
+# A rest of the IT meter within three standard deviations is sensor error, and belongs to the residual.
+SIGNIFICANT_SIGMAS: Final = 3.0
+
+HOUR: Final = ["site_id", "hour_start"]
+
+METERS: Final = pl.Schema(
+    {
+        "site_id": pl.String(),
+        "hour_start": pl.Datetime("us", "UTC"),
+        "meter_id": pl.String(),
+        "point": pl.String(),
+        "serves": pl.String(),
+        "direction": pl.Float64(),
+        "energy_kwh": pl.Float64(),
+        "sigma_kwh": pl.Float64(),
+    }
+)
+"""Hours of top-level electricity meters; `energy_kwh` is null where the meter was silent."""
+
+IT_HOURS: Final = pl.Schema(
+    {
+        "site_id": pl.String(),
+        "hour_start": pl.Datetime("us", "UTC"),
+        "jobs_kwh": pl.Float64(),
+        "idle_kwh": pl.Float64(),
+        "storage_kwh": pl.Float64(),
+        "network_kwh": pl.Float64(),
+        "service_kwh": pl.Float64(),
+        "chassis_shared_kwh": pl.Float64(),
+        "unowned_kwh": pl.Float64(),
+        "unlisted_kwh": pl.Float64(),
+        "sigma_kwh": pl.Float64(),
+        "is_known": pl.Boolean(),
+    }
+)
+"""Energy of nodes by owner.
+
+`unowned_kwh` is what nodes without job accounting draw beyond idle, `unlisted_kwh` that of nodes outside the inventory;
+`sigma_kwh` is the error of the sum, `is_known` whether every expected node has an energy.
+"""
+
+MODELLED_HOURS: Final = pl.Schema(
+    {
+        "site_id": pl.String(),
+        "hour_start": pl.Datetime("us", "UTC"),
+        "part": pl.String(),
+        "energy_kwh": pl.Float64(),
+        "sigma_kwh": pl.Float64(),
+    }
+)
+"""What stands in for a `part` (transformer, ups, pdu, cooling, management) whose meters are silent or missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of an account: the roles of meters it is the signed sum of.
+
+    A part with `model_first` is booked by the curve fitted on earlier days as soon as there is one: a loss taken as the
+    difference of today's meters could never show in the residual, and would move with any feed that falls silent.
+    """
+
+    account: str
+    name: str
+    roles: tuple[tuple[str, float], ...]
+    model_first: bool = False
+
+
+PARTS: Final = (
+    # On-site sources join ahead of the transformer's low-voltage meter.
+    Part("conversion_loss", "transformer", (*BOUNDARY.items(), ("transformer_out", -1))),
+    Part("conversion_loss", "ups", (("ups_in", 1), ("ups_out", -1)), model_first=True),
+    Part("conversion_loss", "pdu", (("ups_out", 1), ("pdu_out", -1)), model_first=True),
+    Part("cooling", "cooling", (("cooling", 1),)),
+    Part("management", "management", (("management", 1),)),
+    Part("data_transfer", "data_transfer", (("data_transfer", 1),)),
+    Part("it_overhead", "it_overhead", (("it_overhead", 1),)),
+)  # fmt: skip
+# A part may lack these meters: no export meter is no export.
+_OPTIONAL_ROLES: Final = tuple(name for name in BOUNDARY if name != "utility")
+
+
+def meter_roles(meters: pl.DataFrame) -> pl.DataFrame:
+    """A meter once for each role it plays: a PDU feed of the network is PDU output and data transfer."""
+    shared = pl.col("serves").replace_strict(SHARED_LOADS, default=None, return_dtype=pl.String)
+    point = pl.col("point")
+    at_point = (
+        pl.when(point.is_in(COOLING_POINTS)).then(pl.lit("cooling"))
+        .when(point == "other").then(pl.when(shared.is_null()).then(pl.lit("management")))
+        .otherwise(point)
+    )  # fmt: skip
+    # A shared load metered before the PDU has its loss in it; at the PDU output or after it counts.
+    as_load = pl.when(point.is_in(("pdu_out", "other"))).then(shared)
+    both = [meters.with_columns(role.alias("role")) for role in (at_point, as_load)]
+    return pl.concat(both).filter(pl.col("role").is_not_null())
+
+
+def role_sums(roles: pl.DataFrame) -> pl.DataFrame:
+    """Of each site, hour and role: whether all its meters spoke, and the names of those that did not."""
+    silent = pl.col("energy_kwh").is_null()
+    return roles.group_by(*HOUR, "role").agg(
+        (~silent.any()).alias("complete"),
+        pl.col("meter_id").filter(silent).sort().alias("silent"),
+        pl.col("energy_kwh").sum(),
+    )
+
+
+def signed_terms(roles: pl.DataFrame, side: str, account: str, signs: dict[str, float]) -> pl.DataFrame:
+    sign = pl.col("role").replace_strict(signs, default=None, return_dtype=pl.Float64)
+    return roles.filter(pl.col("role").is_in(list(signs))).select(
+        *HOUR,
+        pl.lit(side).alias("side"),
+        pl.lit(account).alias("account"),
+        (pl.lit("meter:") + pl.col("meter_id")).alias("term"),
+        (pl.col("energy_kwh") * sign).alias("value_kwh"),
+        (pl.col("sigma_kwh") * sign).alias("sigma_kwh"),
+    )
+
+
+def basis_rows(frame: pl.DataFrame, account: pl.Expr, basis: pl.Expr, detail: pl.Expr) -> pl.DataFrame:
+    return frame.select(
+        *HOUR, account.alias("account"), basis.alias("account_basis"), detail.cast(pl.String).alias("detail")
+    )
+
+
+def part_terms(
+    part: Part, hours: pl.DataFrame, roles: pl.DataFrame, sums: pl.DataFrame, modelled: pl.DataFrame
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Terms of one part and its basis by hour: metered where every side is complete, modelled, or unknown."""
+    signs = dict(part.roles)
+    needed = [role for role in signs if role not in _OPTIONAL_ROLES]
+    states = (
+        sums.filter(pl.col("role").is_in(list(signs)))
+        .group_by(HOUR)
+        .agg(
+            pl.col("role").is_in(needed).sum().alias("present"),
+            pl.col("complete").all(),
+            pl.col("silent").list.explode(keep_nulls=False, empty_as_null=False).unique().sort(),
+        )
+    )
+    known = hours.join(states, on=HOUR, how="left")
+    stand_ins = modelled.filter(pl.col("part") == part.name)
+    is_metered = ((pl.col("present") == len(needed)) & pl.col("complete")).fill_null(False)
+    if part.model_first:
+        is_metered &= ~pl.struct(HOUR).is_in(stand_ins.select(pl.struct(HOUR)).to_series().implode())
+    metered = known.filter(is_metered)
+    others = known.filter(~is_metered)
+    filled = others.join(stand_ins, on=HOUR, how="inner")
+    unknown = others.join(stand_ins, on=HOUR, how="anti")
+    from_meters = signed_terms(roles.join(metered, on=HOUR, how="semi"), ACCOUNT, part.account, signs)
+    from_model = filled.select(
+        *HOUR, pl.lit(ACCOUNT).alias("side"), pl.lit(part.account).alias("account"),
+        pl.lit(f"model:{part.name}").alias("term"), pl.col("energy_kwh").alias("value_kwh"), "sigma_kwh",
+    )  # fmt: skip
+    was_metered = pl.col("present").fill_null(0) == len(needed)
+    account = pl.lit(part.account)
+    names = pl.lit(f"{part.name}: ") + pl.col("silent").list.join(", ")
+    bases = [
+        basis_rows(metered, account, pl.lit(MEASURED), pl.lit(None)),
+        basis_rows(filled, account, pl.lit(MODELLED), pl.lit(part.name)),
+        basis_rows(unknown, account, pl.when(was_metered).then(pl.lit(SILENT)).otherwise(pl.lit(UNMETERED)),
+               pl.when(was_metered).then(names).otherwise(pl.lit(part.name))),
+    ]  # fmt: skip
+    return pl.concat([from_meters, from_model]).cast(TERMS), pl.concat(bases)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,23 @@ from typing import Final
 import polars as pl
 import pyarrow as pa
 
-from lepton_etl.confidence import Z
-from lepton_etl.fields.words import BOUNDARY
-from lepton_etl.lake.schema import arrow_schema
-from lepton_etl.lake.tables.accounts import ENERGY_LEDGER
-from lepton_etl.ledger.accounts import Accounts
-from lepton_etl.ledger.inputs import HOUR, IT_ACCOUNTS, MEASURED, MODELLED, SILENT
-from lepton_etl.ledger.settings import LedgerSettings
-from lepton_etl.ledger.terms import ACCOUNT, SOURCE, combine, residual_terms
+from lepton_etl.config.sections import LedgerSettings
+from lepton_etl.ledger.accounts import (
+    ACCOUNT,
+    HOUR,
+    IT_ACCOUNTS,
+    MEASURED,
+    MODELLED,
+    SILENT,
+    SOURCE,
+    Accounts,
+    combine,
+    residual_terms,
+)
+from lepton_etl.schema.common import BOUNDARY
+from lepton_etl.schema.ledger import ENERGY_LEDGER
+from lepton_etl.schema.types import arrow_schema
+from lepton_etl.uncertainty import Z
 
 BALANCE: Final = "balance"
 CLOSED: Final = "closed"

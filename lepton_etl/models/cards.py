@@ -13,16 +13,15 @@ from typing import Any
 
 import pandas as pd
 
+from lepton_etl.config.sections import ModelSettings
 from lepton_etl.models.classes import KNOWN, OWN, POOLED
-from lepton_etl.models.error_card import records
 from lepton_etl.models.explain import explain
 from lepton_etl.models.export_onnx import Exported, export
 from lepton_etl.models.features import FEATURES, described
+from lepton_etl.models.fit import Trained
 from lepton_etl.models.footprint import DEFAULT_CORE_POWER_W, RAPL
-from lepton_etl.models.metrics import Errors, Values, as_lines
-from lepton_etl.models.settings import ModelSettings
-from lepton_etl.models.training import Trained
-from lepton_etl.models.verified import predict
+from lepton_etl.models.metrics import Errors, Values, as_lines, records
+from lepton_etl.models.stored import predict
 
 # Rows whose SHAP values stand for all, and rows on which an export is compared.
 _EXPLAINED_ROWS = 20

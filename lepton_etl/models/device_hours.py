@@ -8,9 +8,9 @@ from typing import Final
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from lepton_etl.fields import SECONDS_PER_HOUR
+from lepton_etl.config.sections import DeviceKind
 from lepton_etl.models.features import FEATURES, KEYS, TARGET, UNKNOWN, Feature
-from lepton_etl.models.settings import DeviceKind
+from lepton_etl.schema.declare import SECONDS_PER_HOUR
 
 Transform = Callable[[DataFrame], DataFrame]
 

@@ -9,10 +9,10 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from lepton_etl.config.sections import DeviceKind
 from lepton_etl.models.features import FEATURES, TARGET
 from lepton_etl.models.metrics import Values, errors
-from lepton_etl.models.settings import DeviceKind
-from lepton_etl.models.verified import FORWARD_ERROR_TAG, VerifiedModel
+from lepton_etl.models.stored import FORWARD_ERROR_TAG, VerifiedModel
 
 # Population stability index: below 0.1 the same, above 0.25 another population.
 # Source: Siddiqi, Credit Risk Scorecards (2006); ten bins by the reference's deciles.

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from lepton_etl.models.metrics import Values
-from lepton_etl.models.verified import Predictor, model_inputs
+from lepton_etl.models.stored import Predictor, model_inputs
 
 Matrix = npt.NDArray[np.float64]
 

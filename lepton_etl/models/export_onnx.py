@@ -14,7 +14,7 @@ import pandas as pd
 
 from lepton_etl.models.footprint import Spent, joules_per_million
 from lepton_etl.models.metrics import Values
-from lepton_etl.models.verified import Predictor, model_inputs
+from lepton_etl.models.stored import Predictor, model_inputs
 
 RELATIVE: Final = 1e-6
 # Share of the checked rows that may lie at a split.

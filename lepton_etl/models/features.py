@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from lepton_etl.config.sections import DeviceKind
 from lepton_etl.errors import ModelError
-from lepton_etl.models.settings import DeviceKind
 
 TARGET: Final = "energy_kwh"
 TARGET_UNIT: Final = "kilowatt_hour"

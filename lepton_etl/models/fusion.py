@@ -25,10 +25,9 @@ import pandas as pd
 from scipy.optimize import nnls
 
 from lepton_etl.errors import ModelError
-from lepton_etl.models.builders import Candidate, Inputs
+from lepton_etl.models.candidates import Candidate, Inputs, idle_and_span
 from lepton_etl.models.features import TARGET
 from lepton_etl.models.metrics import Values, errors
-from lepton_etl.models.scale import idle_and_span
 
 # (measured, predicted (n, k), weight of each row) -> shares (k,), none negative, sum 1.
 Weigher = Callable[[Values, Values, Values], Values]

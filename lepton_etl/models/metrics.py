@@ -1,17 +1,23 @@
-"""Errors of a model against measured energy, for all hours and busy hours, per node and over all.
+"""The error card: how far a model was off on hours it had not seen, by class, cluster, load and temperature.
 
-Source: ASHRAE Guideline 14 (CV(RMSE), NMBE with p = 1; the sign is measured minus predicted).
+- Errors of a model against measured energy, for all hours and busy hours, per node and over all.
+- How wide a prediction's interval must be: split-conformal quantiles of what a model missed on hours it had
+  not seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Final
+from itertools import pairwise
+from math import sqrt
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+
+from lepton_etl.uncertainty import CONFIDENCE, conformal_rank
 
 Values = npt.NDArray[np.float64]
 
@@ -111,3 +117,123 @@ def _line(row: ErrorRow) -> str:
     figures = (e.mape_ratio, e.wape_ratio, e.cv_rmse_ratio, e.nmbe_ratio)
     cells = " ".join(f"{'-' if v is None else f'{100 * v:.2f}':>8}" for v in figures)
     return f"{row.model:<12} {row.node_id:<16} {row.hours:<5} {e.rows:>7} {cells}"
+
+
+# What the share of hours inside may miss the stated one by.
+TOLERANCE_RATIO: Final = 0.02
+# Hours of one day resemble each other: fewer days say nothing of coverage.
+MIN_DAYS: Final = 10
+
+
+def half_width(residuals: Values, confidence: float = CONFIDENCE) -> float:
+    """The ceil((n + 1) confidence)-th smallest |residual|; infinite where n is too small to say. Any unit, (n,)."""
+    rank = conformal_rank(len(residuals), confidence)
+    if rank > len(residuals):
+        return float("inf")
+    return float(np.partition(np.abs(residuals), rank - 1)[rank - 1])
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Share of `rows` hours inside their interval, over `days`; the range is what such days leave open (90 %)."""
+
+    rows: int
+    days: int
+    inside_ratio: float
+    lower_ratio: float
+    upper_ratio: float
+
+    def misses(self, confidence: float = CONFIDENCE) -> bool:
+        """Whether coverage lies more than the tolerance from what is stated, beyond the chance of the days."""
+        if self.days < MIN_DAYS:
+            return False
+        return (
+            self.upper_ratio < confidence - TOLERANCE_RATIO or self.lower_ratio > confidence + TOLERANCE_RATIO
+        )
+
+
+def coverage(
+    measured: Values, predicted: Values, half_widths: Values | float, days: Sequence[Any]
+) -> Coverage | None:
+    """How often |measured - predicted| is within; arrays of shape (n,), `days` the day of each. None for no rows.
+
+    The range is Student's over the days' shares: an hour's neighbours are no further evidence.
+    """
+    from scipy.stats import t
+
+    count = len(measured)
+    if count == 0:
+        return None
+    inside = (np.abs(measured - predicted) <= half_widths).astype(np.float64)
+    names, whose = np.unique(np.asarray(days).astype(str), return_inverse=True)
+    shares = np.bincount(whose, inside) / np.bincount(whose)
+    ratio, number = float(inside.mean()), len(names)
+    if number < 2:
+        return Coverage(count, number, ratio, 0.0, 1.0)
+    half = float(t.ppf(0.5 + CONFIDENCE / 2, number - 1)) * float(shares.std(ddof=1)) / sqrt(number)
+    return Coverage(count, number, ratio, max(0.0, ratio - half), min(1.0, ratio + half))
+
+
+# Edges of the bins: what an operator calls idle, low, middle, high and full.
+LOAD_EDGES: Final = (0.0, 0.1, 0.3, 0.6, 0.9, 1.0)
+TEMPERATURE_STEP_C: Final = 5.0
+_LOADS: Final = ("gpu_utilisation_ratio", "cpu_utilisation_ratio")
+_TEMPERATURES: Final = ("inlet_temp_c", "device_temp_c")
+UNKNOWN_BIN: Final = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class CardRow:
+    """Errors of the hours of one bin of one dimension."""
+
+    dimension: str
+    bin: str
+    errors: Errors
+
+
+def error_card(hours: pd.DataFrame, measured_kwh: Values, predicted_kwh: Values) -> list[CardRow]:
+    """Rows over hardware_class, cluster_id, each load and each temperature of `hours`, (n,) energies in kWh.
+
+    A bin without hours has no row; hours whose value is not known are a bin of their own.
+    """
+    return [
+        CardRow(dimension, name, errors(measured_kwh[inside], predicted_kwh[inside]))
+        for dimension, of_row in _dimensions(hours)
+        for name in sorted(set(of_row), key=_order)
+        for inside in [np.asarray(of_row == name, dtype=np.bool_)]
+    ]
+
+
+def records(rows: Sequence[CardRow]) -> list[dict[str, object]]:
+    """Flat records for CSV and JSON."""
+    return [{"dimension": row.dimension, "bin": row.bin} | asdict(row.errors) for row in rows]
+
+
+def _dimensions(hours: pd.DataFrame) -> Iterator[tuple[str, npt.NDArray[np.object_]]]:
+    for name in ("hardware_class", "cluster_id"):
+        if name in hours:
+            yield name, hours[name].fillna(UNKNOWN_BIN).astype(str).to_numpy(dtype=object)
+    for name in _LOADS:
+        if name in hours and hours[name].notna().any():
+            yield name, _binned(hours[name].to_numpy(dtype=np.float64), LOAD_EDGES)
+    for name in _TEMPERATURES:
+        if name in hours and hours[name].notna().any():
+            values = hours[name].to_numpy(dtype=np.float64)
+            low = np.floor(np.nanmin(values) / TEMPERATURE_STEP_C) * TEMPERATURE_STEP_C
+            edges = np.arange(low, np.nanmax(values) + 2 * TEMPERATURE_STEP_C, TEMPERATURE_STEP_C)
+            yield name, _binned(values, edges)
+
+
+def _binned(values: Values, edges: Sequence[float] | Values) -> npt.NDArray[np.object_]:
+    """`[low, high)` by name, the last edge inside the last bin."""
+    at = np.clip(np.digitize(values, edges) - 1, 0, len(edges) - 2)
+    names = np.array([f"{low:g}..{high:g}" for low, high in pairwise(edges)], dtype=object)
+    return np.where(np.isnan(values), UNKNOWN_BIN, names[at])
+
+
+def _order(name: str) -> tuple[int, float, str]:
+    low = name.partition("..")[0]
+    try:
+        return 0, float(low), name
+    except ValueError:
+        return 1, 0.0, name

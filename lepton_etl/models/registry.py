@@ -1,7 +1,7 @@
-"""The only door to MLflow: log, register, promote, and load what was verified.
+"""Predicting without Spark: what a scheduler or dashboard does with the registered model.
 
-MLflow costs seconds to import, so it is imported inside the functions. A model comes out of here only through
-`verified_model`, which checks the folder against the hash that was recorded when the version was registered.
+- The only door to MLflow: log, register, promote, and load what was verified.
+- When the champion has become worse than the gate allows: back to the newest earlier champion that has not.
 """
 
 from __future__ import annotations
@@ -16,20 +16,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import pandas as pd
+
+from lepton_etl.config.sections import GateSettings
 from lepton_etl.errors import ModelError
 from lepton_etl.models.features import TARGET, TARGET_UNIT, Feature, described
-from lepton_etl.models.metrics import ALL_NODES, as_lines, as_records
-from lepton_etl.models.release import Release
-from lepton_etl.models.safe_load import TRUSTED, build, checked_bytes, folder_sha256
-from lepton_etl.models.verified import VerifiedModel, Version
+from lepton_etl.models.fit import CHAMPION, Trained
+from lepton_etl.models.metrics import ALL_NODES, as_lines, as_records, errors, overall
+from lepton_etl.models.promotion import Release
+from lepton_etl.models.stored import TRUSTED, VerifiedModel, Version, build, checked_bytes, folder_sha256
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from lepton_etl.config.settings import MlflowSettings
     from lepton_etl.models.cards import Cards
-    from lepton_etl.models.gate import Verdict
-    from lepton_etl.models.training import Trained
-    from lepton_etl.settings import MlflowSettings
+    from lepton_etl.models.fit import Trained
+    from lepton_etl.models.promotion import Verdict
 
 CHAMPION_ALIAS: Final = "champion"
 # Names of the facility's models: this and the site.
@@ -340,3 +343,66 @@ def _metrics(trained: Trained) -> dict[str, float]:
 
 def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def back_to_better(
+    registry: Registry, champion: VerifiedModel, newest: pd.DataFrame, trained: Trained, gates: GateSettings
+) -> tuple[str, ...]:
+    """Move the alias back where the champion misses the gate's CV(RMSE) on the test hours; what was done, in words.
+
+    `newest` are the test hours of `trained`, in which the champion's errors stand. Nothing is done where the challenger
+    was promoted, it replaced the champion; or where those hours are older than the champion's own test, a back-fill of
+    old days says nothing against it.
+    """
+    name, present = champion.version.name, champion.version
+    now, limit = overall(trained.errors, CHAMPION).cv_rmse_ratio, gates.cv_rmse_max_ratio
+    older = trained.test_until.isoformat() < present.tags.get("test_until", "")
+    if trained.verdict.promoted or older or now is None or now <= limit:
+        return ()
+    notes = []
+    measured = newest[TARGET].to_numpy(dtype=float)
+    earlier = [
+        one for one in registry.versions(name)
+        if one.tags.get("promotion") == "promoted" and int(one.version) < int(present.version)
+    ]  # fmt: skip
+    for one in sorted(earlier, key=lambda one: -int(one.version)):
+        try:
+            model = registry.verified_model(name, version=one.version)
+        except ModelError as error:
+            notes.append(f"version {one.version} not considered for a rollback: {error}")
+            continue
+        before = errors(measured, model.predict(newest)).cv_rmse_ratio
+        if before is not None and before <= limit:
+            reason = f"CV(RMSE) {now:.1%} on the newest days, version {one.version} has {before:.1%}"
+            registry.roll_back(name, one.version, reason)
+            return (*notes, f"rolled back to version {one.version}: {reason}")
+    return (
+        *notes,
+        f"the champion's CV(RMSE) is {now:.1%} on the newest days, and no earlier version does better",
+    )
+
+
+def load_champion(tracking_uri: str, name: str, alias: str = CHAMPION_ALIAS) -> VerifiedModel:
+    """The verified model behind `models:/<name>@<alias>`."""
+    return Registry(tracking_uri).verified_model(name, alias)
+
+
+def read_rows(source: Path) -> pd.DataFrame:
+    """Rows of a CSV file, a Parquet file or a Delta table's folder."""
+    if (source / "_delta_log").is_dir():
+        from deltalake import DeltaTable
+
+        rows: pd.DataFrame = DeltaTable(str(source)).to_pyarrow_table().to_pandas()
+        return rows
+    if not source.is_file():
+        raise ModelError(
+            "no such file or Delta table", where=str(source), remedy="give CSV, Parquet or a Delta folder"
+        )
+    return pd.read_parquet(source) if source.suffix == ".parquet" else pd.read_csv(source)
+
+
+def with_predictions(model: VerifiedModel, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with `predicted_kwh`, `model_name` and `model_version`."""
+    return rows.assign(
+        predicted_kwh=model.predict(rows), model_name=model.version.name, model_version=model.version.version
+    )

@@ -14,12 +14,11 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import arrow_udf
 
-from lepton_etl.fields import SECONDS_PER_HOUR
 from lepton_etl.models.device_hours import Transform
 from lepton_etl.models.features import KEYS, TARGET
 from lepton_etl.models.recalibration import Recalibration, corrections
-from lepton_etl.models.safe_load import build
-from lepton_etl.models.verified import VerifiedModel, predict
+from lepton_etl.models.stored import VerifiedModel, build, predict
+from lepton_etl.schema.declare import SECONDS_PER_HOUR
 
 _PREDICTED: Final = "predicted_kwh"
 # Of a device with both the accelerator is what its energy follows.

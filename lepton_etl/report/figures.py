@@ -1,18 +1,129 @@
-"""Cluster days -> totals over the range and the list of what is not known.
+"""The ledger and the tenants of the report: sums over the range, and what of it is unknown.
 
-Works on plain rows (clusters x days, a small number). A total over days or clusters says in how many of
-its rows the figure was known; where it was known in none, the total is unknown too.
+- How figures are written: a unit people read, three to five digits, a dash for the unknown.
+- Cluster days -> totals over the range and the list of what is not known.
+- The tiles at the top of the report: the figures of the whole site with what each rests on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+import polars as pl
+import pyarrow as pa
 
 from lepton_etl.days import Days
-from lepton_etl.fields import GRAMS_PER_KILOGRAM
+from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM
+
+DASH: Final = "–"
+# Thin no-break space between digits and unit, so that a figure never wraps apart.
+_GAP: Final = "\u202f"
+
+
+def number(value: float | int | None, digits: int = 4) -> str:
+    """`digits` significant digits with thousands separators; whole numbers of a count stay whole."""
+    if value is None:
+        return DASH
+    if isinstance(value, int):
+        return f"{value:,}"
+    if value == 0:
+        return "0"
+    magnitude = _magnitude(value)
+    decimals = max(0, digits - 1 - magnitude)
+    return f"{value:,.{min(decimals, 6)}f}"
+
+
+def _magnitude(value: float) -> int:
+    return int(f"{abs(value):e}".split("e")[1])
+
+
+def _scaled(value: float | None, steps: tuple[tuple[float, str], ...]) -> str:
+    if value is None:
+        return DASH
+    for factor, unit in steps:
+        if abs(value) >= factor:
+            return f"{number(value / factor)}{_GAP}{unit}"
+    factor, unit = steps[-1]
+    return f"{number(value / factor)}{_GAP}{unit}"
+
+
+def energy(kwh: float | None) -> str:
+    """kWh up to 10,000, then MWh and GWh."""
+    if kwh is None or abs(kwh) < 1e4:
+        return _scaled(kwh, ((1.0, "kWh"),))
+    return _scaled(kwh, ((1e6, "GWh"), (1e3, "MWh")))
+
+
+def power(watt: float | None) -> str:
+    return _scaled(watt, ((1e6, "MW"), (1e3, "kW"), (1.0, "W")))
+
+
+def mass(kilogram: float | None) -> str:
+    return _scaled(kilogram, ((1e3, "t\u00a0CO₂e"), (1.0, "kg\u00a0CO₂e")))
+
+
+def intensity_text(grams: float | None) -> str:
+    return DASH if grams is None else f"{number(grams, 3)}{_GAP}g/kWh"
+
+
+def percent(ratio: float | None, decimals: int = 1) -> str:
+    """A ratio in percent; anything below all of it never rounds up to 100 %."""
+    if ratio is None:
+        return DASH
+    shown = f"{ratio * 100:.{decimals}f}"
+    if ratio < 1 and float(shown) >= 100:
+        shown = f"{100 - 10**-decimals:.{decimals}f}"
+    elif float(shown) == 0:
+        shown = shown.removeprefix("-")
+    return f"{shown}{_GAP}%"
+
+
+def temperature(celsius: float | None) -> str:
+    return DASH if celsius is None else f"{celsius:.1f}{_GAP}°C"
+
+
+def ratio(value: float | None) -> str:
+    return DASH if value is None else f"{value:.3f}"
+
+
+def size(count: int | None) -> str:
+    if count is None or count < 1000:
+        return DASH if count is None else f"{count}{_GAP}B"
+    return _scaled(float(count), ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")))
+
+
+def seconds(value: float | None) -> str:
+    return DASH if value is None else f"{value:,.1f}{_GAP}s"
+
+
+def utc_days(days: Days) -> str:
+    if days.count == 1:
+        return f"UTC day {days.start}"
+    return f"{days.start} to {days.end} ({days.count:,} UTC days)"
+
+
+def local_span(days: Days, timezone: str) -> str:
+    """The same instants on the site's clock: "2025-06-02 20:00 to 2025-06-03 20:00, America/New_York"."""
+    zone = ZoneInfo(timezone)
+    start, end = (stamp.astimezone(zone) for stamp in (days.from_time, days.until_time))
+    return f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}, {timezone}"
+
+
+def local_dates(days: Days, timezone: str) -> tuple[date, date]:
+    """First and last local calendar day that the UTC days touch."""
+    zone = ZoneInfo(timezone)
+    last = days.until_time - timedelta(microseconds=1)
+    return days.from_time.astimezone(zone).date(), last.astimezone(zone).date()
+
+
+def stamp(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
 
 Row = Mapping[str, Any]
 
@@ -179,3 +290,136 @@ def unknowns(rows: Sequence[Row]) -> list[Unknown]:
             bases = sorted({str(row[basis_column]) for row in missing}) if basis_column else []
             found.append(Unknown(column, len(missing), len(rows), ", ".join(bases), why))
     return sorted(found, key=lambda item: -item.missing)
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One tile: what it is, the figure with its unit, and what it rests on."""
+
+    name: str
+    value: str
+    note: str
+
+
+def headlines(rows: Sequence[Row]) -> list[Headline]:
+    """The figures of the whole site over the range."""
+    if not rows:
+        return []
+    nodes: dict[Any, int] = {}
+    for row in rows:
+        nodes[row["date"]] = nodes.get(row["date"], 0) + (row["node_count"] or 0)
+    found = {column: total(rows, column) for column in SUMMED}
+    peaks = [row for row in rows if row["peak_power_w"] is not None]
+    peak = max(peaks, key=lambda row: row["peak_power_w"], default=None)
+    tiles = [
+        Headline("IT energy", _sum(found["it_energy_kwh"], energy), _interval(rows) or _note(
+            rows, "it_energy_kwh", "energy_basis")),
+        Headline("Coverage", percent(weighted_mean(rows, "coverage_ratio")),
+                 f"of {max(nodes.values()):,} nodes' time"),
+        Headline("Facility energy", _sum(found["facility_energy_kwh"], energy),
+                 _note(rows, "facility_energy_kwh", "facility_basis")),
+        Headline("PUE", ratio(pue(rows)), _note(rows, "pue_ratio", "pue_basis", _category(rows))),
+        Headline("Emissions, location-based", _sum(found["emissions_location_kgco2e"], mass),
+                 _note(rows, "emissions_location_kgco2e", "emissions_basis")),
+        Headline("Carbon intensity", intensity_text(intensity(rows)),
+                 _note(rows, "carbon_intensity_gco2e_per_kwh", "emissions_basis")),
+        Headline("Idle energy", energy(found["idle_energy_kwh"].value), _idle_note(rows)),
+        Headline("Highest cluster peak", power(peak["peak_power_w"] if peak else None),
+                 f"{peak['cluster_id']}, {peak['date']}" if peak else "no complete interval of node power"),
+    ]  # fmt: skip
+    if found["gpu_energy_kwh"].value is not None:
+        tiles.insert(1, Headline("GPU boards", energy(found["gpu_energy_kwh"].value),
+                                 "part of their nodes, never added to them"))  # fmt: skip
+    return tiles
+
+
+def _sum(found: Total, written: Callable[[float | None], str]) -> str:
+    """The sum; where rows are unknown, what is known is the least it can be (no addend is negative)."""
+    return f"≥\u00a0{written(found.value)}" if found.partial else written(found.value)
+
+
+def _interval(rows: Sequence[Row]) -> str:
+    """The 90 % interval of the sum, where every row has one."""
+    low, high = interval(rows)
+    if low is None or high is None or total(rows, "it_energy_kwh").partial:
+        return ""
+    return f"90 %: {energy(low)} to {energy(high)}"
+
+
+def _note(rows: Sequence[Row], column: str, basis_column: str, more: str = "") -> str:
+    """The bases of the rows that know the figure (of all rows where none does), and how many know it."""
+    known = [row for row in rows if row[column] is not None]
+    said = {str(row[basis_column]) for row in known or rows if row[basis_column] is not None}
+    bases = ", ".join(sorted(said))
+    part = f"; known in {len(known):,} of {len(rows):,} cluster-days" if 0 < len(known) < len(rows) else ""
+    return f"basis: {bases}{more}{part}"
+
+
+def _category(rows: Sequence[Row]) -> str:
+    categories = sorted({row["pue_category"] for row in rows if row["pue_category"] is not None})
+    return f"; category {', '.join(map(str, categories))}; interim" if categories else ""
+
+
+def _idle_note(rows: Sequence[Row]) -> str:
+    part = ratio_of_sums(rows, "idle_energy_kwh", "it_energy_kwh")
+    share = f"{percent(part)} of IT energy; " if part is not None else ""
+    return share + _note(rows, "idle_energy_kwh", "idle_basis")
+
+
+BALANCE: Final = "balance"
+MOST_TENANTS: Final = 40
+_ORDER: Final = (
+    "utility", "pv", "generator", "battery_out", "export", "battery_in", "jobs", "idle", "chassis_shared",
+    "data_transfer", "it_overhead", "conversion_loss", "cooling", "management", "unattributed",
+)  # fmt: skip
+_TENANT_SUMS: Final = (
+    "it_energy_kwh", "it_energy_usage_kwh", "it_energy_equal_kwh", "wasted_energy_kwh", "facility_energy_kwh",
+    "emissions_location_kgco2e", "embodied_kgco2e",
+)  # fmt: skip
+
+
+def account_rows(ledger: pa.Table) -> list[dict[str, Any]]:
+    """gold/energy_ledger -> one row a source and account: energy of the hours that know it, their number, basis."""
+    rows = pl.DataFrame(ledger).filter(pl.col("side") != BALANCE)
+    if rows.is_empty():
+        return []
+    known = pl.col("account_kwh").is_not_null()
+    sums = rows.group_by("side", "ledger_account").agg(
+        pl.when(known.any()).then(pl.col("account_kwh").sum()).alias("account_kwh"),
+        pl.len().alias("hours"),
+        known.sum().alias("known_hours"),
+        pl.col("account_basis").unique().sort().str.join(", ").alias("basis"),
+    )
+    order = pl.col("ledger_account").replace_strict({name: i for i, name in enumerate(_ORDER)}, default=99)
+    return sums.sort(order, "ledger_account").to_dicts()
+
+
+def balance_row(ledger: pa.Table) -> dict[str, Any] | None:
+    """Sources and residual over the hours that are judged, and how many hours are in which state; None without any."""
+    rows = pl.DataFrame(ledger).filter(pl.col("side") == BALANCE)
+    if rows.is_empty():
+        return None
+    judged = rows.filter((pl.col("balance_state") != "open") & pl.col("residual_kwh").is_not_null())
+    largest: Any = (judged["residual_kwh"] / judged["account_kwh"]).abs().max()
+    states = dict(rows["balance_state"].value_counts().sort("balance_state").iter_rows())
+    return {
+        "account_kwh": judged["account_kwh"].sum() if judged.height else None,
+        "residual_kwh": judged["residual_kwh"].sum() if judged.height else None,
+        "largest_ratio": largest,
+        "states": ", ".join(f"{count} {state}" for state, count in states.items()),
+    }
+
+
+def tenant_rows(tenants: pa.Table) -> list[dict[str, Any]]:
+    """gold/tenant_day -> tenants over the range, the largest first; a figure that a day lacks is null."""
+    frame = pl.DataFrame(tenants)
+    if frame.is_empty():
+        return []
+    sums = [
+        pl.when(pl.col(name).is_not_null().all()).then(pl.col(name).sum()).alias(name)
+        for name in _TENANT_SUMS
+    ]
+    rows = frame.group_by("cluster_id", "tenant_id").agg(*sums, pl.col("job_count").sum())
+    return rows.sort(
+        "it_energy_kwh", "cluster_id", "tenant_id", descending=[True, False, False], nulls_last=True
+    ).to_dicts()

@@ -15,8 +15,8 @@ from lepton_etl.models.metrics import ALL_HOURS, ALL_NODES, BUSY_HOURS
 from lepton_etl.report.data import ERROR_SCHEMA, ModelSummary
 
 if TYPE_CHECKING:
-    from lepton_etl.models.settings import ModelSettings
-    from lepton_etl.settings import MlflowSettings
+    from lepton_etl.config.sections import ModelSettings
+    from lepton_etl.config.settings import MlflowSettings
 
 _SQLITE: Final = "sqlite:///"
 _MODEL: Final = "model"

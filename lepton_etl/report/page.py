@@ -17,12 +17,13 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lepton_etl.fields import FIELDS
-from lepton_etl.report import accounts, figures, text
-from lepton_etl.report.accounts import MOST_TENANTS
+from lepton_etl.report import figures
+from lepton_etl.report import figures as accounts
+from lepton_etl.report import figures as text
+from lepton_etl.report.charts import SCATTERS, drawings
 from lepton_etl.report.data import ReportData
-from lepton_etl.report.drawing import SCATTERS, drawings
-from lepton_etl.report.headlines import headlines
+from lepton_etl.report.figures import MOST_TENANTS, headlines
+from lepton_etl.schema.fields import FIELDS
 
 MOST_DAY_ROWS: Final = 200
 MOST_DISCARDED: Final = 200
@@ -43,7 +44,7 @@ DEFINED: Final = (
 
 _FILTERS: Final = {
     "number": text.number, "energy": text.energy, "power": text.power, "mass": text.mass,
-    "intensity": text.intensity, "percent": text.percent, "temperature": text.temperature,
+    "intensity": text.intensity_text, "percent": text.percent, "temperature": text.temperature,
     "ratio": text.ratio, "size": text.size, "seconds": text.seconds, "stamp": text.stamp,
 }  # fmt: skip
 

@@ -16,8 +16,8 @@ import pyspark
 import pytest
 from deltalake import DeltaTable as DeltaLog
 
-from lepton_etl.fleet.plan import ClusterPlan, FleetPlan
-from lepton_etl.fleet.simulate import simulate
+from lepton_etl.simulator.plan import ClusterPlan, FleetPlan
+from lepton_etl.simulator.simulate import simulate
 from tests.conftest import PROJECT
 
 DAY = date(2025, 6, 3)

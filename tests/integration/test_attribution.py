@@ -10,13 +10,17 @@ import pytest
 import structlog
 from pyspark.sql import SparkSession
 
+from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
-from lepton_etl.lake.schema import arrow_schema, spark_schema
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import CLUSTER_HOUR, INTERVAL, JOB, NODE, NODE_HOUR, Table
-from lepton_etl.lake.tables.jobs import JOB_ENERGY, JOB_NODE, JOB_RUN, NODE_STATE, TENANT_DAY
-from lepton_etl.settings import Settings
-from pipelines import accounting, attribution
+from lepton_etl.lake.spark import Lake
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.energy import CLUSTER_HOUR, NODE_HOUR
+from lepton_etl.schema.fleet import INTERVAL, NODE
+from lepton_etl.schema.jobs import JOB_ENERGY, JOB_NODE, JOB_RUN, NODE_STATE, TENANT_DAY
+from lepton_etl.schema.logs import JOB
+from lepton_etl.schema.types import arrow_schema, spark_schema
+from pipelines import gold as attribution
+from pipelines import silver as accounting
 from pipelines.stage import StageContext
 from tests.unit.attribution.accounting import SITE, bronze
 
@@ -118,7 +122,7 @@ def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Any:
     root = tmp_path_factory.mktemp("attribution")
     lake = Lake(spark, root / "lake")
     context = context_of(lake, root)
-    assert accounting.run(context) == []
+    assert accounting.run_accounting(context) == []
     filled(lake, NODE, [node("n1"), node("n2"), node("n3", "beta")])
     filled(
         lake,
@@ -128,7 +132,7 @@ def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Any:
     assert attribution.frames(context, node_hours(lake)) is None
     lake.ensure(JOB)
     lake.write_rows(JOB, bronze(SACCT).to_pylist())
-    written = accounting.run(context)
+    written = accounting.run_accounting(context)
     found = attribution.frames(context, node_hours(lake))
     assert found is not None
     split = [row.asDict() for row in found.node_split.collect()]

@@ -11,14 +11,16 @@ import pyarrow as pa
 import pytest
 import structlog
 
+from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
-from lepton_etl.lake import plain
-from lepton_etl.lake.schema import arrow_schema
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import CLUSTER_HOUR, FACILITY_INTERVAL, METER, SITE_HOUR, Table
-from lepton_etl.lake.tables.ledger import BILL_CHECK, CLUSTER_COST, COST_MONTH, SITE_COST, TARIFF
-from lepton_etl.settings import Settings, load
-from pipelines.bill import run
+from lepton_etl.lake import tables as plain
+from lepton_etl.lake.spark import Lake
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.energy import CLUSTER_HOUR, SITE_HOUR
+from lepton_etl.schema.fleet import FACILITY_INTERVAL, METER
+from lepton_etl.schema.ledger import BILL_CHECK, CLUSTER_COST, COST_MONTH, SITE_COST, TARIFF
+from lepton_etl.schema.types import arrow_schema
+from pipelines.gold import run_bill as run
 from pipelines.stage import StageContext
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ import pytest
 import structlog
 import yaml
 
+from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.lake import staging
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import FILE, READING, REJECT
-from lepton_etl.settings import Settings, load
+from lepton_etl.lake.spark import Lake
+from lepton_etl.schema.logs import FILE, READING, REJECT
 from pipelines import bronze
 from pipelines.stage import StageContext, StageResult
 

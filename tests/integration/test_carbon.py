@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from lepton_etl.carbon.days import emission_days
 from lepton_etl.carbon.embodied import embodied_hours, with_embodied, with_node_embodied
 from lepton_etl.carbon.emissions import (
     GeneratorFactor,
     IntensityError,
-    Z,
+    emission_days,
     source_ratios,
     with_location_emissions,
 )
 from lepton_etl.carbon.market import MarketMix, with_market_emissions
 from lepton_etl.carbon.water import with_water
+from lepton_etl.uncertainty import Z
 
 pytestmark = pytest.mark.spark
 

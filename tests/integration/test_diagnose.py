@@ -12,13 +12,15 @@ import pytest
 import structlog
 from pyspark.sql import SparkSession
 
+from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
-from lepton_etl.lake.schema import spark_schema
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import GRID_HOUR, INTERVAL, NODE, PREDICTION, Table
-from lepton_etl.lake.tables.diagnosis import ANOMALY, FORECAST, JOB_POWER, STATE
-from lepton_etl.lake.tables.jobs import JOB_ENERGY, JOB_RUN
-from lepton_etl.settings import Settings, load
+from lepton_etl.lake.spark import Lake
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.diagnosis import ANOMALY, FORECAST, JOB_POWER, STATE
+from lepton_etl.schema.energy import PREDICTION
+from lepton_etl.schema.fleet import GRID_HOUR, INTERVAL, NODE
+from lepton_etl.schema.jobs import JOB_ENERGY, JOB_RUN
+from lepton_etl.schema.types import spark_schema
 from pipelines import diagnose, forecast
 from pipelines.stage import StageContext
 

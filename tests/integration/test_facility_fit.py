@@ -12,19 +12,21 @@ import pytest
 import structlog
 from pyspark.sql import SparkSession
 
+from lepton_etl.config.settings import load
 from lepton_etl.days import Days
 from lepton_etl.facility.fit import FacilityFit, predict_overhead
 from lepton_etl.facility.hours import PlantHours
-from lepton_etl.lake.schema import arrow_schema
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import FACILITY_INTERVAL, METER, SITE_HOUR, Table
-from lepton_etl.lake.tables.accounts import ENERGY_LEDGER
-from lepton_etl.lake.tables.facility import FACILITY_FIT
+from lepton_etl.lake.spark import Lake
 from lepton_etl.models.registry import Registry
-from lepton_etl.settings import load
-from pipelines.facility_fit import fits_of, run_fit
-from pipelines.facility_model import model_name, register_fits
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.energy import SITE_HOUR
+from lepton_etl.schema.facility import FACILITY_FIT
+from lepton_etl.schema.fleet import FACILITY_INTERVAL, METER
+from lepton_etl.schema.ledger import ENERGY_LEDGER
+from lepton_etl.schema.types import arrow_schema
+from pipelines.ledger import fits_of, run_fit
 from pipelines.stage import StageContext
+from pipelines.train import model_name, register_fits
 from tests.unit.facility.plant import FIRST_DAY, simulated
 
 pytestmark = pytest.mark.spark

@@ -16,12 +16,14 @@ from pyspark.sql import DataFrame, SparkSession
 
 from lepton_etl.days import Days
 from lepton_etl.errors import Exit, QualityGateError
-from lepton_etl.lake.schema import arrow_schema, spark_schema
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import FILE, GRID_HOUR, INTERVAL, TABLES, Table
+from lepton_etl.lake.spark import Lake
 from lepton_etl.quality.gate import judge
-from lepton_etl.quality.outcome import CheckOutcome, GateOutcome
-from lepton_etl.quality.rules import Rule, TableRules, load_rules
+from lepton_etl.quality.rules import CheckOutcome, GateOutcome, Rule, TableRules, load_rules
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.fleet import GRID_HOUR, INTERVAL
+from lepton_etl.schema.logs import FILE
+from lepton_etl.schema.tables import TABLES
+from lepton_etl.schema.types import arrow_schema, spark_schema
 from pipelines import gate
 from pipelines.stage import StageContext
 

@@ -16,24 +16,14 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from lepton_etl.columns import exact_sum
+from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
-from lepton_etl.lake.schema import spark_schema
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import (
-    CLUSTER_DAY,
-    CLUSTER_HOUR,
-    FACILITY_INTERVAL,
-    GRID_HOUR,
-    INTERVAL,
-    METER,
-    NODE,
-    NODE_HOUR,
-    SITE_HOUR,
-    WEATHER_HOUR,
-    Table,
-)
-from lepton_etl.settings import Settings
+from lepton_etl.lake.spark import Lake
+from lepton_etl.schema.columns import exact_sum
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, SITE_HOUR
+from lepton_etl.schema.fleet import FACILITY_INTERVAL, GRID_HOUR, INTERVAL, METER, NODE, WEATHER_HOUR
+from lepton_etl.schema.types import spark_schema
 from pipelines import gold
 from pipelines.stage import StageContext
 

@@ -9,21 +9,16 @@ import pytest
 import structlog
 from pyspark.sql import SparkSession
 
+from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
-from lepton_etl.lake.schema import spark_schema
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import (
-    CLUSTER_DAY,
-    CLUSTER_HOUR,
-    FACILITY_INTERVAL,
-    METER,
-    NODE_HOUR,
-    SITE_HOUR,
-    Table,
-)
-from lepton_etl.lake.tables.carbon import INSTRUMENT, KPI, MARKET_YEAR
-from lepton_etl.settings import Settings
-from pipelines import carbon, kpi
+from lepton_etl.lake.spark import Lake
+from lepton_etl.schema.carbon import INSTRUMENT, KPI, MARKET_YEAR
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, SITE_HOUR
+from lepton_etl.schema.fleet import FACILITY_INTERVAL, METER
+from lepton_etl.schema.types import spark_schema
+from pipelines import gold as carbon
+from pipelines import kpi
 from pipelines.stage import StageContext
 
 pytestmark = pytest.mark.spark

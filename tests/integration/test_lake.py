@@ -12,10 +12,13 @@ from pyspark.sql import functions as F
 
 from lepton_etl.days import Days
 from lepton_etl.errors import LakeError
-from lepton_etl.lake.fingerprint import fingerprint
-from lepton_etl.lake.schema import spark_schema
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import CLUSTER_DAY, GRID_HOUR, NODE, RUN, TABLES, Table
+from lepton_etl.lake.spark import Lake, fingerprint
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.energy import CLUSTER_DAY
+from lepton_etl.schema.fleet import GRID_HOUR, NODE
+from lepton_etl.schema.operations import RUN
+from lepton_etl.schema.tables import TABLES
+from lepton_etl.schema.types import spark_schema
 
 DAY = date(2025, 6, 3)
 READABLE_FEATURES = {"appendOnly", "invariants", "checkConstraints"}

@@ -13,13 +13,13 @@ import pytest
 import structlog
 from moto.server import ThreadedMotoServer
 
+from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError
+from lepton_etl.ingest.text import zstd
 from lepton_etl.lake import maintenance
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import FILE, JOB, READING, REJECT
-from lepton_etl.settings import Settings
-from lepton_etl.telemetry.codec import zstd
+from lepton_etl.lake.spark import Lake
+from lepton_etl.schema.logs import FILE, JOB, READING, REJECT
 from pipelines import bronze
 from pipelines.stage import StageContext
 

@@ -12,31 +12,22 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable as DeltaLog
 
+from lepton_etl.cli.publication import figures_as_of
+from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import Exit
-from lepton_etl.fleet.plan import ClusterPlan, FleetPlan
-from lepton_etl.fleet.simulate import simulate
-from lepton_etl.lake import plain
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import (
-    CLUSTER_DAY,
-    CLUSTER_HOUR,
-    FACILITY_INTERVAL,
-    FILE,
-    GRID_HOUR,
-    INTERVAL,
-    NODE_HOUR,
-    RUN,
-    SITE_HOUR,
-    STAGE_RUN,
-    WEATHER_HOUR,
-    Table,
-)  # fmt: skip
-from lepton_etl.lake.tables.publication import PUBLICATION, RESTATEMENT
-from lepton_etl.publication_cli import figures_as_of
-from lepton_etl.settings import Settings, load
+from lepton_etl.lake import tables as plain
+from lepton_etl.lake.spark import Lake
+from lepton_etl.schema.declare import Table  # fmt: skip
+from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, SITE_HOUR
+from lepton_etl.schema.fleet import FACILITY_INTERVAL, GRID_HOUR, INTERVAL, WEATHER_HOUR
+from lepton_etl.schema.logs import FILE
+from lepton_etl.schema.operations import RUN, STAGE_RUN
+from lepton_etl.schema.publication import PUBLICATION, RESTATEMENT
+from lepton_etl.simulator.plan import ClusterPlan, FleetPlan
+from lepton_etl.simulator.simulate import simulate
 from pipelines.nightly import run_night
-from pipelines.reopening import dirty_days
+from pipelines.publish import dirty_days
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -10,8 +10,9 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from lepton_etl.lake import maintenance
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import GRID_HOUR, Table
+from lepton_etl.lake.spark import Lake
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.fleet import GRID_HOUR
 
 DAY = date(2025, 6, 3)
 

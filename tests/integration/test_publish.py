@@ -13,30 +13,23 @@ import pytest
 from deltalake import DeltaTable as DeltaLog
 from typer.testing import CliRunner
 
-from lepton_etl.cli import app
+from lepton_etl.cli.main import app
+from lepton_etl.cli.publication import figures_as_of, moment_of
+from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, LockedError, NoInputError
-from lepton_etl.inventory import read_nodes
-from lepton_etl.lake import plain
+from lepton_etl.lake import tables as plain
 from lepton_etl.lake.lease import Lease
-from lepton_etl.lake.schema import arrow_schema
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import (
-    CLUSTER_DAY,
-    FILE,
-    JOB,
-    NODE,
-    NODE_HOUR,
-    RUN,
-    STAGE_RUN,
-    Table,
-)  # fmt: skip
-from lepton_etl.lake.tables.publication import PERIOD, PUBLICATION, RESTATEMENT
-from lepton_etl.publication_cli import figures_as_of, moment_of
-from lepton_etl.settings import Settings, load
-from pipelines.life import close_month
-from pipelines.publish import Press, publish
-from pipelines.reopening import dirty_days
+from lepton_etl.lake.spark import Lake
+from lepton_etl.registers.inventory import read_nodes
+from lepton_etl.schema.declare import Table  # fmt: skip
+from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR
+from lepton_etl.schema.fleet import NODE
+from lepton_etl.schema.logs import FILE, JOB
+from lepton_etl.schema.operations import RUN, STAGE_RUN
+from lepton_etl.schema.publication import PERIOD, PUBLICATION, RESTATEMENT
+from lepton_etl.schema.types import arrow_schema
+from pipelines.publish import Press, close_month, dirty_days, publish
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

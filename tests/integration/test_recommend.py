@@ -13,16 +13,18 @@ import structlog
 from pyspark.sql import SparkSession
 from typer.testing import CliRunner
 
-from lepton_etl.cli import app
+from lepton_etl.cli.main import app
+from lepton_etl.config.settings import load
 from lepton_etl.days import Days
-from lepton_etl.lake import plain
-from lepton_etl.lake.schema import spark_schema
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import INTERVAL, NODE, NODE_HOUR, SITE_HOUR, Table
-from lepton_etl.lake.tables.advice import DECISION, RECOMMENDATION, SAVING
-from lepton_etl.lake.tables.diagnosis import STATE
-from lepton_etl.lake.tables.jobs import JOB_NODE, JOB_RUN
-from lepton_etl.settings import load
+from lepton_etl.lake import tables as plain
+from lepton_etl.lake.spark import Lake
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.diagnosis import STATE
+from lepton_etl.schema.energy import NODE_HOUR, SITE_HOUR
+from lepton_etl.schema.fleet import INTERVAL, NODE
+from lepton_etl.schema.jobs import JOB_NODE, JOB_RUN
+from lepton_etl.schema.recommend import DECISION, RECOMMENDATION, SAVING
+from lepton_etl.schema.types import spark_schema
 from pipelines import recommend
 from pipelines.stage import StageContext
 

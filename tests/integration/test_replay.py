@@ -11,16 +11,19 @@ import pytest
 import structlog
 from pyspark.sql import SparkSession
 
+from lepton_etl.cli.replay import run
+from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import NoInputError
-from lepton_etl.lake import plain
-from lepton_etl.lake.schema import spark_schema
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import FORECAST, GRID_HOUR, JOB, NODE, Table
-from lepton_etl.lake.tables.jobs import JOB_ENERGY, JOB_NODE, JOB_RUN
-from lepton_etl.settings import Settings, load
-from pipelines.queue import waiting_jobs
-from pipelines.replay import run
+from lepton_etl.lake import tables as plain
+from lepton_etl.lake.spark import Lake
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.diagnosis import FORECAST
+from lepton_etl.schema.fleet import GRID_HOUR, NODE
+from lepton_etl.schema.jobs import JOB_ENERGY, JOB_NODE, JOB_RUN
+from lepton_etl.schema.logs import JOB
+from lepton_etl.schema.types import spark_schema
+from pipelines.recommend import waiting_jobs
 from pipelines.stage import StageContext
 
 pytestmark = pytest.mark.spark

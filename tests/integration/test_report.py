@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
+from lepton_etl.config.settings import load
 from lepton_etl.days import Days
-from lepton_etl.settings import load
 from pipelines import report
 from pipelines.stage import StageContext, StageResult
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from lepton_etl.lake.store import Lake
+    from lepton_etl.lake.spark import Lake
 
 pytestmark = pytest.mark.spark
 
@@ -80,33 +80,36 @@ def stage_run(stage: str, message: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def filled(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """A lake of one day: 70 nodes, one silent and one half a day late, one bad file, one reject."""
-    from lepton_etl.lake import tables as t
-    from lepton_etl.lake.store import Lake
+    from lepton_etl.lake.spark import Lake
+    from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR
+    from lepton_etl.schema.fleet import INTERVAL
+    from lepton_etl.schema.logs import FILE, REJECT
+    from lepton_etl.schema.operations import STAGE_RUN
 
     lake = Lake(spark, tmp_path_factory.mktemp("report") / "lake")
     hours = [node_hour(i, node, hour) for i, node in enumerate(NODES) for hour in range(24)]
-    lake.write_rows(t.NODE_HOUR, hours)
-    lake.write_rows(t.INTERVAL, [gpu_interval(minute) for minute in range(0, 60, 5)])
+    lake.write_rows(NODE_HOUR, hours)
+    lake.write_rows(INTERVAL, [gpu_interval(minute) for minute in range(0, 60, 5)])
     cluster = BASES | {"date": DAY, "cluster_id": "c1", "node_count": 70, "coverage_ratio": 0.98}
     lake.write_rows(
-        t.CLUSTER_HOUR,
+        CLUSTER_HOUR,
         [cluster | {"hour_start": START + timedelta(hours=h), "it_energy_kwh": 15.5} for h in range(24)],
     )
-    lake.write_rows(t.CLUSTER_DAY, [cluster | {"it_energy_kwh": 372.0, "it_energy_measured_kwh": 372.0}])
+    lake.write_rows(CLUSTER_DAY, [cluster | {"it_energy_kwh": 372.0, "it_energy_measured_kwh": 372.0}])
     day = {"first_reading_time": START, "last_reading_time": START + timedelta(hours=23)}
-    lake.write_rows(t.FILE, [
+    lake.write_rows(FILE, [
         file("landing/a-2025-06-03.txt", "loaded", records=10, readings=6, rejects=1, duplicates=0, ignored=3,
              ignored_detail='[["Fan 1", "unmapped", 2], ["Sys Power", "no_value", 1]]', **day),
         file("landing/b-2025-06-03.txt.gz", "discarded", reason="truncated_gzip", rejects=1),
         file("landing/b-2025-05-01.txt.gz", "discarded", reason="unreadable_file"),
     ])  # fmt: skip
     ingested = {"ingest_time": START, "ingest_date": DAY, "source_name": "bmc", "site_id": "demo"}
-    lake.write_rows(t.REJECT, [
+    lake.write_rows(REJECT, [
         ingested | {"reason": "bad_number", "path": f["path"], "file_id": f["path"], "source_position": line,
                     "raw_text": "Sys Power | <b>2O8</b> Watts | ok"}
         for f, line in ((file("landing/a-2025-06-03.txt", ""), 7), (file("landing/b-2025-05-01.txt.gz", ""), 3))
     ])  # fmt: skip
-    lake.write_rows(t.STAGE_RUN, [
+    lake.write_rows(STAGE_RUN, [
         stage_run("gate", "warning: silver/interval: fill: 0.4 %, expected 1 %; warning: bronze/file: late"),
         stage_run("report", "report: an earlier page"),
         stage_run("train", "not trained: 48 node hours with energy, 200 needed"),

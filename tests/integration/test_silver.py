@@ -12,20 +12,13 @@ import structlog
 import yaml
 from pyspark.sql import SparkSession
 
+from lepton_etl.config.settings import load
 from lepton_etl.days import Days
-from lepton_etl.lake.schema import spark_schema
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import (
-    FACILITY_INTERVAL,
-    GRID_HOUR,
-    INTERVAL,
-    METER,
-    NODE,
-    READING,
-    WEATHER_HOUR,
-    Table,
-)
-from lepton_etl.settings import load
+from lepton_etl.lake.spark import Lake
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.fleet import FACILITY_INTERVAL, GRID_HOUR, INTERVAL, METER, NODE, WEATHER_HOUR
+from lepton_etl.schema.logs import READING
+from lepton_etl.schema.types import spark_schema
 from pipelines import silver
 from pipelines.stage import StageContext, StageResult
 

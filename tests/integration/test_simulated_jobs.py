@@ -11,24 +11,23 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from lepton_etl.attribution.facts import roll
-from lepton_etl.attribution.holdings import job_nodes
-from lepton_etl.attribution.node_days import node_days
-from lepton_etl.attribution.runs import job_runs
+from lepton_etl.attribution.node_energy import roll
+from lepton_etl.attribution.node_split import node_days
+from lepton_etl.attribution.runs import job_nodes, job_runs
 from lepton_etl.days import Days
-from lepton_etl.energy.channels import READING_COLUMNS
-from lepton_etl.energy.history import HISTORY_COLUMNS
-from lepton_etl.energy.intervals import intervals
-from lepton_etl.energy.roster import DAY_US, roster
-from lepton_etl.energy.sources import INTERVAL_QUANTITIES
-from lepton_etl.fleet.plan import ClusterPlan, Fault, FleetPlan
-from lepton_etl.fleet.simulate import simulate
-from lepton_etl.inventory import read_nodes
-from lepton_etl.telemetry.decoded import Origin
-from lepton_etl.telemetry.formats import decode
-from lepton_etl.telemetry.specs import spec_of
+from lepton_etl.ingest.decoded import Origin
+from lepton_etl.ingest.formats import decode
+from lepton_etl.ingest.specs import spec_of
+from lepton_etl.intervals.channels import READING_COLUMNS
+from lepton_etl.intervals.node_day import intervals
+from lepton_etl.intervals.readings import DAY_US, roster
+from lepton_etl.intervals.source_choice import INTERVAL_QUANTITIES
+from lepton_etl.intervals.usual_values import HISTORY_COLUMNS
+from lepton_etl.registers.inventory import read_nodes
+from lepton_etl.simulator.plan import ClusterPlan, Fault, FleetPlan
+from lepton_etl.simulator.simulate import simulate
 from tests.unit.attribution.accounting import bronze
-from tests.unit.energy.readings import POLICY
+from tests.unit.intervals.readings import POLICY
 
 MARGIN_US = 330_000_000
 RUN = ["job_id", "restart"]

@@ -13,15 +13,19 @@ import pytest
 from deltalake import DeltaTable as DeltaLog
 from pyspark.sql import SparkSession
 
+from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import Exit
-from lepton_etl.fleet.plan import ClusterPlan, Fault, FleetPlan
-from lepton_etl.fleet.simulate import simulate
 from lepton_etl.lake.lease import Lease
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import CLUSTER_DAY, FILE, INTERVAL, NODE_HOUR, READING, REJECT, TABLES, Table
+from lepton_etl.lake.spark import Lake
 from lepton_etl.models.registry import Registry
-from lepton_etl.settings import Settings, load
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR
+from lepton_etl.schema.fleet import INTERVAL
+from lepton_etl.schema.logs import FILE, READING, REJECT
+from lepton_etl.schema.tables import TABLES
+from lepton_etl.simulator.plan import ClusterPlan, Fault, FleetPlan
+from lepton_etl.simulator.simulate import simulate
 from pipelines.nightly import Night, run_night
 from tests.conftest import PROJECT
 

@@ -13,20 +13,22 @@ import structlog
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from lepton_etl.cli.models import explained
+from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import NoInputError
-from lepton_etl.lake.schema import spark_schema
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import INTERVAL, NODE, PREDICTION, Table
+from lepton_etl.lake.spark import Lake
 from lepton_etl.models.classes import fit_classes
 from lepton_etl.models.device_hours import capped, covered, device_hours
 from lepton_etl.models.features import KEYS, POWER_COLUMNS, feature_names
+from lepton_etl.models.fit import class_task
 from lepton_etl.models.registry import Registry
-from lepton_etl.models.safe_load import build
-from lepton_etl.models.training import class_task
-from lepton_etl.settings import Settings, load
+from lepton_etl.models.stored import build
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.energy import PREDICTION
+from lepton_etl.schema.fleet import INTERVAL, NODE
+from lepton_etl.schema.types import spark_schema
 from pipelines import score, train
-from pipelines.explain import explained
 from pipelines.stage import StageContext
 
 START = datetime(2025, 6, 1, tzinfo=UTC)

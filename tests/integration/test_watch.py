@@ -13,15 +13,16 @@ import pytest
 import yaml
 from pyspark.sql import SparkSession
 
+from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
-from lepton_etl.lake import plain, recent
-from lepton_etl.lake.schema import arrow_schema
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import INTERVAL
-from lepton_etl.lake.tables.diagnosis import DEVICE_NOW
-from lepton_etl.settings import Settings, load
-from pipelines.watch import run
-from pipelines.watcher import Watcher, history
+from lepton_etl.lake import tables as plain
+from lepton_etl.lake.spark import Lake
+from lepton_etl.schema.diagnosis import DEVICE_NOW
+from lepton_etl.schema.fleet import INTERVAL
+from lepton_etl.schema.types import arrow_schema
+from lepton_etl.streaming import device_now as recent
+from lepton_etl.streaming.device_now import Watcher, history
+from lepton_etl.streaming.watch import run
 
 HEADER = (
     "timestamp, index, power.draw [W], power.limit [W], utilization.gpu [%], utilization.memory [%], "
@@ -85,7 +86,7 @@ def counts(lake: Lake) -> list[int]:
 
 
 def recent_empty() -> pa.Table:
-    from lepton_etl.states.minutes import SUMS
+    from lepton_etl.diagnosis.minutes import SUMS
 
     return pl.DataFrame(schema=SUMS).to_arrow()
 
@@ -146,7 +147,7 @@ def test_a_board_that_becomes_capped_is_told_within_minutes_and_no_row_is_taken_
 def test_a_batch_that_is_given_again_is_not_added_twice(
     spark: SparkSession, lake: Lake, site: Settings
 ) -> None:
-    from pipelines.log_stream import SCHEMA
+    from lepton_etl.streaming.watch import SCHEMA
 
     now = datetime.now(UTC)
     window = int(now.timestamp()) // 60 * 60_000_000

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from lepton_etl.telemetry.codec import read_bytes
-from lepton_etl.telemetry.decoded import Decoded, Origin
-from lepton_etl.telemetry.formats import decode
-from lepton_etl.telemetry.specs import spec_of
+from lepton_etl.ingest.decoded import Decoded, Origin
+from lepton_etl.ingest.formats import decode
+from lepton_etl.ingest.specs import spec_of
+from lepton_etl.ingest.text import read_bytes
 
 PATH_TIME: Final = datetime(2026, 1, 1, tzinfo=UTC)
 """When a file was taken, for those that do not say it themselves."""

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from bench.model_inputs import BASE, MEMORY, biohpc_hours
-from lepton_etl.models.builders import CANDIDATES, inputs_of
+from lepton_etl.models.candidates import CANDIDATES, inputs_of
 from lepton_etl.models.features import TARGET
 from lepton_etl.models.fusion import forward_block
 from lepton_etl.models.metrics import Values, errors

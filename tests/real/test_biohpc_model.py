@@ -15,10 +15,10 @@ import pandas as pd
 import polars as pl
 import pytest
 
+from lepton_etl.config.sections import ModelSettings
 from lepton_etl.models.features import FEATURES, TARGET, feature_names, refuse_power_features
+from lepton_etl.models.fit import Trained, order_rows, train, why_not
 from lepton_etl.models.metrics import BUSY_HOURS, Errors, as_lines, overall
-from lepton_etl.models.settings import ModelSettings
-from lepton_etl.models.training import Trained, order_rows, train, why_not
 
 PROJECT = Path(__file__).resolve().parents[2]
 REAL_DATA = Path(os.environ.get("LEPTON_REAL_DATA", PROJECT / ".." / "shared" / "data"))

@@ -14,11 +14,13 @@ import pytest
 from deltalake import DeltaTable as DeltaLog
 from pyspark.sql import SparkSession
 
+from lepton_etl.config.settings import load
 from lepton_etl.days import Days
 from lepton_etl.errors import Exit
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import CLUSTER_DAY, FILE, NODE_HOUR, READING, Table
-from lepton_etl.settings import load
+from lepton_etl.lake.spark import Lake
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR
+from lepton_etl.schema.logs import FILE, READING
 from pipelines.nightly import run_night
 from tests.conftest import PROJECT, real_data
 

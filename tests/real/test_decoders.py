@@ -11,9 +11,9 @@ from zoneinfo import ZoneInfo
 import pytest
 import yaml
 
-from lepton_etl.telemetry.decoded import Decoded, Origin
-from lepton_etl.telemetry.formats import decode
-from lepton_etl.telemetry.specs import spec_of
+from lepton_etl.ingest.decoded import Decoded, Origin
+from lepton_etl.ingest.formats import decode
+from lepton_etl.ingest.specs import spec_of
 from tests.conftest import real_data
 from tests.real.laid_down import PATH_TIME, LaidDown, plain
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from lepton_etl.telemetry.codec import read_bytes
-from lepton_etl.telemetry.decoded import Origin
-from lepton_etl.telemetry.formats import decode
-from lepton_etl.telemetry.specs import spec_of
+from lepton_etl.ingest.decoded import Origin
+from lepton_etl.ingest.formats import decode
+from lepton_etl.ingest.specs import spec_of
+from lepton_etl.ingest.text import read_bytes
 from tests.conftest import real_data
 
 REAL = real_data()

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lepton_etl.telemetry.decoded import Decoded, Origin
-from lepton_etl.telemetry.formats import decode
-from lepton_etl.telemetry.specs import spec_of
+from lepton_etl.ingest.decoded import Decoded, Origin
+from lepton_etl.ingest.formats import decode
+from lepton_etl.ingest.specs import spec_of
 from tests.conftest import real_data
 from tests.real.laid_down import LaidDown, plain
 

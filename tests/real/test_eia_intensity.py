@@ -12,7 +12,7 @@ import pytest
 
 from lepton_etl.carbon.mix import mix_intensity
 from lepton_etl.errors import MissingFactorError
-from lepton_etl.factors import load_factors
+from lepton_etl.registers.factors import load_factors
 
 DATA = (
     Path(os.environ.get("LEPTON_REAL_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))

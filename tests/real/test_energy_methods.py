@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lepton_etl.energy.integrate import Segments, between_instants, by_interval, last_value_held
+from lepton_etl.intervals.integrate import Segments, between_instants, by_interval, last_value_held
 from tests.conftest import real_data
 from tests.real.independent_harvard import ROW
 

@@ -16,17 +16,15 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from lepton_etl.energy.channels import READING_COLUMNS
-from lepton_etl.energy.meters import METER_COLUMNS, facility_intervals
-from lepton_etl.facility.fit import why_not
+from lepton_etl.config.sections import FacilityModelSettings
+from lepton_etl.facility.fit import cv_rmse, fit_curve, nmbe, why_not
 from lepton_etl.facility.hours import PlantHours
-from lepton_etl.facility.reference import fit_curve
-from lepton_etl.facility.scores import cv_rmse, nmbe
-from lepton_etl.facility.settings import FacilityModelSettings
-from lepton_etl.fleet.facility import facility, ratings
-from lepton_etl.fleet.weather import Weather
+from lepton_etl.facility.meter_hours import METER_COLUMNS, facility_intervals
+from lepton_etl.intervals.channels import READING_COLUMNS
+from lepton_etl.simulator.facility import facility, ratings
+from lepton_etl.simulator.weather import Weather
 from tests.conftest import real_data
-from tests.unit.energy.readings import POLICY
+from tests.unit.intervals.readings import POLICY
 
 FILE = real_data() / "frontier-cdu-power" / "input_04-07-24_first16h.csv.gz"
 DAY = date(2024, 4, 7)

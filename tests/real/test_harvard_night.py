@@ -12,12 +12,14 @@ import pytest
 from deltalake import DeltaTable as DeltaLog
 from pyspark.sql import SparkSession
 
+from lepton_etl.config.settings import load
 from lepton_etl.days import Days
 from lepton_etl.errors import Exit
-from lepton_etl.lake.store import Lake
-from lepton_etl.lake.tables import CLUSTER_DAY, FILE, INTERVAL, NODE_HOUR, Table
-from lepton_etl.lake.tables.silver import SENSOR_CHECK
-from lepton_etl.settings import load
+from lepton_etl.lake.spark import Lake
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR
+from lepton_etl.schema.fleet import INTERVAL, SENSOR_CHECK
+from lepton_etl.schema.logs import FILE
 from pipelines.nightly import run_night
 from tests.conftest import PROJECT, real_data
 from tests.real.independent_harvard import node_hours

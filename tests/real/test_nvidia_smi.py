@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lepton_etl.telemetry.decoded import Decoded
+from lepton_etl.ingest.decoded import Decoded
 from tests.conftest import real_data
 from tests.real.laid_down import PATH_TIME, LaidDown, plain
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lepton_etl.telemetry.blocks import in_utf8, peek
-from lepton_etl.telemetry.recognise import recognise
+from lepton_etl.ingest.formats import recognise
+from lepton_etl.ingest.text import in_utf8, peek
 
 HERE = Path(__file__).parent
 REAL = Path(os.environ.get("LEPTON_REAL_DATA", HERE.parents[1] / ".." / "shared" / "data")).resolve()

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lepton_etl.telemetry import nvidia_smi, otlp_json, redfish, rocm_smi
-from lepton_etl.telemetry.decoded import Origin
-from lepton_etl.telemetry.formats import decode
-from lepton_etl.telemetry.specs import spec_of
+from lepton_etl.ingest import nvidia_smi, otlp_json, redfish, rocm_smi
+from lepton_etl.ingest.decoded import Origin
+from lepton_etl.ingest.formats import decode
+from lepton_etl.ingest.specs import spec_of
 
 HERE = Path(__file__).parent
 REAL = Path(os.environ.get("LEPTON_REAL_DATA", HERE.parents[1] / ".." / "shared" / "data")).resolve()

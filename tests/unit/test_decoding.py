@@ -11,11 +11,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from lepton_etl.config.settings import Settings
 from lepton_etl.lake.landing import Landing
 from lepton_etl.lake.staging import StagedFile
-from lepton_etl.settings import Settings
-from pipelines import decoding
-from pipelines.decoding import Decoding, Hashed, Loaded, stamp_window
+from pipelines import bronze as decoding
+from pipelines.bronze import Decoding, Hashed, Loaded, stamp_window
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ROW = "Timestamp: {stamp} UTC\nSys Power | 200 Watts | ok\n"

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from lepton_etl.fields import DOUBLE, FIELDS, INT, LONG, QUANTITIES, Field, Quantity, ureg
-from lepton_etl.lake.schema import constraint
-from lepton_etl.lake.tables import TABLES, Table
+from lepton_etl.schema.common import QUANTITIES
+from lepton_etl.schema.declare import DOUBLE, INT, LONG, Field, Quantity, Table, ureg
+from lepton_etl.schema.fields import FIELDS
+from lepton_etl.schema.tables import TABLES
+from lepton_etl.schema.types import constraint
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "data_dictionary.py"
 # What the end of a column's name says its unit is; the longest end that fits counts.

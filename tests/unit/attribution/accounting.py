@@ -8,11 +8,12 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from lepton_etl.lake.schema import arrow_schema
-from lepton_etl.lake.tables import JOB, NODE
-from lepton_etl.telemetry.decoded import Origin
-from lepton_etl.telemetry.formats import decode
-from lepton_etl.telemetry.specs import spec_of
+from lepton_etl.ingest.decoded import Origin
+from lepton_etl.ingest.formats import decode
+from lepton_etl.ingest.specs import spec_of
+from lepton_etl.schema.fleet import NODE
+from lepton_etl.schema.logs import JOB
+from lepton_etl.schema.types import arrow_schema
 
 CASES = Path(__file__).parents[2] / "cases" / "attribution"
 SITE = "here"

@@ -9,11 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from lepton_etl.attribution.facts import NodeFacts, Roll
-from lepton_etl.attribution.node_days import HOLDING_COLUMNS, INTERVAL_COLUMNS, node_days
-from lepton_etl.lake.schema import arrow_schema
-from lepton_etl.lake.tables import INTERVAL
-from lepton_etl.lake.tables.jobs import JOB_NODE
+from lepton_etl.attribution.node_energy import NodeFacts, Roll
+from lepton_etl.attribution.node_split import HOLDING_COLUMNS, INTERVAL_COLUMNS, node_days
+from lepton_etl.schema.fleet import INTERVAL
+from lepton_etl.schema.jobs import JOB_NODE
+from lepton_etl.schema.types import arrow_schema
 
 MIDNIGHT = datetime(2025, 6, 3, tzinfo=UTC)
 SINCE = datetime(2024, 1, 1, tzinfo=UTC)

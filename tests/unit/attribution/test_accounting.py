@@ -10,9 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_etl.attribution.holdings import job_nodes
-from lepton_etl.attribution.hostlist import HostlistError, expand
-from lepton_etl.attribution.runs import job_runs, run_table
+from lepton_etl.attribution.runs import HostlistError, expand, job_nodes, job_runs, run_table
 from lepton_etl.days import Days
 from tests.unit.attribution import accounting
 

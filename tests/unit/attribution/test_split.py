@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lepton_etl.attribution.devices import Unit, held_units, instance_shares, units_of
+from lepton_etl.attribution.node_energy import Unit, held_units, instance_shares, units_of
 from tests.unit.attribution.accounting import CASES
 from tests.unit.attribution.nodes import MIDNIGHT, case_rows, holding, interval, roll, split
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from lepton_etl.carbon.embodied import SECONDS_PER_YEAR, booked_in_year, service_lives
-from lepton_etl.factors import load_factors
-from lepton_etl.lake.schema import arrow_schema
-from lepton_etl.lake.tables import NODE
+from lepton_etl.registers.factors import load_factors
+from lepton_etl.schema.fleet import NODE
+from lepton_etl.schema.types import arrow_schema
 
 
 def lives_of(*rows: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -17,8 +17,8 @@ from lepton_etl.carbon.market import (
     market_mix,
     market_rows,
 )
-from lepton_etl.carbon.registers import read_instruments
 from lepton_etl.errors import ConfigurationError
+from lepton_etl.registers.instruments import read_instruments
 
 YEAR = 2025
 HEADER = (

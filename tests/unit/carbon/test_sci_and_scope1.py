@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lepton_etl.carbon.registers import read_scope1
 from lepton_etl.carbon.sci import embodied_share_kgco2e, sci_gco2e
-from lepton_etl.carbon.scope1 import fuel_kgco2e, refrigerant_kgco2e
 from lepton_etl.errors import ConfigurationError, MissingFactorError
-from lepton_etl.factors import load_factors
+from lepton_etl.registers.factors import load_factors
+from lepton_etl.registers.instruments import fuel_kgco2e, read_scope1, refrigerant_kgco2e
 
 DAY = date(2025, 6, 3)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from lepton_etl.columns import ENERGY_SUM, FINE_SUM
-from lepton_etl.confidence import CONFIDENCE, Z
-from lepton_etl.energy.facility import BOUNDARY, IT_CATEGORY, NODE_CATEGORY
+from lepton_etl.facility.pue import IT_CATEGORY, NODE_CATEGORY
+from lepton_etl.schema.columns import ENERGY_SUM, FINE_SUM
+from lepton_etl.schema.common import BOUNDARY
+from lepton_etl.uncertainty import CONFIDENCE, Z
 
 
 def test_the_interval_leaves_five_percent_on_each_side() -> None:

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_etl.facility.hours import PlantHours
-from lepton_etl.fleet.facility import facility, ratings
-from lepton_etl.fleet.plan import ClusterPlan, FleetPlan
-from lepton_etl.fleet.weather import weather
+from lepton_etl.simulator.facility import facility, ratings
+from lepton_etl.simulator.plan import ClusterPlan, FleetPlan
+from lepton_etl.simulator.weather import weather
 
 FIRST_DAY = date(2025, 4, 1)
 

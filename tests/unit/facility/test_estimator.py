@@ -10,11 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_etl.facility.challenger import RisingGrid
-from lepton_etl.facility.estimator import WET_BULB, Q, estimator
-from lepton_etl.facility.fit import FacilityFit, fit_facility, predict_overhead
-from lepton_etl.facility.reference import RatioCurve
-from lepton_etl.facility.settings import FacilityModelSettings
+from lepton_etl.config.sections import FacilityModelSettings
+from lepton_etl.facility.fit import FacilityFit, RatioCurve, RisingGrid, fit_facility, predict_overhead
+from lepton_etl.facility.stored_fit import WET_BULB, Q, estimator
 from tests.unit.facility.plant import simulated
 
 SEEN = st.floats(0.5, 400.0)

@@ -8,12 +8,11 @@ from datetime import date, timedelta
 import numpy as np
 import pytest
 
+from lepton_etl.config.sections import FacilityGates, FacilityModelSettings
 from lepton_etl.errors import ModelError
-from lepton_etl.facility.fit import FacilityFit, fit_facility, predict_overhead, why_not
+from lepton_etl.facility.fit import FacilityFit, fit_facility, normalised_pue, predict_overhead, why_not
 from lepton_etl.facility.hours import PlantHours, day_of
-from lepton_etl.facility.normalised import normalised_pue
-from lepton_etl.facility.rows import fit_of, fit_row
-from lepton_etl.facility.settings import FacilityGates, FacilityModelSettings
+from lepton_etl.facility.stored_fit import fit_of, fit_row
 from tests.unit.facility.plant import FIRST_DAY, simulated
 
 SETTINGS = FacilityModelSettings()

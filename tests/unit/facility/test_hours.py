@@ -10,9 +10,9 @@ import polars as pl
 import pyarrow as pa
 
 from lepton_etl.facility.hours import PlantHours, day_of, plant_hours
-from lepton_etl.lake.schema import arrow_schema
-from lepton_etl.lake.tables import SITE_HOUR
-from lepton_etl.lake.tables.accounts import ENERGY_LEDGER
+from lepton_etl.schema.energy import SITE_HOUR
+from lepton_etl.schema.ledger import ENERGY_LEDGER
+from lepton_etl.schema.types import arrow_schema
 
 START = datetime(2025, 6, 3, tzinfo=UTC)
 

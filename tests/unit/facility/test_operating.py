@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from lepton_etl.config.sections import FacilityModelSettings, OperatingSettings
 from lepton_etl.facility.fit import FacilityFit, fit_facility
-from lepton_etl.facility.operating import operating_figure, operating_point
-from lepton_etl.facility.settings import FacilityModelSettings, OperatingSettings
+from lepton_etl.facility.set_points import operating_figure, operating_point
 from tests.unit.facility.plant import simulated
 
 PLANT = OperatingSettings(

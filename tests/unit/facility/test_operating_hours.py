@@ -8,11 +8,15 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from lepton_etl.config.sections import FacilityModelSettings
 from lepton_etl.facility.fit import FacilityFit, fit_facility
-from lepton_etl.facility.inlet import ENVELOPES, InletResponse, relative_humidity
-from lepton_etl.facility.operating import operating_point
-from lepton_etl.facility.operating_hours import operating_hours
-from lepton_etl.facility.settings import FacilityModelSettings
+from lepton_etl.facility.set_points import (
+    ENVELOPES,
+    InletResponse,
+    operating_hours,
+    operating_point,
+    relative_humidity,
+)
 from tests.unit.facility.plant import simulated
 from tests.unit.facility.test_operating import PLANT
 

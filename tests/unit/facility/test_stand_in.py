@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_etl.facility.fit import FacilityFit, fit_facility
+from lepton_etl.config.sections import FacilityModelSettings
+from lepton_etl.facility.fit import FacilityFit, StageLoss, fit_facility, fit_stage_loss
 from lepton_etl.facility.hours import PlantHours
-from lepton_etl.facility.settings import FacilityModelSettings
-from lepton_etl.facility.stages import StageLoss, fit_stage_loss
-from lepton_etl.facility.stand_in import (
+from lepton_etl.facility.modelled_meters import (
     PART_HOURS,
     modelled_overhead,
     modelled_stages,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lepton_etl.forecast.fuse import conformal_ends, fusion_weights
-from lepton_etl.forecast.shifting import shift
+from bench.shifting import shift
+from lepton_etl.forecast.grid_intensity import conformal_ends, fusion_weights
 
 
 def test_the_better_member_weighs_more_and_recent_rows_count_most() -> None:

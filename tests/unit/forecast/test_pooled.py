@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from lepton_etl.forecast.pooled import PooledZone, pooled_ridge
-from lepton_etl.forecast.series import WEEK_H, Floats, ZoneSeries, targets
+from bench.pooled_forecast import PooledZone, pooled_ridge
+from lepton_etl.forecast.grid_intensity import WEEK_H, Floats, ZoneSeries, targets
 
 START = datetime(2025, 1, 6, tzinfo=UTC)
 

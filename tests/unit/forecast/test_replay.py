@@ -8,11 +8,18 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lepton_etl.forecast.replay import MIN_HISTORY_H, ForecastPolicy, replay
-from lepton_etl.forecast.rows import forecast_rows
-from lepton_etl.forecast.series import HORIZONS, Floats, ZoneSeries, targets
-from lepton_etl.lake.schema import arrow_schema
-from lepton_etl.lake.tables import FORECAST
+from lepton_etl.forecast.grid_intensity import (
+    HORIZONS,
+    MIN_HISTORY_H,
+    Floats,
+    ForecastPolicy,
+    ZoneSeries,
+    forecast_rows,
+    replay,
+    targets,
+)
+from lepton_etl.schema.diagnosis import FORECAST
+from lepton_etl.schema.types import arrow_schema
 
 FIRST = datetime(2025, 1, 6, tzinfo=UTC)
 LENGTH = 75 * 24

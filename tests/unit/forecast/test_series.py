@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lepton_etl.forecast.series import filled, same_hours, targets, zone_series
+from lepton_etl.forecast.grid_intensity import filled, same_hours, targets, zone_series
 
 FIRST = datetime(2025, 1, 6, tzinfo=UTC)
 

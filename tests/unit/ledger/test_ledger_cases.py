@@ -9,12 +9,18 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from lepton_etl.fields.words import BOUNDARY
-from lepton_etl.ledger.accounts import Accounts, site_accounts
+from lepton_etl.config.sections import LedgerSettings
+from lepton_etl.ledger.accounts import (
+    IT_HOURS,
+    METERS,
+    MODELLED_HOURS,
+    Accounts,
+    class_sigma_ratio,
+    modelled_hours,
+    site_accounts,
+)
 from lepton_etl.ledger.balance import BALANCE, findings, ledger_rows
-from lepton_etl.ledger.inputs import IT_HOURS, METERS, MODELLED_HOURS
-from lepton_etl.ledger.losses import class_sigma_ratio, modelled_hours
-from lepton_etl.ledger.settings import LedgerSettings
+from lepton_etl.schema.common import BOUNDARY
 
 CASES = Path(__file__).resolve().parents[2] / "cases" / "ledger"
 NAMES = sorted(folder.name for folder in CASES.iterdir() if folder.is_dir())

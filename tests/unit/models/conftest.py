@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lepton_etl.config.sections import ModelSettings
 from lepton_etl.models.features import FEATURES
+from lepton_etl.models.fit import order_rows
 from lepton_etl.models.registry import Registry
-from lepton_etl.models.settings import ModelSettings
-from lepton_etl.models.training import order_rows
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import skops.io
 
-from lepton_etl.models.builders import CANDIDATES, Inputs, inputs_of
+from lepton_etl.models.candidates import CANDIDATES, Inputs, inputs_of
 from lepton_etl.models.features import TARGET, feature_names
 from lepton_etl.models.fusion import Choice, assemble, fitted
 

@@ -12,26 +12,26 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, RegressorMixin
 
+from lepton_etl.config.sections import ModelSettings
+from lepton_etl.models.candidates import can_be_normalised, idle_and_span
 from lepton_etl.models.classes import (
     KNOWN,
     OWN,
     POOLED,
     ClassTask,
+    Routes,
     compose,
     fit_class,
     fit_classes,
     from_rows,
+    routed,
     to_row,
 )
 from lepton_etl.models.features import FEATURES, TARGET, feature_names
+from lepton_etl.models.fit import Trained, class_task, order_rows, train
 from lepton_etl.models.metrics import Values
-from lepton_etl.models.routing import Routes, routed
-from lepton_etl.models.safe_load import _refuse_unknown_types, build
-from lepton_etl.models.scale import can_be_normalised, idle_and_span
-from lepton_etl.models.selecting import block_edges, blocks_at, day_blocks
-from lepton_etl.models.settings import ModelSettings
-from lepton_etl.models.slimming import size_bytes
-from lepton_etl.models.training import Trained, class_task, order_rows, train
+from lepton_etl.models.select import block_edges, blocks_at, day_blocks, size_bytes
+from lepton_etl.models.stored import _refuse_unknown_types, build
 
 NAMES = list(feature_names("node"))
 QUICK = ModelSettings(

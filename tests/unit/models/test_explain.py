@@ -11,7 +11,8 @@ import pytest
 from sklearn.ensemble import VotingRegressor
 from sklearn.pipeline import Pipeline
 
-from lepton_etl.models.builders import boosting, forest, linear
+from lepton_etl.config.sections import ModelSettings
+from lepton_etl.models.candidates import boosting, forest, linear
 from lepton_etl.models.explain import (
     PERMUTATION_SHAP,
     TREE_SHAP,
@@ -25,9 +26,8 @@ from lepton_etl.models.explain import (
 from lepton_etl.models.export_onnx import export, run
 from lepton_etl.models.features import FEATURES, feature_names
 from lepton_etl.models.metrics import Values
-from lepton_etl.models.selecting import inputs
-from lepton_etl.models.settings import ModelSettings
-from lepton_etl.models.verified import predict
+from lepton_etl.models.select import inputs
+from lepton_etl.models.stored import predict
 
 SETTINGS = ModelSettings(name="x", device="gpu", trees=10)
 NAMES = list(feature_names("gpu"))

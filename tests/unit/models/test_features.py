@@ -6,9 +6,10 @@ import sys
 import pytest
 
 from lepton_etl.errors import ModelError
-from lepton_etl.fields import FIELDS, ureg
-from lepton_etl.lake.tables import INTERVAL, NODE
 from lepton_etl.models.features import FEATURES, POWER_COLUMNS, Feature, refuse_power_features
+from lepton_etl.schema.declare import ureg
+from lepton_etl.schema.fields import FIELDS
+from lepton_etl.schema.fleet import INTERVAL, NODE
 
 ALL = [(device, feature) for device, features in FEATURES.items() for feature in features]
 
@@ -63,7 +64,7 @@ def test_node_models_take_inlet_temperature_and_gpu_models_say_die() -> None:
 
 def test_importing_the_room_loads_neither_mlflow_nor_sklearn_nor_spark() -> None:
     code = (
-        "import sys, lepton_etl.models.registry, lepton_etl.models.training, lepton_etl.models.consume\n"
+        "import sys, lepton_etl.models.registry, lepton_etl.models.fit, lepton_etl.models.registry\n"
         "print([m for m in ('mlflow', 'sklearn', 'pyspark', 'skops') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

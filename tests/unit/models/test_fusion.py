@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lepton_etl.errors import ModelError
-from lepton_etl.models.builders import CANDIDATES, inputs_of
+from lepton_etl.models.candidates import CANDIDATES, inputs_of
 from lepton_etl.models.features import TARGET, feature_names
 from lepton_etl.models.fusion import (
     FUSION,

@@ -6,11 +6,9 @@ from typing import Any
 
 import pytest
 
-from lepton_etl.models.conformal import Coverage
-from lepton_etl.models.gate import Shown, Verdict, judge
-from lepton_etl.models.metrics import Errors
-from lepton_etl.models.monotone import Fall
-from lepton_etl.models.settings import GateSettings
+from lepton_etl.config.sections import GateSettings
+from lepton_etl.models.metrics import Coverage, Errors
+from lepton_etl.models.promotion import Fall, Shown, Verdict, judge
 
 GOOD = Errors(rows=100, mape_ratio=0.1, wape_ratio=0.1, cv_rmse_ratio=0.10, nmbe_ratio=0.01, mae_kwh=0.01)
 MEAN = replace(GOOD, cv_rmse_ratio=0.40)

@@ -10,14 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_etl.models.conformal import coverage, half_width
 from lepton_etl.models.drift import error_drift, input_drift, stability_index
-from lepton_etl.models.error_card import error_card, records
 from lepton_etl.models.features import FEATURES
 from lepton_etl.models.footprint import joules_per_million, package_energy_j, spending
-from lepton_etl.models.metrics import Values
-from lepton_etl.models.monotone import falls
-from lepton_etl.models.scopes import worse_scopes
+from lepton_etl.models.metrics import Values, coverage, error_card, half_width, records
+from lepton_etl.models.promotion import falls, worse_scopes
 
 RNG = np.random.default_rng(11)
 

@@ -5,8 +5,8 @@ import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.device_memory import memory_features, with_memory
 from lepton_etl.models.features import FEATURES, TARGET, feature_names, refuse_power_features
-from lepton_etl.models.memory import memory_features, with_memory
 
 NAMES = list(feature_names("node"))
 

@@ -18,14 +18,13 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
+from lepton_etl.config.sections import ModelSettings
 from lepton_etl.errors import ModelError
 from lepton_etl.models.cards import cards
 from lepton_etl.models.features import FEATURES
+from lepton_etl.models.fit import Trained, train
 from lepton_etl.models.registry import Registry
-from lepton_etl.models.safe_load import checked_bytes, folder_sha256
-from lepton_etl.models.settings import ModelSettings
-from lepton_etl.models.training import Trained, train
-from lepton_etl.models.verified import Version
+from lepton_etl.models.stored import Version, checked_bytes, folder_sha256
 
 SCRIPT = Path(__file__).resolve().parents[3] / "jobs" / "consume.py"
 

@@ -10,14 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lepton_etl.config.sections import ModelSettings
 from lepton_etl.models.drift import drift_since, is_young
 from lepton_etl.models.features import FEATURES, TARGET, feature_names
-from lepton_etl.models.gate import Verdict
-from lepton_etl.models.registry import Registry
-from lepton_etl.models.rollback import back_to_better
-from lepton_etl.models.settings import ModelSettings
-from lepton_etl.models.training import Trained, train
-from lepton_etl.models.verified import FORWARD_ERROR_TAG, VerifiedModel, Version
+from lepton_etl.models.fit import Trained, train
+from lepton_etl.models.promotion import Verdict
+from lepton_etl.models.registry import Registry, back_to_better
+from lepton_etl.models.stored import FORWARD_ERROR_TAG, VerifiedModel, Version
 
 NAME = "energy"
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lepton_etl.errors import ModelError
-from lepton_etl.models.scale import Scale, scale_of
+from lepton_etl.models.candidates import Scale, scale_of
 
 NOTHING = pd.DataFrame({"energy_kwh": []}, dtype=float)
 

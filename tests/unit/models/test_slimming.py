@@ -8,17 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_etl.models.builders import CANDIDATES, Candidate, forest
+from lepton_etl.config.sections import ModelSettings
+from lepton_etl.models.candidates import CANDIDATES, Candidate, forest
 from lepton_etl.models.footprint import Spent
 from lepton_etl.models.fusion import Choice
-from lepton_etl.models.monotone import falls
-from lepton_etl.models.selecting import day_blocks, inputs, select
-from lepton_etl.models.settings import ModelSettings
-from lepton_etl.models.slimming import (
+from lepton_etl.models.promotion import falls
+from lepton_etl.models.select import (
     AS_CHOSEN,
     STUDENTS,
     Variant,
+    day_blocks,
     family,
+    inputs,
+    select,
     size_bytes,
     slim,
     smallest,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_etl.models.split import split_forward
+from lepton_etl.models.select import split_forward
 
 
 def _hours(days: int) -> pd.DataFrame:

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from lepton_etl.config.sections import ModelSettings
+from lepton_etl.models.fit import order_rows, table_sha256, train, training_key, why_not
 from lepton_etl.models.metrics import overall
-from lepton_etl.models.settings import ModelSettings
-from lepton_etl.models.training import order_rows, table_sha256, train, training_key, why_not
 
 
 def test_the_model_beats_the_class_mean_on_later_days(hours: pd.DataFrame, settings: ModelSettings) -> None:

@@ -12,11 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_etl.lake.schema import arrow_schema
-from lepton_etl.lake.tables import CLUSTER_DAY
-from lepton_etl.lake.tables.publication import PUBLICATION
+from lepton_etl.config.sections import RestateSettings
 from lepton_etl.publication.changes import changes, publication_id, to_append, to_close
-from lepton_etl.publication.said import (
+from lepton_etl.publication.published_rows import (
     INPUTS,
     WITHDRAWN,
     RowKey,
@@ -26,7 +24,9 @@ from lepton_etl.publication.said import (
     rows_said,
     standing,
 )
-from lepton_etl.publication.settings import RestateSettings
+from lepton_etl.schema.energy import CLUSTER_DAY
+from lepton_etl.schema.publication import PUBLICATION
+from lepton_etl.schema.types import arrow_schema
 
 DAY = date(2025, 6, 3)
 TABLE = CLUSTER_DAY.name

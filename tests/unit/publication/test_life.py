@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from lepton_etl.lake.schema import arrow_schema
-from lepton_etl.lake.tables import CLUSTER_DAY
-from lepton_etl.lake.tables.carbon import KPI
-from lepton_etl.publication.life import with_life
+from lepton_etl.publication.row_status import with_life
+from lepton_etl.schema.carbon import KPI
+from lepton_etl.schema.energy import CLUSTER_DAY
+from lepton_etl.schema.types import arrow_schema
 
 DAY = date(2025, 6, 3)
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_etl.publication.marks import DatedRow, dated_rows, mark, marks_by_day
-from lepton_etl.publication.reasons import changed_inputs, reasons_of
+from lepton_etl.publication.changes import changed_inputs, reasons_of
+from lepton_etl.publication.input_digests import DatedRow, dated_rows, mark, marks_by_day
 
 START = date(2025, 6, 1)
 DAYS = [START + timedelta(days=offset) for offset in range(30)]

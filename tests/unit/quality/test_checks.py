@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from lepton_etl.lake.tables import INTERVAL, TABLES, Table
-from lepton_etl.quality.checks import KEY_UNIQUE, NOT_EMPTY, Check, checks_of
 from lepton_etl.quality.gate import GATED
-from lepton_etl.quality.rules import Rule, TableRules, load_rules
+from lepton_etl.quality.rules import KEY_UNIQUE, NOT_EMPTY, Check, Rule, TableRules, checks_of, load_rules
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.fleet import INTERVAL
+from lepton_etl.schema.tables import TABLES
 
 
 def by_name(table: Table, *rules: Rule, required: bool = True) -> dict[str, Check]:

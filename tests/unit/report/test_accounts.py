@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from lepton_etl.lake.schema import arrow_schema
-from lepton_etl.lake.tables.accounts import ENERGY_LEDGER
-from lepton_etl.lake.tables.jobs import TENANT_DAY
-from lepton_etl.report.accounts import account_rows, balance_row, tenant_rows
 from lepton_etl.report.data import ReportData
+from lepton_etl.report.figures import account_rows, balance_row, tenant_rows
 from lepton_etl.report.page import render
+from lepton_etl.schema.jobs import TENANT_DAY
+from lepton_etl.schema.ledger import ENERGY_LEDGER
+from lepton_etl.schema.types import arrow_schema
 
 
 def line(hour: int, side: str, account: str, kwh: float | None, **more: Any) -> dict[str, Any]:

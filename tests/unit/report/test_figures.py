@@ -8,10 +8,11 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from lepton_etl.days import Days
-from lepton_etl.report import charts, figures, text
+from lepton_etl.report import charts, figures
+from lepton_etl.report import figures as text
+from lepton_etl.report.charts import bucketed, drawings, site_intensity
 from lepton_etl.report.data import ReportData, bucket_hours
-from lepton_etl.report.drawing import bucketed, drawings, site_intensity
-from lepton_etl.report.headlines import headlines
+from lepton_etl.report.figures import headlines
 
 START = datetime(2025, 6, 3, tzinfo=UTC)
 

@@ -12,12 +12,12 @@ from html.parser import HTMLParser
 import pyarrow as pa
 import pytest
 
-from lepton_etl.lake.schema import arrow_schema
-from lepton_etl.lake.tables.advice import RECOMMENDATION, SAVING
-from lepton_etl.lake.tables.diagnosis import ANOMALY
-from lepton_etl.optimize.advice import Advice, Promise, Subject
+from lepton_etl.recommend.advice import Advice, Promise, Subject
 from lepton_etl.report import data as d
 from lepton_etl.report.page import render
+from lepton_etl.schema.diagnosis import ANOMALY
+from lepton_etl.schema.recommend import RECOMMENDATION, SAVING
+from lepton_etl.schema.types import arrow_schema
 
 Report = Callable[..., d.ReportData]
 ATTACK = '<script>alert("x")</script>'

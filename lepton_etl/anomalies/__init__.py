@@ -1,1 +1,0 @@
-"""What is odd: energy against what it should have been, as episodes with a kind, a size and a reason."""

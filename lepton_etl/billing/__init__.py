@@ -1,0 +1,1 @@
+"""Tariffs, hourly costs, and the supplier's invoices."""

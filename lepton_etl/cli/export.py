@@ -1,0 +1,92 @@
+"""The verbs of `lepton-etl export`: reports in the shapes that others prescribe. They start no Spark."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import typer
+
+from lepton_etl.days import Days
+from lepton_etl.errors import NoInputError
+
+if TYPE_CHECKING:
+    from lepton_etl.config.settings import Settings
+
+export_app = typer.Typer(
+    no_args_is_help=True, help="Reports in the shapes that others prescribe, without Spark."
+)
+_ENCODING: Final = "utf-8"
+
+
+@export_app.callback()
+def _verbs() -> None:
+    """A group, so that each report has its own verb."""
+
+
+@export_app.command("eu-2024-1364")
+def eu_2024_1364(
+    config: Annotated[Path, typer.Option(help="Settings of the site (YAML).")],
+    year: Annotated[int, typer.Option(min=2000, max=2100, help="Calendar year of the report.")],
+    form: Annotated[Literal["csv", "json"], typer.Option("--format", help="csv or json.")] = "csv",
+    out: Annotated[Path | None, typer.Option(help="File to write; default: standard output.")] = None,
+) -> None:
+    """Indicators of Delegated Regulation (EU) 2024/1364 of one calendar year."""
+    from lepton_etl.config.settings import load
+
+    text = eu_text(load(config), year, form)
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.write_text(text, encoding=_ENCODING)
+
+
+def eu_text(settings: Settings, year: int, form: str) -> str:
+    """The report as CSV or JSON. Raises NoInputError where gold/kpi has no row of the year."""
+    from lepton_etl.carbon.market import RENEWABLE
+    from lepton_etl.indicators.eu_report import as_records, eu_report, in_scope
+    from lepton_etl.lake import tables as plain
+    from lepton_etl.schema.carbon import INSTRUMENT, KPI, MARKET_YEAR
+
+    root, site_id = settings.lake.root, settings.site.site_id
+    rows = [
+        row
+        for row in plain.read(root, KPI, Days.of(date(year, 1, 1))).to_pylist()
+        if row["period"] == "year" and row["site_id"] == site_id
+    ]
+    if not rows:
+        raise NoInputError(
+            f"no KPI of {year}", where="gold/kpi", remedy="run the night of a day of that year first"
+        )
+    renewable = {
+        row["instrument_id"]
+        for row in plain.read(root, INSTRUMENT).to_pylist()
+        if row["technology"] in RENEWABLE
+    }
+    balance = [
+        row
+        for row in plain.read(root, MARKET_YEAR).to_pylist()
+        if row["reporting_year"] == year and row["instrument_id"] in renewable
+    ]
+    declared = settings.kpi.eu
+    if in_scope(declared) is False:
+        typer.echo("the site is below 500 kW of installed IT power and need not report", file=sys.stderr)
+    records = as_records(eu_report(rows, balance, declared), site_id, year)
+    return _json(records) if form == "json" else _csv(records)
+
+
+def _json(records: list[dict[str, Any]]) -> str:
+    return json.dumps(records, indent=1, ensure_ascii=False) + "\n"
+
+
+def _csv(records: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()

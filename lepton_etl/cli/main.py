@@ -1,0 +1,271 @@
+"""`lepton-etl`: the verbs of people and of the night. Heavy libraries are imported by the verb that needs them."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import structlog
+import typer
+from rich.console import Console
+
+from lepton_etl.cli.export import export_app
+from lepton_etl.cli.publication import close, figures
+from lepton_etl.cli.recommend import recommend_app
+from lepton_etl.days import Days
+from lepton_etl.errors import ConfigurationError, Exit, LeptonError
+from lepton_etl.simulator.command import simulate_command
+
+if TYPE_CHECKING:
+    from lepton_etl.config.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+tables_app = typer.Typer(no_args_is_help=True, help="Look into the lake, without Spark.")
+app.add_typer(tables_app, name="tables")
+app.add_typer(export_app, name="export")
+app.add_typer(recommend_app, name="recommend")
+app.command("simulate")(simulate_command)
+app.command()(figures)
+app.command()(close)
+
+Config = Annotated[Path, typer.Option(help="Settings of the site (YAML).")]
+Day = Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="UTC day.")]
+LastDay = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Last UTC day of a range.")]
+
+
+@app.command()
+def nightly(
+    config: Config,
+    date: Day,
+    until: LastDay = None,
+    stage: Annotated[
+        str | None, typer.Option(help="Only this stage: bronze, silver, gate, gold, ...")
+    ] = None,
+    master: Annotated[
+        str | None, typer.Option(help="Spark master; default local[*], or spark-submit's.")
+    ] = None,
+) -> None:
+    """Run one night, or a range of days, or one stage of it."""
+    from lepton_etl.config.settings import load
+    from pipelines.nightly import STAGES, check, run_night
+
+    days = _days(date, until)
+    if stage is not None and stage not in STAGES:
+        raise ConfigurationError(
+            f"--stage {stage!r} is no stage", where="nightly", remedy=f"one of {', '.join(STAGES)}"
+        )
+    settings = load(config)
+    check(settings)
+    # The operator's stop ends the Spark job and gives the leases back, like Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    from lepton_etl.cli.progress import print_stages, watching
+    from lepton_etl.lake.session import spark_session
+
+    extra = dict(settings.spark) | ({"spark.master": master} if master else {})
+    spark = spark_session("lepton-etl nightly", extra)
+    spark.sparkContext.setLogLevel("ERROR")
+    try:
+        with watching(Console(stderr=True)) as watch:
+            night = run_night(spark, settings, days, stage, watch)
+    finally:
+        spark.stop()
+    print_stages(night)
+    _end(night.exit_code, f"nightly: {_outcome(night.exit_code)} for {days} (run {night.run_id}, exit "
+         f"{int(night.exit_code)})" + (f": {night.message}" if night.message else ""))  # fmt: skip
+
+
+@app.command()
+def report(config: Config, date: Day, until: LastDay = None) -> None:
+    """Make the report of these days again."""
+    nightly(config, date, until, stage="report")
+
+
+@app.command()
+def explain(
+    config: Config,
+    node: Annotated[str, typer.Option(help="Node, as in the inventory.")],
+    hour: Annotated[datetime, typer.Option(formats=["%Y-%m-%dT%H", "%Y-%m-%dT%H:%M"], help="UTC hour.")],
+) -> None:
+    """Why the model expects this energy of a node in an hour: parts, sensitivities, and a second opinion."""
+    from lepton_etl.cli.models import explained
+    from lepton_etl.lake.session import spark_session
+    from lepton_etl.lake.spark import Lake
+
+    settings = _settings(config)
+    spark = spark_session("lepton-etl explain", dict(settings.spark))
+    spark.sparkContext.setLogLevel("ERROR")
+    try:
+        at = hour.replace(minute=0, tzinfo=UTC)
+        for line in explained(Lake(spark, settings.lake.root), settings, node, at):
+            typer.echo(line)
+    finally:
+        spark.stop()
+
+
+@app.command()
+def replay(
+    config: Config,
+    policy: Annotated[
+        list[str],
+        typer.Option(help="cheapest_window, threshold or planned; may be repeated."),
+    ],
+    first: Annotated[
+        datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First UTC day of submission.")
+    ],
+    last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last UTC day of submission.")],
+    flexibility_h: Annotated[
+        float, typer.Option(min=0, max=96, help="Hours that a job may start later.")
+    ] = 24.0,
+    csv: Annotated[bool, typer.Option("--csv", help="As CSV to standard output.")] = False,
+) -> None:
+    """What other rules would have done with the jobs of these days: emissions, money, delay, missed deadlines."""
+    from lepton_etl.cli.replay import run, show
+    from lepton_etl.lake.session import spark_session
+    from lepton_etl.lake.spark import Lake
+    from lepton_etl.recommend.replay import POLICIES
+
+    unknown = sorted(set(policy) - set(POLICIES))
+    if unknown:
+        raise ConfigurationError(
+            f"no policy {', '.join(unknown)}", where="replay", remedy=f"one of {', '.join(POLICIES)}"
+        )
+    settings = _settings(config)
+    spark = spark_session("lepton-etl replay", dict(settings.spark))
+    spark.sparkContext.setLogLevel("ERROR")
+    try:
+        done = run(
+            Lake(spark, settings.lake.root), settings, policy, Days(first.date(), last.date()), flexibility_h
+        )
+    finally:
+        spark.stop()
+    show(done, as_csv=csv)
+
+
+@app.command()
+def watch(
+    config: Config,
+    until_idle: Annotated[bool, typer.Option("--until-idle", help="Read what is there, then end.")] = False,
+    master: Annotated[
+        str | None, typer.Option(help="Spark master; default local[*], or spark-submit's.")
+    ] = None,
+) -> None:
+    """Keep the performance state of every device, judged from logs that are seconds old, until stopped."""
+    from lepton_etl.lake.session import spark_session
+    from lepton_etl.streaming.watch import run
+
+    settings = _settings(config)
+    stop = threading.Event()
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, lambda *_: stop.set())
+    extra = dict(settings.spark) | ({"spark.master": master} if master else {})
+    spark = spark_session("lepton-etl watch", extra)
+    spark.sparkContext.setLogLevel("ERROR")
+    try:
+        watched = run(spark, settings, until_idle=until_idle, stop=stop)
+    finally:
+        spark.stop()
+    changes = sum(len(batch.changes) for batch in watched.batches)
+    _end(Exit.DONE, f"watch: {'stopped' if stop.is_set() else 'done'} after {len(watched.batches)} batches, "
+         f"{changes} changes of state (run {watched.run_id}, exit 0)")  # fmt: skip
+
+
+@app.command()
+def models(config: Config) -> None:
+    """The registered versions of the site's model: alias, decision with its reason, errors."""
+    from lepton_etl.cli.models import print_versions
+
+    print_versions(_settings(config))
+
+
+@tables_app.command("list")
+def tables_list(config: Config) -> None:
+    """Every table of the lake with its grain, version and rows."""
+    from lepton_etl.cli.tables import print_tables
+
+    print_tables(_settings(config).lake.root)
+
+
+@tables_app.command("show")
+def tables_show(
+    table: Annotated[str, typer.Argument(help="Such as gold/cluster_day.")],
+    config: Config,
+    date: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Only this UTC day.")] = None,
+    until: LastDay = None,
+    column: Annotated[list[str] | None, typer.Option(help="Only these columns; may be repeated.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many rows.")] = 40,
+    csv: Annotated[bool, typer.Option("--csv", help="As CSV, all columns, to standard output.")] = False,
+) -> None:
+    """Rows of one table; unknown figures are shown as a dash."""
+    from lepton_etl.cli.tables import print_rows
+
+    days = _days(date, until) if date else None
+    print_rows(_settings(config).lake.root, table, days, column, limit, as_csv=csv)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run a verb; the last line of standard error says what, where and what to do, and the exit code agrees."""
+    _log_to_stderr()
+    try:
+        app(args=arguments, standalone_mode=True)
+    except LeptonError as error:
+        _end(error.exit_code, f"{error} (exit {int(error.exit_code)})")
+    except KeyboardInterrupt:
+        _end(Exit.UNEXPECTED, "stopped by a signal; run the same command again (exit 1)")
+    raise SystemExit(0)
+
+
+def _settings(config: Path) -> Settings:
+    from lepton_etl.config.settings import load
+
+    return load(config)
+
+
+def _days(date: datetime, until: datetime | None) -> Days:
+    return Days.of(date.date(), until.date() if until else None)
+
+
+def _outcome(code: Exit) -> str:
+    return {
+        Exit.DONE: "done",
+        Exit.UNEXPECTED: "failed",
+        Exit.CONFIGURATION: "stopped by the settings",
+        Exit.QUALITY_GATE: "stopped at the gate before gold",
+        Exit.NO_INPUT: "no input",
+        Exit.LOCKED: "locked",
+        Exit.PUBLISHED_THEN_FAILED: "published with a failed stage",
+    }[code]
+
+
+def _log_to_stderr() -> None:
+    """Structured lines for machines; on a terminal only what is odd, the progress line shows the rest."""
+    level = logging.WARNING if sys.stderr.isatty() else logging.INFO
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def _end(code: Exit, line: str) -> NoReturn:
+    sys.stdout.flush()
+    print(line, file=sys.stderr, flush=True)
+    raise SystemExit(int(code))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""Why the model expects what it expects of one node in one hour: from the lake, for a person at a terminal.
+
+- The registry for a person at a terminal: which versions there are, which one is champion, why.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final
+
+import pandas as pd
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from rich.console import Console
+from rich.table import Table
+
+from lepton_etl.config.settings import Settings
+from lepton_etl.days import Days
+from lepton_etl.errors import ModelError, NoInputError
+from lepton_etl.lake.spark import Lake
+from lepton_etl.models.device_hours import capped, device_hours
+from lepton_etl.models.explain import chain_rule, explain, in_words, sensitivities, surrogate_check
+from lepton_etl.models.features import TARGET
+from lepton_etl.models.registry import FACILITY_PREFIX, Registry
+from lepton_etl.models.stored import FORWARD_ERROR_TAG, VerifiedModel
+from lepton_etl.schema.energy import PREDICTION
+from lepton_etl.schema.fleet import INTERVAL, NODE
+
+_WIDTH = 200
+
+
+def print_versions(settings: Settings) -> None:
+    """Each version of the site's models with alias, decision, reason and cards; raises ModelError for a bad name."""
+    mlflow, own = settings.mlflow, settings.model.name
+    registry, console = Registry.of(mlflow), Console(width=max(Console().width, _WIDTH))
+    # A name that is not registered yet is shown as such; a bad one is refused there.
+    for name in dict.fromkeys((own, *registry.names((own, FACILITY_PREFIX)))):
+        console.print(_table(registry, name, _without_credentials(mlflow.tracking_uri)))
+
+
+def _table(registry: Registry, name: str, where: str) -> Table:
+    champion = registry.champion(name)
+    shown = Table(title=f"{name} at {where}", title_justify="left")
+    for heading in (
+        "version", "alias", "promotion", "reason", "chosen", "CV(RMSE)", "trained until", "ONNX", "cards",
+        "model SHA-256",
+    ):  # fmt: skip
+        shown.add_column(heading)
+    for version in sorted(registry.versions(name), key=lambda v: int(v.version)):
+        tags = version.tags
+        shown.add_row(
+            version.version,
+            "champion" if champion and champion.version == version.version else "",
+            tags.get("promotion", "-"),
+            tags.get("promotion_reason", "-"),
+            tags.get("chosen", "-"),
+            _percent(tags.get(FORWARD_ERROR_TAG)),
+            tags.get("cut_time", "-")[:10],
+            "yes" if tags.get("onnx") == "exported" else "no",
+            f"runs:/{version.run_id}" if "onnx" in tags else "-",
+            tags.get("model_sha256", "-")[:12],
+        )
+    return shown
+
+
+def _percent(ratio: str | None) -> str:
+    return "-" if ratio is None else f"{float(ratio):.1%}"
+
+
+def _without_credentials(uri: str) -> str:
+    scheme, found, rest = uri.partition("://")
+    return f"{scheme}{found}{rest.rpartition('@')[2]}"
+
+
+# What the hour is compared with: hours of the days before it, the same ones on every call.
+_BACKGROUND_DAYS: Final = 28
+_BACKGROUND_ROWS: Final = 400
+_UNITS: Final = {"degree_Celsius": "degC", "watt": "W rated", "dimensionless": "full load"}
+
+
+def explained(lake: Lake, settings: Settings, node_id: str, hour: datetime) -> list[str]:
+    """Lines that explain each device-hour of the node at this UTC hour by the model version recorded for it.
+
+    Raises NoInputError where silver has no such hour, ModelError where no model can be trusted.
+    """
+    days = Days(hour.date() - timedelta(days=_BACKGROUND_DAYS), hour.date())
+    rows = lake.read(INTERVAL, days).transform(device_hours(settings.model.device, lake.read_few(NODE)))
+    around = _frame(rows.where((F.col("node_id") == node_id) & _at(hour - timedelta(hours=1), hour)))
+    now = around[around["hour_start"] == hour] if len(around) else around
+    if now.empty:
+        raise NoInputError(
+            f"silver knows no {settings.model.device} hour of {node_id} at {hour:%Y-%m-%dT%H}:00Z",
+            where="silver/interval",
+            remedy="lepton-etl tables show silver/interval lists the nodes and days that are there",
+        )
+    model = _model(lake, settings, node_id, hour)
+    background = _frame(rows.where(F.col("hour_start") < F.lit(hour)).transform(capped(_BACKGROUND_ROWS)))
+    background = background if len(background) else now
+    before = around[around["hour_start"] < hour]
+    lines = [f"{model.version.name} version {model.version.version}, {node_id}, hour {hour:%Y-%m-%dT%H}:00Z"]
+    for at in range(len(now)):
+        lines += _of_device(model, now.iloc[[at]].reset_index(drop=True), before, background)
+    return lines
+
+
+def _of_device(
+    model: VerifiedModel, row: pd.DataFrame, before: pd.DataFrame, background: pd.DataFrame
+) -> list[str]:
+    found = explain(model, row, background)
+    measured = row[TARGET].iloc[0]
+    expected = float(found.predicted_kwh[0])
+    said = (
+        "no energy was measured" if pd.isna(measured)
+        else f"{1000 * measured:.1f} Wh were measured, {1000 * (measured - expected):+.1f} Wh against the model"
+    )  # fmt: skip
+    slopes = sensitivities(model, row)
+    check = surrogate_check(model, row, found.parts_kwh[0], background)
+    lines = [
+        "",
+        f"{row['device_id'].iloc[0]}: {said}",
+        *(f"  {line}" for line in in_words(found, model, row)),
+    ]
+    lines.append(f"  parts by {found.method}; with the usual energy they add up to the expectation")
+    lines += [
+        f"  dE/d{one.name} = {1000 * one.kwh_per_unit:+.3g} Wh an hour for each {_UNITS[one.unit]}"
+        for one in slopes
+    ]
+    earlier = before[before["device_id"] == row["device_id"].iloc[0]]
+    if len(earlier):
+        changes = {
+            one.name: float(row[one.name].iloc[0] - earlier[one.name].iloc[0])
+            for one in slopes
+            if pd.notna(earlier[one.name].iloc[0])
+        }
+        lines.append(
+            f"  dE/dt by the chain rule since the hour before: {1000 * chain_rule(slopes, changes):+.1f} Wh"
+        )
+    verdict = "agrees in sign with" if check.agrees else "contradicts"
+    against = [name for name, same in check.agree.items() if not same]
+    named = f" in {', '.join(against)}" if against else ""
+    lines.append(f"  a local linear surrogate (LIME, R2 {check.r2:.2f}) {verdict} these parts{named}")
+    return lines
+
+
+def _model(lake: Lake, settings: Settings, node_id: str, hour: datetime) -> VerifiedModel:
+    """The version that scored this hour; of an hour that none scored, the champion."""
+    name, registry = settings.model.name, Registry.of(settings.mlflow)
+    scored = (
+        lake.read(PREDICTION, Days.of(hour.date()))
+        .where((F.col("node_id") == node_id) & (F.col("model_name") == name) & _at(hour, hour))
+        .select("model_version")
+        .first()
+    )
+    version = scored["model_version"] if scored else None
+    if version is None and registry.champion(name) is None:
+        raise ModelError(f"{name} has no champion", where="model.name", remedy="run the stage train first")
+    return registry.verified_model(name, version=version)
+
+
+def _at(first: datetime, last: datetime) -> Column:
+    return F.col("hour_start").between(F.lit(first), F.lit(last))
+
+
+def _frame(rows: DataFrame) -> pd.DataFrame:
+    found: pd.DataFrame = rows.toArrow().to_pandas()
+    found["hour_start"] = pd.to_datetime(found["hour_start"], utc=True)
+    in_order: pd.DataFrame = found.sort_values(["hour_start", "device_id"], kind="stable")
+    return in_order.reset_index(drop=True)

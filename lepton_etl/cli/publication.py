@@ -1,0 +1,105 @@
+"""The verbs of publication: what was said at a time, and the close of a month. Neither starts Spark."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import pyarrow as pa
+import typer
+
+from lepton_etl.days import Days
+from lepton_etl.errors import ConfigurationError
+
+_MONTH: Final = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
+_DEFAULT_TABLE: Final = "gold/cluster_day"
+_Config = Annotated[Path, typer.Option(help="Settings of the site (YAML).")]
+_Date = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Only figures of this UTC day.")]
+
+
+def figures(
+    config: _Config,
+    as_of: Annotated[str, typer.Option(help="UTC time such as 2025-07-01T06:00, or a day: its end.")],
+    table: Annotated[str, typer.Option(help="A published table.")] = _DEFAULT_TABLE,
+    date: _Date = None,
+    until: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Last UTC day.")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="Only these columns; may be repeated.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many rows.")] = 40,
+    csv: Annotated[bool, typer.Option("--csv", help="As CSV, all columns, to standard output.")] = False,
+) -> None:
+    """What was said at a time, from gold/publication alone."""
+    from lepton_etl.cli.tables import show_rows
+    from lepton_etl.config.settings import load
+
+    days = Days.of(date.date(), until.date() if until else None) if date else None
+    moment = moment_of(as_of)
+    declared, rows = figures_as_of(load(config).lake.root, table, moment, days)
+    show_rows(
+        declared, rows, column, limit, as_csv=csv, title=f"{table} as said by {moment:%Y-%m-%d %H:%M:%SZ}"
+    )
+
+
+def close(
+    config: _Config, month: Annotated[str, typer.Option(help="Calendar month such as 2025-06.")]
+) -> None:
+    """Close a month: from then on a change of its figures is a restatement."""
+    from lepton_etl.config.settings import load
+    from pipelines.publish import close_month
+
+    if not _MONTH.fullmatch(month):
+        raise ConfigurationError(f"--month {month!r} is no month", where="close", remedy="such as 2025-06")
+    done = close_month(load(config), month)
+    counts = ", ".join(f"{count} rows of {name}" for name, count in done.rows.items())
+    word = "was closed already" if done.already else "is closed"
+    typer.echo(f"{month} {word} ({done.closed_time:%Y-%m-%d %H:%M:%SZ}): {counts}")
+
+
+def moment_of(text: str) -> datetime:
+    """A UTC instant of an ISO 8601 time; of a date its last instant. Raises ConfigurationError."""
+    try:
+        if len(text) == len("2025-07-01"):
+            day = date.fromisoformat(text) + timedelta(days=1)
+            return datetime(day.year, day.month, day.day, tzinfo=UTC) - timedelta(microseconds=1)
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigurationError(
+            f"--as-of {text!r} is no time", where="figures", remedy="such as 2025-07-01 or 2025-07-01T06:00Z"
+        ) from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def figures_as_of(root: Path, name: str, moment: datetime, days: Days | None = None) -> tuple[Any, pa.Table]:
+    """The declared table and its rows as said by the moment. Raises ConfigurationError for a name never published."""
+    import pyarrow.compute as pc
+
+    from lepton_etl.lake import tables as plain
+    from lepton_etl.publication.published_rows import last_said, standing
+    from lepton_etl.schema.publication import PUBLICATION
+    from lepton_etl.schema.tables import TABLES
+    from lepton_etl.schema.types import arrow_schema
+
+    published = [table for table in plain.partitions(root, PUBLICATION) if table in TABLES]
+    if name not in published:
+        known = f"one of {', '.join(published)}" if published else "run a night first"
+        raise ConfigurationError(f"{name!r} was never published", where="figures", remedy=known)
+    said = plain.read(root, PUBLICATION, days, pc.field("table_name") == name)
+    last = last_said(said, moment)
+    schema = arrow_schema(TABLES[name])
+    rows = [
+        {field.name: _typed(one.values() | {"status": one.status}, field) for field in schema}
+        for one in standing(last.values(), name)
+    ]
+    return TABLES[name], pa.Table.from_pylist(rows, schema=schema)
+
+
+def _typed(values: Mapping[str, Any], field: pa.Field) -> Any:
+    """A published figure in its column's type; what was not said is null."""
+    value = values.get(field.name)
+    if value is not None and pa.types.is_timestamp(field.type):
+        return datetime.fromisoformat(value)
+    if value is not None and pa.types.is_date(field.type):
+        return date.fromisoformat(value)
+    return value

@@ -1,0 +1,128 @@
+"""Tables for a person at a terminal, read without Spark."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Sequence
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable as DeltaLog
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from lepton_etl.days import Days
+from lepton_etl.errors import ConfigurationError, LakeError
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.energy import CLUSTER_DAY
+from lepton_etl.schema.recommend import RECOMMENDATION
+from lepton_etl.schema.tables import TABLES
+
+# The figures that fit a terminal; `--csv` and `--column` give the others.
+_SHORT: Final = {
+    CLUSTER_DAY.name: (
+        "date", "cluster_id", "node_count", "it_energy_kwh", "it_energy_lower_kwh", "it_energy_upper_kwh",
+        "coverage_ratio", "idle_energy_kwh", "facility_energy_kwh", "pue_ratio", "pue_basis",
+        "cpu_utilisation_ratio", "gpu_utilisation_ratio", "peak_power_w", "inlet_temp_p99_c",
+        "emissions_location_kgco2e", "energy_basis", "status",
+    ),
+    RECOMMENDATION.name: (
+        "recommendation_id", "lever", "recommendation_state", "advice", "expected_saving_kwh",
+        "expected_saving_lower_kwh", "expected_saving_upper_kwh", "expected_saving_kgco2e", "expected_saving_cost",
+        "currency", "expected_slowdown_ratio", "window_end",
+    ),
+}  # fmt: skip
+_WIDTH: Final = 200
+
+
+def print_tables(root: Path) -> None:
+    """Name, grain, version and rows of every table; rows are those of the log's statistics."""
+    shown = RichTable()
+    for heading in ("table", "one row is", "version", "rows"):
+        shown.add_column(heading, justify="right" if heading in ("version", "rows") else "left")
+    for table in TABLES.values():
+        if not (root / table.name / "_delta_log").is_dir():
+            shown.add_row(table.name, table.grain, "-", "-")
+            continue
+        log = DeltaLog(str(root / table.name))
+        shown.add_row(table.name, table.grain, str(log.version()), f"{log.count():,}")
+    Console(width=max(Console().width, 120)).print(shown)
+
+
+def print_rows(
+    root: Path, name: str, days: Days | None, columns: Sequence[str] | None, limit: int, *, as_csv: bool
+) -> None:
+    """Rows of one table in key order. Raises ConfigurationError for an unknown name, LakeError for a missing table."""
+    if name not in TABLES:
+        raise ConfigurationError(
+            f"no table {name!r}", where="tables show", remedy=f"one of {', '.join(TABLES)}"
+        )
+    table = TABLES[name]
+    show_rows(table, _rows(root, table, days), columns, limit, as_csv=as_csv)
+
+
+def show_rows(
+    table: Table, rows: pa.Table, columns: Sequence[str] | None, limit: int, *, as_csv: bool, title: str = ""
+) -> None:
+    """Rows of a declared table on the terminal or as CSV. Raises ConfigurationError for an unknown column."""
+    unknown = sorted(set(columns or ()) - set(table.columns))
+    if unknown:
+        raise ConfigurationError(
+            f"no column {', '.join(unknown)}", where=table.name, remedy=f"one of {', '.join(table.columns)}"
+        )
+    if as_csv:
+        wanted = list(columns) if columns else list(table.columns)
+        writer = csv.writer(sys.stdout)
+        writer.writerow(wanted)
+        for row in rows.select(wanted).to_pylist():
+            writer.writerow([_csv_cell(value) for value in row.values()])
+        return
+    chosen = list(columns) if columns else list(_SHORT.get(table.name, table.columns))
+    heading = f"{title or table.name}: {table.grain} ({rows.num_rows:,} rows)"
+    shown = RichTable(title=heading, title_justify="left")
+    for column in chosen:
+        shown.add_column(column.replace("_", "\n"), justify="right" if _is_number(table, column) else "left")
+    for row in rows.slice(0, limit).select(chosen).to_pylist():
+        shown.add_row(*(_cell(value) for value in row.values()))
+    Console(width=max(Console().width, _WIDTH)).print(shown)
+    for warning in table.warnings:
+        print(f"note: {warning}")
+
+
+def _rows(root: Path, table: Table, days: Days | None) -> pa.Table:
+    if not (root / table.name / "_delta_log").is_dir():
+        raise LakeError(
+            "the table does not exist yet", where=str(root / table.name), remedy="run a night first"
+        )
+    found = DeltaLog(str(root / table.name)).to_pyarrow_dataset()
+    within = None
+    if days is not None and "date" in table.columns:
+        within = (pc.field("date") >= days.start) & (pc.field("date") <= days.end)
+    rows = pa.table(found.to_table(columns=list(table.columns), filter=within))
+    order = table.key or table.columns[:1]
+    return rows.sort_by([(column, "ascending") for column in order])
+
+
+def _is_number(table: Table, column: str) -> bool:
+    return any(f.name == column and f.type in ("double", "int", "bigint") for f in table.fields)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.3f}" if abs(value) < 100 else f"{value:,.1f}"
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M")
+    return value.isoformat() if isinstance(value, date) else str(value)
+
+
+def _csv_cell(value: Any) -> Any:
+    # A spreadsheet runs a text cell that starts like a formula.
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@"):
+        return f"'{value}"
+    return "" if value is None else value

@@ -1,0 +1,1 @@
+"""The settings of a site as one tree, and its log sources."""

@@ -1,0 +1,366 @@
+"""Typed settings of one site, validated before anything is read.
+
+A settings file is YAML (see conf/examples). `${VAR}` and `${VAR:-default}` are replaced from the environment, and
+`LEPTON__SECTION__KEY` overrides a key. Relative paths are resolved against the settings file's folder, so a run
+does not depend on where it was started. Every error names the key, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+from zoneinfo import ZoneInfo
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from lepton_etl.config.sections import (
+    AttributionSettings,
+    BillingSettings,
+    CarbonSettings,
+    FacilityModelSettings,
+    KpiSettings,
+    LedgerSettings,
+    ModelSettings,
+    OperatingSettings,
+    OptimizeSettings,
+    RestateSettings,
+    TariffSettings,
+    Transformer,
+    WatchSettings,
+)
+from lepton_etl.config.sources import (
+    Eia930Source,
+    ElectricityMapsSource,
+    Identifier,
+    PlainGridSource,
+    Section,
+    Source,
+    TimeZone,
+)
+from lepton_etl.errors import ConfigurationError
+
+_VARIABLE: Final = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+_ENV_PREFIX: Final = "LEPTON__"
+_SECONDS_PER_HOUR: Final = 3600
+GRID_SOURCE: Final = "grid"
+
+
+class Site(Section):
+    site_id: Identifier = Field(description="Name of the site in every table.")
+    timezone: TimeZone = Field(default="UTC", description="IANA zone of local dates in the report.")
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.timezone)
+
+
+class LakeSettings(Section):
+    root: Path = Field(description="Folder of the Delta tables.")
+
+
+class MlflowSettings(Section):
+    tracking_uri: str = Field(default="sqlite:///mlflow.db", description="Any MLflow tracking URI.")
+    artifact_location: str = Field(
+        default="mlartifacts", description="Where artifacts of a new experiment go."
+    )
+    experiment: Identifier = Field(default="lepton-etl", description="MLflow experiment.")
+
+
+class Fleet(Section):
+    inventory: Path = Field(description="CSV of nodes with valid-from dates.")
+
+
+class Facility(Section):
+    meters: Path | None = Field(default=None, description="CSV of facility meters.")
+    pue_assumed: float | None = Field(
+        default=None, ge=1.0, le=10.0, description="PUE where no meter stands; its basis is said."
+    )
+    transformer: Transformer | None = Field(
+        default=None,
+        description="Nameplate of the transformer, for its loss where no meter stands behind it.",
+    )
+    model: FacilityModelSettings = FacilityModelSettings()
+    operating: OperatingSettings | None = Field(
+        default=None, description="Design data of the air side; with it the best operating point is reported."
+    )
+
+
+class Grid(Section):
+    zone: str = Field(description="Zone id as the intensity files name it.", min_length=1)
+    intensity: str = Field(description="Path pattern of the hourly intensity files.")
+    format: Literal["electricitymaps", "eia930", "grid_csv"] = Field(
+        default="electricitymaps",
+        description="Who wrote the files: Electricity Maps, EIA-930 (life-cycle intensity: upstream emissions alone), "
+        "or a table with the columns time, intensity and if known zone and estimated.",
+    )
+    unit: str = Field(default="g/kWh", description="Unit of the intensity; of grid_csv alone.")
+    timezone: TimeZone = Field(
+        default="UTC", description="IANA zone of stamps that carry none; of grid_csv alone."
+    )
+    intensity_basis: Literal["direct", "lifecycle"] = Field(
+        "direct", description="Basis that emissions take."
+    )
+    signal: Literal["average", "marginal"] = "average"
+    flow: Literal["production", "consumption"] = "consumption"
+    label: Literal["start", "end"] | None = Field(
+        default=None,
+        description="Which end of the hour the stamp names; null: the end for eia930, else the start.",
+    )
+    credit: str | None = Field(default=None, description="Who made the data and under which licence.")
+
+    @model_validator(mode="after")
+    def _location_based_needs_direct_average(self) -> Self:
+        if (self.intensity_basis, self.signal) != ("direct", "average"):
+            raise ValueError("location-based emissions take intensity_basis direct and signal average only")
+        return self
+
+    @model_validator(mode="after")
+    def _unit_belongs_to_grid_csv(self) -> Self:
+        if self.format != "grid_csv" and (self.unit, self.timezone) != ("g/kWh", "UTC"):
+            raise ValueError(f"unit and timezone are fixed by the publisher of {self.format}")
+        return self
+
+    @property
+    def source(self) -> ElectricityMapsSource | Eia930Source | PlainGridSource:
+        """The source that reads the intensity files."""
+        common: dict[str, Any] = {"name": GRID_SOURCE, "path": self.intensity, "credit": self.credit}
+        if self.label is not None:
+            common["label"] = self.label
+        if self.format == "eia930":
+            return Eia930Source(zone=self.zone, **common)
+        if self.format == "grid_csv":
+            return PlainGridSource(
+                zone=self.zone, unit=self.unit, basis=self.intensity_basis, timezone=self.timezone, **common
+            )
+        return ElectricityMapsSource(**common)
+
+
+class Energy(Section):
+    interval_s: int = Field(
+        default=300, ge=10, le=3600, description="Length of a silver interval; divides 3600."
+    )
+    max_gap_s: float = Field(
+        default=330.0, gt=0, le=3600, description="Longest step that the trapezoid bridges."
+    )
+    coverage_min_ratio: float = Field(
+        default=0.9, ge=0, le=1, description="Least coverage at which a total is published."
+    )
+    idle_utilisation_ratio: float = Field(
+        default=0.05, ge=0, le=1, description="Utilisation below which a node is idle."
+    )
+    sensor_gain_ratio: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Gain error of node sensors of which the inventory says nothing, one sigma; null: by the sensor's "
+        "class (conf/factors/sensor_classes.csv).",
+    )
+
+    @model_validator(mode="after")
+    def _interval_divides_the_hour(self) -> Self:
+        if _SECONDS_PER_HOUR % self.interval_s:
+            raise ValueError(f"interval_s {self.interval_s} does not divide 3600")
+        return self
+
+
+class Quality(Section):
+    expectations: Path | None = Field(
+        default=None, description="Folder of rule files; default: the ones shipped in conf/."
+    )
+    docs: Path = Field(default=Path("quality"), description="Folder of the Data Docs.")
+
+
+class Report(Section):
+    folder: Path = Field(default=Path("report"), description="Folder of the HTML pages.")
+
+
+class Settings(BaseSettings):
+    """Everything one night needs to know."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=_ENV_PREFIX, env_nested_delimiter="__", validate_default=True
+    )
+
+    site: Site
+    lake: LakeSettings
+    mlflow: MlflowSettings = MlflowSettings()
+    fleet: Fleet
+    sources: tuple[Annotated[Source, Field(discriminator="format")], ...] = Field(min_length=1)
+    facility: Facility = Facility()
+    grid: Grid | None = None
+    energy: Energy = Energy()
+    carbon: CarbonSettings = CarbonSettings()
+    kpi: KpiSettings = KpiSettings()
+    quality: Quality = Quality()
+    attribution: AttributionSettings = AttributionSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    model: ModelSettings = ModelSettings()
+    tariff: TariffSettings = TariffSettings()
+    billing: BillingSettings = BillingSettings()
+    restate: RestateSettings = RestateSettings()
+    report: Report = Report()
+    watch: WatchSettings = WatchSettings()
+    optimize: OptimizeSettings = OptimizeSettings()
+    spark: dict[str, str] = Field(
+        default_factory=dict, description="Further Spark SQL settings of the session."
+    )
+
+    @model_validator(mode="after")
+    def _source_names_are_unique(self) -> Self:
+        names = [source.name for source in self.sources] + [GRID_SOURCE] * (self.grid is not None)
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"sources: two sources are called {', '.join(twice)} ('grid' is taken by section grid)"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The environment is the operator's last word: it wins over the file.
+        return env_settings, init_settings
+
+    @property
+    def all_sources(self) -> tuple[Source, ...]:
+        """The sources, with the grid's files as the last one."""
+        if self.grid is None:
+            return self.sources
+        return (*self.sources, self.grid.source)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the settings in force, without credentials of URIs, for the run record."""
+        text = re.sub(r"//[^/@\s\"]+@", "//***@", self.model_dump_json())
+        return sha256(text.encode()).hexdigest()
+
+
+def load(path: str | Path) -> Settings:
+    """Settings of a YAML file.
+
+    Raises ConfigurationError naming the file, the key, the value and what is allowed.
+    """
+    file = Path(path)
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot read the settings: {error.strerror}",
+            where=str(file),
+            remedy="give --config an existing YAML file",
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"not YAML: {error}", where=str(file), remedy="mend the syntax") from error
+    if not isinstance(raw, dict):
+        raise ConfigurationError(
+            "the settings file is not a mapping", where=str(file), remedy="see conf/examples"
+        )
+    try:
+        settings = Settings(**_expand(raw, "", file))
+    except ValidationError as error:
+        raise ConfigurationError(
+            _explain(error), where=str(file), remedy="see conf/examples and docs/settings.md"
+        ) from error
+    return _absolute(settings, file.resolve().parent)
+
+
+def _expand(value: Any, key: str, file: Path) -> Any:
+    """Replace `${VAR}` in every string; an unset variable without a default is an error that names key and variable."""
+    if isinstance(value, dict):
+        return {k: _expand(v, f"{key}.{k}" if key else str(k), file) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_expand(v, f"{key}[{i}]", file) for i, v in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replacement(match: re.Match[str]) -> str:
+        name, default = match["name"], match["default"]
+        found = os.environ.get(name) or default
+        if found is None:
+            raise ConfigurationError(
+                f"key {key}: value {value!r}: the environment variable {name} is not set",
+                where=str(file),
+                remedy=f"export {name} or write ${{{name}:-default}}",
+            )
+        return found
+
+    return _VARIABLE.sub(replacement, value)
+
+
+def _explain(error: ValidationError) -> str:
+    """One line a mistake: key, value, what is allowed."""
+    lines = []
+    for mistake in error.errors(include_url=False):
+        key = ".".join(str(part) for part in mistake["loc"]) or "settings"
+        what = mistake["msg"].removeprefix("Value error, ")
+        if mistake["type"] == "extra_forbidden":
+            what = "no such key"
+        shown = "" if mistake["type"] == "missing" else f" = {_short(mistake['input'])}"
+        lines.append(f"key {key}{shown}: {what}")
+    return "; ".join(lines)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _absolute(settings: Settings, folder: Path) -> Settings:
+    """Resolve relative paths against the settings file's folder."""
+
+    def under(path: Path) -> Path:
+        return Path(os.path.normpath(folder / path))
+
+    def maybe(path: Path | None) -> Path | None:
+        return under(path) if path else None
+
+    def pattern(path: str) -> str:
+        return path if "://" in path else str(under(Path(path)))
+
+    mlflow = settings.mlflow
+    uri = mlflow.tracking_uri
+    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+        uri = f"sqlite:///{under(Path(uri.removeprefix('sqlite:///')))}"
+    elif "://" not in uri:
+        uri = str(under(Path(uri)))
+    artifacts = mlflow.artifact_location
+    if "://" not in artifacts:
+        artifacts = str(under(Path(artifacts)))
+    grid = settings.grid
+    return settings.model_copy(
+        update={
+            "lake": LakeSettings(root=under(settings.lake.root)),
+            "mlflow": mlflow.model_copy(update={"tracking_uri": uri, "artifact_location": artifacts}),
+            "fleet": Fleet(inventory=under(settings.fleet.inventory)),
+            "sources": tuple(s.model_copy(update={"path": pattern(s.path)}) for s in settings.sources),
+            "facility": settings.facility.model_copy(update={"meters": maybe(settings.facility.meters)}),
+            "grid": grid.model_copy(update={"intensity": pattern(grid.intensity)}) if grid else None,
+            "quality": settings.quality.model_copy(
+                update={
+                    "expectations": maybe(settings.quality.expectations),
+                    "docs": under(settings.quality.docs),
+                }
+            ),
+            "carbon": settings.carbon.model_copy(
+                update={
+                    name: maybe(getattr(settings.carbon, name))
+                    for name in ("factors", "instruments", "scope1")
+                }
+            ),
+            "kpi": settings.kpi.model_copy(update={"cfe_hours": maybe(settings.kpi.cfe_hours)}),
+            "tariff": settings.tariff.model_copy(update={"file": maybe(settings.tariff.file)}),
+            "billing": settings.billing.model_copy(update={"invoices": maybe(settings.billing.invoices)}),
+            "report": Report(folder=under(settings.report.folder)),
+        }
+    )

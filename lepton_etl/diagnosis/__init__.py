@@ -1,0 +1,1 @@
+"""Performance states of devices, and anomalies of their energy."""

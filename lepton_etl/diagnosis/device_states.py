@@ -1,0 +1,329 @@
+"""Rows of gold/state from silver/interval: a day's intervals of devices, judged by the days before.
+
+- What an interval says about its device: seven figures, each NaN where it is unknown or says nothing.
+- The decision model: probabilities of seven states from the evidence, carried from interval to interval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from lepton_etl.schema.common import PERFORMANCE_STATES
+
+Floats = NDArray[np.float64]
+
+# Above this load a device ought to clock up, and its clock, cap and memory say something; below IDLE it rests.
+BUSY: Final = 0.5
+IDLE: Final = 0.1
+# GPUs slow down by hardware between 83 and 95 degC; a device's own limit goes before this.
+SLOWDOWN_TEMP_C: Final = 88.0
+FROZEN_INTERVALS: Final = 12
+LOAD_BINS: Final = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9)
+MIN_HISTORY: Final = 24
+EVIDENCE: Final = ("load", "of_cap", "clock", "memory", "heat_margin_k", "residual", "frozen")
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """Figures of silver/interval, (devices, intervals), NaN unknown; `slowdown_temp_c` (devices,)."""
+
+    power_w: Floats
+    power_limit_w: Floats
+    load_ratio: Floats
+    memory_ratio: Floats
+    clock_hz: Floats
+    device_temp_c: Floats
+    slowdown_temp_c: Floats
+
+
+def evidence(
+    now: Intervals, history: Intervals, frozen_intervals: int = FROZEN_INTERVALS
+) -> dict[str, Floats]:
+    """The figures of EVIDENCE for `now`, judged by `history` of the same devices (ended before).
+
+    load: utilisation. of_cap: power over limit, under load. clock: over the highest the device has held under load
+    (95th percentile). memory: in use, under load. heat_margin_k: slow-down temperature less the device's. residual:
+    log of power over the median at that load in the history. frozen: octaves by which the load's swing over the last
+    hour, of `frozen_intervals`, exceeds the power's. `residual` and `clock` are unknown below MIN_HISTORY intervals.
+    """
+    busy = now.load_ratio >= BUSY
+    with np.errstate(invalid="ignore", divide="ignore"):
+        of_cap = now.power_w / now.power_limit_w
+        residual = np.log(np.maximum(now.power_w, 1e-3) / usual_power(now.load_ratio, history))
+        clock = now.clock_hz / held_clock(history)[:, None]
+    return {
+        "load": now.load_ratio,
+        "of_cap": np.where(busy, of_cap, np.nan),
+        "clock": np.where(busy, clock, np.nan),
+        "memory": np.where(busy, now.memory_ratio, np.nan),
+        "heat_margin_k": now.slowdown_temp_c[:, None] - now.device_temp_c,
+        "residual": residual,
+        "frozen": _frozen(now, frozen_intervals),
+    }
+
+
+def unknown(now: Intervals, figures: dict[str, Floats]) -> dict[str, NDArray[np.bool_]]:
+    """Where a figure would have said something and is not known; clocks at rest say nothing and are not missed."""
+    relevant = now.load_ratio >= BUSY
+    needs_load = {"of_cap", "clock", "memory"}
+    return {
+        name: np.isnan(value) & (relevant | np.isnan(now.load_ratio) if name in needs_load else True)
+        for name, value in figures.items()
+    }
+
+
+def usual_power(load_ratio: Floats, history: Intervals) -> Floats:
+    """Median power of the device in the load's bin over its history, W; NaN below MIN_HISTORY intervals."""
+    usual = np.full(load_ratio.shape, np.nan)
+    past, at = np.digitize(history.load_ratio, LOAD_BINS), np.digitize(load_ratio, LOAD_BINS)
+    known = np.isfinite(history.load_ratio) & np.isfinite(history.power_w)
+    for number in range(len(LOAD_BINS) + 1):
+        inside = known & (past == number)
+        enough = inside.sum(axis=1) >= MIN_HISTORY
+        median = np.full(len(load_ratio), np.nan)
+        if enough.any():
+            median[enough] = np.nanmedian(np.where(inside, history.power_w, np.nan)[enough], axis=1)
+        usual = np.where((at == number) & np.isfinite(load_ratio), median[:, None], usual)
+    return usual
+
+
+def held_clock(history: Intervals) -> Floats:
+    """95th percentile of the clock under load, Hz, (devices,); NaN below MIN_HISTORY intervals."""
+    busy = np.where(history.load_ratio >= BUSY, history.clock_hz, np.nan)
+    enough = np.isfinite(busy).sum(axis=1) >= MIN_HISTORY
+    found = np.full(len(busy), np.nan)
+    if enough.any():
+        found[enough] = np.nanquantile(busy[enough], 0.95, axis=1)
+    return found
+
+
+def _frozen(now: Intervals, intervals: int) -> Floats:
+    """log2 of the load's range over the power's relative range, of the last intervals; NaN where load is still."""
+
+    def spread(values: Floats) -> Floats:
+        padded = np.concatenate([np.full((len(values), intervals - 1), np.nan), values], axis=1)
+        windows = sliding_window_view(padded, intervals, axis=1)
+        return np.asarray(windows.max(axis=2) - windows.min(axis=2))
+
+    load, power = spread(now.load_ratio), spread(now.power_w)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        octaves = np.log2((load + 1e-3) / (power / now.power_w + 1e-3))
+    return np.where(load > 0.1, octaves, np.nan)
+
+
+STATES: Final = PERFORMANCE_STATES
+PRIOR: Final = dict(zip(STATES, (0.80, 0.06, 0.04, 0.02, 0.03, 0.03, 0.02), strict=True))
+# Centre and width of a figure in a state (student-t of 4 degrees: an outlier decides nothing alone); a state that says
+# nothing about a figure shares the first, wide one. Under a cap a device runs at 97 to 100 % of it; boards slow down in
+# the last kelvins before their limit; memory-bound kernels draw some 30 % less at full utilisation and clock.
+LIKELIHOOD: Final[dict[str, dict[str, tuple[float, float]]]] = {
+    "load": {"": (0.6, 0.4), "idle_but_drawing": (0.03, 0.03), "memory_bound": (0.9, 0.1), "power_capped": (0.9, 0.15),
+             "thermally_throttled": (0.85, 0.2), "degraded": (0.8, 0.2)},
+    "of_cap": {"": (0.70, 0.20), "power_capped": (0.985, 0.015), "memory_bound": (0.60, 0.12),
+               "thermally_throttled": (0.75, 0.15), "degraded": (0.60, 0.15)},
+    "clock": {"": (0.97, 0.03), "power_capped": (0.82, 0.14), "thermally_throttled": (0.75, 0.12),
+              "memory_bound": (0.98, 0.03), "degraded": (0.72, 0.10), "failing_sensor": (0.97, 0.05)},
+    "memory": {"": (0.45, 0.25), "memory_bound": (0.85, 0.10)},
+    "heat_margin_k": {"": (25.0, 10.0), "thermally_throttled": (1.0, 2.0), "power_capped": (18.0, 8.0),
+                      "idle_but_drawing": (40.0, 12.0)},
+    "residual": {"": (0.0, 0.08), "power_capped": (-0.15, 0.25), "memory_bound": (-0.30, 0.12),
+                 "thermally_throttled": (-0.30, 0.20), "idle_but_drawing": (0.60, 0.30), "degraded": (-0.35, 0.20),
+                 "failing_sensor": (0.0, 0.60)},
+    "frozen": {"": (0.5, 1.0), "failing_sensor": (7.0, 2.0)},
+}  # fmt: skip
+# Fitted on generated cases by log loss, see docs/states.md.
+TEMPERATURE: Final = 0.15
+STAY: Final = 0.95
+NO_LIMIT: Final = -30.0
+HOLD_MARGIN: Final = 0.2
+_T_DEGREES: Final = 4.0
+
+
+def log_terms(figures: dict[str, Floats]) -> dict[str, Floats]:
+    """Log likelihood of each figure in each state, (states, devices, intervals); 0 where the figure is unknown."""
+    found = {}
+    for name in EVIDENCE:
+        centres = LIKELIHOOD[name]
+        value = figures[name]
+        terms = np.zeros((len(STATES), *value.shape))
+        for number, state in enumerate(STATES):
+            centre, width = centres.get(state, centres[""])
+            off = (value - centre) / width
+            terms[number] = -(_T_DEGREES + 1) / 2 * np.log1p(off**2 / _T_DEGREES) - np.log(width)
+        found[name] = np.where(np.isnan(value), 0.0, terms)
+    # Nothing else than power at its limit tells a cap from other reasons to draw less: without a limit it is not said.
+    capped = STATES.index("power_capped")
+    found["of_cap"][capped][np.isnan(figures["of_cap"])] = NO_LIMIT
+    return found
+
+
+def probabilities(figures: dict[str, Floats], temperature: float = TEMPERATURE) -> Floats:
+    """Probabilities (states, devices, intervals), in order of time; they sum to 1."""
+    terms = log_terms(figures)
+    total = temperature * np.sum(list(terms.values()), axis=0)
+    prior = np.array([PRIOR[state] for state in STATES])[:, None]
+    found = np.empty_like(total)
+    before = np.broadcast_to(prior, total.shape[:2])
+    for at in range(total.shape[2]):
+        # What was believed, with a chance to have changed: the wait before a state flips.
+        carried = STAY * before + (1 - STAY) * prior
+        joint = np.log(carried) + total[:, :, at]
+        joint = np.exp(joint - joint.max(axis=0))
+        before = joint / joint.sum(axis=0)
+        found[:, :, at] = before
+    return np.asarray(found)
+
+
+def held(chances: Floats) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    """Index of the state (devices, intervals): the likeliest; the last one stays if it trails by < HOLD_MARGIN."""
+    best = chances.argmax(axis=0)
+    states = np.empty(best.shape, dtype=np.int64)
+    rows = np.arange(best.shape[0])
+    for at in range(best.shape[1]):
+        new = best[:, at]
+        if at:
+            last = states[:, at - 1]
+            lead = chances[new, rows, at] - chances[last, rows, at]
+            new = np.where(lead < HOLD_MARGIN, last, new)
+        states[:, at] = new
+    return states
+
+
+KEY: Final = ("site_id", "cluster_id", "node_id", "device_id")
+# Below this the operator is told nothing to do.
+SURE: Final = 0.6
+ADJUSTMENT: Final = {
+    "normal": ("none", "nothing to do"),
+    "memory_bound": ("lower_clock", "full utilisation at low power: memory sets the pace, a lower clock costs little"),
+    "power_capped": ("raise_cap", "it runs at its power limit: more power would be more work"),
+    "thermally_throttled": ("fan_or_inlet", "it is at its slow-down temperature and clocks down: cool it"),
+    "idle_but_drawing": ("release", "it draws more than it rests at: find what holds it, or reset it"),
+    "degraded": ("drain", "it clocks down under load with neither cap nor heat as the reason: drain and test it"),
+    "failing_sensor": ("check_sensor", "its power stands still or cannot be: do not trust its readings"),
+}  # fmt: skip
+_COLUMNS: Final = (
+    "power_mean_w", "power_limit_w", "load_ratio", "memory_utilisation_ratio", "clock_hz", "device_temp_c",
+)  # fmt: skip
+_SHOWN: Final = 3
+
+
+def state_rows(
+    intervals: pl.DataFrame,
+    history: pl.DataFrame,
+    *,
+    frozen_intervals: int = FROZEN_INTERVALS,
+    newest_only: bool = False,
+) -> pl.DataFrame:
+    """Rows of gold/state for each row of `intervals` (silver/interval, of one interval length), by `history` before it.
+
+    Load is GPU utilisation, else CPU utilisation. `slowdown_temp_c`, where the frame has it, goes before the common
+    limit. A row of which no figure is known has no state. `frozen_intervals` make an hour; `newest_only` gives the last
+    row of each device, judged by all before it. Raises ValueError where a device has an interval twice.
+    """
+    if not intervals.height:
+        return pl.DataFrame()
+    frame = _with_load(intervals).sort(*KEY, "interval_start")
+    if frame.select(pl.struct(*KEY, "interval_start").is_duplicated().any()).item():
+        raise ValueError("a device has an interval twice")
+    names = frame.select(KEY).unique(maintain_order=True).with_row_index("_row")
+    now, places = _grid(frame, names)
+    past, _ = _grid(_with_load(history), names)
+    figures = evidence(now, past, frozen_intervals)
+    chances = probabilities(figures)
+    states = held(chances)
+    if newest_only:
+        last = np.flatnonzero(frame.select(pl.struct(*KEY).is_last_distinct()).to_series().to_numpy())
+        frame, places = frame[last], (places[0][last], places[1][last])
+    at = tuple(places)
+    missing = unknown(now, figures)
+    blind = np.all([np.isnan(figures[name])[at] for name in EVIDENCE], axis=0)
+    cells = _words(figures, chances, states, at, missing, blind)
+    found = frame.select("date", "interval_start", *KEY).with_columns(
+        *(
+            pl.Series(f"{state}_probability_ratio", np.where(blind, np.nan, chances[number][at])).fill_nan(
+                None
+            )
+            for number, state in enumerate(STATES)
+        ),
+        *(pl.Series(name, values, dtype=type_) for name, (values, type_) in cells.items()),
+    )
+    return found
+
+
+def _with_load(frame: pl.DataFrame) -> pl.DataFrame:
+    limit = pl.col("slowdown_temp_c") if "slowdown_temp_c" in frame.columns else pl.lit(SLOWDOWN_TEMP_C)
+    return frame.with_columns(
+        pl.coalesce("gpu_utilisation_ratio", "cpu_utilisation_ratio").alias("load_ratio"),
+        limit.cast(pl.Float64).fill_null(SLOWDOWN_TEMP_C).alias("_limit_c"),
+    )
+
+
+def _grid(
+    frame: pl.DataFrame, names: pl.DataFrame
+) -> tuple[Intervals, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """The frame as arrays (devices, instants) on the instants that it has, and where its rows lie."""
+    rows = frame.join(names, on=KEY, how="inner", nulls_equal=True, maintain_order="left").with_columns(
+        (pl.col("interval_start").rank("dense") - 1).cast(pl.Int64).alias("_at")
+    )
+    width = int(rows.select(pl.col("_at").max()).item() or 0) + 1 if rows.height else 1
+    place = (rows["_row"].cast(pl.Int64).to_numpy(), rows["_at"].to_numpy())
+    arrays = []
+    for column in _COLUMNS:
+        values: Floats = np.full((names.height, width), np.nan)
+        values[place] = rows[column].cast(pl.Float64).fill_null(np.nan).to_numpy()
+        arrays.append(values)
+    limit = np.full(names.height, SLOWDOWN_TEMP_C)
+    limit[place[0]] = rows["_limit_c"].to_numpy()
+    power, cap, load, memory, clock, temp = arrays
+    return Intervals(power, cap, load, memory, clock, temp, limit), place
+
+
+def _words(
+    figures: dict[str, Floats], chances: Floats, states: NDArray[np.int64],
+    at: tuple[NDArray[np.int64], ...], missing: dict[str, NDArray[np.bool_]], blind: NDArray[np.bool_],
+) -> dict[str, tuple[list[Any], Any]]:  # fmt: skip
+    terms = log_terms(figures)
+    chosen, place = states[at], np.arange(len(at[0]))
+    # How much each figure favours the state over normal; of normal, over the best of the others.
+    weights = []
+    for name in EVIDENCE:
+        cell = terms[name][:, at[0], at[1]]
+        other = np.where(chosen == 0, cell[1:].max(axis=0), cell[0])
+        weights.append(cell[chosen, place] - other)
+    order = np.argsort(-np.stack(weights), axis=0, kind="stable")
+    values = {name: figures[name][at] for name in EVIDENCE}
+    lacks = {name: missing[name][at] for name in EVIDENCE}
+    chance = chances[chosen, at[0], at[1]]
+    state: list[str | None] = []
+    adjustment: list[str] = []
+    reason: list[str] = []
+    shown: list[list[str]] = []
+    without: list[list[str]] = []
+    for row in range(len(place)):
+        name = STATES[int(chosen[row])]
+        without.append([one for one in EVIDENCE if lacks[one][row]])
+        if blind[row]:
+            state.append(None)
+            adjustment.append("none")
+            reason.append("nothing is known of this interval")
+            shown.append([])
+            continue
+        state.append(name)
+        sure = bool(chance[row] >= SURE)
+        adjustment.append(ADJUSTMENT[name][0] if sure else "none")
+        reason.append(
+            ADJUSTMENT[name][1] if sure else f"{name} is likeliest at {chance[row]:.0%}: too unsure to act"
+        )
+        tops = [EVIDENCE[int(one)] for one in order[:_SHOWN, row] if weights[int(one)][row] > 0]
+        shown.append([f"{one} {values[one][row]:.2f}" for one in tops])
+    return {
+        "performance_state": (state, pl.String), "adjustment": (adjustment, pl.String),
+        "adjustment_reason": (reason, pl.String), "evidence": (shown, pl.List(pl.String)),
+        "unknown_inputs": (without, pl.List(pl.String)),
+    }  # fmt: skip

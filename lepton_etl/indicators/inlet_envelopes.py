@@ -1,0 +1,70 @@
+"""ASHRAE thermal envelopes of IT inlet air, and how hours of nodes lie in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+
+from lepton_etl.schema.columns import exact_sum
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Dry bulb bounds at the inlet, degC."""
+
+    name: str
+    low_c: float
+    high_c: float
+
+
+# Source: ASHRAE TC 9.9, 5th edition 2021, reference card.
+RECOMMENDED: Final = Envelope("recommended", 18.0, 27.0)
+ALLOWABLE: Final = {
+    "A1": Envelope("A1", 15.0, 32.0),
+    "A2": Envelope("A2", 10.0, 35.0),
+    "A3": Envelope("A3", 5.0, 40.0),
+    "A4": Envelope("A4", 5.0, 45.0),
+}
+
+
+ENVELOPES: Final = (RECOMMENDED, *ALLOWABLE.values())
+
+
+@dataclass(frozen=True, slots=True)
+class InletHours:
+    """Hours of nodes by inlet temperature: known, inside each envelope, degree-hours over and under recommended."""
+
+    known_h: float
+    inside_h: Mapping[str, float]
+    over_k_h: float
+    under_k_h: float
+
+
+def inlet_sums(inlet_c: Column, hours: Column) -> dict[str, Column]:
+    """Sums of hours of nodes by inlet dry bulb (degC): known_h, inside_<name>_h, over_k_h, under_k_h.
+
+    Humidity is not measured at the inlets, so the shares are an upper bound of being inside.
+    """
+    over, under = inlet_c - RECOMMENDED.high_c, RECOMMENDED.low_c - inlet_c
+    inside = {
+        f"inside_{one.name}_h": F.when(inlet_c.between(one.low_c, one.high_c), hours) for one in ENVELOPES
+    }
+    addends = {
+        "known_h": F.when(inlet_c.isNotNull(), hours),
+        **inside,
+        "over_k_h": F.when(over > 0, over * hours),
+        "under_k_h": F.when(under > 0, under * hours),
+    }
+    return {name: F.coalesce(exact_sum(addend), F.lit(0.0)) for name, addend in addends.items()}
+
+
+def inlet_hours(row: Mapping[str, float]) -> InletHours | None:
+    """The sums of inlet_sums as one value; None where no inlet is known."""
+    if not row["known_h"]:
+        return None
+    inside = {one.name: row[f"inside_{one.name}_h"] for one in ENVELOPES}
+    return InletHours(row["known_h"], inside, row["over_k_h"], row["under_k_h"])

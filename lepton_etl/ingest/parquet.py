@@ -1,0 +1,202 @@
+"""Parquet files: one row per time (and device), columns mapped by the settings as those of a delimited file."""
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any, Final
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, Decoded, Ignored, Origin, assemble, only_reject
+from lepton_etl.ingest.delimited import long_cells, needed_columns, rows_with_identity, without_value
+from lepton_etl.ingest.specs import ParquetSpec, TimeColumn
+from lepton_etl.ingest.text import Parts
+
+# Held in memory up to here, beyond it in a file of the worker's scratch folder: the footer is at the end.
+SPOOL_BYTES: Final = 64 << 20
+# A batch is some hundred megabytes of cells, however many columns are mapped.
+BATCH_CELLS: Final = 500_000
+READ_BYTES: Final = 1 << 20
+TEXT: Final = "text of "
+NUMBER: Final = "number of "
+
+# What a damaged file makes pyarrow raise.
+DAMAGE: Final = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
+
+
+def read(chunks: Iterable[bytes], origin: Origin, spec: ParquetSpec) -> Parts:
+    """Readings and rejects, a batch of rows after another; a position is the number of the row.
+
+    A record is a cell of a mapped column, or a cell with a value of any other (ignored, unmapped). A stamp of a column
+    with a zone is an instant, one without is local in the zone of the settings; integers and texts are stamps as in a
+    delimited file. A file that is no Parquet, is cut short, or fails the checksum of a page is one reject
+    (unreadable_file), and rows before the damage are kept. Source: Apache Parquet format 2.
+    """
+    with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
+        for chunk in chunks:
+            spool.write(chunk)
+        spool.seek(0)
+        yield from _parts(spool, origin, spec)
+
+
+def _parts(spool: IO[bytes], origin: Origin, spec: ParquetSpec) -> Iterator[Decoded]:
+    try:
+        file = _opened(spool, [])
+        file = _opened(spool, _texts(file.metadata))
+        refused = _unusable(file, spec)
+    except DAMAGE as error:
+        yield only_reject("unreadable_file", f"{origin.path}: {error}")
+        return
+    if refused is not None:
+        yield refused
+        return
+    parts = _batches(file, origin, spec)
+    first = next(parts, None)
+    # A file without rows has a part too.
+    yield _decode(file.schema_arrow.empty_table(), 0, origin, spec) if first is None else first
+    yield from parts
+
+
+def _opened(spool: IO[bytes], texts: list[str]) -> pq.ParquetFile:
+    return pq.ParquetFile(
+        spool,
+        read_dictionary=texts,
+        pre_buffer=False,
+        buffer_size=READ_BYTES,
+        page_checksum_verification=True,
+    )
+
+
+def _texts(footer: pq.FileMetaData) -> list[str]:
+    """Columns of text: read as dictionaries, so that one long text is not repeated for each of its rows."""
+    columns = [footer.schema.column(number) for number in range(footer.num_columns)]
+    return [
+        column.path
+        for column in columns
+        if column.physical_type == "BYTE_ARRAY"
+        and column.max_repetition_level == 0
+        and "." not in column.path
+    ]
+
+
+def _batches(file: pq.ParquetFile, origin: Origin, spec: ParquetSpec) -> Iterator[Decoded]:
+    # All columns are read: how many values the others hold is said nowhere but in the footer's chunk metadata, and
+    # pyarrow 25 ends the process (an exception of C++ that nobody catches) where that is damaged.
+    rows = max(1, BATCH_CELLS // max(len(file.schema_arrow), len(spec.readings)))
+    before = 0
+    batches = file.iter_batches(rows, use_threads=False)
+    while True:
+        try:
+            batch = next(batches, None)
+            if batch is None:
+                return
+            batch.validate(full=True)
+        except DAMAGE as error:
+            yield only_reject("unreadable_file", f"{origin.path}: after row {before}: {error}", before + 1)
+            return
+        yield _decode(pa.Table.from_batches([batch]), before, origin, spec)
+        before += batch.num_rows
+
+
+def _unusable(file: pq.ParquetFile, spec: ParquetSpec) -> Decoded | None:
+    """The one reject of a file whose columns are not those of the settings."""
+    schema = file.schema_arrow
+    for name in needed_columns(spec):
+        found = schema.get_all_field_indices(name)
+        if len(found) != 1:
+            reason = "ambiguous_column" if found else "missing_column"
+            return only_reject(reason, f"{name!r} in columns {schema.names}", sensor=name)
+        kind = schema.field(name).type
+        if not _is_plain(kind):
+            return only_reject(
+                "missing_column", f"column {name!r} holds {kind}, no plain values", sensor=name
+            )
+    return None
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    values = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return any(
+        test(values)
+        for test in (
+            pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean, pa.types.is_string,
+            pa.types.is_large_string, pa.types.is_timestamp, pa.types.is_date,
+        )
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a batch with the mapped columns as text, and those of numbers as numbers too."""
+
+    rows: pl.DataFrame
+
+    def column(self, name: str) -> pl.Expr:
+        return pl.col(TEXT + name)
+
+    def number(self, name: str) -> pl.Expr | None:
+        return pl.col(NUMBER + name) if NUMBER + name in self.rows.columns else None
+
+
+def _decode(table: pa.Table, before: int, origin: Origin, spec: ParquetSpec) -> Decoded:
+    """Readings and rejects of the rows of one batch."""
+    columns: dict[str, Any] = {}
+    ignored: Ignored = {}
+    needed = needed_columns(spec)
+    for name, values in zip(table.column_names, table.columns, strict=True):
+        if name in needed:
+            columns[TEXT + name] = _text(values)
+            if _is_number(values.type):
+                columns[NUMBER + name] = pc.cast(values, pa.float64(), safe=False)
+        elif values.null_count < len(values):
+            there = ignored.get((name, "unmapped"), 0)
+            ignored[(name, "unmapped")] = there + len(values) - values.null_count
+    position = pl.int_range(before + 1, before + 1 + table.num_rows, eager=True).alias("source_position")
+    frame = pl.from_arrow(pa.table(columns))
+    assert isinstance(frame, pl.DataFrame)
+    grid = _Rows(frame.with_columns(position))
+    if _is_time(table.schema.field(spec.time.column).type):
+        time = TimeColumn(column=spec.time.column, label=spec.time.label, ambiguous=spec.time.ambiguous)
+        spec = spec.model_copy(update={"time": time})  # A column of times needs no format.
+    base = rows_with_identity(grid, origin, spec)
+    cells = long_cells(base, grid, spec)
+    empty = without_value(cells, tuple({"", *spec.no_value}))
+    counts = cells.filter(empty).group_by("sensor").len().sort("sensor")
+    no_value = {(sensor, "no_value"): int(count) for sensor, count in counts.iter_rows()}
+    stamps = pl.concat([base.get_column(TEXT + spec.time.column)] * len(spec.readings)).alias("stamp")
+    text = pl.format("{} = {} at {}", "sensor", "raw_value", stamps.fill_null("no time"))
+    refused = pl.when(pl.col("reason").is_not_null()).then(text)
+    valued = cells.with_columns(refused.alias("raw_text")).filter(~empty)
+    return assemble(valued, [], ignored | no_value, 0, None, origin)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _is_time(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
+
+
+def _text(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Values as a delimited file would hold them; null stays null."""
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        chunks = [_shortened(chunk.dictionary).take(chunk.indices) for chunk in values.chunks]
+        return pa.chunked_array(chunks, type=pa.string())
+    if _is_time(kind):
+        zone = "UTC" if pa.types.is_timestamp(kind) and kind.tz is not None else None
+        return pc.cast(pc.cast(values, pa.timestamp("us", zone), safe=False), pa.string())
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return _shortened(values)
+    return pc.cast(pc.cast(values, pa.float32()) if kind == pa.float16() else values, pa.string())
+
+
+def _shortened(texts: Any) -> Any:
+    """Texts without blanks around them, no longer than a reject keeps."""
+    return pc.utf8_trim_whitespace(
+        pc.utf8_slice_codeunits(pc.cast(texts, pa.string()), 0, MAX_RAW_TEXT_CHARS)
+    )

@@ -1,0 +1,189 @@
+"""Samples of documents (JSON, XML, `-q` texts), found one by one, to readings and rejects by a rule table.
+
+A decoder of documents only walks its document and says what stands there; mapping, units, stamps, bounds and counting
+are the same for all and are done here on columns.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import polars as pl
+
+from lepton_etl.ingest.decoded import Decoded, Origin, assemble, number_of, value_reason
+from lepton_etl.ingest.sensors import Mapped, RuleTable, template_names
+from lepton_etl.ingest.units import UTC_TIME, EpochUnit, parse_stamps, with_value
+from lepton_etl.schema.common import QUANTITIES
+
+CELLS: Final = pl.Schema(
+    {
+        "source_position": pl.Int64,
+        "sensor": pl.String,
+        "raw_value": pl.String,
+        "raw_unit": pl.String,
+        "stamp": pl.String,
+        "node_id": pl.String,
+        "device_id": pl.String,
+        "quantity": pl.String,
+        "statistic": pl.String,
+        "point": pl.String,
+        "window_s": pl.Float64,
+        "multiplicity": pl.Int32,
+        "low": pl.Float64,
+        "high": pl.Float64,
+        "factor": pl.Float64,
+        "divisor": pl.Float64,
+        "offset": pl.Float64,
+        "found_reason": pl.String,
+        "raw_text": pl.String,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One value of a document as logged."""
+
+    position: int
+    """1-based line of the text, or number of the record where the text has no lines of its own."""
+    sensor: str
+    """Raw name; rules match it."""
+    raw_value: str
+    raw_unit: str = ""
+    """Unit as the data names it; empty: the data name none and the first unit of the rule holds."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What device templates of rules may use beside the groups of the name."""
+    stamp: str | None = None
+    """As logged; None: the time of the path."""
+    node_id: str | None = None
+    """None: the node of the path."""
+    window_s: float = 0.0
+    """Window of a mean, min or max, whose stamp is its end; 0 for instants and counters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A record of which nothing could be understood."""
+
+    position: int
+    reason: str
+    raw_text: str
+    sensor: str | None = None
+
+
+def decode_samples(
+    samples: Iterable[Sample],
+    origin: Origin,
+    rules: RuleTable,
+    *,
+    faults: Iterable[Fault] = (),
+    structure_lines: int = 0,
+    epoch: EpochUnit | None = None,
+) -> Decoded:
+    """Readings and rejects of the samples of one document; one sample is one record.
+
+    Stamps are read as an `epoch` or as ISO 8601, in the origin's zone where they carry none; a sample without a stamp
+    takes the path's time, else it is a reject (no_time). A sensor outside the rules is
+    ignored (unmapped), one of the table's `no_value` words too (no_value). A unit named by the data wins; one that the
+    rule does not expect is a reject (unit_mismatch).
+    """
+    ignored: Counter[tuple[str, str]] = Counter()
+    cells = sample_cells(samples, origin, rules, ignored)
+    return decode_cells(cells, ignored, origin, faults=faults, structure_lines=structure_lines, epoch=epoch)
+
+
+def sample_cells(
+    samples: Iterable[Sample], origin: Origin, rules: RuleTable, ignored: Counter[tuple[str, str]]
+) -> pl.DataFrame:
+    """Samples with a value as rows of CELLS; the others are counted in `ignored`."""
+    rows = []
+    for sample in samples:
+        mapped = rules.find(sample.sensor, sample.labels)
+        if mapped is None:
+            ignored[(sample.sensor, "unmapped")] += 1
+        elif rules.is_no_value(sample.raw_value.strip()):
+            ignored[(sample.sensor, "no_value")] += 1
+        else:
+            rows.append(_row(sample, mapped, origin, rules))
+    return pl.DataFrame(rows, schema=CELLS, orient="row")
+
+
+def decode_cells(
+    cells: pl.DataFrame,
+    ignored: Mapping[tuple[str, str], int],
+    origin: Origin,
+    *,
+    faults: Iterable[Fault] = (),
+    structure_lines: int = 0,
+    epoch: EpochUnit | None = None,
+) -> Decoded:
+    """Readings and rejects of mapped cells (CELLS): stamps, values and bounds as `decode_samples` says."""
+    return assemble(
+        with_times(
+            cells, parse_stamps(cells.get_column("stamp"), timezone=origin.timezone, epoch=epoch), origin
+        ),
+        [fault_frame(faults)],
+        dict(sorted(ignored.items())),
+        structure_lines,
+        None,
+        origin,
+    )
+
+
+def device_of(templates: tuple[str, ...], labels: Mapping[str, str]) -> str | None:
+    """The first template whose labels are all there and not empty, filled in; None if none is."""
+    for template in templates:
+        if all(labels.get(name) for name in template_names(template)):
+            return template.format_map(labels)
+    return None
+
+
+def _row(sample: Sample, mapped: Mapped, origin: Origin, rules: RuleTable) -> tuple[object, ...]:
+    """One mapped sample by the columns of CELLS."""
+    rule = rules.rules[mapped.rule]
+    quantity = QUANTITIES[mapped.quantity]
+    unit = sample.raw_unit or rule.unit[0]
+    change = rules.convert(mapped.rule, unit)
+    device = device_of(mapped.devices, sample.labels)
+    node = sample.node_id or origin.node_id
+    reason = "empty_node_id" if node is None else "empty_device_id" if device is None else None
+    raw_value = sample.raw_value.strip()
+    return (
+        sample.position, sample.sensor, raw_value, unit, sample.stamp, node, device, mapped.quantity,
+        mapped.statistic, mapped.point, sample.window_s, 1, quantity.ge, quantity.le,
+        *((change.factor, change.divisor, change.offset) if change else (None, None, None)), reason,
+        f"{sample.sensor} = {raw_value} {sample.raw_unit}".rstrip()
+        + (f" at {sample.stamp}" if sample.stamp is not None else ""),
+    )  # fmt: skip
+
+
+def with_times(cells: pl.DataFrame, stamps: pl.DataFrame, origin: Origin) -> pl.DataFrame:
+    """Cells with value, reading_time and reason.
+
+    `stamps` are the parsed ones of the column `stamp`; where that is null the time of the path holds. `found_reason`
+    is what was wrong before.
+    """
+    path_time = pl.lit(origin.path_time, dtype=UTC_TIME)
+    bare = pl.col("stamp").is_null()
+    time_reason = (
+        pl.when(~bare).then("time_reason").when(pl.lit(origin.path_time is None)).then(pl.lit("no_time"))
+    )
+    # A windowed value is stamped when it is known, at the end of its window; a reading names the start.
+    back = pl.duration(microseconds=(pl.col("window_s") * 1e6).round().cast(pl.Int64))
+    timed = cells.with_columns(
+        stamps.get_column("time"),
+        stamps.get_column("reason").alias("time_reason"),
+        number_of(pl.col("raw_value")).alias("number"),
+    )
+    return with_value(timed).with_columns(
+        pl.coalesce("found_reason", time_reason, value_reason()).alias("reason"),
+        (pl.when(bare).then(path_time).otherwise("time") - back).alias("reading_time"),
+    )
+
+
+def fault_frame(faults: Iterable[Fault]) -> pl.DataFrame:
+    """Faults as rejects that bring their own text."""
+    rows = [(fault.position, fault.sensor, fault.reason, fault.raw_text) for fault in faults]
+    schema = {"source_position": pl.Int64, "sensor": pl.String, "reason": pl.String, "raw_text": pl.String}
+    return pl.DataFrame(rows, schema=schema, orient="row")

@@ -1,0 +1,297 @@
+"""The rule table: which raw sensor name is which quantity of which device. Rules are data (conf/sensors/), not code."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from string import Formatter
+from typing import Annotated, Any, Final, Literal
+
+import polars as pl
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from lepton_etl.errors import ConfigurationError
+from lepton_etl.ingest.units import Conversion, conversion
+from lepton_etl.schema.common import QUANTITIES
+
+Statistic = Literal["instant", "mean", "min", "max", "counter"]
+
+RULES_FOLDER: Final = Path(__file__).resolve().parents[2] / "conf" / "sensors"
+
+NO_LABELS: Final[Mapping[str, str]] = {}
+MAPPED_SCHEMA: Final = {
+    "sensor": pl.String,
+    "rule": pl.Int32,
+    "quantity": pl.String,
+    "device_id": pl.String,
+    "statistic": pl.String,
+    "point": pl.String,
+    "low": pl.Float64,
+    "high": pl.Float64,
+}
+
+
+def as_tuple(value: Any) -> Any:
+    """One string of a YAML file stands for a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
+def python_pattern(pattern: str) -> str:
+    """A regular expression as Python's `re` takes it; ValueError otherwise."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+    return pattern
+
+
+def column_pattern(pattern: str) -> str:
+    """A regular expression that runs on columns, without look-around; ValueError otherwise."""
+    try:
+        pl.Series([""]).str.contains(f"^(?:{pattern})$")
+    except pl.exceptions.ComputeError as error:
+        raise ValueError(f"{pattern!r} is no regular expression without look-around: {error}") from error
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(python_pattern)]
+ColumnPattern = Annotated[str, AfterValidator(column_pattern)]
+Strings = Annotated[tuple[str, ...], BeforeValidator(as_tuple, json_schema_input_type=str | tuple[str, ...])]
+
+
+class SensorRule(BaseModel):
+    """One line of the table; the first rule whose `match` fits the whole sensor name wins."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    match: Pattern = Field(description="Regular expression; it must fit the whole raw sensor name.")
+    quantity: str = Field(description="Quantity of the field dictionary.")
+    device: Strings = Field(
+        default=("node",),
+        description="Device template with named groups of `match` or labels, such as psu{n}; of several the first "
+        "whose names are all there.",
+    )
+    unit: Strings = Field(
+        description="Units that the sensor may speak, in pint's words; another is a reject."
+    )
+    unit_is: Mapping[str, str] = Field(
+        default_factory=dict,
+        description="What a unit as logged means for this sensor, before the table's own words.",
+    )
+    statistic: Statistic = "instant"
+    point: str | None = Field(default=None, description="Where a power is taken.")
+    labels: Mapping[str, Pattern] = Field(
+        default_factory=dict,
+        description="Label -> regular expression that must fit its whole value; the value of an absent label is empty. "
+        "Their named groups serve the device templates.",
+    )
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> "SensorRule":
+        groups = {
+            group
+            for pattern in (self.match, *self.labels.values())
+            for group in re.compile(pattern).groupindex
+        }
+        if self.quantity not in QUANTITIES:
+            raise ValueError(f"quantity {self.quantity!r} is not in the field dictionary")
+        for unit in self.unit:
+            if conversion(unit, self.quantity) is None:
+                raise ValueError(f"unit {unit!r} cannot be brought to {QUANTITIES[self.quantity].unit}")
+        if not groups <= {name for template in self.device for name in template_names(template)}:
+            raise ValueError(
+                f"device {self.device} uses not every group of {self.match!r}: two devices would be one"
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """What one sensor name stands for."""
+
+    rule: int
+    quantity: str
+    devices: tuple[str, ...]
+    """Device templates, groups of the name already filled in."""
+    statistic: str
+    point: str | None
+
+
+class IndexLabel(BaseModel):
+    """A metric whose value is the device's number: series with the same `key` label get it as label `name`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metric: str
+    key: str
+    name: str
+
+
+class RuleTable(BaseModel):
+    """A file of conf/sensors: the rules, what a tool writes for units, and what it writes where there is no value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rules: tuple[SensorRule, ...] = Field(min_length=1)
+    units: Mapping[str, str] = Field(
+        default_factory=dict, description="Unit as logged -> pint's word for it."
+    )
+    no_value: tuple[str, ...] = Field(
+        default=(), description="Texts, in lower case, that say there is no value."
+    )
+    no_value_pattern: ColumnPattern | None = Field(
+        default=None, description="Whole texts that are no measurement."
+    )
+    index_labels: tuple[IndexLabel, ...] = ()
+
+    def find(self, sensor: str, labels: Mapping[str, str] = NO_LABELS) -> Mapped | None:
+        """The first rule that fits name and labels, its device templates filled with their groups (in lower case)."""
+        for number, groups in self._named(sensor):
+            rule = self.rules[number]
+            told = _label_groups(rule.labels, labels)
+            if told is not None:
+                devices = tuple(_fill(template, groups + told) for template in rule.device)
+                return Mapped(number, rule.quantity, devices, rule.statistic, rule.point)
+        return None
+
+    def may_map(self, sensor: str) -> bool:
+        """Whether a rule fits the name, whatever it asks of the labels."""
+        return bool(self._named(sensor))
+
+    def is_no_value(self, text: str) -> bool:
+        """Whether a text without blanks around it says that there is no value."""
+        if text.lower() in self.no_value:
+            return True
+        return self.no_value_pattern is not None and re.fullmatch(self.no_value_pattern, text) is not None
+
+    def says_no_value(self, text: pl.Expr) -> pl.Expr:
+        """`is_no_value` of a column."""
+        word = text.str.to_lowercase().is_in(self.no_value)
+        if self.no_value_pattern is None:
+            return word
+        return word | text.str.contains(f"^(?:{self.no_value_pattern})$")
+
+    def _named(self, sensor: str) -> "tuple[tuple[int, Groups], ...]":
+        return _matches(self._patterns, sensor)
+
+    @cached_property
+    def _patterns(self) -> tuple[str, ...]:
+        return tuple(rule.match for rule in self.rules)
+
+    def map_names(self, sensors: pl.Series) -> pl.DataFrame:
+        """One row (MAPPED_SCHEMA) for each distinct name that a rule fits; rules run once a name, not once a row."""
+        rows = []
+        for sensor in sensors.unique().drop_nulls().to_list():
+            mapped = self.find(sensor)
+            if mapped is None:
+                continue
+            quantity = QUANTITIES[mapped.quantity]
+            rows.append(
+                (sensor, mapped.rule, mapped.quantity, mapped.devices[0], mapped.statistic, mapped.point,
+                 quantity.ge, quantity.le)
+            )  # fmt: skip
+        return pl.DataFrame(rows, schema=MAPPED_SCHEMA, orient="row")
+
+    def convert(self, rule: int, raw_unit: str) -> Conversion | None:
+        """How a unit as logged is converted under a rule; None is a unit mismatch."""
+        sensor_rule = self.rules[rule]
+        unit = sensor_rule.unit_is.get(raw_unit) or self.units.get(raw_unit, raw_unit)
+        return conversion(unit, sensor_rule.quantity) if unit in sensor_rule.unit else None
+
+    def convert_pairs(self, pairs: pl.DataFrame) -> pl.DataFrame:
+        """(rule, raw_unit) -> factor, divisor, offset for each distinct pair that converts."""
+        rows = []
+        for rule, raw_unit in pairs.select("rule", "raw_unit").unique().drop_nulls().iter_rows():
+            found = self.convert(rule, raw_unit)
+            if found is not None:
+                rows.append((rule, raw_unit, found.factor, found.divisor, found.offset))
+        schema = {
+            "rule": pl.Int32, "raw_unit": pl.String, "factor": pl.Float64, "divisor": pl.Float64, "offset": pl.Float64
+        }  # fmt: skip
+        return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def template_names(template: str) -> list[str]:
+    """The names in braces of a device template."""
+    return [name for _, name, _, _ in Formatter().parse(template) if name]
+
+
+Groups = tuple[tuple[str, str], ...]
+
+
+@lru_cache(maxsize=1 << 16)
+def _matches(patterns: tuple[str, ...], sensor: str) -> tuple[tuple[int, Groups], ...]:
+    """Index of each pattern that fits the whole name, and its groups.
+
+    Remembered, because a fleet's thousands of files name the same few hundred sensors.
+    """
+    found = ((number, pattern.fullmatch(sensor)) for number, pattern in enumerate(_compiled(patterns)))
+    return tuple((number, _groups(match)) for number, match in found if match is not None)
+
+
+def _label_groups(wanted: Mapping[str, str], labels: Mapping[str, str]) -> Groups | None:
+    """The groups of a rule's label patterns; None if a label does not fit."""
+    told: Groups = ()
+    for name, pattern in wanted.items():
+        match = re.fullmatch(pattern, labels.get(name, ""))
+        if match is None:
+            return None
+        told += _groups(match)
+    return told
+
+
+def _groups(match: re.Match[str]) -> Groups:
+    return tuple((name, text.lower()) for name, text in match.groupdict().items() if text is not None)
+
+
+@lru_cache(maxsize=32)
+def _compiled(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
+    return tuple(re.compile(pattern) for pattern in patterns)
+
+
+def _fill(template: str, groups: Groups) -> str:
+    for name, text in groups:
+        template = template.replace("{" + name + "}", text)
+    return template
+
+
+@lru_cache(maxsize=32)
+def load_rules(path: Path) -> RuleTable:
+    """Read one file of conf/sensors.
+
+    Raises ConfigurationError naming the file and what is wrong in it.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(
+            f"sensor rules cannot be read: {error}", where=str(path), remedy="name a file of conf/sensors"
+        ) from error
+    try:
+        return RuleTable.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(
+            f"{key}: {first['msg']}",
+            where=str(path),
+            remedy="correct the rule; docs/formats.md shows the keys",
+        ) from error
+
+
+def rules_or_file(value: Any) -> Any:
+    """A path in the settings stands for the rule table in that file."""
+    return load_rules(Path(value)) if isinstance(value, str | Path) else value
+
+
+Rules = Annotated[RuleTable, BeforeValidator(rules_or_file, json_schema_input_type=str | RuleTable)]

@@ -1,0 +1,244 @@
+"""Days of a chassis, or of a node without a chassis: readings -> rows of silver/interval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import polars as pl
+import pyarrow as pa
+
+from lepton_etl.intervals.channels import (
+    READING_COLUMNS,
+    Channels,
+    integrate_channels,
+    marks_of,
+    numbered,
+    resolve_repeats,
+)
+from lepton_etl.intervals.chassis import chassis_once, summed_supplies
+from lepton_etl.intervals.integrate import MICROSECONDS
+from lepton_etl.intervals.plausibility import with_refusals
+from lepton_etl.intervals.readings import DAY_US, with_place
+from lepton_etl.intervals.sensor_checks import OTHER_SOURCE, SOURCE_CHANGED, arbitrate
+from lepton_etl.intervals.sensor_classes import (
+    SensorClasses,
+    class_of_power,
+    energy_and_sigmas,
+    gains_of_sources,
+)
+from lepton_etl.intervals.source_choice import (
+    COMPONENT_OF,
+    ENVIRONMENT,
+    ENVIRONMENT_COLUMNS,
+    ROW,
+    environment,
+    lowest_and_highest,
+    power_candidates,
+)
+from lepton_etl.intervals.unit_errors import with_scale
+from lepton_etl.intervals.usual_values import HISTORY_COLUMNS, with_usual
+from lepton_etl.schema.fleet import INTERVAL
+from lepton_etl.schema.types import arrow_schema
+
+UNLISTED_CLUSTER: Final = "_unlisted"
+
+CONFLICT: Final = "conflict"
+PARTIAL: Final = "partial"
+CROSS_CHECK: Final = "cross_check"
+UNLISTED_NODE: Final = "unlisted_node"
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalPolicy:
+    """What the settings and factors say.
+
+    A sensor's gain error is the inventory's, else `sensor_gain_ratio` of the settings, else that of its class.
+    """
+
+    site_id: str
+    interval_s: int = 300
+    sensor_gain_ratio: float | None = None
+    classes: SensorClasses = field(default_factory=dict)
+
+    @property
+    def interval_us(self) -> int:
+        return self.interval_s * MICROSECONDS
+
+    @property
+    def gains(self) -> dict[str, float]:
+        """One sigma of the relative gain error by power source of a node."""
+        return gains_of_sources(self.classes, self.sensor_gain_ratio)
+
+
+def intervals(
+    readings: pa.Table, history: pa.Table, inventory: pl.DataFrame, policy: IntervalPolicy
+) -> pa.Table:
+    """The rows of silver/interval of the days in `readings`.
+
+    `readings` has READING_COLUMNS in any order, for each `day` those of the day and of a margin on both
+    sides; all nodes of a chassis must be in one call. `history` has HISTORY_COLUMNS: what these sensors said on the
+    days before, or nothing. `inventory` has ROSTER_COLUMNS. Rows come sorted by key, in INTERVAL's Arrow schema,
+    each computed from the readings of its own day and its sensors' past alone.
+    """
+    if not readings.num_rows:
+        return arrow_schema(INTERVAL).empty_table()
+    usual = with_usual(_frame(readings, READING_COLUMNS), _frame(history, HISTORY_COLUMNS))
+    winners, conflicts = resolve_repeats(_prepare(usual, inventory), policy.interval_us)
+    judged = with_refusals(with_scale(winners))
+    supplies = with_refusals(summed_supplies(judged).drop("refused", "peak_w"))
+    all_readings = pl.concat([judged, supplies])
+    spoken = numbered(chassis_once(all_readings)).sort("channel", "time_us")
+    channels = integrate_channels(spoken, policy.interval_us)
+    refused = all_readings.filter(pl.col("refused").is_not_null())
+    # A temperature or utilisation of a device speaks for its node too.
+    at_node = refused.filter(pl.col("quantity").is_in(ENVIRONMENT)).with_columns(device_id=pl.lit("node"))
+    flagged = pl.concat([refused, at_node])
+    marks = pl.concat([channels.marks, marks_of(flagged, pl.col("refused"), policy.interval_us)])
+    rows = _rows(channels, conflicts, marks, inventory, policy)
+    of_day = rows.filter(pl.col("interval_us") // DAY_US == pl.col("day"))
+    return _table(of_day.pipe(with_place, inventory).pipe(_with_energy, policy), policy)
+
+
+def _frame(table: pa.Table, columns: pl.Schema) -> pl.DataFrame:
+    frame = pl.DataFrame(table.select(list(columns)))
+    return frame.cast(columns)
+
+
+def _prepare(readings: pl.DataFrame, inventory: pl.DataFrame) -> pl.DataFrame:
+    """Components at their own device; beside each reading what the inventory says of its node on the day."""
+    component = pl.col("quantity").replace_strict(COMPONENT_OF, default=None, return_dtype=pl.String)
+    facts = ("chassis_id", "rated_power_w", "idle_power_w", "gpu_rated_power_w", "psu_count")
+    known = (
+        readings.select("node_id", "day").unique()
+        .join(inventory.select("node_id", "from_day", "until_day", *facts), on="node_id", how="inner")
+        .filter(pl.col("day").is_between("from_day", "until_day"))
+        .select("node_id", "day", *facts)
+    )  # fmt: skip
+    is_chassis = pl.col("quantity").str.starts_with("chassis_")
+    at_node = pl.col("device_id") == "node"
+    return readings.join(known, on=["node_id", "day"], how="left").with_columns(
+        pl.when(is_chassis).then(pl.lit("chassis"))
+        .when(at_node).then(pl.coalesce(component, "device_id")).otherwise("device_id").alias("device_id"),
+        pl.when(is_chassis).then(pl.coalesce("chassis_id", "node_id")).otherwise("node_id").alias("owner_id"),
+        pl.lit(None, pl.Float64).alias("supply_resolution"),
+    )  # fmt: skip
+
+
+def _rows(
+    channels: Channels,
+    conflicts: pl.DataFrame,
+    marks: pl.DataFrame,
+    inventory: pl.DataFrame,
+    policy: IntervalPolicy,
+) -> pl.DataFrame:
+    """Power, environment, conflicts and flags, one line for each row that has any of them."""
+    candidates = power_candidates(channels.sensors)
+    found = arbitrate(channels.values, candidates, policy.gains, inventory, policy.interval_us)
+    chosen = found.chosen.with_columns(pl.lit(policy.interval_s).alias("interval_s"))
+    with_extremes = lowest_and_highest(channels.values, channels.sensors, chosen)
+    power = pl.concat([with_extremes, found.others], how="diagonal").select(
+        *ROW, "multiplicity", "integral", "observed_s", "power_min_w", "power_max_w", "resolution_s",
+        "resolution", "energy_source", "sampling", class_of_power().alias("sensor_class"),
+        (pl.col("statistic") == "counter").alias("is_counter"),
+    )  # fmt: skip
+    around = environment(channels.values, channels.sensors)
+    owners = {"owner_id": "node_id"}
+    conflicts, marks = conflicts.rename(owners), marks.rename(owners)
+    measured = [frame.select(ROW) for frame in (power, around)]
+    # A refused reading leaves its trace even where nothing else was read. Other odd rows need a row to stand
+    # at.
+    shown = marks.join(
+        candidates.select("day", "node_id", "device_id").unique(),
+        on=["day", "node_id", "device_id"],
+        how="semi",
+    )
+    keys = pl.concat([*measured, shown.select(ROW)]).unique().sort(ROW)
+    partial = power.filter(pl.col("observed_s") < policy.interval_s - 1e-6)
+    flagged = (
+        pl.concat([
+            marks.select(*ROW, "flag"),
+            conflicts.select(*ROW, pl.lit(CONFLICT).alias("flag")),
+            _changes(power, policy),
+            partial.select(*ROW, pl.lit(PARTIAL).alias("flag")),
+            _cross_checks(power),
+            found.doubts,
+        ])
+        .group_by(ROW).agg(pl.col("flag").unique().sort().alias("flags"))
+    )  # fmt: skip
+    return (
+        keys.join(power, on=ROW, how="left")
+        .join(around, on=ROW, how="left")
+        .join(conflicts, on=ROW, how="left")
+        .join(flagged, on=ROW, how="left")
+        .sort(ROW)
+    )
+
+
+def _changes(power: pl.DataFrame, policy: IntervalPolicy) -> pl.DataFrame:
+    """Node intervals whose source is another than that of the interval right before."""
+    before = power.filter(pl.col("device_id") == "node").sort(ROW)
+    follows = (pl.struct("day", "node_id") == pl.struct("day", "node_id").shift()) & (
+        pl.col("interval_us") - pl.col("interval_us").shift() == policy.interval_us
+    )
+    changed = before.filter(follows & (pl.col("energy_source") != pl.col("energy_source").shift()))
+    return changed.select(*ROW, pl.lit(SOURCE_CHANGED).alias("flag"))
+
+
+def _cross_checks(power: pl.DataFrame) -> pl.DataFrame:
+    """What is never added: the sources of a node that were not chosen, shared GPU figures beside single GPUs."""
+    single = (
+        power.filter(pl.col("device_id").str.contains(r"^gpu."))
+        .select("day", "node_id", "interval_us")
+        .unique()
+    )
+    shared = power.filter(pl.col("device_id") == "gpu").join(
+        single, on=["day", "node_id", "interval_us"], how="semi"
+    )
+    others = power.filter(pl.col("device_id").str.starts_with(OTHER_SOURCE))
+    return pl.concat([shared, others]).select(*ROW, pl.lit(CROSS_CHECK).alias("flag"))
+
+
+def _with_energy(rows: pl.DataFrame, policy: IntervalPolicy) -> pl.DataFrame:
+    """Energy and its errors, null where the power is only a check of another."""
+    counted = ~pl.col("flags").list.contains(CROSS_CHECK).fill_null(False)
+    figures = energy_and_sigmas(policy.classes, policy.sensor_gain_ratio)
+    mean = pl.col("integral") / pl.col("observed_s")
+    return rows.with_columns(
+        mean.alias("power_mean_w"), *(pl.when(counted).then(figure) for figure in figures)
+    )
+
+
+def _table(rows: pl.DataFrame, policy: IntervalPolicy) -> pa.Table:
+    """INTERVAL's columns, types and order (Spark takes columns by position), sorted by key."""
+    unlisted = pl.col("cluster_id").is_null()
+    flags = pl.concat_list(
+        pl.col("flags").fill_null(pl.lit([], dtype=pl.List(pl.String))),
+        pl.when(unlisted).then(pl.lit([UNLISTED_NODE])).otherwise(pl.lit([], dtype=pl.List(pl.String))),
+    )
+    frame = rows.select(
+        pl.lit(policy.site_id).alias("site_id"),
+        pl.coalesce("cluster_id", pl.lit(UNLISTED_CLUSTER)).alias("cluster_id"),
+        "node_id",
+        "device_id",
+        pl.from_epoch("interval_us", "us").dt.replace_time_zone("UTC").alias("interval_start"),
+        pl.from_epoch("day", "d").alias("date"),
+        pl.lit(policy.interval_s).alias("interval_s"),
+        (pl.col("device_id") == "node").alias("counts_in_total"),
+        pl.col("multiplicity").fill_null(1),
+        "energy_kwh",
+        "power_min_w",
+        "power_mean_w",
+        "power_max_w",
+        *ENVIRONMENT_COLUMNS,
+        pl.col("observed_s").fill_null(0.0),
+        "resolution_s",
+        "energy_source",
+        "gain_sigma_kwh",
+        "resolution_sigma_kwh",
+        pl.col("conflicts").fill_null(0),
+        flags.list.sort().alias("flags"),
+        "sensor_class",
+        "sampling_sigma_kwh",
+    ).sort("cluster_id", "node_id", "device_id", "interval_start")
+    return frame.to_arrow().select(list(INTERVAL.columns)).cast(arrow_schema(INTERVAL))

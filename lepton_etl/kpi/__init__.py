@@ -1,1 +1,0 @@
-"""KPIs of ISO/IEC 30134 and EN 50600-4, each with edition, category and period."""

@@ -1,0 +1,258 @@
+"""From a training table to a fitted model with its errors on later days; no Spark, no storage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from hashlib import sha256
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from threadpoolctl import threadpool_limits
+
+from lepton_etl.config.sections import DeviceKind, ModelSettings
+from lepton_etl.models.candidates import ClassMean, linear
+from lepton_etl.models.classes import ClassFit, ClassTask, Composed, compose, fit_classes
+from lepton_etl.models.features import FEATURES, KEYS, TARGET, feature_names, refuse_power_features
+from lepton_etl.models.footprint import Spent, joules_per_million, spending, with_work_elsewhere
+from lepton_etl.models.metrics import (
+    CardRow,
+    Coverage,
+    ErrorRow,
+    Errors,
+    Values,
+    coverage,
+    error_card,
+    error_table,
+    errors,
+    half_width,
+    is_busy,
+    overall,
+)
+from lepton_etl.models.promotion import Fall, Shown, Verdict, falls, judge, worse_scopes
+from lepton_etl.models.select import ForwardSplit, Selected, inputs, split_forward
+
+# The model that is registered, the baselines that it has to face, and who is champion now.
+MODEL: Final = "model"
+LINEAR: Final = "linear"
+CLASS_MEAN: Final = "class_mean"
+CHAMPION: Final = "champion"
+# Hours that stand for the training time in explanations.
+_BACKGROUND_ROWS: Final = 200
+
+Predict = Callable[[pd.DataFrame], Values]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A fitted model, what it was fitted on, how it and its rivals did on the days after, and what it cost.
+
+    `half_width_ratio` x a prediction is the half width of its 90 % interval, learnt on the days before the test.
+    """
+
+    composed: Composed
+    table_sha256: str
+    train_rows: int
+    test_rows: int
+    cut_time: datetime
+    train_from: datetime
+    test_until: datetime
+    errors: tuple[ErrorRow, ...]
+    train_errors: Errors
+    card: tuple[CardRow, ...]
+    half_width_ratio: float
+    coverage: Coverage | None
+    falls: tuple[Fall, ...]
+    verdict: Verdict
+    example: pd.DataFrame
+    background: pd.DataFrame
+    spent: Spent
+    per_million: Spent
+
+    @property
+    def selected(self) -> Selected:
+        return self.composed.selected
+
+    @property
+    def pipeline(self) -> Any:
+        """The estimator that is stored."""
+        return self.selected.estimator
+
+    @property
+    def cpu_s(self) -> float:
+        return self.spent.cpu_s
+
+    def refused(self, reason: str) -> Trained:
+        """The same model with one more reason against promotion."""
+        return replace(self, verdict=Verdict(False, (*self.verdict.reasons, reason)))
+
+
+def order_rows(hours: pd.DataFrame) -> pd.DataFrame:
+    """Rows in time order, ties by key: the order in which a forest draws its samples must not vary."""
+    return hours.sort_values(
+        ["hour_start", *[k for k in KEYS if k != "hour_start"]], kind="stable"
+    ).reset_index(drop=True)
+
+
+def table_sha256(hours: pd.DataFrame, device: DeviceKind) -> str:
+    """SHA-256 of keys, target and features of the ordered rows, to the last bit."""
+    digest = sha256()
+    for name in (*KEYS, TARGET, *feature_names(device)):
+        column = hours[name]
+        digest.update(f"{name}:{len(column)}\n".encode())
+        if pd.api.types.is_float_dtype(column):
+            digest.update(np.ascontiguousarray(column.to_numpy(dtype="<f8")).tobytes())
+        elif name == "hour_start":
+            digest.update(column.to_numpy(dtype="datetime64[us]").astype("<i8").tobytes())
+        else:
+            digest.update("\x1f".join("" if pd.isna(v) else f"={v}" for v in column).encode())
+    return digest.hexdigest()
+
+
+def training_key(table_hash: str, settings: ModelSettings) -> str:
+    """What makes two trainings the same: the table, the features and the settings of the model."""
+    text = "\n".join([table_hash, settings.model_dump_json(), *feature_names(settings.device)])
+    return sha256(text.encode()).hexdigest()
+
+
+def why_not(hours: pd.DataFrame, settings: ModelSettings) -> str | None:
+    """Why this table cannot train a model, or None."""
+    if len(hours) < settings.min_rows:
+        return f"{len(hours):,} {settings.device} hours with energy, {settings.min_rows:,} needed"
+    split = split_forward(hours, settings.test_ratio, settings.embargo_hours)
+    if split is None:
+        return "one day of data, a forward split needs two"
+    if len(split.train) < settings.min_rows // 2:
+        return (
+            f"{len(split.train):,} hours before {split.cut_time:%Y-%m-%d}, {settings.min_rows // 2:,} needed"
+        )
+    return None
+
+
+def class_task(hours: pd.DataFrame, settings: ModelSettings) -> ClassTask:
+    """What whoever teaches the classes elsewhere (Spark) must know of a training on these ordered hours."""
+    split = split_forward(hours, settings.test_ratio, settings.embargo_hours)
+    assert split is not None
+    return ClassTask.of(split.train, split.cut_time, settings)
+
+
+def train(
+    hours: pd.DataFrame,
+    settings: ModelSettings,
+    champion: Predict | None = None,
+    class_fits: Sequence[ClassFit] | None = None,
+) -> Trained:
+    """Choose and fit on the earlier days; measure the model, its baselines and the champion on the later ones.
+
+    `hours` are ordered device-hours (`order_rows`) that `why_not` has nothing against. The model registered
+    is the one that was tested: it is not fitted again on the test days. `class_fits` are the classes' own models where
+    these were taught elsewhere; without them each class is taught here on its rows of `hours`.
+    """
+    # The OpenMP runtime must be there to be limited.
+    import sklearn.ensemble  # noqa: F401
+
+    # One thread: beside other work, threads that wait for each other cost many times what they bring to so few rows.
+    with threadpool_limits(1):
+        return _trained(hours, settings, champion, class_fits)
+
+
+def _trained(
+    hours: pd.DataFrame,
+    settings: ModelSettings,
+    champion: Predict | None,
+    class_fits: Sequence[ClassFit] | None,
+) -> Trained:
+    refuse_power_features(FEATURES[settings.device])
+    names = list(feature_names(settings.device))
+    split = split_forward(hours, settings.test_ratio, settings.embargo_hours)
+    assert split is not None
+    with spending() as spent:
+        fits = fit_classes(hours, class_task(hours, settings)) if class_fits is None else class_fits
+        composed = compose(split.train, settings, fits)
+    if class_fits is not None:
+        spent = with_work_elsewhere(spent, sum(fit.cpu_s for fit in class_fits))
+    selected = composed.selected
+
+    def predict(rows: pd.DataFrame) -> Values:
+        return np.asarray(selected.estimator.predict(rows[names]), dtype=np.float64)
+
+    predicted, measured = predict(split.test), _target(split.test)
+    rivals: dict[str, Values] = _baselines(split, settings)
+    theirs = champion(split.test[names]) if champion is not None else None
+    if theirs is not None:
+        rivals[CHAMPION] = theirs
+    rows = [
+        row
+        for name, said in ({MODEL: predicted} | rivals).items()
+        for row in error_table(
+            name, split.test, measured, said, is_busy(split.test, settings.busy_utilisation_ratio)
+        )
+    ]
+    width = half_width(_relative(selected.measured_kwh, selected.predicted_kwh))
+    # Without a validation nothing says how wide the interval is, and nothing is judged by it.
+    covered = (
+        coverage(measured, predicted, width * np.abs(predicted), list(split.test["date"]))
+        if np.isfinite(width)
+        else None
+    )
+    fallen, taught = falls(predict, split.train, names), errors(_target(split.train), predict(split.train))
+    shown = Shown(
+        overall(rows, MODEL),
+        taught,
+        overall(rows, CLASS_MEAN),
+        overall(rows, CHAMPION) if theirs is not None else None,
+        tuple(_worse(split.test, measured, predicted, theirs, settings)),
+        covered,
+        tuple(fallen),
+    )
+    return Trained(
+        composed=composed,
+        table_sha256=table_sha256(hours, settings.device),
+        train_rows=len(split.train),
+        test_rows=len(split.test),
+        cut_time=split.cut_time,
+        train_from=split.train["hour_start"].min().to_pydatetime(),
+        test_until=split.test["hour_start"].max().to_pydatetime(),
+        errors=tuple(rows),
+        train_errors=taught,
+        card=tuple(error_card(split.test, measured, predicted)),
+        half_width_ratio=width,
+        coverage=covered,
+        falls=tuple(fallen),
+        verdict=judge(shown, settings.gates),
+        example=split.train[names].head(5),
+        background=split.train[names].iloc[:: max(1, len(split.train) // _BACKGROUND_ROWS)],
+        spent=spent,
+        per_million=joules_per_million(predict, split.test),
+    )
+
+
+def _target(hours: pd.DataFrame) -> Values:
+    return hours[TARGET].to_numpy(dtype=np.float64)
+
+
+def _relative(measured: Values, predicted: Values) -> Values:
+    """Residuals by prediction: a device of 3 kW misses by more than one of 100 W."""
+    known = np.abs(predicted) > 0
+    return np.asarray((measured[known] - predicted[known]) / predicted[known])
+
+
+def _baselines(split: ForwardSplit, settings: ModelSettings) -> dict[str, Values]:
+    what = inputs(settings, split.train)
+    line = linear(what).fit(split.train[what.names], _target(split.train))
+    mean = ClassMean().fit(split.train, _target(split.train))
+    return {LINEAR: line.predict(split.test[what.names]), CLASS_MEAN: mean.predict(split.test)}
+
+
+def _worse(
+    test: pd.DataFrame, measured: Values, predicted: Values, theirs: Values | None, settings: ModelSettings
+) -> list[str]:
+    if theirs is None:
+        return []
+    gates = settings.gates
+    return worse_scopes(
+        test, measured, predicted, theirs,
+        tolerance_ratio=gates.scope_tolerance_ratio, min_rows=gates.min_test_rows,
+    )  # fmt: skip

@@ -1,0 +1,195 @@
+"""What becomes a version in the registry, whichever model it is.
+
+- Does more load ever cost less energy? A check of a fitted model's response, by itself and not by its
+  settings.
+- Who becomes champion: a model good enough on days it has not seen, and no worse than the present one.
+- Is the challenger no worse where it counts: in every hardware class and every cluster with enough hours?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from lepton_etl.config.sections import GateSettings
+from lepton_etl.models.metrics import Coverage, Errors, Values, errors
+
+# Memory in use is no load: a board that holds much may draw less than one that computes on little.
+LOADS: Final = ("cpu_utilisation_ratio", "gpu_utilisation_ratio")
+# A response may fall by this share of its own level before it counts: trees that are averaged wobble.
+TOLERANCE_RATIO: Final = 0.005
+_GRID: Final = np.linspace(0.0, 1.0, 11)
+_MOST_ROWS: Final = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Fall:
+    """The largest fall of the mean response to a load: from and to (load ratios), as a share of the mean energy."""
+
+    load: str
+    load_from: float
+    load_to: float
+    fall_ratio: float
+
+    def __str__(self) -> str:
+        return f"{self.fall_ratio:.1%} less energy at {self.load} {self.load_to:.1f} than at {self.load_from:.1f}"
+
+
+def falls(
+    predict: Callable[[pd.DataFrame], Values], rows: pd.DataFrame, columns: Sequence[str]
+) -> list[Fall]:
+    """The loads whose mean response over these rows falls by more than the tolerance, [] for a monotone model.
+
+    A load is swept from 0 to 1 with its minimum and maximum of the hour, within the range that the rows show (a
+    model says nothing about loads it has never seen); all else stays. Source: partial dependence (Friedman 2001).
+    """
+    sample = rows.iloc[np.linspace(0, len(rows) - 1, min(len(rows), _MOST_ROWS)).astype(int)]
+    found = []
+    for load in LOADS:
+        if load not in columns or not sample[load].notna().any():
+            continue
+        low, high = sample[load].quantile([0.01, 0.99])
+        grid = _GRID[(low - 0.05 <= _GRID) & (high + 0.05 >= _GRID)]
+        if len(grid) > 1:
+            worst = _worst(load, grid, [_response(predict, sample, load, level, columns) for level in grid])
+            found += [worst] if worst.fall_ratio > TOLERANCE_RATIO else []
+    return found
+
+
+def _response(
+    predict: Callable[[pd.DataFrame], Values], rows: pd.DataFrame, load: str, level: float, columns: Sequence[str]
+) -> float:  # fmt: skip
+    moved = rows.copy()
+    stem = load.removesuffix("_ratio")
+    for name in (load, f"{stem}_min_ratio", f"{stem}_max_ratio"):
+        if name in columns:
+            moved[name] = level
+    return float(np.mean(predict(moved)))
+
+
+def _worst(load: str, grid: Values, responses: Sequence[float]) -> Fall:
+    """The deepest fall below the highest response so far."""
+    highest = np.maximum.accumulate(responses)
+    depth = (highest - responses) / np.mean(responses)
+    at = int(np.argmax(depth))
+    start = int(np.argmax(responses[: at + 1]))
+    return Fall(load, float(grid[start]), float(grid[at]), float(depth[at]))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether the alias may move, and if not, every reason why."""
+
+    promoted: bool
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def reason(self) -> str:
+        return "; ".join(self.reasons)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a candidate has shown on the forward test: errors beside those of its rivals, and what else is asked.
+
+    `worse_scopes` are sentences, one for each class or cluster where the champion is better by more than allowed.
+    """
+
+    candidate: Errors
+    on_training: Errors
+    class_mean: Errors
+    champion: Errors | None = None
+    worse_scopes: tuple[str, ...] = ()
+    coverage: Coverage | None = None
+    falls: tuple[Fall, ...] = ()
+
+
+def judge(shown: Shown, gates: GateSettings) -> Verdict:
+    """The verdict on errors that all stem from the same forward test rows, with every reason against promotion.
+
+    Source: ASHRAE Guideline 14, hourly calibration: CV(RMSE) <= 30 %, |NMBE| <= 10 %.
+    """
+    candidate, class_mean, champion = shown.candidate, shown.class_mean, shown.champion
+    cv, nmbe = candidate.cv_rmse_ratio, candidate.nmbe_ratio
+    if candidate.rows < gates.min_test_rows:
+        return Verdict(False, (f"{candidate.rows} test rows, {gates.min_test_rows} needed",))
+    if cv is None or nmbe is None:
+        return Verdict(False, ("the test rows hold no energy",))
+    reasons = []
+    if cv > gates.cv_rmse_max_ratio:
+        reasons.append(f"CV(RMSE) {cv:.1%} above {gates.cv_rmse_max_ratio:.0%}")
+    if abs(nmbe) > gates.nmbe_max_ratio:
+        reasons.append(f"NMBE {nmbe:+.1%} outside {gates.nmbe_max_ratio:.0%}")
+    if class_mean.cv_rmse_ratio is not None and cv >= class_mean.cv_rmse_ratio:
+        reasons.append(f"CV(RMSE) {cv:.1%} no better than the class mean's {class_mean.cv_rmse_ratio:.1%}")
+    if champion is not None and champion.cv_rmse_ratio is not None:
+        limit = champion.cv_rmse_ratio * (1 + gates.champion_tolerance_ratio)
+        if cv > limit:
+            reasons.append(f"CV(RMSE) {cv:.2%} worse than the champion's {champion.cv_rmse_ratio:.2%}")
+    reasons += shown.worse_scopes
+    taught = shown.on_training.cv_rmse_ratio
+    if taught is not None and cv - taught > gates.gap_max_ratio:
+        reasons.append(f"overfitted: CV(RMSE) {taught:.1%} on its training hours, {cv:.1%} after them")
+    if shown.coverage is not None and shown.coverage.misses():
+        reasons.append(
+            f"its 90 % interval holds {shown.coverage.inside_ratio:.1%} of {shown.coverage.rows:,} hours"
+        )
+    reasons += [str(fall) for fall in shown.falls]
+    return Verdict(not reasons, tuple(reasons))
+
+
+SCOPES: Final = ("hardware_class", "cluster_id")
+
+
+def worse_scopes(
+    hours: pd.DataFrame,
+    measured_kwh: Values,
+    challenger_kwh: Values,
+    champion_kwh: Values,
+    *,
+    tolerance_ratio: float,
+    min_rows: int,
+) -> list[str]:
+    """One sentence for each class or cluster where the challenger's CV(RMSE) exceeds the champion's by the tolerance.
+
+    `hours` has the columns of SCOPES it is to be judged by; energies (n,) in kWh of the same forward test hours.
+    """
+    found = []
+    for scope in SCOPES:
+        if scope not in hours:
+            continue
+        of_row = hours[scope].fillna("unknown").astype(str).to_numpy(dtype=object)
+        for name in sorted(set(of_row)):
+            inside = np.asarray(of_row == name, dtype=np.bool_)
+            if int(inside.sum()) < min_rows:
+                continue
+            ours = errors(measured_kwh[inside], challenger_kwh[inside]).cv_rmse_ratio
+            theirs = errors(measured_kwh[inside], champion_kwh[inside]).cv_rmse_ratio
+            if ours is not None and theirs is not None and ours > theirs * (1 + tolerance_ratio):
+                found.append(f"{scope} {name}: CV(RMSE) {ours:.2%} worse than the champion's {theirs:.2%}")
+    return found
+
+
+@dataclass(frozen=True)
+class Release:
+    """A fitted scikit-learn estimator that predicts kWh, with what is logged beside it.
+
+    `columns` and `target` describe inputs and output by name, unit and description. `texts` and `tables` are files by
+    name, text and JSON; `onnx` is a graph for other runtimes.
+    """
+
+    estimator: Any
+    example: pd.DataFrame
+    columns: tuple[dict[str, Any], ...]
+    target: Mapping[str, str]
+    params: Mapping[str, Any]
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+    verdict: Verdict
+    texts: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    onnx: bytes | None = None

@@ -1,0 +1,390 @@
+"""Which candidate or fusion, and in which size, the earlier days speak for: forward in time, in blocks of days.
+
+- A split forward in time: train on earlier days, test on the last ones, an embargo between.
+- What smaller would cost: pruned, shortened and distilled variants of the chosen model, validated forward
+  in time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from lepton_etl.config.sections import ModelSettings
+from lepton_etl.models.candidates import (
+    CANDIDATES,
+    Candidate,
+    Inputs,
+    boosting,
+    forest,
+    inputs_of,
+    pruned_tree,
+)
+from lepton_etl.models.features import TARGET, feature_names
+from lepton_etl.models.footprint import Spent, joules_per_million
+from lepton_etl.models.fusion import Choice, assemble, choose, energy_kwh, fitted, forward_block, target
+from lepton_etl.models.metrics import Values, errors
+
+
+@dataclass(frozen=True)
+class ForwardSplit:
+    """Rows before the embargo train, rows from `cut_time` on test; rows of the embargo do neither."""
+
+    train: pd.DataFrame
+    test: pd.DataFrame
+    cut_time: datetime
+
+
+def split_forward(hours: pd.DataFrame, test_ratio: float, embargo_hours: int) -> ForwardSplit | None:
+    """The last `test_ratio` of the days that have rows (at least one day) test; None below two days.
+
+    `hours` has `date` (UTC day) and `hour_start` (UTC). An hour trains only if it ends `embargo_hours` before
+    the cut: neighbouring hours resemble each other, and a random split would give the answers away.
+    """
+    days = sorted(pd.to_datetime(hours["date"].unique()))
+    if len(days) < 2:
+        return None
+    test_days = min(max(1, round(len(days) * test_ratio)), len(days) - 1)
+    cut = pd.Timestamp(days[-test_days]).tz_localize("UTC")
+    test = hours[hours["hour_start"] >= cut].reset_index(drop=True)
+    return ForwardSplit(before(hours, cut.to_pydatetime(), embargo_hours), test, cut.to_pydatetime())
+
+
+def before(hours: pd.DataFrame, cut_time: datetime, embargo_hours: int) -> pd.DataFrame:
+    """The hours that end `embargo_hours` before the cut, in their order."""
+    ends = hours["hour_start"] + timedelta(hours=1)
+    return hours[ends <= cut_time - timedelta(hours=embargo_hours)].reset_index(drop=True)
+
+
+AS_CHOSEN: Final = "as chosen"
+# Rows that a fit of this validation learns from at most, every k-th of its past.
+_MOST_ROWS: Final = 10_000
+_ROWS_TO_TIME: Final = 2_000
+# Of the steps of the pruning path, the share that is pruned away; of trees or iterations, the share that is kept.
+_PRUNED: Final = {"pruned to a half": 0.5, "pruned to an eighth": 0.875}
+_KEPT: Final = {"a half": 2, "a quarter": 4}
+# A leaf of the pruned student takes at least this share of the variance off.
+_LEAF_SHARE: Final = 1e-5
+# One standard deviation of what the sensors resolve: half a degree, a percent of utilisation.
+SENSOR_NOISE: Final = {"_c": 0.5, "_k": 0.5, "_ratio": 0.01}
+
+# Unfitted students by name; what they learn is the teacher's answer.
+STUDENTS: Final[Mapping[str, Callable[[Inputs], Any]]] = {
+    "student: pruned tree": pruned_tree(),
+    "student: one monotone tree": boosting(max_iter=1, learning_rate=1.0, max_leaf_nodes=64),
+    "student: small boosting": boosting(max_iter=30, learning_rate=0.2, max_leaf_nodes=8),
+}
+# A variant's name -> the fitted estimator and the CPU-seconds of its fit.
+Family = dict[str, tuple[Any, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One size of the chosen model: forward error, bytes as stored, CPU-s of a fit, cost of a million predictions."""
+
+    name: str
+    cv_rmse_ratio: float
+    size_bytes: int
+    fit_cpu_s: float
+    million: Spent
+
+
+@dataclass(frozen=True)
+class Slimmed:
+    """Every variant that was tried, which one is taken, and its forward predictions in kWh on the index of the rows."""
+
+    chosen: str
+    variants: tuple[Variant, ...]
+    predicted_kwh: pd.Series[float]
+
+
+def slim(
+    hours: pd.DataFrame,
+    block: npt.NDArray[Any],
+    choice: Choice,
+    members: Mapping[str, Candidate],
+    what: Inputs,
+    tolerance_ratio: float,
+) -> Slimmed:
+    """Validate the variants of a choice on every block but the first; `hours` are training rows in time order.
+
+    The variant that is taken has the fewest bytes among those whose CV(RMSE) is within `tolerance_ratio` of the chosen
+    model's on the same rows, fitted on the same sample.
+    """
+    parts: dict[str, list[pd.Series[float]]] = {}
+    fits: Family = {}
+    here = hours
+    for now in np.unique(block)[1:]:
+        past = np.flatnonzero(block < now)
+        fits = family(hours.iloc[past[:: -(-len(past) // _MOST_ROWS)]], choice, members, what)
+        here = hours[block == now]
+        for name, (model, _) in fits.items():
+            parts.setdefault(name, []).append(pd.Series(energy_kwh(model, what, here), index=here.index))
+    predicted = {name: pd.concat(of_block) for name, of_block in parts.items()}
+    measured = np.asarray(hours.loc[predicted[AS_CHOSEN].index, TARGET], dtype=np.float64)
+    variants = tuple(
+        _variant(name, fits[name], measured, np.asarray(predicted[name]), what, here) for name in predicted
+    )
+    chosen = smallest(variants, tolerance_ratio)
+    return Slimmed(chosen, variants, predicted[chosen])
+
+
+def smallest(variants: Sequence[Variant], tolerance_ratio: float) -> str:
+    """The variant of fewest bytes whose error is within the tolerance of the chosen model's; ties by the order."""
+    limit = next(one.cv_rmse_ratio for one in variants if one.name == AS_CHOSEN) * (1 + tolerance_ratio)
+    return min((one for one in variants if one.cv_rmse_ratio <= limit), key=lambda one: one.size_bytes).name
+
+
+def family(
+    hours: pd.DataFrame,
+    choice: Choice,
+    members: Mapping[str, Candidate],
+    what: Inputs,
+    only: str | None = None,
+) -> Family:
+    """The chosen model fitted on these rows, and each variant of it (`only` one where it is named)."""
+    started = time.process_time()
+    teacher = assemble(
+        choice, {name: fitted(members[name], what, hours) for name in choice.weights}, hours, what
+    )
+    fits: Family = {AS_CHOSEN: (teacher, time.process_time() - started)}
+    makers = _shorter(teacher, hours, what, choice, members)
+    makers |= {name: _student(build, teacher, hours, what) for name, build in STUDENTS.items()}
+    for name, make in makers.items():
+        if only in (None, name):
+            started = time.process_time()
+            fits[name] = make(), time.process_time() - started
+    return fits
+
+
+def with_sensor_noise(hours: pd.DataFrame, names: Sequence[str], seed: int) -> pd.DataFrame:
+    """The rows with normal noise on temperatures and ratios, ratios within 0..1; what is unknown stays so."""
+    rng = np.random.default_rng(seed)
+    noisy = hours.copy()
+    for name in names:
+        sigma = next((s for end, s in SENSOR_NOISE.items() if name.endswith(end)), 0.0)
+        if sigma:
+            values = hours[name].to_numpy(dtype=np.float64) + rng.normal(0.0, sigma, len(hours))
+            noisy[name] = np.clip(values, 0.0, 1.0) if name.endswith("_ratio") else values
+    return noisy
+
+
+def size_bytes(model: Any) -> int:
+    """Bytes of the estimator as the registry stores it."""
+    import skops.io
+
+    return len(skops.io.dumps(model))
+
+
+def _shorter(
+    teacher: Any, hours: pd.DataFrame, what: Inputs, choice: Choice, members: Mapping[str, Candidate]
+) -> dict[str, Callable[[], Any]]:
+    """Pruned and shortened forms of a single forest or boosting; a fusion and a line have none."""
+    steps: dict[str, Any] = getattr(teacher, "named_steps", {})
+    model: Any = steps.get("model")
+    if hasattr(model, "max_iter") and hasattr(model, "n_iter_"):
+        counts = {f"{name} of its iterations": max(1, model.max_iter // by) for name, by in _KEPT.items()}
+        return {
+            name: _refit(members, choice, hours, what, {"model__max_iter": count})
+            for name, count in counts.items()
+        }
+    if not hasattr(model, "estimators_") or "encode" not in steps:
+        return {}
+    kept = {f"{name} of its trees": max(1, len(model.estimators_) // by) for name, by in _KEPT.items()}
+    first = copy(model.estimators_[0])
+    path = first.cost_complexity_pruning_path(
+        steps["encode"].transform(hours[what.names]), target(hours, what)
+    )
+    alphas = {name: float(np.quantile(path.ccp_alphas, share)) for name, share in _PRUNED.items()}
+    return {name: _prefix(teacher, count) for name, count in kept.items()} | {
+        name: _refit(members, choice, hours, what, {"model__ccp_alpha": alpha})
+        for name, alpha in alphas.items()
+    }
+
+
+def _prefix(teacher: Any, count: int) -> Callable[[], Any]:
+    def make() -> Any:
+        from sklearn.pipeline import Pipeline
+
+        forest = copy(teacher.named_steps["model"])
+        forest.estimators_, forest.n_estimators = forest.estimators_[:count], count
+        return Pipeline([("encode", teacher.named_steps["encode"]), ("model", forest)])
+
+    return make
+
+
+def _refit(
+    members: Mapping[str, Candidate],
+    choice: Choice,
+    hours: pd.DataFrame,
+    what: Inputs,
+    changed: dict[str, Any],
+) -> Callable[[], Any]:
+    member = members[next(iter(choice.weights))]
+
+    def build(inputs: Inputs) -> Any:
+        return member.build(inputs).set_params(**changed)
+
+    return lambda: fitted(
+        Candidate(member.name, member.what, build, member.monotone, member.half_life_days), what, hours
+    )
+
+
+def _student(
+    build: Callable[[Inputs], Any], teacher: Any, hours: pd.DataFrame, what: Inputs
+) -> Callable[[], Any]:
+    def make() -> Any:
+        rows = pd.concat([hours[what.names], with_sensor_noise(hours, what.numbers, what.seed)[what.names]])
+        answers = np.asarray(teacher.predict(rows), dtype=np.float64)
+        student = build(what)
+        if "model__ccp_alpha" in student.get_params():
+            student.set_params(model__ccp_alpha=_LEAF_SHARE * float(np.var(answers)))
+        return student.fit(rows, answers)
+
+    return make
+
+
+def _variant(
+    name: str, fit: tuple[Any, float], measured: Values, predicted: Values, what: Inputs, rows: pd.DataFrame
+) -> Variant:
+    model, cpu_s = fit
+    cv = errors(measured, predicted).cv_rmse_ratio
+    cost = joules_per_million(
+        lambda table: np.asarray(model.predict(table), dtype=np.float64), rows[what.names].head(_ROWS_TO_TIME)
+    )
+    return Variant(name, float("inf") if cv is None else cv, size_bytes(model), cpu_s, cost)
+
+
+# From small to large, by bytes and by time to predict: within the tolerance the first one wins.
+PREFERENCE: Final = (
+    "linear", "piecewise_linear", "gam", "boosting_gentle", "boosting_recent", "boosting", "boosting_log",
+    "boosting_absolute", "forest", "extra_trees", "knn",
+)  # fmt: skip
+# What a row has from the inventory and not from its sensors.
+OF_INVENTORY: Final = frozenset({"hardware_class", "rated_power_w", "idle_power_w"})
+# Rows that a validation fit learns from at most, every k-th of its past: the choice needs no more.
+_VALIDATION_ROWS: Final = 50_000
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The chosen estimator fitted on all given rows, and the forward validation behind the choice.
+
+    `estimator` takes the columns of `inputs` and says kWh, or the place between idle and rated where these are
+    `normalised`. `measured_kwh` and `predicted_kwh` (n,) are the validated hours by the choice in the size that was
+    taken, `index` their rows among the given ones; empty where days were too few.
+    """
+
+    estimator: Any
+    inputs: Inputs
+    choice: Choice
+    candidate_cpu_s: dict[str, float]
+    index: pd.Index[Any]
+    measured_kwh: Values
+    predicted_kwh: Values
+    slimmed: Slimmed | None = None
+
+    @property
+    def name(self) -> str:
+        """What was chosen, and in which size."""
+        size = self.slimmed.chosen if self.slimmed else AS_CHOSEN
+        return self.choice.name if size == AS_CHOSEN else f"{self.choice.name}, {size}"
+
+
+def inputs(settings: ModelSettings, hours: pd.DataFrame) -> Inputs:
+    """The features of the device that these hours know anything of; histogram boosting bins no column of unknowns."""
+    return inputs_of(list(feature_names(settings.device)), hours, settings.seed)
+
+
+def pooled_inputs(settings: ModelSettings, hours: pd.DataFrame) -> Inputs:
+    """The same without class and nameplate, for a model over normalised power: a class never seen is like any other."""
+    of_row = [name for name in feature_names(settings.device) if name not in OF_INVENTORY]
+    return replace(inputs_of(of_row, hours, settings.seed), normalised=True)
+
+
+def candidates(settings: ModelSettings) -> list[Candidate]:
+    """The candidates of the settings, the forest with their trees and leaves."""
+    own = {"forest": Candidate("forest", "random forest", forest(settings.trees, settings.min_samples_leaf))}
+    return [(CANDIDATES | own)[name] for name in settings.candidates]
+
+
+def select(
+    hours: pd.DataFrame,
+    settings: ModelSettings,
+    inputs_for: Callable[[ModelSettings, pd.DataFrame], Inputs] = inputs,
+    block: npt.NDArray[np.int64] | None = None,
+) -> Selected:
+    """Validate the candidates forward over blocks of days, choose one or their fusion, slim it, fit it on all rows.
+
+    `hours` are device-hours in time order, `block` the block of each (equal numbers of days where none is given).
+    Below three days nothing can be validated: then the forest is taken, or the first candidate where there is none.
+    """
+    what, of_settings = inputs_for(settings, hours), candidates(settings)
+    if what.normalised and (target(hours, what) <= 0).any():
+        # A gamma deviance has no value at or under the inventory's idle power.
+        of_settings = [one for one in of_settings if one.name != "boosting_log"] or [CANDIDATES["boosting"]]
+    block = day_blocks(hours, settings.validation_blocks) if block is None else block
+    by_name = {one.name: one for one in of_settings}
+    if len(np.unique(block)) < 3:
+        name = "forest" if "forest" in by_name else of_settings[0].name
+        choice = Choice(name, {name: 1.0})
+        model = family(hours, choice, by_name, what, AS_CHOSEN)[AS_CHOSEN][0]
+        nothing = np.zeros(0)
+        return Selected(model, what, choice, dict.fromkeys(by_name, 0.0), hours.index[:0], nothing, nothing)
+    # What the first block does not know, no validation fit may need.
+    known = inputs_for(settings, hours[block == block.min()])
+    members, cpu_s = _forward(hours, block, known, of_settings)
+    measured = hours.loc[members.index, TARGET].to_numpy(dtype=np.float64)
+    choice = choose(
+        measured, members, block[hours.index.get_indexer(members.index)],
+        settings.small_model_tolerance_ratio, [name for name in PREFERENCE if name in cpu_s],
+    )  # fmt: skip
+    tolerance = settings.small_model_tolerance_ratio
+    slimmed = slim(hours, block, choice, by_name, known, tolerance) if settings.slim else None
+    size = slimmed.chosen if slimmed else AS_CHOSEN
+    said = choice.predict(members)
+    if slimmed and size != AS_CHOSEN:
+        said = np.asarray(slimmed.predicted_kwh.loc[members.index], dtype=np.float64)
+    model = family(hours, choice, by_name, what, size)[size][0]
+    return Selected(model, what, choice, cpu_s, members.index, measured, said, slimmed)
+
+
+def block_edges(hours: pd.DataFrame, blocks: int) -> npt.NDArray[np.datetime64]:
+    """The first day of each of `blocks` blocks of equal numbers of days that have rows; fewer where days are few."""
+    days = np.unique(pd.to_datetime(hours["date"]).to_numpy())
+    count = min(blocks, len(days))
+    return np.asarray(days[[-(-number * len(days) // count) for number in range(count)]])
+
+
+def blocks_at(hours: pd.DataFrame, edges: npt.NDArray[np.datetime64]) -> npt.NDArray[np.int64]:
+    """The block of each row between these first days; a day before the first edge is of the first block."""
+    found = np.searchsorted(edges, pd.to_datetime(hours["date"]).to_numpy(), side="right") - 1
+    return np.asarray(np.maximum(found, 0), dtype=np.int64)
+
+
+def day_blocks(hours: pd.DataFrame, blocks: int) -> npt.NDArray[np.int64]:
+    """The block of each row, 0..blocks-1 by equal numbers of days that have rows; fewer where days are few."""
+    return blocks_at(hours, block_edges(hours, blocks))
+
+
+def _forward(
+    hours: pd.DataFrame, block: npt.NDArray[np.int64], what: Inputs, of_settings: Sequence[Candidate]
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    parts, cpu_s = [], {one.name: 0.0 for one in of_settings}
+    for now in np.unique(block)[1:]:
+        past = np.flatnonzero(block < now)
+        taught = past[:: -(-len(past) // _VALIDATION_ROWS)]
+        rows = np.concatenate([taught, np.flatnonzero(block == now)])
+        done = forward_block(hours.iloc[rows], block[rows], now, what, of_settings)
+        parts.append(done.predicted)
+        for name, seconds in done.cpu_s.items():
+            cpu_s[name] += seconds
+    return pd.concat(parts), cpu_s

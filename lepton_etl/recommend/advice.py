@@ -1,0 +1,199 @@
+"""What the performance states of a day's devices ask for: one advice a device and adjustment.
+
+- One piece of advice as a lever gives it: what to change on what, and what that promises.
+- What kWh saved are worth in emissions and money, by one stated method.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from hashlib import sha256
+from typing import Any, Final
+
+from lepton_etl.days import Days
+from lepton_etl.errors import LeptonError
+from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """An expected figure with its 90 % interval; the unit is said where it stands."""
+
+    expected: float
+    lower: float
+    upper: float
+
+    def __post_init__(self) -> None:
+        if not self.lower <= self.expected <= self.upper:
+            raise AdviceError(f"{self.expected:g} lies outside {self.lower:g} to {self.upper:g}")
+
+    def times(self, factor: float) -> Promise:
+        """The promise in another unit, or of a share; a negative factor turns the ends round."""
+        ends = sorted((self.lower * factor, self.upper * factor))
+        return Promise(self.expected * factor, ends[0], ends[1])
+
+
+class AdviceError(LeptonError):
+    """A lever made a promise that contradicts itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is to be changed; a site where all parts are None."""
+
+    site_id: str
+    cluster_id: str | None = None
+    node_id: str | None = None
+    device_id: str | None = None
+    job_id: str | None = None
+    job_class: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What a lever proposes over [window_start, window_end): energy in kWh, emissions in kgCO2e, money in `currency`.
+
+    A figure that is not known is None. `carbon_method` is the one method behind the emissions, `none` without any;
+    `parameters` are the action's numbers with their units in their names.
+    """
+
+    subject: Subject
+    lever: str
+    action: str
+    advice: str
+    window_start: datetime
+    window_end: datetime
+    baseline_kwh: float | None
+    saving_kwh: Promise | None
+    promise_basis: str
+    saving_kgco2e: Promise | None = None
+    saving_cost: Promise | None = None
+    slowdown_ratio: Promise | None = None
+    carbon_method: str = "none"
+    currency: str | None = None
+    guard_rail: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.saving_kgco2e is None) != (self.carbon_method == "none"):
+            raise AdviceError(
+                f"{self.lever}: emissions and their method go together, not {self.carbon_method!r}"
+            )
+        if (self.saving_cost is None) != (self.currency is None):
+            raise AdviceError(f"{self.lever}: money and its currency go together")
+
+    @property
+    def recommendation_id(self) -> str:
+        """The same every night for the same change of the same subject, whatever its numbers."""
+        whose = self.subject
+        parts = (
+            whose.site_id,
+            self.lever,
+            self.action,
+            whose.cluster_id,
+            whose.node_id,
+            whose.device_id,
+            whose.job_id,
+            whose.job_class,
+        )
+        return sha256("\x1f".join(part or "" for part in parts).encode()).hexdigest()[:16]
+
+    def row(self) -> dict[str, Any]:
+        """The columns of gold/recommendation that do not depend on the night."""
+        whose = self.subject
+        return {
+            "recommendation_id": self.recommendation_id, "site_id": whose.site_id, "lever": self.lever,
+            "action": self.action, "cluster_id": whose.cluster_id, "node_id": whose.node_id,
+            "device_id": whose.device_id, "job_id": whose.job_id,
+            "job_class": whose.job_class, "advice": self.advice,
+            "action_json": json.dumps(dict(self.parameters), sort_keys=True, default=str),
+            "window_start": self.window_start, "window_end": self.window_end, "baseline_kwh": self.baseline_kwh,
+            **_advice_columns("expected_saving", "_kwh", self.saving_kwh),
+            **_advice_columns("expected_saving", "_kgco2e", self.saving_kgco2e), "carbon_method": self.carbon_method,
+            **_advice_columns("expected_saving", "_cost", self.saving_cost), "currency": self.currency,
+            **_advice_columns("expected_slowdown", "_ratio", self.slowdown_ratio), "guard_rail": self.guard_rail,
+            "promise_basis": self.promise_basis,
+        }  # fmt: skip
+
+
+def _advice_columns(name: str, suffix: str, promise: Promise | None) -> dict[str, float | None]:
+    ends = (None, None, None) if promise is None else (promise.expected, promise.lower, promise.upper)
+    return dict(zip((f"{name}{suffix}", f"{name}_lower{suffix}", f"{name}_upper{suffix}"), ends, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """Of a kWh at the site: location-based g CO2e, and money in `currency`; None is not known.
+
+    The ends are the 5th and 95th percentile of daily means: a change lasts for days, not for an hour.
+    """
+
+    intensity_g_per_kwh: Promise | None = None
+    price_per_kwh: Promise | None = None
+    currency: str | None = None
+
+
+def valued(row: Mapping[str, Any], worth: Worth) -> dict[str, Any]:
+    """A row of gold/recommendation with emissions and money of its kWh; what a lever said itself stays.
+
+    Ends multiply: lowest saving at the lowest worth. A saving below zero takes the other end.
+    """
+    found = dict(row)
+    if row["expected_saving_kwh"] is None:
+        return found
+    kwh = Promise(
+        row["expected_saving_kwh"], row["expected_saving_lower_kwh"], row["expected_saving_upper_kwh"]
+    )
+    intensity, price = worth.intensity_g_per_kwh, worth.price_per_kwh
+    if row["expected_saving_kgco2e"] is None and intensity is not None:
+        found |= _columns("kgco2e", product(kwh, intensity.times(1 / GRAMS_PER_KILOGRAM)))
+        found["carbon_method"] = "location"
+    if row["expected_saving_cost"] is None and price is not None:
+        found |= _columns("cost", product(kwh, price)) | {"currency": worth.currency}
+    return found
+
+
+def product(a: Promise, b: Promise) -> Promise:
+    """The promise of a product: its ends are the least and the most that ends of both can make."""
+    ends = [x * y for x in (a.lower, a.upper) for y in (b.lower, b.upper)]
+    expected = a.expected * b.expected
+    return Promise(expected, min(*ends, expected), max(*ends, expected))
+
+
+def _columns(unit: str, promise: Promise) -> dict[str, float]:
+    return {
+        f"expected_saving_{unit}": promise.expected,
+        f"expected_saving_lower_{unit}": promise.lower,
+        f"expected_saving_upper_{unit}": promise.upper,
+    }
+
+
+# A state that came and went is no reason to do anything.
+LEAST_H: Final = 1.0
+# What the levers of nodes and caps tell with figures; here it would stand twice.
+LEFT_TO_OTHERS: Final = ("none", "release")
+
+
+def state_advice(rows: Iterable[Mapping[str, Any]], day: date) -> list[Advice]:
+    """Advice from rows of site_id, cluster_id, node_id, device_id, performance_state, adjustment, reason and hours."""
+    start = Days.of(day).until_time
+    return [
+        Advice(
+            Subject(row["site_id"], row["cluster_id"], row["node_id"], row["device_id"]),
+            "adjustment",
+            row["adjustment"],
+            f"{row['node_id']} {row['device_id']} was {row['performance_state'].replace('_', ' ')} for "
+            f"{row['hours']:.1f} h: {row['adjustment_reason']}",
+            start,
+            start + timedelta(days=1),
+            None,
+            None,
+            "the device's state; what it saves is not known",
+            parameters={"hours": round(row["hours"], 2), "state": row["performance_state"]},
+        )
+        for row in rows
+        if row["adjustment"] not in LEFT_TO_OTHERS and row["hours"] >= LEAST_H
+    ]

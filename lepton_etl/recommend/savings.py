@@ -1,0 +1,451 @@
+"""Applied recommendations and the daily energy, work and weather of what they changed -> rows of gold/saving.
+
+- The grade of a change that was applied: what it was expected to save, what it saved, and whether that is
+  proven.
+- A cap's saving on the capped devices themselves: energy per unit of work before and after.
+- How good the promises were: hit rate and calibration over recommendations that were graded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any, Final, Literal
+
+import numpy as np
+import polars as pl
+
+from lepton_etl.recommend.baseline import (
+    Baseline,
+    Floats,
+    Period,
+    Resolution,
+    block_days,
+    blocks,
+    fit_baseline,
+    fractional_uncertainty,
+    saving_error_kwh,
+    saving_interval,
+    small_sample_factor,
+)
+from lepton_etl.uncertainty import CONFIDENCE
+
+Verdict = Literal["proven", "not proven", "loss", "insufficient baseline", "outside support"]
+
+DAYS_PER_MONTH: Final = 365.25 / 12
+
+
+@dataclass(frozen=True, slots=True)
+class SavingSettings:
+    """Gates and limits. CV(RMSE) is that of ASHRAE Guideline 14's whole-building path for less than a year of
+    reporting, the bias that of its calibrated models; both are held by parts of the baseline that were left out.
+    """
+
+    confidence: float = CONFIDENCE
+    cv_rmse_max_ratio: float = 0.20
+    nmbe_max_ratio: float = 0.05
+    fractional_uncertainty_max_ratio: float = 0.5
+    guideline14_required: bool = False
+    """Whether Guideline 14's fractional uncertainty must keep the limit too, or only stands beside."""
+    baseline_min_days: int = 60
+    reported_min_days: int = 14
+    beyond_range_ratio: float = 0.1
+    """How far outside the baseline's range a point may lie: work below its minimum or above its maximum by this share
+    of either (110 % and 90 %, Guideline 14), weather by this share of the range's width, having no true zero.
+    """
+    beyond_days_max_ratio: float = 0.1
+    """Share of the reporting points that may lie further out."""
+    seed: int = 2025
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """kWh over the reporting period. A figure that the verdict leaves unknown is None.
+
+    `lower_kwh` and `upper_kwh` are the two-sided interval of the block bootstrap, `fractional_uncertainty` is half its
+    width over the saving (or loss); the `guideline14_*` figures stand beside them. `reason` is empty where none is
+    needed.
+    """
+
+    verdict: Verdict
+    reason: str
+    baseline_points: int
+    reported_points: int
+    realised_kwh: float
+    expected_kwh: float | None = None
+    saving_kwh: float | None = None
+    saving_ratio: float | None = None
+    lower_kwh: float | None = None
+    upper_kwh: float | None = None
+    block_days: int | None = None
+    fractional_uncertainty: float | None = None
+    guideline14_error_kwh: float | None = None
+    guideline14_fractional_uncertainty: float | None = None
+    cv_rmse_ratio: float | None = None
+    nmbe_ratio: float | None = None
+    autocorrelation: float | None = None
+    model: str | None = None
+
+    @property
+    def proven(self) -> bool:
+        return self.verdict == "proven"
+
+
+def grade_saving(
+    before: Period,
+    after: Period,
+    resolution: Resolution = "daily",
+    settings: SavingSettings | None = None,
+    baseline: Baseline | None = None,
+) -> Grade:
+    """Option C or D: the energy that `after` would have used by the baseline of `before`, less what it used.
+
+    Proven: the lower bound is above 0 and half the interval's width below the limit's share of the saving. A loss is
+    claimed by the same proof, mirrored. A `baseline` already fitted to `before` spares fitting it again. Raises
+    ValueError where `after` does not lie wholly behind `before`.
+    """
+    settings = settings or SavingSettings()
+    if len(before) and len(after) and after.day[0] <= before.day[-1]:
+        raise ValueError("savings: the reporting period begins before the baseline ends")
+    realised = float(after.energy_kwh.sum())
+    counts = (len(before), len(after), realised)
+    days, reported_days = len(np.unique(before.day)), len(np.unique(after.day))
+    if days < settings.baseline_min_days or reported_days < settings.reported_min_days:
+        return Grade("insufficient baseline", f"{days} days before, {reported_days} days after", *counts)
+    baseline = baseline or fit_baseline(before)
+    if baseline is None:
+        return Grade("insufficient baseline", "energy cannot be told from work", *counts)
+    outside = _outside(baseline, after, settings)
+    refusal = _gate(baseline, settings)
+    if refusal or outside:
+        return Grade(
+            "insufficient baseline" if refusal else "outside support", refusal or outside, *counts,
+            cv_rmse_ratio=baseline.cv_rmse_ratio, nmbe_ratio=baseline.nmbe_ratio,
+            autocorrelation=baseline.errors.autocorrelation, model=_name(baseline),
+        )  # fmt: skip
+    return _graded(baseline, after, resolution, settings)
+
+
+def _graded(baseline: Baseline, after: Period, resolution: Resolution, settings: SavingSettings) -> Grade:
+    realised = float(after.energy_kwh.sum())
+    expected = float(baseline.expected_kwh(after).sum())
+    saving = expected - realised
+    interval = saving_interval(
+        saving, _by_day(baseline.form.design(baseline.period), baseline.period),
+        _by_day(baseline.left_out_residuals_kwh[:, None], baseline.period)[:, 0],
+        _by_day(baseline.form.design(after), after), settings.seed, settings.confidence,
+    )  # fmt: skip
+    months = len(np.unique(after.day)) / DAYS_PER_MONTH
+    error = saving_error_kwh(baseline.errors, expected, len(after), months, resolution, settings.confidence)
+    uncertainty = fractional_uncertainty((interval.upper_kwh - interval.lower_kwh) / 2, abs(saving))
+    beside = fractional_uncertainty(error, abs(saving))
+    decisive = max(uncertainty, beside) if settings.guideline14_required else uncertainty
+    verdict, reason = judged(interval.lower_kwh, interval.upper_kwh, decisive, settings)
+    return Grade(
+        verdict, reason, len(baseline.period), len(after), realised, expected, saving,
+        saving / expected if expected > 0 else None, interval.lower_kwh, interval.upper_kwh, interval.block_days,
+        _known(uncertainty), _known(error), _known(beside),
+        baseline.cv_rmse_ratio, baseline.nmbe_ratio, baseline.errors.autocorrelation, _name(baseline),
+    )  # fmt: skip
+
+
+def judged(
+    lower_kwh: float, upper_kwh: float, uncertainty: float, settings: SavingSettings
+) -> tuple[Verdict, str]:
+    """A saving or a loss is claimed by the same proof; all else is not proven, and says why."""
+    if lower_kwh <= 0 <= upper_kwh:
+        return "not proven", "the interval holds 0"
+    if uncertainty >= settings.fractional_uncertainty_max_ratio:
+        return "not proven", f"fractional uncertainty {uncertainty:.0%}"
+    return ("proven" if lower_kwh > 0 else "loss"), ""
+
+
+def _known(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _gate(baseline: Baseline, settings: SavingSettings) -> str:
+    if baseline.cv_rmse_ratio > settings.cv_rmse_max_ratio:
+        return f"CV(RMSE) {baseline.cv_rmse_ratio:.1%} above {settings.cv_rmse_max_ratio:.0%}"
+    if abs(baseline.nmbe_ratio) > settings.nmbe_max_ratio:
+        return f"NMBE {baseline.nmbe_ratio:+.1%} outside {settings.nmbe_max_ratio:.0%}"
+    return ""
+
+
+def _outside(baseline: Baseline, after: Period, settings: SavingSettings) -> str:
+    """Which variable of the model leaves the baseline's range for too many of the reporting points; else empty."""
+    checked: list[tuple[str, Floats, Floats | None]] = [("work", baseline.period.work, after.work)]
+    if baseline.form.weather and baseline.period.weather_c is not None:
+        checked.append(("weather", baseline.period.weather_c, after.weather_c))
+    for name, known, met in checked:
+        if met is None:
+            return f"{name} unknown in the reporting period"
+        low, high = float(known.min()), float(known.max())
+        below, above = (low, high) if name == "work" else (high - low, high - low)
+        beyond = settings.beyond_range_ratio
+        share = float(((met < low - beyond * below) | (met > high + beyond * above)).mean())
+        if share > settings.beyond_days_max_ratio:
+            return f"{name} outside the baseline's range in {share:.0%} of the points"
+    return ""
+
+
+def _by_day(values: Floats, period: Period) -> Floats:
+    """Sums by day, (days, p)."""
+    _, whose = np.unique(period.day, return_inverse=True)
+    sums = np.zeros((int(whose.max()) + 1, values.shape[1]))
+    np.add.at(sums, whose, values)
+    return sums
+
+
+def _name(baseline: Baseline) -> str:
+    form = baseline.form
+    terms = ["work" if form.work_bend is None else f"work with a bend at {form.work_bend:.3g}"]
+    if form.weather:
+        warm = "weather" if form.weather_bend_c is None else f"weather above {form.weather_bend_c:.1f} degC"
+        terms.append(f"{warm} times work" if form.weather_by_work else warm)
+    return " + ".join(terms)
+
+
+def grade_isolated(
+    before_kwh: Floats,
+    before_work: Floats,
+    after_kwh: Floats,
+    after_work: Floats,
+    settings: SavingSettings | None = None,
+) -> Grade:
+    """Days of the capped devices in order of time, (n,) and (m,); work in one unit, days without work left out.
+
+    Saving = (energy per work before - after) x work after. Its interval is a circular block bootstrap of both
+    periods' days; the Guideline 14 figure is left None: there is no regression that it could be of. The fractional
+    uncertainty is the interval's half-width over the saving.
+    """
+    settings = settings or SavingSettings()
+    for energy, work in ((before_kwh, before_work), (after_kwh, after_work)):
+        if len(energy) != len(work) or not (np.isfinite(energy).all() and np.isfinite(work).all()):
+            raise ValueError("savings: days need finite energy and work of one length")
+        if (work <= 0).any() or (energy < 0).any():
+            raise ValueError("savings: a day without work has no energy per work; energy is not negative")
+    counts = (len(before_kwh), len(after_kwh), float(after_kwh.sum()))
+    if len(before_kwh) < settings.reported_min_days or len(after_kwh) < settings.reported_min_days:
+        return Grade(
+            "insufficient baseline", f"{len(before_kwh)} days before, {len(after_kwh)} days after", *counts
+        )
+    expected = float(before_kwh.sum() / before_work.sum() * after_work.sum())
+    saving = expected - float(after_kwh.sum())
+    random = np.random.default_rng(settings.seed)
+    before, before_factor = _ratios(before_kwh, before_work, settings.confidence, random)
+    after, after_factor = _ratios(after_kwh, after_work, settings.confidence, random)
+    missed = (before - after) * float(after_work.sum()) - saving
+    tails = np.quantile(missed, [0.5 - settings.confidence / 2, 0.5 + settings.confidence / 2])
+    low, high = tails * max(before_factor, after_factor)
+    lower, upper = float(saving - high), float(saving - low)
+    uncertainty = fractional_uncertainty((upper - lower) / 2, abs(saving))
+    verdict, reason = judged(lower, upper, uncertainty, settings)
+    return Grade(
+        verdict, reason, *counts, expected, saving, saving / expected if expected > 0 else None, lower, upper,
+        block_days(before_kwh / before_work, 1), uncertainty if np.isfinite(uncertainty) else None,
+        model="energy per unit of work of the capped devices",
+    )  # fmt: skip
+
+
+def _ratios(
+    energy_kwh: Floats, work: Floats, confidence: float, random: np.random.Generator
+) -> tuple[Floats, float]:
+    """Replicates of energy per work from whole blocks of days, (replicates,), and the factor for few blocks."""
+    block = block_days(energy_kwh / work, 1)
+    drawn = blocks(np.arange(len(work), dtype=np.float64), len(work), block, random).astype(np.int64)
+    ratios: Floats = energy_kwh[drawn].sum(axis=1) / work[drawn].sum(axis=1)
+    return ratios, small_sample_factor(len(work), block, confidence)
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """One graded recommendation, kWh over its reporting period; bounds of the promise at 90 %."""
+
+    expected_kwh: float
+    lower_kwh: float
+    upper_kwh: float
+    realised_kwh: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrackRecord:
+    """Ratios are None where nothing was graded or, for the realisation, nothing promised.
+
+    The range is what so few recommendations leave open of the hit rate (Clopper-Pearson, 90 %).
+    """
+
+    graded: int
+    hit_ratio: float | None
+    hit_lower_ratio: float | None
+    hit_upper_ratio: float | None
+    below_ratio: float | None
+    above_ratio: float | None
+    realisation_ratio: float | None
+    """Sum of realised over sum of expected savings: 1 is calibrated, below 1 promised too much."""
+    calibrated: bool | None
+    """Whether the stated confidence lies within the hit rate's range."""
+
+
+def track_record(promises: Sequence[Promise], confidence: float = CONFIDENCE) -> TrackRecord:
+    """Over graded recommendations; those without an interval or a grade are not to be given.
+
+    Source: Clopper and Pearson, Biometrika 26 (1934) 404.
+    """
+    from scipy.stats import beta
+
+    count = len(promises)
+    if not count:
+        return TrackRecord(0, *(None,) * 7)
+    below = sum(p.realised_kwh < p.lower_kwh for p in promises)
+    above = sum(p.realised_kwh > p.upper_kwh for p in promises)
+    hits = count - below - above
+    tail = (1.0 - CONFIDENCE) / 2
+    lower = float(beta.ppf(tail, hits, count - hits + 1)) if hits else 0.0
+    upper = float(beta.ppf(1.0 - tail, hits + 1, count - hits)) if hits < count else 1.0
+    expected = sum(p.expected_kwh for p in promises)
+    return TrackRecord(
+        count, hits / count, lower, upper, below / count, above / count,
+        sum(p.realised_kwh for p in promises) / expected if expected > 0 else None,
+        lower <= confidence <= upper,
+    )  # fmt: skip
+
+
+# How each lever is measured (IPMVP option), and why one is not.
+METHODS: Final = {
+    "power_cap": "ipmvp_b", "cooling": "ipmvp_c", "consolidate": "ipmvp_c", "idle": "ipmvp_c", "adjustment": "ipmvp_c",
+}  # fmt: skip
+NOT_MEASURED: Final = {
+    "zombie": "a job that ended leaves no energy to compare with",
+    "shift": "time shifting moves energy, it saves none: its emissions are in the replay",
+}  # fmt: skip
+# Of daily figures: date, energy_kwh, work (one unit throughout), weather_c (null: none).
+DAILY: Final = pl.Schema(
+    {"date": pl.Date(), "energy_kwh": pl.Float64(), "work": pl.Float64(), "weather_c": pl.Float64()}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Days before and after a change; the day of the change belongs to neither."""
+
+    baseline_from: date
+    baseline_until: date
+    reporting_from: date
+    reporting_until: date
+
+
+def spans(row: Mapping[str, Any], day: date, baseline_days: int) -> Spans:
+    """The periods of an applied recommendation at the end of `day`."""
+    changed = row["state_time"].date()
+    return Spans(
+        changed - timedelta(days=baseline_days),
+        changed - timedelta(days=1),
+        changed + timedelta(days=1),
+        day,
+    )
+
+
+def saving_rows(
+    applied: Sequence[Mapping[str, Any]],
+    daily: Mapping[str, pl.DataFrame],
+    day: date,
+    baseline_days: int,
+    settings: SavingSettings | None = None,
+) -> list[dict[str, Any]]:
+    """Rows of gold/saving of the applied rows of gold/recommendation; `daily` is DAILY by recommendation_id.
+
+    `hit_ratio` is of the lever's graded recommendations of this night; null where none could be graded.
+    """
+    rows = [
+        _row(one, daily.get(one["recommendation_id"]), day, baseline_days, settings or SavingSettings())
+        for one in applied
+    ]
+    for lever in {row["lever"] for row in rows}:
+        own = [row for row in rows if row["lever"] == lever]
+        kept = track_record([promise for row in own if (promise := row["_promise"]) is not None])
+        for row in own:
+            row["hit_ratio"] = kept.hit_ratio
+    for row in rows:
+        del row["_promise"]
+    return sorted(rows, key=lambda row: str(row["recommendation_id"]))
+
+
+def _row(
+    row: Mapping[str, Any],
+    daily: pl.DataFrame | None,
+    day: date,
+    baseline_days: int,
+    settings: SavingSettings,
+) -> dict[str, Any]:
+    lever, when = row["lever"], spans(row, day, baseline_days)
+    found: dict[str, Any] = {
+        "date": day, "recommendation_id": row["recommendation_id"], "site_id": row["site_id"], "lever": lever,
+        "cluster_id": row["cluster_id"], "node_id": row["node_id"], "device_id": row["device_id"],
+        "job_id": row["job_id"], "job_class": row["job_class"], "saving_method": METHODS.get(lever, "ipmvp_c"),
+        "proven": False, "_promise": None,
+    }  # fmt: skip
+    if lever in NOT_MEASURED or daily is None:
+        return found | {"grade_reason": NOT_MEASURED.get(lever, "no daily energy is known of it")}
+    before = _part(daily, when.baseline_from, when.baseline_until)
+    after = _part(daily, when.reporting_from, when.reporting_until)
+    grade = _grade(METHODS[lever], before, after, settings)
+    promised = _promised(row, after.height)
+    if promised is not None and grade.saving_kwh is not None:
+        expected, lower, upper = promised
+        found["_promise"] = Promise(expected, lower, upper, grade.saving_kwh)
+        found["kept_promise"] = lower <= grade.saving_kwh <= upper
+    return found | {
+        "baseline_from": _end(before, first=True), "baseline_until": _end(before, first=False),
+        "reporting_from": _end(after, first=True), "reporting_until": _end(after, first=False),
+        "expected_kwh": grade.expected_kwh, "realised_kwh": grade.realised_kwh,
+        "realised_saving_kwh": grade.saving_kwh, "realised_saving_lower_kwh": grade.lower_kwh,
+        "realised_saving_upper_kwh": grade.upper_kwh,
+        "savings_uncertainty_ratio": grade.fractional_uncertainty,
+        "guideline14_uncertainty_ratio": grade.guideline14_fractional_uncertainty,
+        "cv_rmse_ratio": grade.cv_rmse_ratio, "bias_ratio": grade.nmbe_ratio, "proven": grade.proven,
+        "grade_reason": None if grade.proven else f"{grade.verdict}: {grade.reason}".rstrip(": "),
+    }  # fmt: skip
+
+
+def _grade(method: str, before: pl.DataFrame, after: pl.DataFrame, settings: SavingSettings) -> Grade:
+    if method == "ipmvp_b":
+        worked = [part.filter(pl.col("work") > 0) for part in (before, after)]
+        (kwh, work), (kwh_after, work_after) = (
+            (part["energy_kwh"].to_numpy(), part["work"].to_numpy()) for part in worked
+        )
+        return grade_isolated(kwh, work, kwh_after, work_after, settings)
+    return grade_saving(_period(before), _period(after), settings=settings)
+
+
+def _part(daily: pl.DataFrame, first: date, last: date) -> pl.DataFrame:
+    """Days with energy and work; the others are coverage, not energy."""
+    return (
+        daily.filter(pl.col("date").is_between(first, last)).drop_nulls(["energy_kwh", "work"]).sort("date")
+    )
+
+
+def _period(part: pl.DataFrame) -> Period:
+    known = part["weather_c"].is_not_null().all() and part.height > 0
+    day = np.array([one.toordinal() for one in part["date"]], dtype=np.int64)
+    weather = part["weather_c"].to_numpy() if known else None
+    return Period(day, part["energy_kwh"].to_numpy(), part["work"].to_numpy(), weather)
+
+
+def _promised(row: Mapping[str, Any], days: int) -> tuple[float, float, float] | None:
+    """The promise over so many days: it was made for a window of its own."""
+    window_days = (row["window_end"] - row["window_start"]).total_seconds() / 86_400
+    ends = tuple(row[f"expected_saving{end}_kwh"] for end in ("", "_lower", "_upper"))
+    if window_days <= 0 or any(value is None for value in ends):
+        return None
+    expected, lower, upper = (float(value) * days / window_days for value in ends)
+    return expected, lower, upper
+
+
+def _end(part: pl.DataFrame, *, first: bool) -> date | None:
+    if not part.height:
+        return None
+    found = part["date"].min() if first else part["date"].max()
+    assert isinstance(found, date)
+    return found

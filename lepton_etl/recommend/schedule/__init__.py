@@ -1,0 +1,1 @@
+"""When pending jobs should start in the hours ahead."""

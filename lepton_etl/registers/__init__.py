@@ -1,0 +1,1 @@
+"""Dated CSV registers that people keep: nodes, meters, factors, certificates."""

@@ -1,0 +1,149 @@
+"""What people read.
+
+- Fields of the figures that people read.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from lepton_etl.schema.common import ENERGY_BASIS, PUE_BASIS
+from lepton_etl.schema.declare import (
+    DOUBLE,
+    INT,
+    Field,
+    Table,
+    count,
+    energy,
+    kilograms,
+    ratio,
+    temperature,
+    text,
+    watts,
+)
+
+FIELDS: Final[tuple[Field, ...]] = (
+    count("node_count", "Nodes that the inventory expects."),
+    energy(
+        "it_energy_kwh", "Energy into IT equipment, measured plus imputed; null below the coverage limit."
+    ),
+    energy("it_energy_measured_kwh", "The part from accepted readings."),
+    energy("it_energy_imputed_kwh", "The part filled by a model; null while there is none."),
+    energy("it_energy_lower_kwh", "Lower end of the 90 % interval by sensor gain and resolution."),
+    energy("it_energy_upper_kwh", "Upper end of the 90 % interval by sensor gain and resolution."),
+    energy("gpu_energy_kwh", "Energy of GPU boards, all devices; never added to the node."),
+    ratio("coverage_ratio", "Observed over expected, weighted by rated power where every node has one."),
+    ratio("node_second_coverage_ratio", "Observed node-seconds over expected node-seconds."),
+    energy("idle_energy_kwh", "Energy of node-intervals without work; see idle_basis."),
+    text(
+        "idle_basis",
+        "How idle was told: by utilisation below the limit, by jobs, or not.",
+        ("utilisation", "jobs", "none"),
+    ),
+    energy("facility_energy_kwh", "IT energy plus the share of overheads."),
+    energy("facility_metered_kwh", "Energy at the utility meter."),
+    energy("it_metered_kwh", "Energy at the meter nearest to the IT input."),
+    Field(
+        "pue_ratio",
+        DOUBLE,
+        "dimensionless",
+        "Facility energy over IT energy, a ratio of sums.",
+        ge=1.0,
+        le=100.0,
+    ),
+    text("pue_basis", "Where the PUE comes from.", PUE_BASIS),
+    Field("pue_category", INT, None, "1 at UPS output, 2 at PDU output, 3 at IT input.", ge=1, le=3),
+    ratio(
+        "cpu_utilisation_ratio",
+        "Mean CPU utilisation of powered-on servers that are not mostly accelerators.",
+    ),
+    ratio("gpu_utilisation_ratio", "Mean GPU utilisation."),
+    watts("peak_power_w", "Maximum of the summed interval means."),
+    temperature("inlet_temp_p99_c", "99th percentile of inlet temperature over node-intervals."),
+    kilograms(
+        "emissions_location_kgco2e", "Location-based: facility energy by the hour's direct average intensity."
+    ),
+    kilograms("emissions_upstream_kgco2e", "Life-cycle minus direct intensity, on the same energy."),
+    kilograms("emissions_market_kgco2e", "Market-based; null while no contract table exists."),
+    energy("emissions_missing_kwh", "Facility energy in hours without an intensity."),
+    text("emissions_basis", "Where emissions come from.", ("measured", "estimated", "partial", "none")),
+    kilograms(
+        "embodied_kgco2e", "Embodied carbon; of a node in the inventory, of a period its amortised share."
+    ),
+    Field("water_l", DOUBLE, "liter", "Water drawn.", ge=0.0, le=1e12),
+    text("energy_basis", "What the energy figure rests on.", ENERGY_BASIS),
+    text("facility_basis", "What the facility figure rests on.", PUE_BASIS),
+    text("status", "Life of a published figure.", ("provisional", "closed", "restated")),
+)
+
+ESTIMATED: Final = "Rows whose coverage_ratio is below 1 rest on fewer seconds than the day has."
+IDLE_BY_UTILISATION: Final = (
+    "idle_energy_kwh is told by utilisation until job accounting is loaded (idle_basis)."
+)
+
+NODE_HOUR: Final = Table(
+    "gold/node_hour", grain="one node of the inventory over one hour", partition="date", owner="energy",
+    key=("site_id", "cluster_id", "node_id", "hour_start"), warnings=(ESTIMATED, IDLE_BY_UTILISATION),
+    columns=(
+        "date", "hour_start", "site_id", "cluster_id", "rack_id", "node_id", "hardware_class", "node_kind",
+        "it_energy_kwh", "it_energy_measured_kwh", "it_energy_imputed_kwh", "it_energy_lower_kwh",
+        "it_energy_upper_kwh", "gain_sigma_kwh", "resolution_sigma_kwh", "gpu_energy_kwh", "coverage_ratio",
+        "observed_s", "expected_s", "idle_energy_kwh", "idle_basis", "cpu_utilisation_ratio",
+        "gpu_utilisation_ratio", "power_mean_w", "peak_power_w", "inlet_temp_c", "device_temp_c",
+        "rated_power_w", "gpu_count", "energy_source", "energy_basis", "status", "flags", "sampling_sigma_kwh",
+        "sensor_class", "imputed_s", "imputed_sigma_kwh", "imputation_basis", "chassis_shared_kwh", "idle_power_w",
+    ),
+    not_null=("date", "energy_basis", "expected_s", "observed_s", "status"),
+)  # fmt: skip
+
+SITE_HOUR: Final = Table(
+    "gold/site_hour", grain="one site over one hour", partition="date", owner="energy",
+    key=("site_id", "hour_start"),
+    columns=(
+        "date", "hour_start", "site_id", "node_count", "it_energy_kwh", "it_energy_measured_kwh",
+        "coverage_ratio", "it_metered_kwh", "facility_metered_kwh", "facility_energy_kwh", "facility_basis",
+        "pue_ratio", "pue_basis", "pue_category", "carbon_intensity_gco2e_per_kwh", "outdoor_dry_bulb_temp_c",
+        "outdoor_wet_bulb_temp_c", "energy_basis", "status", "it_energy_imputed_kwh", "it_energy_lower_kwh",
+        "it_energy_upper_kwh", "it_energy_sigma_kwh", "utility_kwh", "pv_kwh", "generator_kwh", "battery_out_kwh",
+        "battery_in_kwh", "export_kwh", "overhead_kwh", "shared_load_kwh", "unattributed_kwh", "residual_kwh",
+        "residual_sigma_kwh", "balance_state",
+    ),
+    not_null=("date", "energy_basis", "pue_basis", "status"),
+)  # fmt: skip
+
+_CLUSTER_FIGURES: Final = (
+    "site_id", "cluster_id", "node_count", "it_energy_kwh", "it_energy_measured_kwh", "it_energy_imputed_kwh",
+    "it_energy_lower_kwh", "it_energy_upper_kwh", "coverage_ratio", "idle_energy_kwh", "facility_energy_kwh",
+    "pue_ratio", "pue_basis", "pue_category", "cpu_utilisation_ratio", "gpu_utilisation_ratio", "peak_power_w",
+    "inlet_temp_p99_c", "carbon_intensity_gco2e_per_kwh", "emissions_location_kgco2e",
+    "emissions_upstream_kgco2e", "emissions_market_kgco2e", "embodied_kgco2e", "water_l", "energy_basis",
+    "status", "gpu_energy_kwh", "node_second_coverage_ratio", "idle_basis", "facility_basis",
+    "emissions_basis", "emissions_missing_kwh", "emissions_location_lower_kgco2e",
+    "emissions_location_upper_kgco2e", "emissions_scope1_kgco2e", "market_basis", "embodied_basis", "water_basis",
+    "grid_import_kwh",
+)  # fmt: skip
+_CLUSTER_NOT_NULL: Final = (
+    "date", "node_count", "energy_basis", "pue_basis", "facility_basis", "emissions_basis", "idle_basis", "status",
+)  # fmt: skip
+
+CLUSTER_HOUR: Final = Table(
+    "gold/cluster_hour", grain="one cluster over one hour", partition="date", owner="energy",
+    key=("site_id", "cluster_id", "hour_start"), warnings=(ESTIMATED, IDLE_BY_UTILISATION),
+    columns=("date", "hour_start", *_CLUSTER_FIGURES), not_null=_CLUSTER_NOT_NULL,
+)  # fmt: skip
+
+CLUSTER_DAY: Final = Table(
+    "gold/cluster_day", grain="one cluster over one UTC day", partition="date", owner="energy",
+    key=("date", "site_id", "cluster_id"), warnings=(ESTIMATED, IDLE_BY_UTILISATION),
+    columns=("date", *_CLUSTER_FIGURES), not_null=_CLUSTER_NOT_NULL,
+)  # fmt: skip
+
+PREDICTION: Final = Table(
+    "gold/prediction", grain="one device-hour scored by one model version", partition="date", owner="models",
+    key=("site_id", "cluster_id", "node_id", "device_id", "hour_start", "model_name", "model_version"),
+    columns=(
+        "date", "hour_start", "site_id", "cluster_id", "node_id", "device_id", "model_name", "model_version",
+        "energy_kwh", "predicted_kwh", "load_ratio", "recalibrated_kwh",
+    ),
+    not_null=("date",),
+)  # fmt: skip

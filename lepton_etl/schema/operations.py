@@ -1,0 +1,55 @@
+"""What the runs did.
+
+- Fields of predictions and of the run record.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from lepton_etl.schema.declare import DATE, DOUBLE, INT, Field, Table, count, energy, ratio, text
+
+FIELDS: Final[tuple[Field, ...]] = (
+    # Predictions
+    text("model_name", "Registered model."),
+    text("model_version", "Version in the registry."),
+    energy("predicted_kwh", "Predicted energy of the device over the hour."),
+    energy(
+        "recalibrated_kwh",
+        "Predicted energy, corrected by what was missed on the device before at like load.",
+    ),
+    ratio(
+        "load_ratio",
+        "GPU utilisation of the device-hour where known, else CPU utilisation: what expected energy follows.",
+    ),
+    # Runs
+    text("run_id", "Run of the pipeline."),
+    text("stage", "Stage of the night."),
+    text("code_version", "Version of lepton_etl, with the git commit where there is one."),
+    text("settings_hash", "SHA-256 of the settings in force, secrets left out."),
+    Field("date_from", DATE, None, "First UTC day of the run."),
+    Field("date_until", DATE, None, "Last UTC day of the run."),
+    Field("exit_code", INT, None, "Exit code.", ge=0, le=255),
+    text("message", "The last line for the operator."),
+    count("rows_in", "Rows read."),
+    count("rows_out", "Rows written."),
+    Field("duration_s", DOUBLE, "second", "Wall time.", ge=0.0, le=1e9),
+    text("table_versions", "JSON: table -> Delta version after the stage."),
+    text("input_versions", "JSON: table -> Delta version that the stage read."),
+)
+
+RUN: Final = Table(
+    "ops/run", grain="one run of the night, in one state", key=("run_id", "state"), owner="operations",
+    columns=(
+        "run_id", "state", "date_from", "date_until", "start_time", "end_time", "duration_s", "exit_code",
+        "message", "code_version", "settings_hash",
+    ),
+)  # fmt: skip
+
+STAGE_RUN: Final = Table(
+    "ops/stage_run", grain="one stage of one run", key=("run_id", "stage"), owner="operations",
+    columns=(
+        "run_id", "stage", "state", "date_from", "date_until", "start_time", "end_time", "duration_s", "rows_in",
+        "rows_out", "input_versions", "table_versions", "code_version", "message",
+    ),
+)  # fmt: skip

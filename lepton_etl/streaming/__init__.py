@@ -1,0 +1,1 @@
+"""Log files followed between the nights: performance states of devices, seconds old."""

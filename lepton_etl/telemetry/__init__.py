@@ -1,1 +1,0 @@
-"""Raw log formats to canonical readings: bytes in, Arrow out, no Spark, no I/O."""

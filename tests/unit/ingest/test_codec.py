@@ -1,0 +1,71 @@
+"""The decompression door and a file's identity."""
+
+import gzip
+import io
+import lzma
+import random
+
+import pytest
+
+from lepton_etl.ingest.text import Failure, file_id, read_bytes, zstd
+
+
+def reason_of(opened: bytes | Failure) -> str:
+    assert isinstance(opened, Failure)
+    return opened.reason
+
+
+def test_plain_and_gzip_are_told_by_their_bytes() -> None:
+    assert read_bytes(b"Timestamp") == b"Timestamp"
+    assert read_bytes(gzip.compress(b"Timestamp")) == b"Timestamp"
+    assert read_bytes(io.BytesIO(gzip.compress(b"Timestamp")), name="log.gz") == b"Timestamp"
+
+
+def test_members_and_padding_across_reads_are_one_text() -> None:
+    noise = random.Random(1).randbytes(1 << 20)
+    text = noise + b"power" * 1_000_000
+    packed = gzip.compress(text)
+    assert read_bytes(packed + b"\0" * (2 << 20) + packed + b"\0") == text + text
+
+
+@pytest.mark.parametrize("cut", [1, 4, 8, 9, 500])
+def test_a_short_gzip_is_truncated(cut: int) -> None:
+    packed = gzip.compress(random.Random(2).randbytes(4000))
+    assert reason_of(read_bytes(packed[:-cut])) == "truncated_gzip"
+    assert reason_of(read_bytes(packed + packed[:-cut])) == "truncated_gzip"
+
+
+def test_what_is_named_gz_and_is_not() -> None:
+    assert reason_of(read_bytes(b"Timestamp", name="log.gz")) == "unreadable_file"
+    assert reason_of(read_bytes(b"", name="log.gz")) == "truncated_gzip"
+    assert reason_of(read_bytes(b"\x1f", name="log.gz")) == "truncated_gzip"
+
+
+def test_damage_and_trailing_rubbish_are_unreadable() -> None:
+    packed = bytearray(gzip.compress(b"Sys Power | 20 Watts | ok\n" * 100))
+    packed[-6] ^= 1
+    assert reason_of(read_bytes(bytes(packed))) == "unreadable_file"
+    assert reason_of(read_bytes(gzip.compress(b"a") + b"rubbish")) == "unreadable_file"
+
+
+def test_bombs_stop_early() -> None:
+    for compress in (gzip.compress, zstd.compress, lzma.compress):
+        assert reason_of(read_bytes(compress(b"\0" * (64 << 20)))) == "too_large"
+    assert reason_of(read_bytes(gzip.compress(b"a" * 5000), max_bytes=4999)) == "too_large"
+    assert reason_of(read_bytes(b"a" * 5000, max_bytes=4999)) == "too_large"
+    assert read_bytes(b"a" * 5000, max_bytes=5000) == b"a" * 5000
+
+
+def test_a_files_identity_is_source_node_and_text() -> None:
+    ids = [
+        file_id("bmc", "n1", b"same"),
+        file_id("bmc", "n2", b"same"),
+        file_id("bmc", None, b"same"),
+        file_id("bmc", "", b"same"),
+        file_id("bmcn", "1", b"same"),
+        file_id("bmc", "n1", b"other"),
+        file_id("bmc", "n1s", b"ame"),
+    ]
+    assert len(set(ids)) == len(ids)
+    assert file_id("bmc", "n1", b"same") == ids[0]
+    assert len(ids[0]) == 64

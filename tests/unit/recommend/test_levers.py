@@ -1,0 +1,76 @@
+"""Advice from held devices and performance states, and what kWh are worth."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lepton_etl.config.sections import OptimizeSettings
+from lepton_etl.recommend.advice import Advice, Promise, Subject, Worth, product, state_advice, valued
+from lepton_etl.recommend.idle_jobs import COLUMNS, zombie_advice
+
+DAY = date(2025, 6, 3)
+MIDNIGHT = datetime(2025, 6, 3, tzinfo=UTC)
+
+
+def held(job: str, utilisation: list[float | None]) -> list[dict[str, Any]]:
+    return [
+        {
+            "site_id": "s", "cluster_id": "c", "job_id": job, "tenant_id": "physics", "energy_kwh": 0.2,
+            "hour_start": MIDNIGHT + timedelta(hours=hour), "utilisation_ratio": value, "node_ids": ["n1"],
+        }
+        for hour, value in enumerate(utilisation)
+    ]  # fmt: skip
+
+
+def test_a_job_whose_boards_did_nothing_is_named_with_a_day_of_what_it_wastes() -> None:
+    rows = [
+        *held("sleeps", [0.9] * 18 + [0.0] * 6), *held("works", [0.5] * 24), *held("woke", [0.0] * 23 + [0.4]),
+        *held("unknown", [0.0] * 23 + [None]),
+    ]  # fmt: skip
+    frame = pl.DataFrame(rows, infer_schema_length=None).select(COLUMNS)
+    (advice,) = zombie_advice(frame, DAY, OptimizeSettings())
+    assert advice.subject.job_id == "sleeps" and "of physics" in advice.advice
+    assert advice.saving_kwh is not None and advice.saving_kwh.expected == pytest.approx(24 * 0.2)
+    assert advice.saving_kwh.lower == pytest.approx(0.95 * 24 * 0.2)
+
+
+def test_states_that_came_and_went_ask_for_nothing() -> None:
+    row = {
+        "site_id": "s", "cluster_id": "c", "node_id": "n1", "device_id": "gpu0", "hours": 2.0,
+        "performance_state": "thermally_throttled", "adjustment": "fan_or_inlet", "adjustment_reason": "cool it",
+    }  # fmt: skip
+    short, idle = row | {"hours": 0.5}, row | {"adjustment": "release"}
+    (advice,) = state_advice([row, short, idle], DAY)
+    assert advice.action == "fan_or_inlet" and advice.saving_kwh is None
+    assert "thermally throttled for 2.0 h" in advice.advice
+
+
+def row(kwh: Promise | None) -> dict[str, Any]:
+    return Advice(Subject("s"), "cooling", "a", "b", MIDNIGHT, MIDNIGHT, None, kwh, "c").row()
+
+
+def test_kwh_are_worth_emissions_by_location_and_money_in_one_currency() -> None:
+    worth = Worth(Promise(400, 300, 500), Promise(0.2, 0.1, 0.3), "EUR")
+    told = valued(row(Promise(10, 8, 12)), worth)
+    assert (told["expected_saving_kgco2e"], told["expected_saving_lower_kgco2e"]) == (4.0, pytest.approx(2.4))
+    assert (told["expected_saving_cost"], told["currency"], told["carbon_method"]) == (2.0, "EUR", "location")
+    unknown = valued(row(Promise(10, 8, 12)), Worth())
+    assert unknown["expected_saving_kgco2e"] is None and unknown["carbon_method"] == "none"
+    assert valued(row(None), worth)["expected_saving_cost"] is None
+
+
+@given(*[st.floats(-100, 100)] * 6)
+def test_a_product_holds_what_its_ends_can_make(
+    a: float, b: float, c: float, d: float, e: float, f: float
+) -> None:
+    first, second = (Promise(sorted(x)[1], sorted(x)[0], sorted(x)[2]) for x in ((a, b, c), (d, e, f)))
+    made = product(first, second)
+    for x in (first.lower, first.expected, first.upper):
+        for y in (second.lower, second.expected, second.upper):
+            assert made.lower - 1e-9 <= x * y <= made.upper + 1e-9
