@@ -208,6 +208,31 @@ def tables_show(
     print_rows(_settings(config).lake.root, table, days, column, limit, as_csv=csv)
 
 
+@tables_app.command("compare")
+def tables_compare(
+    left: Annotated[Path, typer.Argument(help="Folder of one lake, such as var/site/lake.")],
+    right: Annotated[Path, typer.Argument(help="Folder of the other lake.")],
+    table: Annotated[list[str] | None, typer.Option(help="Only this table; may be repeated.")] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="Leave out a table or table.column; may be repeated.")
+    ] = None,
+    expected: Annotated[
+        Path | None, typer.Option(help="YAML list of expected differences: table, column, reason, rows.")
+    ] = None,
+    date: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="Only this UTC day, of tables that have one."),
+    ] = None,
+    until: LastDay = None,
+) -> None:
+    """Compare two lakes by key, table by table; exit 1 where they differ in more than run ids, times and versions."""
+    from lepton_etl.cli.tables import print_comparison
+
+    days = _days(date, until) if date else None
+    if not print_comparison(left, right, only=table or (), ignore=ignore or (), expected=expected, days=days):
+        raise typer.Exit(int(Exit.UNEXPECTED))
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a verb; the last line of standard error says what, where and what to do, and the exit code agrees."""
     _log_to_stderr()
