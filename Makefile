@@ -25,7 +25,7 @@ needs = @test -n "$($(1))" || { echo "make $@: say $(1)=..., for example: $$(sed
 DEMO := var/demo
 DEMO_NIGHTS := 2025-06-03 2025-06-04 2025-06-05
 
-.PHONY: help setup demo test test-slow test-real cluster-test bench bench-ingest bench-coverage bench-ledger bench-scoring bench-models bench-forecast bench-anomalies bench-realism bench-savings lint nightly report lock clean
+.PHONY: help setup demo test test-slow test-real cluster-test bench bench-ingest bench-coverage bench-ledger bench-scoring bench-models bench-forecast bench-anomalies bench-realism bench-savings lint house nightly report lock clean
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -107,6 +107,9 @@ lint: setup ## ruff, mypy --strict, and who may import whom
 	ruff format --check .
 	mypy lepton_etl pipelines jobs scripts bench
 	lint-imports
+
+house: setup ## Rooms, files, lines, what nothing reaches; draws docs/architecture.svg and fills docs/architecture.md
+	python scripts/house.py
 
 lock: ## Make the lock files again from setup.cfg (uv in an environment of its own)
 	rm -rf var/lock && $(PYTHON) -m venv var/lock && var/lock/bin/pip --quiet install uv
