@@ -218,7 +218,8 @@ def modelled_gaps(context: StageContext, measured: DataFrame) -> DataFrame | Non
 
     `measured` has the columns of energy.node_hours.measured_node_hours. Result: the node-hour's key, `model_kwh` and
     `model_sigma_kwh` of the uncovered seconds. The error is the model's forward CV(RMSE); without it none is asked. A
-    day that was made before takes the version recorded for it, else the champion's. Source: definitions.md section 8.
+    day that was made before takes the version recorded for it, else the champion's.
+    Source: docs/definitions.md section 8.
     """
     settings = context.settings.model
     if settings.device != "node":

@@ -56,7 +56,7 @@ def with_water(site_water: DataFrame) -> Transform:
 
     Litres belong to IT energy (WUE is litres per IT kWh); PUE has no part in it. Where one cluster of the hour has
     no IT energy, nobody's share is known.
-    Source: ISO/IEC 30134-9; definitions.md section 4 (overheads by IT energy).
+    Source: ISO/IEC 30134-9; docs/definitions.md section 4 (overheads by IT energy).
     """
     site = Window.partitionBy(*_HOUR)
     energy = F.col("it_energy_kwh")

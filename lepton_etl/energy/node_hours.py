@@ -151,7 +151,7 @@ def node_hours(coverage_min_ratio: float) -> Transform:
     The total is measured + imputed energy, never measured / coverage: `measured` where coverage reaches the
     limit, `estimated` below it where the gap is filled, else null. 90 % interval: E -/+ 1.645 sqrt(G^2 + R^2 + S^2
     + I^2) by gain, resolution, sampling and imputation.
-    Source: docs/methodology.md, sections 1 to 3; definitions.md section 3.
+    Source: docs/methodology.md, sections 1 to 3; docs/definitions.md section 3.
     """
     energy, filled = F.col("it_energy_measured_kwh"), F.col("filled_kwh")
     is_covered = energy.isNotNull() & (F.col("coverage_ratio") >= coverage_min_ratio)
@@ -194,7 +194,7 @@ def _with_chassis_shared(intervals: DataFrame) -> Transform:
     """Add `chassis_shared_kwh`: what the chassis draws beyond its nodes, split by their energy.
 
     Known where the chassis and all its nodes were measured in the hour. A chassis below its nodes contradicts
-    them: null and a flag, never negative. Source: definitions.md section 2.
+    them: null and a flag, never negative. Source: docs/definitions.md section 2.
     """
     hour = F.date_trunc("hour", "interval_start")
     known = (F.col("device_id") == CHASSIS) & F.col("energy_kwh").isNotNull()

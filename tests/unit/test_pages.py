@@ -21,6 +21,7 @@ PAGES = sorted(
     ]
 )
 NAMED = re.compile(r"(?<![\w/.-])(?:lepton_etl|pipelines|jobs|scripts|bench|tests|conf)/[\w./-]*\w")
+IN_A_ROOM = re.compile(r"(?<![\w/.-])[a-z_]+/[a-z_]+\.py\b")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ANSWER = re.compile(r"^\| [^|]+ \| `(?P<file>[\w/.]+)` \| `(?P<function>\w+)` \|$", re.MULTILINE)
 
