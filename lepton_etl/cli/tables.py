@@ -1,4 +1,4 @@
-"""Tables for a person at a terminal, read without Spark."""
+"""`lepton-etl tables`: list, show and compare tables on a terminal, without Spark."""
 
 from __future__ import annotations
 
