@@ -20,8 +20,10 @@ PAGES = sorted(
         *(ROOT / "conf").rglob("*.md"),
     ]
 )
+FOLDERS = ("lepton_etl", "pipelines", "jobs", "scripts", "bench", "conf", "tests")
 NAMED = re.compile(r"(?<![\w/.-])(?:lepton_etl|pipelines|jobs|scripts|bench|tests|conf)/[\w./-]*\w")
 IN_A_ROOM = re.compile(r"(?<![\w/.-])[a-z_]+/[a-z_]+\.py\b")
+FILE = re.compile(r"(?<![\w/.-])[a-z]\w*\.py\b")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ANSWER = re.compile(r"^\| [^|]+ \| `(?P<file>[\w/.]+)` \| `(?P<function>\w+)` \|$", re.MULTILINE)
 
@@ -64,7 +66,7 @@ def test_the_pages_of_the_code_cite_pages_that_are_here() -> None:
     """A docstring that names a page names one of this repository."""
     cited = re.compile(r"(?<![\w/.-])(?:\.\./)?(?:docs|shared)/[\w./-]+\.(?:md|svg)")
     missing = {}
-    for folder in ("lepton_etl", "pipelines", "jobs", "scripts", "bench", "conf", "tests"):
+    for folder in FOLDERS:
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in (".py", ".csv", ".yaml", ".conf", ".md", ".j2") and path.is_file():
                 names = cited.findall(path.read_text(encoding="utf-8", errors="replace"))
