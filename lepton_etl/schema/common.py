@@ -93,7 +93,7 @@ FIELDS: Final[tuple[Field, ...]] = (
     text("cluster_id", "Cluster; IT outside clusters is `_shared`."),
     text("rack_id", "Rack."),
     text("chassis_id", "Chassis that the node shares with others."),
-    text("node_id", "Node; null for facility meters; a shared chassis stands under its chassis_id."),
+    text("node_id", "Node; null for facility meters; of a shared chassis its chassis_id."),
     text("device_id", "Device; 'node' is the node itself."),
     text("meter_id", "Facility meter."),
     text("parent_id", "Meter upstream of this one."),

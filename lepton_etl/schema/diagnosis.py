@@ -35,15 +35,15 @@ FIELDS: Final[tuple[Field, ...]] = (
     watts("predicted_power_upper_w", "Upper end of the 90 % conformal interval of the run's mean power.", 1e9),
     text("prediction_basis", "Whose earlier runs the expectation rests on.", JOB_POWER_BASIS),
     # State of a device
-    text("performance_state", "Likeliest state, held against flapping; null: nothing known.", PERFORMANCE_STATES),
+    text("performance_state", "Most likely state, with hysteresis; null where nothing is known.", PERFORMANCE_STATES),
     *(
         ratio(f"{state}_probability_ratio", f"Probability of state {state}, from the interval and the last ones.")
         for state in PERFORMANCE_STATES
     ),
     text("adjustment", "What the operator may do about it.", ADJUSTMENTS),
-    text("adjustment_reason", "Why, in words and numbers."),
-    Field("evidence", STRINGS, None, "What spoke for the state, strongest first."),
-    Field("unknown_inputs", STRINGS, None, "What the decision had to do without."),
+    text("adjustment_reason", "Reason, as a sentence with numbers."),
+    Field("evidence", STRINGS, None, "Evidence for the state, strongest first."),
+    Field("unknown_inputs", STRINGS, None, "Inputs that were not known."),
     time("updated_time", "When the row was written, UTC."),
     time("newest_reading_time", "Stamp of the device's newest reading, UTC."),
     Field(
@@ -59,7 +59,7 @@ FIELDS: Final[tuple[Field, ...]] = (
     ),
     Field("anomaly_score", DOUBLE, None, "How far beyond its bound: 1 is at the bound.", ge=0.0, le=1e6),
     ratio("confidence_ratio", "One less the share of earlier quiet hours that scored as high."),
-    text("explanation", "What was seen, in words and numbers."),
+    text("explanation", "What was observed, as a sentence with numbers."),
 )  # fmt: skip
 
 FORECAST: Final = Table(

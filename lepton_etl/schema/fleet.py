@@ -51,11 +51,11 @@ FIELDS: Final[tuple[Field, ...]] = (
     Field("resolution_s", DOUBLE, "second", "Median distance of the readings used.", ge=0.0, le=31_622_400.0),
     text("energy_source", "Which sensor the energy is from.", ENERGY_SOURCES),
     Field("flags", STRINGS, None, "What is odd about the interval, sorted."),
-    count("conflicts", "Readings of the same sensor and time with another value that lost."),
+    count("conflicts", "Readings of the same sensor and time with another value, which were not taken."),
     # What the sensors of one node say about one another
     text("check_source", "The source that is checked; components: CPU, DRAM and GPU together."),
-    text("against_source", "The source that it is held against."),
-    count("samples", "Intervals in which both spoke."),
+    text("against_source", "The source that it is compared with."),
+    count("samples", "Intervals in which both were read."),
     Field("median_ratio", DOUBLE, "dimensionless", "Median of checked over other power.", ge=0.0, le=1e9),
     Field("offset_w", DOUBLE, "watt", "Median of checked minus other power.", ge=-1e9, le=1e9),
     Field(
@@ -84,7 +84,11 @@ FIELDS: Final[tuple[Field, ...]] = (
         "counter_max_kwh", "Where the meter's counter begins again at 0, as logged (before the multiplier)."
     ),
     watts("meter_peak_power_w", "Highest power that the meter can pass, as logged (before the multiplier)."),
-    text("kind", "How the meter speaks.", ("interval", "counter", "power")),
+    text(
+        "kind",
+        "What the meter reports: means of intervals, a counter, or momentary power.",
+        ("interval", "counter", "power"),
+    ),
     text("label", "Whether the stamp is the start or the end of the window.", ("start", "end")),
     Field("class_pct", DOUBLE, None, "Accuracy class in percent of the reading.", ge=0.0, le=100.0),
     # Grid and weather

@@ -39,7 +39,7 @@ ACCOUNTS_FIELDS: Final[tuple[Field, ...]] = (
     text("detail", "Which meters are silent or which part is not metered."),
     _signed("residual_kwh", "Sources minus the known accounts; never part of an account."),
     energy("residual_sigma_kwh", "One standard deviation of the residual by the errors of all its sensors."),
-    energy("residual_tolerance_kwh", "Largest residual that is let pass in the hour."),
+    energy("residual_tolerance_kwh", "Largest residual that is tolerated in the hour."),
     text(
         "balance_state",
         "closed: all known, residual tolerable; exceeded: not tolerable; silent: a feed is silent; open: never known.",
@@ -105,7 +105,7 @@ _MONEY: Final[tuple[Field, ...]] = (
     text("verdict", "Whether the energies agree within billing.tolerance_ratio.", VERDICTS),
     watts("demand_peak_w", "Largest 15-minute mean of the metered import."),
     time("demand_peak_time", "Start of the 15 minutes of the largest mean, UTC."),
-    _money("invoice_cost", "Amount that the invoice asks."),
+    _money("invoice_cost", "Amount of the invoice."),
     _money("cost_difference", "Cost of the ledger minus the invoice's."),
     Field(
         "cost_difference_ratio",
