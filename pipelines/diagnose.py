@@ -18,7 +18,8 @@ from lepton_etl.days import Days
 from lepton_etl.diagnosis.anomalies import anomaly_rows, devices
 from lepton_etl.diagnosis.device_states import state_rows
 from lepton_etl.diagnosis.minutes import DEVICES, INPUTS
-from lepton_etl.lake.spark import Lake, Written
+from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Written
 from lepton_etl.schema.diagnosis import ANOMALY, STATE
 from lepton_etl.schema.energy import PREDICTION
 from lepton_etl.schema.fleet import INTERVAL, NODE
@@ -50,13 +51,13 @@ def _states(context: StageContext) -> Written:
     days = context.days
     looked_at = Days(days.start - timedelta(days=STATE_HISTORY_DAYS), days.end)
     rows = (
-        context.lake.read(INTERVAL, looked_at)
+        context.lake.read_frame(INTERVAL, looked_at)
         .where(F.col("device_id").rlike(DEVICES))
         .select("site_id", "cluster_id", "node_id", "device_id", "date", "interval_start", *INPUTS)
         .groupBy("site_id", "node_id")
         .applyInArrow(_states_of(list(days)), schema=spark_schema(STATE))
     )
-    return context.lake.replace(STATE, days, rows, allow_empty=True)
+    return context.lake.replace_frame(STATE, days, rows, allow_empty=True)
 
 
 def _states_of(days: list[date]) -> Kernel:
@@ -75,7 +76,9 @@ def _states_of(days: list[date]) -> Kernel:
 def _anomalies(context: StageContext) -> Written:
     days = context.days
     looked_at = Days(days.start - timedelta(days=ANOMALY_HISTORY_DAYS), days.end)
-    hours = context.lake.read(PREDICTION, looked_at).where(F.col("model_name") == context.settings.model.name)
+    hours = context.lake.read_frame(PREDICTION, looked_at).where(
+        F.col("model_name") == context.settings.model.name
+    )
     racks = (
         context.lake.read_few(NODE)
         .where((F.col("valid_to").isNull()) | (F.col("valid_to") > F.lit(days.start)))
@@ -90,7 +93,7 @@ def _anomalies(context: StageContext) -> Written:
         .groupBy("site_id", "_peers")
         .applyInArrow(_anomalies_of(list(days), context.settings.model.device), schema=spark_schema(ANOMALY))
     )
-    return context.lake.replace(ANOMALY, days, rows, allow_empty=True)
+    return context.lake.replace_frame(ANOMALY, days, rows, allow_empty=True)
 
 
 def _anomalies_of(days: list[date], device: str) -> Kernel:
@@ -149,9 +152,9 @@ def _together(frames: list[pl.DataFrame]) -> pl.DataFrame:
     return pl.concat(filled) if filled else pl.DataFrame()
 
 
-def _note_of_states(lake: Lake, days: Days) -> str:
+def _note_of_states(lake: SparkLake, days: Days) -> str:
     counts = (
-        lake.read(STATE, days)
+        lake.read_frame(STATE, days)
         .groupBy(F.coalesce("performance_state", F.lit("unknown")).alias("state"))
         .count()
         .orderBy(F.desc("count"), "state")
@@ -162,7 +165,7 @@ def _note_of_states(lake: Lake, days: Days) -> str:
     return f"states of {total:,} device intervals: {shares}" if total else f"no device interval in {days}"
 
 
-def _worst(lake: Lake, days: Days) -> list[str]:
+def _worst(lake: SparkLake, days: Days) -> list[str]:
     """The episodes that cost most, in words, and how many there are."""
     found: DataFrame = lake.read_few(ANOMALY, days)
     count = found.count()

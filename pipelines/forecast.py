@@ -20,7 +20,7 @@ from lepton_etl.days import Days
 from lepton_etl.forecast.grid_intensity import forecast_rows
 from lepton_etl.forecast.job_power import predict_jobs
 from lepton_etl.lake import tables as plain
-from lepton_etl.lake.spark import Written
+from lepton_etl.lake.tables import Written
 from lepton_etl.schema.declare import JOULES_PER_KWH
 from lepton_etl.schema.diagnosis import FORECAST, JOB_POWER
 from lepton_etl.schema.fleet import GRID_HOUR
@@ -66,15 +66,15 @@ def of_zone(hours: pl.DataFrame, grid: Grid) -> pl.DataFrame:
 def _jobs(context: StageContext) -> list[Written]:
     lake, days = context.lake, context.days
     looked_at = Days(days.start - timedelta(days=JOB_HISTORY_DAYS), days.end)
-    runs = lake.read(JOB_RUN, looked_at)
+    runs = lake.read_frame(JOB_RUN, looked_at)
     if runs.isEmpty():
         return []
     rows = (
-        with_mean_power(runs, lake.read(JOB_ENERGY, looked_at))
+        with_mean_power(runs, lake.read_frame(JOB_ENERGY, looked_at))
         .groupBy("site_id")
         .applyInArrow(_expected_of(list(days)), schema=spark_schema(JOB_POWER))
     )
-    return [lake.replace(JOB_POWER, days, rows, allow_empty=True)]
+    return [lake.replace_frame(JOB_POWER, days, rows, allow_empty=True)]
 
 
 def with_mean_power(runs: DataFrame, energy: DataFrame) -> DataFrame:

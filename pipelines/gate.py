@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 
 from lepton_etl.days import Days
 from lepton_etl.errors import QualityGateError
-from lepton_etl.lake.spark import Lake
+from lepton_etl.lake.spark import SparkLake
 from lepton_etl.quality.gate import GATED, judge
 from lepton_etl.quality.rules import GateOutcome, load_rules
 from lepton_etl.schema.logs import FILE
@@ -50,11 +50,13 @@ def docs_folder(docs: Path, days: Days) -> Path:
     return docs / (str(days.start) if days.count == 1 else f"{days.start}_{days.end}")
 
 
-def slices(lake: Lake, days: Days) -> dict[str, DataFrame]:
+def slices(lake: SparkLake, days: Days) -> dict[str, DataFrame]:
     """Table name -> the rows that this run publishes from; tables that do not exist are left out."""
     present = [table for table in GATED if lake.exists(table)]
     return {
-        table.name: lake.read(table).transform(files_of(days)) if table is FILE else lake.read(table, days)
+        table.name: lake.read_frame(table).transform(files_of(days))
+        if table is FILE
+        else lake.read_frame(table, days)
         for table in present
     }
 

@@ -87,7 +87,7 @@ from lepton_etl.facility.pue import (
 from lepton_etl.intervals.sensor_classes import sensor_classes
 from lepton_etl.lake import tables as plain
 from lepton_etl.lake.runs import recorded_models
-from lepton_etl.lake.spark import Written
+from lepton_etl.lake.tables import Written
 from lepton_etl.models.device_hours import device_hours
 from lepton_etl.models.registry import Registry
 from lepton_etl.models.scoring import with_prediction
@@ -149,8 +149,8 @@ def frames(context: StageContext, node_hours: DataFrame) -> Frames | None:
         F.lit(3600).alias("interval_s"), F.col("it_energy_imputed_kwh").alias("energy_kwh"),
         F.col("imputed_s").alias("observed_s"), *unknown,
     )  # fmt: skip
-    measured = lake.read(INTERVAL, days).where(listed).select(*INTERVAL_COLUMNS)
-    held = lake.read(JOB_NODE, days).where(listed).select(*HOLDING_COLUMNS)
+    measured = lake.read_frame(INTERVAL, days).where(listed).select(*INTERVAL_COLUMNS)
+    held = lake.read_frame(JOB_NODE, days).where(listed).select(*HOLDING_COLUMNS)
     idle_activity = context.settings.attribution.idle_gpu_utilisation_ratio
     rows = (
         measured.unionByName(imputed)
@@ -193,7 +193,7 @@ def _accounted(context: StageContext) -> list[str]:
         return []
     days, longest = context.days, context.settings.attribution.longest_run_d
     first = F.date_sub(F.lit(days.start), round(longest))
-    rows = context.lake.read(JOB_RUN).where(F.col("date").between(first, F.lit(days.end)))
+    rows = context.lake.read_frame(JOB_RUN).where(F.col("date").between(first, F.lit(days.end)))
     return sorted(row["cluster_id"] for row in rows.select("cluster_id").distinct().collect())
 
 
@@ -275,7 +275,7 @@ def _by_model(context: StageContext, gaps: DataFrame, registry: Registry, versio
 def _hours_with_load(context: StageContext, gaps: DataFrame) -> DataFrame:
     """Device-hours of these node-hours; a node that said nothing itself has its row from its components."""
     lake = context.lake
-    intervals = lake.read(INTERVAL, context.days)
+    intervals = lake.read_frame(INTERVAL, context.days)
     keyed = intervals.withColumn("hour_start", F.date_trunc("hour", "interval_start"))
     own = keyed.join(gaps.select(*_NODE_HOUR), list(_NODE_HOUR), how="left_semi").drop("hour_start")
     stand_in = gaps.select(
@@ -334,7 +334,7 @@ def _volume_readings(context: StageContext, meters: DataFrame) -> DataFrame:
     )
     is_volume = F.col("quantity").isin(*VOLUME_QUANTITIES)
     return (
-        context.lake.read(READING, Days(days.start - one_day, days.end + one_day))
+        context.lake.read_frame(READING, Days(days.start - one_day, days.end + one_day))
         .where((F.col("site_id") == context.settings.site.site_id) & is_volume)
         .join(F.broadcast(facts), F.col("device_id") == F.col("meter_id"), how="inner")
         .where(holds)
@@ -588,7 +588,7 @@ _CLUSTER_DAY: Final = ("date", "site_id", "cluster_id")
 def run(context: StageContext) -> StageResult:
     """Make the gold tables of the context's days. Raises LedgerError, before any is written, if it does not close."""
     lake, days = context.lake, context.days
-    rows_in = lake.read(INTERVAL, days).count()
+    rows_in = lake.read_frame(INTERVAL, days).count()
     fitted = run_fit(context)
     with (
         _held(_measured(context)) as measured,
@@ -606,7 +606,7 @@ def run(context: StageContext) -> StageResult:
         written = [
             *((fitted,) if fitted else ()),
             checked,
-            lake.replace(NODE_HOUR, days, owned),
+            lake.replace_frame(NODE_HOUR, days, owned),
             lake.replace_few(ENERGY_LEDGER, days, lake.spark.createDataFrame(book.rows), allow_empty=True),
             lake.replace_few(SITE_HOUR, days, site_hours),
             lake.replace_few(CLUSTER_HOUR, days, cluster_hours),
@@ -623,7 +623,7 @@ def run(context: StageContext) -> StageResult:
 def _measured(context: StageContext) -> DataFrame:
     """Inventory and intervals -> measured energy and coverage of every expected node-hour."""
     lake, days, idle_ratio = context.lake, context.days, context.settings.energy.idle_utilisation_ratio
-    intervals = lake.read(INTERVAL, days)
+    intervals = lake.read_frame(INTERVAL, days)
     return lake.read_few(NODE).transform(
         measured_node_hours(intervals, days, idle_utilisation_ratio=idle_ratio)
     )
@@ -633,7 +633,7 @@ def _node_hours(context: StageContext, measured: DataFrame) -> DataFrame:
     """Measured node-hours and those of the days before -> gold/node_hour, gaps filled."""
     first = context.days.start
     before = Days(first - timedelta(days=HISTORY_DAYS), first - timedelta(days=1))
-    history = context.lake.read(NODE_HOUR, before)
+    history = context.lake.read_frame(NODE_HOUR, before)
     return (
         measured.transform(with_imputed(history))
         .transform(with_modelled(modelled_gaps(context, measured)))
@@ -644,7 +644,7 @@ def _node_hours(context: StageContext, measured: DataFrame) -> DataFrame:
 def _meter_hours(context: StageContext) -> DataFrame:
     """Intervals of facility meters -> energy and coverage of every expected meter-hour."""
     lake, days = context.lake, context.days
-    intervals = lake.read(FACILITY_INTERVAL, days)
+    intervals = lake.read_frame(FACILITY_INTERVAL, days)
     return lake.read_few(METER).transform(meter_hours(intervals, days, _limit(context)))
 
 
@@ -686,7 +686,7 @@ def _cluster_hours(
     context: StageContext, nodes: DataFrame, site_hours: DataFrame, intensity: DataFrame
 ) -> DataFrame:
     """Node hours, site hours, intervals and grid -> efficiency and carbon of every cluster-hour."""
-    intervals = context.lake.read(INTERVAL, context.days)
+    intervals = context.lake.read_frame(INTERVAL, context.days)
     sums = (
         nodes.transform(sum_nodes(_CLUSTER_HOUR, _limit(context), _shared_variance(context)))
         .transform(with_peak_power(intervals))
@@ -709,7 +709,7 @@ def _cluster_days(context: StageContext, nodes: DataFrame, cluster_hours: DataFr
     return (
         lake.local(sums)
         .transform(with_facility_days(cluster_hours.transform(facility_days(limit))))
-        .transform(with_inlet_p99(lake.read(INTERVAL, context.days), "date"))
+        .transform(with_inlet_p99(lake.read_frame(INTERVAL, context.days), "date"))
         .transform(with_emission_days(cluster_hours.transform(emission_days(limit))))
         .withColumn("status", F.lit("provisional"))
         .transform(conform(CLUSTER_DAY))

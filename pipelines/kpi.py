@@ -31,7 +31,7 @@ from lepton_etl.indicators.figures import (
 )
 from lepton_etl.indicators.inlet_envelopes import inlet_sums
 from lepton_etl.lake import tables as plain
-from lepton_etl.lake.spark import Written
+from lepton_etl.lake.tables import Written
 from lepton_etl.registers.factors import load_factors
 from lepton_etl.schema.carbon import INSTRUMENT, KPI, MARKET_YEAR
 from lepton_etl.schema.columns import exact_sum
@@ -139,7 +139,7 @@ def _node_sums(context: StageContext) -> dict[tuple[str, str, datetime], dict[st
     }
     sums = {name: F.coalesce(exact_sum(addend), F.lit(0.0)) for name, addend in addends.items()}
     columns = sums | inlet_sums(F.col("inlet_temp_c"), hours)
-    rows = context.lake.read(NODE_HOUR, context.days).groupBy(*_CLUSTER_HOUR).agg(
+    rows = context.lake.read_frame(NODE_HOUR, context.days).groupBy(*_CLUSTER_HOUR).agg(
         *(column.alias(name) for name, column in columns.items())
     )  # fmt: skip
     found = rows.toArrow().to_pylist()

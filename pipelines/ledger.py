@@ -27,7 +27,8 @@ from lepton_etl.facility.set_points import operating_figure
 from lepton_etl.facility.stored_fit import fit_of, fit_row
 from lepton_etl.intervals.node_day import UNLISTED_CLUSTER
 from lepton_etl.lake import tables as plain
-from lepton_etl.lake.spark import Lake, Written
+from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Written
 from lepton_etl.ledger.accounts import (
     IT_ACCOUNTS,
     IT_HOURS,
@@ -80,7 +81,7 @@ def run_fit(context: StageContext) -> Written | None:
     return context.lake.replace_few(FACILITY_FIT, context.days, context.lake.spark.createDataFrame(table))
 
 
-def fits_of(lake: Lake, day: date) -> tuple[dict[str, FacilityFit], dict[str, dict[str, StageLoss]]]:
+def fits_of(lake: SparkLake, day: date) -> tuple[dict[str, FacilityFit], dict[str, dict[str, StageLoss]]]:
     """The fits that may be used on a day and the curves of their stages, by site; empty where there are none."""
     found = [fit_of(row) for row in lake.read_few(FACILITY_FIT, Days.of(day)).toArrow().to_pylist()]
     return {fit.site_id: fit for fit, _ in found}, {fit.site_id: stages for fit, stages in found}
@@ -107,7 +108,7 @@ def _meter_hours(context: StageContext, days: Days) -> pl.DataFrame:
     meters = lake.read_few(METER).where(carrier.isin(_ELECTRICITY, _HEAT))
     # meter_hours takes electricity alone; heat in kWh is counted by the same rule.
     as_electricity = meters.withColumn("carrier", F.lit(_ELECTRICITY))
-    hours = as_electricity.transform(meter_hours(lake.read(FACILITY_INTERVAL, days), days, limit))
+    hours = as_electricity.transform(meter_hours(lake.read_frame(FACILITY_INTERVAL, days), days, limit))
     carriers = meters.select("site_id", "meter_id", carrier.alias("carrier")).distinct()
     found = pl.DataFrame(hours.join(carriers, ["site_id", "meter_id"], how="left").toArrow())
     return found
@@ -215,7 +216,7 @@ def ledger(
     return Ledger(accounts, owners, rows, tuple(found))
 
 
-def checked(lake: Lake, context: StageContext, book: Ledger) -> Written:
+def checked(lake: SparkLake, context: StageContext, book: Ledger) -> Written:
     """Keep the ledger as checked, and refuse the days that break a limit. Raises LedgerError (exit code 3)."""
     written = lake.replace_few(
         LEDGER_CHECK, context.days, lake.spark.createDataFrame(book.rows), allow_empty=True
@@ -237,7 +238,7 @@ def _owners(
     context: StageContext, node_hours: DataFrame, drivers: DataFrame, node_split: DataFrame | None
 ) -> pl.DataFrame:
     lake = context.lake
-    unlisted = lake.read(INTERVAL, context.days).where(F.col("cluster_id") == UNLISTED_CLUSTER)
+    unlisted = lake.read_frame(INTERVAL, context.days).where(F.col("cluster_id") == UNLISTED_CLUSTER)
     sums = drivers.select(*_HOUR, F.col("it_energy_sigma_kwh").alias("sigma_kwh"))
     rows = node_hours.transform(owner_hours(node_split, unlisted)).join(sums, _HOUR, how="left")
     found = pl.DataFrame(rows.toArrow())

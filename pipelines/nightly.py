@@ -20,7 +20,7 @@ from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, Exit, LeptonError, NoInputError
 from lepton_etl.lake.lease import Lease, leases
 from lepton_etl.lake.runs import BATCH_KEY, RunRecord, StageRecord, new_run_id
-from lepton_etl.lake.spark import Lake
+from lepton_etl.lake.spark import SparkLake
 from lepton_etl.quality.rules import load_rules
 from lepton_etl.registers.inventory import read_meters, read_nodes
 from lepton_etl.schema.logs import FILE, READING
@@ -77,7 +77,7 @@ def run_night(
     `watch` is called as each stage starts.
     """
     night = Night(new_run_id())
-    lake = Lake(spark, settings.lake.root)
+    lake = SparkLake(settings.lake.root, spark=spark)
     record = RunRecord(lake, night.run_id, days, settings.digest)
     log = structlog.get_logger("nightly").bind(run_id=night.run_id, date=str(days))
     context = StageContext(lake, settings, days, night.run_id, log)
@@ -179,12 +179,12 @@ class _Run:
         )
 
 
-def _last_batch(lake: Lake) -> int:
+def _last_batch(lake: SparkLake) -> int:
     return pc.max(lake.rows(FILE, ["batch"])["batch"]).as_py() or 0
 
 
-def _require_input(lake: Lake, days: Days) -> None:
-    if lake.read(READING, days).limit(1).count() == 0:
+def _require_input(lake: SparkLake, days: Days) -> None:
+    if lake.read_frame(READING, days).limit(1).count() == 0:
         raise NoInputError(
             f"no reading of {days} was ever delivered; earlier days are untouched",
             where="bronze",

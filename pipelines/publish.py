@@ -34,7 +34,8 @@ from lepton_etl.lake import tables as few
 from lepton_etl.lake import tables as plain
 from lepton_etl.lake.lease import leases
 from lepton_etl.lake.runs import code_version, last_published_batch, new_run_id, recorded_models
-from lepton_etl.lake.spark import Lake, Written
+from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Written
 from lepton_etl.publication.changes import (
     CLOSED,
     RESTATED,
@@ -181,7 +182,7 @@ def _factor_rows(factors: FactorSet) -> list[DatedRow]:
 _OF_DELIVERY: Final = ("source_name", "file_id", "source_position", "ingest_time", "ingest_date")
 
 
-def dirty_days(lake: Lake, settings: Settings, days: Days) -> list[Days]:
+def dirty_days(lake: SparkLake, settings: Settings, days: Days) -> list[Days]:
     """The asked days, and the days made before that new files and changed rows reach.
 
     Adjoining days are one range, in time order. Raises ConfigurationError for a wrong inventory, meters, tariff or
@@ -196,7 +197,7 @@ def dirty_days(lake: Lake, settings: Settings, days: Days) -> list[Days]:
     return adjoining(sorted(touched))
 
 
-def made_days(lake: Lake) -> set[date]:
+def made_days(lake: SparkLake) -> set[date]:
     """Days that an earlier night published."""
     if not lake.exists(NODE_HOUR):
         return set()
@@ -207,7 +208,7 @@ def _of_spans(made: set[date], spans: Iterable[tuple[date, date]]) -> set[date]:
     return {day for first, last in set(spans) for day in made if first <= day <= last}
 
 
-def _reading_spans(lake: Lake, batch: int, gap_s: float) -> Iterator[tuple[date, date]]:
+def _reading_spans(lake: SparkLake, batch: int, gap_s: float) -> Iterator[tuple[date, date]]:
     """UTC days of [first reading - gap, last reading + gap] of each file that came after the batch."""
     files = lake.rows(FILE, ["batch", "first_reading_time", "last_reading_time"])
     fresh = files.filter(pc.field("batch") > batch)
@@ -219,7 +220,7 @@ def _reading_spans(lake: Lake, batch: int, gap_s: float) -> Iterator[tuple[date,
             yield (first - margin).date(), (last + margin).date()
 
 
-def _job_spans(lake: Lake, batch: int, made: set[date]) -> Iterator[tuple[date, date]]:
+def _job_spans(lake: SparkLake, batch: int, made: set[date]) -> Iterator[tuple[date, date]]:
     """UTC days of [start, end] of each job that came after the batch and says something that no earlier file said.
 
     A job without an end runs until the last day made.
@@ -242,7 +243,7 @@ def _job_spans(lake: Lake, batch: int, made: set[date]) -> Iterator[tuple[date, 
             yield first.date(), last.date() if last is not None else max(latest, first.date())
 
 
-def _remarked(lake: Lake, settings: Settings, made: set[date]) -> set[date]:
+def _remarked(lake: SparkLake, settings: Settings, made: set[date]) -> set[date]:
     """The days made whose dated rows are not those that their last publication rested on.
 
     A day that an older release made says nothing about them and stays as it is.

@@ -24,7 +24,8 @@ from lepton_etl.days import Days
 from lepton_etl.facility.set_points import operating_hours
 from lepton_etl.forecast.job_power import predict_jobs
 from lepton_etl.lake import tables as plain
-from lepton_etl.lake.spark import Lake, Written
+from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Written
 from lepton_etl.recommend import idle_jobs as held
 from lepton_etl.recommend import idle_nodes as nodes
 from lepton_etl.recommend import power_caps as limits
@@ -58,8 +59,8 @@ def waiting_jobs(context: StageContext) -> Found:
     if not pending.height:
         return Found(notes=("no job waits in the partitions that may",))
     known = Days(context.days.end - timedelta(days=JOB_HISTORY_DAYS), context.days.end)
-    runs = context.lake.read(JOB_RUN, known).where(F.col("partition").isin(*settings.partitions))
-    history = pl.DataFrame(with_mean_power(runs, context.lake.read(JOB_ENERGY, known)).toArrow())
+    runs = context.lake.read_frame(JOB_RUN, known).where(F.col("partition").isin(*settings.partitions))
+    history = pl.DataFrame(with_mean_power(runs, context.lake.read_frame(JOB_ENERGY, known)).toArrow())
     told = predict_jobs(pending, history.filter(pl.col("end_time").is_not_null()), at)
     hours = (pl.col("end_time") - pl.col("start_time")).dt.total_seconds() / 3600
     ended = history.filter(pl.col("end_time") <= at).select("user_name", "partition", hours.alias("hours"))
@@ -84,7 +85,7 @@ def _pending(context: StageContext, at: datetime, partitions: tuple[str, ...]) -
     """Jobs whose newest record by the end of the day is that they wait, with the cluster as silver names it."""
     key = ["site_id", "cluster_name", "job_id", "submit_time"]
     newest: DataFrame = (
-        context.lake.read(JOB)
+        context.lake.read_frame(JOB)
         .where(F.col("partition").isin(*partitions) & (F.col("submit_time") < F.lit(at)))
         .where(F.coalesce("record", F.lit("job")) == "job")
         .groupBy(*key)
@@ -110,7 +111,7 @@ def _room(context: StageContext) -> pl.DataFrame:
         .agg(F.sum("gpu_count").alias("gpu"), F.sum("core_count").alias("core"))
     )
     running = (
-        context.lake.read(JOB_NODE, today)
+        context.lake.read_frame(JOB_NODE, today)
         .where(F.col("to_time") >= F.lit(today.until_time))
         .groupBy("cluster_id")
         .agg(F.sum("gpu_count").alias("gpu_held"), F.sum("cpu_count").alias("core_held"))
@@ -176,7 +177,7 @@ def idle_nodes(context: StageContext) -> Found:
     """Nodes that may sleep and nodes that draw too much at rest, cluster by cluster."""
     settings, day = context.settings.optimize, context.days.end
     days = Days(day - timedelta(days=settings.history_days - 1), day)
-    hours = context.lake.read(NODE_HOUR, days).select(*nodes.COLUMNS)
+    hours = context.lake.read_frame(NODE_HOUR, days).select(*nodes.COLUMNS)
     found = _judged(hours, ("site_id", "cluster_id"), lambda rows: nodes.node_advice(rows, day, settings))
     notes = () if settings.power_down else ("no node may sleep: optimize.power_down is not stated",)
     return Found(found, notes)
@@ -186,7 +187,7 @@ def zombie_jobs(context: StageContext) -> Found:
     """Jobs that ran at the end of the day and whose boards did nothing."""
     settings, day = context.settings.optimize, context.days.end
     today = Days.of(day)
-    running = context.lake.read(JOB_NODE, today).where(
+    running = context.lake.read_frame(JOB_NODE, today).where(
         (F.col("to_time") >= F.lit(today.until_time)) & (F.size("device_ids") > 0)
     )
     if running.isEmpty():
@@ -195,7 +196,7 @@ def zombie_jobs(context: StageContext) -> Found:
         "site_id", "cluster_id", "node_id", "job_id", "tenant_id", "from_time", "to_time",
         F.explode("device_ids").alias("device_id"),
     )  # fmt: skip
-    power = context.lake.read(INTERVAL, today).select(
+    power = context.lake.read_frame(INTERVAL, today).select(
         "site_id",
         "cluster_id",
         "node_id",
@@ -233,7 +234,7 @@ def device_states(context: StageContext) -> Found:
         return Found()
     hours = F.count("*") * context.settings.energy.interval_s / SECONDS_PER_HOUR
     rows = (
-        context.lake.read(STATE, Days.of(context.days.end))
+        context.lake.read_frame(STATE, Days.of(context.days.end))
         .where(~F.col("adjustment").isin(*LEFT_TO_OTHERS))
         .groupBy("site_id", "cluster_id", "node_id", "device_id", "performance_state", "adjustment")
         .agg(F.max("adjustment_reason").alias("adjustment_reason"), hours.alias("hours"))
@@ -247,7 +248,7 @@ def power_caps(context: StageContext) -> Found:
     """Caps for job classes whose GPUs were logged under more than one limit; days of history together."""
     settings, day = context.settings.optimize, context.days.end
     days = Days(day - timedelta(days=settings.history_days - 1), day)
-    limited = context.lake.read(INTERVAL, days).where(F.col("power_limit_w") > 0)
+    limited = context.lake.read_frame(INTERVAL, days).where(F.col("power_limit_w") > 0)
     # Before the joins that tell whose work it was: most sites log one limit, or none.
     if limited.select("power_limit_w").distinct().limit(2).count() < 2:
         return Found(
@@ -287,7 +288,7 @@ def _gpus_at_work(context: StageContext, days: Days) -> DataFrame:
     lake, key = context.lake, ["site_id", "cluster_id", "node_id", "device_id"]
     run = ["site_id", "cluster_id", "job_id", "submit_time", "restart"]
     at_work = (
-        lake.read(INTERVAL, days)
+        lake.read_frame(INTERVAL, days)
         .where(F.col("device_id").rlike("^gpu[0-9]+$") & (F.col("gpu_utilisation_ratio") >= AT_WORK))
         .where((F.col("power_limit_w") > 0) & (F.col("clock_hz") > 0) & F.col("power_mean_w").isNotNull())
         .select(
@@ -295,10 +296,10 @@ def _gpus_at_work(context: StageContext, days: Days) -> DataFrame:
             (F.col("clock_hz") * F.col("gpu_utilisation_ratio")).alias("work_rate"),
         )
     )  # fmt: skip
-    holders = lake.read(JOB_NODE, days).select(
+    holders = lake.read_frame(JOB_NODE, days).select(
         *run, "node_id", "from_time", "to_time", "date", F.explode("device_ids").alias("device_id")
     )
-    users = lake.read(JOB_RUN, days).groupBy(*run).agg(
+    users = lake.read_frame(JOB_RUN, days).groupBy(*run).agg(
         F.max("user_name").alias("user_name"), F.max("partition").alias("partition")
     )  # fmt: skip
     classes = lake.read_few(NODE).groupBy("site_id", "node_id").agg(
@@ -467,7 +468,7 @@ def _node_days(context: StageContext, days: Days, applied: Sequence[Row]) -> pl.
     names = sorted({row["node_id"] for row in applied if row["node_id"] is not None})
     load = F.coalesce("gpu_utilisation_ratio", "cpu_utilisation_ratio")
     rows = (
-        context.lake.read(NODE_HOUR, days)
+        context.lake.read_frame(NODE_HOUR, days)
         .where(F.col("node_id").isin(names) & F.col("it_energy_kwh").isNotNull() & load.isNotNull())
         .groupBy("site_id", "node_id", "date")
         .agg(
@@ -513,7 +514,7 @@ def run(context: StageContext) -> StageResult:
     )
 
 
-def before(lake: Lake, day: date) -> list[dict[str, Any]]:
+def before(lake: SparkLake, day: date) -> list[dict[str, Any]]:
     """The rows of the newest night before the day."""
     nights = [one for one in plain.partitions(lake.root, RECOMMENDATION) if one < day.isoformat()]
     if not nights:
@@ -524,7 +525,7 @@ def before(lake: Lake, day: date) -> list[dict[str, Any]]:
     return found
 
 
-def decisions(lake: Lake) -> list[Decision]:
+def decisions(lake: SparkLake) -> list[Decision]:
     """All that people have decided."""
     return [
         Decision(row["recommendation_id"], row["decision"], row["decided_time"], row["effective_time"])
@@ -532,7 +533,7 @@ def decisions(lake: Lake) -> list[Decision]:
     ]
 
 
-def _worth(lake: Lake, day: date) -> Worth:
+def _worth(lake: SparkLake, day: date) -> Worth:
     """Mean and spread of the days' intensity and price at the site, by location."""
     days = Days(day - timedelta(days=WORTH_DAYS - 1), day)
     hours = pl.DataFrame(plain.read(lake.root, SITE_HOUR, days))

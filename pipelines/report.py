@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 from lepton_etl.days import Days
 from lepton_etl.lake import tables as plain
 from lepton_etl.lake.runs import code_version, stage_runs
-from lepton_etl.lake.spark import Lake
+from lepton_etl.lake.spark import SparkLake
 from lepton_etl.models.footprint import DEFAULT_CORE_POWER_W, tree_cpu_s
 from lepton_etl.recommend.lifecycle import EXPIRED, REJECTED
 from lepton_etl.report import data as d
@@ -66,7 +66,7 @@ def read(context: StageContext, folder: Path) -> d.ReportData:
     """Everything the page shows; `folder` is the page's, for relative links."""
     lake, days, settings = context.lake, context.days, context.settings
     hours = d.bucket_hours(days)
-    files = lake.read(FILE).transform(gather.files_of(days)).persist()
+    files = lake.read_frame(FILE).transform(gather.files_of(days)).persist()
     try:
         stages = stages_of(stage_runs(lake), context.run_id, days)
         return d.ReportData(
@@ -74,16 +74,16 @@ def read(context: StageContext, folder: Path) -> d.ReportData:
                 settings.site.site_id, settings.site.timezone, days, context.run_id, code_version(),
                 datetime.now(UTC),
             ),
-            cluster_day=collected(lake.read(CLUSTER_DAY, days), d.CLUSTER_DAY_SCHEMA),
-            cluster_hour=collected(lake.read(CLUSTER_HOUR, days), d.CLUSTER_HOUR_SCHEMA),
+            cluster_day=collected(lake.read_frame(CLUSTER_DAY, days), d.CLUSTER_DAY_SCHEMA),
+            cluster_hour=collected(lake.read_frame(CLUSTER_HOUR, days), d.CLUSTER_HOUR_SCHEMA),
             bucket_hours=hours,
             ledger=plain.read(lake.root, ENERGY_LEDGER, days),
             tenants=plain.read(lake.root, TENANT_DAY, days),
             points=points(lake, days),
-            coverage=coverage(lake.read(NODE_HOUR, days), hours),
+            coverage=coverage(lake.read_frame(NODE_HOUR, days), hours),
             files=collected(files.transform(gather.file_counts), d.FILE_SCHEMA),
             discarded=collected(files.transform(gather.discarded), d.DISCARDED_SCHEMA),
-            rejects=collected(lake.read(REJECT).transform(gather.reject_counts(files)), d.REJECT_SCHEMA),
+            rejects=collected(lake.read_frame(REJECT).transform(gather.reject_counts(files)), d.REJECT_SCHEMA),
             ignored=collected(files.transform(gather.ignored_sensors), d.IGNORED_SCHEMA),
             gate=gate(stages, docs_folder(settings.quality.docs, days), folder),
             stages=stages.select(d.STAGE_SCHEMA.names),
@@ -105,30 +105,30 @@ def collected(rows: DataFrame, schema: pa.Schema) -> pa.Table:
     return rows.select(*schema.names).toArrow().cast(schema)
 
 
-def points(lake: Lake, days: Days) -> d.Sample:
+def points(lake: SparkLake, days: Days) -> d.Sample:
     """Node-hours and GPU-hours for the scatters, at most MOST_POINTS of each."""
-    node_hours = lake.read(NODE_HOUR, days)
+    node_hours = lake.read_frame(NODE_HOUR, days)
     frames = (
         node_hours.transform(gather.node_points),
-        lake.read(INTERVAL, days).transform(gather.gpu_points(node_hours)),
+        lake.read_frame(INTERVAL, days).transform(gather.gpu_points(node_hours)),
     )
     samples = [_sample(frame, d.POINT_SCHEMA, "node_id", "device_id", "hour_start") for frame in frames]
     return d.Sample(pa.concat_tables([s.rows for s in samples]), sum(s.total for s in samples))
 
 
-def predictions(lake: Lake, days: Days) -> d.Sample:
+def predictions(lake: SparkLake, days: Days) -> d.Sample:
     """Scored device-hours of the days, at most MOST_POINTS; nothing where no model has scored yet."""
     if not lake.exists(PREDICTION):
         return d.Sample(d.PREDICTION_SCHEMA.empty_table())
-    known = lake.read(PREDICTION, days).dropna(subset=["energy_kwh", "predicted_kwh"])
+    known = lake.read_frame(PREDICTION, days).dropna(subset=["energy_kwh", "predicted_kwh"])
     return _sample(known, d.PREDICTION_SCHEMA, "node_id", "device_id", "hour_start")
 
 
-def states(lake: Lake, days: Days) -> pa.Table:
+def states(lake: SparkLake, days: Days) -> pa.Table:
     """Intervals by state, the most frequent first, each with the nodes that were in it longest."""
     if not lake.exists(STATE):
         return d.STATE_COUNT_SCHEMA.empty_table()
-    by_node = lake.read(STATE, days).groupBy("performance_state", "node_id").agg(
+    by_node = lake.read_frame(STATE, days).groupBy("performance_state", "node_id").agg(
         F.count("*").alias("intervals"), F.count_distinct("device_id").alias("devices")
     )  # fmt: skip
     longest = F.slice(
@@ -142,14 +142,14 @@ def states(lake: Lake, days: Days) -> pa.Table:
     return collected(rows.orderBy(F.desc("intervals")), d.STATE_COUNT_SCHEMA)
 
 
-def anomalies(lake: Lake, days: Days) -> pa.Table:
+def anomalies(lake: SparkLake, days: Days) -> pa.Table:
     """Episodes that began on the days, the largest amount of energy first."""
     rows = plain.read(lake.root, ANOMALY, days)
     order = pc.sort_indices(pc.abs(rows["excess_kwh"]), sort_keys=[("", "descending")])
     return rows.take(order)
 
 
-def recommendations(lake: Lake, days: Days) -> pa.Table:
+def recommendations(lake: SparkLake, days: Days) -> pa.Table:
     """What stands after the last day, the largest promise first."""
     rows = plain.read(lake.root, RECOMMENDATION, Days.of(days.end))
     kept = rows.filter(pc.invert(pc.is_in(rows["recommendation_state"], pa.array([EXPIRED, REJECTED]))))

@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from lepton_etl.days import Days
-from lepton_etl.lake.spark import Lake
+from lepton_etl.lake.spark import SparkLake
 from lepton_etl.models.device_hours import device_hours
 from lepton_etl.models.recalibration import Recalibration
 from lepton_etl.models.registry import Registry
@@ -31,7 +31,7 @@ def run(context: StageContext) -> StageResult:
     settings, lake = context.settings.model, context.lake
     registry = Registry.of(context.settings.mlflow)
     hours = (
-        lake.read(INTERVAL, context.days)
+        lake.read_frame(INTERVAL, context.days)
         .transform(device_hours(settings.device, lake.read_few(NODE)))
         .persist()
     )
@@ -49,7 +49,7 @@ def run(context: StageContext) -> StageResult:
             theirs = hours.where(F.col("date").isin(days))
             scored.append(theirs.transform(with_prediction(model, settings.coverage_min_ratio)))
         rows = _recalibrated(context, reduce(DataFrame.unionByName, scored))
-        written = lake.replace(PREDICTION, context.days, rows)
+        written = lake.replace_frame(PREDICTION, context.days, rows)
     finally:
         hours.unpersist()
     versions = ", ".join(sorted(days_of))
@@ -62,7 +62,7 @@ def _recalibrated(context: StageContext, scored: DataFrame) -> DataFrame:
     first = context.days.start
     before = Days(first - timedelta(days=Recalibration().newest_days), first - timedelta(days=1))
     name = context.settings.model.name
-    history = context.lake.read(PREDICTION, before).where(F.col("model_name") == name)
+    history = context.lake.read_frame(PREDICTION, before).where(F.col("model_name") == name)
 
     def correct(table: pa.Table) -> pa.Table:
         rows = pl.DataFrame(table).sort("cluster_id", "device_id", "hour_start")
@@ -74,10 +74,10 @@ def _recalibrated(context: StageContext, scored: DataFrame) -> DataFrame:
     return whole.groupBy("site_id", "node_id").applyInArrow(correct, schema=spark_schema(PREDICTION))
 
 
-def _days_by_version(lake: Lake, context: StageContext, champion: str | None) -> dict[str, list[date]]:
+def _days_by_version(lake: SparkLake, context: StageContext, champion: str | None) -> dict[str, list[date]]:
     """Model version -> the days it scores: the recorded version where a day has one, else the champion."""
     recorded = (
-        lake.read(PREDICTION, context.days)
+        lake.read_frame(PREDICTION, context.days)
         .where(F.col("model_name") == context.settings.model.name)
         .groupBy("date")
         .agg(F.max(F.col("model_version").cast("int")).cast("string").alias("model_version"))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from lepton_etl.days import Days
-from lepton_etl.lake.spark import Lake, Written
+from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Written
 
 if TYPE_CHECKING:
     from lepton_etl.config.settings import Settings
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 class StageContext:
     """One stage of one run: the lake, the settings in force and the UTC days to make."""
 
-    lake: Lake
+    lake: SparkLake
     settings: Settings
     days: Days
     run_id: str

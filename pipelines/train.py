@@ -29,7 +29,7 @@ from lepton_etl.facility.fit import FacilityFit
 from lepton_etl.facility.stored_fit import COLUMNS, WET_BULB, Q, estimator, fit_of
 from lepton_etl.facility.stored_fit import TARGET as OVERHEAD
 from lepton_etl.lake.runs import code_version
-from lepton_etl.lake.spark import Lake
+from lepton_etl.lake.spark import SparkLake
 from lepton_etl.models.cards import Fitted, cards
 from lepton_etl.models.classes import ROW_SCHEMA, ClassFit, ClassTask, fit_class, from_rows, to_row
 from lepton_etl.models.device_hours import capped, capped_by_class, covered, device_hours
@@ -235,12 +235,12 @@ def _device_model(context: StageContext, registry: Registry) -> StageResult:
     )
 
 
-def training_hours(lake: Lake, days: Days, settings: ModelSettings) -> pd.DataFrame:
+def training_hours(lake: SparkLake, days: Days, settings: ModelSettings) -> pd.DataFrame:
     """Covered device-hours with target and features, in time order, at most `max_rows`, on the driver."""
     return as_ordered(_covered_hours(lake, days, settings).transform(capped(settings.max_rows)).toArrow())
 
 
-def class_hours(lake: Lake, days: Days, settings: ModelSettings) -> DataFrame:
+def class_hours(lake: SparkLake, days: Days, settings: ModelSettings) -> DataFrame:
     """The same for the classes, at most `class_max_rows` of each, where Spark has them."""
     return _covered_hours(lake, days, settings).transform(capped_by_class(settings.class_max_rows))
 
@@ -263,8 +263,8 @@ def as_ordered(rows: pa.Table) -> pd.DataFrame:
     return order_rows(hours)
 
 
-def _covered_hours(lake: Lake, days: Days, settings: ModelSettings) -> DataFrame:
-    intervals = lake.read(INTERVAL).where(F.col("date") <= F.lit(days.end))
+def _covered_hours(lake: SparkLake, days: Days, settings: ModelSettings) -> DataFrame:
+    intervals = lake.read_frame(INTERVAL).where(F.col("date") <= F.lit(days.end))
     if settings.train_days is not None:
         first = days.end - timedelta(days=settings.train_days - 1)
         intervals = intervals.where(F.col("date") >= F.lit(first))

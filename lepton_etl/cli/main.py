@@ -95,14 +95,14 @@ def explain(
     """Why the model expects this energy of a node in an hour: parts, sensitivities, and a second opinion."""
     from lepton_etl.cli.models import explained
     from lepton_etl.lake.session import spark_session
-    from lepton_etl.lake.spark import Lake
+    from lepton_etl.lake.spark import SparkLake
 
     settings = _settings(config)
     spark = spark_session("lepton-etl explain", dict(settings.spark))
     spark.sparkContext.setLogLevel("ERROR")
     try:
         at = hour.replace(minute=0, tzinfo=UTC)
-        for line in explained(Lake(spark, settings.lake.root), settings, node, at):
+        for line in explained(SparkLake(settings.lake.root, spark=spark), settings, node, at):
             typer.echo(line)
     finally:
         spark.stop()
@@ -127,7 +127,7 @@ def replay(
     """What other rules would have done with the jobs of these days: emissions, money, delay, missed deadlines."""
     from lepton_etl.cli.replay import run, show
     from lepton_etl.lake.session import spark_session
-    from lepton_etl.lake.spark import Lake
+    from lepton_etl.lake.spark import SparkLake
     from lepton_etl.recommend.replay import POLICIES
 
     unknown = sorted(set(policy) - set(POLICIES))
@@ -140,7 +140,11 @@ def replay(
     spark.sparkContext.setLogLevel("ERROR")
     try:
         done = run(
-            Lake(spark, settings.lake.root), settings, policy, Days(first.date(), last.date()), flexibility_h
+            SparkLake(settings.lake.root, spark=spark),
+            settings,
+            policy,
+            Days(first.date(), last.date()),
+            flexibility_h,
         )
     finally:
         spark.stop()

@@ -17,7 +17,7 @@ from rich.table import Table
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
 from lepton_etl.errors import ModelError, NoInputError
-from lepton_etl.lake.spark import Lake
+from lepton_etl.lake.spark import SparkLake
 from lepton_etl.models.device_hours import capped, device_hours
 from lepton_etl.models.explain import chain_rule, explain, in_words, sensitivities, surrogate_check
 from lepton_etl.models.features import TARGET
@@ -78,13 +78,13 @@ _BACKGROUND_ROWS: Final = 400
 _UNITS: Final = {"degree_Celsius": "degC", "watt": "W rated", "dimensionless": "full load"}
 
 
-def explained(lake: Lake, settings: Settings, node_id: str, hour: datetime) -> list[str]:
+def explained(lake: SparkLake, settings: Settings, node_id: str, hour: datetime) -> list[str]:
     """Lines that explain each device-hour of the node at this UTC hour by the model version recorded for it.
 
     Raises NoInputError where silver has no such hour, ModelError where no model can be trusted.
     """
     days = Days(hour.date() - timedelta(days=_BACKGROUND_DAYS), hour.date())
-    rows = lake.read(INTERVAL, days).transform(device_hours(settings.model.device, lake.read_few(NODE)))
+    rows = lake.read_frame(INTERVAL, days).transform(device_hours(settings.model.device, lake.read_few(NODE)))
     around = _frame(rows.where((F.col("node_id") == node_id) & _at(hour - timedelta(hours=1), hour)))
     now = around[around["hour_start"] == hour] if len(around) else around
     if now.empty:
@@ -142,11 +142,11 @@ def _of_device(
     return lines
 
 
-def _model(lake: Lake, settings: Settings, node_id: str, hour: datetime) -> VerifiedModel:
+def _model(lake: SparkLake, settings: Settings, node_id: str, hour: datetime) -> VerifiedModel:
     """The version that scored this hour; of an hour that none scored, the champion."""
     name, registry = settings.model.name, Registry.of(settings.mlflow)
     scored = (
-        lake.read(PREDICTION, Days.of(hour.date()))
+        lake.read_frame(PREDICTION, Days.of(hour.date()))
         .where((F.col("node_id") == node_id) & (F.col("model_name") == name) & _at(hour, hour))
         .select("model_version")
         .first()

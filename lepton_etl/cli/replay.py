@@ -22,7 +22,7 @@ from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
 from lepton_etl.errors import NoInputError
 from lepton_etl.lake import tables as plain
-from lepton_etl.lake.spark import Lake
+from lepton_etl.lake.spark import SparkLake
 from lepton_etl.recommend.replay import POLICIES, HistoryRules, job_rows, replay_site, totals_row
 from lepton_etl.schema.diagnosis import FORECAST
 from lepton_etl.schema.fleet import GRID_HOUR, NODE
@@ -63,7 +63,7 @@ class Replayed:
 
 
 def run(
-    lake: Lake, settings: Settings, policies: Sequence[str], days: Days, flexibility_h: float
+    lake: SparkLake, settings: Settings, policies: Sequence[str], days: Days, flexibility_h: float
 ) -> Replayed:
     """Run the policies over the jobs that were submitted on the days; each may start so many hours later.
 
@@ -146,13 +146,15 @@ def _number(value: float, form: str) -> str:
     return "-" if isnan(value) else format(value, form)
 
 
-def _jobs(lake: Lake, days: Days) -> DataFrame:
+def _jobs(lake: SparkLake, days: Days) -> DataFrame:
     """One row a run that was submitted on the days and has ended; its days may reach beyond them."""
     wide = Days(days.start, days.end + timedelta(days=7))
-    energy = lake.read(JOB_ENERGY, wide).select(
+    energy = lake.read_frame(JOB_ENERGY, wide).select(
         *RUN_KEY, "facility_energy_kwh", "it_energy_kwh", "node_held_h"
     )
-    runs = lake.read(JOB_RUN, wide).select(*RUN_KEY, "start_time", "end_time", "node_count", "gpu_count")
+    runs = lake.read_frame(JOB_RUN, wide).select(
+        *RUN_KEY, "start_time", "end_time", "node_count", "gpu_count"
+    )
     begins, ends = days.from_time, days.until_time
     both = energy.withColumn("_energy", F.lit(True)).unionByName(
         runs.withColumn("_energy", F.lit(False)), allowMissingColumns=True
@@ -206,7 +208,9 @@ def _kernel(
     return replay
 
 
-def _intensity(lake: Lake, settings: Settings, days: Days, rules: HistoryRules) -> tuple[pl.DataFrame, str]:
+def _intensity(
+    lake: SparkLake, settings: Settings, days: Days, rules: HistoryRules
+) -> tuple[pl.DataFrame, str]:
     """Location-based hourly intensity of the site's zone, with the hours before that rules look back on."""
     grid = settings.grid
     if grid is None:
@@ -220,14 +224,14 @@ def _intensity(lake: Lake, settings: Settings, days: Days, rules: HistoryRules) 
     )
 
 
-def _price(lake: Lake, days: Days, rules: HistoryRules) -> tuple[pl.DataFrame | None, tuple[str, ...]]:
+def _price(lake: SparkLake, days: Days, rules: HistoryRules) -> tuple[pl.DataFrame | None, tuple[str, ...]]:
     rows = pl.DataFrame(plain.read(lake.root, SITE_COST, _around(days, rules))).drop_nulls("energy_price")
     if not rows.height:
         return None, ("no tariff: money is not told",)
     return rows.select("site_id", "hour_start", pl.col("energy_price").alias("price")), ()
 
 
-def _forecast(lake: Lake, settings: Settings, days: Days) -> pl.DataFrame | None:
+def _forecast(lake: SparkLake, settings: Settings, days: Days) -> pl.DataFrame | None:
     assert settings.grid is not None
     rows = pl.DataFrame(plain.read(lake.root, FORECAST, days)).filter(pl.col("zone_id") == settings.grid.zone)
     return rows.select("origin_time", "hour_start", "carbon_intensity_gco2e_per_kwh") if rows.height else None

@@ -24,7 +24,8 @@ from deltalake import CommitProperties, PostCommitHookProperties, Transaction
 from deltalake.transaction import AddAction
 
 from lepton_etl.errors import LakeError
-from lepton_etl.lake.spark import Lake, Written
+from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Written
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.types import arrow_schema
 
@@ -121,7 +122,7 @@ class StagedWriter:
         self._buffered_bytes = 0
 
 
-def commit(lake: Lake, table: Table, files: Sequence[StagedFile], batch: int) -> Written:
+def commit(lake: SparkLake, table: Table, files: Sequence[StagedFile], batch: int) -> Written:
     """Append the staged files in one atomic commit, the batch being its application transaction.
 
     A batch already committed changes nothing. Call under the bronze lease. Raises LakeError for an older batch.
@@ -159,7 +160,7 @@ def commit(lake: Lake, table: Table, files: Sequence[StagedFile], batch: int) ->
     return Written(table.name, rows, lake.log(table).version(), changed=True)
 
 
-def committed(lake: Lake, table: Table, batch: int) -> bool:
+def committed(lake: SparkLake, table: Table, batch: int) -> bool:
     """Whether this batch stands in the table already."""
     if not lake.exists(table):
         return False

@@ -1,17 +1,18 @@
-"""Tables read and appended by Arrow and delta-rs alone: for verbs that start no Spark.
+"""The door to the lake without a session: read tables, replace days, commit what executors staged, by delta-rs.
 
-- Tables of few rows (inventory, sites, clusters, grid, weather): compared and written by Arrow and delta-
-  rs.
+Every writer says what it changed as `Written`; a replace whose rows equal the present ones makes no commit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import date
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, write_deltalake
@@ -212,3 +213,162 @@ def files_by_day(root: Path, table: Table) -> dict[str, str]:
     for day, path in zip(actions["partition.date"].to_pylist(), actions["path"].to_pylist(), strict=True):
         names.setdefault(str(day), []).append(path)
     return {day: sha256("\n".join(sorted(paths)).encode()).hexdigest() for day, paths in names.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a door did to a table; `changed` is False when the rows were there already."""
+
+    table: str
+    rows: int
+    version: int
+    changed: bool
+
+
+@dataclass
+class Lake:
+    """The tables below one root.
+
+    `inputs` collects the Delta version of every table read since `forget_inputs`, for the run record;
+    `metadata` goes into the commits: which run wrote this version.
+    """
+
+    root: Path
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    inputs: dict[str, int] = field(default_factory=dict)
+
+    def path(self, table: Table) -> str:
+        return str(self.root / table.name)
+
+    def exists(self, table: Table) -> bool:
+        return exists(self.root, table)
+
+    def version(self, table: Table) -> int | None:
+        """The newest Delta version, None where the table does not exist."""
+        return version(self.root, table)
+
+    def log(self, table: Table) -> DeltaTable:
+        """The table's transaction log."""
+        return DeltaTable(self.path(table))
+
+    def forget_inputs(self) -> None:
+        self.inputs.clear()
+
+    def ensure(self, table: Table) -> None:
+        """Create the table if it is missing: columns, comments, constraints, partition, properties.
+
+        A table of an older release gets its new columns at the next write.
+        """
+        if not self.exists(table):
+            create_table(self.root / table.name, table)
+
+    def read(
+        self,
+        table: Table,
+        days: Days | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        where: pc.Expression | None = None,
+    ) -> pl.DataFrame:
+        """Return the rows, of these UTC days and by `where` where given; empty where there is no table.
+
+        Columns that an older release did not write are null. For tables that a driver can hold.
+        """
+        names = list(columns or table.columns)
+        if not self.exists(table):
+            return pl.DataFrame(arrow_schema(table).empty_table().select(names))
+        log = self.log(table)
+        self.inputs[table.name] = log.version()
+        within = where
+        if days is not None:
+            day = pc.field(day_column(table))
+            in_days = (day >= pa.scalar(days.start)) & (day <= pa.scalar(days.end))
+            within = in_days if where is None else in_days & where
+        known = {one.name for one in log.schema().fields}
+        found = log.to_pyarrow_dataset().to_table(columns=[n for n in names if n in known], filter=within)
+        return pl.DataFrame(_typed(table, pa.table(found), names))
+
+    def replace(
+        self, table: Table, days: Days, rows: pl.DataFrame | pa.Table, *, allow_empty: bool = False
+    ) -> Written:
+        """Replace exactly these UTC days by `rows`; a day of equal rows makes no commit and keeps its files.
+
+        No rows at all are refused unless told. Raises LakeError, also for a row out of the dictionary's bounds.
+        """
+        if table.partition != "date":
+            raise LakeError("only a table partitioned by date can replace days", where=table.name)
+        arrow = rows.to_arrow() if isinstance(rows, pl.DataFrame) else rows
+        refuse_other_days(table, days, arrow["date"].unique().to_pylist())
+        if arrow.num_rows == 0 and not allow_empty:
+            raise empty_days(table, days)
+        changed = replace_days(self.root, table, days, arrow, self.metadata)
+        return Written(table.name, arrow.num_rows, self._version(table), changed)
+
+    def overwrite(self, table: Table, rows: pl.DataFrame | pa.Table) -> Written:
+        """Replace a table without days (inventory, meters); equal rows make no commit."""
+        self.ensure(table)
+        fresh = checked(table, rows.to_arrow() if isinstance(rows, pl.DataFrame) else rows)
+        log = self.log(table)
+        changed = not fresh.equals(present_rows(table, log, None))
+        if changed:
+            write(table, log, fresh, where=None, path=self.root / table.name, metadata=self.metadata)
+        return Written(table.name, fresh.num_rows, self._version(table), changed)
+
+    def write_rows(
+        self, table: Table, rows: Sequence[Mapping[str, Any]], *, where: str | None = None
+    ) -> Written:
+        """Append a few rows (run record, file register); `where` names rows that they replace."""
+        self.ensure(table)
+        data = pa.Table.from_pylist([dict(row) for row in rows], schema=arrow_schema(table))
+        how: dict[str, Any] = (
+            {"mode": "append"} if where is None else {"mode": "overwrite", "predicate": where}
+        )
+        properties = CommitProperties(custom_metadata=dict(self.metadata))
+        write_deltalake(self.path(table), data, schema_mode="merge", commit_properties=properties, **how)
+        return Written(table.name, data.num_rows, self._version(table), changed=True)
+
+    def _version(self, table: Table) -> int:
+        found = self.version(table)
+        assert found is not None
+        return found
+
+
+def day_column(table: Table) -> str:
+    """The column that holds a row's UTC day."""
+    if table.name == "bronze/reading":
+        return "reading_date"
+    if table.name in ("bronze/reject", "bronze/file"):
+        return "ingest_date"
+    if "date" in table.columns:
+        return "date"
+    raise LakeError("the table has no days", where=table.name)
+
+
+def refuse_other_days(table: Table, days: Days, found: Iterable[date]) -> None:
+    """Raise LakeError for a row of another day."""
+    outside = sorted(day for day in found if day not in days)
+    if outside:
+        raise LakeError(f"rows of {outside[0]} do not belong to {days}", where=table.name)
+
+
+def empty_days(table: Table, days: Days) -> LakeError:
+    return LakeError(
+        f"refusing to replace the rows of {days} by nothing",
+        where=table.name,
+        remedy="check the stage's inputs; no row was removed",
+    )
+
+
+def days_predicate(days: Days) -> str:
+    # Dates are parsed values, so the string holds nothing that a caller typed.
+    return f"date >= '{days.start.isoformat()}' AND date < '{(days.end + timedelta(days=1)).isoformat()}'"
+
+
+def _typed(table: Table, rows: pa.Table, names: Sequence[str]) -> pa.Table:
+    """These declared columns in their declared type; one that the rows lack is null."""
+    schema = pa.schema([arrow_schema(table).field(name) for name in names])
+    columns = [
+        rows[one.name].cast(one.type) if one.name in rows.column_names else pa.nulls(rows.num_rows, one.type)
+        for one in schema
+    ]
+    return pa.table(columns, schema=schema)

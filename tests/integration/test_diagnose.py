@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 
 from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
-from lepton_etl.lake.spark import Lake
+from lepton_etl.lake.spark import SparkLake
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.diagnosis import ANOMALY, FORECAST, JOB_POWER, STATE
 from lepton_etl.schema.energy import PREDICTION
@@ -44,7 +44,7 @@ def context(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> St
     folder: Path = tmp_path_factory.mktemp("diagnose")
     (folder / "settings.yaml").write_text(SETTINGS, encoding="utf-8")
     settings: Settings = load(folder / "settings.yaml")
-    lake = Lake(spark, folder / "lake")
+    lake = SparkLake(folder / "lake", spark=spark)
     nodes = [
         {"site_id": "s", "cluster_id": "c", "node_id": f"n{i}", "rack_id": "r1", "node_kind": "compute",
          "hardware_class": "h", "valid_from": datetime(2020, 1, 1, tzinfo=UTC)}
@@ -94,11 +94,11 @@ def test_the_grid_is_forecast_from_the_end_of_the_day_and_jobs_by_their_users(co
     assert [one.changed for one in forecast.run(context).written] == [False, False]
 
 
-def _write(lake: Lake, table: Table, rows: list[dict[str, Any]], days: Days | None) -> None:
+def _write(lake: SparkLake, table: Table, rows: list[dict[str, Any]], days: Days | None) -> None:
     frame = lake.spark.createDataFrame(
         [tuple(row.get(c) for c in table.columns) for row in rows], spark_schema(table)
     )
-    lake.overwrite(table, frame) if days is None else lake.replace(table, days, frame)
+    lake.overwrite(table, frame) if days is None else lake.replace_frame(table, days, frame)
 
 
 def _predictions(first: date) -> list[dict[str, Any]]:

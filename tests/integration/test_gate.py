@@ -16,7 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from lepton_etl.days import Days
 from lepton_etl.errors import Exit, QualityGateError
-from lepton_etl.lake.spark import Lake
+from lepton_etl.lake.spark import SparkLake
 from lepton_etl.quality.gate import judge
 from lepton_etl.quality.rules import CheckOutcome, GateOutcome, Rule, TableRules, load_rules
 from lepton_etl.schema.declare import Table
@@ -173,7 +173,7 @@ def test_a_rule_that_raises_closes_the_gate(
     assert said in failure.observed
 
 
-def context(lake: Lake, folder: Path, days: Days) -> StageContext:
+def context(lake: SparkLake, folder: Path, days: Days) -> StageContext:
     quality = SimpleNamespace(expectations=None, docs=folder / "quality")
     return StageContext(
         lake=lake,
@@ -184,11 +184,11 @@ def context(lake: Lake, folder: Path, days: Days) -> StageContext:
     )
 
 
-def test_the_stage_judges_the_days_only_and_stops_with_exit_code_3(lake: Lake, tmp_path: Path) -> None:
+def test_the_stage_judges_the_days_only_and_stops_with_exit_code_3(lake: SparkLake, tmp_path: Path) -> None:
     days = Days.of(DAY)
     other = MIDNIGHT - timedelta(days=3)
     rows = frame(lake.spark, INTERVAL, good_day())
-    lake.replace(INTERVAL, days, rows)
+    lake.replace_frame(INTERVAL, days, rows)
     lake.write_rows(
         FILE,
         [
@@ -215,7 +215,7 @@ def test_the_stage_judges_the_days_only_and_stops_with_exit_code_3(lake: Lake, t
     assert str(tmp_path / "quality" / "2025-06-03" / "index.html") in error.remedy
 
 
-def test_tables_that_do_not_exist_are_left_out(lake: Lake, tmp_path: Path) -> None:
+def test_tables_that_do_not_exist_are_left_out(lake: SparkLake, tmp_path: Path) -> None:
     with pytest.raises(QualityGateError) as caught:
         gate.run(context(lake, tmp_path, Days.of(DAY)))
     assert "bronze/file: not_empty: the table does not exist" in caught.value.what

@@ -17,7 +17,7 @@ from lepton_etl.cli.main import app
 from lepton_etl.config.settings import load
 from lepton_etl.days import Days
 from lepton_etl.lake import tables as plain
-from lepton_etl.lake.spark import Lake
+from lepton_etl.lake.spark import SparkLake
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.diagnosis import STATE
 from lepton_etl.schema.energy import NODE_HOUR, SITE_HOUR
@@ -67,7 +67,7 @@ def node_hours(days: Days) -> list[dict[str, Any]]:
     return rows
 
 
-def lay_down(lake: Lake) -> None:
+def lay_down(lake: SparkLake) -> None:
     days = Days(FIRST, DAY + timedelta(days=1))
     nodes = [
         SITE | {"node_id": f"n{n}", "rack_id": f"r{n % 2}", "hardware_class": "gpu-400", "valid_from": at(FIRST)}
@@ -103,26 +103,26 @@ def lay_down(lake: Lake) -> None:
     write(lake, STATE, states, Days.of(DAY))
 
 
-def write(lake: Lake, table: Table, rows: Sequence[Mapping[str, Any]], days: Days | None = None) -> None:
+def write(lake: SparkLake, table: Table, rows: Sequence[Mapping[str, Any]], days: Days | None = None) -> None:
     whole = [{name: row.get(name) for name in table.columns} for row in rows]
     frame = lake.spark.createDataFrame(whole, spark_schema(table))
     if days is None:
         lake.overwrite(table, frame)
     else:
-        lake.replace(table, days, frame)
+        lake.replace_frame(table, days, frame)
 
 
 @pytest.fixture(scope="module")
 def folder(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recommend")
     (folder / "site.yaml").write_text(SETTINGS, encoding="utf-8")
-    lay_down(Lake(spark, folder / "lake"))
+    lay_down(SparkLake(folder / "lake", spark=spark))
     return folder
 
 
 def night(spark: SparkSession, folder: Path, day: date) -> tuple[dict[str, dict[str, Any]], Any]:
     settings = load(folder / "site.yaml")
-    lake = Lake(spark, settings.lake.root)
+    lake = SparkLake(settings.lake.root, spark=spark)
     done = recommend.run(StageContext(lake, settings, Days.of(day), "run", structlog.get_logger()))
     rows = plain.read(settings.lake.root, RECOMMENDATION, Days.of(day)).to_pylist()
     return {row["lever"]: row for row in rows}, done

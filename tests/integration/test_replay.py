@@ -16,7 +16,7 @@ from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import NoInputError
 from lepton_etl.lake import tables as plain
-from lepton_etl.lake.spark import Lake
+from lepton_etl.lake.spark import SparkLake
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.diagnosis import FORECAST
 from lepton_etl.schema.fleet import GRID_HOUR, NODE
@@ -50,22 +50,22 @@ def clean(hour: int) -> float:
     return 100.0 if hour < 6 else 400.0
 
 
-def write(lake: Lake, table: Table, rows: Sequence[Mapping[str, Any]], days: Days | None) -> None:
+def write(lake: SparkLake, table: Table, rows: Sequence[Mapping[str, Any]], days: Days | None) -> None:
     whole = [{name: row.get(name) for name in table.columns} for row in rows]
     frame = lake.spark.createDataFrame(whole, spark_schema(table))
     if days is None:
         lake.overwrite(table, frame)
     else:
-        lake.replace(table, days, frame)
+        lake.replace_frame(table, days, frame)
 
 
 @pytest.fixture(scope="module")
-def site(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Settings]:
+def site(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[SparkLake, Settings]:
     """A job of two hours and 2 kWh submitted at 12 h of every day; at the end one waits in the queue."""
     folder: Path = tmp_path_factory.mktemp("replay")
     (folder / "site.yaml").write_text(SETTINGS, encoding="utf-8")
     settings = load(folder / "site.yaml")
-    lake = Lake(spark, settings.lake.root)
+    lake = SparkLake(settings.lake.root, spark=spark)
     node = {"site_id": "s", "cluster_id": "c", "node_id": "n1", "valid_from": at(FIRST), "gpu_count": 8}
     write(lake, NODE, [node], None)
     hours = [
@@ -104,7 +104,7 @@ def site(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return lake, settings
 
 
-def test_rules_stand_between_doing_nothing_and_knowing_all(site: tuple[Lake, Settings]) -> None:
+def test_rules_stand_between_doing_nothing_and_knowing_all(site: tuple[SparkLake, Settings]) -> None:
     lake, settings = site
     done = run(lake, settings, ["planned", "threshold", "cheapest_window"], JOB_DAYS, 24.0)
     rows = {row["policy"]: row for row in done.rows}
@@ -119,13 +119,13 @@ def test_rules_stand_between_doing_nothing_and_knowing_all(site: tuple[Lake, Set
     assert "location-based" in done.basis and any("prices" in note for note in done.notes)
 
 
-def test_days_without_jobs_are_said(site: tuple[Lake, Settings]) -> None:
+def test_days_without_jobs_are_said(site: tuple[SparkLake, Settings]) -> None:
     lake, settings = site
     with pytest.raises(NoInputError, match="no job"):
         run(lake, settings, ["planned"], Days.of(DAYS.end), 24.0)
 
 
-def test_a_pending_job_is_told_to_wait_for_the_clean_hours(site: tuple[Lake, Settings]) -> None:
+def test_a_pending_job_is_told_to_wait_for_the_clean_hours(site: tuple[SparkLake, Settings]) -> None:
     lake, settings = site
     context = StageContext(lake, settings, Days.of(JOB_DAYS.end), "run", structlog.get_logger())
     found = waiting_jobs(context)

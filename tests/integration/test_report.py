@@ -18,7 +18,7 @@ from pipelines.stage import StageContext, StageResult
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from lepton_etl.lake.spark import Lake
+    from lepton_etl.lake.spark import SparkLake
 
 pytestmark = pytest.mark.spark
 
@@ -78,15 +78,15 @@ def stage_run(stage: str, message: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def filled(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Lake:
+def filled(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> SparkLake:
     """A lake of one day: 70 nodes, one silent and one half a day late, one bad file, one reject."""
-    from lepton_etl.lake.spark import Lake
+    from lepton_etl.lake.spark import SparkLake
     from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR
     from lepton_etl.schema.fleet import INTERVAL
     from lepton_etl.schema.logs import FILE, REJECT
     from lepton_etl.schema.operations import STAGE_RUN
 
-    lake = Lake(spark, tmp_path_factory.mktemp("report") / "lake")
+    lake = SparkLake(tmp_path_factory.mktemp("report") / "lake", spark=spark)
     hours = [node_hour(i, node, hour) for i, node in enumerate(NODES) for hour in range(24)]
     lake.write_rows(NODE_HOUR, hours)
     lake.write_rows(INTERVAL, [gpu_interval(minute) for minute in range(0, 60, 5)])
@@ -117,14 +117,14 @@ def filled(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Lak
     return lake
 
 
-def context_of(lake: Lake, folder: Path, days: Days) -> StageContext:
+def context_of(lake: SparkLake, folder: Path, days: Days) -> StageContext:
     conf = folder / "conf.yaml"
     conf.write_text(SETTINGS)
     return StageContext(lake, load(conf), days, "run-1", structlog.get_logger())
 
 
 @pytest.fixture(scope="module")
-def context(filled: Lake, tmp_path_factory: pytest.TempPathFactory) -> StageContext:
+def context(filled: SparkLake, tmp_path_factory: pytest.TempPathFactory) -> StageContext:
     return context_of(filled, tmp_path_factory.mktemp("site"), Days.of(DAY))
 
 
@@ -176,7 +176,7 @@ def test_the_same_data_give_the_same_page(context: StageContext, result: StageRe
     assert [file.name for file in page.parent.iterdir()] == ["index.html"]
 
 
-def test_a_gpu_hour_is_the_mean_over_its_observed_time(filled: Lake) -> None:
+def test_a_gpu_hour_is_the_mean_over_its_observed_time(filled: SparkLake) -> None:
     rows = report.points(filled, Days.of(DAY)).rows.to_pylist()
     (gpu,) = [row for row in rows if row["subject"] == "GPU"]
     assert gpu["power_w"] == pytest.approx(200.0)
@@ -187,7 +187,7 @@ def test_a_gpu_hour_is_the_mean_over_its_observed_time(filled: Lake) -> None:
     )
 
 
-def test_an_empty_lake_gives_a_page_that_says_so(lake: Lake, tmp_path: Path) -> None:
+def test_an_empty_lake_gives_a_page_that_says_so(lake: SparkLake, tmp_path: Path) -> None:
     result = report.run(context_of(lake, tmp_path, Days.of(DAY, date(2025, 6, 4))))
     assert "holds no row of 2025-06-03..2025-06-04" in result.notes[1]
     html = body(tmp_path / "report" / "2025-06-03_2025-06-04" / "index.html")

@@ -17,7 +17,7 @@ from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import Exit
 from lepton_etl.lake.lease import Lease
-from lepton_etl.lake.spark import Lake
+from lepton_etl.lake.spark import SparkLake
 from lepton_etl.models.registry import Registry
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR
@@ -44,7 +44,7 @@ class Site:
 
     folder: Path
     settings: Settings
-    lake: Lake
+    lake: SparkLake
     night: Night
 
     def table(self, table: Table) -> pl.DataFrame:
@@ -82,7 +82,7 @@ def make_site(
     for stage in [None] if days == TWO_DAYS else ["bronze", "silver", "gold"]:
         night = run_night(spark, settings, days, stage)
         assert night.exit_code == Exit.DONE, night.message
-    return Site(folder, settings, Lake(spark, settings.lake.root), night)
+    return Site(folder, settings, SparkLake(settings.lake.root, spark=spark), night)
 
 
 @pytest.fixture(scope="module")

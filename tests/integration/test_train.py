@@ -17,7 +17,7 @@ from lepton_etl.cli.models import explained
 from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import NoInputError
-from lepton_etl.lake.spark import Lake
+from lepton_etl.lake.spark import SparkLake
 from lepton_etl.models.classes import fit_classes
 from lepton_etl.models.device_hours import capped, covered, device_hours
 from lepton_etl.models.features import KEYS, POWER_COLUMNS, feature_names
@@ -162,7 +162,7 @@ def test_the_sample_is_the_same_in_any_partitioning(spark: SparkSession, nodes: 
     assert samples[0] == samples[1]
 
 
-def _fill(spark: SparkSession, lake: Lake, days: Days) -> None:
+def _fill(spark: SparkSession, lake: SparkLake, days: Days) -> None:
     """Three nodes whose power follows their load, one interval of 300 s seen in every five minutes."""
     random = np.random.default_rng(3)
     rows = []
@@ -173,7 +173,7 @@ def _fill(spark: SparkSession, lake: Lake, days: Days) -> None:
             power_w = idle_w * (1 + load + 0.02 * float(np.sin(12 * load)))
             seen = {"cpu_utilisation_ratio": load, "inlet_temp_c": 20.0 + 5 * load}
             rows += _hour(node, "node", days.from_time + timedelta(hours=hour), [power_w] * 12, **seen)
-    lake.replace(INTERVAL, days, _rows(spark, INTERVAL, rows))
+    lake.replace_frame(INTERVAL, days, _rows(spark, INTERVAL, rows))
     nodes = [_node("n1", 400.0), _node("n2", 400.0), _node("n3", 900.0, hardware_class="k")]
     lake.overwrite(NODE, _rows(spark, NODE, nodes))
 
@@ -184,12 +184,12 @@ def settings(tmp_path: Path) -> Settings:
     return load(tmp_path / "settings.yaml")
 
 
-def _context(lake: Lake, settings: Settings, days: Days) -> StageContext:
+def _context(lake: SparkLake, settings: Settings, days: Days) -> StageContext:
     return StageContext(lake, settings, days, "test-run", structlog.get_logger())
 
 
 def test_a_night_trains_once_promotes_scores_and_repeats_itself(
-    spark: SparkSession, lake: Lake, settings: Settings
+    spark: SparkSession, lake: SparkLake, settings: Settings
 ) -> None:
     _fill(spark, lake, DAYS)
     context = _context(lake, settings, DAYS)
@@ -209,7 +209,7 @@ def test_a_night_trains_once_promotes_scores_and_repeats_itself(
 
     scored = score.run(context)
     assert scored.written[0].changed
-    rows = lake.read(PREDICTION).toPandas()
+    rows = lake.read_frame(PREDICTION).toPandas()
     assert len(rows) == 3 * 96
     error = (rows["energy_kwh"] - rows["predicted_kwh"]).abs().sum() / rows["energy_kwh"].sum()
     assert error < 0.05
@@ -240,7 +240,7 @@ def test_a_night_trains_once_promotes_scores_and_repeats_itself(
 
 
 def test_a_class_taught_on_an_executor_is_the_one_taught_here_to_the_bit(
-    spark: SparkSession, lake: Lake, settings: Settings
+    spark: SparkSession, lake: SparkLake, settings: Settings
 ) -> None:
     _fill(spark, lake, DAYS)
     of_model = settings.model.model_copy(
@@ -261,7 +261,9 @@ def test_a_class_taught_on_an_executor_is_the_one_taught_here_to_the_bit(
         assert (build(ours.data).predict(rows) == build(theirs.data).predict(rows)).all()
 
 
-def test_a_first_night_with_few_rows_is_a_note(spark: SparkSession, lake: Lake, settings: Settings) -> None:
+def test_a_first_night_with_few_rows_is_a_note(
+    spark: SparkSession, lake: SparkLake, settings: Settings
+) -> None:
     day = Days.of(DAYS.start)
     _fill(spark, lake, day)
     context = _context(lake, settings, day)
