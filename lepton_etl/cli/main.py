@@ -94,18 +94,11 @@ def explain(
 ) -> None:
     """Why the model expects this energy of a node in an hour: parts, sensitivities, and a second opinion."""
     from lepton_etl.cli.models import explained
-    from lepton_etl.lake.session import spark_session
-    from lepton_etl.lake.spark import SparkLake
+    from lepton_etl.lake.tables import Lake
 
     settings = _settings(config)
-    spark = spark_session("lepton-etl explain", dict(settings.spark))
-    spark.sparkContext.setLogLevel("ERROR")
-    try:
-        at = hour.replace(minute=0, tzinfo=UTC)
-        for line in explained(SparkLake(settings.lake.root, spark=spark), settings, node, at):
-            typer.echo(line)
-    finally:
-        spark.stop()
+    for line in explained(Lake(settings.lake.root), settings, node, hour.replace(minute=0, tzinfo=UTC)):
+        typer.echo(line)
 
 
 @app.command()
