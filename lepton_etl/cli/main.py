@@ -118,9 +118,10 @@ def replay(
     csv: Annotated[bool, typer.Option("--csv", help="As CSV to standard output.")] = False,
 ) -> None:
     """What other rules would have done with the jobs of these days: emissions, money, delay, missed deadlines."""
+    from pipelines.engine import LocalEngine
+
     from lepton_etl.cli.replay import run, show
-    from lepton_etl.lake.session import spark_session
-    from lepton_etl.lake.spark import SparkLake
+    from lepton_etl.lake.tables import Lake
     from lepton_etl.recommend.replay import POLICIES
 
     unknown = sorted(set(policy) - set(POLICIES))
@@ -129,18 +130,10 @@ def replay(
             f"no policy {', '.join(unknown)}", where="replay", remedy=f"one of {', '.join(POLICIES)}"
         )
     settings = _settings(config)
-    spark = spark_session("lepton-etl replay", dict(settings.spark))
-    spark.sparkContext.setLogLevel("ERROR")
-    try:
+    with LocalEngine() as engine:
         done = run(
-            SparkLake(settings.lake.root, spark=spark),
-            settings,
-            policy,
-            Days(first.date(), last.date()),
-            flexibility_h,
+            Lake(settings.lake.root), settings, policy, Days(first.date(), last.date()), flexibility_h, engine
         )
-    finally:
-        spark.stop()
     show(done, as_csv=csv)
 
 
