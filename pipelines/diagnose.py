@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Final
 
 import polars as pl
@@ -19,6 +20,7 @@ from lepton_etl.diagnosis.anomalies import anomaly_rows, devices
 from lepton_etl.diagnosis.device_states import state_rows
 from lepton_etl.diagnosis.minutes import DEVICES, INPUTS
 from lepton_etl.lake.node_parts import NodePart, node_parts
+from lepton_etl.lake.staging import StagedFile, stage
 from lepton_etl.lake.tables import Lake, Written
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.diagnosis import ANOMALY, STATE
@@ -49,17 +51,18 @@ def _states(context: StageContext) -> Written:
     days, lake = context.days, context.lake
     looked_at = Days(days.start - timedelta(days=STATE_HISTORY_DAYS), days.end)
     parts = node_parts(lake, INTERVAL, looked_at, by_day=False)
-    found = context.engine.map(_States(tuple(days)), parts)
-    return lake.replace(STATE, days, _together(STATE, found), allow_empty=True)
+    staged = context.engine.map(_States(lake.root, tuple(days)), parts)
+    return lake.commit(STATE, days, [file for files in staged for file in files], allow_empty=True)
 
 
 @dataclass(frozen=True)
 class _States:
-    """What a task does: the states of its nodes on these days, each node judged by the days before."""
+    """What a task does: stage the states of its nodes on these days, each node judged by the days before."""
 
+    root: Path
     days: tuple[date, ...]
 
-    def __call__(self, part: NodePart) -> pl.DataFrame:
+    def __call__(self, part: NodePart) -> list[StagedFile]:
         rows = part.read(_STATE_INPUT, pl.col("device_id").str.contains(DEVICES))
         found = []
         for _, own in rows.group_by("site_id", "node_id"):
@@ -67,7 +70,7 @@ class _States:
                 first = day - timedelta(days=STATE_HISTORY_DAYS)
                 history = own.filter(pl.col("date").is_between(first, day, closed="left"))
                 found.append(state_rows(own.filter(pl.col("date") == day), history))
-        return _together(STATE, found)
+        return stage(self.root, STATE, _together(STATE, found))
 
 
 def _anomalies(context: StageContext) -> Written:

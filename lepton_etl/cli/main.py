@@ -119,11 +119,10 @@ def replay(
     csv: Annotated[bool, typer.Option("--csv", help="As CSV to standard output.")] = False,
 ) -> None:
     """What other rules would have done with the jobs of these days: emissions, money, delay, missed deadlines."""
-    from pipelines.engine import LocalEngine
-
     from lepton_etl.cli.replay import run, show
     from lepton_etl.lake.tables import Lake
     from lepton_etl.recommend.replay import POLICIES
+    from pipelines.engine import LocalEngine
 
     unknown = sorted(set(policy) - set(POLICIES))
     if unknown:
