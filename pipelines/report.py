@@ -125,9 +125,7 @@ def points(context: StageContext, node_hours: pl.DataFrame) -> d.Sample:
     """Node-hours and GPU-hours for the scatters, at most MOST_POINTS of each."""
     nodes = _sample(gather.node_points(node_hours), d.POINT_SCHEMA)
     classes = node_hours.group_by("site_id", "node_id").agg(pl.col("hardware_class").max())
-    # Only whether a node has boards can spare its intervals: a fleet without GPUs reads none.
-    has_gpus = node_hours["gpu_count"].fill_null(0).max() or 0
-    parts = node_parts(context.lake, INTERVAL, context.days) if has_gpus else []
+    parts = node_parts(context.lake, INTERVAL, context.days)
     found = context.engine.map(_GpuPoints(classes), parts)
     gpus = (
         _sample(pl.concat([rows for rows, _ in found]), d.POINT_SCHEMA) if found else d.Sample(nodes.rows[:0])
