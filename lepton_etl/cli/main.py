@@ -95,18 +95,11 @@ def explain(
 ) -> None:
     """Why the model expects this energy of a node in an hour: parts, sensitivities, and a second opinion."""
     from lepton_etl.cli.models import explained
-    from lepton_etl.lake.session import spark_session
-    from lepton_etl.lake.spark import SparkLake
+    from lepton_etl.lake.tables import Lake
 
     settings = _settings(config)
-    spark = spark_session("lepton-etl explain", dict(settings.spark))
-    spark.sparkContext.setLogLevel("ERROR")
-    try:
-        at = hour.replace(minute=0, tzinfo=UTC)
-        for line in explained(SparkLake(settings.lake.root, spark=spark), settings, node, at):
-            typer.echo(line)
-    finally:
-        spark.stop()
+    for line in explained(Lake(settings.lake.root), settings, node, hour.replace(minute=0, tzinfo=UTC)):
+        typer.echo(line)
 
 
 @app.command()
@@ -127,9 +120,9 @@ def replay(
 ) -> None:
     """What other rules would have done with the jobs of these days: emissions, money, delay, missed deadlines."""
     from lepton_etl.cli.replay import run, show
-    from lepton_etl.lake.session import spark_session
-    from lepton_etl.lake.spark import SparkLake
+    from lepton_etl.lake.tables import Lake
     from lepton_etl.recommend.replay import POLICIES
+    from pipelines.engine import LocalEngine
 
     unknown = sorted(set(policy) - set(POLICIES))
     if unknown:
@@ -137,18 +130,10 @@ def replay(
             f"no policy {', '.join(unknown)}", where="replay", remedy=f"one of {', '.join(POLICIES)}"
         )
     settings = _settings(config)
-    spark = spark_session("lepton-etl replay", dict(settings.spark))
-    spark.sparkContext.setLogLevel("ERROR")
-    try:
+    with LocalEngine() as engine:
         done = run(
-            SparkLake(settings.lake.root, spark=spark),
-            settings,
-            policy,
-            Days(first.date(), last.date()),
-            flexibility_h,
+            Lake(settings.lake.root), settings, policy, Days(first.date(), last.date()), flexibility_h, engine
         )
-    finally:
-        spark.stop()
     show(done, as_csv=csv)
 
 
