@@ -23,7 +23,6 @@ from typing import Any, Final
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame
 
 from lepton_etl.billing.bill import month_days
 from lepton_etl.billing.tariff import read_tariff
@@ -73,7 +72,7 @@ from lepton_etl.schema.ledger import TARIFF
 from lepton_etl.schema.logs import FILE, JOB
 from lepton_etl.schema.publication import PERIOD, PUBLICATION, RESTATEMENT
 from lepton_etl.schema.tables import TABLES
-from lepton_etl.schema.types import arrow_schema, spark_schema
+from lepton_etl.schema.types import arrow_schema
 from pipelines.stage import StageContext, StageResult
 
 # A change of these re-opens the days made before that lie in the changed rows' validity.
@@ -264,20 +263,21 @@ def _remarked(lake: SparkLake, settings: Settings, made: set[date]) -> set[date]
     }
 
 
-def with_status(context: StageContext, table: Table, rows: DataFrame, days: Days | None = None) -> DataFrame:
+def with_status(
+    context: StageContext, table: Table, rows: pl.DataFrame, days: Days | None = None
+) -> pl.DataFrame:
     """Rows of a published gold table with `status` by closed months and the rows that stand.
 
-    All rows of the days (default: the context's), as `lake.replace_few` takes them.
+    All rows of the days (default: the context's), as `lake.replace` takes them.
     """
     root, days = context.lake.root, days or context.days
     closed = closed_months(Press(root, context.settings, context.run_id))
     if not {month_of(day) for day in days} & closed:
         return rows
-    fresh = checked(table, rows.toArrow())
+    fresh = checked(table, rows.to_arrow())
     context.lake.ensure(table)
     present = few.present_rows(table, context.lake.log(table), days)
-    lived = with_life(fresh, present, table.key, closed)
-    return context.lake.spark.createDataFrame(lived, spark_schema(table))
+    return pl.DataFrame(with_life(fresh, present, table.key, closed))
 
 
 @dataclass(frozen=True)

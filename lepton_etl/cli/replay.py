@@ -11,7 +11,6 @@ from math import isnan, nan
 from typing import Any, Final
 
 import polars as pl
-from pipelines.engine import Engine
 from rich.console import Console
 from rich.table import Table
 
@@ -24,6 +23,7 @@ from lepton_etl.schema.diagnosis import FORECAST
 from lepton_etl.schema.fleet import GRID_HOUR, NODE
 from lepton_etl.schema.jobs import JOB_ENERGY, JOB_RUN, RUN_KEY
 from lepton_etl.schema.ledger import SITE_COST
+from pipelines.engine import Engine
 from pipelines.forecast import of_zone
 
 # Beside the policy that was asked for stand the rule that does nothing and the bound that knows all.
