@@ -9,11 +9,12 @@ from typing import Annotated, Final, Self
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lepton_etl.conf_files import conf_path
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.lake.tables import TABLES
 from lepton_etl.quality.outcome import Severity
 
-RULES_FOLDER: Final = Path(__file__).resolve().parents[2] / "conf" / "expectations"
+RULES_FOLDER: Final = conf_path("expectations")
 
 
 def _declared(name: str) -> str:
