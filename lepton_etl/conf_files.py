@@ -14,7 +14,7 @@ _FOLDER: Final = Path(__file__).resolve().parent / "conf"
 
 
 def conf_path(name: str) -> Path:
-    """Return the path of a file or folder of conf/, such as "factors". Raises ConfigurationError where it is missing."""
+    """Return the path of a file or folder of conf/, such as "factors"; ConfigurationError where there is none."""
     path = _FOLDER.resolve() / name
     if not path.exists():
         raise ConfigurationError(

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from pyspark.errors import PySparkRuntimeError
 from pyspark.sql import SparkSession
 
 from lepton_etl.conf_files import conf_path
@@ -26,7 +27,7 @@ _DELTA: Final = "io.delta.sql.DeltaSparkSessionExtension"
 
 
 def spark_session(app_name: str, extra: Mapping[str, str] | None = None) -> SparkSession:
-    """The running session, or a new one. Raises ConfigurationError where Delta Lake is not set up.
+    """The running session, or a new one. Raises ConfigurationError where Java or Delta Lake is not set up.
 
     `extra` are Spark settings that win over the file.
     """
@@ -34,11 +35,21 @@ def spark_session(app_name: str, extra: Mapping[str, str] | None = None) -> Spar
     os.environ["PYSPARK_PYTHON"] = sys.executable
     builder = SparkSession.builder.appName(app_name)
     if not _submitted():
-        for key, value in _defaults().items():
+        for key, value in spark_defaults().items():
             builder = builder.config(key, value)
     for key, value in (extra or {}).items():
         builder = builder.config(key, value)
-    session = builder.getOrCreate()
+    try:
+        session = builder.getOrCreate()
+    except PySparkRuntimeError as error:
+        if error.getCondition() != "JAVA_GATEWAY_EXITED":
+            raise
+        raise ConfigurationError(
+            "Spark's Java process did not start, its reason stands above",
+            where=f"JAVA_HOME={os.environ.get('JAVA_HOME', '')}",
+            remedy="name a Java 17 or newer in JAVA_HOME; the first start outside a checkout fetches Delta's jars "
+            "and needs Maven Central",
+        ) from error
     if session.conf.get("spark.jars.ivy", "") == str(_jar_cache()):
         _check_fetched(session)
     if _DELTA not in (session.conf.get("spark.sql.extensions", "") or ""):
@@ -50,14 +61,12 @@ def spark_session(app_name: str, extra: Mapping[str, str] | None = None) -> Spar
     return session
 
 
-def _defaults() -> dict[str, str]:
+def spark_defaults() -> dict[str, str]:
     """Return conf/spark-defaults.conf with its relative paths made good, wherever Python was started."""
     settings = read_properties(conf_path("spark-defaults.conf"))
     settings["spark.pyspark.python"] = sys.executable
     java = "spark.driver.extraJavaOptions"
-    settings[java] = settings[java].replace(
-        "=conf/log4j2.properties", f"={conf_path('log4j2.properties')}"
-    )
+    settings[java] = settings[java].replace("=conf/log4j2.properties", f"={conf_path('log4j2.properties')}")
     fetched = settings.pop("spark.jars").split(",")
     return settings | _delta_jars([PROJECT / jar for jar in fetched])
 

@@ -20,11 +20,10 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from locked_packages import BUILD_LOCK, DEVELOPER_LOCK, USER_LOCK, UV_LOCK, pip_settings, uv_environment
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-
-from locked_packages import BUILD_LOCK, DEVELOPER_LOCK, USER_LOCK, UV_LOCK, pip_settings, uv_environment
 from set_up import PYTHON, ROOT
 
 # What a package of this version wants; None where it is not installed here, so nobody can say.
@@ -77,7 +76,9 @@ def read_lock(file: Path) -> list[Pin]:
     return pins
 
 
-def unmet(pins: Iterable[Pin], roots: Iterable[Wanted], wants: Wants, environment: Mapping[str, str]) -> list[str]:
+def unmet(
+    pins: Iterable[Pin], roots: Iterable[Wanted], wants: Wants, environment: Mapping[str, str]
+) -> list[str]:
     """Return one sentence for each requirement that the pins do not meet, in an environment of markers.
 
     Goes from the roots through what each pinned package wants, with the extras that it is wanted with.
@@ -156,7 +157,9 @@ def supported_pythons(config: Path) -> list[str]:
     parser = configparser.ConfigParser()
     parser.read(config, encoding="utf-8")
     lines = parser["metadata"]["classifiers"].splitlines()
-    return [line.rsplit(" ", 1)[1] for line in lines if line.startswith("Programming Language :: Python :: 3.")]
+    return [
+        line.rsplit(" ", 1)[1] for line in lines if line.startswith("Programming Language :: Python :: 3.")
+    ]
 
 
 def check_metadata(folder: Path, pythons: Iterable[str], wants: Wants = installed_wants) -> list[str]:
@@ -166,7 +169,11 @@ def check_metadata(folder: Path, pythons: Iterable[str], wants: Wants = installe
         problems += unpinned(read_lock(folder / name))
     for name, extra in ((USER_LOCK, None), (DEVELOPER_LOCK, "dev")):
         for python in pythons:
-            environment = {**default_environment(), "python_version": python, "python_full_version": f"{python}.0"}
+            environment = {
+                **default_environment(),
+                "python_version": python,
+                "python_full_version": f"{python}.0",
+            }
             asked = [
                 root
                 for root in roots_of(folder / "setup.cfg", extra)
@@ -184,7 +191,9 @@ def resolve(folder: Path, lock: str, python: str) -> str:
         command = [str(PYTHON.parent / "uv"), "pip", "install", "--quiet", "--dry-run", "--require-hashes"]
         command += ["--python", str(PYTHON), "--python-version", python, "--target", empty]
         command += ["--no-build-isolation", "--requirement", str(folder / lock)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
         if done.returncode != 0 and "error sending request" in done.stderr:
             print(f"{lock} on Python {python}: the index cannot be reached; resolved from uv's cache")
             done = subprocess.run([*command, "--offline"], env=environment, capture_output=True, text=True)

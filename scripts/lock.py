@@ -13,7 +13,15 @@ import argparse
 import os
 import sys
 
-from locked_packages import BUILD_LOCK, DEVELOPER_LOCK, USER_LOCK, UV_LOCK, install_uv, pip_settings, uv_environment
+from locked_packages import (
+    BUILD_LOCK,
+    DEVELOPER_LOCK,
+    USER_LOCK,
+    UV_LOCK,
+    install_uv,
+    pip_settings,
+    uv_environment,
+)
 from machine import SetUpError, run, stand_alone
 from set_up import LOCK, LOG, PYTHON, ROOT, make_venv
 
@@ -33,22 +41,26 @@ def main() -> int:
     asked = parser.parse_args().upgrade
     upgrade = [] if asked is None else ["--upgrade"] if asked == "all" else ["--upgrade-package", asked]
     os.chdir(ROOT)
-    LOG.parent.mkdir(exist_ok=True)
-    stand_alone(LOCK)
     try:
-        make_venv()
-        install_uv(PYTHON, ROOT / UV_LOCK, LOG)
-        environment = uv_environment(pip_settings(PYTHON), os.environ)
-        # Named by one version and valid for all later ones: markers say which package which Python takes.
-        compile_lock = [str(PYTHON.parent / "uv"), "pip", "compile", "--quiet", "--python", str(PYTHON)]
-        compile_lock += ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-header"]
-        for lock, made_from in LOCKS:
-            remedy = f"{lock} was not made: change the bound in setup.cfg that uv names, or UPGRADE= what it pins"
-            run([*compile_lock, *upgrade, *made_from, "--output-file", lock], LOG, remedy, environment)
+        with stand_alone(LOCK):
+            make_venv()
+            install_uv(PYTHON, ROOT / UV_LOCK, LOG)
+            compile_locks(upgrade)
     except SetUpError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def compile_locks(upgrade: list[str]) -> None:
+    """Resolve each lock file anew. Raises SetUpError with uv's words where the bounds contradict each other."""
+    environment = uv_environment(pip_settings(PYTHON), os.environ)
+    # Named by one version and valid for all later ones: markers say which package which Python takes.
+    compile_lock = [str(PYTHON.parent / "uv"), "pip", "compile", "--quiet", "--python", str(PYTHON), *upgrade]
+    compile_lock += ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-header"]
+    for lock, made_from in LOCKS:
+        remedy = f"{lock} was not made: change the bound in setup.cfg that uv names, or UPGRADE= what it pins"
+        run([*compile_lock, *made_from, "--output-file", lock], LOG, remedy, environment)
 
 
 if __name__ == "__main__":

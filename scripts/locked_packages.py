@@ -62,7 +62,9 @@ def read_pip_settings(listed: str) -> dict[str, str]:
 
 def uv_environment(settings: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment in which uv keeps to pip's settings; what is set for uv itself wins."""
-    asked = {_SAME_IN_UV[name]: " ".join(value.split()) for name, value in settings.items() if name in _SAME_IN_UV}
+    asked = {
+        _SAME_IN_UV[name]: " ".join(value.split()) for name, value in settings.items() if name in _SAME_IN_UV
+    }
     for older, newer in (("UV_INDEX_URL", "UV_DEFAULT_INDEX"), ("UV_EXTRA_INDEX_URL", "UV_INDEX")):
         if older in environment:
             asked.pop(newer, None)
@@ -77,7 +79,9 @@ def uv_environment(settings: Mapping[str, str], environment: Mapping[str, str]) 
     if "subprocess" in settings.get("keyring-provider", ""):
         asked["UV_KEYRING_PROVIDER"] = "subprocess"
     # pip passes over a folder that is not there, uv stops at it.
-    places = [place for place in settings.get("find-links", "").split() if "://" in place or Path(place).exists()]
+    places = [
+        place for place in settings.get("find-links", "").split() if "://" in place or Path(place).exists()
+    ]
     if places:
         asked["UV_FIND_LINKS"] = ",".join(places)
     return {**asked, **environment, **_network(settings, environment)}
@@ -90,10 +94,14 @@ def _network(settings: Mapping[str, str], environment: Mapping[str, str]) -> dic
         for name in ("HTTP_PROXY", "HTTPS_PROXY"):
             found[name] = found[name.lower()] = settings["proxy"]
     # The two variables are those that pip's own HTTP library reads.
-    bundle = settings.get("cert") or environment.get("REQUESTS_CA_BUNDLE") or environment.get("CURL_CA_BUNDLE")
+    bundle = (
+        settings.get("cert") or environment.get("REQUESTS_CA_BUNDLE") or environment.get("CURL_CA_BUNDLE")
+    )
     if bundle:
         found["SSL_CERT_DIR" if Path(bundle).is_dir() else "SSL_CERT_FILE"] = bundle
-    elif not {"SSL_CERT_FILE", "SSL_CERT_DIR", "UV_SYSTEM_CERTS"} & environment.keys() and _has_certificates():
+    elif (
+        not {"SSL_CERT_FILE", "SSL_CERT_DIR", "UV_SYSTEM_CERTS"} & environment.keys() and _has_certificates()
+    ):
         found["UV_SYSTEM_CERTS"] = "true"
     return found
 

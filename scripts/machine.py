@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -9,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -83,10 +84,8 @@ def run(
         with process:
             code = None
             while code is None:
-                try:
+                with contextlib.suppress(subprocess.TimeoutExpired):
                     code = process.wait(timeout=LOOK_EVERY_S)
-                except subprocess.TimeoutExpired:
-                    pass
                 if watch is not None:
                     watch(written.read())
         if code != 0:
@@ -103,15 +102,23 @@ def succeeds(command: list[str]) -> bool:
         return False
 
 
-def stand_alone(lock: Path) -> None:
-    """Wait until no other set-up works on this checkout, and hold others off until this process has ended."""
+@contextlib.contextmanager
+def stand_alone(lock: Path) -> Iterator[None]:
+    """Wait until no other set-up works on this checkout, and hold others off meanwhile."""
+    lock.parent.mkdir(exist_ok=True)
     handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print("set-up: another one is at work here; waiting for it", flush=True)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    _held_locks.append(handle)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("set-up: another one is at work here; waiting for it", flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        _held_locks.append(handle)
+        yield
+    finally:
+        if handle in _held_locks:
+            _held_locks.remove(handle)
+        os.close(handle)
 
 
 def apt_install(packages: list[str], log: Path) -> bool:

@@ -16,9 +16,9 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Callable, Tuple
 
 from locked_packages import BUILD_LOCK, DEVELOPER_LOCK, USER_LOCK, UV_LOCK, install, install_uv
 from machine import (
@@ -178,18 +178,14 @@ def try_it() -> None:
     spark_submit(arguments, "Spark with Delta does not run on this machine")
 
 
-# Name, and what is done; the progress is for steps that take long.
-Step = Tuple[str, Callable[[Progress], None]]
-
-
 def packages(level: Level, progress: Progress) -> None:
     """The locked packages of a level."""
     install(PYTHON, ROOT, level.lock, LOG, progress.show)
 
 
-def steps_of(level: Level) -> tuple[Step, ...]:
-    """The steps in their order; one that finds its work done ends at once."""
-    steps: tuple[Step, ...] = (
+def steps_of(level: Level) -> tuple[tuple[str, Callable[[Progress], None]], ...]:
+    """The steps in their order: name, and what is done. One that finds its work done ends at once."""
+    steps: tuple[tuple[str, Callable[[Progress], None]], ...] = (
         ("virtual environment", lambda _: make_venv()),
         ("uv, which installs the packages", lambda _: install_uv(PYTHON, ROOT / UV_LOCK, LOG)),
         ("locked packages (1 GB, a minute or more the first time)", partial(packages, level)),
@@ -229,13 +225,17 @@ def main(arguments: list[str] | None = None) -> int:
         os.execv(newer, [newer, *sys.argv])  # noqa: S606 - the same script again, no shell wanted
     if level.is_set_up():
         return 0
-    LOG.parent.mkdir(exist_ok=True)
-    stand_alone(LOCK)
-    if level.is_set_up():
-        return 0
-    LOG.write_text("", encoding="utf-8")
+    with stand_alone(LOCK):
+        return bring_to(level)
+
+
+def bring_to(level: Level) -> int:
+    """Set up what is missing of a level."""
     # A set-up with the developers' tools has all that runs need.
     levels = [one for one in dict.fromkeys([USER, level]) if not one.is_set_up()]
+    if level not in levels:
+        return 0
+    LOG.write_text("", encoding="utf-8")
     for one in levels:
         one.stamp.unlink(missing_ok=True)
     try:
