@@ -42,9 +42,9 @@ class Pin:
     @property
     def version(self) -> str:
         """The pinned version, empty where the line pins none."""
-        (only, *more) = list(self.requirement.specifier) or [None]
-        exact = only is not None and not more and only.operator == "==" and "*" not in only.version
-        return only.version if exact and only is not None else ""
+        clauses = list(self.requirement.specifier)
+        exact = len(clauses) == 1 and clauses[0].operator == "==" and "*" not in clauses[0].version
+        return clauses[0].version if exact else ""
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.requirement}"
@@ -84,10 +84,11 @@ def unmet(
     Goes from the roots through what each pinned package wants, with the extras that it is wanted with.
     """
     problems: list[str] = []
-    by_name: dict[str, Pin] = {}
-    for pin in pins:
-        if pin.requirement.marker is None or pin.requirement.marker.evaluate(dict(environment)):
-            by_name[canonicalize_name(pin.requirement.name)] = pin
+    by_name = {
+        canonicalize_name(pin.requirement.name): pin
+        for pin in pins
+        if pin.requirement.marker is None or pin.requirement.marker.evaluate(environment)
+    }
     waiting = list(roots)
     looked: set[tuple[str, str]] = set()
     while waiting:
@@ -169,19 +170,21 @@ def check_metadata(folder: Path, pythons: Iterable[str], wants: Wants = installe
         problems += unpinned(read_lock(folder / name))
     for name, extra in ((USER_LOCK, None), (DEVELOPER_LOCK, "dev")):
         for python in pythons:
-            environment = {
-                **default_environment(),
-                "python_version": python,
-                "python_full_version": f"{python}.0",
-            }
+            environment = environment_of(python)
             asked = [
                 root
                 for root in roots_of(folder / "setup.cfg", extra)
-                if root.requirement.marker is None or root.requirement.marker.evaluate(environment)
+                if _holds(root.requirement, "", environment)
             ]
             found = unmet(read_lock(folder / name), asked, wants, environment)
             problems += [f"{name} on Python {python}: {problem}" for problem in found]
     return problems
+
+
+def environment_of(python: str) -> dict[str, str]:
+    """Return the values of markers on this machine under another Python version, such as 3.12."""
+    here = {key: str(value) for key, value in default_environment().items()}
+    return here | {"python_version": python, "python_full_version": f"{python}.0"}
 
 
 def resolve(folder: Path, lock: str, python: str) -> str:

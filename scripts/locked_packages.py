@@ -109,7 +109,7 @@ def _network(settings: Mapping[str, str], environment: Mapping[str, str]) -> dic
 def _has_certificates() -> bool:
     """Whether this machine has certificates of its own, which newer pips take."""
     places = ssl.get_default_verify_paths()
-    return places.cafile is not None or (places.capath is not None and any(Path(places.capath).iterdir()))
+    return bool(places.cafile) or (bool(places.capath) and any(Path(places.capath).iterdir()))
 
 
 def install_uv(python: Path, lock: Path, log: Path) -> None:

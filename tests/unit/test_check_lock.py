@@ -11,7 +11,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
 from tests.conftest import PROJECT
@@ -49,7 +48,7 @@ def problems(
     )
     pins = check_lock.read_lock(file)
     root = check_lock.Wanted(Requirement("pytest-cov>=7"), "setup.cfg")
-    environment = {**default_environment(), "python_version": python, "python_full_version": f"{python}.0"}
+    environment = check_lock.environment_of(python)
     found: list[str] = check_lock.unmet(pins, [root], lambda name, _: wants.get(name), environment)
     return found
 
