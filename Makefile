@@ -30,10 +30,10 @@ DEMO_NIGHTS := 2025-06-03 2025-06-04 2025-06-05
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-setup: ## Virtual environment, locked packages, Java, Delta's jars (each other target does it too)
+setup: ## What runs need: virtual environment, locked packages, Java, Delta's jars (each target sets up what it needs)
 	@$(PYTHON) scripts/set_up.py
 
-setup-dev: ## The same with what tests, lint and benchmarks need (their targets do it too)
+setup-dev: ## The same with what tests, lint and benchmarks need
 	@$(PYTHON) scripts/set_up.py --dev
 
 demo: setup ## Three simulated nights of a two-cluster fleet; prints gold/cluster_day and the report's path
