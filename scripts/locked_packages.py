@@ -19,7 +19,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from machine import run
+from machine import SetUpError, run
 
 UV_LOCK = "requirements-uv.lock"
 BUILD_LOCK = "requirements-build.lock"
@@ -117,7 +117,7 @@ def install_uv(python: Path, lock: Path, log: Path) -> None:
     uv = python.parent / "uv"
     wanted = re.search(r"^uv==(\S+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
     if wanted is None:
-        raise ValueError(f"{lock}: no line uv==..., run `git checkout {lock.name}`")
+        raise SetUpError(f"{lock}: no line uv==...; `git checkout {lock.name}` brings it back")
     if _version(uv) != wanted.group(1):
         pip = [str(python), "-m", "pip", "--no-input", "--disable-pip-version-check", "install"]
         # --ignore-installed: an install that was broken off left nothing that pip could take away.

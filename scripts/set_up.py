@@ -137,7 +137,7 @@ def wrong_jars() -> list[str]:
     return [name for expected, name in map(str.split, lines) if sha256(IVY / "jars" / name) != expected]
 
 
-def fetch_jars() -> None:
+def fetch_jars(progress: Progress) -> None:
     """Delta's jars into var/ivy by Spark's own Ivy, then their checksums.
 
     With a folder and settings of its own: a half-filled ~/.m2 would be asked first, and fail.
@@ -152,7 +152,8 @@ def fetch_jars() -> None:
     wanted = ["--properties-file", "conf/delta-jars.conf"]
     places = {"spark.jars.ivy": IVY, "spark.jars.ivySettings": ROOT / "conf" / "ivysettings.xml"}
     pairs = [part for key, value in places.items() for part in ("--conf", f"{key}={value}")]
-    spark_submit([*wanted, *pairs, str(nothing)], "check the network to Maven Central, then run again")
+    remedy = "check the network to Maven Central, then run again"
+    spark_submit([*wanted, *pairs, str(nothing)], remedy, lambda _: progress.show("13 MB from Maven Central"))
     wrong = wrong_jars()
     if wrong:
         raise SetUpError(
@@ -161,7 +162,7 @@ def fetch_jars() -> None:
         )
 
 
-def spark_submit(arguments: list[str], remedy: str) -> None:
+def spark_submit(arguments: list[str], remedy: str, watch: Callable[[str], None]) -> None:
     """spark-submit with this environment's Python, the Java found, on loopback."""
     dropped = {"SPARK_HOME", "SPARK_CONF_DIR", "PYSPARK_DRIVER_PYTHON"}
     env = {key: value for key, value in os.environ.items() if key not in dropped}
@@ -169,13 +170,14 @@ def spark_submit(arguments: list[str], remedy: str) -> None:
     env["PATH"] = f"{PYTHON.parent}{os.pathsep}{env.get('PATH', os.defpath)}"
     env["PYSPARK_PYTHON"] = str(PYTHON)
     env["SPARK_LOCAL_IP"] = "127.0.0.1"
-    run([str(VENV / "bin" / "spark-submit"), *arguments], LOG, remedy, env)
+    run([str(VENV / "bin" / "spark-submit"), *arguments], LOG, remedy, env, watch)
 
 
-def try_it() -> None:
+def try_it(progress: Progress) -> None:
     """One small Delta table written and read through a Python worker."""
     arguments = ["--properties-file", "conf/spark-defaults.conf", "scripts/smoke.py"]
-    spark_submit(arguments, "Spark with Delta does not run on this machine")
+    remedy = "Spark with Delta does not run on this machine"
+    spark_submit(arguments, remedy, lambda _: progress.show("Spark starts, writes and reads"))
 
 
 def packages(level: Level, progress: Progress) -> None:
@@ -190,8 +192,8 @@ def steps_of(level: Level) -> tuple[tuple[str, Callable[[Progress], None]], ...]
         ("uv, which installs the packages", lambda _: install_uv(PYTHON, ROOT / UV_LOCK, LOG)),
         ("locked packages (1 GB, a minute or more the first time)", partial(packages, level)),
         ("Java 17 or newer", lambda _: find_or_install_java()),
-        ("Delta's jars", lambda _: fetch_jars()),
-        ("a first Delta table", lambda _: try_it()),
+        ("Delta's jars", fetch_jars),
+        ("a first Delta table", try_it),
     )
     # Where runs work already, only packages are to be added.
     return steps[:3] if USER.is_set_up() else steps
