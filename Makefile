@@ -118,4 +118,4 @@ lock: ## Make the lock files again from setup.cfg; pins stay where they fit [UPG
 	@$(PYTHON) scripts/lock.py $(if $(UPGRADE),--upgrade $(UPGRADE))
 
 clean: ## Remove the environment, the jars and all that runs wrote into var/
-	rm -rf .venv var lepton_etl.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov
+	rm -rf .venv var build dist lepton_etl.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov

@@ -111,6 +111,21 @@ def test_users_need_no_test_tools() -> None:
     assert tools & pins_of("requirements.lock").keys() == set()
 
 
+def test_each_target_sets_up_what_it_needs() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    needs = dict(re.findall(r"^([a-z-]+): (setup|setup-dev) ##", makefile, re.MULTILINE))
+    assert {target for target, level in needs.items() if level == "setup"} == {"demo", "nightly", "report"}
+    assert {
+        "test",
+        "test-slow",
+        "test-real",
+        "cluster-test",
+        "lint",
+        "check-lock",
+        "bench-ingest",
+    } <= needs.keys()
+
+
 def applies(marker: Marker | None) -> bool:
     return marker is None or marker.evaluate()
 
