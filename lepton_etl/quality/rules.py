@@ -16,6 +16,7 @@ from typing import Annotated, Final, Literal, Self
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lepton_etl.conf_files import conf_path
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.schema.declare import Field as Column
 from lepton_etl.schema.declare import Table
@@ -65,7 +66,7 @@ class GateOutcome:
         return tuple(o for o in self.outcomes if not o.passed and o.severity == "warn")
 
 
-RULES_FOLDER: Final = Path(__file__).resolve().parents[2] / "conf" / "expectations"
+RULES_FOLDER: Final = conf_path("expectations")
 
 
 def _declared(name: str) -> str:
