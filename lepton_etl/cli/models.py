@@ -1,7 +1,4 @@
-"""Why the model expects what it expects of one node in one hour: from the lake, for a person at a terminal.
-
-- The registry for a person at a terminal: which versions there are, which one is champion, why.
-"""
+"""`lepton-etl models` and `explain`: registered versions, and why a model predicts the energy of a node in an hour."""
 
 from __future__ import annotations
 
@@ -95,9 +92,9 @@ def explained(lake: Lake, settings: Settings, node_id: str, hour: datetime) -> l
     now = around[around["hour_start"] == hour] if len(around) else around
     if now.empty:
         raise NoInputError(
-            f"silver knows no {settings.model.device} hour of {node_id} at {hour:%Y-%m-%dT%H}:00Z",
+            f"no {settings.model.device} hour of {node_id} at {hour:%Y-%m-%dT%H}:00Z",
             where="silver/interval",
-            remedy="lepton-etl tables show silver/interval lists the nodes and days that are there",
+            remedy="lepton-etl tables show silver/interval lists the nodes and days that it holds",
         )
     model = _model(lake, settings, node_id, hour)
     # Of each part the rows that could be chosen at all: the driver never holds the fleet's month.
@@ -121,7 +118,7 @@ def _of_device(
     found = explain(model, row, background)
     measured = row[TARGET].iloc[0]
     expected = float(found.predicted_kwh[0])
-    said = (
+    measurement = (
         "no energy was measured" if pd.isna(measured)
         else f"{1000 * measured:.1f} Wh were measured, {1000 * (measured - expected):+.1f} Wh against the model"
     )  # fmt: skip
@@ -129,7 +126,7 @@ def _of_device(
     check = surrogate_check(model, row, found.parts_kwh[0], background)
     lines = [
         "",
-        f"{row['device_id'].iloc[0]}: {said}",
+        f"{row['device_id'].iloc[0]}: {measurement}",
         *(f"  {line}" for line in in_words(found, model, row)),
     ]
     lines.append(f"  parts by {found.method}; with the usual energy they add up to the expectation")
