@@ -25,11 +25,14 @@ from lepton_etl.facility.set_points import operating_hours
 from lepton_etl.forecast.job_power import predict_jobs
 from lepton_etl.lake import tables as plain
 from lepton_etl.lake.spark import Lake, Written
-from lepton_etl.recommend import idle_jobs as held
-from lepton_etl.recommend import idle_nodes as nodes
-from lepton_etl.recommend import power_caps as limits
-from lepton_etl.recommend.advice import LEFT_TO_OTHERS, Advice, Promise, Subject, Worth, state_advice, valued
+from lepton_etl.recommend.advice import LEFT_TO_OTHERS, Advice, SiteRates, Subject, state_advice, valued
+from lepton_etl.recommend.idle_jobs import COLUMNS as JOB_COLUMNS
+from lepton_etl.recommend.idle_jobs import zombie_advice
+from lepton_etl.recommend.idle_nodes import COLUMNS as NODE_COLUMNS
+from lepton_etl.recommend.idle_nodes import node_advice
 from lepton_etl.recommend.lifecycle import APPLIED, EXPIRED, REJECTED, Decision, standing
+from lepton_etl.recommend.power_caps import COLUMNS as CAP_COLUMNS
+from lepton_etl.recommend.power_caps import cap_advice
 from lepton_etl.recommend.savings import DAILY, saving_rows
 from lepton_etl.recommend.waiting import HORIZON_H, Queue, shift_advice
 from lepton_etl.schema.declare import SECONDS_PER_HOUR
@@ -41,6 +44,7 @@ from lepton_etl.schema.ledger import SITE_COST
 from lepton_etl.schema.logs import JOB
 from lepton_etl.schema.recommend import DECISION, RECOMMENDATION, SAVING
 from lepton_etl.schema.types import arrow_rows, arrow_schema, spark_schema
+from lepton_etl.uncertainty import Estimate
 from pipelines.forecast import JOB_HISTORY_DAYS, with_mean_power
 from pipelines.ledger import fits_of
 from pipelines.stage import StageContext, StageResult
@@ -176,8 +180,8 @@ def idle_nodes(context: StageContext) -> Found:
     """Nodes that may sleep and nodes that draw too much at rest, cluster by cluster."""
     settings, day = context.settings.optimize, context.days.end
     days = Days(day - timedelta(days=settings.history_days - 1), day)
-    hours = context.lake.read(NODE_HOUR, days).select(*nodes.COLUMNS)
-    found = _judged(hours, ("site_id", "cluster_id"), lambda rows: nodes.node_advice(rows, day, settings))
+    hours = context.lake.read(NODE_HOUR, days).select(*NODE_COLUMNS)
+    found = _judged(hours, ("site_id", "cluster_id"), lambda rows: node_advice(rows, day, settings))
     notes = () if settings.power_down else ("no node may sleep: optimize.power_down is not stated",)
     return Found(found, notes)
 
@@ -220,11 +224,9 @@ def zombie_jobs(context: StageContext) -> Found:
             ),
             F.array_sort(F.collect_set("node_id")).alias("node_ids"),
         )
-        .select(*held.COLUMNS)
+        .select(*JOB_COLUMNS)
     )
-    return Found(
-        _judged(hours, ("site_id", "cluster_id"), lambda rows: held.zombie_advice(rows, day, settings))
-    )
+    return Found(_judged(hours, ("site_id", "cluster_id"), lambda rows: zombie_advice(rows, day, settings)))
 
 
 def device_states(context: StageContext) -> Found:
@@ -263,10 +265,10 @@ def power_caps(context: StageContext) -> Found:
             F.sum(newest).alias("newest_kwh"),
         )
         .orderBy("site_id", "hardware_class", "job_class", "power_limit_w")
-        .select(*limits.COLUMNS)
+        .select(*CAP_COLUMNS)
     )  # fmt: skip
     # Rows by job class and limit are few; what they are made of stays in the executors.
-    found, notes = limits.cap_advice(rows.toArrow().to_pandas(), day, settings)
+    found, notes = cap_advice(rows.toArrow().to_pandas(), day, settings)
     return Found([one.row() for one in found], notes)
 
 
@@ -348,7 +350,7 @@ def cooling(context: StageContext) -> Found:
         f"{float(np.min(best.flow_ratio)):.2f} to {float(np.max(best.flow_ratio)):.2f} of rated instead of "
         f"{plant.flow_ratio:g}",
         start, start + timedelta(days=1), best.baseline_kwh,
-        Promise(best.saving_kwh, best.saving_lower_kwh, best.saving_upper_kwh),
+        Estimate(best.saving_kwh, best.saving_lower_kwh, best.saving_upper_kwh),
         f"the site's fitted facility model at today's hours; without the envelope {free.saving_kwh:.1f} kWh",
         guard_rail=f"inlet air inside ASHRAE {plant.inlet_class}, at most 20 K an hour",
         parameters={
@@ -488,18 +490,18 @@ LEVERS: Final[tuple[Callable[[StageContext], Found], ...]] = (
     waiting_jobs,
 )  # fmt: skip
 # Days that a kWh's emissions and price rest on.
-WORTH_DAYS: Final = 28
+RATE_DAYS: Final = 28
 _SHOWN: Final = 3
 
 
 def run(context: StageContext) -> StageResult:
     """Recommend for the day after the run's last; earlier days of a range keep what was recommended on them."""
     day, lake = context.days.end, context.lake
-    worth = _worth(lake, day)
+    rates = _site_rates(lake, day)
     found, notes = [], list[str]()
     for lever in LEVERS:
         told = lever(context)
-        found += [valued(row, worth) for row in told.rows]
+        found += [valued(row, rates) for row in told.rows]
         notes += told.notes
     rows = standing(day, found, before(lake, day), decisions(lake))
     table = pa.Table.from_pylist(rows, schema=arrow_schema(RECOMMENDATION))
@@ -532,25 +534,25 @@ def decisions(lake: Lake) -> list[Decision]:
     ]
 
 
-def _worth(lake: Lake, day: date) -> Worth:
-    """Mean and spread of the days' intensity and price at the site, by location."""
-    days = Days(day - timedelta(days=WORTH_DAYS - 1), day)
+def _site_rates(lake: Lake, day: date) -> SiteRates:
+    """Return mean and spread of the days' intensity and price at the site, by location."""
+    days = Days(day - timedelta(days=RATE_DAYS - 1), day)
     hours = pl.DataFrame(plain.read(lake.root, SITE_HOUR, days))
     costs = pl.DataFrame(plain.read(lake.root, SITE_COST, days))
     currencies = costs["currency"].drop_nulls().unique().to_list()
     price = _by_day(costs, "energy_price") if len(currencies) == 1 else None
-    return Worth(
+    return SiteRates(
         _by_day(hours, "carbon_intensity_gco2e_per_kwh"), price, currencies[0] if price is not None else None
     )
 
 
-def _by_day(rows: pl.DataFrame, name: str) -> Promise | None:
+def _by_day(rows: pl.DataFrame, name: str) -> Estimate | None:
     daily = rows.drop_nulls(name).group_by("date").agg(pl.col(name).mean())[name].to_numpy()
     if not len(daily):
         return None
     low, high = np.quantile(daily, [0.05, 0.95])
     middle = float(np.mean(daily))
-    return Promise(middle, min(float(low), middle), max(float(high), middle))
+    return Estimate(middle, min(float(low), middle), max(float(high), middle))
 
 
 def _told(rows: list[dict[str, Any]]) -> list[str]:

@@ -1,7 +1,6 @@
 """Embodied carbon: TE / EL for every hour in service, the rest on early retirement, nothing after EL.
 
-Never added to Scope 2. The ESG view books the whole TE in the year of purchase instead; both are of the same TE and
-are never summed.
+Never added to Scope 2.
 """
 
 from __future__ import annotations
@@ -78,16 +77,6 @@ def _archetype(lives: pl.DataFrame, factors: FactorSet) -> dict[str, pl.Expr]:
         name: pl.lit(factor.to(unit) if factor else None, pl.Float64)
         for name, (factor, unit) in found.items()
     }
-
-
-def booked_in_year(lives: pl.DataFrame, year: int) -> pl.DataFrame:
-    """The ESG view: the whole TE of each node that came into service in the calendar year (Scope 3, category 2).
-
-    Source: GHG Protocol Corporate Value Chain Standard, category 2, capital goods: not amortised.
-    """
-    return lives.filter(pl.col("in_service_from").dt.year() == year).select(
-        *_NODE, "embodied_te_kgco2e", "embodied_basis"
-    )
 
 
 def with_node_embodied(lives: DataFrame) -> Transform:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -47,13 +47,6 @@ class StagedFile:
     size_bytes: int
     rows: int
     statistics: str
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> StagedFile:
-        return cls(**values)
 
 
 class StagedWriter:

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
-
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from lepton_etl.config.sections import DeviceKind
 from lepton_etl.models.features import FEATURES, KEYS, TARGET, UNKNOWN, Feature
+from lepton_etl.schema.columns import FINE_SUM, Transform, exact_sum, weighted_mean
 from lepton_etl.schema.declare import SECONDS_PER_HOUR
-
-Transform = Callable[[DataFrame], DataFrame]
-
-# Sums of doubles differ with partitioning; in decimal they do not, and the training table's hash is stable.
-_SUM_TYPE: Final = "decimal(38,15)"
 
 
 def device_hours(device: DeviceKind, nodes: DataFrame) -> Transform:
@@ -30,11 +23,11 @@ def device_hours(device: DeviceKind, nodes: DataFrame) -> Transform:
         hours = intervals.withColumn("hour_start", F.date_trunc("hour", "interval_start"))
         target_rows = hours.where(_is_target(device) & ~_is_modelled())
         keys = [F.col(key) for key in KEYS]
-        energy = _decimal_sum(F.col("energy_kwh") / F.col("multiplicity"))
-        known_s = _decimal_sum(F.when(F.col("energy_kwh").isNotNull(), F.col("observed_s")))
+        energy = exact_sum(F.col("energy_kwh") / F.col("multiplicity"), FINE_SUM)
+        known_s = exact_sum(F.when(F.col("energy_kwh").isNotNull(), F.col("observed_s")))
         targets = target_rows.groupBy(*keys).agg(
             F.max("date").alias("date"),
-            _decimal_sum(F.col("observed_s")).alias("observed_s"),
+            exact_sum(F.col("observed_s")).alias("observed_s"),
             F.when(known_s > 0, energy / known_s * SECONDS_PER_HOUR).alias(TARGET),
             *_aggregates(device),
         )
@@ -90,16 +83,11 @@ def _is_modelled() -> Column:
     return F.coalesce(F.col("energy_source").isin("psu_output", "modelled_sum"), F.lit(False))
 
 
-def _decimal_sum(value: Column) -> Column:
-    return F.sum(value.cast(_SUM_TYPE)).cast("double")
-
-
 def _mean(column: str, multiplicity: bool = False) -> Column:
     # A row without power to observe still says load and temperature: it counts with its whole interval.
     seconds = F.when(F.col("observed_s") > 0, F.col("observed_s")).otherwise(F.col("interval_s"))
     weight = seconds * F.col("multiplicity") if multiplicity else seconds
-    weight_sum = _decimal_sum(F.when(F.col(column).isNotNull(), weight))
-    return F.when(weight_sum > 0, _decimal_sum(F.col(column) * weight) / weight_sum)
+    return weighted_mean(F.col(column), weight)
 
 
 def _load_columns(device: DeviceKind) -> list[str]:

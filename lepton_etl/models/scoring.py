@@ -14,10 +14,10 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import arrow_udf
 
-from lepton_etl.models.device_hours import Transform
 from lepton_etl.models.features import KEYS, TARGET
 from lepton_etl.models.recalibration import Recalibration, corrections
 from lepton_etl.models.stored import VerifiedModel, build, predict
+from lepton_etl.schema.columns import Transform
 from lepton_etl.schema.declare import SECONDS_PER_HOUR
 
 _PREDICTED: Final = "predicted_kwh"
