@@ -29,8 +29,9 @@ from lepton_etl.ingest.decoded import EARLIEST, LATEST, Decoded, Origin, only_re
 from lepton_etl.ingest.formats import decode_parts
 from lepton_etl.lake.landing import UNSAFE, Delivered, Landing, ObjectStore, identity
 from lepton_etl.lake.maintenance import compact
-from lepton_etl.lake.spark import Lake, Written
-from lepton_etl.lake.staging import StagedFile, StagedWriter, commit, committed
+from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.staging import StagedFile, StagedWriter
+from lepton_etl.lake.tables import Written
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.logs import FILE, JOB, READING, REJECT
 from pipelines.stage import StageContext, StageResult
@@ -331,13 +332,13 @@ def _job_tables(context: StageContext) -> tuple[Table, ...]:
     return (JOB,) if formats & {"slurm", "scontrol", "opencost", "auto"} else ()
 
 
-def _unfinished(lake: Lake) -> list[int]:
+def _unfinished(lake: SparkLake) -> list[int]:
     """Batches that were planned and not finished, oldest first."""
     files = lake.rows(FILE, ["batch", "state"])
     return sorted(set(files.filter(pc.field("state") == "planned")["batch"].to_pylist()))
 
 
-def _new_files(lake: Lake, files: Iterable[Delivered]) -> list[Delivered]:
+def _new_files(lake: SparkLake, files: Iterable[Delivered]) -> list[Delivered]:
     """Files that no earlier batch saw with this size and time; the others are not even opened."""
     known = lake.rows(FILE, ["path", "source_name", "size_bytes", "modified_time"])
     seen = set(zip(*(known[name].to_pylist() for name in known.column_names), strict=True))
@@ -376,8 +377,8 @@ def _load(context: StageContext, batch: int, written: list[Written]) -> list[dic
     outcomes, staged = _read_summary(summary)
     for table in (READING, REJECT, *_job_tables(context)):
         files = [f for f in staged if f.table == table.name]
-        if not committed(lake, table, batch):
-            written.append(commit(lake, table, files, batch))
+        if not lake.has_batch(table, batch):
+            written.append(lake.append_staged(table, files, batch))
     rows = _finished(lake, plan, outcomes)
     written.append(lake.write_rows(FILE, rows, where=f"batch = {int(batch)}"))
     summary.unlink()
@@ -410,7 +411,7 @@ def _read_summary(summary: Path) -> tuple[dict[tuple[str, str], Loaded], list[St
 
 
 def _finished(
-    lake: Lake, plan: Sequence[dict[str, Any]], outcomes: dict[tuple[str, str], Loaded]
+    lake: SparkLake, plan: Sequence[dict[str, Any]], outcomes: dict[tuple[str, str], Loaded]
 ) -> list[dict[str, Any]]:
     """The batch's rows of bronze/file with their counts; of a file delivered again, all records are duplicates."""
     records = {o.file_id: o.records for o in outcomes.values() if o.state == "loaded"}
@@ -434,7 +435,7 @@ def _finished(
 
 
 def _in_executors(
-    lake: Lake,
+    lake: SparkLake,
     work: Callable[[Iterable[Item]], Iterator[Result]],
     items: Sequence[Item],
     size: Callable[[Item], int],

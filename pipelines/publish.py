@@ -23,7 +23,6 @@ from typing import Any, Final
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame
 
 from lepton_etl.billing.bill import month_days
 from lepton_etl.billing.tariff import read_tariff
@@ -33,8 +32,10 @@ from lepton_etl.errors import NoInputError
 from lepton_etl.lake import tables as few
 from lepton_etl.lake import tables as plain
 from lepton_etl.lake.lease import leases
+from lepton_etl.lake.rows import checked
 from lepton_etl.lake.runs import code_version, last_published_batch, new_run_id, recorded_models
-from lepton_etl.lake.spark import Lake, Written
+from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Written
 from lepton_etl.publication.changes import (
     CLOSED,
     RESTATED,
@@ -71,7 +72,7 @@ from lepton_etl.schema.ledger import TARIFF
 from lepton_etl.schema.logs import FILE, JOB
 from lepton_etl.schema.publication import PERIOD, PUBLICATION, RESTATEMENT
 from lepton_etl.schema.tables import TABLES
-from lepton_etl.schema.types import arrow_schema, spark_schema
+from lepton_etl.schema.types import arrow_schema
 from pipelines.stage import StageContext, StageResult
 
 # A change of these re-opens the days made before that lie in the changed rows' validity.
@@ -181,7 +182,7 @@ def _factor_rows(factors: FactorSet) -> list[DatedRow]:
 _OF_DELIVERY: Final = ("source_name", "file_id", "source_position", "ingest_time", "ingest_date")
 
 
-def dirty_days(lake: Lake, settings: Settings, days: Days) -> list[Days]:
+def dirty_days(lake: SparkLake, settings: Settings, days: Days) -> list[Days]:
     """The asked days, and the days made before that new files and changed rows reach.
 
     Adjoining days are one range, in time order. Raises ConfigurationError for a wrong inventory, meters, tariff or
@@ -196,7 +197,7 @@ def dirty_days(lake: Lake, settings: Settings, days: Days) -> list[Days]:
     return adjoining(sorted(touched))
 
 
-def made_days(lake: Lake) -> set[date]:
+def made_days(lake: SparkLake) -> set[date]:
     """Days that an earlier night published."""
     if not lake.exists(NODE_HOUR):
         return set()
@@ -207,7 +208,7 @@ def _of_spans(made: set[date], spans: Iterable[tuple[date, date]]) -> set[date]:
     return {day for first, last in set(spans) for day in made if first <= day <= last}
 
 
-def _reading_spans(lake: Lake, batch: int, gap_s: float) -> Iterator[tuple[date, date]]:
+def _reading_spans(lake: SparkLake, batch: int, gap_s: float) -> Iterator[tuple[date, date]]:
     """UTC days of [first reading - gap, last reading + gap] of each file that came after the batch."""
     files = lake.rows(FILE, ["batch", "first_reading_time", "last_reading_time"])
     fresh = files.filter(pc.field("batch") > batch)
@@ -219,7 +220,7 @@ def _reading_spans(lake: Lake, batch: int, gap_s: float) -> Iterator[tuple[date,
             yield (first - margin).date(), (last + margin).date()
 
 
-def _job_spans(lake: Lake, batch: int, made: set[date]) -> Iterator[tuple[date, date]]:
+def _job_spans(lake: SparkLake, batch: int, made: set[date]) -> Iterator[tuple[date, date]]:
     """UTC days of [start, end] of each job that came after the batch and says something that no earlier file said.
 
     A job without an end runs until the last day made.
@@ -242,7 +243,7 @@ def _job_spans(lake: Lake, batch: int, made: set[date]) -> Iterator[tuple[date, 
             yield first.date(), last.date() if last is not None else max(latest, first.date())
 
 
-def _remarked(lake: Lake, settings: Settings, made: set[date]) -> set[date]:
+def _remarked(lake: SparkLake, settings: Settings, made: set[date]) -> set[date]:
     """The days made whose dated rows are not those that their last publication rested on.
 
     A day that an older release made says nothing about them and stays as it is.
@@ -262,20 +263,21 @@ def _remarked(lake: Lake, settings: Settings, made: set[date]) -> set[date]:
     }
 
 
-def with_status(context: StageContext, table: Table, rows: DataFrame, days: Days | None = None) -> DataFrame:
+def with_status(
+    context: StageContext, table: Table, rows: pl.DataFrame, days: Days | None = None
+) -> pl.DataFrame:
     """Rows of a published gold table with `status` by closed months and the rows that stand.
 
-    All rows of the days (default: the context's), as `lake.replace_few` takes them.
+    All rows of the days (default: the context's), as `lake.replace` takes them.
     """
     root, days = context.lake.root, days or context.days
     closed = closed_months(Press(root, context.settings, context.run_id))
     if not {month_of(day) for day in days} & closed:
         return rows
-    fresh = few.checked(table, rows.toArrow())
+    fresh = checked(table, rows.to_arrow())
     context.lake.ensure(table)
     present = few.present_rows(table, context.lake.log(table), days)
-    lived = with_life(fresh, present, table.key, closed)
-    return context.lake.spark.createDataFrame(lived, spark_schema(table))
+    return pl.DataFrame(with_life(fresh, present, table.key, closed))
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from lepton_etl.intervals.sensor_checks import CHECKED_DEVICES, sensor_checks
 from lepton_etl.intervals.sensor_classes import sensor_classes
 from lepton_etl.intervals.source_choice import INTERVAL_QUANTITIES
 from lepton_etl.intervals.usual_values import HISTORY_DAYS, day_histories
-from lepton_etl.lake.spark import Written
+from lepton_etl.lake.tables import Written
 from lepton_etl.registers.factors import load_factors
 from lepton_etl.registers.inventory import read_meters, read_nodes
 from lepton_etl.schema.columns import Transform
@@ -78,16 +78,16 @@ def node_state(context: StageContext, nodes: Roll) -> Written:
     """Intervals and holdings -> silver/node_state, by node and day."""
     lake, days = context.lake, context.days
     names = ("cluster_id", "node_id", "date")
-    own = lake.read(INTERVAL, days).where(F.col("device_id") == "node").select(
+    own = lake.read_frame(INTERVAL, days).where(F.col("device_id") == "node").select(
         *names, "device_id", "interval_start", "interval_s", "power_mean_w"
     )  # fmt: skip
-    held = lake.read(JOB_NODE, days).select(*names, "from_time", "to_time")
+    held = lake.read_frame(JOB_NODE, days).select(*names, "from_time", "to_time")
     rows = (
         own.groupBy(*names)
         .cogroup(held.groupBy(*names))
         .applyInArrow(_states_of(nodes), schema=spark_schema(NODE_STATE))
     )
-    return lake.replace(NODE_STATE, days, rows, allow_empty=True)
+    return lake.replace_frame(NODE_STATE, days, rows, allow_empty=True)
 
 
 def _jobs(context: StageContext) -> pa.Table:
@@ -100,7 +100,7 @@ def _jobs(context: StageContext) -> pa.Table:
     start, end = F.col("start_time"), F.col("end_time")
     recent, over = start > F.lit(days.from_time - longest), end <= F.lit(days.from_time)
     touches = (start < F.lit(days.until_time)) & ((end > F.lit(days.from_time)) | (end.isNull() & recent))
-    jobs = context.lake.read(JOB)
+    jobs = context.lake.read_frame(JOB)
     held = jobs.where(touches)
     seen_running = F.broadcast(held.where(end.isNull()).select("job_id").distinct())
     ended = jobs.where(over & recent).join(seen_running, "job_id", how="left_semi")
@@ -128,7 +128,7 @@ def run(context: StageContext) -> StageResult:
     settings = context.settings
     nodes = read_nodes(settings.fleet.inventory, settings.site.site_id)
     meters = _meters(context)
-    rows_in = context.lake.read(READING, context.days).count()
+    rows_in = context.lake.read_frame(READING, context.days).count()
     written = (
         context.lake.overwrite(NODE, nodes),
         context.lake.overwrite(METER, meters),
@@ -158,7 +158,7 @@ def interval(context: StageContext, nodes: pa.Table) -> Written:
         .cogroup(_histories(context).transform(_with_unit(listed)).groupBy("unit", "span"))
         .applyInArrow(_intervals_of(listed, policy), schema=spark_schema(INTERVAL))
     )
-    return context.lake.replace(INTERVAL, context.days, rows)
+    return context.lake.replace_frame(INTERVAL, context.days, rows)
 
 
 def sensor_check(context: StageContext, nodes: pa.Table) -> Written:
@@ -166,7 +166,7 @@ def sensor_check(context: StageContext, nodes: pa.Table) -> Written:
     listed, policy = roster(nodes), _policy(context)
     step = span_days(context.days)
     rows = (
-        context.lake.read(INTERVAL, context.days)
+        context.lake.read_frame(INTERVAL, context.days)
         .where(F.col("device_id").rlike(CHECKED_DEVICES) & F.col("power_mean_w").isNotNull())
         .withColumn("span", F.floor(F.datediff("date", F.lit(_EPOCH)) / step))
         # Some hundred nodes a call: starting one costs more than checking a node.
@@ -187,15 +187,15 @@ def facility_interval(context: StageContext, meters: pa.Table) -> Written:
         .groupBy("node_id", "span")
         .applyInArrow(_facility_intervals_of(policy), schema=spark_schema(FACILITY_INTERVAL))
     )
-    return context.lake.replace(FACILITY_INTERVAL, context.days, rows, allow_empty=True)
+    return context.lake.replace_frame(FACILITY_INTERVAL, context.days, rows, allow_empty=True)
 
 
 def grid_hour(context: StageContext) -> Written:
     """Readings of grid intensity -> silver/grid_hour; empty without the settings' section `grid`."""
     grid = context.settings.grid
-    readings = context.lake.read(READING, context.days)
+    readings = context.lake.read_frame(READING, context.days)
     if grid is None:
-        rows = context.lake.read(GRID_HOUR, context.days).limit(0)
+        rows = context.lake.read_frame(GRID_HOUR, context.days).limit(0)
     else:
         rows = readings.where(F.col("quantity").isin(*GRID_QUANTITIES)).transform(
             grid_hours(grid.intensity_basis, grid.signal, grid.flow)
@@ -206,7 +206,7 @@ def grid_hour(context: StageContext) -> Written:
 def weather_hour(context: StageContext) -> Written:
     """Readings of outdoor weather -> silver/weather_hour."""
     rows = (
-        context.lake.read(READING, context.days)
+        context.lake.read_frame(READING, context.days)
         .transform(of_quantities(WEATHER_QUANTITIES, context.settings.site.site_id))
         .transform(weather_hours)
     )
@@ -216,7 +216,7 @@ def weather_hour(context: StageContext) -> Written:
 def _readings(context: StageContext) -> DataFrame:
     """Bronze of the days and of a day on both sides: longest step and window are at most a day."""
     one_day, days = timedelta(days=1), context.days
-    return context.lake.read(READING, Days(days.start - one_day, days.end + one_day))
+    return context.lake.read_frame(READING, Days(days.start - one_day, days.end + one_day))
 
 
 def _histories(context: StageContext) -> DataFrame:
@@ -224,7 +224,7 @@ def _histories(context: StageContext) -> DataFrame:
     days = context.days
     before = Days(days.start - timedelta(days=HISTORY_DAYS), days.end - timedelta(days=1))
     quantities = of_quantities(INTERVAL_QUANTITIES, context.settings.site.site_id)
-    return context.lake.read(READING, before).transform(quantities).transform(day_histories(days))
+    return context.lake.read_frame(READING, before).transform(quantities).transform(day_histories(days))
 
 
 def _for_each_day(context: StageContext, further: tuple[str, ...] = ()) -> Transform:
@@ -319,14 +319,14 @@ def _meters(context: StageContext) -> pa.Table:
 
 
 def _unlisted_nodes(context: StageContext) -> tuple[str, ...]:
-    rows = context.lake.read(INTERVAL, context.days).where(F.col("cluster_id") == UNLISTED_CLUSTER)
+    rows = context.lake.read_frame(INTERVAL, context.days).where(F.col("cluster_id") == UNLISTED_CLUSTER)
     return _note(rows.select("node_id"), "nodes are not in the inventory; they stand in cluster _unlisted")
 
 
 def _unlisted_meters(context: StageContext, meters: pa.Table) -> tuple[str, ...]:
     listed = context.lake.spark.createDataFrame(meters.select(["meter_id"]))
     rows = (
-        context.lake.read(READING, context.days)
+        context.lake.read_frame(READING, context.days)
         .transform(of_quantities(METER_QUANTITIES, context.settings.site.site_id))
         .select(F.col("device_id").alias("meter_id"))
         .join(F.broadcast(listed), "meter_id", how="left_anti")

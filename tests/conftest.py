@@ -13,7 +13,8 @@ import pytest
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from lepton_etl.lake.spark import Lake
+    from lepton_etl.lake.spark import SparkLake
+
 
 # Two workers and Spark share the cores: threads of OpenMP that wait for each other would take most of them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -80,8 +81,8 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
 
 
 @pytest.fixture
-def lake(spark: SparkSession, tmp_path: Path) -> Lake:
+def lake(spark: SparkSession, tmp_path: Path) -> SparkLake:
     """An empty lake."""
-    from lepton_etl.lake.spark import Lake
+    from lepton_etl.lake.spark import SparkLake
 
-    return Lake(spark, tmp_path / "lake")
+    return SparkLake(tmp_path / "lake", spark=spark)

@@ -52,6 +52,7 @@ def nightly(
 ) -> None:
     """Run one night, a range of days, or one stage."""
     from lepton_etl.config.settings import load
+    from pipelines.engine import SparkEngine
     from pipelines.nightly import STAGES, check, run_night
 
     days = _days(date, until)
@@ -72,7 +73,7 @@ def nightly(
     spark.sparkContext.setLogLevel("ERROR")
     try:
         with watching(Console(stderr=True)) as watch:
-            night = run_night(spark, settings, days, stage, watch)
+            night = run_night(SparkEngine.of(spark), settings, days, stage, watch)
     finally:
         spark.stop()
     print_stages(night)
@@ -97,18 +98,11 @@ def explain(
     Shows the part of each feature, sensitivities, and whether a local linear model agrees.
     """
     from lepton_etl.cli.models import explained
-    from lepton_etl.lake.session import spark_session
-    from lepton_etl.lake.spark import Lake
+    from lepton_etl.lake.tables import Lake
 
     settings = _settings(config)
-    spark = spark_session("lepton-etl explain", dict(settings.spark))
-    spark.sparkContext.setLogLevel("ERROR")
-    try:
-        at = hour.replace(minute=0, tzinfo=UTC)
-        for line in explained(Lake(spark, settings.lake.root), settings, node, at):
-            typer.echo(line)
-    finally:
-        spark.stop()
+    for line in explained(Lake(settings.lake.root), settings, node, hour.replace(minute=0, tzinfo=UTC)):
+        typer.echo(line)
 
 
 @app.command()
@@ -129,9 +123,9 @@ def replay(
 ) -> None:
     """Simulate the jobs of these days under other start-time policies: emissions, cost, delay, missed deadlines."""
     from lepton_etl.cli.replay import run, show
-    from lepton_etl.lake.session import spark_session
-    from lepton_etl.lake.spark import Lake
+    from lepton_etl.lake.tables import Lake
     from lepton_etl.recommend.replay import POLICIES
+    from pipelines.engine import LocalEngine
 
     unknown = sorted(set(policy) - set(POLICIES))
     if unknown:
@@ -139,14 +133,10 @@ def replay(
             f"no policy {', '.join(unknown)}", where="replay", remedy=f"one of {', '.join(POLICIES)}"
         )
     settings = _settings(config)
-    spark = spark_session("lepton-etl replay", dict(settings.spark))
-    spark.sparkContext.setLogLevel("ERROR")
-    try:
+    with LocalEngine() as engine:
         done = run(
-            Lake(spark, settings.lake.root), settings, policy, Days(first.date(), last.date()), flexibility_h
+            Lake(settings.lake.root), settings, policy, Days(first.date(), last.date()), flexibility_h, engine
         )
-    finally:
-        spark.stop()
     show(done, as_csv=csv)
 
 

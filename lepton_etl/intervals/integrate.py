@@ -9,7 +9,7 @@ before it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -150,14 +150,6 @@ def between_counts(
         ambiguous=at_end(ambiguous),
         steep=at_end(steep),
     )
-
-
-def last_value_held(segments: Segments) -> Segments:
-    """The same stretches with the value of their start: the time-weighted mean by the previous value.
-
-    A cross-check of the trapezoid, never a published figure. Source: docs/methodology.md, section 1.
-    """
-    return replace(segments, value_end=segments.value_start)
 
 
 def by_interval(segments: Segments, interval_us: int) -> IntervalSums:

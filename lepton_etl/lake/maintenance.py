@@ -14,7 +14,7 @@ import pyarrow as pa
 from deltalake import CommitProperties, PostCommitHookProperties
 from deltalake.exceptions import CommitFailedError
 
-from lepton_etl.lake.spark import Lake
+from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.declare import Table
 
 SMALL_BYTES: Final = 16 << 20

@@ -11,11 +11,12 @@ import numpy as np
 import polars as pl
 
 from lepton_etl.config.sections import ShiftSettings
-from lepton_etl.recommend.advice import Advice, Promise, Subject
+from lepton_etl.recommend.advice import Advice, Subject
 from lepton_etl.recommend.schedule.inputs import Job, NodeGroup, Objective, Problem, Signal, SiteHours
 from lepton_etl.recommend.schedule.outcome import Estimate
 from lepton_etl.recommend.schedule.plan import JobPlan, plan
 from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM
+from lepton_etl.uncertainty import Estimate as Promise
 
 HORIZON_H: Final = 48
 # Runs of like jobs from which their length is known; the 90th percentile is planned with.
@@ -125,7 +126,7 @@ def _advice(queue: Queue, job: JobPlan) -> Advice:
     start = queue.at + timedelta(hours=job.hours[0])
     end = queue.at + timedelta(hours=job.hours[-1] + 1)
     emissions, money = _promise(job.savings.emissions_kgco2e), _promise(job.savings.money)
-    worth = f"{emissions.expected:.2f} kgCO2e" if emissions is not None else "energy"
+    worth = f"{emissions.value:.2f} kgCO2e" if emissions is not None else "energy"
     return Advice(
         Subject(queue.site_id, job.group_id.split("/")[0], job_id=job.job_id), "shift", "start_later",
         f"start job {job.job_id} at {start:%Y-%m-%d %H:%M} UTC, {job.hours[0]} h later: saves {worth}",

@@ -29,7 +29,7 @@ from lepton_etl.errors import ConfigurationError
 from lepton_etl.intervals.node_day import UNLISTED_CLUSTER
 from lepton_etl.intervals.source_choice import COMPONENT_OF, ENVIRONMENT, NODE_SOURCES
 from lepton_etl.lake import tables as plain
-from lepton_etl.lake.spark import Lake
+from lepton_etl.lake.spark import SparkLake
 from lepton_etl.registers.inventory import read_nodes
 from lepton_etl.schema.diagnosis import DEVICE_NOW
 from lepton_etl.schema.fleet import INTERVAL
@@ -111,7 +111,7 @@ class Batch:
 class Watcher:
     """Takes the batches of the stream, in order; holds the last hour of each device and its last state."""
 
-    lake: Lake
+    lake: SparkLake
     settings: Settings
     run_id: str
     clock: Clock = utc_now
@@ -247,7 +247,7 @@ class Watcher:
         return self._history
 
 
-def history(lake: Lake, today: date, most_rows: int = HISTORY_ROWS) -> pl.DataFrame:
+def history(lake: SparkLake, today: date, most_rows: int = HISTORY_ROWS) -> pl.DataFrame:
     """Intervals of devices that have a state, of the days before today, thinned evenly in time to `most_rows`."""
     columns = (*KEY, "interval_start", *INPUTS)
     empty = pl.DataFrame(
@@ -258,7 +258,7 @@ def history(lake: Lake, today: date, most_rows: int = HISTORY_ROWS) -> pl.DataFr
     if not lake.exists(INTERVAL):
         return empty
     days = Days(today - timedelta(days=STATE_HISTORY_DAYS), today - timedelta(days=1))
-    rows = lake.read(INTERVAL, days).where(F.col("device_id").rlike(DEVICES))
+    rows = lake.read_frame(INTERVAL, days).where(F.col("device_id").rlike(DEVICES))
     count = rows.count()
     if count > most_rows:
         step = -(-count // most_rows)

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
-from lepton_etl.lake.spark import Lake
+from lepton_etl.lake.spark import SparkLake
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import CLUSTER_HOUR, NODE_HOUR
 from lepton_etl.schema.fleet import INTERVAL, NODE
@@ -68,7 +68,7 @@ def intervals(node_id: str, power_w: float, silent_hour: int | None = None) -> l
     ]  # fmt: skip
 
 
-def filled(lake: Lake, table: Table, rows: list[dict[str, Any]]) -> None:
+def filled(lake: SparkLake, table: Table, rows: list[dict[str, Any]]) -> None:
     import pyarrow as pa
 
     frame = lake.spark.createDataFrame(
@@ -80,7 +80,7 @@ def filled(lake: Lake, table: Table, rows: list[dict[str, Any]]) -> None:
         lake.overwrite(table, frame)
 
 
-def node_hours(lake: Lake) -> Any:
+def node_hours(lake: SparkLake) -> Any:
     """Hours of the nodes; the silent one of n2 is imputed with 0.3 kWh, embodied carbon is 0.01 kg an hour."""
     rows = [
         {
@@ -100,7 +100,7 @@ def node_hours(lake: Lake) -> Any:
     return lake.spark.createDataFrame(rows, f"{schema},embodied_kgco2e double")
 
 
-def cluster_hours(lake: Lake, unknown_hour: int) -> Any:
+def cluster_hours(lake: SparkLake, unknown_hour: int) -> Any:
     """Hours of 2 kWh with all figures; of one hour the market-based emissions are unknown."""
     rows = [
         {"site_id": SITE, "cluster_id": "alpha", "hour_start": hour, "it_energy_kwh": 2.0,
@@ -120,7 +120,7 @@ def cluster_hours(lake: Lake, unknown_hour: int) -> Any:
 @pytest.fixture(scope="module")
 def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Any:
     root = tmp_path_factory.mktemp("attribution")
-    lake = Lake(spark, root / "lake")
+    lake = SparkLake(root / "lake", spark=spark)
     context = context_of(lake, root)
     assert accounting.run_accounting(context) == []
     filled(lake, NODE, [node("n1"), node("n2"), node("n3", "beta")])
@@ -140,12 +140,12 @@ def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Any:
     attribution.write(context, found, node_hours(lake), cluster_hours(lake, unknown_hour=2))
     again = attribution.write(context, found, node_hours(lake), cluster_hours(lake, unknown_hour=2))
     found.release()
-    tables = {table.name: [row.asDict() for row in lake.read(table).collect()]
+    tables = {table.name: [row.asDict() for row in lake.read_frame(table).collect()]
               for table in (JOB_RUN, JOB_NODE, NODE_STATE, JOB_ENERGY, TENANT_DAY)}  # fmt: skip
     return {"written": written, "split": split, "hours": hours, "again": again, **tables}
 
 
-def context_of(lake: Lake, root: Path) -> StageContext:
+def context_of(lake: SparkLake, root: Path) -> StageContext:
     settings = Settings(
         site={"site_id": SITE}, lake={"root": lake.root}, fleet={"inventory": root / "nodes.csv"},
         sources=[{"name": "jobs", "format": "slurm", "path": "landing/*.txt"}],

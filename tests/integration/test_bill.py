@@ -14,7 +14,7 @@ import structlog
 from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.lake import tables as plain
-from lepton_etl.lake.spark import Lake
+from lepton_etl.lake.spark import SparkLake
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import CLUSTER_HOUR, SITE_HOUR
 from lepton_etl.schema.fleet import FACILITY_INTERVAL, METER
@@ -24,7 +24,7 @@ from pipelines.gold import run_bill as run
 from pipelines.stage import StageContext
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    pass
 
 FIRST = datetime(2025, 6, 1, tzinfo=UTC)
 BOTH = Days(date(2025, 6, 1), date(2025, 6, 2))
@@ -109,7 +109,7 @@ def replace_days(root: Path, table: Table, rows: list[dict[str, Any]]) -> None:
 
 
 def bill(settings: Settings, days: Days = BOTH) -> None:
-    lake = Lake(cast("SparkSession", None), settings.lake.root)
+    lake = SparkLake(settings.lake.root)
     run(StageContext(lake, settings, days, "r1", structlog.get_logger()))
 
 

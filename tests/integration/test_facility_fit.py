@@ -16,7 +16,7 @@ from lepton_etl.config.settings import load
 from lepton_etl.days import Days
 from lepton_etl.facility.fit import FacilityFit, predict_overhead
 from lepton_etl.facility.hours import PlantHours
-from lepton_etl.lake.spark import Lake
+from lepton_etl.lake.spark import SparkLake
 from lepton_etl.models.registry import Registry
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import SITE_HOUR
@@ -46,7 +46,7 @@ def rows(table: Table, found: list[dict[str, object]]) -> pa.Table:
     return pa.Table.from_pylist(found, schema=arrow_schema(table))
 
 
-def lay_down(lake: Lake, hours: PlantHours) -> None:
+def lay_down(lake: SparkLake, hours: PlantHours) -> None:
     """The hours as site hours, ledger accounts and meters of the UPS."""
     starts = [datetime(1970, 1, 1, tzinfo=UTC) + timedelta(hours=hour) for hour in hours.hour.tolist()]
     days = Days(starts[0].date(), starts[-1].date())
@@ -86,7 +86,7 @@ def test_the_fit_of_a_day_is_of_earlier_days_and_comes_back_for_it(
 ) -> None:
     (tmp_path / "site.yaml").write_text(SETTINGS)
     settings = load(tmp_path / "site.yaml")
-    lake = Lake(spark, settings.lake.root)
+    lake = SparkLake(settings.lake.root, spark=spark)
     hours = simulated(DAYS)
     lay_down(lake, hours)
     day = FIRST_DAY + timedelta(days=DAYS - 1)

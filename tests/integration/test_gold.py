@@ -18,7 +18,7 @@ from pyspark.sql import types as T
 
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
-from lepton_etl.lake.spark import Lake
+from lepton_etl.lake.spark import SparkLake
 from lepton_etl.schema.columns import exact_sum
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, SITE_HOUR
@@ -56,7 +56,7 @@ def test_case(case: str, gold_rows: dict[str, dict[str, list[dict[str, Any]]]]) 
     assert compared
 
 
-def test_a_second_run_commits_nothing(ran: Lake) -> None:
+def test_a_second_run_commits_nothing(ran: SparkLake) -> None:
     before = {table.name: ran.version(table) for table in OUTPUTS}
     result = gold.run(context(ran, settings_of({}, ran), DAYS))
     assert [one.changed for one in result.written] == [False] * 7
@@ -65,7 +65,7 @@ def test_a_second_run_commits_nothing(ran: Lake) -> None:
     assert result.rows_in == ran.read(INTERVAL, DAYS).count()
 
 
-def test_clusters_share_the_whole_overhead_and_no_residual(ran: Lake) -> None:
+def test_clusters_share_the_whole_overhead_and_no_residual(ran: SparkLake) -> None:
     site = ["site_id", "hour_start"]
     clusters = (
         ran.read(CLUSTER_HOUR, DAYS)
@@ -87,7 +87,7 @@ def test_clusters_share_the_whole_overhead_and_no_residual(ran: Lake) -> None:
     assert all(math.isclose(whole, parts, rel_tol=1e-9) for whole, parts in pairs)
 
 
-def test_upper_and_lower_enclose_the_energy(ran: Lake) -> None:
+def test_upper_and_lower_enclose_the_energy(ran: SparkLake) -> None:
     for table in (NODE_HOUR, CLUSTER_HOUR, CLUSTER_DAY):
         outside = ran.read(table, DAYS).where(
             "it_energy_lower_kwh > it_energy_kwh OR it_energy_upper_kwh < it_energy_kwh OR it_energy_lower_kwh < 0"
@@ -99,9 +99,9 @@ def test_upper_and_lower_enclose_the_energy(ran: Lake) -> None:
 
 
 @pytest.fixture(scope="module")
-def ran(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Lake:
+def ran(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> SparkLake:
     """A lake in which gold ran on every case: one run for the plain ones, one a day for those with settings."""
-    lake = Lake(spark, tmp_path_factory.mktemp("gold") / "lake")
+    lake = SparkLake(tmp_path_factory.mktemp("gold") / "lake", spark=spark)
     for table in INPUTS:
         write(
             lake, table, frame(spark, [row for case in CASE_NAMES for row in case_rows(case, table)], table)
@@ -116,7 +116,7 @@ def ran(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Lake:
 
 
 @pytest.fixture(scope="module")
-def gold_rows(ran: Lake) -> dict[str, dict[str, list[dict[str, Any]]]]:
+def gold_rows(ran: SparkLake) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Table -> case -> rows."""
     found: dict[str, dict[str, list[dict[str, Any]]]] = {table.name: {} for table in OUTPUTS}
     for table in OUTPUTS:
@@ -125,14 +125,14 @@ def gold_rows(ran: Lake) -> dict[str, dict[str, list[dict[str, Any]]]]:
     return found
 
 
-def write(lake: Lake, table: Table, rows: DataFrame) -> None:
+def write(lake: SparkLake, table: Table, rows: DataFrame) -> None:
     if table.partition:
-        lake.replace(table, ALL_DAYS, rows)
+        lake.replace_frame(table, ALL_DAYS, rows)
     else:
         lake.overwrite(table, rows)
 
 
-def context(lake: Lake, settings: Settings, days: Days) -> StageContext:
+def context(lake: SparkLake, settings: Settings, days: Days) -> StageContext:
     return StageContext(lake, settings, days, "test", structlog.stdlib.get_logger())
 
 
@@ -141,7 +141,7 @@ def own_settings(case: str) -> dict[str, Any]:
     return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def settings_of(own: dict[str, Any], lake: Lake) -> Settings:
+def settings_of(own: dict[str, Any], lake: SparkLake) -> Settings:
     source = {
         "name": "bmc",
         "format": "ipmitool",

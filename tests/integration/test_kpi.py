@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
-from lepton_etl.lake.spark import Lake
+from lepton_etl.lake.spark import SparkLake
 from lepton_etl.schema.carbon import INSTRUMENT, KPI, MARKET_YEAR
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, SITE_HOUR
@@ -28,7 +28,7 @@ DAYS = Days.of(DAY)
 HOURS = [datetime(2025, 6, 3, tzinfo=UTC) + timedelta(hours=n) for n in range(24)]
 
 
-def put(lake: Lake, table: Table, rows: list[dict[str, Any]]) -> None:
+def put(lake: SparkLake, table: Table, rows: list[dict[str, Any]]) -> None:
     filled = [{name: row.get(name) for name in table.columns} for row in rows]
     frame = lake.spark.createDataFrame([tuple(row.values()) for row in filled], spark_schema(table))
     if table.partition is None:
@@ -37,7 +37,7 @@ def put(lake: Lake, table: Table, rows: list[dict[str, Any]]) -> None:
         lake.replace_few(table, DAYS, frame)
 
 
-def site(lake: Lake) -> None:
+def site(lake: SparkLake) -> None:
     """100 kWh IT an hour at PDU outputs, 98 by sensors, 130 facility; half the nodes at 20 degC, half at 30."""
     same = {"site_id": "s", "date": DAY, "status": "provisional"}
     bases = {"facility_basis": "measured", "pue_basis": "measured", "energy_basis": "measured"}
@@ -75,7 +75,7 @@ def site(lake: Lake) -> None:
     ])  # fmt: skip
 
 
-def settings(lake: Lake) -> Settings:
+def settings(lake: SparkLake) -> Settings:
     return Settings.model_validate(
         {
             "site": {"site_id": "s"},
@@ -89,7 +89,7 @@ def settings(lake: Lake) -> Settings:
     )
 
 
-def test_a_day_its_month_and_its_year(lake: Lake, spark: SparkSession) -> None:
+def test_a_day_its_month_and_its_year(lake: SparkLake, spark: SparkSession) -> None:
     site(lake)
     context = StageContext(lake, settings(lake), DAYS, "run", structlog.get_logger())
     carbon.market_year(context)

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from lepton_etl.days import Days
 from lepton_etl.errors import LakeError
-from lepton_etl.lake.spark import Lake, fingerprint
+from lepton_etl.lake.spark import SparkLake
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import CLUSTER_DAY
 from lepton_etl.schema.fleet import GRID_HOUR, NODE
@@ -34,27 +34,27 @@ def grid_rows(spark: SparkSession, intensity: float | None = 200.0, days: int = 
     return spark.createDataFrame(rows, spark_schema(GRID_HOUR))
 
 
-def test_replacing_a_day_twice_by_equal_rows_commits_once(spark: SparkSession, lake: Lake) -> None:
-    first = lake.replace(GRID_HOUR, Days.of(DAY), grid_rows(spark))
-    again = lake.replace(
+def test_replacing_a_day_twice_by_equal_rows_commits_once(spark: SparkSession, lake: SparkLake) -> None:
+    first = lake.replace_frame(GRID_HOUR, Days.of(DAY), grid_rows(spark))
+    again = lake.replace_frame(
         GRID_HOUR, Days.of(DAY), grid_rows(spark).repartition(3).orderBy(F.desc("hour_start"))
     )
-    other = lake.replace(GRID_HOUR, Days.of(DAY), grid_rows(spark, 201.0))
+    other = lake.replace_frame(GRID_HOUR, Days.of(DAY), grid_rows(spark, 201.0))
     assert (first.rows, first.changed) == (24, True)
     assert (again.version, again.changed) == (first.version, False)
     assert (other.version, other.changed) == (first.version + 1, True)
 
 
-def test_replacing_a_day_leaves_the_other_days(spark: SparkSession, lake: Lake) -> None:
-    lake.replace(GRID_HOUR, Days(DAY, DAY + timedelta(days=1)), grid_rows(spark, days=2))
-    lake.replace(GRID_HOUR, Days.of(DAY), grid_rows(spark, 300.0))
-    found = {r["date"]: r["i"] for r in lake.read(GRID_HOUR).groupBy("date").agg(
+def test_replacing_a_day_leaves_the_other_days(spark: SparkSession, lake: SparkLake) -> None:
+    lake.replace_frame(GRID_HOUR, Days(DAY, DAY + timedelta(days=1)), grid_rows(spark, days=2))
+    lake.replace_frame(GRID_HOUR, Days.of(DAY), grid_rows(spark, 300.0))
+    found = {r["date"]: r["i"] for r in lake.read_frame(GRID_HOUR).groupBy("date").agg(
         F.max("carbon_intensity_gco2e_per_kwh").alias("i")).collect()}  # fmt: skip
     assert found == {DAY: 300.0, DAY + timedelta(days=1): 200.0}
 
 
-@pytest.mark.parametrize("door", ["replace", "replace_few"])
-def test_a_day_of_equal_rows_keeps_its_files(spark: SparkSession, lake: Lake, door: str) -> None:
+@pytest.mark.parametrize("door", ["replace_frame", "replace_few"])
+def test_a_day_of_equal_rows_keeps_its_files(spark: SparkSession, lake: SparkLake, door: str) -> None:
     both, second = Days(DAY, DAY + timedelta(days=1)), DAY + timedelta(days=1)
     rows = grid_rows(spark, days=2)
     getattr(lake, door)(GRID_HOUR, both, rows)
@@ -67,7 +67,7 @@ def test_a_day_of_equal_rows_keeps_its_files(spark: SparkSession, lake: Lake, do
     assert not after[second] & before[second]
 
 
-def files_by_day(lake: Lake) -> dict[date, set[str]]:
+def files_by_day(lake: SparkLake) -> dict[date, set[str]]:
     files = pa.table(lake.log(GRID_HOUR).get_add_actions(flatten=True)).to_pylist()
     return {
         day: {f["path"] for f in files if f["partition.date"] == day}
@@ -75,14 +75,14 @@ def files_by_day(lake: Lake) -> dict[date, set[str]]:
     }
 
 
-def test_an_empty_frame_does_not_delete_a_day(spark: SparkSession, lake: Lake) -> None:
-    lake.replace(GRID_HOUR, Days.of(DAY), grid_rows(spark))
+def test_an_empty_frame_does_not_delete_a_day(spark: SparkSession, lake: SparkLake) -> None:
+    lake.replace_frame(GRID_HOUR, Days.of(DAY), grid_rows(spark))
     with pytest.raises(LakeError, match="refusing to replace the rows of 2025-06-03 by nothing"):
-        lake.replace(GRID_HOUR, Days.of(DAY), grid_rows(spark).limit(0))
-    assert lake.read(GRID_HOUR).count() == 24
+        lake.replace_frame(GRID_HOUR, Days.of(DAY), grid_rows(spark).limit(0))
+    assert lake.read_frame(GRID_HOUR).count() == 24
 
 
-def test_few_rows_are_replaced_as_many_are(spark: SparkSession, lake: Lake) -> None:
+def test_few_rows_are_replaced_as_many_are(spark: SparkSession, lake: SparkLake) -> None:
     both = Days(DAY, DAY + timedelta(days=1))
     first = lake.replace_few(GRID_HOUR, both, grid_rows(spark, days=2))
     again = lake.replace_few(GRID_HOUR, both, grid_rows(spark, days=2).orderBy(F.desc("hour_start")))
@@ -92,14 +92,14 @@ def test_few_rows_are_replaced_as_many_are(spark: SparkSession, lake: Lake) -> N
     assert (other.rows, other.version, other.changed) == (24, first.version + 1, True)
     # Spark and delta-rs read the same.
     intensity = "carbon_intensity_gco2e_per_kwh"
-    for rows in (lake.read(GRID_HOUR), lake.read_few(GRID_HOUR)):
+    for rows in (lake.read_frame(GRID_HOUR), lake.read_few(GRID_HOUR)):
         found = {(r["date"], r[intensity]) for r in rows.select("date", intensity).collect()}
         assert found == {(DAY, 300.0), (DAY + timedelta(days=1), 200.0)}
     # What Spark writes is what is compared with, and the other way round.
-    assert not lake.replace(GRID_HOUR, Days.of(DAY), grid_rows(spark, 300.0)).changed
+    assert not lake.replace_frame(GRID_HOUR, Days.of(DAY), grid_rows(spark, 300.0)).changed
 
 
-def test_few_rows_are_refused_where_many_are(spark: SparkSession, lake: Lake) -> None:
+def test_few_rows_are_refused_where_many_are(spark: SparkSession, lake: SparkLake) -> None:
     day = Days.of(DAY)
     with pytest.raises(LakeError, match="refusing to replace the rows of 2025-06-03 by nothing"):
         lake.replace_few(GRID_HOUR, day, grid_rows(spark).limit(0))
@@ -117,44 +117,38 @@ def test_few_rows_are_refused_where_many_are(spark: SparkSession, lake: Lake) ->
     assert lake.version(GRID_HOUR) == 0
     lake.replace_few(GRID_HOUR, day, grid_rows(spark))
     gone = lake.replace_few(GRID_HOUR, day, grid_rows(spark).limit(0), allow_empty=True)
-    assert (gone.rows, gone.changed, lake.read(GRID_HOUR).count()) == (0, True, 0)
+    assert (gone.rows, gone.changed, lake.read_frame(GRID_HOUR).count()) == (0, True, 0)
 
 
-def test_a_new_day_without_rows_makes_no_commit(spark: SparkSession, lake: Lake) -> None:
-    written = lake.replace(GRID_HOUR, Days.of(DAY), grid_rows(spark).limit(0), allow_empty=True)
+def test_a_new_day_without_rows_makes_no_commit(spark: SparkSession, lake: SparkLake) -> None:
+    written = lake.replace_frame(GRID_HOUR, Days.of(DAY), grid_rows(spark).limit(0), allow_empty=True)
     assert (written.rows, written.version, written.changed) == (0, 0, False)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0, 2001.0])
 def test_constraints_refuse_what_the_dictionary_does_not_allow(
-    spark: SparkSession, lake: Lake, bad: float
+    spark: SparkSession, lake: SparkLake, bad: float
 ) -> None:
     with pytest.raises(Exception, match="carbon_intensity_gco2e_per_kwh_bounds"):
-        lake.replace(GRID_HOUR, Days.of(DAY), grid_rows(spark, bad))
+        lake.replace_frame(GRID_HOUR, Days.of(DAY), grid_rows(spark, bad))
 
 
-def test_the_unknown_passes_the_constraints(spark: SparkSession, lake: Lake) -> None:
-    assert lake.replace(GRID_HOUR, Days.of(DAY), grid_rows(spark, None)).rows == 24
+def test_the_unknown_passes_the_constraints(spark: SparkSession, lake: SparkLake) -> None:
+    assert lake.replace_frame(GRID_HOUR, Days.of(DAY), grid_rows(spark, None)).rows == 24
 
 
-def test_a_row_outside_the_days_is_refused(spark: SparkSession, lake: Lake) -> None:
+def test_a_row_outside_the_days_is_refused(spark: SparkSession, lake: SparkLake) -> None:
     with pytest.raises(Exception, match="DELTA_REPLACE_WHERE_MISMATCH"):
-        lake.replace(GRID_HOUR, Days.of(DAY), grid_rows(spark, days=2))
+        lake.replace_frame(GRID_HOUR, Days.of(DAY), grid_rows(spark, days=2))
 
 
-def test_a_missing_required_column_stops_before_the_write(spark: SparkSession, lake: Lake) -> None:
+def test_a_missing_required_column_stops_before_the_write(spark: SparkSession, lake: SparkLake) -> None:
     lake.ensure(GRID_HOUR)
     with pytest.raises(LakeError, match="required columns missing: zone_id"):
-        lake.replace(GRID_HOUR, Days.of(DAY), grid_rows(spark).drop("zone_id"))
+        lake.replace_frame(GRID_HOUR, Days.of(DAY), grid_rows(spark).drop("zone_id"))
 
 
-def test_nulls_that_change_places_change_the_fingerprint(spark: SparkSession) -> None:
-    left = spark.createDataFrame([(None, 1.0)], "a double, b double")
-    right = spark.createDataFrame([(1.0, None)], "a double, b double")
-    assert fingerprint(left) != fingerprint(right)
-
-
-def test_small_rows_are_written_and_read_without_the_jvm(lake: Lake) -> None:
+def test_small_rows_are_written_and_read_without_the_jvm(lake: SparkLake) -> None:
     row = {"run_id": "r", "state": "running", "date_from": DAY, "date_until": DAY}
     lake.write_rows(RUN, [row])
     lake.write_rows(RUN, [row | {"state": "done", "exit_code": 0}])
@@ -164,7 +158,7 @@ def test_small_rows_are_written_and_read_without_the_jvm(lake: Lake) -> None:
 
 
 @pytest.mark.parametrize("table", [CLUSTER_DAY, NODE, GRID_HOUR], ids=lambda t: t.name)
-def test_tables_carry_comments_and_no_feature_that_other_readers_lack(lake: Lake, table: Table) -> None:
+def test_tables_carry_comments_and_no_feature_that_other_readers_lack(lake: SparkLake, table: Table) -> None:
     lake.ensure(table)
     log = DeltaLog(lake.path(table))
     protocol = log.protocol()

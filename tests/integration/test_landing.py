@@ -18,7 +18,7 @@ from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.ingest.text import zstd
 from lepton_etl.lake import maintenance
-from lepton_etl.lake.spark import Lake
+from lepton_etl.lake.spark import SparkLake
 from lepton_etl.schema.logs import FILE, JOB, READING, REJECT
 from pipelines import bronze
 from pipelines.stage import StageContext
@@ -52,7 +52,7 @@ def site(tmp_path: Path, path: str, **source: object) -> Settings:
     )  # fmt: skip
 
 
-def load(lake: Lake, settings: Settings) -> dict[str, dict[str, object]]:
+def load(lake: SparkLake, settings: Settings) -> dict[str, dict[str, object]]:
     """Run bronze; the rows of bronze/file by file name."""
     day = Days(date(2025, 6, 3), date(2025, 6, 3))
     bronze.run(StageContext(lake, settings, day, "test-run", structlog.get_logger()))
@@ -91,7 +91,7 @@ def bucket(spark: SparkSession) -> Iterator[str]:
 
 @pytest.mark.spark
 def test_objects_of_a_bucket_are_loaded_once_with_the_credentials_of_s3a(
-    lake: Lake, bucket: str, tmp_path: Path
+    lake: SparkLake, bucket: str, tmp_path: Path
 ) -> None:
     settings = site(tmp_path, f"s3://{bucket}/ipmi/**/*.txt*")
     files = load(lake, settings)
@@ -101,7 +101,7 @@ def test_objects_of_a_bucket_are_loaded_once_with_the_credentials_of_s3a(
         "n1-2025-06-03.txt": ("loaded", "n1", 3, 3),
         "n2-2025-06-03.txt.zst": ("loaded", "n2", 3, 3),
     }
-    readings = lake.read(READING).toPandas()
+    readings = lake.read_frame(READING).toPandas()
     assert sorted(readings["value"]) == [200, 200, 201, 201, 202, 202]
     versions = [lake.version(table) for table in (FILE, READING, REJECT)]
     load(lake, settings)
@@ -109,14 +109,16 @@ def test_objects_of_a_bucket_are_loaded_once_with_the_credentials_of_s3a(
 
 
 @pytest.mark.spark
-def test_a_bucket_that_is_not_there_is_named_with_its_key(lake: Lake, bucket: str, tmp_path: Path) -> None:
+def test_a_bucket_that_is_not_there_is_named_with_its_key(
+    lake: SparkLake, bucket: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigurationError, match=r"sources\.bmc\.path = 's3://elsewhere/"):
         load(lake, site(tmp_path, "s3://elsewhere/ipmi/*.txt"))
     assert bucket == "fleet"
 
 
 @pytest.mark.spark
-def test_every_compression_and_a_large_file_in_blocks(lake: Lake, tmp_path: Path) -> None:
+def test_every_compression_and_a_large_file_in_blocks(lake: SparkLake, tmp_path: Path) -> None:
     landing = tmp_path / "landing"
     landing.mkdir()
     day = "".join(
@@ -140,7 +142,7 @@ def test_every_compression_and_a_large_file_in_blocks(lake: Lake, tmp_path: Path
         0,
     )
     assert files["n1-2025-06-03.txt.zst"]["readings"] == 3
-    found = lake.read(READING).where("node_id = 'big'")
+    found = lake.read_frame(READING).where("node_id = 'big'")
     last = found.orderBy("source_position", ascending=False).first()
     assert last is not None
     assert (last["source_position"], last["value"]) == (86_399 * 13 + 2, 86_399 % 400)
@@ -148,7 +150,7 @@ def test_every_compression_and_a_large_file_in_blocks(lake: Lake, tmp_path: Path
 
 @pytest.mark.spark
 def test_a_large_file_that_ends_badly_leaves_its_reject_and_nothing_else(
-    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lake: SparkLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The plan saw it whole; when it is decoded, it is another file: what was staged of it is dropped."""
     landing = tmp_path / "landing"
@@ -172,12 +174,12 @@ def test_a_large_file_that_ends_badly_leaves_its_reject_and_nothing_else(
         0,
         1,
     )
-    assert lake.read(READING).count() == 0
+    assert lake.read_frame(READING).count() == 0
     assert not list((lake.root / READING.name).glob("**/*.parquet"))
 
 
 @pytest.mark.spark
-def test_what_was_appended_since_the_listing_is_left_to_the_next_run(lake: Lake, tmp_path: Path) -> None:
+def test_what_was_appended_since_the_listing_is_left_to_the_next_run(lake: SparkLake, tmp_path: Path) -> None:
     """A growing file: read to the size it was listed with; with its new size it is another file of the next run."""
     landing = tmp_path / "landing"
     landing.mkdir()
@@ -194,7 +196,7 @@ def test_what_was_appended_since_the_listing_is_left_to_the_next_run(lake: Lake,
 
 
 @pytest.mark.spark
-def test_job_accounting_stands_in_its_own_table(lake: Lake, tmp_path: Path) -> None:
+def test_job_accounting_stands_in_its_own_table(lake: SparkLake, tmp_path: Path) -> None:
     landing = tmp_path / "landing"
     landing.mkdir()
     (landing / "sacct.txt").write_bytes(SACCT)
@@ -202,14 +204,14 @@ def test_job_accounting_stands_in_its_own_table(lake: Lake, tmp_path: Path) -> N
         "sacct.txt"
     ]
     assert (row["records"], row["jobs"], row["readings"]) == (1, 1, 0)
-    job = lake.read(JOB).first()
+    job = lake.read_frame(JOB).first()
     assert job is not None
     assert (job["job_id"], job["account"], job["job_state"]) == ("7", "physics", "COMPLETED")
     assert job["end_time"] - job["start_time"] == timedelta(minutes=59)
 
 
 @pytest.mark.spark
-def test_thousands_of_small_files_become_few(lake: Lake, tmp_path: Path) -> None:
+def test_thousands_of_small_files_become_few(lake: SparkLake, tmp_path: Path) -> None:
     landing = tmp_path / "landing"
     landing.mkdir()
     settings = site(tmp_path, f"{landing}/*.txt")
@@ -221,7 +223,7 @@ def test_thousands_of_small_files_become_few(lake: Lake, tmp_path: Path) -> None
 
 @pytest.mark.spark
 def test_small_files_of_many_batches_are_put_together_and_no_row_changes(
-    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lake: SparkLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(maintenance, "SMALL_FILES", 3)
     landing = tmp_path / "landing"
@@ -231,7 +233,7 @@ def test_small_files_of_many_batches_are_put_together_and_no_row_changes(
         (landing / f"n{number}-2025-06-03.txt").write_bytes(TEXT)
         load(lake, settings)
     assert len(lake.log(READING).file_uris()) == 2  # All of the first batches in one, and the last.
-    nodes = lake.read(READING).groupBy("node_id").count().collect()
+    nodes = lake.read_frame(READING).groupBy("node_id").count().collect()
     assert {row["node_id"]: row["count"] for row in nodes} == {f"n{n}": 3 for n in range(4)}
     operations = [entry["operation"] for entry in lake.log(READING).history()]
     assert operations.count("OPTIMIZE") == 1

@@ -10,7 +10,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from lepton_etl.lake import maintenance
-from lepton_etl.lake.spark import Lake
+from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.fleet import GRID_HOUR
 
@@ -30,7 +30,7 @@ class LakeOfThen(Lake):
 def lakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Lake, LakeOfThen]:
     """A lake with two small files of a day, and the same one as a writer sees it that opened it now."""
     monkeypatch.setattr(maintenance, "SMALL_FILES", 2)
-    lake, then = (kind(None, tmp_path / "lake") for kind in (Lake, LakeOfThen))  # type: ignore[arg-type]
+    lake, then = (kind(tmp_path / "lake") for kind in (Lake, LakeOfThen))
     row = {
         "date": DAY, "hour_start": datetime(2025, 6, 3, tzinfo=UTC), "intensity_basis": "direct",
         "signal": "average", "flow": "consumption", "carbon_intensity_gco2e_per_kwh": 200.0,
@@ -46,7 +46,7 @@ def test_a_commit_in_between_leaves_the_files_to_the_next_run(lakes: tuple[Lake,
     lake, then = lakes
     lake.log(GRID_HOUR).delete("zone_id = 'AA'")
     assert maintenance.compact(then, GRID_HOUR) == []
-    assert lake.rows(GRID_HOUR)["zone_id"].to_pylist() == ["BB"]
+    assert lake.read(GRID_HOUR)["zone_id"].to_list() == ["BB"]
 
 
 def test_a_lost_file_is_no_commit_in_between(lakes: tuple[Lake, LakeOfThen]) -> None:

@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 
 from lepton_etl.config.settings import load
 from lepton_etl.days import Days
-from lepton_etl.lake.spark import Lake
+from lepton_etl.lake.spark import SparkLake
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.fleet import FACILITY_INTERVAL, GRID_HOUR, INTERVAL, METER, NODE, WEATHER_HOUR
 from lepton_etl.schema.logs import READING
@@ -107,7 +107,7 @@ def _readings() -> list[dict[str, Any]]:
 def context(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> StageContext:
     """A lake with bronze of three days, and the settings of its site."""
     tmp_path = tmp_path_factory.mktemp("silver")
-    lake = Lake(spark, tmp_path / "lake")
+    lake = SparkLake(tmp_path / "lake", spark=spark)
     (tmp_path / "inventory.csv").write_text(INVENTORY)
     (tmp_path / "meters.csv").write_text(METERS)
     (tmp_path / "landing").mkdir()
@@ -143,7 +143,7 @@ def ran(context: StageContext) -> tuple[StageResult, StageResult]:
 
 def _rows(context: StageContext, table: Table, where: str = "true") -> list[Any]:
     """The rows of the day."""
-    return context.lake.read(table, Days.of(DAY)).where(where).collect()
+    return context.lake.read_frame(table, Days.of(DAY)).where(where).collect()
 
 
 def test_silver_of_one_day(context: StageContext, ran: tuple[StageResult, StageResult]) -> None:
@@ -225,12 +225,12 @@ def test_a_range_gives_the_days_that_single_nights_give(context: StageContext) -
     one_day = timedelta(days=1)
     for day in (DAY - one_day, DAY + one_day):
         silver.run(replace(context, days=Days.of(day)))
-    rows = context.lake.read(INTERVAL).where("node_id = 'n1' AND device_id = 'node'").collect()
+    rows = context.lake.read_frame(INTERVAL).where("node_id = 'n1' AND device_id = 'node'").collect()
     assert {r.date for r in rows} == {DAY - one_day, DAY, DAY + one_day}
     assert sum(r.energy_kwh for r in rows) == pytest.approx(100 * (24 * 60 + 20) / 60 / 1000, rel=1e-12)
 
     # The day after is held against the days before it, of which the last spoke kW already.
-    n4 = context.lake.read(INTERVAL).where("node_id = 'n4'").collect()
+    n4 = context.lake.read_frame(INTERVAL).where("node_id = 'n4'").collect()
     assert {(r.date, tuple(r.flags)) for r in n4 if r.energy_kwh is None} == {
         (day, ("scale_changed",)) for day in (DAY, DAY + one_day)
     }
