@@ -14,7 +14,7 @@ from lepton_etl.lake.tables import FORECAST, JOB, NODE, SITE_HOUR
 from lepton_etl.lake.tables.jobs import JOB_ENERGY, JOB_NODE, JOB_RUN
 from lepton_etl.lake.tables.ledger import SITE_COST
 from lepton_etl.models.job_power import predict_jobs
-from lepton_etl.optimize.waiting import HORIZON_H, Queue, shift_advice
+from lepton_etl.recommend.job_shift import HORIZON_H, Queue, shift_advice
 from pipelines.forecast import JOB_HISTORY_DAYS, with_mean_power
 from pipelines.levers import Found
 from pipelines.stage import StageContext
