@@ -20,10 +20,16 @@ from zoneinfo import ZoneInfo
 import polars as pl
 import pyarrow as pa
 
-from lepton_etl.intervals.channels import READING_COLUMNS, integrate_channels, numbered, resolve_repeats
+from lepton_etl.intervals.channels import (
+    DAY_US,
+    READING_COLUMNS,
+    Channels,
+    by_channel,
+    integrate_channels,
+    resolve_repeats,
+)
 from lepton_etl.intervals.integrate import MICROSECONDS
 from lepton_etl.intervals.node_day import CONFLICT, PARTIAL, IntervalPolicy
-from lepton_etl.intervals.readings import DAY_US
 from lepton_etl.intervals.sensor_classes import SAMPLED, class_of_meter, meter_gain_ratio, of_class
 from lepton_etl.intervals.source_choice import ROW, choose_power
 from lepton_etl.schema.carbon import VOLUME_INTERVAL
@@ -46,17 +52,17 @@ def facility_intervals(readings: pa.Table, policy: IntervalPolicy) -> pa.Table:
     states has no gain error: it is not known.
     """
     frame = pl.DataFrame(readings.select([*READING_COLUMNS, *METER_COLUMNS]))
+    if frame.is_empty():
+        return arrow_schema(FACILITY_INTERVAL).empty_table()
     is_energy = pl.col("quantity").str.ends_with("_energy")
     spread = is_energy & pl.col("statistic").is_in(("mean", "instant")) & (pl.col("window_s") > 0)
     prepared = frame.with_columns(
         pl.lit("meter").alias("device_id"),
-        pl.col("node_id").alias("owner_id"),
         pl.lit(1, pl.Int32).alias("multiplicity"),
         (pl.col("meter_peak_power_w") * pl.col("multiplier")).alias("peak_w"),
         (
             pl.coalesce(pl.col("counter_max_kwh") * JOULES_PER_KWH, "counter_max_j") * pl.col("multiplier")
         ).alias("counter_max_j"),
-        pl.lit(None, pl.Float64).alias("supply_resolution"),
         pl.when(spread).then(pl.lit("mean")).otherwise("statistic").alias("statistic"),
         (
             pl.col("value") * pl.col("multiplier") / pl.when(spread).then(pl.col("window_s")).otherwise(1.0)
@@ -68,14 +74,20 @@ def facility_intervals(readings: pa.Table, policy: IntervalPolicy) -> pa.Table:
         .alias("windowless"),
     )
     usable = prepared.filter(~pl.col("windowless")).drop("windowless")
-    winners, conflicts = resolve_repeats(usable, policy.interval_us)
-    channels = integrate_channels(numbered(winners).sort("channel", "time_us"), policy.interval_us)
-    ways = winners.select("day", "node_id", "point", "kind", "class_pct").unique(
-        ["day", "node_id"], maintain_order=True
+    if usable.is_empty():
+        return arrow_schema(FACILITY_INTERVAL).empty_table()
+    sensors, ordered = by_channel(usable.to_arrow())
+    winners, conflicts = resolve_repeats(ordered, policy.interval_us)
+    known = sensors.with_columns(pl.lit(None, pl.Float64).alias("supply_resolution"))
+    channels = integrate_channels(winners, known, policy.interval_us)
+    ways = (
+        winners.join(sensors.select("channel", "day", "node_id"), on="channel", how="left", maintain_order="left")
+        .select("day", "node_id", "point", "kind", "class_pct")
+        .unique(["day", "node_id"], keep="first", maintain_order=True)
     )
     candidates = _ranked(channels.sensors.join(ways, on=["day", "node_id"], how="left"))
     power = choose_power(channels.values, candidates).with_columns(class_of_meter().alias("sensor_class"))
-    flags = _flags(power, channels.marks, conflicts, policy)
+    flags = _flags(power, channels, conflicts, policy)
     return _meters_table(power.join(flags, on=ROW, how="left"), policy)
 
 
@@ -99,13 +111,13 @@ def _ranked(sensors: pl.DataFrame) -> pl.DataFrame:
 
 
 def _flags(
-    power: pl.DataFrame, marks: pl.DataFrame, conflicts: pl.DataFrame, policy: IntervalPolicy
+    power: pl.DataFrame, channels: Channels, conflicts: pl.DataFrame, policy: IntervalPolicy
 ) -> pl.DataFrame:
-    named = {"owner_id": "node_id"}
+    owners = channels.sensors.select("channel", "day", "node_id", "device_id")
     short = power.filter(pl.col("observed_s") < policy.interval_s - 1e-6)
     found = [
-        marks.rename(named).select(*ROW, "flag"),
-        conflicts.rename(named).select(*ROW, pl.lit(CONFLICT).alias("flag")),
+        channels.marks.join(owners, on="channel", how="left").select(*ROW, "flag"),
+        conflicts.join(owners, on="channel", how="left").select(*ROW, pl.lit(CONFLICT).alias("flag")),
         short.select(*ROW, pl.lit(PARTIAL).alias("flag")),
     ]
     return pl.concat(found).group_by(ROW).agg(pl.col("flag").unique().sort().alias("flags"))
