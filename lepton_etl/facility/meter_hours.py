@@ -43,6 +43,28 @@ METER_QUANTITIES: Final = ("facility_power", "facility_energy", "heat_power", "h
 METER_COLUMNS: Final = ("point", "kind", "multiplier", "class_pct", "counter_max_kwh", "meter_peak_power_w")
 
 
+def with_meter(readings: pl.DataFrame, meters: pl.DataFrame) -> pl.DataFrame:
+    """Readings of bronze that a listed meter took while its row held, each with METER_COLUMNS, as those of `node_id`.
+
+    A stamp at a window's end is moved to its start.
+    """
+    known = meters.select(
+        pl.col("meter_id").alias("device_id"), pl.col("point").alias("meter_point"), *METER_COLUMNS[1:], "label",
+        "valid_from", "valid_to",
+    )  # fmt: skip
+    window = pl.duration(microseconds=(pl.col("window_s") * MICROSECONDS).round().cast(pl.Int64))
+    time = pl.when(pl.col("label") == "end").then(pl.col("reading_time") - window).otherwise("reading_time")
+    moved = readings.drop("point").join(known, on="device_id", how="inner").with_columns(
+        reading_time=time, node_id=pl.col("device_id"), point=pl.col("meter_point")
+    )  # fmt: skip
+    return moved.filter(_holds())
+
+
+def _holds() -> pl.Expr:
+    time, until = pl.col("reading_time"), pl.col("valid_to")
+    return (time >= pl.col("valid_from")) & (until.is_null() | (time < until))
+
+
 def facility_intervals(readings: pa.Table, policy: IntervalPolicy) -> pa.Table:
     """The rows of silver/facility_interval of the days in `readings`, sorted by key.
 
@@ -159,6 +181,21 @@ VOLUME_COLUMNS: Final = (
 )  # fmt: skip
 # A register read once an hour is usual; between two readings further apart nobody knows when the water ran.
 MAX_STEP_S: Final = 4 * 3600.0
+
+
+def volume_readings(readings: pl.DataFrame, meters: pl.DataFrame) -> pl.DataFrame:
+    """Readings of bronze that a listed water or fuel meter took while its row held, as VOLUME_COLUMNS."""
+    known = meters.filter(pl.col("carrier").is_in(("water", "fuel"))).select(
+        "meter_id", "carrier", "multiplier", "label", "valid_from", "valid_to"
+    )
+    window_us = (pl.col("window_s") * MICROSECONDS).cast(pl.Int64)
+    shift_us = pl.when(pl.col("label") == "end").then(window_us).otherwise(0)
+    return (
+        readings.join(known, left_on="device_id", right_on="meter_id", how="inner", coalesce=False)
+        .filter(_holds())
+        .with_columns((pl.col("reading_time").dt.epoch("us") - shift_us).alias("time_us"))
+        .select(list(VOLUME_COLUMNS))
+    )
 
 
 def volume_intervals(

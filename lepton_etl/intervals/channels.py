@@ -93,7 +93,7 @@ def by_channel(
     value, so the order depends neither on arrival nor on row order.
     """
     days = readings["day"].to_numpy()
-    coded = [_codes(readings[name]) for name in CHANNEL[1:]]
+    coded = [codes_of(readings[name]) for name in CHANNEL[1:]]
     number, first = _numbered([days - days.min(), *(codes for codes, _ in coded)])
     names = {
         name: pl.Series(values.take(pa.array(codes[first])), dtype=pl.String)
@@ -110,13 +110,12 @@ def by_channel(
     channel_of[sensors["raw"].to_numpy()] = sensors["channel"].to_numpy()
     channel = channel_of[number]
     order = _order(channel, readings)
-    kept = [name for name in readings.column_names if name not in CHANNEL]
-    frame = pl.DataFrame(readings.select(kept)).with_columns(channel=pl.Series(channel))[order]
+    frame = pl.DataFrame(readings.drop_columns(CHANNEL)).with_columns(channel=pl.Series(channel))[order]
     return sensors.unique("channel", keep="first", maintain_order=True).drop("raw"), frame
 
 
-def _codes(column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
-    """The codes of a column of names and the names; the last one is null where any is."""
+def codes_of(column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
+    """Return the code of each row of a column of names, and the names by code, of which the last is null."""
     encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     array = encoded.unify_dictionaries().combine_chunks()
     values = pa.concat_arrays([array.dictionary.cast(pa.string()), pa.nulls(1, pa.string())])
