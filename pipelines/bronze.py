@@ -30,7 +30,7 @@ from lepton_etl.ingest.formats import decode_parts
 from lepton_etl.lake.landing import UNSAFE, Delivered, Landing, ObjectStore, identity
 from lepton_etl.lake.maintenance import compact
 from lepton_etl.lake.spark import SparkLake
-from lepton_etl.lake.staging import StagedFile, StagedWriter, commit, committed
+from lepton_etl.lake.staging import StagedFile, StagedWriter
 from lepton_etl.lake.tables import Written
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.logs import FILE, JOB, READING, REJECT
@@ -377,8 +377,8 @@ def _load(context: StageContext, batch: int, written: list[Written]) -> list[dic
     outcomes, staged = _read_summary(summary)
     for table in (READING, REJECT, *_job_tables(context)):
         files = [f for f in staged if f.table == table.name]
-        if not committed(lake, table, batch):
-            written.append(commit(lake, table, files, batch))
+        if not lake.has_batch(table, batch):
+            written.append(lake.append_staged(table, files, batch))
     rows = _finished(lake, plan, outcomes)
     written.append(lake.write_rows(FILE, rows, where=f"batch = {int(batch)}"))
     summary.unlink()

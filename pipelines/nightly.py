@@ -25,6 +25,7 @@ from lepton_etl.quality.rules import load_rules
 from lepton_etl.registers.inventory import read_meters, read_nodes
 from lepton_etl.schema.logs import FILE, READING
 from pipelines import gold as bill
+from pipelines.engine import Engine, SparkEngine
 from pipelines.publish import dirty_days
 from pipelines.stage import StageContext, StageResult
 
@@ -70,17 +71,18 @@ def check(settings: Settings) -> None:
 
 
 def run_night(
-    spark: SparkSession, settings: Settings, days: Days, stage: str | None = None, watch: Watch | None = None
+    engine: Engine, settings: Settings, days: Days, stage: str | None = None, watch: Watch | None = None
 ) -> Night:
-    """One night, or one of its stages. Never raises for what a run can meet: the Night carries the exit code.
+    """Run one night, or one of its stages, on an engine. Never raises for what a run can meet: the Night carries the
+    exit code.
 
     `watch` is called as each stage starts.
     """
     night = Night(new_run_id())
-    lake = SparkLake(settings.lake.root, spark=spark)
+    lake = _lake(engine, settings)
     record = RunRecord(lake, night.run_id, days, settings.digest)
     log = structlog.get_logger("nightly").bind(run_id=night.run_id, date=str(days))
-    context = StageContext(lake, settings, days, night.run_id, log)
+    context = StageContext(lake, settings, days, night.run_id, log, engine)
     run = _Run(context, night, record, watch or (lambda *_: None))
     try:
         record.started()
@@ -177,6 +179,19 @@ class _Run:
         log.info(
             "stage done", rows_in=done.rows_in, rows_out=done.rows_out, seconds=round(done.duration_s, 1)
         )
+
+
+def _lake(engine: Engine, settings: Settings) -> SparkLake:
+    """The lake; a stage that plans in Spark gets the session of the night, started when it is first asked for."""
+
+    def start() -> SparkSession:
+        if isinstance(engine, SparkEngine):
+            return engine.session()
+        from lepton_etl.lake.session import spark_session
+
+        return spark_session("lepton-etl nightly", dict(settings.spark))
+
+    return SparkLake(settings.lake.root, start=start)
 
 
 def _last_batch(lake: SparkLake) -> int:

@@ -33,6 +33,7 @@ from lepton_etl.errors import NoInputError
 from lepton_etl.lake import tables as few
 from lepton_etl.lake import tables as plain
 from lepton_etl.lake.lease import leases
+from lepton_etl.lake.rows import checked
 from lepton_etl.lake.runs import code_version, last_published_batch, new_run_id, recorded_models
 from lepton_etl.lake.spark import SparkLake
 from lepton_etl.lake.tables import Written
@@ -272,7 +273,7 @@ def with_status(context: StageContext, table: Table, rows: DataFrame, days: Days
     closed = closed_months(Press(root, context.settings, context.run_id))
     if not {month_of(day) for day in days} & closed:
         return rows
-    fresh = few.checked(table, rows.toArrow())
+    fresh = checked(table, rows.toArrow())
     context.lake.ensure(table)
     present = few.present_rows(table, context.lake.log(table), days)
     lived = with_life(fresh, present, table.key, closed)

@@ -52,6 +52,7 @@ def nightly(
 ) -> None:
     """Run one night, or a range of days, or one stage of it."""
     from lepton_etl.config.settings import load
+    from pipelines.engine import SparkEngine
     from pipelines.nightly import STAGES, check, run_night
 
     days = _days(date, until)
@@ -72,7 +73,7 @@ def nightly(
     spark.sparkContext.setLogLevel("ERROR")
     try:
         with watching(Console(stderr=True)) as watch:
-            night = run_night(spark, settings, days, stage, watch)
+            night = run_night(SparkEngine.of(spark), settings, days, stage, watch)
     finally:
         spark.stop()
     print_stages(night)

@@ -14,7 +14,6 @@ import yaml
 from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError
-from lepton_etl.lake import staging
 from lepton_etl.lake.spark import SparkLake
 from lepton_etl.schema.logs import FILE, READING, REJECT
 from pipelines import bronze
@@ -163,11 +162,10 @@ def test_a_batch_killed_at_any_point_is_finished_once(
         if killed_after == "plan":
             patch.setattr(bronze, "_stage", kill)
         elif killed_after == "stage":
-            patch.setattr(bronze, "commit", kill)
+            patch.setattr(lake, "append_staged", kill)
         elif killed_after == "readings":
-            patch.setattr(
-                bronze, "commit", lambda lk, t, *a: kill() if t is REJECT else staging.commit(lk, t, *a)
-            )
+            append = lake.append_staged
+            patch.setattr(lake, "append_staged", lambda t, *a: kill() if t is REJECT else append(t, *a))
         else:
             patch.setattr(bronze, "_finished", kill)
         with pytest.raises(Killed):

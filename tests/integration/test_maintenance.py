@@ -46,7 +46,7 @@ def test_a_commit_in_between_leaves_the_files_to_the_next_run(lakes: tuple[Lake,
     lake, then = lakes
     lake.log(GRID_HOUR).delete("zone_id = 'AA'")
     assert maintenance.compact(then, GRID_HOUR) == []
-    assert lake.rows(GRID_HOUR)["zone_id"].to_pylist() == ["BB"]
+    assert lake.read(GRID_HOUR)["zone_id"].to_list() == ["BB"]
 
 
 def test_a_lost_file_is_no_commit_in_between(lakes: tuple[Lake, LakeOfThen]) -> None:
