@@ -155,8 +155,8 @@ def _advice(queue: Queue, job: JobPlan, savings: Savings) -> Advice:
     start, end = (queue.at + timedelta(hours=hour) for hour in (job.hours[0], job.hours[-1] + 1))
     emissions = _promise(savings.emissions_kgco2e)
     money = _promise(savings.money) if queue.currency is not None else None
-    worth = [f"{emissions.expected:.2f} kgCO2e"] if emissions is not None else []
-    worth += [f"{money.expected:.2f} {queue.currency}"] if money is not None else []
+    worth = [f"{emissions.value:.2f} kgCO2e"] if emissions is not None else []
+    worth += [f"{money.value:.2f} {queue.currency}"] if money is not None else []
     return Advice(
         Subject(queue.site_id, str(job.group_id).split("/")[0], job_id=job.job_id), "shift", "start_later",
         f"start job {job.job_id} at {start:%Y-%m-%d %H:%M} UTC, {job.hours[0]} h later: "
