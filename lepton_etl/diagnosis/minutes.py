@@ -51,7 +51,7 @@ class Meanings:
 
 
 def sums(readings: pl.DataFrame, meanings: Meanings, window_s: int) -> pl.DataFrame:
-    """Rows of SUMS from readings (telemetry's READING_SCHEMA): moments, and means over at most two windows.
+    """Rows of SUMS from readings (READING_SCHEMA of ingest): moments, and means over at most two windows.
 
     A component's power at the node stands at the component; what a board says of temperature and utilisation speaks
     for its node too. Readings without a node, of other quantities and of other devices are left out.

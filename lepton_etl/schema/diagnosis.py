@@ -85,7 +85,7 @@ JOB_POWER: Final = Table(
 )  # fmt: skip
 
 STATE: Final = Table(
-    "gold/state", grain="the performance state of one device over one interval", partition="date", owner="states",
+    "gold/state", grain="the performance state of one device over one interval", partition="date", owner="diagnosis",
     key=("site_id", "cluster_id", "node_id", "device_id", "interval_start"),
     columns=(
         "date", "interval_start", "site_id", "cluster_id", "node_id", "device_id", "performance_state",
@@ -97,7 +97,7 @@ STATE: Final = Table(
 )  # fmt: skip
 
 DEVICE_NOW: Final = Table(
-    "gold/device_now", grain="the newest performance state of one device, by the job `watch`", owner="states",
+    "gold/device_now", grain="the newest performance state of one device, by the job `watch`", owner="diagnosis",
     key=("site_id", "cluster_id", "node_id", "device_id"),
     columns=(
         "site_id", "cluster_id", "node_id", "device_id", "interval_start", "performance_state",
@@ -113,7 +113,7 @@ DEVICE_NOW: Final = Table(
 )  # fmt: skip
 
 ANOMALY: Final = Table(
-    "gold/anomaly", grain="one episode of one kind of fault", partition="date", owner="anomalies",
+    "gold/anomaly", grain="one episode of one kind of fault", partition="date", owner="diagnosis",
     key=("anomaly_id",),
     columns=(
         "anomaly_id", "date", "site_id", "cluster_id", "rack_id", "node_id", "device_id", "anomaly_kind",

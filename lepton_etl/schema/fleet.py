@@ -121,7 +121,7 @@ FIELDS: Final[tuple[Field, ...]] = (
 
 NODE: Final = Table(
     "silver/node", grain="one node while one inventory row holds", key=("site_id", "node_id", "valid_from"),
-    owner="inventory",
+    owner="registers",
     columns=(
         "site_id", "cluster_id", "rack_id", "chassis_id", "node_id", "node_kind", "hardware_class",
         "rated_power_w", "idle_power_w", "gpu_count", "gpu_rated_power_w", "psu_count", "sensor_gain_ratio",
@@ -132,7 +132,7 @@ NODE: Final = Table(
 
 METER: Final = Table(
     "silver/meter", grain="one facility meter while one row holds", key=("site_id", "meter_id", "valid_from"),
-    owner="inventory",
+    owner="registers",
     columns=(
         "site_id", "meter_id", "parent_id", "point", "serves", "carrier", "sign", "unit", "multiplier", "kind",
         "label", "class_pct", "valid_from", "valid_to", "counter_max_kwh", "meter_peak_power_w",

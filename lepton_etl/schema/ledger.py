@@ -140,7 +140,7 @@ LEDGER_CHECK: Final = Table(
 )  # fmt: skip
 
 TARIFF: Final = Table(
-    "silver/tariff", grain="one price of a tariff while one row holds", owner="ledger",
+    "silver/tariff", grain="one price of a tariff while one row holds", owner="billing",
     key=("site_id", "tariff_id", "charge", "weekdays", "local_from", "valid_from"),
     columns=(
         "site_id", "tariff_id", "charge", "price", "currency", "weekdays", "local_from", "local_to",
@@ -151,7 +151,7 @@ TARIFF: Final = Table(
 
 COST_MONTH: Final = Table(
     "gold/cost_month", grain="one cluster over one billed month", key=("site_id", "cluster_id", "month"),
-    owner="ledger",
+    owner="billing",
     columns=(
         "site_id", "cluster_id", "month", "facility_energy_kwh", "energy_cost", "demand_cost", "fixed_cost",
         "cost", "currency", "cost_basis",
@@ -161,7 +161,7 @@ COST_MONTH: Final = Table(
 
 BILL_CHECK: Final = Table(
     "gold/bill_check", grain="one billed month of one site against its invoice", key=("site_id", "month"),
-    owner="ledger",
+    owner="billing",
     columns=(
         "site_id", "month", "first_day", "last_day", "invoice_id", "ledger_kwh", "ledger_known_kwh",
         "ledger_basis", "missing_hours", "invoice_kwh", "difference_kwh", "difference_ratio", "verdict",
@@ -172,14 +172,14 @@ BILL_CHECK: Final = Table(
 )  # fmt: skip
 
 SITE_COST: Final = Table(
-    "gold/site_cost", grain="the energy cost of one site over one hour", partition="date", owner="ledger",
+    "gold/site_cost", grain="the energy cost of one site over one hour", partition="date", owner="billing",
     key=("site_id", "hour_start"),
     columns=("date", "hour_start", "site_id", "energy_price", "energy_cost", "currency", "cost_basis"),
     not_null=("date", "cost_basis"),
 )  # fmt: skip
 
 CLUSTER_COST: Final = Table(
-    "gold/cluster_cost", grain="the energy cost of one cluster over one hour", partition="date", owner="ledger",
+    "gold/cluster_cost", grain="the energy cost of one cluster over one hour", partition="date", owner="billing",
     key=("site_id", "cluster_id", "hour_start"),
     columns=("date", "hour_start", "site_id", "cluster_id", "energy_cost", "currency", "cost_basis"),
     not_null=("date", "cost_basis"),

@@ -39,7 +39,7 @@ FIELDS: Final[tuple[Field, ...]] = (
 )
 
 RUN: Final = Table(
-    "ops/run", grain="one run of the night, in one state", key=("run_id", "state"), owner="operations",
+    "ops/run", grain="one run of the night, in one state", key=("run_id", "state"), owner="lake",
     columns=(
         "run_id", "state", "date_from", "date_until", "start_time", "end_time", "duration_s", "exit_code",
         "message", "code_version", "settings_hash",
@@ -47,7 +47,7 @@ RUN: Final = Table(
 )  # fmt: skip
 
 STAGE_RUN: Final = Table(
-    "ops/stage_run", grain="one stage of one run", key=("run_id", "stage"), owner="operations",
+    "ops/stage_run", grain="one stage of one run", key=("run_id", "stage"), owner="lake",
     columns=(
         "run_id", "stage", "state", "date_from", "date_until", "start_time", "end_time", "duration_s", "rows_in",
         "rows_out", "input_versions", "table_versions", "code_version", "message",

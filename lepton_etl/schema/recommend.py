@@ -91,7 +91,7 @@ PROMISE: Final = (
 
 RECOMMENDATION: Final = Table(
     "gold/recommendation", grain="one recommendation as it stands at the end of one night", partition="date",
-    owner="optimize", key=("date", "recommendation_id"),
+    owner="recommend", key=("date", "recommendation_id"),
     columns=(
         "date", "recommendation_id", "site_id", "lever", "action", *SUBJECT, "advice", "action_json",
         "recommendation_state", "first_proposed_date", "state_time", "window_start", "window_end", *PROMISE,
@@ -110,14 +110,14 @@ RECOMMENDATION: Final = Table(
 
 DECISION: Final = Table(
     "ops/decision", grain="one decision of a person about one recommendation", key=(), append_only=True,
-    owner="operations",
+    owner="lake",
     columns=("recommendation_id", "decision", "decided_time", "effective_time", "decided_by", "note"),
     not_null=("recommendation_id", "decision", "decided_time", "effective_time"),
 )  # fmt: skip
 
 SAVING: Final = Table(
     "gold/saving", grain="what one applied recommendation has brought until one night", partition="date",
-    owner="optimize", key=("date", "recommendation_id"),
+    owner="recommend", key=("date", "recommendation_id"),
     columns=(
         "date", "recommendation_id", "site_id", "lever", *SUBJECT, "saving_method", "baseline_from", "baseline_until",
         "reporting_from", "reporting_until", "expected_kwh", "realised_kwh", "realised_saving_kwh",
