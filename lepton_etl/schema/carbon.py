@@ -1,7 +1,4 @@
-"""Instruments, Scope 1, water and fuel, KPIs.
-
-- Fields of emissions, instruments, embodied carbon, water and KPIs.
-"""
+"""Fields and tables of carbon: certificates and contracts, Scope 1, water and fuel, KPIs."""
 
 from __future__ import annotations
 

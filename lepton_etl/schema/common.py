@@ -1,8 +1,4 @@
-"""Who and when: identifiers and times that every table shares.
-
-- The words that more than one field, or code, chooses from.
-- What sensors measure, each with its canonical unit and the bounds of a possible value.
-"""
+"""Fields that every table shares (identifiers, times), sets of names that fields choose from, and quantities."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What is expected, what state a device is in, and what is odd.
-
-- Fields of what is expected, what state a device is in, and what is odd.
-"""
+"""Fields and tables of forecasts, device states and anomalies."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What people read.
-
-- Fields of the figures that people read.
-"""
+"""Fields and tables of energy by node, site and cluster, and of the predictions of a model."""
 
 from __future__ import annotations
 

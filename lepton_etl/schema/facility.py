@@ -1,7 +1,4 @@
-"""The fitted model of the facility.
-
-- Fields of the facility model.
-"""
+"""Fields and table of the fitted facility model."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Inventory, and readings brought to intervals and hours.
-
-- Fields of intervals, inventory, meters, grid and weather.
-"""
+"""Fields and tables of the inventory, and of readings brought to intervals and hours."""
 
 from __future__ import annotations
 
@@ -72,8 +69,8 @@ FIELDS: Final[tuple[Field, ...]] = (
         "typical_value",
         DOUBLE,
         None,
-        "Unit of the quantity: mean of the positive powers of the decade most spoken, mean temperature, highest ratio; of a "
-        "counter its mean rate in W.",
+        "Unit of the quantity: mean of the positive powers of the most frequent decade, mean temperature, highest "
+        "ratio; of a counter its mean rate in W.",
         ge=-1e18,
         le=1e18,
     ),

@@ -1,7 +1,4 @@
-"""Jobs, what they held, and the energy they are charged with.
-
-- Fields of jobs, tenants and what they held.
-"""
+"""Fields and tables of jobs, of what they held, and of the energy that jobs and tenants are charged with."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""The accounts of a site-hour, bills and tariffs.
-
-- Fields of imputation, of the accounts of a site-hour and of what is left against its meter.
-- Fields of the accounts, the balance, bills and tariffs.
-- The closed ledger of a site-hour.
-"""
+"""Fields and tables of the ledger of a site-hour, and of tariffs, costs and bills."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What was delivered, as logged.
-
-- Fields of what was delivered: readings, files, job accounting as logged.
-"""
+"""Fields and tables of what was delivered: files, readings, rejects and job accounting as logged."""
 
 from __future__ import annotations
 

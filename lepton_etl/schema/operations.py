@@ -1,7 +1,4 @@
-"""What the runs did.
-
-- Fields of predictions and of the run record.
-"""
+"""Fields and tables of the record of runs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What was published when, and what changed since.
-
-- Fields of what was published and restated.
-"""
+"""Fields and tables of what was published when, and what changed since."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What to change, what people decided about it, and what it brought.
-
-- Fields of what to change, what people decided about it, and what it brought.
-"""
+"""Fields and tables of recommendations, of decisions on them, and of what they saved."""
 
 from __future__ import annotations
 
