@@ -137,7 +137,7 @@ def tenant_day(jobs: pl.DataFrame, limit: float) -> pl.DataFrame:
         .with_columns(
             *(
                 pl.when(covered).then(value).alias(name)
-                for name, value in zip(rules, (parts, "_usage", "_equal"), strict=True)
+                for name, value in zip(rules, (parts, pl.col("_usage"), pl.col("_equal")), strict=True)
             ),
             *(pl.when(covered).then(name).alias(name) for name in _ENDS),
         )

@@ -22,8 +22,14 @@ FINE_DIGITS: Final = 18
 
 def exact_sum(value: pl.Expr, digits: int = ENERGY_DIGITS) -> pl.Expr:
     """Sum of a number over the rows of a group, null where every addend is null; the same for any order of rows."""
-    scaled = (value.cast(pl.Float64) * 10.0**digits).round(mode="half_away_from_zero").cast(pl.Int128)
-    return pl.when(value.count() > 0).then(scaled.sum().cast(pl.Float64) / 10.0**digits)
+    number = value.cast(pl.Float64)
+    size, scale = number.abs(), 10.0**digits
+    whole = (size * scale).floor()
+    # Halves are told in decimal digits, as they are printed: the product itself may round up to one. Above 2^51 a
+    # double has no half.
+    rounds_up = (whole < 2.0**51) & (size >= (whole + 0.5) / scale)
+    units = ((whole + rounds_up.cast(pl.Float64)) * number.sign()).cast(pl.Int128)
+    return pl.when(value.count() > 0).then(units.sum().cast(pl.Float64) / scale)
 
 
 def quotient(numerator: pl.Expr, denominator: pl.Expr) -> pl.Expr:
