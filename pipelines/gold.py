@@ -311,7 +311,9 @@ def _by_model(
         return None
     context.lake.inputs[f"model/{name}"] = int(version)
     predicted = pl.Series("model_kwh", model.predict(gaps.to_pandas()), dtype=pl.Float64)
-    filled = gaps.with_columns(predicted * gaps["gap_s"] / SECONDS_PER_HOUR).filter(pl.col("model_kwh") >= 0)
+    filled = gaps.with_columns(predicted * (gaps["gap_s"] / SECONDS_PER_HOUR)).filter(
+        pl.col("model_kwh") >= 0
+    )
     return filled.select(*NODE_HOUR_KEY, "model_kwh", (pl.col("model_kwh") * error).alias("model_sigma_kwh"))
 
 
