@@ -33,6 +33,7 @@ Reduce = Callable[[int, Sequence[bytes]], R]
 _PRELOADED: Final = ["polars", "pyarrow", "pyarrow.parquet", "pyarrow.compute", "numpy", "deltalake"]
 
 
+_SECRET: Final = (".access.key", ".secret.key", ".session.token")
 # There is a process for every core: the libraries read these as they are imported.
 _ONE_THREAD: Final = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
@@ -57,11 +58,18 @@ class Engine(Protocol):
         """
         ...
 
+    def storage_option(self, name: str) -> str | None:
+        """Return a Hadoop option of the storage, such as `fs.s3a.endpoint`; None where it is not set."""
+        ...
+
 
 class InlineEngine:
     """Runs everything here and now: for tests, and for stages of a few rows."""
 
     parallelism = 1
+
+    def storage_option(self, name: str) -> str | None:
+        return None
 
     def map(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
         return [work(item) for item in items]
@@ -80,12 +88,18 @@ class LocalEngine:
     """A pool of processes on this machine, one a core, started with the first task; needs no JVM.
 
     `close` ends them; as a context manager it does so by itself. Parts of an exchange lie in one temporary file a
-    task.
+    task. `options` are Spark settings; those of `spark.hadoop.` name the storage.
     """
 
-    def __init__(self, processes: int | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        processes: int | None = None,
+        folder: Path | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
         self.parallelism = processes or len(os.sched_getaffinity(0))
         self._folder = folder
+        self._options = dict(options or {})
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> LocalEngine:
@@ -93,6 +107,9 @@ class LocalEngine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def storage_option(self, name: str) -> str | None:
+        return self._options.get(f"spark.hadoop.{name}")
 
     def close(self) -> None:
         """End the processes of the pool."""
@@ -149,6 +166,16 @@ class SparkEngine:
     @property
     def context(self) -> SparkContext:
         return self.session().sparkContext
+
+    def storage_option(self, name: str) -> str | None:
+        # The public conf holds only what was set for this session, not the cluster's core-site.xml.
+        hadoop: Any = self.context._jsc.hadoopConfiguration()
+        if not name.endswith(_SECRET):
+            value: str | None = hadoop.get(name)
+            return value
+        # A secret may stand in a Hadoop credential store instead of the configuration.
+        found = hadoop.getPassword(name)
+        return None if found is None else "".join(found)
 
     @property
     def parallelism(self) -> int:
