@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import Any, Final
 
 import polars as pl
 import pyarrow as pa
@@ -69,11 +69,8 @@ from lepton_etl.schema.ledger import TARIFF
 from lepton_etl.schema.logs import JOB
 from lepton_etl.schema.publication import PERIOD, PUBLICATION, RESTATEMENT
 from lepton_etl.schema.tables import TABLES
-from lepton_etl.schema.types import arrow_schema, spark_schema
+from lepton_etl.schema.types import arrow_schema
 from pipelines.stage import StageContext, StageResult
-
-if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
 
 # A change of these re-opens the days made before that lie in the changed rows' validity.
 DATED: Final = ("inventory", "meters", "tariff", "instruments", "scope1", "factors")
@@ -260,21 +257,9 @@ def _remarked(lake: Lake, settings: Settings, made: set[date]) -> set[date]:
     }
 
 
-@overload
 def with_status(
     context: StageContext, table: Table, rows: pl.DataFrame, days: Days | None = None
-) -> pl.DataFrame: ...
-
-
-@overload
-def with_status(
-    context: StageContext, table: Table, rows: DataFrame, days: Days | None = None
-) -> DataFrame: ...
-
-
-def with_status(
-    context: StageContext, table: Table, rows: pl.DataFrame | DataFrame, days: Days | None = None
-) -> pl.DataFrame | DataFrame:
+) -> pl.DataFrame:
     """Rows of a published gold table with `status` by closed months and the rows that stand.
 
     All rows of the days (default: the context's), as `lake.replace` takes them.
@@ -283,13 +268,10 @@ def with_status(
     closed = closed_months(Press(root, context.settings, context.run_id))
     if not {month_of(day) for day in days} & closed:
         return rows
-    fresh = checked(table, rows.to_arrow() if isinstance(rows, pl.DataFrame) else rows.toArrow())
+    fresh = checked(table, rows.to_arrow())
     context.lake.ensure(table)
     present = plain.present_rows(table, context.lake.log(table), days)
-    lived = with_life(fresh, present, table.key, closed)
-    if isinstance(rows, pl.DataFrame):
-        return pl.DataFrame(lived)
-    return context.lake.spark.createDataFrame(lived, spark_schema(table))
+    return pl.DataFrame(with_life(fresh, present, table.key, closed))
 
 
 @dataclass(frozen=True)
