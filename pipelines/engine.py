@@ -63,6 +63,31 @@ class Engine(Protocol):
         ...
 
 
+@contextmanager
+def opened(name: str, options: Mapping[str, str], application: str) -> Iterator[Engine]:
+    """Open the engine `spark` or `local` by Spark settings, and end what it started.
+
+    Neither starts anything before its first task.
+    """
+    if name == "local":
+        with LocalEngine(options=options) as local:
+            yield local
+        return
+
+    def start() -> SparkSession:
+        from lepton_etl.lake.session import spark_session
+
+        session = spark_session(application, options)
+        session.sparkContext.setLogLevel("ERROR")
+        return session
+
+    engine = SparkEngine(start)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
 class InlineEngine:
     """Runs everything here and now: for tests, and for stages of a few rows."""
 
@@ -152,16 +177,29 @@ class LocalEngine:
 class SparkEngine:
     """Spark's tasks and its shuffle, on this machine or on many; one job a call and no SQL execution.
 
-    The session is started with the first task, so a stage without tasks needs none.
+    The session is started by `start` with the first task, so a night without tasks needs none. `close` stops it.
     """
 
-    def __init__(self, session: Callable[[], SparkSession]) -> None:
-        self.session = session
+    def __init__(self, start: Callable[[], SparkSession]) -> None:
+        self._start = start
+        self._session: SparkSession | None = None
 
     @classmethod
     def of(cls, spark: SparkSession) -> SparkEngine:
         """Return the engine of a running session."""
         return cls(lambda: spark)
+
+    def session(self) -> SparkSession:
+        """Return the session, started where it was not yet."""
+        if self._session is None:
+            self._session = self._start()
+        return self._session
+
+    def close(self) -> None:
+        """Stop the session where one was started."""
+        if self._session is not None:
+            self._session.stop()
+            self._session = None
 
     @property
     def context(self) -> SparkContext:

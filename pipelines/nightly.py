@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 import structlog
 
+from lepton_etl.billing.bill import read_invoices
+from lepton_etl.billing.tariff import read_tariff
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, Exit, LeptonError, NoInputError
@@ -25,7 +27,6 @@ from lepton_etl.lake.tables import Lake, read_files
 from lepton_etl.quality.rules import load_rules
 from lepton_etl.registers.inventory import read_meters, read_nodes
 from lepton_etl.schema.logs import READING
-from pipelines import gold as bill
 from pipelines.engine import Engine, SparkEngine
 from pipelines.publish import dirty_days
 from pipelines.stage import StageContext, StageResult
@@ -61,7 +62,10 @@ def check(settings: Settings) -> None:
     if settings.facility.meters:
         read_meters(settings.facility.meters, settings.site.site_id)
     load_rules(settings.quality.expectations)
-    bill.check(settings)
+    if settings.tariff.file:
+        read_tariff(settings.tariff.file, settings.site.site_id)
+    if settings.billing.invoices:
+        read_invoices(settings.billing.invoices)
     root = settings.lake.root
     try:
         root.mkdir(parents=True, exist_ok=True)
