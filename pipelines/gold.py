@@ -557,13 +557,6 @@ def _intensity_error(factors: FactorSet, on: date) -> IntensityError | None:
 _OF_INVOICE: Final = ("first_day", "last_day", "invoice_id", "invoice_kwh", "invoice_cost")
 
 
-def check(settings: Settings) -> None:
-    """Read the tariff and the invoices once. Raises ConfigurationError before any data is touched."""
-    _tariff(settings)
-    if settings.billing.invoices:
-        read_invoices(settings.billing.invoices)
-
-
 def run_bill(context: StageContext) -> list[Written]:
     """Costs of the context's days and the months that they, or changed invoices, touch; nothing without both files.
 

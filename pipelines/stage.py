@@ -8,22 +8,24 @@ from typing import TYPE_CHECKING
 import structlog
 
 from lepton_etl.days import Days
-from lepton_etl.lake.spark import SparkLake
 from lepton_etl.lake.tables import Written
+from pipelines.engine import Engine, InlineEngine
 
 if TYPE_CHECKING:
     from lepton_etl.config.settings import Settings
+    from lepton_etl.lake.spark import SparkLake
 
 
 @dataclass(frozen=True)
 class StageContext:
-    """One stage of one run: the lake, the settings in force and the UTC days to make."""
+    """One stage of one run: the lake, the settings in force, the UTC days to make, and where its tasks run."""
 
     lake: SparkLake
     settings: Settings
     days: Days
     run_id: str
     log: structlog.stdlib.BoundLogger
+    engine: Engine = field(default_factory=InlineEngine)
 
 
 @dataclass(frozen=True)

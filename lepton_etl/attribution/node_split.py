@@ -108,7 +108,7 @@ def reserved_shares(measured: Energies, held: Holdings, facts: NodeFacts, boards
 
     GPUs, cores and memory, each over what the node has, weighted by the components' idle power; where the inventory
     does not say those, by rated power; else by cores alone. A component that a job is not known by is left out for the
-    whole day. Overbooked components are shared. Source: definitions of the project, section 5, rule `reservation`.
+    whole day. Overbooked components are shared. Source: docs/definitions.md section 5, rule `reservation`.
     """
     time = held.seconds / measured.interval_s
     gpus = len({unit.board_id for unit in measured.units})
@@ -230,7 +230,7 @@ def split_day(measured: Energies, held: Holdings, facts: NodeFacts, idle_activit
     the reserved part of S among the same jobs otherwise, so idle is the same by every rule. Without an idle power all
     energy is dynamic. Imputed energy of an hour is split alike, D by reservation, over the seconds that nobody saw.
     `idle_activity` is the utilisation below which a held GPU does nothing.
-    Source: definitions of the project, section 5.
+    Source: docs/definitions.md section 5.
     """
     gpu = gpu_shares(measured, held, facts, idle_activity)
     reserved = reserved_shares(measured, held, facts, gpu.held_gpus)

@@ -50,7 +50,7 @@ def with_water(cluster_hours: pl.DataFrame, site_water: pl.DataFrame) -> pl.Data
 
     Litres belong to IT energy (WUE is litres per IT kWh); PUE has no part in it. Where one cluster of the hour has
     no IT energy, nobody's share is known.
-    Source: ISO/IEC 30134-9; definitions.md section 4 (overheads by IT energy).
+    Source: ISO/IEC 30134-9; docs/definitions.md section 4 (overheads by IT energy).
     """
     energy = pl.col("it_energy_kwh")
     total = pl.when(energy.null_count().over(_HOUR) == 0).then(exact_sum(energy).over(_HOUR))

@@ -1,4 +1,4 @@
-"""The verbs of `lepton-etl export`: reports in the shapes that others prescribe. They start no Spark."""
+"""`lepton-etl export`: reports in formats that regulations prescribe. No Spark."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ from lepton_etl.errors import NoInputError
 if TYPE_CHECKING:
     from lepton_etl.config.settings import Settings
 
-export_app = typer.Typer(
-    no_args_is_help=True, help="Reports in the shapes that others prescribe, without Spark."
-)
+export_app = typer.Typer(no_args_is_help=True, help="Export reports in prescribed formats; starts no Spark.")
 _ENCODING: Final = "utf-8"
 
 
@@ -31,12 +29,12 @@ def _verbs() -> None:
 
 @export_app.command("eu-2024-1364")
 def eu_2024_1364(
-    config: Annotated[Path, typer.Option(help="Settings of the site (YAML).")],
+    config: Annotated[Path, typer.Option(help="Settings file of the site (YAML).")],
     year: Annotated[int, typer.Option(min=2000, max=2100, help="Calendar year of the report.")],
     form: Annotated[Literal["csv", "json"], typer.Option("--format", help="csv or json.")] = "csv",
     out: Annotated[Path | None, typer.Option(help="File to write; default: standard output.")] = None,
 ) -> None:
-    """Indicators of Delegated Regulation (EU) 2024/1364 of one calendar year."""
+    """Export the indicators of Delegated Regulation (EU) 2024/1364 for one calendar year."""
     from lepton_etl.config.settings import load
 
     text = eu_text(load(config), year, form)

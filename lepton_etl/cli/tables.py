@@ -1,4 +1,4 @@
-"""Tables for a person at a terminal, read without Spark."""
+"""`lepton-etl tables`: list, show and compare tables on a terminal, without Spark."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.table import Table as RichTable
 
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, LakeError
+from lepton_etl.lake.compare import compare_lakes, read_corrections
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import CLUSTER_DAY
 from lepton_etl.schema.recommend import RECOMMENDATION
@@ -63,6 +64,27 @@ def print_rows(
         )
     table = TABLES[name]
     show_rows(table, _rows(root, table, days), columns, limit, as_csv=as_csv)
+
+
+def print_comparison(
+    left: Path,
+    right: Path,
+    *,
+    only: Sequence[str],
+    ignore: Sequence[str],
+    expected: Path | None,
+    days: Days | None,
+) -> bool:
+    """Whether two lakes agree but for the expected corrections; print what differs, table by table."""
+    corrections = read_corrections(expected) if expected else []
+    agree, counted = True, 0
+    for compared in compare_lakes(left, right, only=only, ignore=ignore, expected=corrections, days=days):
+        counted += 1
+        agree &= compared.as_expected
+        for line in compared.lines():
+            print(line)
+    print(f"{counted} tables compared: {'no unexpected difference' if agree else 'they differ'}")
+    return agree
 
 
 def show_rows(

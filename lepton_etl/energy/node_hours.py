@@ -149,7 +149,7 @@ def node_hours(measured: pl.DataFrame, coverage_min_ratio: float) -> pl.DataFram
     The total is measured + imputed energy, never measured / coverage: `measured` where coverage reaches the
     limit, `estimated` below it where the gap is filled, else null. 90 % interval: E -/+ 1.645 sqrt(G^2 + R^2 + S^2
     + I^2) by gain, resolution, sampling and imputation.
-    Source: docs/methodology.md, sections 1 to 3; definitions.md section 3.
+    Source: docs/methodology.md, sections 1 to 3; docs/definitions.md section 3.
     """
     energy, filled = pl.col("it_energy_measured_kwh"), pl.col("filled_kwh")
     is_covered = energy.is_not_null() & (pl.col("coverage_ratio") >= coverage_min_ratio)
@@ -234,7 +234,7 @@ def _with_chassis_shared(hours: pl.DataFrame, chassis: pl.DataFrame) -> pl.DataF
     """Add `chassis_shared_kwh`: what the chassis draws beyond its nodes, split by their energy.
 
     Known where the chassis and all its nodes were measured in the hour. A chassis below its nodes contradicts
-    them: null and a flag, never negative. Source: definitions.md section 2.
+    them: null and a flag, never negative. Source: docs/definitions.md section 2.
     """
     members = ["site_id", "chassis_id", "hour_start"]
     energy = pl.col("it_energy_measured_kwh")

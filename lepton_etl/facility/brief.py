@@ -1,7 +1,7 @@
 """The facility equation as the brief states it, for arithmetic: E = E_h + E_c + E_m = k2 Q + k1 Q + E_m.
 
 It is linear in the heat Q, so its minimum lies at Q = 0 and a total alone cannot tell k1 from k2: nothing is fitted
-to or optimised on it (definitions.md section 7). The model is fit.py, the operating point operating.py.
+to or optimised on it (docs/definitions.md section 7). The model is fit.py, the operating point operating.py.
 """
 
 from __future__ import annotations
@@ -18,5 +18,5 @@ class LinearFacility:
     management_kwh: float
 
     def energy_kwh(self, q_kwh: float) -> float:
-        """Facility energy of an hour in which Q kWh of heat are removed. Source: formulas.md section 0."""
+        """Facility energy of an hour in which Q kWh of heat are removed. Source: docs/formulas.md section 1."""
         return self.k2_ratio * q_kwh + self.k1_ratio * q_kwh + self.management_kwh

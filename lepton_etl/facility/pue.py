@@ -185,7 +185,7 @@ def with_overhead(clusters: pl.DataFrame, site_hours: pl.DataFrame) -> pl.DataFr
     to the site without its residual, which is nobody's. Shares are by the sum of the clusters' own IT energies; where
     one is unknown, by the site's IT energy, so that its share is not charged to the others. An assumed PUE
     multiplies each cluster's own IT energy.
-    Source: definitions.md section 4.
+    Source: docs/definitions.md section 4.
     """
     facts = (
         "facility_energy_kwh", "it_energy_kwh", "overhead_kwh", "pue_ratio", "pue_basis", "pue_category",

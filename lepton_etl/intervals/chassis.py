@@ -22,7 +22,7 @@ def summed_supplies(readings: pl.DataFrame) -> pl.DataFrame:
 
     All are those that the node shows on this day, at least `psu_count` of the inventory where that is known.
     A refused supply makes its stamp refused. Rows come at device 'node' with sensor SUM_SENSOR; the
-    resolutions of the supplies add in quadrature to `supply_resolution`. Source: definitions.md section 2.
+    resolutions of the supplies add in quadrature to `supply_resolution`. Source: docs/definitions.md section 2.
     """
     whose = ["day", "node_id", "quantity", "statistic"]
     numbered = (pl.col("quantity") == "psu_input_power") & pl.col("device_id").str.contains(r"^psu\d+$")
@@ -81,7 +81,7 @@ def chassis_once(readings: pl.DataFrame) -> pl.DataFrame:
     """Each chassis reading once: the median of its nodes' copies within a minute, under node_id = chassis_id.
 
     Refused copies do not vote; where all are refused the stamp is refused. A node without a chassis in the
-    inventory keeps its own reading. Needs `chassis_id`. Source: definitions.md section 2.
+    inventory keeps its own reading. Needs `chassis_id`. Source: docs/definitions.md section 2.
     """
     copies = readings.filter(
         pl.col("quantity").is_in(("chassis_input_power", "chassis_input_energy"))

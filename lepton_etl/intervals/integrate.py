@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 MICROSECONDS: Final = 1_000_000
-# No device draws more than this times its rating. Source: definitions.md section 8.
+# No device draws more than this times its rating. Source: docs/definitions.md section 8.
 RATED_LIMIT_RATIO: Final = 1.5
 
 
@@ -74,7 +74,7 @@ def between_instants(channel: Ints, time_us: Ints, value: Floats, max_gap_us: In
 
     Input is sorted by channel and time, without repeats. The mean of the two ends errs by s / sqrt(2), s^2 being half
     the squared difference: of real BMC power taken every third to fifteenth minute that is the measured error.
-    Source: definitions.md section 3 (trapezoid); docs/methodology.md, "Sensors and their errors".
+    Source: docs/definitions.md section 3 (trapezoid); docs/methodology.md, "Sensors and their errors".
     """
     step_us = np.diff(time_us)
     joined = (channel[1:] == channel[:-1]) & (step_us <= np.maximum(max_gap_us[1:], max_gap_us[:-1]))
@@ -118,7 +118,7 @@ def between_counts(
     counter has wrapped only if both are known, the step is shorter than maximum / peak, and the energy is at most
     RATED_LIMIT_RATIO x peak x step; else it was reset and the step is uncovered, never negative. A step too long for
     that says nothing, falling or rising. A rate above RATED_LIMIT_RATIO x peak is uncovered too.
-    Source: definitions.md section 3.
+    Source: docs/definitions.md section 3.
     """
     step_s = np.diff(time_us) / MICROSECONDS
     rise = np.diff(count)

@@ -48,7 +48,7 @@ def with_refusals(readings: pl.DataFrame) -> pl.DataFrame:
     """Add `refused` (flag or null) and `peak_w` (highest power of what is measured, or null); refused is NaN.
 
     Needs `quantity`, `value`, `scale` (why it is NaN already, or null), `rated_power_w`, `gpu_rated_power_w`. Above
-    1.5 x rated power a node reading is an error (definitions.md section 8); one GPU board is held against its own
+    1.5 x rated power a node reading is an error (docs/definitions.md section 8); one GPU board is held against its own
     rating. Without a rating nothing is judged.
     """
     quantity = pl.col("quantity")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lepton_etl.schema.declare import Table
-from lepton_etl.schema.types import constraints, spark_schema
+from lepton_etl.schema.types import constraints, delta_schema
 
 # The oldest protocol that knows constraints and append-only tables: every Delta reader and writer takes it.
 _PROTOCOL: Final = {"minReaderVersion": 1, "minWriterVersion": 3}
@@ -54,7 +54,7 @@ def create_table(path: Path, table: Table) -> None:
                 "id": str(uuid.uuid4()),
                 "description": table.grain,
                 "format": {"provider": "parquet", "options": {}},
-                "schemaString": spark_schema(table).json(),
+                "schemaString": delta_schema(table).to_json(),
                 "partitionColumns": columns,
                 "configuration": configuration,
                 "createdTime": now_ms,

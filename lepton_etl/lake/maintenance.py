@@ -14,7 +14,7 @@ import pyarrow as pa
 from deltalake import CommitProperties, PostCommitHookProperties
 from deltalake.exceptions import CommitFailedError
 
-from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.declare import Table
 
 SMALL_BYTES: Final = 16 << 20
@@ -23,7 +23,7 @@ TARGET_BYTES: Final = 128 << 20
 SMALL_FILES: Final = 16
 
 
-def compact(lake: SparkLake, table: Table) -> list[str]:
+def compact(lake: Lake, table: Table) -> list[str]:
     """Put the small files of each crowded partition together; the partitions that were rewritten.
 
     The rows stay what they are (`dataChange` false), readers of older versions keep their files until VACUUM. A commit

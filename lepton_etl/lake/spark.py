@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame, Row, SparkSession
@@ -61,11 +62,28 @@ def _of(row: Row) -> Fingerprint:
     return Fingerprint(int(row["rows"]), int(row["hash_sum"]), int(row["hash_xor"]))
 
 
-@dataclass
 class SparkLake(Lake):
-    """A lake with a session: its tables as Spark frames."""
+    """The lake with Spark frames; `start` gives the session when the first frame is asked for."""
 
-    spark: SparkSession = None  # type: ignore[assignment]  # dataclass order: the base has defaults
+    def __init__(
+        self,
+        root: Path,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        spark: SparkSession | None = None,
+        start: Callable[[], SparkSession] | None = None,
+    ) -> None:
+        super().__init__(root, metadata or {})
+        self._spark = spark
+        self._start = start
+
+    @property
+    def spark(self) -> SparkSession:
+        if self._spark is None:
+            if self._start is None:
+                raise LakeError("this lake was opened without a Spark session", where=str(self.root))
+            self._spark = self._start()
+        return self._spark
 
     def read_frame(self, table: Table, days: Days | None = None) -> DataFrame:
         """The rows, of these UTC days where given; a missing table is created and reads as empty."""
@@ -130,20 +148,7 @@ class SparkLake(Lake):
 
     def replace_few(self, table: Table, days: Days, rows: DataFrame, *, allow_empty: bool = False) -> Written:
         """`replace_frame` for a table of few rows a day: no Spark job to compare and to write."""
-        self.ensure(table)
-        fresh = few.checked(table, rows.toArrow())
-        refuse_other_days(table, days, fresh["date"].unique().to_pylist())
-        if fresh.num_rows == 0 and not allow_empty:
-            raise empty_days(table, days)
-        changed = few.changed_spans(fresh, few.present_rows(table, self.log(table), days), days)
-        for span in changed:
-            self._write_few(table, few.of_days(fresh, span.start, span.end), span)
-        return Written(table.name, fresh.num_rows, self._version(table), bool(changed))
-
-    def _write_few(self, table: Table, fresh: pa.Table, days: Days | None) -> None:
-        where = None if days is None else days_predicate(days)
-        path = self.root / table.name
-        few.write(table, self.log(table), fresh, where=where, path=path, metadata=self.metadata)
+        return self.replace(table, days, rows.toArrow(), allow_empty=allow_empty)
 
     def rows(self, table: Table, columns: Sequence[str] | None = None) -> pa.Table:
         """A small table (run record, file manifest) as Arrow; empty where it does not exist."""

@@ -1,41 +1,42 @@
-"""Appending bronze: executors write Parquet below the table, the driver commits all of it at once.
+"""Staged Parquet: tasks write files below a table, the driver commits all of them at once.
 
-Readings that cross from Arrow through the JVM to Parquet cost more than decoding them (design: 46 s against 18 s for a
-fleet-day), so executors write the files with pyarrow and only their names travel. Files of a failed or repeated task
-are named by nobody: no reader sees them, and VACUUM removes them.
+Rows that cross from Arrow through the JVM to Parquet cost more than decoding them (46 s against 18 s for a fleet-day),
+so tasks write the files with pyarrow and only their names travel. Files of a failed or repeated task are named by
+nobody: no reader sees them, and VACUUM removes them. What a file holds is checked against the field dictionary as it
+is written, since a delta-rs transaction checks nothing.
 
-delta-rs checks neither constraints nor an older application transaction: the decoders enforce the bounds of the field
-dictionary, and `commit` refuses a batch that is not newer, under the bronze lease.
+A file's name carries the digest of its rows: the log alone tells whether a day's rows are those that stand already.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, PostCommitHookProperties, Transaction
-from deltalake.transaction import AddAction
 
 from lepton_etl.errors import LakeError
-from lepton_etl.lake.spark import SparkLake
-from lepton_etl.lake.tables import Written
-from lepton_etl.schema.declare import Table
+from lepton_etl.lake.rows import Digest, columns_of, digest, digest_scheme, refuse_missing, refuse_values
+from lepton_etl.schema.declare import DATE, STRING, TIMESTAMP, Table
 from lepton_etl.schema.types import arrow_schema
 
-APPLICATION: Final = "lepton-etl-bronze"
 _ROW_GROUP_ROWS: Final = 1_000_000
 _BUFFER_BYTES: Final = 128 * 1024 * 1024
 # Min and max of these prune files at read time; of free text they would only grow the log.
 _STATISTICS: Final = (
     "site_id", "node_id", "quantity", "reading_time", "reading_date", "file_id", "reason", "source_name",
 )  # fmt: skip
+_NAME: Final = re.compile(
+    r"part-(?P<scheme>[0-9a-f]{8})(?P<digest>[0-9a-f]{16})-[0-9a-f-]{36}\.zstd\.parquet$"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,17 @@ class StagedFile:
     rows: int
     statistics: str
 
+    @property
+    def day(self) -> date:
+        return date.fromisoformat(self.partition)
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of its rows, as its name says it."""
+        found = digest_of_name(self.path, self.rows)
+        assert found is not None
+        return found
+
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
@@ -58,32 +70,45 @@ class StagedFile:
 
 
 class StagedWriter:
-    """Writes one Parquet file of a bronze table in an executor; `close` tells what was written.
+    """Writes one Parquet file of one day of a table in a task; `close` tells what was written.
 
-    Rows are buffered into large row groups: a raw file of a few thousand readings must not become one each.
+    The table is partitioned by a date. Rows are buffered into large row groups: a raw file of a few thousand readings
+    must not become one each.
     """
 
     def __init__(self, root: Path, table: Table, day: date) -> None:
-        assert table.partition is not None
+        if table.partition is None:
+            raise LakeError("only a table partitioned by a date takes staged files", where=table.name)
         self._table = table
         self._day = day
         self._partition = f"{table.partition}={day.isoformat()}"
-        self._path = f"{self._partition}/part-{uuid.uuid4()}.zstd.parquet"
-        self._file = root / table.name / self._path
-        full = arrow_schema(table)
-        self._schema = pa.schema([column for column in full if column.name != table.partition])
+        # The name is complete when the rows are known. VACUUM removes what a killed task leaves under this one.
+        self._id = str(uuid.uuid4())
+        self._folder = root / table.name / self._partition
+        self._file = self._folder / f"writing-{self._id}.parquet"
+        self._names = [name for name in table.columns if name != table.partition]
+        self._schema = pa.schema([arrow_schema(table).field(name) for name in self._names])
         self._buffer: list[pa.Table] = []
         self._buffered_bytes = 0
         self._writer: pq.ParquetWriter | None = None
-        self._rows = 0
+        self._digest = Digest()
 
-    def write(self, rows: pa.Table) -> None:
-        """Add rows; columns are matched by name, a missing one raises KeyError."""
-        if rows.num_rows == 0:
+    def write(self, rows: pa.Table | pl.DataFrame) -> None:
+        """Add rows; columns are matched by name, one that they lack is null.
+
+        Raises LakeError for a required column that is missing, a null in one, a value out of the dictionary's bounds,
+        a row of another day.
+        """
+        arrow = rows.to_arrow() if isinstance(rows, pl.DataFrame) else rows
+        if arrow.num_rows == 0:
             return
-        chosen = rows.select(self._schema.names).cast(self._schema)
+        partition = self._table.partition or ""
+        if partition in arrow.column_names and arrow[partition].unique().to_pylist() != [self._day]:
+            raise LakeError(f"rows of another day than {self._day}", where=self._table.name)
+        refuse_missing(self._table, {*arrow.column_names, partition})
+        chosen = columns_of(self._table, arrow, self._names)
+        refuse_values(self._table, chosen)
         self._buffer.append(chosen)
-        self._rows += rows.num_rows
         self._buffered_bytes += chosen.nbytes
         if self._buffered_bytes >= _BUFFER_BYTES:
             self._flush()
@@ -94,13 +119,15 @@ class StagedWriter:
         if self._writer is None:
             return None
         self._writer.close()
+        name = f"part-{digest_scheme()}{self._digest.hash_sum:016x}-{self._id}.zstd.parquet"
+        whole = self._file.rename(self._folder / name)
         return StagedFile(
             table=self._table.name,
-            path=self._path,
+            path=f"{self._partition}/{name}",
             partition=self._day.isoformat(),
-            size_bytes=self._file.stat().st_size,
-            rows=self._rows,
-            statistics=_statistics(self._file),
+            size_bytes=whole.stat().st_size,
+            rows=self._digest.rows,
+            statistics=_statistics(whole, {*_STATISTICS, *self._indexed()}),
         )
 
     def drop(self) -> None:
@@ -111,72 +138,62 @@ class StagedWriter:
             self._writer = None
             self._file.unlink()
 
+    def _indexed(self) -> Iterable[str]:
+        ordered = (STRING, DATE, TIMESTAMP)
+        return (
+            one.name for one in self._table.fields if one.name in self._table.indexed and one.type in ordered
+        )
+
     def _flush(self) -> None:
         if not self._buffer:
             return
         if self._writer is None:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(self._file, self._schema, compression="zstd", compression_level=1)
-        self._writer.write_table(pa.concat_tables(self._buffer), row_group_size=_ROW_GROUP_ROWS)
+        rows = pa.concat_tables(self._buffer)
+        self._digest += digest(rows)
+        self._writer.write_table(rows, row_group_size=_ROW_GROUP_ROWS)
         self._buffer.clear()
         self._buffered_bytes = 0
 
 
-def commit(lake: SparkLake, table: Table, files: Sequence[StagedFile], batch: int) -> Written:
-    """Append the staged files in one atomic commit, the batch being its application transaction.
+def stage(root: Path, table: Table, rows: pa.Table | pl.DataFrame) -> list[StagedFile]:
+    """Stage the rows of a task, a file a day: what a kernel calls with its result for `Lake.commit`.
 
-    A batch already committed changes nothing. Call under the bronze lease. Raises LakeError for an older batch.
+    Raises LakeError where the dictionary does not allow a row.
     """
-    lake.ensure(table)
-    log = lake.log(table)
-    last = log.transaction_version(APPLICATION)
-    rows = sum(file.rows for file in files)
-    if last is not None and last > batch:
-        raise LakeError(
-            f"batch {batch} is older than batch {last}, which is loaded",
-            where=table.name,
-            remedy="another lake was copied over this one, or bronze/file was rolled back: restore both together",
-        )
-    if last == batch or not files:
-        return Written(table.name, rows, log.version(), changed=False)
+    frame = rows if isinstance(rows, pl.DataFrame) else pl.DataFrame(rows)
     assert table.partition is not None
-    now_ms = int(datetime.now(UTC).timestamp() * 1000)
-    log.create_write_transaction(
-        actions=[
-            AddAction(f.path, f.size_bytes, {table.partition: f.partition}, now_ms, True, f.statistics)
-            for f in files
-        ],
-        mode="append",
-        schema=log.schema(),
-        partition_by=[table.partition],
-        commit_properties=CommitProperties(
-            custom_metadata={key: str(value) for key, value in lake.metadata.items()},
-            app_transactions=[Transaction(APPLICATION, batch)],
-        ),
-        post_commithook_properties=PostCommitHookProperties(
-            create_checkpoint=False, cleanup_expired_logs=False
-        ),
-    )
-    return Written(table.name, rows, lake.log(table).version(), changed=True)
+    days = frame[table.partition].unique().sort()
+    if days.null_count():
+        raise LakeError(f"null in required columns: {table.partition}", where=table.name)
+    found = []
+    for day in days:
+        writer = StagedWriter(root, table, day)
+        writer.write(frame.filter(pl.col(table.partition) == day))
+        staged = writer.close()
+        if staged is not None:
+            found.append(staged)
+    return found
 
 
-def committed(lake: SparkLake, table: Table, batch: int) -> bool:
-    """Whether this batch stands in the table already."""
-    if not lake.exists(table):
-        return False
-    last = lake.log(table).transaction_version(APPLICATION)
-    return last is not None and last >= batch
+def digest_of_name(path: str, rows: int) -> Digest | None:
+    """Return the digest that a staged file's name says; None where another writer named it."""
+    found = _NAME.search(path)
+    if found is None or found["scheme"] != digest_scheme():
+        return None
+    return Digest(rows, int(found["digest"], 16))
 
 
-def _statistics(file: Path) -> str:
+def _statistics(file: Path, wanted: Iterable[str]) -> str:
     """Delta statistics (JSON) from the written file's own footer."""
-    footer = pq.read_metadata(file)
+    footer, chosen = pq.read_metadata(file), set(wanted)
     names = [footer.schema.column(i).path for i in range(footer.num_columns)]
     low: dict[str, Any] = {}
     high: dict[str, Any] = {}
     nulls: dict[str, int] = {}
     for position, name in enumerate(names):
-        if name not in _STATISTICS:
+        if name not in chosen:
             continue
         parts = [
             footer.row_group(group).column(position).statistics for group in range(footer.num_row_groups)

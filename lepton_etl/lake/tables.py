@@ -5,45 +5,35 @@ Every writer says what it changed as `Written`; a replace whose rows equal the p
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from urllib.parse import unquote
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Field, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError
+from deltalake.transaction import AddAction
 
-from lepton_etl.days import Days, adjoining
+from lepton_etl.days import Days
 from lepton_etl.errors import LakeError
 from lepton_etl.lake.creation import create_table
-from lepton_etl.schema.declare import Field, Table
-from lepton_etl.schema.types import arrow_schema
+from lepton_etl.lake.rows import Digest, checked, columns_of, digest, in_order, shaped
+from lepton_etl.lake.staging import StagedFile, digest_of_name, stage
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.types import arrow_schema, delta_schema
 
-
-def checked(table: Table, rows: pa.Table) -> pa.Table:
-    """The declared columns in the declared order and type, rows in key order.
-
-    Raises LakeError for a missing column that must be there, a null where none may be, a value out of bounds.
-    """
-    missing = [name for name in table.required if name not in rows.column_names]
-    if missing:
-        raise LakeError(f"required columns missing: {', '.join(missing)}", where=table.name)
-    found = _in_order(table, rows)
-    empty = [name for name in table.required if found[name].null_count]
-    if empty:
-        raise LakeError(f"null in required columns: {', '.join(empty)}", where=table.name)
-    broken = [field.name for field in table.fields if _breaks(field, found[field.name])]
-    if broken:
-        raise LakeError(
-            f"outside the bounds of the field dictionary: {', '.join(broken)}",
-            where=table.name,
-            remedy="no row was written; mend the source of the figure",
-        )
-    return found
+# How often a commit is tried again that another run of other days came in between of.
+_ATTEMPTS: Final = 20
+# The application of bronze's transactions.
+BRONZE: Final = "lepton-etl-bronze"
 
 
 def present_rows(table: Table, log: DeltaTable, days: Days | None) -> pa.Table:
@@ -54,12 +44,7 @@ def present_rows(table: Table, log: DeltaTable, days: Days | None) -> pa.Table:
     chosen = None
     if days is not None:
         chosen = (pc.field("date") >= pa.scalar(days.start)) & (pc.field("date") <= pa.scalar(days.end))
-    return _in_order(table, pa.table(log.to_pyarrow_dataset().to_table(filter=chosen)))
-
-
-def changed_spans(fresh: pa.Table, present: pa.Table, days: Days) -> list[Days]:
-    """The days whose rows differ, adjoining ones as one range; both in the form of `checked`."""
-    return adjoining([day for day in days if not of_days(fresh, day).equals(of_days(present, day))])
+    return in_order(table, pa.table(log.to_pyarrow_dataset().to_table(filter=chosen)))
 
 
 def of_days(rows: pa.Table, first: date, last: date | None = None) -> pa.Table:
@@ -91,33 +76,6 @@ def write(
         predicate=where,
         schema_mode="merge" if set(table.columns) - known else None,
         commit_properties=CommitProperties(custom_metadata=dict(metadata)),
-    )
-
-
-def shaped(table: Table, rows: pa.Table) -> pa.Table:
-    """The declared columns in the declared order and type; one that the rows lack is null."""
-    columns = [
-        rows[field.name].cast(field.type)
-        if field.name in rows.column_names
-        else pa.nulls(rows.num_rows, field.type)
-        for field in arrow_schema(table)
-    ]
-    return pa.table(columns, schema=arrow_schema(table))
-
-
-def _in_order(table: Table, rows: pa.Table) -> pa.Table:
-    return shaped(table, rows).sort_by([(name, "ascending") for name in table.key])
-
-
-def _breaks(field: Field, values: pa.ChunkedArray) -> bool:
-    """Whether any value breaks the constraint of `schema.constraint`, here by name; delta-rs says only how many."""
-    known = values.drop_null()
-    if field.one_of:
-        return not pc.all(pc.is_in(known, pa.array(field.one_of)), min_count=0).as_py()
-    # `not (v <= le)` refuses NaN, as the constraint does.
-    too_low = field.ge is not None and pc.any(pc.less(known, field.ge)).as_py()
-    return bool(too_low) or (
-        field.le is not None and not pc.all(pc.less_equal(known, field.le), min_count=0).as_py()
     )
 
 
@@ -190,15 +148,145 @@ def replace_days(root: Path, table: Table, days: Days, rows: pa.Table, metadata:
     """
     if not exists(root, table):
         create_table(root / table.name, table)
-    log = DeltaTable(str(root / table.name))
-    fresh, present = checked(table, rows), present_rows(table, log, days)
-    changed = changed_spans(fresh, present, days)
-    for span in changed:
-        where = f"date >= '{span.start.isoformat()}' AND date <= '{span.end.isoformat()}'"
-        rows_now = of_days(fresh, span.start, span.end)
-        write(table, log, rows_now, where=where, path=root / table.name, metadata=metadata)
-        log = DeltaTable(str(root / table.name))
+    fresh = checked(table, rows)
+    present = _present_digests(root, table, DeltaTable(str(root / table.name)), days)
+    changed = {}
+    for day in days:
+        of_day = of_days(fresh, day)
+        if digest(of_day.drop_columns(["date"])) != present.get(day, Digest()):
+            changed[day] = stage(root, table, of_day)
+    _commit_days(root, table, changed, metadata)
     return bool(changed)
+
+
+def _present_digests(root: Path, table: Table, log: DeltaTable, days: Days) -> dict[date, Digest]:
+    """The digest of the rows that stand on each of the days: said by the files' names, or told from the rows."""
+    found: dict[date, Digest] = {}
+    unnamed: set[date] = set()
+    for file in _files(root, table, log, days):
+        assert file.day is not None
+        said = digest_of_name(file.path, file.rows)
+        if said is None:
+            unnamed.add(file.day)
+        else:
+            found[file.day] = found.get(file.day, Digest()) + said
+    for day in unnamed:
+        found[day] = digest(present_rows(table, log, Days.of(day)).drop_columns(["date"]))
+    return found
+
+
+def _commit_days(
+    root: Path, table: Table, changed: Mapping[date, Sequence[StagedFile]], metadata: Mapping[str, str]
+) -> None:
+    """Put staged files in place of all files of their days, in one transaction.
+
+    A run of other days may commit to the table at the same time: then the transaction is tried again on its version.
+    """
+    if not changed:
+        return
+    _add_columns(table, DeltaTable(str(root / table.name)))
+    for attempt in range(_ATTEMPTS):
+        log = DeltaTable(str(root / table.name))
+        try:
+            log.create_write_transaction(
+                actions=[_add(table, file) for files in changed.values() for file in files],
+                mode="overwrite",
+                schema=log.schema(),
+                partition_by=[table.partition] if table.partition else None,
+                partition_filters=[("date", "in", [day.isoformat() for day in sorted(changed)])],
+                commit_properties=CommitProperties(custom_metadata=dict(metadata)),
+            )
+        except CommitFailedError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+            time.sleep(random.uniform(0.01, 0.1 * (attempt + 1)))  # noqa: S311  # no secret: two runs shall not meet again
+        else:
+            return
+
+
+def _add(table: Table, file: StagedFile) -> AddAction:
+    assert table.partition is not None
+    now_ms = int(time.time() * 1000)
+    values: Mapping[str, str | None] = {table.partition: file.partition}
+    return AddAction(file.path, file.size_bytes, values, now_ms, True, file.statistics)
+
+
+def _add_columns(table: Table, log: DeltaTable) -> None:
+    """Give a table of an older release its new columns."""
+    known = {one.name for one in log.schema().fields}
+    missing = [one for one in delta_schema(table).fields if one.name not in known]
+    if missing:
+        # The rows that stand have no value there, whatever the table asks of new ones.
+        log.alter.add_columns(
+            [Field(one.name, one.type, nullable=True, metadata=one.metadata) for one in missing]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """A Parquet file of a table's newest version, as a task reads it.
+
+    `day` is the date that it is partitioned by, which its rows lack; `first_day` and `last_day` bound the UTC days of
+    its rows where the log says so.
+    """
+
+    path: str
+    rows: int
+    size_bytes: int
+    day: date | None = None
+    first_day: date | None = None
+    last_day: date | None = None
+
+
+def read_files(
+    table: Table,
+    files: Iterable[DataFile],
+    columns: Sequence[str] | None = None,
+    where: pl.Expr | None = None,
+) -> pl.DataFrame:
+    """Return the rows of files in a task: declared columns, the partition's among them, `where` pushed down.
+
+    A column that an older release did not write is null.
+    """
+    names = list(columns or table.columns)
+    schema = arrow_schema(table)
+    empty = pl.DataFrame(schema.empty_table())
+    needed = [
+        *names,
+        *(name for name in (where.meta.root_names() if where is not None else ()) if name not in names),
+    ]
+    frames = []
+    for file in files:
+        scanned = pl.scan_parquet(file.path, glob=False)
+        known = scanned.collect_schema().names()
+        shape = [
+            pl.col(name).cast(empty.schema[name])
+            if name in known
+            else pl.lit(file.day if name == table.partition else None, empty.schema[name]).alias(name)
+            for name in needed
+        ]
+        rows = scanned.select(shape)
+        frames.append((rows if where is None else rows.filter(where)).select(names))
+    return pl.concat(pl.collect_all(frames)) if frames else empty.select(names)
+
+
+def _files(root: Path, table: Table, log: DeltaTable, days: Days | None) -> list[DataFile]:
+    """The files of this version that may hold rows of the days, by path."""
+    actions = pa.table(log.get_add_actions(flatten=True))
+    column = day_column(table) if days is not None or table.partition else None
+    found = []
+    for action in actions.to_pylist():
+        day = action.get(f"partition.{table.partition}") if table.partition else None
+        if column == table.partition:
+            first = last = day
+        else:
+            first, last = action.get(f"min.{column}"), action.get(f"max.{column}")
+        if days is not None and ((first and first > days.end) or (last and last < days.start)):
+            continue
+        path = f"{root / table.name}/{unquote(action['path'])}"
+        rows = action["num_records"]
+        found.append(DataFile(path, -1 if rows is None else rows, action["size_bytes"], day, first, last))
+    return sorted(found, key=lambda file: file.path)
 
 
 def files_by_day(root: Path, table: Table) -> dict[str, str]:
@@ -286,7 +374,7 @@ class Lake:
             within = in_days if where is None else in_days & where
         known = {one.name for one in log.schema().fields}
         found = log.to_pyarrow_dataset().to_table(columns=[n for n in names if n in known], filter=within)
-        return pl.DataFrame(_typed(table, pa.table(found), names))
+        return pl.DataFrame(columns_of(table, pa.table(found), names))
 
     def replace(
         self, table: Table, days: Days, rows: pl.DataFrame | pa.Table, *, allow_empty: bool = False
@@ -303,6 +391,88 @@ class Lake:
             raise empty_days(table, days)
         changed = replace_days(self.root, table, days, arrow, self.metadata)
         return Written(table.name, arrow.num_rows, self._version(table), changed)
+
+    def files(self, table: Table, days: Days | None = None) -> list[DataFile]:
+        """Return the Parquet files of the newest version that may hold rows of these days, from the log alone.
+
+        What a task reads by `read_files`. A file without statistics is among them.
+        """
+        if not self.exists(table):
+            return []
+        log = self.log(table)
+        self.inputs[table.name] = log.version()
+        return _files(self.root, table, log, days)
+
+    def commit(
+        self, table: Table, days: Days, staged: Sequence[StagedFile], *, allow_empty: bool = False
+    ) -> Written:
+        """Replace exactly these UTC days by what tasks staged, in one transaction.
+
+        A day whose staged rows equal the present ones keeps its files, and its staged ones are removed; where no day
+        differs there is no commit. No rows at all are refused unless told. Raises LakeError.
+        """
+        if table.partition != "date":
+            raise LakeError("only a table partitioned by date can replace days", where=table.name)
+        self.ensure(table)
+        fresh: dict[date, list[StagedFile]] = {}
+        for file in staged:
+            if file.table != table.name:
+                raise LakeError(f"a file staged for {file.table} does not belong here", where=table.name)
+            fresh.setdefault(file.day, []).append(file)
+        refuse_other_days(table, days, fresh)
+        count = sum(file.rows for file in staged)
+        if count == 0 and not allow_empty:
+            raise empty_days(table, days)
+        present = _present_digests(self.root, table, self.log(table), days)
+        changed: dict[date, list[StagedFile]] = {}
+        for day in days:
+            files = fresh.get(day, [])
+            if sum((file.digest for file in files), Digest()) != present.get(day, Digest()):
+                changed[day] = files
+                continue
+            for file in files:
+                (self.root / table.name / file.path).unlink(missing_ok=True)
+        _commit_days(self.root, table, changed, self.metadata)
+        return Written(table.name, count, self._version(table), bool(changed))
+
+    def append_staged(self, table: Table, staged: Sequence[StagedFile], batch: int) -> Written:
+        """Append what tasks staged in one commit, the batch being its application transaction.
+
+        A batch already committed changes nothing. Call under the lake's bronze lease, since delta-rs refuses no older
+        transaction. Raises LakeError for an older batch.
+        """
+        self.ensure(table)
+        log = self.log(table)
+        last = log.transaction_version(BRONZE)
+        rows = sum(file.rows for file in staged)
+        if last is not None and last > batch:
+            raise LakeError(
+                f"batch {batch} is older than batch {last}, which is loaded",
+                where=table.name,
+                remedy="another lake was copied over this one, or bronze/file was rolled back: restore both together",
+            )
+        if last == batch or not staged:
+            return Written(table.name, rows, log.version(), changed=False)
+        _add_columns(table, log)
+        log = self.log(table)
+        log.create_write_transaction(
+            actions=[_add(table, file) for file in staged],
+            mode="append",
+            schema=log.schema(),
+            partition_by=[table.partition] if table.partition else None,
+            commit_properties=CommitProperties(
+                custom_metadata={key: str(value) for key, value in self.metadata.items()},
+                app_transactions=[Transaction(BRONZE, batch)],
+            ),
+        )
+        return Written(table.name, rows, self._version(table), changed=True)
+
+    def has_batch(self, table: Table, batch: int) -> bool:
+        """Return whether this batch stands in the table already."""
+        if not self.exists(table):
+            return False
+        last = self.log(table).transaction_version(BRONZE)
+        return last is not None and last >= batch
 
     def overwrite(self, table: Table, rows: pl.DataFrame | pa.Table) -> Written:
         """Replace a table without days (inventory, meters); equal rows make no commit."""
@@ -362,13 +532,3 @@ def empty_days(table: Table, days: Days) -> LakeError:
 def days_predicate(days: Days) -> str:
     # Dates are parsed values, so the string holds nothing that a caller typed.
     return f"date >= '{days.start.isoformat()}' AND date < '{(days.end + timedelta(days=1)).isoformat()}'"
-
-
-def _typed(table: Table, rows: pa.Table, names: Sequence[str]) -> pa.Table:
-    """These declared columns in their declared type; one that the rows lack is null."""
-    schema = pa.schema([arrow_schema(table).field(name) for name in names])
-    columns = [
-        rows[one.name].cast(one.type) if one.name in rows.column_names else pa.nulls(rows.num_rows, one.type)
-        for one in schema
-    ]
-    return pa.table(columns, schema=schema)

@@ -284,7 +284,7 @@ def site_accounts(meters: pl.DataFrame, it_hours: pl.DataFrame, modelled: pl.Dat
 
     No account is a remainder. A loss is what goes into a stage minus what comes out of it; a part whose meters are
     silent or missing is taken from the model fitted on earlier days, else it is unknown, and the residual shows it.
-    Source: definitions.md section 4.
+    Source: docs/definitions.md section 4.
     """
     hours = it_hours.select(HOUR)
     roles = meter_roles(meters).join(hours, on=HOUR, how="semi")

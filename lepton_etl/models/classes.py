@@ -23,7 +23,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from lepton_etl.config.sections import ModelSettings
@@ -301,39 +300,6 @@ def compose(training: pd.DataFrame, settings: ModelSettings, fits: Sequence[Clas
     selected = replace(pooled, estimator=estimator, predicted_kwh=_values(said))
     left_out = _left_out(training, pooled, settings, inputs_for) if names and normalised else {}
     return Composed(selected, normalised, tuple(outcomes), left_out)
-
-
-def to_row(fit: ClassFit) -> pa.Table:
-    """The fit as one row that crosses from an executor to the driver."""
-    sink = pa.BufferOutputStream()
-    table = pa.Table.from_pandas(fit.validated, preserve_index=False)
-    with pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table)
-    row = {
-        "hardware_class": [fit.hardware_class], "rows": [fit.rows], "data": [fit.data], "chosen": [fit.chosen],
-        "validated": [sink.getvalue().to_pybytes()], "cpu_s": [fit.cpu_s],
-    }  # fmt: skip
-    return pa.table(row, schema=ROW_SCHEMA)
-
-
-def from_rows(rows: pa.Table) -> list[ClassFit]:
-    """The fits of these rows, by class."""
-    found = [
-        ClassFit(
-            row["hardware_class"], row["rows"], row["data"], row["chosen"],
-            pa.ipc.open_stream(row["validated"]).read_pandas(), row["cpu_s"],
-        )
-        for row in rows.to_pylist()
-    ]  # fmt: skip
-    return sorted(found, key=lambda one: one.hardware_class)
-
-
-ROW_SCHEMA: Final = pa.schema(
-    [
-        ("hardware_class", pa.string()), ("rows", pa.int64()), ("data", pa.binary()), ("chosen", pa.string()),
-        ("validated", pa.binary()), ("cpu_s", pa.float64()),
-    ]
-)  # fmt: skip
 
 
 def _class_inputs(settings: ModelSettings, hours: pd.DataFrame) -> Inputs:

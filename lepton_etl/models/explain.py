@@ -88,7 +88,7 @@ def sensitivities(model: Predictor, row: pd.DataFrame) -> list[Sensitivity]:
     """dE/dx of every known number of one row (a frame of one row): how E answers to P rated, T and L.
 
     A load moves with its minimum and maximum of the hour, as in reality; what cannot move beyond its bounds is
-    stepped within them. Source: definitions.md section 8 (T is the inlet's for any decision).
+    stepped within them. Source: docs/definitions.md section 8 (T is the inlet's for any decision).
     """
     found = []
     for column in model.columns:

@@ -113,7 +113,7 @@ def described(features: Iterable[Feature]) -> tuple[dict[str, Any], ...]:
 def refuse_power_features(features: Iterable[Feature]) -> None:
     """Raise ModelError when a feature is, or is made from, a statistic of the target's power.
 
-    Source: definitions.md section 8 (powermin and powermax leak).
+    Source: docs/definitions.md section 8 (powermin and powermax leak).
     """
     for feature in features:
         named = feature.name not in _NAMEPLATE and _POWER_NAME.search(feature.name)

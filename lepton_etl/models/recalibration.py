@@ -8,7 +8,7 @@ of the newest days, weighted by likeness of load and by age, correct the predict
     w_i = exp(-1/2 sum_k ((x_k - x_ik) / h_k)^2) * exp(-(age of i in days) / tau)
 
 with residuals r = measured - predicted, and the pseudo-weight lambda of "no correction", which holds wherever
-nothing alike was seen. Measured energy enters here alone: base models never see it (definitions.md section 8).
+nothing alike was seen. Measured energy enters here alone: base models never see it (docs/definitions.md section 8).
 Source: Nadaraya (1964), Watson (1964), kernel regression; exponential forgetting, West & Harrison (1997) ch. 6.
 """
 

@@ -17,7 +17,7 @@ from lepton_etl.recommend.idle_nodes import IdleRules, JobHours, zombie_waste
 COLUMNS: Final = (
     "site_id", "cluster_id", "job_id", "tenant_id", "hour_start", "energy_kwh", "utilisation_ratio", "node_ids",
 )  # fmt: skip
-# 90 % error of a board's energy where the inventory knows no better; definitions.md section 3, BMC class.
+# 90 % error of a board's energy where the inventory knows no better; docs/definitions.md section 3, BMC class.
 _METER_ERROR: Final = 0.05
 _DAY_H: Final = 24
 

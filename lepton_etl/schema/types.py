@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+import json
+from typing import TYPE_CHECKING, Final
 
 import polars as pl
 import pyarrow as pa
-from pyspark.sql import types as T
+from deltalake import Field as DeltaField
+from deltalake import Schema as DeltaSchema
+from deltalake.schema import ArrayType, PrimitiveType
 
 from lepton_etl.schema.declare import (
     BOOLEAN,
@@ -21,16 +24,10 @@ from lepton_etl.schema.declare import (
     Table,
 )
 
-_SPARK: Final[dict[str, T.DataType]] = {
-    STRING: T.StringType(),
-    DOUBLE: T.DoubleType(),
-    INT: T.IntegerType(),
-    LONG: T.LongType(),
-    BOOLEAN: T.BooleanType(),
-    TIMESTAMP: T.TimestampType(),
-    DATE: T.DateType(),
-    STRINGS: T.ArrayType(T.StringType()),
-}
+if TYPE_CHECKING:
+    from pyspark.sql import types as T
+
+_DELTA: Final[dict[str, str]] = {INT: "integer", LONG: "long"}
 _ARROW: Final[dict[str, pa.DataType]] = {
     STRING: pa.string(),
     DOUBLE: pa.float64(),
@@ -43,14 +40,34 @@ _ARROW: Final[dict[str, pa.DataType]] = {
 }
 
 
-def spark_schema(table: Table) -> T.StructType:
-    """The table's columns as Spark types, in order; comments are the dictionary's."""
-    return T.StructType(
+def delta_schema(table: Table) -> DeltaSchema:
+    """The table's columns as the Delta log says them, in order; comments are the dictionary's."""
+    return DeltaSchema(
         [
-            T.StructField(f.name, _SPARK[f.type], f.name not in table.required, {"comment": comment(f)})
+            DeltaField(
+                f.name,
+                _delta_type(f.type),
+                nullable=f.name not in table.required,
+                metadata={"comment": comment(f)},
+            )
             for f in table.fields
         ]
     )
+
+
+def _delta_type(name: str) -> PrimitiveType | ArrayType:
+    if name == STRINGS:
+        return ArrayType(PrimitiveType("string"), contains_null=True)
+    return PrimitiveType(_DELTA.get(name, name))
+
+
+def spark_schema(table: Table) -> T.StructType:
+    """The table's columns as Spark types, in order, read from what the Delta log says."""
+    # A night on the local engine never imports Spark.
+    from pyspark.sql import types as T
+
+    found: T.StructType = T.StructType.fromJson(json.loads(delta_schema(table).to_json()))
+    return found
 
 
 def arrow_schema(table: Table) -> pa.Schema:

@@ -53,7 +53,7 @@ def test_replacing_a_day_leaves_the_other_days(spark: SparkSession, lake: SparkL
     assert found == {DAY: 300.0, DAY + timedelta(days=1): 200.0}
 
 
-@pytest.mark.parametrize("door", ["replace", "replace_few"])
+@pytest.mark.parametrize("door", ["replace_frame", "replace_few"])
 def test_a_day_of_equal_rows_keeps_its_files(spark: SparkSession, lake: SparkLake, door: str) -> None:
     both, second = Days(DAY, DAY + timedelta(days=1)), DAY + timedelta(days=1)
     rows = grid_rows(spark, days=2)

@@ -26,6 +26,7 @@ from lepton_etl.schema.operations import RUN, STAGE_RUN
 from lepton_etl.schema.publication import PUBLICATION, RESTATEMENT
 from lepton_etl.simulator.plan import ClusterPlan, FleetPlan
 from lepton_etl.simulator.simulate import simulate
+from pipelines.engine import SparkEngine
 from pipelines.nightly import run_night
 from pipelines.publish import dirty_days
 
@@ -97,7 +98,7 @@ def nights(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Nig
 
 def stages(spark: SparkSession, settings: Settings, days: Days, *names: str) -> None:
     for name in names:
-        done = run_night(spark, settings, days, name)
+        done = run_night(SparkEngine.of(spark), settings, days, name)
         assert done.exit_code == Exit.DONE, done.message
 
 

@@ -30,7 +30,7 @@ class LakeOfThen(Lake):
 def lakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Lake, LakeOfThen]:
     """A lake with two small files of a day, and the same one as a writer sees it that opened it now."""
     monkeypatch.setattr(maintenance, "SMALL_FILES", 2)
-    lake, then = (kind(tmp_path / "lake") for kind in (Lake, LakeOfThen))
+    lake, then = Lake(tmp_path / "lake"), LakeOfThen(tmp_path / "lake")
     row = {
         "date": DAY, "hour_start": datetime(2025, 6, 3, tzinfo=UTC), "intensity_basis": "direct",
         "signal": "average", "flow": "consumption", "carbon_intensity_gco2e_per_kwh": 200.0,
@@ -46,7 +46,7 @@ def test_a_commit_in_between_leaves_the_files_to_the_next_run(lakes: tuple[Lake,
     lake, then = lakes
     lake.log(GRID_HOUR).delete("zone_id = 'AA'")
     assert maintenance.compact(then, GRID_HOUR) == []
-    assert lake.rows(GRID_HOUR)["zone_id"].to_pylist() == ["BB"]
+    assert lake.read(GRID_HOUR)["zone_id"].to_list() == ["BB"]
 
 
 def test_a_lost_file_is_no_commit_in_between(lakes: tuple[Lake, LakeOfThen]) -> None:

@@ -21,6 +21,7 @@ from lepton_etl.lake.spark import SparkLake
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR
 from lepton_etl.schema.logs import FILE, READING
+from pipelines.engine import SparkEngine
 from pipelines.nightly import run_night
 from tests.conftest import PROJECT, real_data
 
@@ -49,7 +50,7 @@ def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Itera
         settings = load(PROJECT / "conf" / "examples" / "biohpc.yaml")
     runs = [("bronze", DAYS[0])] + [(stage, days) for days in DAYS for stage in ("silver", "gold")]
     for stage, days in runs:
-        night = run_night(spark, settings, days, stage)
+        night = run_night(SparkEngine.of(spark), settings, days, stage)
         assert night.exit_code == Exit.DONE, night.message
     yield SparkLake(settings.lake.root, spark=spark)
 

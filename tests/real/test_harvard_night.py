@@ -20,6 +20,7 @@ from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR
 from lepton_etl.schema.fleet import INTERVAL, SENSOR_CHECK
 from lepton_etl.schema.logs import FILE
+from pipelines.engine import SparkEngine
 from pipelines.nightly import run_night
 from tests.conftest import PROJECT, real_data
 from tests.real.independent_harvard import node_hours
@@ -50,7 +51,7 @@ def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Itera
         patch.setenv("LEPTON__QUALITY__DOCS", str(root / "quality"))
         settings = load(PROJECT / "conf" / "examples" / "harvard.yaml")
     for stage in ("bronze", "silver", "gate", "gold"):
-        night = run_night(spark, settings, Days.of(DAY), stage)
+        night = run_night(SparkEngine.of(spark), settings, Days.of(DAY), stage)
         assert night.exit_code == Exit.DONE, night.message
     yield SparkLake(settings.lake.root, spark=spark)
 

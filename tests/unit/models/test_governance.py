@@ -16,8 +16,6 @@ from lepton_etl.models.footprint import joules_per_million, package_energy_j, sp
 from lepton_etl.models.metrics import Values, coverage, error_card, half_width, records
 from lepton_etl.models.promotion import falls, worse_scopes
 
-RNG = np.random.default_rng(11)
-
 
 def test_the_error_card_has_every_bin_once_and_every_hour_in_each_dimension() -> None:
     hours = pd.DataFrame(
@@ -70,8 +68,9 @@ def test_coverage_far_off_misses_and_by_the_chance_of_days_does_not() -> None:
 
 
 def _loads(count: int) -> pd.DataFrame:
+    rng = np.random.default_rng(11)
     return pd.DataFrame(
-        {"gpu_utilisation_ratio": RNG.uniform(0, 1, count), "other": RNG.uniform(0, 1, count)}
+        {"gpu_utilisation_ratio": rng.uniform(0, 1, count), "other": rng.uniform(0, 1, count)}
     )
 
 
@@ -102,17 +101,19 @@ def test_loads_that_no_row_has_seen_are_not_asked_for() -> None:
 
 
 def test_one_class_may_not_pay_for_the_mean_of_all() -> None:
+    rng = np.random.default_rng(11)
     hours = pd.DataFrame({"hardware_class": ["a"] * 100 + ["b"] * 100, "cluster_id": ["c"] * 200})
-    measured = np.full(200, 1.0) + RNG.normal(0, 0.05, 200)
-    champion = measured + RNG.normal(0, 0.10, 200)
-    challenger = measured + np.concatenate([RNG.normal(0, 0.01, 100), RNG.normal(0, 0.13, 100)])
+    measured = np.full(200, 1.0) + rng.normal(0, 0.05, 200)
+    champion = measured + rng.normal(0, 0.10, 200)
+    challenger = measured + np.concatenate([rng.normal(0, 0.01, 100), rng.normal(0, 0.13, 100)])
     found = worse_scopes(hours, measured, challenger, champion, tolerance_ratio=0.05, min_rows=24)
     assert len(found) == 1 and found[0].startswith("hardware_class b: CV(RMSE)")
     assert not worse_scopes(hours, measured, challenger, champion, tolerance_ratio=0.05, min_rows=101)
 
 
 def test_drift_of_an_input_and_of_the_error() -> None:
-    before = pd.DataFrame({f.name: RNG.uniform(0, 1, 1000) for f in FEATURES["gpu"]})
+    rng = np.random.default_rng(11)
+    before = pd.DataFrame({f.name: rng.uniform(0, 1, 1000) for f in FEATURES["gpu"]})
     after = before.sample(frac=1, random_state=1)
     assert input_drift(before, after, "gpu") == []
     after = after.assign(device_temp_c=after["device_temp_c"] + 0.5)
@@ -121,8 +122,8 @@ def test_drift_of_an_input_and_of_the_error() -> None:
     gone = after.assign(device_temp_c=before["device_temp_c"], gpu_utilisation_ratio=np.nan)
     assert [one.what for one in input_drift(before, gone, "gpu")] == ["gpu_utilisation_ratio"]
     assert stability_index(np.ones(99), np.ones(500)) is None
-    measured = RNG.uniform(1, 2, 500)
-    off = measured + RNG.normal(0, 0.3, 500)
+    measured = rng.uniform(1, 2, 500)
+    off = measured + rng.normal(0, 0.3, 500)
     assert error_drift(measured, off, 0.19) == [] and error_drift(measured, off, None) == []
     assert "times" in str(error_drift(measured, off, 0.05)[0])
 

@@ -1,0 +1,132 @@
+"""Rows as the dictionary declares them: their columns, what may not be null, their bounds, and their digest.
+
+delta-rs transactions check no constraint, so every writer of the lake passes here before a row reaches a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+from zlib import crc32
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lepton_etl.errors import LakeError
+from lepton_etl.schema.declare import Field, Table
+from lepton_etl.schema.types import arrow_schema
+
+_WHOLE_U64: Final = 1 << 64
+
+
+def checked(table: Table, rows: pa.Table) -> pa.Table:
+    """Return the declared columns in the declared order and type, rows in key order.
+
+    Raises LakeError for a missing column that must be there, a null where none may be, a value out of bounds.
+    """
+    refuse_missing(table, rows.column_names)
+    found = in_order(table, rows)
+    refuse_values(table, found)
+    return found
+
+
+def refuse_missing(table: Table, columns: Collection[str]) -> None:
+    """Raise LakeError where a column that is never null is not there at all."""
+    missing = [name for name in table.required if name not in columns]
+    if missing:
+        raise LakeError(f"required columns missing: {', '.join(missing)}", where=table.name)
+
+
+def refuse_values(table: Table, rows: pa.Table) -> None:
+    """Raise LakeError for a null where none may be and for a value out of bounds, naming the columns.
+
+    A column that the rows lack is not looked at.
+    """
+    present = set(rows.column_names)
+    empty = [name for name in table.required if name in present and rows[name].null_count]
+    if empty:
+        raise LakeError(f"null in required columns: {', '.join(empty)}", where=table.name)
+    broken = [one.name for one in table.fields if one.name in present and breaks_bounds(one, rows[one.name])]
+    if broken:
+        raise LakeError(
+            f"outside the bounds of the field dictionary: {', '.join(broken)}",
+            where=table.name,
+            remedy="no row was written; mend the source of the figure",
+        )
+
+
+def breaks_bounds(field: Field, values: pa.ChunkedArray) -> bool:
+    """Return whether any value breaks the constraint of `schema.constraint`; NaN and infinity break any bound."""
+    if field.one_of:
+        # Few words in many rows: each is looked up once.
+        known = values.unique().drop_null()
+        return not pc.all(pc.is_in(known, pa.array(field.one_of)), min_count=0).as_py()
+    if field.ge is None and field.le is None:
+        return False
+    known = values.drop_null()
+    # `not (v <= le)` refuses NaN, as the constraint does.
+    too_low = field.ge is not None and pc.any(pc.less(known, field.ge)).as_py()
+    return bool(too_low) or (
+        field.le is not None and not pc.all(pc.less_equal(known, field.le), min_count=0).as_py()
+    )
+
+
+def shaped(table: Table, rows: pa.Table) -> pa.Table:
+    """Return the declared columns in the declared order and type; one that the rows lack is null."""
+    return columns_of(table, rows, table.columns)
+
+
+def columns_of(table: Table, rows: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Return these declared columns in their declared type; one that the rows lack is null."""
+    whole = arrow_schema(table)
+    schema = pa.schema([whole.field(name) for name in names])
+    columns = [
+        rows[one.name].cast(one.type) if one.name in rows.column_names else pa.nulls(rows.num_rows, one.type)
+        for one in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def in_order(table: Table, rows: pa.Table) -> pa.Table:
+    """Return the shaped rows in the order of the table's key."""
+    return shaped(table, rows).sort_by([(name, "ascending") for name in table.key])
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What a set of rows is, whatever their order: how many, and the sum of their hashes."""
+
+    rows: int = 0
+    hash_sum: int = 0
+
+    def __add__(self, other: Digest) -> Digest:
+        return Digest(self.rows + other.rows, (self.hash_sum + other.hash_sum) % _WHOLE_U64)
+
+
+def digest(rows: pa.Table | pl.DataFrame) -> Digest:
+    """Return the digest of rows; a column that is null in every row adds nothing, as one that is not there.
+
+    Each column's values are hashed with a seed of the column's name, so that figures that change places are other
+    rows.
+    """
+    frame = rows if isinstance(rows, pl.DataFrame) else pl.DataFrame(rows)
+    if frame.height == 0:
+        return Digest()
+    hashes = [
+        pl.when(pl.col(name).is_null())
+        .then(pl.lit(0, pl.UInt64))
+        .otherwise(pl.col(name).hash(crc32(name.encode())))
+        for name in frame.columns
+    ]
+    (total,) = frame.lazy().select(pl.sum_horizontal(hashes).hash(0).sum()).collect().row(0)
+    return Digest(frame.height, int(total))
+
+
+@cache
+def digest_scheme() -> str:
+    """Return eight hex digits that name this release's way to hash: another polars may hash otherwise."""
+    sample = pl.DataFrame({"a": ["x", None], "b": [0.5, None], "c": [7, 8], "d": [["p", "q"], None]})
+    return f"{digest(sample).hash_sum >> 32:08x}"

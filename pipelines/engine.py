@@ -1,0 +1,311 @@
+"""The door to whatever runs the tasks of a stage: Spark, a pool of processes, or this process.
+
+A stage hands over work for items (`map`), or work that parts its rows by bucket and work that takes all rows of a
+bucket (`exchange`). Rows go from one task to another as Arrow IPC bytes that nobody unpacks on the way. Work functions
+are picklable: functions of a module, or frozen dataclasses with `__call__`. Nothing else of the house knows which
+engine it is, and a test holds their tables equal.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import forkserver, get_context, parent_process
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from pyspark import SparkContext
+    from pyspark.sql import SparkSession
+
+T = TypeVar("T")
+R = TypeVar("R")
+Split = Callable[[T], Iterable[tuple[int, bytes]]]
+Reduce = Callable[[int, Sequence[bytes]], R]
+
+# What every task needs: imported once before the pool's processes part, and never used there.
+_PRELOADED: Final = ["polars", "pyarrow", "pyarrow.parquet", "pyarrow.compute", "numpy", "deltalake"]
+
+
+_SECRET: Final = (".access.key", ".secret.key", ".session.token")
+# There is a process for every core: the libraries read these as they are imported.
+_ONE_THREAD: Final = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
+class Engine(Protocol):
+    """Runs the tasks of a stage."""
+
+    @property
+    def parallelism(self) -> int:
+        """How many tasks run at the same time."""
+        ...
+
+    def map(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Run one task an item; results in the order of the items. No items, no tasks."""
+        ...
+
+    def exchange(self, tasks: Sequence[T], split: Split[T], reduce: Reduce[R], buckets: int) -> list[R]:
+        """Part what `split` yields of each task by bucket, and give `reduce` all parts of one bucket.
+
+        `reduce` is called once for every bucket from 0, also for one without parts; the order of the parts is not
+        fixed, so it has to sort. Results are small, in the order of the buckets. No tasks, no results.
+        """
+        ...
+
+    def storage_option(self, name: str) -> str | None:
+        """Return a Hadoop option of the storage, such as `fs.s3a.endpoint`; None where it is not set."""
+        ...
+
+
+@contextmanager
+def opened(name: str, options: Mapping[str, str], application: str) -> Iterator[Engine]:
+    """Open the engine `spark` or `local` by Spark settings, and end what it started.
+
+    Neither starts anything before its first task.
+    """
+    if name == "local":
+        with LocalEngine(options=options) as local:
+            yield local
+        return
+
+    def start() -> SparkSession:
+        from lepton_etl.lake.session import spark_session
+
+        session = spark_session(application, options)
+        session.sparkContext.setLogLevel("ERROR")
+        return session
+
+    engine = SparkEngine(start)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+class InlineEngine:
+    """Runs everything here and now: for tests, and for stages of a few rows."""
+
+    parallelism = 1
+
+    def storage_option(self, name: str) -> str | None:
+        return None
+
+    def map(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        return [work(item) for item in items]
+
+    def exchange(self, tasks: Sequence[T], split: Split[T], reduce: Reduce[R], buckets: int) -> list[R]:
+        if not tasks:
+            return []
+        parts: list[list[bytes]] = [[] for _ in range(buckets)]
+        for task in tasks:
+            for bucket, content in split(task):
+                parts[bucket].append(content)
+        return [reduce(bucket, parts[bucket]) for bucket in range(buckets)]
+
+
+class LocalEngine:
+    """A pool of processes on this machine, one a core, started with the first task; needs no JVM.
+
+    `close` ends them; as a context manager it does so by itself. Parts of an exchange lie in one temporary file a
+    task. `options` are Spark settings; those of `spark.hadoop.` name the storage.
+    """
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        folder: Path | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
+        self.parallelism = processes or len(os.sched_getaffinity(0))
+        self._folder = folder
+        self._options = dict(options or {})
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> LocalEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def storage_option(self, name: str) -> str | None:
+        return self._options.get(f"spark.hadoop.{name}")
+
+    def close(self) -> None:
+        """End the processes of the pool."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def map(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        if not items:
+            return []
+        return list(self._processes().map(work, items))
+
+    def exchange(self, tasks: Sequence[T], split: Split[T], reduce: Reduce[R], buckets: int) -> list[R]:
+        if not tasks:
+            return []
+        folder = Path(tempfile.mkdtemp(prefix="lepton-exchange-", dir=self._folder))
+        try:
+            spills = [_Spilling(split, folder / f"{number}.parts") for number in range(len(tasks))]
+            written = self._processes().map(_spill, spills, tasks)
+            parts: list[list[_Part]] = [[] for _ in range(buckets)]
+            for found in written:
+                for part in found:
+                    parts[part.bucket].append(part)
+            reducing = _Reducing(reduce)
+            return list(self._processes().map(reducing, range(buckets), parts))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _processes(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            # A process forked from here would inherit the locks of threads that do not live on in it.
+            context = get_context("forkserver")
+            context.set_forkserver_preload(_PRELOADED)
+            with _environment(_ONE_THREAD):
+                forkserver.ensure_running()
+            self._pool = ProcessPoolExecutor(self.parallelism, context, _begin)
+        return self._pool
+
+
+class SparkEngine:
+    """Spark's tasks and its shuffle, on this machine or on many; one job a call and no SQL execution.
+
+    The session is started by `start` with the first task, so a night without tasks needs none. `close` stops it.
+    """
+
+    def __init__(self, start: Callable[[], SparkSession]) -> None:
+        self._start = start
+        self._session: SparkSession | None = None
+
+    @classmethod
+    def of(cls, spark: SparkSession) -> SparkEngine:
+        """Return the engine of a running session."""
+        return cls(lambda: spark)
+
+    def session(self) -> SparkSession:
+        """Return the session, started where it was not yet."""
+        if self._session is None:
+            self._session = self._start()
+        return self._session
+
+    def close(self) -> None:
+        """Stop the session where one was started."""
+        if self._session is not None:
+            self._session.stop()
+            self._session = None
+
+    @property
+    def context(self) -> SparkContext:
+        return self.session().sparkContext
+
+    def storage_option(self, name: str) -> str | None:
+        # The public conf holds only what was set for this session, not the cluster's core-site.xml.
+        hadoop: Any = self.context._jsc.hadoopConfiguration()
+        if not name.endswith(_SECRET):
+            value: str | None = hadoop.get(name)
+            return value
+        # A secret may stand in a Hadoop credential store instead of the configuration.
+        found = hadoop.getPassword(name)
+        return None if found is None else "".join(found)
+
+    @property
+    def parallelism(self) -> int:
+        return self.context.defaultParallelism
+
+    def map(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        if not items:
+            return []
+        return self.context.parallelize(items, len(items)).map(work).collect()
+
+    def exchange(self, tasks: Sequence[T], split: Split[T], reduce: Reduce[R], buckets: int) -> list[R]:
+        if not tasks:
+            return []
+        parts = self.context.parallelize(tasks, len(tasks)).flatMap(split)
+        # The bucket is the partition: nothing is hashed or grouped again.
+        exchanged = parts.partitionBy(buckets, _same)
+        return exchanged.mapPartitionsWithIndex(_OfPartition(reduce)).collect()
+
+
+def _same(bucket: Any) -> int:
+    return int(bucket)
+
+
+@dataclass(frozen=True)
+class _OfPartition:
+    reduce: Callable[[int, Sequence[bytes]], Any]
+
+    def __call__(self, bucket: int, parts: Iterable[tuple[int, bytes]]) -> Iterator[Any]:
+        yield self.reduce(bucket, [content for _, content in parts])
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Bytes of one bucket in the file of the task that made them."""
+
+    file: Path
+    bucket: int
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
+class _Spilling:
+    split: Callable[[Any], Iterable[tuple[int, bytes]]]
+    file: Path
+
+
+def _spill(spilling: _Spilling, task: Any) -> list[_Part]:
+    """Run the first half of an exchange: its bytes go into one file, their places to the driver."""
+    found: list[_Part] = []
+    with spilling.file.open("wb") as handle:
+        for bucket, content in spilling.split(task):
+            found.append(_Part(spilling.file, bucket, handle.tell(), len(content)))
+            handle.write(content)
+    return found
+
+
+@dataclass(frozen=True)
+class _Reducing:
+    """The second half of an exchange: reads the bytes of a bucket."""
+
+    reduce: Callable[[int, Sequence[bytes]], Any]
+
+    def __call__(self, bucket: int, parts: Sequence[_Part]) -> Any:
+        contents = []
+        for part in parts:
+            with part.file.open("rb") as handle:
+                handle.seek(part.start)
+                contents.append(handle.read(part.size))
+        return self.reduce(bucket, contents)
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of the environment for processes that start meanwhile, where the user has not set them."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+
+
+def _begin() -> None:
+    """Make a process of the pool ready: it ends with its driver."""
+    parent = parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent,), name="end-with-driver", daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    # A driver that is killed cannot end its pool; nobody would take the results of a task that runs on.
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,136 @@
+"""The engine: the same tables from a pool of processes, from this process and from Spark."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from lepton_etl.days import Days
+from lepton_etl.errors import LakeError
+from lepton_etl.lake.staging import StagedFile, stage
+from lepton_etl.lake.tables import DataFile, Lake, read_files
+from lepton_etl.schema.fleet import GRID_HOUR
+from lepton_etl.schema.types import arrow_schema
+from pipelines.engine import Engine, InlineEngine, LocalEngine, SparkEngine
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+FIRST = date(2025, 6, 3)
+DAYS = Days(FIRST, FIRST + timedelta(days=1))
+BUCKETS = 3
+
+
+def hours(day: date, zone: str, intensity: float) -> pl.DataFrame:
+    start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    rows = [
+        {
+            "zone_id": zone, "hour_start": start + timedelta(hours=hour), "date": day, "intensity_basis": "direct",
+            "signal": "average", "flow": "consumption", "carbon_intensity_gco2e_per_kwh": intensity + hour,
+            "is_estimated": False, "source_name": "grid",
+        }
+        for hour in range(24)
+    ]  # fmt: skip
+    return pl.DataFrame(pa.Table.from_pylist(rows, schema=arrow_schema(GRID_HOUR)))
+
+
+def split(file: DataFile) -> Iterator[tuple[int, bytes]]:
+    """Part a file's rows by zone, as Arrow bytes."""
+    rows = read_files(GRID_HOUR, [file]).with_columns(
+        bucket=pl.col("zone_id").str.slice(1).cast(pl.Int64) % BUCKETS
+    )
+    for (bucket,), part in rows.group_by("bucket"):
+        content = BytesIO()
+        part.drop("bucket").write_ipc_stream(content)
+        assert isinstance(bucket, int)
+        yield bucket, content.getvalue()
+
+
+@dataclass(frozen=True)
+class Halved:
+    """Stages the rows of a bucket with half their intensity."""
+
+    root: Path
+
+    def __call__(self, bucket: int, parts: Sequence[bytes]) -> list[StagedFile]:
+        if not parts:
+            return []
+        rows = pl.concat([pl.read_ipc_stream(part) for part in parts]).sort("zone_id", "hour_start")
+        return stage(self.root, GRID_HOUR, rows.with_columns(pl.col("carbon_intensity_gco2e_per_kwh") / 2))
+
+
+def made_by(engine: Engine, source: Lake, target: Lake) -> pl.DataFrame:
+    """Read in tasks, exchange by zone, stage and commit."""
+    found = engine.exchange(source.files(GRID_HOUR, DAYS), split, Halved(target.root), BUCKETS)
+    assert len(found) == BUCKETS
+    target.commit(GRID_HOUR, DAYS, [file for files in found for file in files])
+    return target.read(GRID_HOUR).sort("zone_id", "hour_start")
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[LocalEngine]:
+    with LocalEngine(2) as engine:
+        yield engine
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Lake:
+    """A lake with two days of four zones, of which two fall into one bucket."""
+    lake = Lake(tmp_path / "source")
+    staged = [
+        file
+        for day in DAYS
+        for zone in ("z0", "z1", "z3", "z4")
+        for file in stage(lake.root, GRID_HOUR, hours(day, zone, 200.0))
+    ]
+    lake.commit(GRID_HOUR, DAYS, staged)
+    return lake
+
+
+def test_a_pool_and_this_process_make_equal_tables(source: Lake, local: LocalEngine, tmp_path: Path) -> None:
+    inline = made_by(InlineEngine(), source, Lake(tmp_path / "inline"))
+    assert inline.height == 2 * 4 * 24
+    assert inline["carbon_intensity_gco2e_per_kwh"].max() == 111.5
+    assert made_by(local, source, Lake(tmp_path / "local")).equals(inline)
+
+
+@pytest.mark.spark
+def test_spark_makes_the_same_tables(spark: SparkSession, source: Lake, tmp_path: Path) -> None:
+    inline = made_by(InlineEngine(), source, Lake(tmp_path / "inline"))
+    engine = SparkEngine.of(spark)
+    assert made_by(engine, source, Lake(tmp_path / "spark")).equals(inline)
+    assert engine.map(abs, [-3, 2, -1]) == [3, 2, 1]
+    assert engine.map(abs, []) == [] == engine.exchange([], split, Halved(tmp_path), BUCKETS)
+
+
+def test_results_keep_the_order_of_the_items(local: LocalEngine) -> None:
+    for engine in (local, InlineEngine()):
+        assert engine.map(abs, [-3, 2, -1]) == [3, 2, 1]
+        assert engine.map(abs, []) == []
+        assert engine.exchange([], split, Halved(Path()), BUCKETS) == []
+
+
+def refuse(_: int) -> int:
+    raise LakeError("no", where="here", remedy="none")
+
+
+def test_an_error_of_a_task_arrives_whole(local: LocalEngine) -> None:
+    with pytest.raises(LakeError, match="here: no -> none"):
+        local.map(refuse, [1, 2])
+
+
+def process(_: int) -> int:
+    return os.getpid()
+
+
+def test_a_pool_is_other_processes(local: LocalEngine) -> None:
+    assert os.getpid() not in local.map(process, [1, 2, 3])
