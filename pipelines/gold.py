@@ -276,8 +276,12 @@ class MakeNodes:
 
 def _of(nodes: pl.DataFrame) -> pl.Expr:
     """Whether a row is of one of these nodes or of their chassis."""
-    names = pl.concat([nodes["node_id"], nodes["chassis_id"]]).drop_nulls().unique().sort()
-    return pl.col("node_id").is_in(names.to_list())
+    names = pl.concat_list("node_id", "chassis_id")
+    sites = nodes.group_by("site_id").agg(names.explode().drop_nulls().unique().sort()).sort("site_id")
+    return pl.any_horizontal(
+        pl.lit(value=False),
+        *((pl.col("site_id") == site) & pl.col("node_id").is_in(ids) for site, ids in sites.iter_rows()),
+    )
 
 
 def accounted_clusters(context: StageContext) -> list[str]:
