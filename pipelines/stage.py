@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import structlog
 
 from lepton_etl.days import Days
-from lepton_etl.lake.spark import SparkLake
 from lepton_etl.lake.tables import Written
 from pipelines.engine import Engine, InlineEngine
 
 if TYPE_CHECKING:
     from lepton_etl.config.settings import Settings
+    from lepton_etl.lake.spark import SparkLake
 
 
 @dataclass(frozen=True)
