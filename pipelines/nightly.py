@@ -125,6 +125,8 @@ class _Run:
             batch = FileRegister(lake).last_batch()
             ranges = dirty_days(lake, self.context.settings, self.context.days)
         with DaysLease(root, ranges, run_id):
+            if whole:
+                adopt(lake, run_id)
             for days in ranges:
                 for name in DAILY:
                     if name in wanted:
