@@ -62,10 +62,7 @@ def name_night(lake: Lake, days: Days, run_id: str, *, only_named: bool = False)
         for first in (day.replace(day=1), day.replace(month=1, day=1)):
             wanted.setdefault(first, set()).update(_OF_PERIODS, undated)
     named = _read_nights(lake, {*days, *wanted})
-    if only_named:
-        asked = {day for day in days if day in named and named[day].is_published}
-    else:
-        asked = set(days)
+    asked = {day for day in days if not only_named or (day in named and named[day].is_published)}
     fresh: dict[date, _Night] = {}
     for day in sorted({*asked, *(wanted if asked else ())}):
         before = named.get(day, _Night({}, {}))
