@@ -15,7 +15,7 @@ from lepton_etl.confidence import Z
 from lepton_etl.fields import GRAMS_PER_KILOGRAM
 from lepton_etl.optimize.advice import Advice, Promise, Subject
 from lepton_etl.optimize.settings import ShiftSettings
-from lepton_etl.recommend.job_places import (
+from lepton_etl.recommend.job_placement import (
     LINEAR_COLUMNS,
     PROVEN_RATIO,
     WHOLE_COLUMNS,
