@@ -387,7 +387,7 @@ class _Programme:
     def solve(self, until_s: float, *, whole: bool = False) -> _Solved | None:
         """Solve by HiGHS, `whole` in whole numbers; None: no solution in time.
 
-        The relaxation takes its interior-point method: a tenth of the simplex's time on 10,000 classes.
+        The relaxation takes its interior-point method: on 10,000 classes a tenth of the simplex's time.
         """
         # Scaled, so that the solver's tolerances mean the same in every unit.
         scale = float(np.median(self.charge)) / 100.0
@@ -413,17 +413,13 @@ class _Programme:
         if done.status != 0:
             return None
         first, shape = len(self.classes), self.arrays.capacity.shape
-        price = (
-            -np.asarray(done.eqlin.marginals)[first : first + self.arrays.capacity.size].reshape(shape)
-            * scale
-        )
-        return _Solved(done.x, float(done.fun) * scale, price)
+        marginals = np.asarray(done.eqlin.marginals)[first : first + self.arrays.capacity.size]
+        return _Solved(done.x, float(done.fun) * scale, -marginals.reshape(shape) * scale)
 
     def bound(self, unit_price: Floats) -> float:
         """Return a lower bound on every plan by the prices that the programme was built with.
 
-        Each class is at its cheapest, and an hour's units are bought at their price.
-
+        Each class takes its cheapest option, and an hour's units are bought at their price.
         Source: Geoffrion, Lagrangean relaxation for integer programming, Math. Programming Study 2 (1974).
         """
         jobs = np.minimum(self.cheapest, self.charge) @ self.wanted[: len(self.classes)]
@@ -499,9 +495,7 @@ def _programme(
     before = np.cumsum(arrays.widths, axis=1) - arrays.widths
     room = np.clip(arrays.capacity[:, :, None] - before[:, None, :], 0.0, arrays.widths[:, None, :])
     own = np.bincount(of_sure, rate[cell_sure], len(options)) * arrays.hour_kwh[job, group]
-    left_out = np.array(
-        [len(members) - len(set(members) & set(met)) for members in classes], dtype=np.float64
-    )
+    left_out = np.array([sum(job not in met for job in members) for members in classes], dtype=np.float64)
     return _Programme(
         arrays, classes, options, cheapest,
         charge=charge[first],
