@@ -1,8 +1,8 @@
-"""From hourly scores to gold/anomaly: episodes with begin, end, excess, confidence and the reason in words.
+"""Detect anomalies of devices and racks: rows of gold/anomaly with begin, end, excess, confidence and the reason.
 
-- One device's hours on a gapless grid: measured and expected energy, load, and what is normal between them.
-- One number an hour for each kind of fault, from that hour and the ones before; larger is odder.
-- Scores of every kind for a rack of devices, each against bounds from the devices' own earlier hours.
+Each kind of fault has one statistic an hour, from that hour and the ones before; larger is odder. All take arrays of
+shape (n,) on an hourly grid with NaN for the unknown and give (n,); NaN where too little is known. A statistic is set
+against a bound from the devices' own earlier hours; stretches above it become episodes.
 """
 
 from __future__ import annotations

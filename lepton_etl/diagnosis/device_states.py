@@ -1,7 +1,10 @@
-"""Rows of gold/state from silver/interval: a day's intervals of devices, judged by the days before.
+"""Decide the performance state of a device: rows of gold/state from a day's intervals, judged by the days before.
 
-- What an interval says about its device: seven figures, each NaN where it is unknown or says nothing.
-- The decision model: probabilities of seven states from the evidence, carried from interval to interval.
+Evidence: seven figures an interval, relative to the device's own limit and its own recent past, so that none is fitted
+to a make; NaN where a figure is unknown or says nothing. Decision: a naive Bayes of stated likelihoods, so that every
+term can be read, tempered because terms of one interval are not independent, in a filter of sticky states. A figure
+that is unknown contributes no term: probabilities stay nearer to the prior.
+Sources: Rabiner, Proc. IEEE 77 (1989), forward recursion; Guo et al., ICML 2017, temperature scaling.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
-"""The newest origin of a zone as rows of gold/forecast.
+"""Forecast the grid's intensity of the hours ahead: rows of gold/forecast for the newest origin of a zone.
 
-- A zone's hours on a gapless grid, what is known of them, and their lags.
-- The members of the fusion: seasonal naive, 7-day profile, ridge on lags, and boosted trees on the ridge's
-  errors.
-- Weights of the members and intervals around the fusion, both from forecasts whose hours have come true.
-- Every origin of a stretch of hours, forecast as it would have been: members, their fusion, and its
-  interval.
+Four members (seasonal naive, 7-day profile, ridge on lags, boosted trees on the ridge's errors) each learn from targets
+that were known at their own origin and give g/kWh of shape (origins, HORIZONS). They are stacked with weights, and the
+stack gets an interval, from forecasts whose hours have come true. Every earlier origin is forecast as it would have
+been then, so what is learnt of the errors is forward in time.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""The candidates by name: each builds an unfitted scikit-learn estimator of E = f(P, T, L) on a pandas frame.
+"""Build the candidates by name: unfitted scikit-learn estimators of E = f(P, T, L) on a pandas frame.
 
 Only classes of scikit-learn: what is fitted here can be stored with skops and read by consumers who do not have
 this package. Trees and histogram boosting split on unknown (NaN) by themselves; the others take the median.
 
-- Idle to rated: the scale on which devices of different classes look alike.
+Devices of different classes look alike on the scale from idle to rated: a pooled model learns
+x = (P - P_idle) / (P_rated - P_idle) and predicts for a class that it has never seen from its inventory row.
+Source: Fan, Weber, Barroso, ISCA 2007 (power between idle and peak as a function of utilisation alone).
 """
 
 from __future__ import annotations

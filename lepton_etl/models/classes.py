@@ -1,13 +1,21 @@
-"""A model for every hardware class, beside the one of all classes: who has its own, and is it worth it?
+"""Fit a model for every hardware class beside the one of all classes, and keep it where it pays.
 
-The pooled model learns where the power lies between idle and rated (`scale.py`) and answers for any class from its
+The pooled model learns where the power lies between idle and rated (`candidates.py`) and answers for any class from its
 inventory row; where a training row has no nameplate it learns kWh. A class of at least `class_min_rows` training hours
-is taught a model of its own in kWh: a pure function of the class's rows, so that Spark can run one a class at once
-(`groupBy("hardware_class").applyInArrow`). Beside a pool over normalised power stands one model in kWh of all known
-classes, which knows the class by name. For each class that one answers which is the smallest (pooled, known classes,
-own) within the tolerance of the best, by CV(RMSE) on the hours that all of them validated forward in time.
+is taught a model of its own in kWh: a pure function of the class's rows, so that executors can fit one a class at once.
+Beside a pool over normalised power stands one model in kWh of all known classes, which knows the class by name. For
+each class that one answers which is the smallest (pooled, known classes, own) within the tolerance of the best, by
+CV(RMSE) on the hours that all of them validated forward in time.
 
-- One scikit-learn estimator of many models: who predicts is told by the hardware class, and on which scale.
+All of them are stored as one scikit-learn estimator:
+
+    kWh = g0 (idle + x (rated - idle)) + g1 m1 + g2 m2 + ...
+
+g are 1 for the rows of a class (or of some) and 0 elsewhere, g0 for all other rows, x the pooled model over normalised
+power, m the models in kWh of a class or of some. A StackingRegressor of fitted members gives g, idle, span,
+x and m of every row; PolynomialFeatures makes the products, a LinearRegression with the constants 0 and 1 adds them.
+So whoever has scikit-learn and skops can load it, without this package. Every member predicts every row: the price
+is the sum of the members', which the card states.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From a training table to a fitted model with its errors on later days; no Spark, no storage."""
+"""Fit a model on the earlier days of a training table and measure it on the later ones; no Spark, no storage."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""What a model costs itself: Joules of training, and of a million predictions.
+"""Measure what a model costs itself: Joules of training, and of a million predictions.
 
 Where the kernel lets the process read the CPU's energy counters (RAPL) the energy is measured; elsewhere it is
-CPU-seconds times a stated power of one busy core, and the basis says so.
-
-- CPU-seconds of a run with all the processes that it started.
+CPU-seconds times a stated power of one busy core, and the basis says so. The CPU-seconds of a whole run, with all the
+processes that it started, are counted here too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The error card: how far a model was off on hours it had not seen, by class, cluster, load and temperature.
+"""Measure a model's errors on hours that it has not seen: over all, by node, class, cluster, load and temperature.
 
-- Errors of a model against measured energy, for all hours and busy hours, per node and over all.
-- How wide a prediction's interval must be: split-conformal quantiles of what a model missed on hours it had
-  not seen.
+Also how often its intervals hold what was measured. CV(RMSE) and NMBE are those of ASHRAE Guideline 14 with p = 1; the
+sign is measured minus predicted. Source of the intervals: Vovk et al., Algorithmic Learning in a Random World (2005).
 """
 
 from __future__ import annotations

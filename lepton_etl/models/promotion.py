@@ -1,9 +1,7 @@
-"""What becomes a version in the registry, whichever model it is.
+"""Judge whether a new model becomes champion: good enough on days it has not seen, and no worse than the present one.
 
-- Does more load ever cost less energy? A check of a fitted model's response, by itself and not by its
-  settings.
-- Who becomes champion: a model good enough on days it has not seen, and no worse than the present one.
-- Is the challenger no worse where it counts: in every hardware class and every cluster with enough hours?
+No worse overall and in every hardware class and every cluster with enough hours; and more load must never cost less
+energy, as a check of the fitted model's response and not of its settings.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Predicting without Spark: what a scheduler or dashboard does with the registered model.
+"""Keep models in MLflow, by its only door: log, register, promote, roll back, and load what was verified.
 
-- The only door to MLflow: log, register, promote, and load what was verified.
-- When the champion has become worse than the gate allows: back to the newest earlier champion that has not.
+MLflow costs seconds to import, so it is imported inside the functions. A model comes out of here only through
+`verified_model`, which checks the folder against the hash that was recorded when the version was registered. A
+scheduler or dashboard predicts with `load_champion`, without Spark.
 """
 
 from __future__ import annotations

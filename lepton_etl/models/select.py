@@ -1,8 +1,16 @@
-"""Which candidate or fusion, and in which size, the earlier days speak for: forward in time, in blocks of days.
+"""Select the candidate or fusion, and its size, that the earlier days speak for: forward in time, in blocks of days.
 
-- A split forward in time: train on earlier days, test on the last ones, an embargo between.
-- What smaller would cost: pruned, shortened and distilled variants of the chosen model, validated forward
-  in time.
+The chosen model is then set against smaller variants of itself:
+- A forest: its first half and quarter of trees; all its trees pruned by cost-complexity, so that about a half and an
+  eighth of the path's steps are left (alpha from the path of its first tree).
+- Boosting: a half and a quarter of its iterations.
+- Any model, fusions too: students that learn its **predictions** on the training rows and once more on these rows with
+  sensor noise: a pruned tree, one monotone tree of 64 leaves, a small monotone boosting.
+
+Each variant is one more candidate: on the same blocks, fitted on at most 10,000 rows of the past. The smallest by
+stored bytes within the tolerance of the chosen model wins and is fitted on all rows.
+Sources: Breiman et al., Classification and Regression Trees (1984), chapter 3; Hinton, Vinyals, Dean,
+arXiv:1503.02531 (distillation).
 """
 
 from __future__ import annotations

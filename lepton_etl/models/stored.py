@@ -1,6 +1,9 @@
-"""A model that passed every check, and how it predicts; neither MLflow nor Spark is needed here.
+"""Read a stored model without running what may be hidden in it, and predict with it; needs neither MLflow nor Spark.
 
-- Reading a stored model without running what may be hidden in it.
+skops alone is no boundary: MLflow takes skops' list of trusted types from the model's own MLmodel file. So
+the folder's hash comes first (against the registry's tag), then an allow-list of file names, then our own
+list of types and node kinds, read from the archive's schema as plain JSON; only then is the model built.
+Source: GHSA-w582-9x45-8mpx, mlflow issue 25686.
 """
 
 from __future__ import annotations

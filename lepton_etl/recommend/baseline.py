@@ -1,14 +1,18 @@
-"""Interval of a saving from a circular moving-block bootstrap of daily residuals.
+"""Fit a baseline: a day's energy as a piecewise linear function of work done and weather, before the change.
 
-Blocks keep the days' likeness to their neighbours. They are as long as the reporting period, so that its whole sum is
-met as it stood in the baseline, or longer where Carlstein's rule for first-order autocorrelation says so. So few blocks
-are a small sample: the width grows by Student's quantile over the normal one.
+energy = b0 + b1 work [+ b2 (work - w0)+] [+ b3 weather or b3 (weather - c0)+ [, times work]]: a term stands where the
+days support it by an information criterion that counts autocorrelated points as the few they are worth. Normalised by
+work, so that more work is no loss and less work no saving.
+Source: IPMVP (2022) options C and D; the change-point family of ASHRAE RP-1050 (Kissock et al. 2003); BIC of
+Schwarz (1978).
+
+The uncertainty of a saving against it is told twice: by ASHRAE Guideline 14's formula for days that err alike, and by
+a circular moving-block bootstrap of the baseline's residuals. Blocks keep the days' likeness to their neighbours. They
+are as long as the reporting period, so that its whole sum is met as it stood in the baseline, or longer where
+Carlstein's rule for first-order autocorrelation says so. So few blocks are a small sample: the width grows by Student's
+quantile over the normal one.
 Source: Kuensch, Annals of Statistics 17 (1989) 1217; Politis and Romano (1992) for the circle; Carlstein, Annals of
 Statistics 14 (1986) 1171, for the block length.
-
-- Uncertainty of a saving where neighbouring hours or days err alike.
-- Energy of a day or an hour as a piecewise linear function of work done and weather, fitted before the
-  change.
 """
 
 from __future__ import annotations
@@ -16,17 +20,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil, inf, log, sqrt
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from lepton_etl.uncertainty import CONFIDENCE
+from lepton_etl.uncertainty import CONFIDENCE, Estimate
 
 Floats = npt.NDArray[np.float64]
-Resolution = Literal["hourly", "daily", "monthly"]
 
-HOURLY_K: Final = 1.26
+DAYS_PER_MONTH: Final = 365.25 / 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,37 +58,31 @@ def effective_points(points: int, autocorrelation: float) -> float:
     return points * (1.0 - rho) / (1.0 + rho)
 
 
-def factor_k(resolution: Resolution, months: float) -> float:
-    """What the simplified formula falls short by, for a reporting period of so many months."""
-    if resolution == "hourly":
-        return HOURLY_K
-    if resolution == "daily":
-        return -0.00024 * months**2 + 0.03535 * months + 1.00286
-    return -0.00022 * months**2 + 0.03306 * months + 0.94054
-
-
 def saving_error_kwh(
     model: ModelErrors,
     expected_kwh: float,
-    reported_points: int,
-    months: float,
-    resolution: Resolution,
+    reported_days: int,
     confidence: float = CONFIDENCE,
 ) -> float:
-    """Half-width, kWh: k t E_pred CV' sqrt(n / (m n') (1 + 2 / n')), CV' = sqrt(SSE / (n' - p)) / mean.
+    """Return the half-width, kWh: k t E_pred CV' sqrt(n / (m n') (1 + 2 / n')), CV' = sqrt(SSE / (n' - p)) / mean.
 
-    t is Student's, two-sided, of n' - p degrees. Infinite where n' does not exceed p: such a baseline says nothing.
+    t is Student's, two-sided, of n' - p degrees; k, of a reporting period in months, is what the simplified formula
+    falls short by for daily data. Infinite where n' does not exceed p: such a baseline says nothing.
+    Source: ASHRAE Guideline 14-2014, annex B; Sun and Baltazar, ASHRAE Transactions 119 (2013), for k; the form of
+    eemeter's common metrics.
     """
     from scipy.stats import t
 
     effective = effective_points(model.points, model.autocorrelation)
     freedom = effective - model.parameters
-    if freedom <= 0 or model.mean_kwh <= 0 or reported_points < 1:
+    if freedom <= 0 or model.mean_kwh <= 0 or reported_days < 1:
         return inf
     cv = sqrt(model.sse_kwh2 / freedom) / model.mean_kwh
-    spread = sqrt(model.points / (reported_points * effective) * (1.0 + 2.0 / effective))
+    spread = sqrt(model.points / (reported_days * effective) * (1.0 + 2.0 / effective))
     student = float(t.ppf(0.5 + confidence / 2, freedom))
-    return factor_k(resolution, months) * student * expected_kwh * cv * spread
+    months = reported_days / DAYS_PER_MONTH
+    factor_k = -0.00024 * months**2 + 0.03535 * months + 1.00286
+    return factor_k * student * expected_kwh * cv * spread
 
 
 def fractional_uncertainty(error_kwh: float, saving_kwh: float) -> float:
@@ -274,15 +271,6 @@ LEAST_BLOCK_DAYS: Final = 7
 LEAST_BLOCKS: Final = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """Two-sided interval of a saving, kWh, and the length of the blocks it rests on."""
-
-    lower_kwh: float
-    upper_kwh: float
-    block_days: int
-
-
 def block_days(residuals: Floats, reported_days: int) -> int:
     """Longest of ceil((sqrt(6) rho / (1 - rho^2))^(2/3) n^(1/3)), the reporting period and a week; at most n / 5."""
     count = len(residuals)
@@ -306,8 +294,8 @@ def saving_interval(
     reported_design: Floats,
     seed: int,
     confidence: float = CONFIDENCE,
-) -> Interval:
-    """Interval of a saving of a linear model: its coefficients' error and the reporting days' own scatter.
+) -> Estimate:
+    """Return the interval of a saving of a linear model: its coefficients' error and the reporting days' own scatter.
 
     `design` (n, p) and `reported_design` (m, p) are the model's terms by day, `residuals_kwh` (n,) what it missed on
     days it was not fitted on, in order of time. Change points are held. A basic (reflected) bootstrap interval.
@@ -322,7 +310,8 @@ def saving_interval(
     missed = fitted_on @ leverage - reported.sum(axis=1)
     tails = np.quantile(missed, [0.5 - confidence / 2, 0.5 + confidence / 2])
     low, high = tails * small_sample_factor(len(centred), days, confidence)
-    return Interval(float(saving_kwh - high), float(saving_kwh - low), days)
+    lower, upper = float(saving_kwh - high), float(saving_kwh - low)
+    return Estimate(saving_kwh, min(lower, saving_kwh), max(upper, saving_kwh))
 
 
 def blocks(residuals: Floats, length: int, block: int, random: np.random.Generator) -> Floats:

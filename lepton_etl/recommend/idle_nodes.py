@@ -1,7 +1,7 @@
 """Advise on the idle nodes of one cluster from its node-hours: which may be powered down, which draw too much at rest.
 
 Nodes power down where the settings state what standby draws; where they do not, nodes without work are named and
-nothing is promised.
+nothing is promised. Only what was seen counts: an hour whose power or work is unknown is neither idle nor wasted.
 """
 
 from __future__ import annotations

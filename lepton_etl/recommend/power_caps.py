@@ -1,9 +1,15 @@
 """Propose power caps for GPUs, by job class and hardware class, from logged power, clock and limits.
 
 Runs become curves: energy and time per unit of work of each workload under each cap that it was logged under. A
-workload that never ran under a cap here takes what other workloads of the same hardware class that resemble it have
-shown, by a kernel over cap and power demand; a cap is proposed only where the evidence keeps the slowdown within its
-bound, and the interval of the saving above 0, by conformal prediction over networks left out in turn.
+workload that never ran under a cap here is placed by its mean power under the default limit over that limit (its
+demand), a cap by its share of that limit; what to expect is a Nadaraya-Watson mean with Gaussian weights over other
+workloads of the hardware class, in which each network counts the same however many of its workloads were logged.
+Source: Nadaraya (1964), Watson (1964).
+
+The width of caution is set so that the same procedure, with each network left out in turn, broke the slowdown bound
+for no larger a share of workloads than allowed. Source: conformal risk control, Angelopoulos et al., ICLR 2024
+(arXiv:2208.02814), here with the workloads of left-out networks as the calibration rows. Workloads of one network are
+alike, so the guarantee is that of a few networks, not of as many workloads: the bench measures it from outside.
 """
 
 from __future__ import annotations

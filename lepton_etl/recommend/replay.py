@@ -1,8 +1,9 @@
-"""Jobs of history started elsewhen: simple rules, a planned rule, the clairvoyant bound; one site and policy at a time.
+"""Replay jobs of history under other policies: simple rules, a planned rule, the clairvoyant bound; a site at a time.
 
 A job keeps the energy, the run time and the nodes that it had; only its start moves, within what it may wait and what
 the site has room for. Facility energy is the job's own, so energy is equal under every policy by construction: what
-differs is carbon, money, delay and deadlines. Time counts in steps of the intensity's hours.
+differs is carbon, money, delay and deadlines. Hours count from the origin of the replay; series are steps of one hour,
+NaN where unknown, begun `past` hours before.
 """
 
 from __future__ import annotations
