@@ -69,12 +69,12 @@ class Routes:
 
     @property
     def classes(self) -> list[str]:
-        """Every class that is not left to the pooled model."""
+        """Return every class that is not left to the pooled model."""
         return sorted(name for names in self.of_classes for name in names)
 
 
 def routed(routes: Routes, hours: pd.DataFrame, names: Sequence[str]) -> Any:
-    """The estimator of all routes: the pooled model alone where nothing is to be routed or scaled.
+    """Return the estimator of all routes: the pooled model alone where nothing is to be routed or scaled.
 
     `hours` are training rows with the features `names` and the target. A row without a nameplate is taken at the median
     rated power of these rows, one without an idle power at 0 (a pooled model in kWh asks for neither).
@@ -96,7 +96,7 @@ def routed(routes: Routes, hours: pd.DataFrame, names: Sequence[str]) -> Any:
 
 
 def _of_row(routes: Routes, hours: pd.DataFrame) -> Any:
-    """A linear map of the row: g0, g1, ..., gk and, for a normalised pool, rated minus idle and idle in kWh."""
+    """Return a linear map of the row: g0, g1, ..., gk and, for a normalised pool, rated minus idle and idle in kWh."""
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LinearRegression
@@ -145,14 +145,14 @@ def _sum(normalised: bool, count: int) -> Any:
 
 
 def _columns(normalised: bool, count: int) -> list[list[int]]:
-    """Columns of each route in what the members say: [g0, span, idle, x] or [g0, m0], then [g, m] of the classes."""
+    """Return the columns of each route among the members': [g0, span, idle, x] or [g0, m0], then [g, m] of classes."""
     pooled = 1 + count + (2 if normalised else 0)
     scale = [1 + count, 2 + count] if normalised else []
     return [[0, *scale, pooled], *([1 + i, pooled + 1 + i] for i in range(count))]
 
 
 def _set_sum(final: Any, normalised: bool, count: int) -> None:
-    """Constants instead of what least squares found on the few rows: 1 for the products that the sum is of, else 0."""
+    """Set the constants that least squares could not find on so few rows: 1 for products in the sum, else 0."""
     wanted = {(1, 1, 0, 1), (1, 0, 1, 0)} if normalised else {(1, 1)}
     found: list[float] = []
     for i in range(1 + count):
@@ -185,7 +185,7 @@ class ClassTask:
 
     @classmethod
     def of(cls, training: pd.DataFrame, cut_time: datetime, settings: ModelSettings) -> ClassTask:
-        """The blocks of all classes are those of the pooled model's training rows: then their errors compare."""
+        """Take the blocks of all classes from the pooled model's training rows: then their errors compare."""
         return cls(settings, cut_time, block_edges(training, settings.validation_blocks))
 
 
@@ -231,7 +231,7 @@ class Composed:
 
     @property
     def name(self) -> str:
-        """What was chosen, in words of a tag."""
+        """Return what was chosen, in words of a tag."""
         over = " over normalised power" if self.normalised else ""
         of_classes = [
             f", {count} classes by {by}"
@@ -267,7 +267,7 @@ def fit_class(hours: pd.DataFrame, task: ClassTask) -> ClassFit | None:
 
 
 def fit_classes(hours: pd.DataFrame, task: ClassTask) -> list[ClassFit]:
-    """Every class of these ordered hours, one after the other in this process."""
+    """Fit every class of these ordered hours, one after the other in this process."""
     groups = (rows.reset_index(drop=True) for _, rows in hours.groupby("hardware_class"))
     return [fit for fit in (fit_class(rows, task) for rows in groups) if fit is not None]
 
@@ -286,7 +286,7 @@ def compose(training: pd.DataFrame, settings: ModelSettings, fits: Sequence[Clas
         validated[KNOWN] = pd.Series(known.predicted_kwh, index=known.index)
     by_class = {fit.hardware_class: fit for fit in fits}
     taken = size_bytes(pooled.estimator) + (size_bytes(known.estimator) if known else 0)
-    said = pd.Series(pooled.predicted_kwh, index=pooled.index)
+    predicted_kwh = pd.Series(pooled.predicted_kwh, index=pooled.index)
     outcomes: list[ClassOutcome] = []
     for name in sorted(names, key=lambda name: -int(counts[name])):
         here = validated[training.loc[validated.index, "hardware_class"] == name]
@@ -294,7 +294,7 @@ def compose(training: pd.DataFrame, settings: ModelSettings, fits: Sequence[Clas
         fits_in = fit is not None and taken + _unpacked_bytes(fit.data) <= _MOST_BYTES
         outcome, answer = _judge(name, int(counts[name]), here, fit if fits_in else None, training, settings)
         outcomes.append(outcome)
-        said.loc[answer.index] = answer
+        predicted_kwh.loc[answer.index] = answer
         if outcome.has_own and fit is not None:
             taken += _unpacked_bytes(fit.data)
     outcomes.sort(key=lambda one: one.hardware_class)
@@ -306,13 +306,13 @@ def compose(training: pd.DataFrame, settings: ModelSettings, fits: Sequence[Clas
         of_classes[by_name] = known.estimator
     routes = Routes(pooled.estimator, normalised, of_classes)
     estimator = routed(routes, training, feature_names(settings.device))
-    selected = replace(pooled, estimator=estimator, predicted_kwh=_values(said))
+    selected = replace(pooled, estimator=estimator, predicted_kwh=_values(predicted_kwh))
     left_out = _left_out(training, pooled, settings, inputs_for) if names and normalised else {}
     return Composed(selected, normalised, tuple(outcomes), left_out)
 
 
 def to_row(fit: ClassFit) -> pa.Table:
-    """The fit as one row that crosses from an executor to the driver."""
+    """Return the fit as one row that crosses from an executor to the driver."""
     sink = pa.BufferOutputStream()
     table = pa.Table.from_pandas(fit.validated, preserve_index=False)
     with pa.ipc.new_stream(sink, table.schema) as stream:
@@ -325,7 +325,7 @@ def to_row(fit: ClassFit) -> pa.Table:
 
 
 def from_rows(rows: pa.Table) -> list[ClassFit]:
-    """The fits of these rows, by class."""
+    """Return the fits of these rows, by class."""
     found = [
         ClassFit(
             row["hardware_class"], row["rows"], row["data"], row["chosen"],
@@ -357,7 +357,7 @@ def _judge(
     training: pd.DataFrame,
     settings: ModelSettings,
 ) -> tuple[ClassOutcome, pd.Series[float]]:
-    """The outcome of a class, and the predictions of who answers, by their row of the training table."""
+    """Return the outcome of a class, and the predictions of who answers, by their row of the training table."""
     table = validated.assign(row=validated.index, measured=training.loc[validated.index, TARGET])
     if fit is not None and len(fit.validated):
         own = fit.validated[[*KEYS, _PREDICTED]].rename(columns={_PREDICTED: OWN})

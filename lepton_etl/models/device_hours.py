@@ -1,4 +1,4 @@
-"""silver/interval and silver/node -> device-hours with target and features, as Spark plans."""
+"""Turn silver/interval and silver/node into device-hours with target and features, as Spark plans."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lepton_etl.schema.declare import SECONDS_PER_HOUR
 
 
 def device_hours(device: DeviceKind, nodes: DataFrame) -> Transform:
-    """silver/interval -> one row per device-hour: KEYS, date, observed_s, `energy_kwh`, and the features.
+    """Turn silver/interval into one row per device-hour: KEYS, date, observed_s, `energy_kwh`, and the features.
 
     `nodes` is silver/node; the row that holds at the hour's start is joined, none leaves the nameplate null.
     Means are weighted by observed seconds and summed in decimal: the same intervals give the same bits
@@ -51,7 +51,7 @@ def covered(coverage_min_ratio: float) -> Transform:
 
 
 def capped(max_rows: int) -> Transform:
-    """At most `max_rows` rows, those whose hash of the key is lowest: the same rows on every run."""
+    """Return at most `max_rows` rows, those whose hash of the key is lowest: the same rows on every run."""
 
     def transform(hours: DataFrame) -> DataFrame:
         return hours.orderBy(F.xxhash64(*KEYS), *KEYS).limit(max_rows)
@@ -60,7 +60,7 @@ def capped(max_rows: int) -> Transform:
 
 
 def capped_by_class(max_rows: int) -> Transform:
-    """At most `max_rows` rows of each hardware class, by the same rule: a class's rows are a prefix of that order."""
+    """Return at most `max_rows` rows of each hardware class, by the same rule."""
 
     def transform(hours: DataFrame) -> DataFrame:
         order = Window.partitionBy("hardware_class").orderBy(F.xxhash64(*KEYS), *KEYS)
@@ -112,7 +112,7 @@ def _aggregates(device: DeviceKind) -> list[Column]:
 
 
 def _with_component_load(targets: DataFrame, hours: DataFrame) -> DataFrame:
-    """Where the node row says no load, take it from its components (mean over the devices)."""
+    """Take the load from a node's components (mean over the devices) where the node's own row has none."""
     node_keys = [key for key in KEYS if key != "device_id"]
     columns = _load_columns("node")
     parts = [part for column in columns for part in _load_aggregates(column, "_part", multiplicity=True)]

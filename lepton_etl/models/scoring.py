@@ -1,4 +1,4 @@
-"""Scoring device-hours on executors with the bytes of a verified model."""
+"""Score device-hours on executors with the bytes of a verified model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _KEPT: Final = (*KEYS, "date", TARGET)
 
 
 def with_prediction(model: VerifiedModel, coverage_min_ratio: float) -> Transform:
-    """Device-hours -> KEYS, date, measured `energy_kwh`, `predicted_kwh`, load_ratio, model_name, model_version.
+    """Turn device-hours into KEYS, date, measured `energy_kwh`, `predicted_kwh`, load_ratio, model name and version.
 
     An hour below the coverage limit is predicted, but its measured energy stays null: too little was seen.
     The model's bytes were checked on the driver; Spark carries them, each Python worker builds it once.
@@ -66,7 +66,7 @@ def with_prediction(model: VerifiedModel, coverage_min_ratio: float) -> Transfor
 
 
 def recalibrated(rows: pl.DataFrame) -> pl.Series:
-    """`recalibrated_kwh` of rows of gold/prediction: corrected by the device's residuals of earlier days at like load.
+    """Return `recalibrated_kwh` of rows of gold/prediction, by the device's residuals of earlier days at like load.
 
     The rows are those of whole devices, days to score and days before. Null without a known load.
     """

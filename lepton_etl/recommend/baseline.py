@@ -44,7 +44,7 @@ class ModelErrors:
 
 
 def autocorrelation(residuals: Floats) -> float:
-    """Lag-1 autocorrelation of residuals in order of time, (n,); 0 for fewer than three or none that differ."""
+    """Return the lag-1 autocorrelation of residuals in order of time, (n,); 0 below three or where none differ."""
     if len(residuals) < 3:
         return 0.0
     centred = residuals - residuals.mean()
@@ -53,7 +53,7 @@ def autocorrelation(residuals: Floats) -> float:
 
 
 def effective_points(points: int, autocorrelation: float) -> float:
-    """n' = n (1 - rho) / (1 + rho). A negative rho counts as 0: no more points than there are."""
+    """Return n' = n (1 - rho) / (1 + rho). A negative rho counts as 0: no more points than there are."""
     rho = min(max(autocorrelation, 0.0), 1.0)
     return points * (1.0 - rho) / (1.0 + rho)
 
@@ -86,7 +86,7 @@ def saving_error_kwh(
 
 
 def fractional_uncertainty(error_kwh: float, saving_kwh: float) -> float:
-    """Half-width over the saving; infinite where there is none, so that it can prove nothing."""
+    """Return the half-width over the saving; infinite where there is none, so that it can prove nothing."""
     return error_kwh / saving_kwh if saving_kwh > 0 else inf
 
 
@@ -142,7 +142,7 @@ class Form:
         return 2 + bends + int(self.weather)
 
     def design(self, period: Period) -> Floats:
-        """The terms of each point, (n, p)."""
+        """Return the terms of each point, (n, p)."""
         terms: list[Floats] = [np.ones(len(period)), period.work]
         if self.work_bend is not None:
             terms.append(np.asarray(np.maximum(period.work - self.work_bend, 0.0), np.float64))
@@ -169,13 +169,13 @@ class Baseline:
     nmbe_ratio: float
 
     def expected_kwh(self, period: Period) -> Floats:
-        """What the points would have used without the change, (m,)."""
+        """Return what the points would have used without the change, (m,)."""
         expected: Floats = self.form.design(period) @ self.coefficients
         return expected
 
 
 def fit_baseline(period: Period) -> Baseline | None:
-    """The best supported model of the period; None where no model can be fitted or energy does not rise with work.
+    """Fit the best supported model of the period; None where none can be fitted or energy does not rise with work.
 
     The gates' CV(RMSE) and NMBE are of the parts left out in turn, with the form chosen anew each time.
     """
@@ -204,7 +204,7 @@ def _solve(form: Form, period: Period) -> Floats:
 
 
 def _left_out_residuals(period: Period) -> Floats | None:
-    """Residuals of each sixth of the period under a model of the others."""
+    """Return residuals of each sixth of the period under a model of the others."""
     fold = np.arange(len(period)) * FOLDS // max(len(period), 1)
     residuals: Floats = np.full(len(period), np.nan)
     for one in range(FOLDS):
@@ -220,29 +220,29 @@ def _left_out_residuals(period: Period) -> Floats | None:
 
 
 def _best_form(period: Period) -> Form | None:
-    """Least n' log(SSE / n) + p log(n') among the forms whose energy rises with work; n' by the plain form's rho."""
+    """Return the form of least n' log(SSE / n) + p log(n') whose energy rises with work; n' by the plain form's rho."""
     count = len(period)
     if count < 3 * FOLDS or np.ptp(period.work) <= 0:
         return None
     plain = Form()
     missed = period.energy_kwh - plain.design(period) @ _solve(plain, period)
-    worth = max(effective_points(count, autocorrelation(missed)), 2.0)
+    effective = max(effective_points(count, autocorrelation(missed)), 2.0)
     best, least = None, np.inf
     for form in _forms(period):
         design = form.design(period)
         solved = np.linalg.lstsq(design, period.energy_kwh, rcond=None)
         coefficients, rank = np.asarray(solved[0], np.float64), int(solved[2])
-        if rank < design.shape[1] or form.parameters >= worth or not _rises(form, coefficients):
+        if rank < design.shape[1] or form.parameters >= effective or not _rises(form, coefficients):
             continue
         sse = float(((period.energy_kwh - design @ coefficients) ** 2).sum())
-        score = worth * log(max(sse, 1e-12) / count) + form.parameters * log(worth)
+        score = effective * log(max(sse, 1e-12) / count) + form.parameters * log(effective)
         if score < least:
             best, least = form, score
     return best
 
 
 def _rises(form: Form, coefficients: Floats) -> bool:
-    """Energy never falls with work, neither below nor above the bend."""
+    """Return whether energy never falls with work, neither below nor above the bend."""
     slopes = [coefficients[1]]
     if form.work_bend is not None:
         slopes.append(coefficients[1] + coefficients[2])
@@ -272,7 +272,10 @@ LEAST_BLOCKS: Final = 5
 
 
 def block_days(residuals: Floats, reported_days: int) -> int:
-    """Longest of ceil((sqrt(6) rho / (1 - rho^2))^(2/3) n^(1/3)), the reporting period and a week; at most n / 5."""
+    """Return the longest of ceil((sqrt(6) rho / (1 - rho^2))^(2/3) n^(1/3)), the reporting period and a week.
+
+    It is at most n / 5.
+    """
     count = len(residuals)
     rho = min(max(autocorrelation(residuals), 0.0), 0.99)
     best: float = (6.0**0.5 * rho / (1.0 - rho * rho)) ** (2.0 / 3.0) * count ** (1.0 / 3.0)
@@ -280,7 +283,7 @@ def block_days(residuals: Floats, reported_days: int) -> int:
 
 
 def small_sample_factor(days: int, block: int, confidence: float = CONFIDENCE) -> float:
-    """Student's quantile over the normal one, for as many degrees of freedom as there are blocks less one."""
+    """Return Student's quantile over the normal one, for as many degrees of freedom as there are blocks less one."""
     from scipy.stats import norm, t
 
     tail = 0.5 + confidence / 2
@@ -315,7 +318,7 @@ def saving_interval(
 
 
 def blocks(residuals: Floats, length: int, block: int, random: np.random.Generator) -> Floats:
-    """Replicates (REPLICATES, length) of whole blocks of the circle, the last one cut."""
+    """Return replicates (REPLICATES, length) of whole blocks of the circle, the last one cut."""
     count = ceil(length / block)
     starts = random.integers(0, len(residuals), size=(REPLICATES, count))
     position = (starts[:, :, None] + np.arange(block)).reshape(REPLICATES, count * block)

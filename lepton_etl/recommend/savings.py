@@ -142,7 +142,7 @@ def _gate(baseline: Baseline, settings: SavingSettings) -> str:
 
 
 def _outside(baseline: Baseline, after: Period, settings: SavingSettings) -> str:
-    """Which variable of the model leaves the baseline's range for too many of the reporting points; else empty."""
+    """Return which variable leaves the baseline's range for too many of the reporting points; else empty."""
     checked: list[tuple[str, Floats, Floats | None]] = [("work", baseline.period.work, after.work)]
     if baseline.form.weather and baseline.period.weather_c is not None:
         checked.append(("weather", baseline.period.weather_c, after.weather_c))
@@ -195,7 +195,7 @@ def grade_isolated(
 def _ratios(
     energy_kwh: Floats, work: Floats, confidence: float, random: np.random.Generator
 ) -> tuple[Floats, float]:
-    """Replicates of energy per work from whole blocks of days, (replicates,), and the factor for few blocks."""
+    """Return replicates of energy per work from whole blocks of days, (replicates,), and the factor for few blocks."""
     block = block_days(energy_kwh / work, 1)
     drawn = blocks(np.arange(len(work), dtype=np.float64), len(work), block, random).astype(np.int64)
     ratios: Floats = energy_kwh[drawn].sum(axis=1) / work[drawn].sum(axis=1)
@@ -227,7 +227,7 @@ class Spans:
 
 
 def spans(row: Mapping[str, Any], day: date, baseline_days: int) -> Spans:
-    """The periods of an applied recommendation at the end of `day`."""
+    """Return the periods of an applied recommendation at the end of `day`."""
     changed = row["state_time"].date()
     return Spans(
         changed - timedelta(days=baseline_days),
@@ -244,7 +244,7 @@ def saving_rows(
     baseline_days: int,
     settings: SavingSettings | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of gold/saving of the applied rows of gold/recommendation; `daily` is DAILY by recommendation_id.
+    """Return rows of gold/saving of the applied rows of gold/recommendation; `daily` is DAILY by recommendation_id.
 
     `hit_ratio` is of the lever's graded recommendations of this night; null where none could be graded.
     """
@@ -305,7 +305,7 @@ def _grade(method: str, before: pl.DataFrame, after: pl.DataFrame, settings: Sav
 
 
 def _part(daily: pl.DataFrame, first: date, last: date) -> pl.DataFrame:
-    """Days with energy and work; the others are coverage, not energy."""
+    """Return days with energy and work; the others are coverage, not energy."""
     return (
         daily.filter(pl.col("date").is_between(first, last)).drop_nulls(["energy_kwh", "work"]).sort("date")
     )
