@@ -24,7 +24,7 @@ from pyspark.sql.types import StructType
 
 from lepton_etl.config.settings import Settings
 from lepton_etl.config.sources import Source
-from lepton_etl.diagnosis.minutes import SUMS, Meanings, sums
+from lepton_etl.diagnosis.minutes import SUMS, QuantityRoles, sums
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.ingest import text as codec
 from lepton_etl.ingest.decoded import Decoded, Origin
@@ -60,7 +60,7 @@ class Follow:
     landing: Landing
     site_id: str
     sources: Mapping[str, Source]
-    meanings: Meanings
+    roles: QuantityRoles
     window_s: int
     look_back_s: float
     settle_s: float
@@ -155,7 +155,7 @@ def read_span(follow: Follow, source: Source, span: Span) -> pa.Table:
         for part in _decoded(follow, source, text):
             kept = text.context_lines
             found = part.readings.filter(pc.greater(part.readings["source_position"], kept))
-            readings.append(sums(pl.DataFrame(found), follow.meanings, follow.window_s))
+            readings.append(sums(pl.DataFrame(found), follow.roles, follow.window_s))
             rejects = part.rejects.filter(pc.greater(part.rejects["source_position"], kept))
             faults += _counted(rejects)
     except codec.UnreadableError as error:
@@ -250,7 +250,7 @@ def follow(spark: SparkSession, settings: Settings) -> Follow:
         landing=Landing(ObjectStore.of(SparkEngine.of(spark).storage_option, paths)),
         site_id=settings.site.site_id,
         sources=sources,
-        meanings=MEANINGS,
+        roles=MEANINGS,
         window_s=settings.watch.window_s,
         look_back_s=settings.watch.look_back_s,
         settle_s=settings.watch.settle_s,
