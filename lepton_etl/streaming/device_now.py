@@ -1,6 +1,6 @@
 """Batches of the stream of logs -> gold/device_now: the last hour of each device, its state, one commit a batch.
 
-- What the job `watch` holds between its batches: one Parquet file beside its checkpoint, replaced whole.
+The last hour is kept in one Parquet file beside the checkpoint, replaced whole.
 """
 
 from __future__ import annotations

@@ -2,9 +2,7 @@
 
 A batch is: new lines -> sums of a minute (executors) -> the last hour of each device -> its state by the night's own
 model -> one commit. Nothing here writes a table that a night writes, and nothing waits for a night.
-
-- Log files that grow as a Spark stream: (file, byte offset) as offsets, decoded and summed up in the
-  executors.
+The stream's offsets are byte offsets of files; executors decode the new bytes and sum them up.
 """
 
 from __future__ import annotations
