@@ -26,11 +26,11 @@ from lepton_etl.recommend.idle_jobs import COLUMNS as JOB_COLUMNS
 from lepton_etl.recommend.idle_jobs import zombie_advice
 from lepton_etl.recommend.idle_nodes import COLUMNS as NODE_COLUMNS
 from lepton_etl.recommend.idle_nodes import node_advice
+from lepton_etl.recommend.job_shift import HORIZON_H, Queue, shift_advice
 from lepton_etl.recommend.lifecycle import APPLIED, EXPIRED, REJECTED, Decision, standing
 from lepton_etl.recommend.power_caps import COLUMNS as CAP_COLUMNS
 from lepton_etl.recommend.power_caps import cap_advice
 from lepton_etl.recommend.savings import DAILY, saving_rows
-from lepton_etl.recommend.waiting import HORIZON_H, Queue, shift_advice
 from lepton_etl.schema.declare import SECONDS_PER_HOUR
 from lepton_etl.schema.diagnosis import FORECAST, STATE
 from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR, SITE_HOUR
