@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -35,6 +36,14 @@ app.command("simulate")(simulate_command)
 app.command()(figures)
 app.command()(close)
 
+
+class EngineName(StrEnum):
+    """What runs the tasks of a night."""
+
+    SPARK = "spark"
+    LOCAL = "local"
+
+
 Config = Annotated[Path, typer.Option(help="Settings file of the site (YAML).")]
 Day = Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="UTC day.")]
 LastDay = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Last UTC day of a range.")]
@@ -46,13 +55,17 @@ def nightly(
     date: Day,
     until: LastDay = None,
     stage: Annotated[str | None, typer.Option(help="Run only this stage, such as bronze or report.")] = None,
+    engine: Annotated[
+        EngineName,
+        typer.Option(help="Where the tasks run: in Spark, or in processes of this machine without Java."),
+    ] = EngineName.SPARK,
     master: Annotated[
         str | None, typer.Option(help="Spark master; default local[*], or spark-submit's.")
     ] = None,
 ) -> None:
     """Run one night, a range of days, or one stage."""
     from lepton_etl.config.settings import load
-    from pipelines.engine import SparkEngine
+    from pipelines.engine import opened
     from pipelines.nightly import STAGES, check, run_night
 
     days = _days(date, until)
@@ -66,16 +79,10 @@ def nightly(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     from lepton_etl.cli.progress import print_stages, watching
-    from lepton_etl.lake.session import spark_session
 
-    extra = dict(settings.spark) | ({"spark.master": master} if master else {})
-    spark = spark_session("lepton-etl nightly", extra)
-    spark.sparkContext.setLogLevel("ERROR")
-    try:
-        with watching(Console(stderr=True)) as watch:
-            night = run_night(SparkEngine.of(spark), settings, days, stage, watch)
-    finally:
-        spark.stop()
+    options = dict(settings.spark) | ({"spark.master": master} if master else {})
+    with opened(engine, options, "lepton-etl nightly") as tasks, watching(Console(stderr=True)) as watch:
+        night = run_night(tasks, settings, days, stage, watch)
     print_stages(night)
     _end(night.exit_code, f"nightly: {_outcome(night.exit_code)} for {days} (run {night.run_id}, exit "
          f"{int(night.exit_code)})" + (f": {night.message}" if night.message else ""))  # fmt: skip
@@ -84,7 +91,8 @@ def nightly(
 @app.command()
 def report(config: Config, date: Day, until: LastDay = None) -> None:
     """Write the HTML report of these days again."""
-    nightly(config, date, until, stage="report")
+    # The page is made of few rows: it needs no Spark.
+    nightly(config, date, until, stage="report", engine=EngineName.LOCAL)
 
 
 @app.command()

@@ -37,6 +37,7 @@ from lepton_etl.streaming import device_now as recent
 from lepton_etl.streaming.device_now import MEANINGS, Clock, Watcher, utc_now
 from lepton_etl.streaming.follow import Following, Mark, Passage, Span, head_of, passage, spans
 from pipelines.bronze import stamp_window
+from pipelines.engine import SparkEngine
 
 NAME: Final = "lepton_logs"
 SCHEMA: Final = (
@@ -246,7 +247,7 @@ def follow(spark: SparkSession, settings: Settings) -> Follow:
         )
     paths = tuple(source.path for source in sources.values())
     return Follow(
-        landing=Landing(ObjectStore.of(spark, paths)),
+        landing=Landing(ObjectStore.of(SparkEngine.of(spark).storage_option, paths)),
         site_id=settings.site.site_id,
         sources=sources,
         meanings=MEANINGS,
