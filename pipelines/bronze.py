@@ -26,7 +26,6 @@ from lepton_etl.config.sources import Source
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.ingest import text as codec
 from lepton_etl.ingest.decoded import EARLIEST, LATEST, Decoded, Origin, only_reject
-from lepton_etl.ingest.formats import decode_parts
 from lepton_etl.lake.landing import UNSAFE, Delivered, Landing, ObjectStore, identity
 from lepton_etl.lake.maintenance import compact
 from lepton_etl.lake.spark import Lake, Written
@@ -131,7 +130,7 @@ class Decoding:
         source = self.sources[hashed.file.source_name]
         identity = codec.FileIdentity(source.name, hashed.file.node_id)
         chunks = identity.watch(self._chunks(hashed.file))
-        parts = decode_parts(chunks, self._origin(hashed.file, source), source)
+        parts = source.read(chunks, self._origin(hashed.file, source))
         tally = Tally(hashed)
         first = next(parts, Decoded.merge([]))
         second = next(parts, None)
@@ -327,8 +326,7 @@ def run(context: StageContext) -> StageResult:
 
 def _job_tables(context: StageContext) -> tuple[Table, ...]:
     """bronze/job where a source may hold a scheduler's accounting; other sites have no such table."""
-    formats = {source.format for source in context.settings.all_sources}
-    return (JOB,) if formats & {"slurm", "scontrol", "opencost", "auto"} else ()
+    return (JOB,) if any("jobs" in source.subjects for source in context.settings.all_sources) else ()
 
 
 def _unfinished(lake: Lake) -> list[int]:

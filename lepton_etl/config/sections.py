@@ -1,27 +1,33 @@
-"""How closely the devices are watched.
-
-- What the settings say about jobs.
-- Settings of factors, instruments, Scope 1 and embodied carbon.
-- Settings of the facility: the nameplate of the transformer, and what the fitted model must reach.
-- Settings of the KPIs and of the EU report: what no meter can say.
-- What the ledger tolerates before it refuses to publish.
-- Settings of the model stage; `Settings.model` of the nightly run holds one of these.
-- What the site allows its recommendations to propose.
-- When a changed figure is restated, and when the change is material.
-"""
+"""The sections of the settings that rooms read by themselves; `settings` puts them into one tree."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
-class AttributionSettings(BaseModel):
-    """Section `attribution` of the settings."""
+def _identifier(value: str) -> str:
+    if not _IDENTIFIER.fullmatch(value):
+        raise ValueError("letters, digits, '_', '.', '-', at most 63, starting with a letter or digit")
+    return value
+
+
+Identifier = Annotated[str, AfterValidator(_identifier)]
+
+
+class Section(BaseModel):
+    """One section of the settings: nothing unknown in it, nothing changed after."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class AttributionSettings(Section):
+    """Section `attribution` of the settings."""
 
     longest_run_d: float = Field(
         default=31.0,
@@ -37,10 +43,8 @@ class AttributionSettings(BaseModel):
     )
 
 
-class CarbonSettings(BaseModel):
+class CarbonSettings(Section):
     """Where the factors and registers stand, and which market the site buys in."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     factors: Path | None = Field(
         default=None, description="Folder of factor tables; default: the ones shipped in conf/factors."
@@ -72,23 +76,19 @@ class CarbonSettings(BaseModel):
     )
 
 
-class Transformer(BaseModel):
+class Transformer(Section):
     """Nameplate of the site's transformer: loss = rated power x (no-load + load x (output / rated power)^2).
 
     Source: IEC 60076-1 (no-load loss at rated voltage, load loss at rated current, square in the current).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rated_power_w: float = Field(gt=0, le=2e9, description="Rated power of all transformers together, W.")
     no_load_loss_ratio: float = Field(ge=0, lt=0.1, description="Loss at no load over rated power.")
     load_loss_ratio: float = Field(ge=0, lt=0.1, description="Loss added at full load over rated power.")
 
 
-class OperatingSettings(BaseModel):
+class OperatingSettings(Section):
     """Design data of the air side, from which the best supply temperature and flow are computed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     supply_temp_c: float = Field(ge=5, le=45, description="Present set point of the supply air, degC.")
     flow_ratio: float = Field(gt=0, le=1.5, description="Present air flow over rated flow.")
@@ -120,13 +120,11 @@ class OperatingSettings(BaseModel):
         return self
 
 
-class FacilityGates(BaseModel):
+class FacilityGates(Section):
     """What the model must reach on later days to be used where the cooling meter is missing.
 
     Source: ASHRAE Guideline 14 (hourly data): CV(RMSE) at most 30 %, NMBE within 10 %.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     cv_rmse_max_ratio: float = Field(default=0.30, gt=0, le=1, description="Largest CV(RMSE), a ratio.")
     nmbe_max_ratio: float = Field(default=0.10, gt=0, le=1, description="Largest absolute NMBE, a ratio.")
@@ -135,10 +133,8 @@ class FacilityGates(BaseModel):
     )
 
 
-class FacilityModelSettings(BaseModel):
+class FacilityModelSettings(Section):
     """How the cooling and management energy of a site is fitted."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     look_back_days: int = Field(
         default=400, ge=2, description="Days before the night that a fit looks back on."
@@ -167,10 +163,8 @@ class FacilityModelSettings(BaseModel):
         return self
 
 
-class EuReport(BaseModel):
+class EuReport(Section):
     """What an operator declares for Delegated Regulation (EU) 2024/1364; null is reported as not available."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     installed_it_power_kw: float | None = Field(
         default=None, gt=0, description="PD_IT, installed information technology power demand."
@@ -195,10 +189,8 @@ class EuReport(BaseModel):
     cooling_degree_days: float | None = Field(default=None, ge=0, description="CDD of the year.")
 
 
-class KpiSettings(BaseModel):
+class KpiSettings(Section):
     """What the KPIs need beyond the lake."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     ashrae_class: Literal["A1", "A2", "A3", "A4"] = Field(
         default="A1", description="Allowable envelope of the rack cooling index."
@@ -224,14 +216,12 @@ class KpiSettings(BaseModel):
     eu: EuReport = Field(default=EuReport(), description="Declarations of the EU report.")
 
 
-class LedgerSettings(BaseModel):
+class LedgerSettings(Section):
     """Limits of the closed ledger; beyond them a night ends with exit code 3 and gold stays as it was.
 
     A residual inside three standard deviations of its own error is never refused: the meters cannot tell it
     from zero.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     residual_max_ratio: float = Field(
         default=0.05, ge=0, le=1, description="Largest |residual| of a day over its sources."
@@ -247,20 +237,16 @@ class LedgerSettings(BaseModel):
     )
 
 
-class TariffSettings(BaseModel):
+class TariffSettings(Section):
     """What a kWh, a kW and a month cost."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: Path | None = Field(
         default=None, description="CSV of prices (docs/methodology.md, bills and tariffs)."
     )
 
 
-class BillingSettings(BaseModel):
+class BillingSettings(Section):
     """The invoices that gold/bill_check holds against the ledger."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     invoices: Path | None = Field(default=None, description="CSV of invoices, one row a billed month.")
     tolerance_ratio: float = Field(
@@ -282,15 +268,13 @@ CandidateName = Literal[
 ]
 
 
-class GateSettings(BaseModel):
+class GateSettings(Section):
     """What a model must reach on the forward test to become champion.
 
     `champion_tolerance_ratio` is what it may be worse than the champion by over all, `scope_tolerance_ratio` in any one
     class or cluster of at least `min_test_rows` hours; `gap_max_ratio` what CV(RMSE) may grow by from the hours it was
     taught on to those after. Source: ASHRAE Guideline 14 (hourly data): CV(RMSE) at most 30 %, NMBE within 10 %.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     cv_rmse_max_ratio: float = Field(default=0.30, gt=0, le=1)
     nmbe_max_ratio: float = Field(default=0.10, gt=0, le=1)
@@ -300,7 +284,7 @@ class GateSettings(BaseModel):
     min_test_rows: int = Field(default=24, ge=2)
 
 
-class ModelSettings(BaseModel):
+class ModelSettings(Section):
     """E = f(P, T, L) of one kind of device.
 
     `device` node: the node's own power, inlet temperature; gpu: GPU boards, die temperature.
@@ -311,8 +295,6 @@ class ModelSettings(BaseModel):
     A hardware class of at least `class_min_rows` training hours may have a model of its own, taught on at most
     `class_max_rows`. With `slim` a smaller variant of the chosen model replaces it where it is within the tolerance.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(default="node-energy", pattern=r"^[a-z][a-z0-9_-]{0,62}$")
     device: DeviceKind = "node"
@@ -338,10 +320,8 @@ class ModelSettings(BaseModel):
     gates: GateSettings = GateSettings()
 
 
-class PowerDownSettings(BaseModel):
+class PowerDownSettings(Section):
     """Nodes may be put to sleep: what that brings and costs, as measured or from the vendor's sheet."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     standby_power_w: float = Field(ge=0, le=1e4, description="Power of a sleeping node, W.")
     wake_s: float = Field(ge=0, le=86_400, description="From the wish to a node that takes jobs, seconds.")
@@ -360,10 +340,8 @@ class PowerDownSettings(BaseModel):
     )
 
 
-class ShiftSettings(BaseModel):
+class ShiftSettings(Section):
     """Jobs that may wait: which, how long, and what for."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     partitions: tuple[str, ...] = Field(min_length=1, description="Partitions whose pending jobs may wait.")
     max_delay_h: int = Field(default=24, ge=1, le=96, description="Longest delay of a job's end, hours.")
@@ -373,10 +351,8 @@ class ShiftSettings(BaseModel):
     preemptible: bool = Field(default=False, description="Whether such jobs may pause and go on.")
 
 
-class OptimizeSettings(BaseModel):
+class OptimizeSettings(Section):
     """Levers and their guard-rails; a lever whose data the site does not state proposes nothing and says so."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     history_days: int = Field(
         default=28, ge=7, le=366, description="Days that usual demand and idle power rest on."
@@ -400,10 +376,8 @@ class OptimizeSettings(BaseModel):
     shift: ShiftSettings | None = Field(default=None, description="Jobs that may wait; null: none.")
 
 
-class RestateSettings(BaseModel):
+class RestateSettings(Section):
     """Limits of gold/restatement. A closed month's change is restated whatever its size."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     min_change_ratio: float = Field(
         default=0.001,
@@ -416,10 +390,8 @@ class RestateSettings(BaseModel):
     )
 
 
-class WatchSettings(BaseModel):
+class WatchSettings(Section):
     """The streaming job `watch`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     trigger_s: int = Field(
         default=30, ge=1, le=600, description="Seconds from one look at the logs to the next."

@@ -5,17 +5,16 @@
 
 import codecs
 import hashlib
-import io
 import itertools
 import lzma
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, Literal, Protocol, TypeVar, cast
+from typing import Any, BinaryIO, Final, Literal, Protocol, cast
 
 from isal import igzip_lib
 
-from lepton_etl.ingest.decoded import Decoded, Origin
+from lepton_etl.ingest.decoded import Lines, read_lines
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -126,15 +125,6 @@ def text_chunks(stream: BinaryIO, name: str = "", max_bytes: int = MAX_BYTES) ->
         head = stream.read(CHUNK_BYTES)
 
 
-def read_bytes(source: bytes | BinaryIO, name: str = "", max_bytes: int = MAX_BYTES) -> bytes | Failure:
-    """The whole text of a small file, or why there is none; see `text_chunks`."""
-    stream = io.BytesIO(source) if isinstance(source, bytes) else source
-    try:
-        return b"".join(text_chunks(stream, name, max_bytes))
-    except UnreadableError as error:
-        return error.failure
-
-
 def _read_up_to(stream: BinaryIO, size: int) -> bytes:
     """The first bytes; a pipe or an object store may give them in pieces."""
     found = b""
@@ -216,8 +206,7 @@ class FileIdentity:
 def file_id(source_name: str, node_id: str | None, data: bytes) -> str:
     """The identity of a file whose bytes are at hand."""
     identity = FileIdentity(source_name, node_id)
-    for _ in identity.watch([data]):
-        pass
+    drain(identity.watch([data]))
     return identity.file_id
 
 
@@ -231,28 +220,20 @@ MAX_DOCUMENT_BYTES: Final = 32 << 20
 HEAD_BYTES: Final = 64 << 10
 _UTF16_MARKS: Final = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
-Parts = Iterator[Decoded]
-# The spec is the format's own.
-Read = Callable[[Iterable[bytes], Origin, Any], Parts]
-Spec = TypeVar("Spec")
+
+def numbered_lines(chunks: Iterable[bytes]) -> Iterator[Lines]:
+    """The lines of a log in blocks, numbered through; at least one block, of an empty text an empty one."""
+    before = 0
+    for block in line_blocks(in_utf8(chunks)):
+        lines = read_lines(block, before)
+        before = lines.following
+        yield lines
 
 
-class BlockDecoder(Protocol):
-    """Keeps between blocks what a log says once: its header, its last stamp."""
-
-    def decode(self, block: bytes) -> Decoded: ...
-
-
-def by_lines(
-    decoder: Callable[[Origin, Spec], BlockDecoder],
-) -> Callable[[Iterable[bytes], Origin, Spec], Parts]:
-    """How a log of lines is read: blocks of whole lines, one after another, by one decoder a file."""
-
-    def read(chunks: Iterable[bytes], origin: Origin, spec: Spec) -> Parts:
-        reader = decoder(origin, spec)
-        return (reader.decode(block) for block in line_blocks(in_utf8(chunks)))
-
-    return read
+def drain(chunks: Iterable[object]) -> None:
+    """Read what is left: a file's identity is only known at its end."""
+    for _ in chunks:
+        pass
 
 
 def in_utf8(chunks: Iterable[bytes]) -> Iterator[bytes]:
