@@ -148,13 +148,13 @@ class Decoding:
     def _chunks(self, file: Delivered) -> Iterator[bytes]:
         """The text of a file in bounded chunks; UnreadableError where there is none."""
         if file.unsafe:
-            raise codec.UnreadableError(codec.Failure(file.unsafe, f"{file.path} is not opened"))
+            raise codec.UnreadableError(file.unsafe, f"{file.path} is not opened")
         try:
             with self.landing.open(file) as handle:
                 yield from codec.text_chunks(handle, file.path)
         except OSError as error:
             detail = error.strerror or str(error)
-            raise codec.UnreadableError(codec.Failure("unreadable_file", detail)) from error
+            raise codec.UnreadableError("unreadable_file", detail) from error
 
     def _origin(self, file: Delivered, source: Source) -> Origin:
         earliest, latest = stamp_window(file, source)
@@ -231,7 +231,7 @@ def stamp_window(file: Delivered, source: Source) -> tuple[datetime, datetime]:
 def _check_identity(identity: codec.FileIdentity, hashed: Hashed) -> None:
     # The plan named these bytes; a file rewritten since then is another file, loaded by the next run.
     if identity.file_id != hashed.file_id:
-        raise codec.UnreadableError(codec.Failure(CHANGED, "the bytes are not those of the plan"))
+        raise codec.UnreadableError(CHANGED, "the bytes are not those of the plan")
 
 
 def _with(table: pa.Table, columns: Mapping[str, Any]) -> pa.Table:

@@ -13,7 +13,7 @@ import yaml
 
 from lepton_etl.ingest.decoded import Decoded, Origin
 from lepton_etl.ingest.registry import LogFormat, formats
-from lepton_etl.ingest.text import Failure, UnreadableError, text_chunks
+from lepton_etl.ingest.text import UnreadableError, text_chunks
 
 
 def settings_of(keys: Mapping[str, Any]) -> LogFormat:
@@ -26,12 +26,12 @@ def decode(data: bytes, origin: Origin, settings: LogFormat) -> Decoded:
     return Decoded.merge(settings.read([data], origin))
 
 
-def read_bytes(data: bytes, name: str = "", max_bytes: int = 64 << 30) -> bytes | Failure:
+def read_bytes(data: bytes, name: str = "", max_bytes: int = 64 << 30) -> bytes | UnreadableError:
     """The whole text of a small file, or why there is none."""
     try:
         return b"".join(text_chunks(io.BytesIO(data), name, max_bytes))
     except UnreadableError as error:
-        return error.failure
+        return error
 
 
 @dataclass(frozen=True)

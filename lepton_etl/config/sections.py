@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -18,6 +18,11 @@ def _identifier(value: str) -> str:
 
 
 Identifier = Annotated[str, AfterValidator(_identifier)]
+
+
+def ratio(default: float, description: str | None = None) -> Any:
+    """A setting that is a ratio, 0 to 1."""
+    return Field(default, ge=0, le=1, description=description)
 
 
 class Section(BaseModel):
@@ -35,11 +40,8 @@ class AttributionSettings(Section):
         le=366,
         description="Days after its start until which a run without a known end is believed to go on.",
     )
-    idle_gpu_utilisation_ratio: float = Field(
-        default=0.01,
-        ge=0,
-        le=1,
-        description="Utilisation below which a held GPU does nothing: wasted energy.",
+    idle_gpu_utilisation_ratio: float = ratio(
+        0.01, "Utilisation below which a held GPU does nothing: wasted energy."
     )
 
 
@@ -223,17 +225,10 @@ class LedgerSettings(Section):
     from zero.
     """
 
-    residual_max_ratio: float = Field(
-        default=0.05, ge=0, le=1, description="Largest |residual| of a day over its sources."
-    )
-    residual_hour_max_ratio: float = Field(
-        default=0.15, ge=0, le=1, description="Largest |residual| of an hour over its sources."
-    )
-    unattributed_max_ratio: float = Field(
-        default=0.10,
-        ge=0,
-        le=1,
-        description="Largest share of a day's IT energy without an owner; judged where jobs are accounted.",
+    residual_max_ratio: float = ratio(0.05, "Largest |residual| of a day over its sources.")
+    residual_hour_max_ratio: float = ratio(0.15, "Largest |residual| of an hour over its sources.")
+    unattributed_max_ratio: float = ratio(
+        0.10, "Largest share of a day's IT energy without an owner; judged where jobs are accounted."
     )
 
 
@@ -249,9 +244,7 @@ class BillingSettings(Section):
     """The invoices that gold/bill_check holds against the ledger."""
 
     invoices: Path | None = Field(default=None, description="CSV of invoices, one row a billed month.")
-    tolerance_ratio: float = Field(
-        default=0.02, ge=0, le=1, description="Difference to the invoice up to which the two agree."
-    )
+    tolerance_ratio: float = ratio(0.02, "Difference to the invoice up to which the two agree.")
 
 
 DeviceKind = Literal["node", "gpu"]
@@ -278,9 +271,9 @@ class GateSettings(Section):
 
     cv_rmse_max_ratio: float = Field(default=0.30, gt=0, le=1)
     nmbe_max_ratio: float = Field(default=0.10, gt=0, le=1)
-    champion_tolerance_ratio: float = Field(default=0.02, ge=0, le=1)
-    scope_tolerance_ratio: float = Field(default=0.10, ge=0, le=1)
-    gap_max_ratio: float = Field(default=0.15, ge=0, le=1)
+    champion_tolerance_ratio: float = ratio(0.02)
+    scope_tolerance_ratio: float = ratio(0.10)
+    gap_max_ratio: float = ratio(0.15)
     min_test_rows: int = Field(default=24, ge=2)
 
 
@@ -304,7 +297,7 @@ class ModelSettings(Section):
     min_rows: int = Field(default=200, ge=20)
     max_rows: int = Field(default=200_000, ge=100)
     coverage_min_ratio: float = Field(default=0.9, gt=0, le=1)
-    busy_utilisation_ratio: float = Field(default=0.10, ge=0, le=1)
+    busy_utilisation_ratio: float = ratio(0.10)
     candidates: tuple[CandidateName, ...] = Field(
         default=("linear", "boosting_gentle", "boosting", "forest"), min_length=1
     )
@@ -332,9 +325,7 @@ class PowerDownSettings(Section):
     reserve_nodes: int = Field(
         default=1, ge=0, description="Nodes of each cluster that stay on beyond demand."
     )
-    reserve_ratio: float = Field(
-        default=0.05, ge=0, le=1, description="Share of each cluster that stays on as well."
-    )
+    reserve_ratio: float = ratio(0.05, "Share of each cluster that stays on as well.")
     least_on_per_rack: int = Field(
         default=1, ge=0, description="Nodes of each rack that are never put to sleep."
     )
@@ -357,9 +348,7 @@ class OptimizeSettings(Section):
     history_days: int = Field(
         default=28, ge=7, le=366, description="Days that usual demand and idle power rest on."
     )
-    slowdown_max_ratio: float = Field(
-        default=0.05, ge=0, le=1, description="Most that a cap may slow a job down by."
-    )
+    slowdown_max_ratio: float = ratio(0.05, "Most that a cap may slow a job down by.")
     idle_h: int = Field(default=6, ge=1, le=24, description="Hours without a job from which a node is named.")
     zombie_h: int = Field(
         default=3, ge=1, le=24, description="Hours without utilisation from which a job is named."
@@ -379,15 +368,8 @@ class OptimizeSettings(Section):
 class RestateSettings(Section):
     """Limits of gold/restatement. A closed month's change is restated whatever its size."""
 
-    min_change_ratio: float = Field(
-        default=0.001,
-        ge=0,
-        le=1,
-        description="Change below which a provisional figure writes no restatement.",
-    )
-    material_ratio: float = Field(
-        default=0.01, ge=0, le=1, description="Change from which a restatement is called material."
-    )
+    min_change_ratio: float = ratio(0.001, "Change below which a provisional figure writes no restatement.")
+    material_ratio: float = ratio(0.01, "Change from which a restatement is called material.")
 
 
 class WatchSettings(Section):

@@ -34,6 +34,7 @@ from lepton_etl.config.sections import (
     TariffSettings,
     Transformer,
     WatchSettings,
+    ratio,
 )
 from lepton_etl.config.sources import SOURCES, AnySource, Source
 from lepton_etl.errors import ConfigurationError
@@ -103,7 +104,7 @@ class Grid(Section):
         default="UTC", description="IANA zone of stamps that carry none; of grid_csv alone."
     )
     intensity_basis: Literal["direct", "lifecycle"] = Field(
-        "direct", description="Basis that emissions take."
+        default="direct", description="Basis that emissions take."
     )
     signal: Literal["average", "marginal"] = "average"
     flow: Literal["production", "consumption"] = "consumption"
@@ -150,12 +151,8 @@ class Energy(Section):
     max_gap_s: float = Field(
         default=330.0, gt=0, le=3600, description="Longest step that the trapezoid bridges."
     )
-    coverage_min_ratio: float = Field(
-        default=0.9, ge=0, le=1, description="Least coverage at which a total is published."
-    )
-    idle_utilisation_ratio: float = Field(
-        default=0.05, ge=0, le=1, description="Utilisation below which a node is idle."
-    )
+    coverage_min_ratio: float = ratio(0.9, "Least coverage at which a total is published.")
+    idle_utilisation_ratio: float = ratio(0.05, "Utilisation below which a node is idle.")
     sensor_gain_ratio: float | None = Field(
         default=None,
         ge=0,

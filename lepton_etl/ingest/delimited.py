@@ -4,6 +4,7 @@ Character-separated text is read here; `parquet` and the grid's formats share th
 """
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, Self
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lepton_etl.ingest.decoded import (
     Decoded,
+    Ignored,
     Lines,
     Origin,
     assemble,
@@ -221,16 +223,10 @@ def _decoded(grid: "Grid", lines: Lines, origin: Origin, settings: Delimited) ->
     rows = grid.rows.select("source_position", *(grid.column(name).alias(TEXT + name) for name in needed))
     cells = mapped_cells(rows, origin, settings)
     empty = without_value(cells, settings.no_value)
-    no_value = cells.filter(empty).group_by("sensor").agg(pl.len().cast(pl.Int64).alias("count"))
-    ignored = pl.concat(
-        [
-            no_value.select("sensor", pl.lit("no_value").alias("reason"), "count"),
-            _unmapped(grid, needed),
-        ]
-    )
-    faults = [grid.bad.with_columns(sensor=pl.lit(None, dtype=pl.String), reason=pl.lit("bad_line"))]
+    ignored = count_ignored(cells.filter(empty).get_column("sensor"), "no_value") | _unmapped(grid, needed)
+    faults = [grid.bad.with_columns(reason=pl.lit("bad_line"))]
     valued = cells.filter(~empty) if empty.any() else cells
-    return assemble(valued, faults, count_ignored(ignored), grid.structure_lines, lines, origin)
+    return assemble(valued, faults, ignored, grid.structure_lines, lines, origin)
 
 
 def mapped_cells(rows: pl.DataFrame, origin: Origin, settings: Table) -> pl.DataFrame:
@@ -415,14 +411,15 @@ def _split_quoted(line: str, delimiter: str) -> list[str] | None:
         return None
 
 
-def _unmapped(grid: Grid, needed: list[str]) -> pl.DataFrame:
-    """sensor, reason, count: cells with text in columns that the settings do not name."""
-    extra = [name for name in grid.header if name not in needed]
-    by_index = [
-        (pl.col("cells").list.get(index, null_on_oob=True).str.strip_chars() != "").sum().alias(str(index))
-        for index, name in enumerate(grid.header)
-        if name not in needed
+def _unmapped(grid: Grid, needed: list[str]) -> Ignored:
+    """How many cells of each column that the settings do not name hold text."""
+    extra = [(place, name) for place, name in enumerate(grid.header) if name not in needed]
+    cell = pl.col("cells").list
+    filled = [
+        (cell.get(place, null_on_oob=True).str.strip_chars() != "").sum().alias(str(place))
+        for place, _ in extra
     ]
-    counts = list(zip(extra, grid.rows.select(by_index).row(0) if by_index else (), strict=True))
-    frame = pl.DataFrame(counts, schema={"sensor": pl.String, "count": pl.Int64}, orient="row")
-    return frame.select("sensor", pl.lit("unmapped").alias("reason"), "count")
+    counts: Counter[tuple[str, str]] = Counter()
+    for (_, name), count in zip(extra, grid.rows.select(filled).row(0) if filled else (), strict=True):
+        counts[(name, "unmapped")] += count
+    return dict(+counts)

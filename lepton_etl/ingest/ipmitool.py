@@ -106,18 +106,43 @@ LINE: Final = re.compile(
 )
 """A stamp line, or a line of one of the shapes above, to be matched in full."""
 
-_SENSOR_COLUMNS: Final = 10
-_ELIST_COLUMNS: Final = 5
-_CANONICAL_COLUMNS: Final = 8
+# Of a table by the number of its columns: the places of sensor, reading, and a unit beside it.
+_TABLES: Final[dict[int, tuple[int, int, int | None]]] = {
+    3: (0, 1, None),  # sdr
+    5: (0, 4, None),  # sdr elist
+    8: (4, 7, None),  # ipmiutil sensor -c
+    10: (0, 1, 2),  # sensor
+}
 
 
 def split_dialect(texts: pl.Series) -> pl.DataFrame:
     """Columns line, sensor, reading (number and unit), is_row, is_heading; one row a text."""
     line = pl.col("line")
-    bars = pl.col("bars").list
-    commas = pl.col("commas").list
-    # Two columns of a table that stand for one text; `na` and the states of discrete sensors have no unit.
-    no_unit = pl.col("unit").is_in(["na", "discrete", ""]) | pl.col("number").is_in(["na", "no reading"])
+    bars, commas = pl.col("bars").list, pl.col("commas").list
+    places = pl.DataFrame(
+        [(columns, *cells) for columns, cells in _TABLES.items()],
+        schema={"columns": pl.UInt32, "sensor_at": pl.Int64, "reading_at": pl.Int64, "unit_at": pl.Int64},
+        orient="row",
+    )
+    is_comma = (bars.len() == 1) & commas.get(3, null_on_oob=True).str.contains(f"^{_STATUS}$").fill_null(
+        False
+    )
+    number = (
+        pl.when(is_comma)
+        .then(commas.get(1, null_on_oob=True))
+        .otherwise(bars.get(pl.col("reading_at"), null_on_oob=True))
+    )
+    unit = (
+        pl.when(is_comma)
+        .then(commas.get(2, null_on_oob=True))
+        .otherwise(bars.get(pl.col("unit_at"), null_on_oob=True))
+    )
+    # `na` and the states of discrete sensors have no unit.
+    no_unit = (
+        pl.col("unit").is_null()
+        | pl.col("unit").is_in(["na", "discrete", ""])
+        | pl.col("number").is_in(["na", "no reading"])
+    )
     return (
         pl.DataFrame({"line": texts})
         .with_columns(
@@ -127,55 +152,26 @@ def split_dialect(texts: pl.Series) -> pl.DataFrame:
             line.str.extract_groups(_IPMIUTIL).alias("ipmiutil"),
             line.str.contains(f"^{_HEADING}$").alias("is_heading"),
         )
-        .with_columns(
-            pl.when(bars.len() == _SENSOR_COLUMNS)
-            .then(pl.lit("sensor"))
-            .when(bars.len() == _CANONICAL_COLUMNS)
-            .then(pl.lit("canonical"))
-            .when(bars.len() == _ELIST_COLUMNS)
-            .then(pl.lit("elist"))
-            .when(bars.len() == 3)
-            .then(pl.lit("sdr"))
-            .when((bars.len() == 1) & commas.get(3, null_on_oob=True).str.contains(f"^{_STATUS}$"))
-            .then(pl.lit("csv"))
-            .when(pl.col("dcmi").struct["sensor"].is_not_null())
-            .then(pl.lit("dcmi"))
-            .when(pl.col("ipmiutil").struct["sensor"].is_not_null())
-            .then(pl.lit("ipmiutil"))
-            .alias("dialect")
-        )
-        .with_columns(
-            pl.when(pl.col("dialect") == "sensor").then(bars.get(2, null_on_oob=True))
-            .otherwise(commas.get(2, null_on_oob=True)).alias("unit"),
-            pl.when(pl.col("dialect") == "sensor").then(bars.get(1, null_on_oob=True))
-            .otherwise(commas.get(1, null_on_oob=True)).alias("number"),
-        )
-        .with_columns(
-            pl.when(no_unit).then("number").otherwise(pl.concat_str("number", "unit", separator=" ")).alias("together")
-        )
+        .with_columns(bars.len().alias("columns"))
+        .join(places, on="columns", how="left", maintain_order="left")
+        .with_columns(is_comma.alias("is_comma"), number.alias("number"), unit.alias("unit"))
         .select(
             "line",
-            _by_dialect(
-                sdr=bars.get(0, null_on_oob=True), elist=bars.get(0, null_on_oob=True),
-                sensor=bars.get(0, null_on_oob=True), canonical=bars.get(4, null_on_oob=True),
-                csv=commas.get(0, null_on_oob=True), dcmi=pl.col("dcmi").struct["sensor"],
-                ipmiutil=pl.col("ipmiutil").struct["sensor"].str.strip_chars(),
+            pl.coalesce(
+                pl.when(pl.col("is_comma")).then(commas.get(0, null_on_oob=True)),
+                bars.get(pl.col("sensor_at"), null_on_oob=True),
+                pl.col("dcmi").struct["sensor"],
+                pl.col("ipmiutil").struct["sensor"].str.strip_chars(),
             ).alias("sensor"),
-            _by_dialect(
-                sdr=bars.get(1, null_on_oob=True), elist=bars.get(4, null_on_oob=True), sensor=pl.col("together"),
-                canonical=bars.get(7, null_on_oob=True), csv=pl.col("together"),
-                dcmi=pl.col("dcmi").struct["reading"].str.strip_chars(),
-                ipmiutil=pl.col("ipmiutil").struct["reading"].str.strip_chars(),
+            pl.coalesce(
+                pl.when(no_unit).then("number").otherwise(pl.concat_str("number", "unit", separator=" ")),
+                pl.col("dcmi").struct["reading"].str.strip_chars(),
+                pl.col("ipmiutil").struct["reading"].str.strip_chars(),
             ).alias("reading"),
-            pl.col("dialect").is_not_null().alias("is_row"),
             "is_heading",
         )
-    )  # fmt: skip
-
-
-def _by_dialect(**values: pl.Expr) -> pl.Expr:
-    """The value of the line's own dialect; null where it has none."""
-    return pl.coalesce(pl.when(pl.col("dialect") == name).then(value) for name, value in values.items())
+        .with_columns(pl.col("sensor").is_not_null().alias("is_row"))
+    )
 
 
 BLANK: Final = 0
@@ -252,8 +248,15 @@ class Ipmitool(LogFormat):
         bad_stamps = stamps.get_column("reason").is_not_null().to_numpy()
         bad_lines = np.flatnonzero(kind_of_line == BAD_LINE)
         faults = [
-            _faults(bad_lines + lines.first_position, pl.Series("reason", ["bad_line"] * len(bad_lines))),
-            _faults(stamp_rows[bad_stamps] + lines.first_position, stamps.get_column("reason").drop_nulls()),
+            pl.DataFrame({"source_position": bad_lines + lines.first_position}).with_columns(
+                reason=pl.lit("bad_line")
+            ),
+            pl.DataFrame(
+                {
+                    "source_position": stamp_rows[bad_stamps] + lines.first_position,
+                    "reason": stamps.get_column("reason").drop_nulls(),
+                }
+            ),
         ]
         structure = int(counts[kind_of_text == BLANK].sum() + np.count_nonzero(~bad_stamps))
         ignored = _ignored(known.get_column("sensor"), ids, kind_of_text, counts)
@@ -308,11 +311,3 @@ def _understand(texts: pl.Series, rules: RuleTable) -> pl.DataFrame:
         pl.coalesce("digits", "reading").alias("raw_value"),
         value_reason().alias("reason"),
     )  # fmt: skip
-
-
-def _faults(positions: npt.NDArray[np.int64], reasons: pl.Series) -> pl.DataFrame:
-    """Rejects that name no sensor."""
-    return pl.DataFrame(
-        {"source_position": positions, "sensor": [None] * len(positions), "reason": reasons},
-        schema_overrides={"sensor": pl.String, "reason": pl.String},
-    )

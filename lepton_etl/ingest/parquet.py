@@ -9,7 +9,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, Decoded, Ignored, Origin, assemble, only_reject
+from lepton_etl.ingest.decoded import (
+    MAX_RAW_TEXT_CHARS,
+    Decoded,
+    Ignored,
+    Origin,
+    assemble,
+    count_ignored,
+    only_reject,
+)
 from lepton_etl.ingest.delimited import NUMBER, TEXT, Table, TimeColumn, mapped_cells, without_value
 from lepton_etl.ingest.registry import log_format
 
@@ -152,8 +160,7 @@ def _decode(table: pa.Table, before: int, origin: Origin, settings: Parquet) -> 
         settings = settings.model_copy(update={"time": time})  # A column of times needs no format.
     cells = mapped_cells(frame, origin, settings)
     empty = without_value(cells, tuple({"", *settings.no_value}))
-    counts = cells.filter(empty).group_by("sensor").len().sort("sensor")
-    no_value = {(sensor, "no_value"): int(count) for sensor, count in counts.iter_rows()}
+    no_value = count_ignored(cells.filter(empty).get_column("sensor"), "no_value")
     stamps = pl.concat([frame.get_column(TEXT + settings.time.column)] * len(settings.readings)).alias(
         "stamp"
     )

@@ -163,24 +163,12 @@ class SeriesMapper:
         reason = pl.col("found_reason")
         outside, malformed = (reason == UNMAPPED).fill_null(False), (reason == BAD_LINE).fill_null(False)
         unmapped = pl.concat(
-            [samples.filter(~named).select("metric"), joined.filter(outside).select("metric")]
+            [samples.filter(~named).get_column("metric"), joined.filter(outside).get_column("metric")]
         )
-        ignored = (
-            unmapped.group_by(pl.col("metric").alias("sensor"))
-            .agg(pl.len().cast(pl.Int64).alias("count"))
-            .select("sensor", pl.lit(UNMAPPED).alias("reason"), "count")
-        )
-        no_sensor = pl.lit(None, dtype=pl.String).alias("sensor")
-        broken = joined.filter(malformed).with_columns(no_sensor, pl.lit(BAD_LINE).alias("reason"))
+        broken = joined.filter(malformed).with_columns(reason=pl.lit(BAD_LINE))
         cells = _stamped(joined.filter(~outside & ~malformed), self.origin)
-        return assemble(
-            cells,
-            [faults.with_columns(no_sensor), broken],
-            count_ignored(ignored),
-            structure_lines,
-            lines,
-            self.origin,
-        )
+        ignored = count_ignored(unmapped, UNMAPPED)
+        return assemble(cells, [faults, broken], ignored, structure_lines, lines, self.origin)
 
     def _may_be_mapped(self, metrics: pl.Series) -> pl.Series:
         names = [name for name in metrics.unique().to_list() if self.settings.sensors.may_map(name)]

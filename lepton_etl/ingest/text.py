@@ -35,20 +35,13 @@ RATIO_FROM_BYTES: Final = 16 << 20
 _WINDOW_BYTES: Final = 128 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a delivered file cannot be read; it is discarded whole with one reject of this reason."""
-
-    reason: str
-    detail: str
-
-
 class UnreadableError(Exception):
-    """The stream of a delivered file ends here, with the failure that says why."""
+    """A delivered file cannot be read on from here; it is discarded whole with one reject of this reason."""
 
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(f"{failure.reason}: {failure.detail}")
-        self.failure = failure
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
 
 
 class _Decompressor(Protocol):
@@ -70,6 +63,9 @@ class _Compression:
     start: Callable[[], Any]
     errors: tuple[type[Exception], ...]
 
+    def truncated(self, detail: str) -> UnreadableError:
+        return UnreadableError(f"truncated_{self.name}", detail)
+
 
 _COMPRESSIONS: Final = (
     _Compression(
@@ -89,9 +85,6 @@ _COMPRESSIONS: Final = (
         (lzma.LZMAError, EOFError),
     ),
 )  # fmt: skip
-_TRUNCATED: Final = {
-    "gzip": "truncated_gzip", "zstd": "truncated_zstd", "xz": "truncated_xz"
-}  # fmt: skip
 
 
 def text_chunks(stream: BinaryIO, name: str = "", max_bytes: int = MAX_BYTES) -> Iterator[bytes]:
@@ -110,17 +103,14 @@ def text_chunks(stream: BinaryIO, name: str = "", max_bytes: int = MAX_BYTES) ->
             return
     if promised is not None:
         if len(head) < len(promised.magic) and promised.magic.startswith(head):
-            raise UnreadableError(
-                Failure(_TRUNCATED[promised.name], f"{promised.name} file of {len(head)} bytes")
-            )
-        raise UnreadableError(
-            Failure("unreadable_file", f"named {promised.suffix} but does not start as {promised.name}")
-        )
+            raise promised.truncated(f"{promised.name} file of {len(head)} bytes")
+        detail = f"named {promised.suffix} but does not start as {promised.name}"
+        raise UnreadableError("unreadable_file", detail)
     given = 0
     while head:
         given += len(head)
         if given > max_bytes:
-            raise UnreadableError(Failure("too_large", f"more than {max_bytes} bytes"))
+            raise UnreadableError("too_large", f"more than {max_bytes} bytes")
         yield head
         head = stream.read(CHUNK_BYTES)
 
@@ -147,32 +137,27 @@ def _inflated(head: bytes, stream: BinaryIO, compression: _Compression, max_byte
                 return
             if pending[0] != compression.magic[0]:
                 raise UnreadableError(
-                    Failure("unreadable_file", f"bytes that are no {compression.name} follow the text")
+                    "unreadable_file", f"bytes that are no {compression.name} follow the text"
                 )
             member = compression.start()
         elif not pending and member.needs_input:
             pending = stream.read(CHUNK_BYTES)
             taken += len(pending)
             if not pending:
-                raise UnreadableError(
-                    Failure(
-                        _TRUNCATED[compression.name],
-                        f"the {compression.name} stream ends after {taken} bytes, unfinished",
-                    )
+                raise compression.truncated(
+                    f"the {compression.name} stream ends after {taken} bytes, unfinished"
                 )
         try:
             text = member.decompress(pending, CHUNK_BYTES)
         except compression.errors as error:
-            raise UnreadableError(
-                Failure("unreadable_file", f"damaged {compression.name}: {error}")
-            ) from error
+            raise UnreadableError("unreadable_file", f"damaged {compression.name}: {error}") from error
         pending = b""
         given += len(text)
         if given > max_bytes:
-            raise UnreadableError(Failure("too_large", f"more than {max_bytes} bytes of text"))
+            raise UnreadableError("too_large", f"more than {max_bytes} bytes of text")
         if given > RATIO_FROM_BYTES and given > compression.max_ratio * taken:
             detail = f"compressed more than {compression.max_ratio:g}-fold: {given} bytes out of {taken}"
-            raise UnreadableError(Failure("too_large", detail))
+            raise UnreadableError("too_large", detail)
         if text:
             yield text
 

@@ -157,7 +157,7 @@ def read_span(follow: Follow, source: Source, span: Span) -> pa.Table:
             rejects = part.rejects.filter(pc.greater(part.rejects["source_position"], kept))
             faults += _counted(rejects)
     except codec.UnreadableError as error:
-        faults.append(_fault(error.failure.reason, error.failure.detail))
+        faults.append(_fault(error.reason, error.detail))
     except OSError as error:
         faults.append(_fault("unreadable_file", error.strerror or str(error)))
     except (

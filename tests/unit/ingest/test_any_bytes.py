@@ -14,7 +14,7 @@ from lepton_etl.ingest.delimited import Delimited
 from lepton_etl.ingest.grid_csv import GridHours
 from lepton_etl.ingest.opencost import OpenCost
 from lepton_etl.ingest.registry import LogFormat
-from lepton_etl.ingest.text import Failure, zstd
+from lepton_etl.ingest.text import UnreadableError, zstd
 from lepton_etl.schema.common import QUANTITIES
 from tests.decoding import CASES, Case, decode, read_bytes
 
@@ -163,7 +163,7 @@ def test_a_compressed_text_is_whole_or_named(data: bytes, members: int, padding:
         packed = compress(data)
         assert read_bytes(packed * members + b"\0" * padding, f"log{suffix}") == data * members
         short = read_bytes(packed[:-cut], f"log{suffix}")
-        assert isinstance(short, Failure)
+        assert isinstance(short, UnreadableError)
         assert short.reason == f"truncated_{compression}"
 
 
@@ -171,6 +171,6 @@ def test_a_compressed_text_is_whole_or_named(data: bytes, members: int, padding:
 @given(data=st.binary(max_size=600))
 def test_any_bytes_open_or_fail(data: bytes) -> None:
     for name in ("log", "log.gz", "log.zst", "log.xz"):
-        assert isinstance(read_bytes(data, name), bytes | Failure)
+        assert isinstance(read_bytes(data, name), bytes | UnreadableError)
     for magic in (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0"):
         assert read_bytes(magic + data) != data

@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from lepton_etl.ingest.text import Failure, file_id, zstd
+from lepton_etl.ingest.text import UnreadableError, file_id, zstd
 from tests.decoding import read_bytes
 
 
-def reason_of(opened: bytes | Failure) -> str:
-    assert isinstance(opened, Failure)
+def reason_of(opened: bytes | UnreadableError) -> str:
+    assert isinstance(opened, UnreadableError)
     return opened.reason
 
 
