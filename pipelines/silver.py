@@ -1,9 +1,9 @@
 """Silver: inventory, meters, jobs and readings -> intervals, sensor checks and days, node states, runs, hours.
 
-The day's bronze is read once. Tasks read its files and part the readings by the unit of their node (a chassis, or a node
-without one) and by meter; one call a bucket gives everything that has a row a node-interval, a sensor or a meter and
-stages it as Parquet; the driver commits. Names travel as dictionaries, and a bucket gets the inventory, the holdings
-and the past of its own nodes alone.
+The day's bronze is read once. Tasks read its files and part the readings by the unit of their node (a chassis, or a
+node without one) and by meter; one call a bucket gives everything that has a row a node-interval, a sensor or a meter
+and stages it as Parquet; the driver commits. Names travel as dictionaries, and a bucket gets the inventory, the
+holdings and the past of its own nodes alone.
 """
 
 from __future__ import annotations
@@ -224,7 +224,9 @@ class Making:
             intervals = pl.DataFrame(rows)
             staged += stage(self.root, INTERVAL, rows)
             staged += stage(self.root, SENSOR_DAY, _sensor_day_rows(said, self.policy.site_id))
-            checked = (pl.col("device_id").str.contains(CHECKED_DEVICES)) & pl.col("power_mean_w").is_not_null()
+            checked = (pl.col("device_id").str.contains(CHECKED_DEVICES)) & pl.col(
+                "power_mean_w"
+            ).is_not_null()
             checks = sensor_checks(intervals.filter(checked).to_arrow(), inventory, self.policy.gains)
             staged += stage(self.root, SENSOR_CHECK, checks)
             unlisted |= set(intervals.filter(pl.col("cluster_id") == UNLISTED_CLUSTER)["node_id"].unique())
@@ -274,7 +276,9 @@ class Making:
                 of_grid = readings.filter(pl.col("quantity").is_in(GRID_QUANTITIES))
                 made[GRID_HOUR] = grid_hours(of_grid, *self.grid)
             made[WEATHER_HOUR] = weather_hours(readings.filter(pl.col("quantity").is_in(WEATHER_QUANTITIES)))
-            made[VOLUME_INTERVAL] = self._volumes(readings.filter(pl.col("quantity").is_in(VOLUME_QUANTITIES)))
+            made[VOLUME_INTERVAL] = self._volumes(
+                readings.filter(pl.col("quantity").is_in(VOLUME_QUANTITIES))
+            )
         staged = [one for table, content in made.items() for one in stage(self.root, table, content)]
         return Made(
             tuple(staged), unlisted_meters=tuple(sorted(unlisted)), rows_in=sum(one["rows"] for one in facts)
@@ -337,7 +341,9 @@ def _jobs(context: StageContext) -> pl.DataFrame:
     days = context.days
     longest = timedelta(days=context.settings.attribution.longest_run_d)
     start, end = pc.field("start_time"), pc.field("end_time")
-    begin, until, since = (pa.scalar(at) for at in (days.from_time, days.until_time, days.from_time - longest))
+    begin, until, since = (
+        pa.scalar(at) for at in (days.from_time, days.until_time, days.from_time - longest)
+    )
     jobs = context.lake.read(JOB, where=(start < until) & ((end > begin) | (start > since)))
     ended, open_ = pl.col("end_time") <= days.from_time, pl.col("end_time").is_null()
     touching = jobs.filter(~ended.fill_null(False))
@@ -392,7 +398,9 @@ def _exchanged(
     return context.engine.exchange(tasks, parting, making, buckets + 1), own_days
 
 
-def _bronze_files(context: StageContext, written: Collection[date | None]) -> tuple[list[DataFile], list[int]]:
+def _bronze_files(
+    context: StageContext, written: Collection[date | None]
+) -> tuple[list[DataFile], list[int]]:
     """Files of bronze of the days and a day on both sides, and of the days before that have no sensor-days yet.
 
     These days come second: they stand in bronze, but no night of theirs, or an older release, has written them.

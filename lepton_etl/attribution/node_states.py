@@ -86,9 +86,11 @@ def node_states(
 
 
 def _lines(node_days: pl.DataFrame, inventory: pl.DataFrame) -> pl.DataFrame:
-    """The days of nodes with the row of their cluster that holds last on the day: line, _WHOSE, midnight_us, limit_w."""
+    """The days of nodes, by the last row of their cluster that holds on it: line, _WHOSE, midnight_us, limit_w."""
     midnight = pl.col("date").cast(pl.Datetime("us", "UTC")).dt.epoch("us").alias("midnight_us")
-    on_day = (pl.col("from_us") < pl.col("midnight_us") + DAY_US) & (pl.col("until_us") > pl.col("midnight_us"))
+    on_day = (pl.col("from_us") < pl.col("midnight_us") + DAY_US) & (
+        pl.col("until_us") > pl.col("midnight_us")
+    )
     idle = pl.col("idle_power_w")
     return (
         node_days.with_columns(midnight)
@@ -110,12 +112,21 @@ def _measured(intervals: pl.DataFrame, lines: pl.DataFrame) -> tuple[Ints, Ints,
     found = (
         intervals.filter(pl.col("power_mean_w").is_not_null())
         .join(lines, on=_WHOSE, how="inner")
-        .select(start.alias("start"), pl.col("interval_s").cast(pl.Int64) * MICROSECONDS, pl.col("power_mean_w"), "line")
+        .select(
+            start.alias("start"),
+            pl.col("interval_s").cast(pl.Int64) * MICROSECONDS,
+            pl.col("power_mean_w"),
+            "line",
+        )
         .sort("start")
     )
     starts = found["start"].to_numpy()
     day_end = found["line"].to_numpy() * _APART_US + DAY_US
-    return starts, np.minimum(starts + found["interval_s"].to_numpy(), day_end), found["power_mean_w"].to_numpy()
+    return (
+        starts,
+        np.minimum(starts + found["interval_s"].to_numpy(), day_end),
+        found["power_mean_w"].to_numpy(),
+    )
 
 
 def _held(held: pl.DataFrame, lines: pl.DataFrame) -> tuple[Ints, Ints]:
@@ -124,7 +135,12 @@ def _held(held: pl.DataFrame, lines: pl.DataFrame) -> tuple[Ints, Ints]:
     base = pl.col("line") * _APART_US
     found = (
         held.join(lines, on=_WHOSE, how="inner")
-        .select(*((base + one.clip(0, DAY_US)).alias(name) for one, name in zip(since, ("first", "last"), strict=True)))
+        .select(
+            *(
+                (base + one.clip(0, DAY_US)).alias(name)
+                for one, name in zip(since, ("first", "last"), strict=True)
+            )
+        )
         .filter(pl.col("first") < pl.col("last"))
     )
     return found["first"].to_numpy(), found["last"].to_numpy()

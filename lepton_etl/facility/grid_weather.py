@@ -18,7 +18,9 @@ _BILLION: Final = 1e9
 def once(readings: pl.DataFrame) -> pl.DataFrame:
     """Return one reading for each device, quantity, point, sensor and time: the lowest file's first."""
     whose = ["device_id", "quantity", "point", "sensor", "reading_time"]
-    return readings.sort("file_id", "source_position", "value").unique(whose, keep="first", maintain_order=True)
+    return readings.sort("file_id", "source_position", "value").unique(
+        whose, keep="first", maintain_order=True
+    )
 
 
 def grid_hours(readings: pl.DataFrame, intensity_basis: str, signal: str, flow: str) -> pl.DataFrame:
@@ -66,4 +68,4 @@ def weather_hours(readings: pl.DataFrame) -> pl.DataFrame:
 def exact_mean(value: pl.Expr) -> pl.Expr:
     """Mean whatever the order of rows, null of none."""
     billionths = (value * _BILLION).round().cast(pl.Int64)
-    return pl.when(value.count() > 0).then(billionths.sum() / value.count() / _BILLION)
+    return pl.when(value.count() > 0).then((billionths.sum() / value.count() / _BILLION).round(13))

@@ -103,7 +103,9 @@ def facility_intervals(readings: pa.Table, policy: IntervalPolicy) -> pa.Table:
     known = sensors.with_columns(pl.lit(None, pl.Float64).alias("supply_resolution"))
     channels = integrate_channels(winners, known, policy.interval_us)
     ways = (
-        winners.join(sensors.select("channel", "day", "node_id"), on="channel", how="left", maintain_order="left")
+        winners.join(
+            sensors.select("channel", "day", "node_id"), on="channel", how="left", maintain_order="left"
+        )
         .select("day", "node_id", "point", "kind", "class_pct")
         .unique(["day", "node_id"], keep="first", maintain_order=True)
     )

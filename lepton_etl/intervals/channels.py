@@ -56,7 +56,15 @@ READING_COLUMNS: Final = pl.Schema(
 DAY_US: Final = 86_400_000_000
 CHANNEL: Final = ["day", "node_id", "device_id", "quantity", "sensor", "statistic"]
 # What a reading carries beside the number of its channel; `peak_w` where it is not the same for all of a channel.
-MEASURED: Final = ("time_us", "value", "window_s", "multiplicity", "max_gap_s", "counter_max_j", "spot_samples")
+MEASURED: Final = (
+    "time_us",
+    "value",
+    "window_s",
+    "multiplicity",
+    "max_gap_s",
+    "counter_max_j",
+    "spot_samples",
+)
 WINDOWED: Final = ("mean", "min", "max")
 
 COUNTER_WRAP: Final = "counter_wrap"
@@ -103,7 +111,9 @@ def by_channel(
     sensors = (
         raw.with_row_index("raw")
         .sort(*CHANNEL, "raw")
-        .with_columns((pl.struct(CHANNEL) != pl.struct(CHANNEL).shift()).fill_null(True).cum_sum().alias("channel"))
+        .with_columns(
+            (pl.struct(CHANNEL) != pl.struct(CHANNEL).shift()).fill_null(True).cum_sum().alias("channel")
+        )
         .with_columns(pl.col("channel").cast(pl.Int64) - 1)
     )
     channel_of = np.empty(sensors.height, dtype=np.int64)
@@ -310,7 +320,9 @@ def resolution_by_channel(channel: Ints, value: Floats, counting: Bools) -> tupl
     new = np.ones(len(channel), dtype=np.bool_)
     # Most sensors repeat themselves: what was said right before adds nothing.
     new[1:] = (channel[1:] != channel[:-1]) | (rounded[1:] != rounded[:-1])
-    distinct = pl.DataFrame({"channel": channel[new], "value": rounded[new]}).unique().sort("channel", "value")
+    distinct = (
+        pl.DataFrame({"channel": channel[new], "value": rounded[new]}).unique().sort("channel", "value")
+    )
     of, said = distinct["channel"].to_numpy(), distinct["value"].to_numpy()
     starts = runs_of(of)
     numbers = of[starts]

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from lepton_etl.intervals.channels import CHANNEL, MEASURED, resolution_by_channel
+from lepton_etl.intervals.channels import CHANNEL, resolution_by_channel
 from lepton_etl.intervals.integrate import MICROSECONDS
 
 # Nodes of one chassis are polled seconds apart, once a minute: readings of one minute are copies of one
@@ -41,7 +41,13 @@ def summed_supplies(spoken: Spoken) -> Spoken:
     supplies = spoken.sensors.filter((numbered | outlets) & pl.col("statistic").is_in(("instant", "mean")))
     if supplies.is_empty():
         return Spoken(spoken.sensors.clear(), spoken.readings.clear())
-    sums = supplies.select(*whose).unique().sort(whose).with_row_index("sum").with_columns(pl.col("sum").cast(pl.Int64))
+    sums = (
+        supplies.select(*whose)
+        .unique()
+        .sort(whose)
+        .with_row_index("sum")
+        .with_columns(pl.col("sum").cast(pl.Int64))
+    )
     supplies = (
         supplies.join(sums, on=whose, how="left")
         .sort("sum", "device_id", "channel")
@@ -62,7 +68,9 @@ def summed_supplies(spoken: Spoken) -> Spoken:
         said = said.unique(["supply", "time_us"], keep="first", maintain_order=True)
     measured = said.filter(pl.col("value").is_finite()).sort("channel", maintain_order=True)
     channel, step = resolution_by_channel(
-        measured["channel"].to_numpy(), measured["value"].to_numpy(), np.zeros(spoken.sensors.height, dtype=np.bool_)
+        measured["channel"].to_numpy(),
+        measured["value"].to_numpy(),
+        np.zeros(spoken.sensors.height, dtype=np.bool_),
     )
     quadrature = (
         said.select("sum", "channel").unique(maintain_order=True)
@@ -82,7 +90,9 @@ def summed_supplies(spoken: Spoken) -> Spoken:
         .sort("sum", "time_us")
     )
     spoken_of = readings.select(pl.col("sum").unique().sort()).with_row_index("channel")
-    facts = [name for name in spoken.sensors.columns if name not in ("channel", "supply_resolution", *CHANNEL)]
+    facts = [
+        name for name in spoken.sensors.columns if name not in ("channel", "supply_resolution", *CHANNEL)
+    ]
     sensors = (
         spoken_of.join(sums, on="sum", how="left")
         .join(quadrature, on="sum", how="left")
@@ -112,7 +122,8 @@ def chassis_once(spoken: Spoken) -> Spoken:
     """
     sensors = spoken.sensors
     is_copy = (
-        pl.col("quantity").is_in(("chassis_input_power", "chassis_input_energy")) & pl.col("chassis_id").is_not_null()
+        pl.col("quantity").is_in(("chassis_input_power", "chassis_input_energy"))
+        & pl.col("chassis_id").is_not_null()
     )
     copies = sensors.filter(is_copy)
     if copies.is_empty():
@@ -184,7 +195,9 @@ def _renumbered(parts: list[Spoken]) -> Spoken:
         own = ordered.filter(pl.col("part") == place)
         number = np.zeros(int(own["channel"].max() or 0) + 1, dtype=np.int64)  # type: ignore[arg-type]
         number[own["channel"].to_numpy()] = own["number"].to_numpy()
-        readings.append(part.readings.with_columns(channel=pl.Series(number[part.readings["channel"].to_numpy()])))
+        readings.append(
+            part.readings.with_columns(channel=pl.Series(number[part.readings["channel"].to_numpy()]))
+        )
     sensors = ordered.drop("channel", "part").rename({"number": "channel"})
     return Spoken(sensors, pl.concat(readings))
 
@@ -192,4 +205,4 @@ def _renumbered(parts: list[Spoken]) -> Spoken:
 def _like(rows: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
     """The columns of `frame`; those that rows lack are null."""
     absent = [pl.lit(None).alias(name) for name in frame.columns if name not in rows.columns]
-    return rows.with_columns(absent).select(frame.columns).cast(dict(frame.schema))
+    return rows.with_columns(absent).select(frame.columns).cast(frame.schema)

@@ -178,7 +178,9 @@ def units_of(inventory: pl.DataFrame) -> dict[str, str]:
 
     shared = inventory.filter(pl.col("chassis_id").is_not_null()).select("node_id", "chassis_id")
     for node_id, chassis_id in shared.unique().sort(pl.all()).iter_rows():
-        one, other = (top(unit.setdefault(name, name)) for name in (f"node {node_id}", f"chassis {chassis_id}"))
+        one, other = (
+            top(unit.setdefault(name, name)) for name in (f"node {node_id}", f"chassis {chassis_id}")
+        )
         unit[max(one, other)] = min(one, other)
     return {name.removeprefix("node "): top(name) for name in unit if name.startswith("node ")}
 
@@ -186,7 +188,9 @@ def units_of(inventory: pl.DataFrame) -> dict[str, str]:
 def buckets_of(nodes: pa.ChunkedArray, units: Mapping[str, str], buckets: int) -> Ints:
     """Return the bucket of each row by the unit of its node, the same in every process; nodes may be null (-1)."""
     codes, values = codes_of(nodes)
-    of_name = [-1 if name is None else bucket_of(units.get(name, name), buckets) for name in values.to_pylist()]
+    of_name = [
+        -1 if name is None else bucket_of(units.get(name, name), buckets) for name in values.to_pylist()
+    ]
     found: Ints = np.array(of_name, dtype=np.int64)[codes]
     return found
 

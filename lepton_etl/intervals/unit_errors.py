@@ -97,12 +97,15 @@ def _suspects(readings: pl.DataFrame, sensors: pl.DataFrame) -> Bools:
     lowest, highest = np.fmin.reduceat(value, starts), np.fmax.reduceat(value, starts)
     kind = sensors.select(
         is_counter=_IS_COUNTER, is_power=_IS_POWER, is_inlet=_IS_INLET, is_die=_IS_DIE, is_ratio=_IS_RATIO,
-        usual=pl.col("usual").fill_null(float("nan")), limit=(rated_power() * RATED_LIMIT_RATIO).fill_null(float("nan")),
+        usual=pl.col("usual").fill_null(float("nan")),
+        limit=(rated_power() * RATED_LIMIT_RATIO).fill_null(float("nan")),
     )  # fmt: skip
     of = {name: kind[name].to_numpy() for name in kind.columns}
     usual, limit = of["usual"], of["limit"]
     suspects = of["is_power"] & (
-        (highest >= AWAKE_W * THOUSAND / LOAD_RATIO) | (highest >= usual * THOUSAND / LOAD_RATIO) | (highest > limit)
+        (highest >= AWAKE_W * THOUSAND / LOAD_RATIO)
+        | (highest >= usual * THOUSAND / LOAD_RATIO)
+        | (highest > limit)
     )
     tiny = (value > 0) & (value < STANDBY_W)
     if tiny.any():

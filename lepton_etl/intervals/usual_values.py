@@ -21,10 +21,15 @@ HISTORY_DAYS: Final = 7
 SENSOR: Final = ["node_id", "device_id", "quantity", "sensor", "statistic"]
 # A sensor's day: how many readings its typical value is of (of a power those of the decade that it spoke most).
 SENSOR_DAY_COLUMNS: Final = pl.Schema(
-    {"on_day": pl.Int64, **dict.fromkeys(SENSOR, pl.String), "readings": pl.Int64, "typical": pl.Float64}
+    {
+        "on_day": pl.Int64,
+        **dict.fromkeys(SENSOR, pl.String()),
+        "readings": pl.Int64,
+        "typical": pl.Float64,
+    }
 )
 # The same, for each `day` that it is the past of.
-HISTORY_COLUMNS: Final = pl.Schema({"day": pl.Int64, **SENSOR_DAY_COLUMNS})
+HISTORY_COLUMNS: Final = pl.Schema([("day", pl.Int64()), *SENSOR_DAY_COLUMNS.items()])
 
 # Load moves a device's daily mean less than this; no mistaken unit is nearer (x1000).
 _ONE_SCALE_RATIO: Final = 30.0
@@ -45,7 +50,9 @@ def sensor_days(readings: pl.DataFrame, sensors: pl.DataFrame) -> pl.DataFrame:
     channel, time_us, value = (readings[name].to_numpy() for name in ("channel", "time_us", "value"))
     is_power = powers[channel]
     chosen = np.flatnonzero(
-        judged[channel] & (time_us // DAY_US == sensors["day"].to_numpy()[channel]) & (~is_power | (value > 0))
+        judged[channel]
+        & (time_us // DAY_US == sensors["day"].to_numpy()[channel])
+        & (~is_power | (value > 0))
     )
     if not len(chosen):
         return pl.DataFrame(schema=SENSOR_DAY_COLUMNS)
@@ -87,7 +94,9 @@ def sensor_days(readings: pl.DataFrame, sensors: pl.DataFrame) -> pl.DataFrame:
 def histories(said: pl.DataFrame, days: Iterable[int]) -> pl.DataFrame:
     """Return HISTORY_COLUMNS: what each sensor said on the week before each of `days`, of SENSOR_DAY_COLUMNS."""
     past = [
-        said.filter(pl.col("on_day").is_between(day - HISTORY_DAYS, day - 1)).with_columns(day=pl.lit(day, pl.Int64))
+        said.filter(pl.col("on_day").is_between(day - HISTORY_DAYS, day - 1)).with_columns(
+            day=pl.lit(day, pl.Int64)
+        )
         for day in days
     ]
     return pl.concat(past).select(list(HISTORY_COLUMNS)) if past else pl.DataFrame(schema=HISTORY_COLUMNS)
@@ -133,7 +142,9 @@ def _elected(past: pl.DataFrame) -> pl.DataFrame:
     alike = (
         pl.when(pl.col("quantity").str.ends_with("_temperature"))
         .then((other - pl.col("typical")).abs() <= _ONE_SCALE_C)
-        .otherwise(other.is_between(pl.col("typical") / _ONE_SCALE_RATIO, pl.col("typical") * _ONE_SCALE_RATIO))
+        .otherwise(
+            other.is_between(pl.col("typical") / _ONE_SCALE_RATIO, pl.col("typical") * _ONE_SCALE_RATIO)
+        )
     )
     votes = (
         past.join(past.select("whose", "typical"), on="whose", how="inner")

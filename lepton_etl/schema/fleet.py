@@ -69,10 +69,13 @@ FIELDS: Final[tuple[Field, ...]] = (
     text("sensor_verdict", "What the checked source is found to be.", SENSOR_VERDICTS),
     # What a sensor said on a day
     Field(
-        "typical_value", DOUBLE, None,
-        "Unit of the quantity: mean of the positive powers of the decade most spoken, mean temperature, highest ratio; of a "
-        "counter its mean rate in W.",
-        ge=-1e18, le=1e18,
+        "typical_value",
+        DOUBLE,
+        None,
+        "In the unit of the quantity: mean positive power of the decade most spoken, mean temperature, highest ratio; "
+        "of a counter its mean rate in W.",
+        ge=-1e18,
+        le=1e18,
     ),
     count("reading_count", "Readings that the typical value is of."),
     # Inventory and meters
