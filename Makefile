@@ -25,13 +25,16 @@ needs = @test -n "$($(1))" || { echo "make $@: say $(1)=..., for example: $$(sed
 DEMO := var/demo
 DEMO_NIGHTS := 2025-06-03 2025-06-04 2025-06-05
 
-.PHONY: help setup demo test test-slow test-real cluster-test bench bench-ingest bench-coverage bench-ledger bench-scoring bench-models bench-forecast bench-anomalies bench-realism bench-savings lint nightly report lock clean
+.PHONY: help setup setup-dev demo test test-slow test-real cluster-test bench bench-ingest bench-coverage bench-ledger bench-scoring bench-models bench-forecast bench-anomalies bench-realism bench-savings lint check-lock house nightly report lock clean
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-setup: ## Virtual environment, locked packages, Java, Delta's jars (each other target does it too)
+setup: ## What runs need: virtual environment, locked packages, Java, Delta's jars (each target sets up what it needs)
 	@$(PYTHON) scripts/set_up.py
+
+setup-dev: ## The same with what tests, lint and benchmarks need
+	@$(PYTHON) scripts/set_up.py --dev
 
 demo: setup ## Three simulated nights of a two-cluster fleet; prints gold/cluster_day and the report's path
 	rm -rf $(DEMO)
@@ -60,61 +63,62 @@ report: setup ## The report alone, again: CONFIG=conf/examples/harvard.yaml DATE
 	$(call needs,DATE)
 	$(JAVA) lepton-etl report --config $(CONFIG) --date $(DATE) $(if $(UNTIL),--until $(UNTIL))
 
-test: setup ## Every test but the long ones; tests/real where LEPTON_REAL_DATA (default ../shared/data) exists
+test: setup-dev ## Every test but the long ones; tests/real where LEPTON_REAL_DATA (default ../shared/data) exists
 	# Two workers with a Spark session each: a tiny night is a JVM's planning, which one core does. A file stays together.
 	$(JAVA) python -m pytest tests -m "not slow and not cluster" --numprocesses $(or $(WORKERS),2) --dist loadfile
 
-test-slow: setup ## The long ones: further nights against the truth
+test-slow: setup-dev ## The long ones: further nights against the truth
 	$(JAVA) python -m pytest tests -m "slow and not cluster"
 
-test-real: setup ## Only the tests on real data
+test-real: setup-dev ## Only the tests on real data
 	$(JAVA) python -m pytest tests/real
 
-cluster-test: setup ## The nightly on a real standalone master and worker on loopback
+cluster-test: setup-dev ## The nightly on a real standalone master and worker on loopback
 	$(JAVA) python -m pytest tests/cluster
 
 bench: bench-ingest bench-coverage bench-ledger bench-scoring bench-models bench-forecast bench-anomalies bench-realism bench-savings ## Every benchmark, each against its peers
 
-bench-ingest: setup ## Bronze against DuckDB, polars, Spark's own functions and a floor, rows checked equal [ROUNDS=3]
+bench-ingest: setup-dev ## Bronze against DuckDB, polars, Spark's own functions and a floor, rows checked equal [ROUNDS=3]
 	$(JAVA) python -m bench.ingest --rounds $(or $(ROUNDS),3) $(if $(KINDS),--kinds $(KINDS)) $(if $(MIB),--mib $(MIB))
 
-bench-coverage: setup ## Do the 90 % intervals hold the truth: a cluster-hour of each of 1,000 simulated fleets [FLEETS=1000]
+bench-coverage: setup-dev ## Do the 90 % intervals hold the truth: a cluster-hour of each of 1,000 simulated fleets [FLEETS=1000]
 	$(JAVA) python -m bench.coverage --fleets $(or $(FLEETS),1000)
 
-bench-ledger: setup ## The ledger of a simulated site against its truth: residual, jobs, tenants, a silent feed [DAYS=30]
+bench-ledger: setup-dev ## The ledger of a simulated site against its truth: residual, jobs, tenants, a silent feed [DAYS=30]
 	$(JAVA) python -m bench.ledger --days $(or $(DAYS),30)
 
-bench-scoring: setup ## A million device-hours scored on Spark against plain predict on the same cores [ROUNDS=3]
+bench-scoring: setup-dev ## A million device-hours scored on Spark against plain predict on the same cores [ROUNDS=3]
 	$(JAVA) python -m bench.scoring --rounds $(or $(ROUNDS),3)
 
-bench-models: setup ## Energy models on real servers, forward by month and nightly, and on servers left out [FIRST=3] [REPORT=6]
+bench-models: setup-dev ## Energy models on real servers, forward by month and nightly, and on servers left out [FIRST=3] [REPORT=6]
 	OMP_NUM_THREADS=1 python -m bench.models $(if $(FIRST),--first $(FIRST)) $(if $(REPORT),--report $(REPORT))
 
-bench-forecast: setup ## Grid intensity forecasts on five real zones: errors, intervals, worth to jobs that may wait [ZONES="SG GB"]
+bench-forecast: setup-dev ## Grid intensity forecasts on five real zones: errors, intervals, worth to jobs that may wait [ZONES="SG GB"]
 	python -m bench.forecast $(if $(ZONES),--zones $(ZONES))
 
-bench-anomalies: setup ## Faults of stated size in real GPU servers and a simulated rack: AUC per class, false alarms [SEEDS=3]
+bench-anomalies: setup-dev ## Faults of stated size in real GPU servers and a simulated rack: AUC per class, false alarms [SEEDS=3]
 	python -m bench.anomalies --seeds $(or $(SEEDS),3)
 
-bench-realism: setup ## The simulator's GPU power and temperature beside the real Kalos cluster's
+bench-realism: setup-dev ## The simulator's GPU power and temperature beside the real Kalos cluster's
 	python -m bench.realism
 
-bench-savings: setup ## Caps, shifting, planning, a simulated site, and savings measured from logs [PARTS="caps placebo"] [SEEDS=20]
+bench-savings: setup-dev ## Caps, shifting, planning, a simulated site, and savings measured from logs [PARTS="caps placebo"] [SEEDS=20]
 	OMP_NUM_THREADS=1 python -m bench.savings --seeds $(or $(SEEDS),20) $(if $(PARTS),--parts $(PARTS))
 
-lint: setup ## ruff, mypy --strict, and who may import whom
+lint: setup-dev ## ruff, mypy --strict, and who may import whom
 	ruff check .
 	ruff format --check .
 	mypy lepton_etl pipelines jobs scripts bench
 	lint-imports
 
-lock: ## Make the lock files again from setup.cfg (uv in an environment of its own)
-	rm -rf var/lock && $(PYTHON) -m venv var/lock && var/lock/bin/pip --quiet install uv
-	var/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-	    requirements-build.in --output-file requirements-build.lock
-	var/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-	    setup.cfg --extra dev --constraint requirements-build.lock --output-file requirements.lock
-	rm -rf var/lock
+check-lock: setup-dev ## Can the lock files still be installed by someone who comes later
+	python scripts/check_lock.py
+
+house: setup-dev ## Rooms, files, lines, what nothing reaches; draws docs/architecture.svg and fills docs/architecture.md
+	python scripts/house.py
+
+lock: ## Make the lock files again from setup.cfg; pins stay where they fit [UPGRADE=all, or a package]
+	@$(PYTHON) scripts/lock.py $(if $(UPGRADE),--upgrade $(UPGRADE))
 
 clean: ## Remove the environment, the jars and all that runs wrote into var/
-	rm -rf .venv var lepton_etl.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov
+	rm -rf .venv var build dist lepton_etl.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov

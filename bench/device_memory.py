@@ -3,7 +3,7 @@
 A board that holds a context draws three times the power of a free one at the same utilisation of zero; whether
 it was used in the last hours tells. A heat sink and a room remember for hours. Every column is made from the
 utilisation and temperature of the **same or former** hours of the same device, looked up by time and not by row,
-so that a gap stays unknown. Nothing here is made from power: definitions.md section 8; measured energy of former
+so that a gap stays unknown. Nothing here is made from power: docs/definitions.md section 8; measured energy of former
 days enters in `recalibration.py` alone.
 """
 

@@ -103,7 +103,8 @@ def kepler_intervals(folder: Path) -> pd.DataFrame:
 def load_profiles(folder: Path) -> pd.DataFrame:
     """Steps of CPU load: `cpu_utilisation_ratio`, share of cores, frequency and power of the step in W.
 
-    Power is `rapl_energy` / duration: the file's `rapl_power` is that of the row before (definitions.md section 9).
+    Power is `rapl_energy` / duration: the file's `rapl_power` is that of the row before
+    (docs/definitions.md section 9).
     """
     frames = []
     for file in sorted(folder.glob("*.csv")):

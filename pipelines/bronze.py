@@ -1,10 +1,8 @@
 """Bronze: every delivered file once, as readings and rejects, each with file and position.
 
-A batch is planned in bronze/file, decoded and staged by the executors, committed to bronze/reading and bronze/reject
-under an application transaction of the batch's number, and marked loaded. Killed at any point, the next run finishes
-the planned batch first; what was committed already is not committed again.
-
-- What a Spark executor does with raw files: hash them for the plan, decode them, stage Parquet.
+A batch is planned in bronze/file, decoded and staged in tasks, committed to bronze/reading and bronze/reject under an
+application transaction of the batch's number, and marked loaded. Killed at any point, the next run finishes the
+planned batch first; what was committed already is not committed again.
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from heapq import heappop, heappush
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -27,13 +26,14 @@ from lepton_etl.errors import ConfigurationError
 from lepton_etl.ingest import text as codec
 from lepton_etl.ingest.decoded import EARLIEST, LATEST, Decoded, Origin, only_reject
 from lepton_etl.ingest.formats import decode_parts
+from lepton_etl.lake.file_register import FileRegister
 from lepton_etl.lake.landing import UNSAFE, Delivered, Landing, ObjectStore, identity
 from lepton_etl.lake.maintenance import compact
-from lepton_etl.lake.spark import SparkLake
 from lepton_etl.lake.staging import StagedFile, StagedWriter
 from lepton_etl.lake.tables import Written
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.logs import FILE, JOB, READING, REJECT
+from pipelines.engine import Engine
 from pipelines.stage import StageContext, StageResult
 
 CHANGED: Final = "changed_while_read"
@@ -72,7 +72,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Decoding:
-    """What an executor needs to decode files of any source."""
+    """What a task needs to decode files of any source."""
 
     root: Path
     landing: Landing
@@ -307,11 +307,13 @@ def run(context: StageContext) -> StageResult:
         lake.ensure(table)
     written: list[Written] = []
     loaded: list[dict[str, Any]] = []
-    for batch in _unfinished(lake):
+    register = FileRegister(lake)
+    batch = register.unfinished()
+    if batch is not None:
         context.log.info("an unfinished batch is replayed", batch=batch)
         loaded += _load(context, batch, written)
     landing = _landing(context)
-    new = _new_files(lake, [f for source in context.settings.all_sources for f in landing.delivered(source)])
+    new = register.unseen([f for source in context.settings.all_sources for f in landing.delivered(source)])
     if new:
         loaded += _load(context, _plan(context, new), written)
     if loaded:
@@ -332,43 +334,30 @@ def _job_tables(context: StageContext) -> tuple[Table, ...]:
     return (JOB,) if formats & {"slurm", "scontrol", "opencost", "auto"} else ()
 
 
-def _unfinished(lake: SparkLake) -> list[int]:
-    """Batches that were planned and not finished, oldest first."""
-    files = lake.rows(FILE, ["batch", "state"])
-    return sorted(set(files.filter(pc.field("state") == "planned")["batch"].to_pylist()))
-
-
-def _new_files(lake: SparkLake, files: Iterable[Delivered]) -> list[Delivered]:
-    """Files that no earlier batch saw with this size and time; the others are not even opened."""
-    known = lake.rows(FILE, ["path", "source_name", "size_bytes", "modified_time"])
-    seen = set(zip(*(known[name].to_pylist() for name in known.column_names), strict=True))
-    return [f for f in files if (f.path, f.source_name, f.size_bytes, f.modified_time) not in seen]
-
-
 def _plan(context: StageContext, files: Sequence[Delivered]) -> int:
     """Write the plan of a new batch to bronze/file: identity and state of every new file. Returns its number."""
-    lake = context.lake
-    known = lake.rows(FILE, ["file_id", "batch", "state"])
-    loaded = set(known.filter(pc.field("state") == "loaded")["file_id"].to_pylist())
-    batch = 1 + (pc.max(known["batch"]).as_py() or 0)
+    register = FileRegister(context.lake)
+    batch = 1 + register.last_batch()
     now = datetime.now(UTC)
     decoding = _decoding(context, now)
     rows = []
-    hashed = [h for found in _in_executors(lake, decoding.hash, files, lambda f: f.size_bytes) for h in found]
+    hashed = _in_tasks(context.engine, decoding.hash, files, lambda file: file.size_bytes)
+    loaded = set(register.loaded({one.file_id for one in hashed}))
     for file in sorted(hashed, key=lambda h: (h.file.path, h.file.source_name)):
         state = "duplicate" if file.file_id in loaded else "planned"
         # An unreadable file stays planned: its one reject row is written with the batch.
         if not file.reason:
             loaded.add(file.file_id)
         rows.append(_file_row(file, batch, state, now))
-    lake.write_rows(FILE, rows)
+    register.plan(rows)
     return batch
 
 
 def _load(context: StageContext, batch: int, written: list[Written]) -> list[dict[str, Any]]:
     """Decode, commit and mark one planned batch, from where a killed run left it. Returns its file rows."""
     lake = context.lake
-    plan = lake.rows(FILE).filter(pc.field("batch") == batch).to_pylist()
+    register = FileRegister(lake)
+    plan = register.of_batch(batch)
     now = plan[0]["ingest_time"]
     summary = lake.root / "_staging" / f"batch-{batch}.json"
     if not summary.exists():
@@ -379,8 +368,8 @@ def _load(context: StageContext, batch: int, written: list[Written]) -> list[dic
         files = [f for f in staged if f.table == table.name]
         if not lake.has_batch(table, batch):
             written.append(lake.append_staged(table, files, batch))
-    rows = _finished(lake, plan, outcomes)
-    written.append(lake.write_rows(FILE, rows, where=f"batch = {int(batch)}"))
+    rows = _finished(register, plan, outcomes)
+    written.append(register.finish(batch, rows))
     summary.unlink()
     return rows
 
@@ -388,11 +377,7 @@ def _load(context: StageContext, batch: int, written: list[Written]) -> list[dic
 def _stage(context: StageContext, plan: Sequence[dict[str, Any]], now: datetime, summary: Path) -> None:
     files = [_hashed(context, row) for row in plan if row["state"] == "planned"]
     decoding = _decoding(context, now)
-    results = [
-        r
-        for found in _in_executors(context.lake, decoding.stage, files, lambda h: h.file.size_bytes)
-        for r in found
-    ]
+    results = _in_tasks(context.engine, decoding.stage, files, lambda hashed: hashed.file.size_bytes)
     lines = [
         {"staged": asdict(result)} if isinstance(result, StagedFile) else {"loaded": asdict(result)}
         for result in results
@@ -411,15 +396,12 @@ def _read_summary(summary: Path) -> tuple[dict[tuple[str, str], Loaded], list[St
 
 
 def _finished(
-    lake: SparkLake, plan: Sequence[dict[str, Any]], outcomes: dict[tuple[str, str], Loaded]
+    register: FileRegister, plan: Sequence[dict[str, Any]], outcomes: dict[tuple[str, str], Loaded]
 ) -> list[dict[str, Any]]:
     """The batch's rows of bronze/file with their counts; of a file delivered again, all records are duplicates."""
     records = {o.file_id: o.records for o in outcomes.values() if o.state == "loaded"}
     again = {row["file_id"] for row in plan if row["state"] == "duplicate"} - set(records)
-    if again:
-        known = lake.rows(FILE, ["file_id", "state", "records"])
-        of_old = known.filter((pc.field("state") == "loaded") & pc.field("file_id").isin(sorted(again)))
-        records |= dict(zip(of_old["file_id"].to_pylist(), of_old["records"].to_pylist(), strict=True))
+    records |= register.loaded(again)
     rows = []
     for row in plan:
         if row["state"] == "duplicate":
@@ -434,28 +416,36 @@ def _finished(
     return rows
 
 
-def _in_executors(
-    lake: SparkLake,
+@dataclass(frozen=True)
+class _Whole:
+    """Work over the items of a task, all of them before the task ends."""
+
+    work: Callable[[Iterable[Any]], Iterator[Any]]
+
+    def __call__(self, items: Sequence[Any]) -> list[Any]:
+        return list(self.work(items))
+
+
+def _in_tasks(
+    engine: Engine,
     work: Callable[[Iterable[Item]], Iterator[Result]],
     items: Sequence[Item],
     size: Callable[[Item], int],
-) -> list[list[Result]]:
-    """Run `work` over groups of items of about equal size, a Spark task each; results keep their task's order.
-
-    An RDD and not a frame: items and results are a few small objects a file, nothing columnar crosses to the JVM.
-    """
-    context = lake.spark.sparkContext
+) -> list[Result]:
+    """Run `work` over groups of items of about equal size, a task each; results in the order of the tasks."""
+    if not items:
+        return []
     total = sum(size(item) for item in items)
-    wanted = max(context.defaultParallelism, -(-total // _TASK_BYTES))
-    groups: list[tuple[int, list[Item]]] = [(0, []) for _ in range(min(len(items), wanted))]
+    wanted = max(engine.parallelism, -(-total // _TASK_BYTES))
+    groups: list[list[Item]] = [[] for _ in range(min(len(items), wanted))]
+    # Largest first into the lightest group: tasks end at about the same time.
+    lightest = [(0, number) for number in range(len(groups))]
     for item in sorted(items, key=size, reverse=True):
-        # Largest first into the lightest group: tasks end at about the same time.
-        lightest = min(range(len(groups)), key=lambda i: groups[i][0])
-        weight, members = groups[lightest]
-        members.append(item)
-        groups[lightest] = (weight + max(1, size(item)), members)
-    tasks = context.parallelize([members for _, members in groups], max(1, len(groups)))
-    return tasks.map(lambda members: list(work(members))).collect()
+        weight, number = heappop(lightest)
+        groups[number].append(item)
+        heappush(lightest, (weight + max(1, size(item)), number))
+    found = engine.map(_Whole(work), groups)
+    return [result for of_task in found for result in of_task]
 
 
 def _decoding(context: StageContext, now: datetime) -> Decoding:
@@ -466,7 +456,7 @@ def _decoding(context: StageContext, now: datetime) -> Decoding:
 
 def _landing(context: StageContext) -> Landing:
     paths = tuple(source.path for source in context.settings.all_sources)
-    return Landing(ObjectStore.of(context.lake.spark, paths))
+    return Landing(ObjectStore.of(context.engine.storage_option, paths))
 
 
 def _file_row(hashed: Hashed, batch: int, state: str, now: datetime) -> dict[str, Any]:
@@ -487,7 +477,7 @@ def _file_row(hashed: Hashed, batch: int, state: str, now: datetime) -> dict[str
 
 
 def _hashed(context: StageContext, row: dict[str, Any]) -> Hashed:
-    """A planned row of bronze/file as the executors take it."""
+    """A planned row of bronze/file as the tasks take it."""
     source = {s.name: s for s in context.settings.all_sources}.get(row["source_name"])
     if source is None:
         raise ConfigurationError(

@@ -1,29 +1,32 @@
 """silver/interval and gold/prediction -> gold/state and gold/anomaly: what state each device is in, and what is odd.
 
-A node's intervals and a rack's device-hours are each judged where they lie, in one Arrow call of an executor.
+A task judges the intervals of its nodes; another the device-hours of a rack.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Final
 
 import polars as pl
 import pyarrow as pa
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
+import pyarrow.compute as pc
 
 from lepton_etl.days import Days
 from lepton_etl.diagnosis.anomalies import anomaly_rows, devices
 from lepton_etl.diagnosis.device_states import state_rows
 from lepton_etl.diagnosis.minutes import DEVICES, INPUTS
-from lepton_etl.lake.spark import SparkLake
-from lepton_etl.lake.tables import Written
+from lepton_etl.lake.node_parts import NodePart, node_parts
+from lepton_etl.lake.staging import StagedFile, stage
+from lepton_etl.lake.tables import Lake, Written
+from lepton_etl.schema.declare import Table
 from lepton_etl.schema.diagnosis import ANOMALY, STATE
 from lepton_etl.schema.energy import PREDICTION
 from lepton_etl.schema.fleet import INTERVAL, NODE
-from lepton_etl.schema.types import arrow_rows, spark_schema
+from lepton_etl.schema.types import arrow_schema
 from pipelines.stage import StageContext, StageResult
 
 # What a device usually draws and clocks at is learnt from so many days before.
@@ -33,80 +36,76 @@ ANOMALY_HISTORY_DAYS: Final = 120
 _HOUR_INPUT: Final = (
     "site_id", "cluster_id", "node_id", "device_id", "date", "hour_start", "energy_kwh", "predicted_kwh", "load_ratio",
 )  # fmt: skip
+_STATE_INPUT: Final = ("site_id", "cluster_id", "node_id", "device_id", "date", "interval_start", *INPUTS)
 _SHOWN: Final = 3
-
-Kernel = Callable[[pa.Table], pa.Table]
 
 
 def run(context: StageContext) -> StageResult:
     """Judge the days of the run; a device without history has no anomaly, and a state as unsure as it is."""
-    states = _states(context)
-    anomalies = _anomalies(context)
+    written = (_states(context), _anomalies(context))
     notes = (_note_of_states(context.lake, context.days), *_worst(context.lake, context.days))
-    written = (states, anomalies)
     return StageResult(rows_out=sum(one.rows for one in written), written=written, notes=notes)
 
 
 def _states(context: StageContext) -> Written:
-    days = context.days
+    days, lake = context.days, context.lake
     looked_at = Days(days.start - timedelta(days=STATE_HISTORY_DAYS), days.end)
-    rows = (
-        context.lake.read_frame(INTERVAL, looked_at)
-        .where(F.col("device_id").rlike(DEVICES))
-        .select("site_id", "cluster_id", "node_id", "device_id", "date", "interval_start", *INPUTS)
-        .groupBy("site_id", "node_id")
-        .applyInArrow(_states_of(list(days)), schema=spark_schema(STATE))
-    )
-    return context.lake.replace_frame(STATE, days, rows, allow_empty=True)
+    parts = node_parts(lake, INTERVAL, looked_at, by_day=False)
+    staged = context.engine.map(_States(lake.root, tuple(days)), parts)
+    return lake.commit(STATE, days, [file for files in staged for file in files], allow_empty=True)
 
 
-def _states_of(days: list[date]) -> Kernel:
-    def judge(table: pa.Table) -> pa.Table:
-        rows = pl.DataFrame(table)
+@dataclass(frozen=True)
+class _States:
+    """What a task does: stage the states of its nodes on these days, each node judged by the days before."""
+
+    root: Path
+    days: tuple[date, ...]
+
+    def __call__(self, part: NodePart) -> list[StagedFile]:
+        rows = part.read(_STATE_INPUT, pl.col("device_id").str.contains(DEVICES))
         found = []
-        for day in days:
-            first = day - timedelta(days=STATE_HISTORY_DAYS)
-            today = rows.filter(pl.col("date") == day)
-            found.append(state_rows(today, rows.filter(pl.col("date").is_between(first, day, closed="left"))))
-        return arrow_rows(STATE, _together(found))
-
-    return judge
+        for _, own in rows.group_by("site_id", "node_id"):
+            for day in self.days:
+                first = day - timedelta(days=STATE_HISTORY_DAYS)
+                history = own.filter(pl.col("date").is_between(first, day, closed="left"))
+                found.append(state_rows(own.filter(pl.col("date") == day), history))
+        return stage(self.root, STATE, _together(STATE, found))
 
 
 def _anomalies(context: StageContext) -> Written:
-    days = context.days
+    days, lake, model = context.days, context.lake, context.settings.model
     looked_at = Days(days.start - timedelta(days=ANOMALY_HISTORY_DAYS), days.end)
-    hours = context.lake.read_frame(PREDICTION, looked_at).where(
-        F.col("model_name") == context.settings.model.name
-    )
+    hours = lake.read(PREDICTION, looked_at, columns=_HOUR_INPUT, where=pc.field("model_name") == model.name)
     racks = (
-        context.lake.read_few(NODE)
-        .where((F.col("valid_to").isNull()) | (F.col("valid_to") > F.lit(days.start)))
-        .groupBy("site_id", "node_id")
-        .agg(F.max_by("rack_id", "valid_from").alias("rack_id"))
+        lake.read(NODE)
+        .filter(pl.col("valid_to").is_null() | (pl.col("valid_to") > days.from_time))
+        .sort("valid_from", nulls_last=False)
+        .group_by("site_id", "node_id")
+        .agg(pl.col("rack_id").last())
     )
-    of_racks = hours.select(*_HOUR_INPUT).join(F.broadcast(racks), ["site_id", "node_id"], how="left")
     # A node of no known rack has no peers: it is judged alone.
-    whose = F.coalesce("rack_id", F.concat(F.lit("node "), F.col("node_id")))
-    rows = (
-        of_racks.withColumn("_peers", whose)
-        .groupBy("site_id", "_peers")
-        .applyInArrow(_anomalies_of(list(days), context.settings.model.device), schema=spark_schema(ANOMALY))
-    )
-    return context.lake.replace_frame(ANOMALY, days, rows, allow_empty=True)
+    of_racks = hours.join(racks, on=["site_id", "node_id"], how="left")
+    peers = pl.coalesce("rack_id", pl.lit("node ") + pl.col("node_id"))
+    groups = [rows for _, rows in of_racks.sort("node_id").group_by("site_id", peers, maintain_order=True)]
+    found = context.engine.map(_Anomalies(tuple(days), model.device), groups)
+    return lake.replace(ANOMALY, days, _together(ANOMALY, found), allow_empty=True)
 
 
-def _anomalies_of(days: list[date], device: str) -> Kernel:
-    def judge(table: pa.Table) -> pa.Table:
-        rows = pl.DataFrame(table).drop("_peers")
-        if device == "gpu":
+@dataclass(frozen=True)
+class _Anomalies:
+    """What a task does: the anomalies of one rack, whose devices are judged beside each other."""
+
+    days: tuple[date, ...]
+    device: str
+
+    def __call__(self, rows: pl.DataFrame) -> pl.DataFrame:
+        if self.device == "gpu":
             # A board's model knows its die temperature, which follows power: it would expect whatever a sensor says.
-            rows = _with_expected_by_load(rows.drop("predicted_kwh"), days[0])
+            rows = _with_expected_by_load(rows.drop("predicted_kwh"), self.days[0])
         else:
             rows = rows.rename({"predicted_kwh": "expected_kwh"})
-        return arrow_rows(ANOMALY, _together([_of_day(rows, day) for day in days]))
-
-    return judge
+        return _together(ANOMALY, [_of_day(rows, day) for day in self.days])
 
 
 def _of_day(rows: pl.DataFrame, day: date) -> pl.DataFrame:
@@ -146,28 +145,26 @@ def _with_expected_by_load(rows: pl.DataFrame, day: date) -> pl.DataFrame:
     return pl.concat(found)
 
 
-def _together(frames: list[pl.DataFrame]) -> pl.DataFrame:
-    """Days without rows have no columns."""
-    filled = [frame for frame in frames if frame.height]
-    return pl.concat(filled) if filled else pl.DataFrame()
+def _together(table: Table, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """The rows of all frames in the table's columns and types; a frame without rows may lack columns."""
+    schema = arrow_schema(table)
+    filled = [frame.select(schema.names).to_arrow().cast(schema) for frame in frames if frame.height]
+    return pl.DataFrame(pa.concat_tables(filled) if filled else schema.empty_table())
 
 
-def _note_of_states(lake: SparkLake, days: Days) -> str:
-    counts = (
-        lake.read_frame(STATE, days)
-        .groupBy(F.coalesce("performance_state", F.lit("unknown")).alias("state"))
-        .count()
-        .orderBy(F.desc("count"), "state")
-        .collect()
+def _note_of_states(lake: Lake, days: Days) -> str:
+    states = lake.read(STATE, days, columns=["performance_state"]).to_series().fill_null("unknown")
+    counts = states.value_counts().sort(["count", "performance_state"], descending=[True, False])
+    shares = ", ".join(f"{state} {count / len(states):.1%}" for state, count in counts.iter_rows())
+    return (
+        f"states of {len(states):,} device intervals: {shares}"
+        if len(states)
+        else f"no device interval in {days}"
     )
-    total = sum(row["count"] for row in counts)
-    shares = ", ".join(f"{row['state']} {row['count'] / total:.1%}" for row in counts)
-    return f"states of {total:,} device intervals: {shares}" if total else f"no device interval in {days}"
 
 
-def _worst(lake: SparkLake, days: Days) -> list[str]:
+def _worst(lake: Lake, days: Days) -> list[str]:
     """The episodes that cost most, in words, and how many there are."""
-    found: DataFrame = lake.read_few(ANOMALY, days)
-    count = found.count()
-    worst = found.orderBy(F.desc(F.abs("excess_kwh")), "anomaly_id").limit(_SHOWN).collect()
-    return [f"{count:,} anomalies", *(row["explanation"] for row in worst)]
+    found = lake.read(ANOMALY, days)
+    worst = found.sort([pl.col("excess_kwh").abs(), "anomaly_id"], descending=[True, False]).head(_SHOWN)
+    return [f"{found.height:,} anomalies", *worst["explanation"]]

@@ -33,6 +33,7 @@ Reduce = Callable[[int, Sequence[bytes]], R]
 _PRELOADED: Final = ["polars", "pyarrow", "pyarrow.parquet", "pyarrow.compute", "numpy", "deltalake"]
 
 
+_SECRET: Final = (".access.key", ".secret.key", ".session.token")
 # There is a process for every core: the libraries read these as they are imported.
 _ONE_THREAD: Final = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
@@ -57,11 +58,43 @@ class Engine(Protocol):
         """
         ...
 
+    def storage_option(self, name: str) -> str | None:
+        """Return a Hadoop option of the storage, such as `fs.s3a.endpoint`; None where it is not set."""
+        ...
+
+
+@contextmanager
+def opened(name: str, options: Mapping[str, str], application: str) -> Iterator[Engine]:
+    """Open the engine `spark` or `local` by Spark settings, and end what it started.
+
+    Neither starts anything before its first task.
+    """
+    if name == "local":
+        with LocalEngine(options=options) as local:
+            yield local
+        return
+
+    def start() -> SparkSession:
+        from lepton_etl.lake.session import spark_session
+
+        session = spark_session(application, options)
+        session.sparkContext.setLogLevel("ERROR")
+        return session
+
+    engine = SparkEngine(start)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
 
 class InlineEngine:
     """Runs everything here and now: for tests, and for stages of a few rows."""
 
     parallelism = 1
+
+    def storage_option(self, name: str) -> str | None:
+        return None
 
     def map(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
         return [work(item) for item in items]
@@ -80,12 +113,18 @@ class LocalEngine:
     """A pool of processes on this machine, one a core, started with the first task; needs no JVM.
 
     `close` ends them; as a context manager it does so by itself. Parts of an exchange lie in one temporary file a
-    task.
+    task. `options` are Spark settings; those of `spark.hadoop.` name the storage.
     """
 
-    def __init__(self, processes: int | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        processes: int | None = None,
+        folder: Path | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
         self.parallelism = processes or len(os.sched_getaffinity(0))
         self._folder = folder
+        self._options = dict(options or {})
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> LocalEngine:
@@ -93,6 +132,9 @@ class LocalEngine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def storage_option(self, name: str) -> str | None:
+        return self._options.get(f"spark.hadoop.{name}")
 
     def close(self) -> None:
         """End the processes of the pool."""
@@ -135,20 +177,43 @@ class LocalEngine:
 class SparkEngine:
     """Spark's tasks and its shuffle, on this machine or on many; one job a call and no SQL execution.
 
-    The session is started with the first task, so a stage without tasks needs none.
+    The session is started by `start` with the first task, so a night without tasks needs none. `close` stops it.
     """
 
-    def __init__(self, session: Callable[[], SparkSession]) -> None:
-        self.session = session
+    def __init__(self, start: Callable[[], SparkSession]) -> None:
+        self._start = start
+        self._session: SparkSession | None = None
 
     @classmethod
     def of(cls, spark: SparkSession) -> SparkEngine:
         """Return the engine of a running session."""
         return cls(lambda: spark)
 
+    def session(self) -> SparkSession:
+        """Return the session, started where it was not yet."""
+        if self._session is None:
+            self._session = self._start()
+        return self._session
+
+    def close(self) -> None:
+        """Stop the session where one was started."""
+        if self._session is not None:
+            self._session.stop()
+            self._session = None
+
     @property
     def context(self) -> SparkContext:
         return self.session().sparkContext
+
+    def storage_option(self, name: str) -> str | None:
+        # The public conf holds only what was set for this session, not the cluster's core-site.xml.
+        hadoop: Any = self.context._jsc.hadoopConfiguration()
+        if not name.endswith(_SECRET):
+            value: str | None = hadoop.get(name)
+            return value
+        # A secret may stand in a Hadoop credential store instead of the configuration.
+        found = hadoop.getPassword(name)
+        return None if found is None else "".join(found)
 
     @property
     def parallelism(self) -> int:

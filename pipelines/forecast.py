@@ -6,26 +6,21 @@ from runs that had ended by then.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, timedelta
 from typing import Final
 
 import polars as pl
-import pyarrow as pa
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from lepton_etl.config.settings import Grid
 from lepton_etl.days import Days
 from lepton_etl.forecast.grid_intensity import forecast_rows
 from lepton_etl.forecast.job_power import predict_jobs
-from lepton_etl.lake import tables as plain
 from lepton_etl.lake.tables import Written
 from lepton_etl.schema.declare import JOULES_PER_KWH
 from lepton_etl.schema.diagnosis import FORECAST, JOB_POWER
 from lepton_etl.schema.fleet import GRID_HOUR
 from lepton_etl.schema.jobs import JOB_ENERGY, JOB_RUN, RUN_KEY
-from lepton_etl.schema.types import arrow_rows, spark_schema
+from lepton_etl.schema.types import arrow_rows
 from pipelines.stage import StageContext, StageResult
 
 # Older hours tell little about the next four days, and the members learn anew on every origin.
@@ -47,12 +42,9 @@ def _grid(context: StageContext) -> list[Written]:
         return []
     origin = context.days.until_time
     looked_at = Days(context.days.end - timedelta(days=GRID_HISTORY_DAYS), context.days.end)
-    # One zone is 24 rows a day: read without Spark, forecast once.
-    known = pl.DataFrame(plain.read(lake.root, GRID_HOUR, looked_at))
-    rows = forecast_rows(of_zone(known, grid), grid.zone, origin)
+    rows = forecast_rows(of_zone(lake.read(GRID_HOUR, looked_at), grid), grid.zone, origin)
     day = Days.of(origin.date())
-    fresh = lake.spark.createDataFrame(arrow_rows(FORECAST, rows), spark_schema(FORECAST))
-    return [lake.replace_few(FORECAST, day, fresh, allow_empty=True)]
+    return [lake.replace(FORECAST, day, arrow_rows(FORECAST, rows), allow_empty=True)]
 
 
 def of_zone(hours: pl.DataFrame, grid: Grid) -> pl.DataFrame:
@@ -66,49 +58,46 @@ def of_zone(hours: pl.DataFrame, grid: Grid) -> pl.DataFrame:
 def _jobs(context: StageContext) -> list[Written]:
     lake, days = context.lake, context.days
     looked_at = Days(days.start - timedelta(days=JOB_HISTORY_DAYS), days.end)
-    runs = lake.read_frame(JOB_RUN, looked_at)
-    if runs.isEmpty():
+    runs = lake.read(JOB_RUN, looked_at)
+    if runs.is_empty():
         return []
-    rows = (
-        with_mean_power(runs, lake.read_frame(JOB_ENERGY, looked_at))
-        .groupBy("site_id")
-        .applyInArrow(_expected_of(list(days)), schema=spark_schema(JOB_POWER))
-    )
-    return [lake.replace_frame(JOB_POWER, days, rows, allow_empty=True)]
+    known = with_mean_power(runs, lake.read(JOB_ENERGY, looked_at))
+    found = [_expected(own, day) for _, own in known.group_by("site_id", maintain_order=True) for day in days]
+    rows = [one for one in found if one is not None]
+    expected = pl.concat(rows) if rows else pl.DataFrame()
+    return [lake.replace(JOB_POWER, days, arrow_rows(JOB_POWER, expected), allow_empty=True)]
 
 
-def with_mean_power(runs: DataFrame, energy: DataFrame) -> DataFrame:
-    """One row a run: its request, when it ran, and the mean power over its nodes, W; null where gold lacks a day."""
-    requests = runs.groupBy(*RUN_KEY).agg(
-        F.min("start_time").alias("start_time"),
-        F.max("end_time").alias("end_time"),
-        *(F.max(name).alias(name) for name in _REQUEST),
+def with_mean_power(runs: pl.DataFrame, energy: pl.DataFrame) -> pl.DataFrame:
+    """Return one row a run: its request, its times, and the mean power over its nodes, W; null where gold lacks a day.
+
+    `runs` are rows of silver/job_run, `energy` of gold/job_energy.
+    """
+    key = list(RUN_KEY)
+    requests = runs.group_by(key).agg(
+        pl.col("start_time").min(), pl.col("end_time").max(), *(pl.col(name).max() for name in _REQUEST)
     )
-    sums = energy.groupBy(*RUN_KEY).agg(
-        F.when(F.count("it_energy_kwh") == F.count("*"), F.sum("it_energy_kwh")).alias("energy_kwh"),
-        F.min("date").alias("first_date"),
+    kwh = pl.col("it_energy_kwh")
+    sums = energy.group_by(key).agg(
+        pl.when(kwh.is_not_null().all()).then(kwh.sum()).alias("energy_kwh"),
+        pl.col("date").min().alias("first_date"),
     )
-    seconds = F.unix_timestamp("end_time") - F.unix_timestamp("start_time")
+    seconds = (pl.col("end_time").dt.epoch("s") - pl.col("start_time").dt.epoch("s")).cast(pl.Float64)
     # A run that began before the days looked at has part of its energy here.
-    is_whole = F.col("first_date") <= F.to_date("start_time")
-    power_w = F.try_divide(F.col("energy_kwh") * JOULES_PER_KWH, seconds)
+    is_whole = pl.col("first_date") <= pl.col("start_time").dt.date()
+    power_w = pl.col("energy_kwh") * JOULES_PER_KWH / seconds
     return (
-        requests.join(sums, list(RUN_KEY), how="left")
-        .withColumn("mean_power_w", F.when(is_whole, power_w))
+        requests.join(sums, on=key, how="left", nulls_equal=True)
+        .with_columns(pl.when(is_whole & (seconds != 0)).then(power_w).alias("mean_power_w"))
         .drop("energy_kwh", "first_date")
+        .sort(key)
     )
 
 
-def _expected_of(days: list[date]) -> Callable[[pa.Table], pa.Table]:
-    def expect(table: pa.Table) -> pa.Table:
-        runs = pl.DataFrame(table)
-        found = []
-        for day in days:
-            at = datetime.combine(day, time(), UTC)
-            began = runs.filter(pl.col("start_time").dt.date() == day)
-            if began.height:
-                told = predict_jobs(began, runs.filter(pl.col("end_time").is_not_null()), at)
-                found.append(told.with_columns(pl.lit(day).alias("date")))
-        return arrow_rows(JOB_POWER, pl.concat(found) if found else pl.DataFrame())
-
-    return expect
+def _expected(runs: pl.DataFrame, day: date) -> pl.DataFrame | None:
+    """The expected power of a site's runs that began on the day; None where none did."""
+    began = runs.filter(pl.col("start_time").dt.date() == day)
+    if began.is_empty():
+        return None
+    ended = runs.filter(pl.col("end_time").is_not_null())
+    return predict_jobs(began, ended, Days.of(day).from_time).with_columns(pl.lit(day).alias("date"))

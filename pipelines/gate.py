@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from lepton_etl.days import Days
 from lepton_etl.errors import QualityGateError
-from lepton_etl.lake.spark import SparkLake
-from lepton_etl.quality.gate import GATED, judge
+from lepton_etl.lake.tables import Lake
+from lepton_etl.quality.gate import GATED, Slice, judge
 from lepton_etl.quality.rules import GateOutcome, load_rules
+from lepton_etl.schema.declare import Table
 from lepton_etl.schema.logs import FILE
 from pipelines.stage import StageContext, StageResult
 
@@ -50,32 +47,32 @@ def docs_folder(docs: Path, days: Days) -> Path:
     return docs / (str(days.start) if days.count == 1 else f"{days.start}_{days.end}")
 
 
-def slices(lake: SparkLake, days: Days) -> dict[str, DataFrame]:
+def slices(lake: Lake, days: Days) -> dict[str, Slice]:
     """Table name -> the rows that this run publishes from; tables that do not exist are left out."""
-    present = [table for table in GATED if lake.exists(table)]
-    return {
-        table.name: lake.read_frame(table).transform(files_of(days))
-        if table is FILE
-        else lake.read_frame(table, days)
-        for table in present
-    }
+    return {table.name: _slice(lake, table, days) for table in GATED if lake.exists(table)}
 
 
-def files_of(days: Days) -> Callable[[DataFrame], DataFrame]:
-    """bronze/file -> the files whose readings touch the days, and those of the newest batch without one.
+def _slice(lake: Lake, table: Table, days: Days) -> Slice:
+    log = lake.log(table)
+    lake.inputs[table.name] = log.version()
+    return Slice(log.to_pyarrow_dataset(), files_of(days) if table is FILE else within(days))
+
+
+def within(days: Days) -> str:
+    """The days as SQL; dates are parsed values, so the text holds nothing that a caller typed."""
+    return f"date BETWEEN DATE '{days.start}' AND DATE '{days.end}'"
+
+
+def files_of(days: Days) -> str:
+    """The files whose readings touch the days, and those of the newest batch without one, as SQL.
 
     A file without readings belongs to no day; judged with its batch it warns once, not every night.
     """
-
-    def transform(files: DataFrame) -> DataFrame:
-        newest = files.agg(F.max("batch").alias("newest_batch"))
-        touches = (F.col("first_reading_time") < F.lit(days.until_time)) & (
-            F.col("last_reading_time") >= F.lit(days.from_time)
-        )
-        unread = F.col("first_reading_time").isNull() & (F.col("batch") == F.col("newest_batch"))
-        return files.crossJoin(newest).where(touches | unread).drop("newest_batch")
-
-    return transform
+    begins, ends = (f"TIMESTAMPTZ '{time.isoformat()}'" for time in (days.from_time, days.until_time))
+    return (
+        f"(first_reading_time < {ends} AND last_reading_time >= {begins}) "
+        "OR (first_reading_time IS NULL AND batch = (SELECT max(batch) FROM every_row))"
+    )
 
 
 def _error(found: GateOutcome, days: Days, docs: Path) -> QualityGateError:

@@ -9,10 +9,11 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from pyspark.sql import functions as F
 
 from lepton_etl.carbon.market import RENEWABLE
 from lepton_etl.days import Days
+from lepton_etl.energy.aggregate import utilisation_seconds
+from lepton_etl.energy.exact_sums import exact_sum
 from lepton_etl.facility.fit import normalised_pue
 from lepton_etl.facility.meter_hours import meter_totals
 from lepton_etl.facility.stored_fit import fit_of
@@ -30,12 +31,10 @@ from lepton_etl.indicators.figures import (
     site_totals,
 )
 from lepton_etl.indicators.inlet_envelopes import inlet_sums
-from lepton_etl.lake import tables as plain
 from lepton_etl.lake.tables import Written
 from lepton_etl.registers.factors import load_factors
 from lepton_etl.schema.carbon import INSTRUMENT, KPI, MARKET_YEAR
-from lepton_etl.schema.columns import exact_sum
-from lepton_etl.schema.declare import SECONDS_PER_HOUR, Table
+from lepton_etl.schema.declare import SECONDS_PER_HOUR
 from lepton_etl.schema.energy import CLUSTER_HOUR, NODE_HOUR, SITE_HOUR
 from lepton_etl.schema.facility import FACILITY_FIT
 from lepton_etl.schema.fleet import FACILITY_INTERVAL, METER
@@ -63,15 +62,15 @@ def write_kpis(context: StageContext, day_rows: list[dict[str, Any]], least: flo
     """Put the days' rows in place of theirs, and months and years made anew from all days; the rest stays."""
     days, lake = context.days, context.lake
     first, last = period_start("year", days.start), period_start("year", days.end).replace(month=12, day=31)
-    present = plain.read(lake.root, KPI, Days(first, last)).to_pylist()
+    present = lake.read(KPI, Days(first, last)).to_dicts()
     all_days = [row for row in present if row["period"] == "day" and row["date"] not in days] + day_rows
     starts = {(period, period_start(period, day)) for period in PERIODS for day in days}
     rolled = [row for period, start in starts for row in roll_up(all_days, period, start, least)]
     kept = [row for row in present if row["period"] != "day" and (row["period"], row["date"]) not in starts]
     span = Days(first, days.end)
     rows = [row for row in [*all_days, *kept, *rolled] if row["date"] in span]
-    frame = lake.spark.createDataFrame(pa.Table.from_pylist(rows, schema=arrow_schema(KPI)))
-    return lake.replace_few(KPI, span, with_status(context, KPI, frame, span), allow_empty=True)
+    frame = pl.DataFrame(pa.Table.from_pylist(rows, schema=arrow_schema(KPI)))
+    return lake.replace(KPI, span, with_status(context, KPI, frame, span), allow_empty=True)
 
 
 def _totals(context: StageContext) -> list[list[Totals]]:
@@ -108,51 +107,36 @@ def _totals(context: StageContext) -> list[list[Totals]]:
     return [hours[key] for key in sorted(hours)]
 
 
-def _few(context: StageContext, table: Table) -> pl.DataFrame:
-    found = pl.DataFrame(plain.read(context.lake.root, table, context.days))
-    return found
-
-
 def _site_rows(context: StageContext) -> list[dict[str, Any]]:
     least = context.settings.energy.coverage_min_ratio
-    meters = pl.DataFrame(context.lake.rows(METER))
-    totals = meter_totals(_few(context, FACILITY_INTERVAL), meters, least)
-    return _few(context, SITE_HOUR).join(totals, on=_HOUR, how="left").sort(_HOUR).to_dicts()
+    lake, days = context.lake, context.days
+    totals = meter_totals(lake.read(FACILITY_INTERVAL, days), lake.read(METER), least)
+    return lake.read(SITE_HOUR, days).join(totals, on=_HOUR, how="left").sort(_HOUR).to_dicts()
 
 
 def _cluster_rows(context: StageContext) -> list[dict[str, Any]]:
-    return _few(context, CLUSTER_HOUR).sort(_CLUSTER_HOUR).to_dicts()
+    return context.lake.read(CLUSTER_HOUR, context.days).sort(_CLUSTER_HOUR).to_dicts()
 
 
 def _node_sums(context: StageContext) -> dict[tuple[str, str, datetime], dict[str, float]]:
-    """Node-hours, busy hours of servers and boards, inlet hours of each cluster-hour; a sum for each, by Spark."""
-    hours = F.col("expected_s") / SECONDS_PER_HOUR
-    cpu, gpu, boards = F.col("cpu_utilisation_ratio"), F.col("gpu_utilisation_ratio"), F.col("gpu_count")
-    # ITEUsv leaves out servers that are mostly accelerators, and servers that are off.
-    is_server = cpu.isNotNull() & (F.coalesce(boards, F.lit(0)) == 0) & (F.col("power_mean_w") > 0)
-    addends = {
-        "node_h": hours,
-        "cpu_h": F.when(is_server, hours),
-        "cpu_busy_h": F.when(is_server, hours * cpu),
-        "gpu_h": F.when(gpu.isNotNull(), hours * boards),
-        "gpu_busy_h": hours * boards * gpu,
-    }
-    sums = {name: F.coalesce(exact_sum(addend), F.lit(0.0)) for name, addend in addends.items()}
-    columns = sums | inlet_sums(F.col("inlet_temp_c"), hours)
-    rows = context.lake.read_frame(NODE_HOUR, context.days).groupBy(*_CLUSTER_HOUR).agg(
-        *(column.alias(name) for name, column in columns.items())
-    )  # fmt: skip
-    found = rows.toArrow().to_pylist()
+    """Node-hours, busy hours of servers and boards, inlet hours of each cluster-hour."""
+    hours = pl.col("expected_s") / SECONDS_PER_HOUR
+    seconds = utilisation_seconds()
+    named = {"cpu_h": "cpu_s", "cpu_busy_h": "cpu_busy_s", "gpu_h": "board_s", "gpu_busy_h": "board_busy_s"}
+    addends = {"node_h": hours} | {name: seconds[of] / SECONDS_PER_HOUR for name, of in named.items()}
+    sums = {name: exact_sum(addend).fill_null(0.0) for name, addend in addends.items()}
+    columns = sums | inlet_sums(pl.col("inlet_temp_c"), hours)
+    found = context.lake.read(NODE_HOUR, context.days).group_by(_CLUSTER_HOUR).agg(**columns).to_dicts()
     return {(r["site_id"], r["cluster_id"], r["hour_start"]): {n: r[n] for n in columns} for r in found}
 
 
 def _jobs(context: StageContext) -> dict[tuple[str, str, datetime], dict[str, float]]:
     """Runs completed in each hour, and held GPU-hours, a day's spread evenly; empty without accounting."""
-    ordered = _few(context, JOB_ENERGY).sort("job_id", "submit_time", "restart")
+    ordered = context.lake.read(JOB_ENERGY, context.days).sort("job_id", "submit_time", "restart")
     held = ordered.group_by("site_id", "cluster_id", "date", maintain_order=True).agg(
         pl.col("gpu_held_h").sum()
     )
-    runs = _few(context, JOB_RUN).filter(
+    runs = context.lake.read(JOB_RUN, context.days).filter(
         pl.col("outcome") == "completed", pl.col("end_time").dt.date() == pl.col("date")
     )
     counts = runs.group_by(
@@ -170,11 +154,9 @@ def _jobs(context: StageContext) -> dict[tuple[str, str, datetime], dict[str, fl
 
 def _renewable_ratios(context: StageContext) -> dict[int, float]:
     """The share of each year's grid energy that retired renewable instruments cover; no year without a register."""
-    technology = {
-        row["instrument_id"]: row["technology"] for row in context.lake.rows(INSTRUMENT).to_pylist()
-    }
+    technology = {row["instrument_id"]: row["technology"] for row in context.lake.read(INSTRUMENT).to_dicts()}
     found: dict[int, float] = {}
-    for row in context.lake.rows(MARKET_YEAR).to_pylist():
+    for row in context.lake.read(MARKET_YEAR).to_dicts():
         is_renewable = technology.get(row["instrument_id"]) in RENEWABLE
         share = row["matched_kwh"] / row["consumption_kwh"] if row["consumption_kwh"] else 0.0
         year = row["reporting_year"]
@@ -198,7 +180,7 @@ def _reference_energies(context: StageContext) -> dict[tuple[str, date], tuple[f
         np.ravel(grid) for grid in np.meshgrid(kpi.reference_wet_bulb_c, kpi.reference_load_ratio)
     )
     found = {}
-    for row in plain.read(context.lake.root, FACILITY_FIT, context.days).to_pylist():
+    for row in context.lake.read(FACILITY_FIT, context.days).to_dicts():
         fit, _ = fit_of(row)
         pue = normalised_pue(fit, weather, load)
         if pue is not None:

@@ -1,7 +1,6 @@
 """The closed ledger of the days: owners of IT energy, meters and models -> accounts, residual, verdict.
 
-- gold/site_hour, gold/energy_ledger and meters of earlier days -> gold/facility_fit, one model a site and
-  day.
+The facility's model is fitted on site-hours, ledger and meters of earlier days, one model a site and day.
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ from typing import Any, Final
 
 import polars as pl
 import pyarrow as pa
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
+import pyarrow.compute as pc
 
 from lepton_etl.days import Days
 from lepton_etl.energy.owners import owner_hours
@@ -26,9 +24,7 @@ from lepton_etl.facility.pue import meter_hours
 from lepton_etl.facility.set_points import operating_figure
 from lepton_etl.facility.stored_fit import fit_of, fit_row
 from lepton_etl.intervals.node_day import UNLISTED_CLUSTER
-from lepton_etl.lake import tables as plain
-from lepton_etl.lake.spark import SparkLake
-from lepton_etl.lake.tables import Written
+from lepton_etl.lake.tables import Lake, Written
 from lepton_etl.ledger.accounts import (
     IT_ACCOUNTS,
     IT_HOURS,
@@ -60,14 +56,14 @@ def run_fit(context: StageContext) -> Written | None:
     All days of the context take the same fit: one that saw the first of them would change when the range is run
     again. Run it before the days' ledger and site hours, which take the fit where a meter is missing.
     """
-    settings, root, first = context.settings.facility.model, context.lake.root, context.days.start
+    settings, lake, first = context.settings.facility.model, context.lake, context.days.start
     before = _days_before(first, settings.look_back_days)
-    site_hours = plain.read(root, SITE_HOUR, before)
-    if site_hours.num_rows < settings.min_hours:
+    site_hours = lake.read(SITE_HOUR, before)
+    if site_hours.height < settings.min_hours:
         return None
     meters = _meter_hours(context, _days_before(first, settings.stage_days))
     heat = meters.filter(pl.col("carrier") == _HEAT)
-    hours = plant_hours(site_hours, plain.read(root, ENERGY_LEDGER, before), heat.to_arrow())
+    hours = plant_hours(site_hours, lake.read(ENERGY_LEDGER, before), heat)
     curves = _stages(meters.filter(pl.col("carrier") == _ELECTRICITY))
     rows = [
         row
@@ -78,12 +74,12 @@ def run_fit(context: StageContext) -> Written | None:
     if not rows:
         return None
     table = pa.Table.from_pylist(rows, schema=arrow_schema(FACILITY_FIT))
-    return context.lake.replace_few(FACILITY_FIT, context.days, context.lake.spark.createDataFrame(table))
+    return lake.replace(FACILITY_FIT, context.days, table)
 
 
-def fits_of(lake: SparkLake, day: date) -> tuple[dict[str, FacilityFit], dict[str, dict[str, StageLoss]]]:
+def fits_of(lake: Lake, day: date) -> tuple[dict[str, FacilityFit], dict[str, dict[str, StageLoss]]]:
     """The fits that may be used on a day and the curves of their stages, by site; empty where there are none."""
-    found = [fit_of(row) for row in lake.read_few(FACILITY_FIT, Days.of(day)).toArrow().to_pylist()]
+    found = [fit_of(row) for row in lake.read(FACILITY_FIT, Days.of(day)).to_dicts()]
     return {fit.site_id: fit for fit, _ in found}, {fit.site_id: stages for fit, stages in found}
 
 
@@ -104,14 +100,7 @@ def _days_before(day: date, count: int) -> Days:
 def _meter_hours(context: StageContext, days: Days) -> pl.DataFrame:
     """Hours of the top-level electricity and heat meters, each with its carrier."""
     lake, limit = context.lake, context.settings.energy.coverage_min_ratio
-    carrier = F.coalesce("carrier", F.lit(_ELECTRICITY))
-    meters = lake.read_few(METER).where(carrier.isin(_ELECTRICITY, _HEAT))
-    # meter_hours takes electricity alone; heat in kWh is counted by the same rule.
-    as_electricity = meters.withColumn("carrier", F.lit(_ELECTRICITY))
-    hours = as_electricity.transform(meter_hours(lake.read_frame(FACILITY_INTERVAL, days), days, limit))
-    carriers = meters.select("site_id", "meter_id", carrier.alias("carrier")).distinct()
-    found = pl.DataFrame(hours.join(carriers, ["site_id", "meter_id"], how="left").toArrow())
-    return found
+    return meter_hours(lake.read(METER), lake.read(FACILITY_INTERVAL, days), days, limit)
 
 
 def _stages(meters: pl.DataFrame) -> dict[str, dict[str, StageLoss]]:
@@ -197,10 +186,10 @@ class Ledger:
 
 def ledger(
     context: StageContext,
-    node_hours: DataFrame,
-    meter_hours: DataFrame,
-    drivers: DataFrame,
-    node_split: DataFrame | None,
+    node_hours: pl.DataFrame,
+    meters: pl.DataFrame,
+    drivers: pl.DataFrame,
+    node_split: pl.DataFrame | None,
 ) -> Ledger:
     """Node-hours, meter-hours, hours of sites, the split by jobs (None: no accounting) and models -> the ledger.
 
@@ -208,19 +197,17 @@ def ledger(
     it_energy_kwh and outdoor_wet_bulb_temp_c.
     """
     settings = context.settings
-    meters = _meters(meter_hours)
+    metered = _meters(meters)
     owners = _owners(context, node_hours, drivers, node_split)
-    accounts = site_accounts(meters, owners, _modelled(context, meters, drivers))
+    accounts = site_accounts(metered, owners, _modelled(context, metered, drivers))
     rows = ledger_rows(accounts, settings.ledger)
     found = findings(rows, accounts, settings.ledger, has_jobs=node_split is not None)
     return Ledger(accounts, owners, rows, tuple(found))
 
 
-def checked(lake: SparkLake, context: StageContext, book: Ledger) -> Written:
+def checked(context: StageContext, book: Ledger) -> Written:
     """Keep the ledger as checked, and refuse the days that break a limit. Raises LedgerError (exit code 3)."""
-    written = lake.replace_few(
-        LEDGER_CHECK, context.days, lake.spark.createDataFrame(book.rows), allow_empty=True
-    )
+    written = context.lake.replace(LEDGER_CHECK, context.days, book.rows, allow_empty=True)
     if book.findings:
         first = book.findings[0]
         shown = "; ".join(f"{one.site_id} {one.when}: {one.text}" for one in book.findings[:_SHOWN])
@@ -235,44 +222,45 @@ def checked(lake: SparkLake, context: StageContext, book: Ledger) -> Written:
 
 
 def _owners(
-    context: StageContext, node_hours: DataFrame, drivers: DataFrame, node_split: DataFrame | None
+    context: StageContext, node_hours: pl.DataFrame, drivers: pl.DataFrame, node_split: pl.DataFrame | None
 ) -> pl.DataFrame:
-    lake = context.lake
-    unlisted = lake.read_frame(INTERVAL, context.days).where(F.col("cluster_id") == UNLISTED_CLUSTER)
-    sums = drivers.select(*_HOUR, F.col("it_energy_sigma_kwh").alias("sigma_kwh"))
-    rows = node_hours.transform(owner_hours(node_split, unlisted)).join(sums, _HOUR, how="left")
-    found = pl.DataFrame(rows.toArrow())
+    outside = pc.field("cluster_id") == UNLISTED_CLUSTER
+    unlisted = context.lake.read(
+        INTERVAL, context.days,
+        columns=["site_id", "interval_start", "counts_in_total", "energy_kwh"], where=outside,
+    )  # fmt: skip
+    sigma = drivers.select(*_HOUR, pl.col("it_energy_sigma_kwh").fill_null(0.0).alias("sigma_kwh"))
     known = (pl.col("unknown_nodes") == 0).alias("is_known")
     return (
-        found.with_columns(known, pl.col("sigma_kwh").fill_null(0.0))
+        owner_hours(node_hours, node_split, unlisted)
+        .join(sigma, on=_HOUR, how="left")
+        .with_columns(known)
         .select(list(IT_HOURS))
         .cast(IT_HOURS)
         .sort(_HOUR)
     )
 
 
-def _meters(hours: DataFrame) -> pl.DataFrame:
-    found = pl.DataFrame(hours.toArrow())
+def _meters(hours: pl.DataFrame) -> pl.DataFrame:
     # A meter without a class errs by an amount that nobody stated: it adds nothing to the interval.
     ratio = class_sigma_ratio(1.0) * pl.col("class_pct").fill_null(0.0)
     return (
-        found.with_columns((pl.col("energy_kwh") * ratio).alias("sigma_kwh"))
+        hours.with_columns((pl.col("energy_kwh") * ratio).alias("sigma_kwh"))
         .select(list(METERS))
         .cast(METERS)
         .sort(*_HOUR, "meter_id")
     )
 
 
-def _modelled(context: StageContext, meters: pl.DataFrame, drivers: DataFrame) -> pl.DataFrame:
+def _modelled(context: StageContext, meters: pl.DataFrame, drivers: pl.DataFrame) -> pl.DataFrame:
     """What stands in for meters: curves and models fitted on the days before, then the transformer's nameplate."""
     plate = context.settings.facility.transformer
-    hours = pl.DataFrame(drivers.toArrow())
     parts = []
     for day in context.days:
         fits, stages = fits_of(context.lake, day)
         of_day = pl.col("hour_start").dt.date() == day
         parts.append(_with_class_error(modelled_stages(meters.filter(of_day), stages), meters))
-        parts.append(modelled_overhead(hours.filter(of_day), fits))
+        parts.append(modelled_overhead(drivers.filter(of_day), fits))
     if plate is not None:
         parts.append(
             transformer_losses(

@@ -10,27 +10,28 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-import pyarrow.compute as pc
+import polars as pl
 import structlog
 
+from lepton_etl.billing.bill import read_invoices
+from lepton_etl.billing.tariff import read_tariff
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, Exit, LeptonError, NoInputError
-from lepton_etl.lake.lease import Lease, leases
+from lepton_etl.lake.file_register import FileRegister
+from lepton_etl.lake.lease import DaysLease, Lease
+from lepton_etl.lake.nights import adopt, name_night
 from lepton_etl.lake.runs import BATCH_KEY, RunRecord, StageRecord, new_run_id
-from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Lake, read_files
 from lepton_etl.quality.rules import load_rules
 from lepton_etl.registers.inventory import read_meters, read_nodes
-from lepton_etl.schema.logs import FILE, READING
-from pipelines import gold as bill
-from pipelines.engine import Engine, SparkEngine
+from lepton_etl.schema.logs import READING
+from lepton_etl.schema.operations import NIGHT
+from pipelines.engine import Engine
 from pipelines.publish import dirty_days
 from pipelines.stage import StageContext, StageResult
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
 
 # What is made of a range of days, in this order; the figures are out when the last of them is done.
 DAILY: Final = ("silver", "gate", "gold", "kpi", "publish")
@@ -58,7 +59,10 @@ def check(settings: Settings) -> None:
     if settings.facility.meters:
         read_meters(settings.facility.meters, settings.site.site_id)
     load_rules(settings.quality.expectations)
-    bill.check(settings)
+    if settings.tariff.file:
+        read_tariff(settings.tariff.file, settings.site.site_id)
+    if settings.billing.invoices:
+        read_invoices(settings.billing.invoices)
     root = settings.lake.root
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -79,7 +83,7 @@ def run_night(
     `watch` is called as each stage starts.
     """
     night = Night(new_run_id())
-    lake = _lake(engine, settings)
+    lake = Lake(settings.lake.root)
     record = RunRecord(lake, night.run_id, days, settings.digest)
     log = structlog.get_logger("nightly").bind(run_id=night.run_id, date=str(days))
     context = StageContext(lake, settings, days, night.run_id, log, engine)
@@ -115,18 +119,40 @@ class _Run:
         batch = 0
         if whole:
             _require_input(lake, self.context.days)
-            batch = _last_batch(lake)
+            batch = FileRegister(lake).last_batch()
             ranges = dirty_days(lake, self.context.settings, self.context.days)
-        with leases(root, [f"day-{day}" for days in ranges for day in days], run_id):
+        with DaysLease(root, ranges, run_id):
+            if whole:
+                adopt(lake, run_id)
             for days in ranges:
                 for name in DAILY:
                     if name in wanted:
                         self._stage(
                             name, days, extra={BATCH_KEY: batch} if whole and days == ranges[-1] else {}
                         )
+                if whole and self.context.days.start not in days:
+                    self._name(days)
             for name in AFTER_PUBLICATION:
+                if whole and name == AFTER_PUBLICATION[-1]:
+                    # The last commit of the night: the page, and every other reader, sees all of it or nothing.
+                    self._name(next(days for days in ranges if self.context.days.start in days))
                 if name in wanted:
                     self._after_publication(name, whole=whole)
+            if not whole:
+                self._name_stage(wanted)
+
+    def _name(self, days: Days, *, only_named: bool = False) -> None:
+        lake = self.context.lake
+        lake.metadata = {"run_id": self.night.run_id, "stage": "night"}
+        name_night(lake, days, self.night.run_id, only_named=only_named)
+
+    def _name_stage(self, wanted: Iterable[str]) -> None:
+        """What a single stage changed is seen at once: `publish` publishes, a later stage changes what is published."""
+        if "publish" in wanted:
+            adopt(self.context.lake, self.night.run_id)
+            self._name(self.context.days)
+        elif set(wanted) & set(AFTER_PUBLICATION[:-1]) and self.context.lake.exists(NIGHT):
+            self._name(self.context.days, only_named=True)
 
     def _after_publication(self, name: str, *, whole: bool) -> None:
         try:
@@ -181,30 +207,19 @@ class _Run:
         )
 
 
-def _lake(engine: Engine, settings: Settings) -> SparkLake:
-    """The lake; a stage that plans in Spark gets the session of the night, started when it is first asked for."""
-
-    def start() -> SparkSession:
-        if isinstance(engine, SparkEngine):
-            return engine.session()
-        from lepton_etl.lake.session import spark_session
-
-        return spark_session("lepton-etl nightly", dict(settings.spark))
-
-    return SparkLake(settings.lake.root, start=start)
-
-
-def _last_batch(lake: SparkLake) -> int:
-    return pc.max(lake.rows(FILE, ["batch"])["batch"]).as_py() or 0
-
-
-def _require_input(lake: SparkLake, days: Days) -> None:
-    if lake.read_frame(READING, days).limit(1).count() == 0:
-        raise NoInputError(
-            f"no reading of {days} was ever delivered; earlier days are untouched",
-            where="bronze",
-            remedy="check the sources' paths and the collectors, then run the same command again",
-        )
+def _require_input(lake: Lake, days: Days) -> None:
+    """Raise NoInputError where no reading of the days was ever delivered; the files' bounds say so in most cases."""
+    for file in lake.files(READING, days):
+        if any(day is not None and day in days for day in (file.first_day, file.last_day)):
+            return
+        within = pl.col("reading_date").is_between(days.start, days.end)
+        if not read_files(READING, [file], ["reading_date"], within).is_empty():
+            return
+    raise NoInputError(
+        f"no reading of {days} was ever delivered; earlier days are untouched",
+        where="bronze",
+        remedy="check the sources' paths and the collectors, then run the same command again",
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,10 +3,8 @@
 A re-run of equal rows appends nothing. The rows of a publication and what they rest on (table `inputs`) are one commit;
 the restatements go before it under the publication's own name, so a run that was cut in between writes them once.
 
-- What the figures of a day rest on: told from silver after a night, from the files of the settings before
-  one.
-- Which days a night makes: those asked for, and those made before that something new reaches.
-- Gold rows with the status that the months closed so far give them; and the close of a month.
+Here is also told which days a night makes (those asked for, and those made before that something new reaches), what
+the figures of a day rest on, which status the months closed so far give a row, and how a month is closed.
 """
 
 from __future__ import annotations
@@ -23,20 +21,19 @@ from typing import Any, Final
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame
 
 from lepton_etl.billing.bill import month_days
 from lepton_etl.billing.tariff import read_tariff
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days, adjoining
 from lepton_etl.errors import NoInputError
-from lepton_etl.lake import tables as few
 from lepton_etl.lake import tables as plain
-from lepton_etl.lake.lease import leases
+from lepton_etl.lake.file_register import FileRegister
+from lepton_etl.lake.lease import DaysLease
+from lepton_etl.lake.nights import name_night
 from lepton_etl.lake.rows import checked
 from lepton_etl.lake.runs import code_version, last_published_batch, new_run_id, recorded_models
-from lepton_etl.lake.spark import SparkLake
-from lepton_etl.lake.tables import Written
+from lepton_etl.lake.tables import Lake, Written
 from lepton_etl.publication.changes import (
     CLOSED,
     RESTATED,
@@ -70,10 +67,11 @@ from lepton_etl.schema.facility import FACILITY_FIT
 from lepton_etl.schema.fleet import FACILITY_INTERVAL, GRID_HOUR, INTERVAL, METER, NODE, WEATHER_HOUR
 from lepton_etl.schema.jobs import JOB_ENERGY, JOB_NODE, JOB_RUN, TENANT_DAY
 from lepton_etl.schema.ledger import TARIFF
-from lepton_etl.schema.logs import FILE, JOB
+from lepton_etl.schema.logs import JOB
+from lepton_etl.schema.operations import NIGHT
 from lepton_etl.schema.publication import PERIOD, PUBLICATION, RESTATEMENT
 from lepton_etl.schema.tables import TABLES
-from lepton_etl.schema.types import arrow_schema, spark_schema
+from lepton_etl.schema.types import arrow_schema
 from pipelines.stage import StageContext, StageResult
 
 # A change of these re-opens the days made before that lie in the changed rows' validity.
@@ -183,7 +181,7 @@ def _factor_rows(factors: FactorSet) -> list[DatedRow]:
 _OF_DELIVERY: Final = ("source_name", "file_id", "source_position", "ingest_time", "ingest_date")
 
 
-def dirty_days(lake: SparkLake, settings: Settings, days: Days) -> list[Days]:
+def dirty_days(lake: Lake, settings: Settings, days: Days) -> list[Days]:
     """The asked days, and the days made before that new files and changed rows reach.
 
     Adjoining days are one range, in time order. Raises ConfigurationError for a wrong inventory, meters, tariff or
@@ -198,7 +196,7 @@ def dirty_days(lake: SparkLake, settings: Settings, days: Days) -> list[Days]:
     return adjoining(sorted(touched))
 
 
-def made_days(lake: SparkLake) -> set[date]:
+def made_days(lake: Lake) -> set[date]:
     """Days that an earlier night published."""
     if not lake.exists(NODE_HOUR):
         return set()
@@ -209,25 +207,22 @@ def _of_spans(made: set[date], spans: Iterable[tuple[date, date]]) -> set[date]:
     return {day for first, last in set(spans) for day in made if first <= day <= last}
 
 
-def _reading_spans(lake: SparkLake, batch: int, gap_s: float) -> Iterator[tuple[date, date]]:
+def _reading_spans(lake: Lake, batch: int, gap_s: float) -> Iterator[tuple[date, date]]:
     """UTC days of [first reading - gap, last reading + gap] of each file that came after the batch."""
-    files = lake.rows(FILE, ["batch", "first_reading_time", "last_reading_time"])
-    fresh = files.filter(pc.field("batch") > batch)
+    fresh = FileRegister(lake).since(batch, ["first_reading_time", "last_reading_time"])
     margin = timedelta(seconds=gap_s)
-    for first, last in zip(
-        fresh["first_reading_time"].to_pylist(), fresh["last_reading_time"].to_pylist(), strict=True
-    ):
+    for first, last in fresh.unique().iter_rows():
         if first and last:
             yield (first - margin).date(), (last + margin).date()
 
 
-def _job_spans(lake: SparkLake, batch: int, made: set[date]) -> Iterator[tuple[date, date]]:
+def _job_spans(lake: Lake, batch: int, made: set[date]) -> Iterator[tuple[date, date]]:
     """UTC days of [start, end] of each job that came after the batch and says something that no earlier file said.
 
     A job without an end runs until the last day made.
     """
-    files = pl.DataFrame(lake.rows(FILE, ["batch", "file_id", "jobs"])).filter(pl.col("jobs") > 0)
-    fresh = files.filter(pl.col("batch") > batch)["file_id"].unique()
+    files = FileRegister(lake).since(batch, ["file_id", "jobs"])
+    fresh = files.filter(pl.col("jobs") > 0)["file_id"].unique()
     if fresh.is_empty() or not lake.exists(JOB):
         return
     said = [name for name in JOB.columns if name not in _OF_DELIVERY]
@@ -244,7 +239,7 @@ def _job_spans(lake: SparkLake, batch: int, made: set[date]) -> Iterator[tuple[d
             yield first.date(), last.date() if last is not None else max(latest, first.date())
 
 
-def _remarked(lake: SparkLake, settings: Settings, made: set[date]) -> set[date]:
+def _remarked(lake: Lake, settings: Settings, made: set[date]) -> set[date]:
     """The days made whose dated rows are not those that their last publication rested on.
 
     A day that an older release made says nothing about them and stays as it is.
@@ -264,20 +259,21 @@ def _remarked(lake: SparkLake, settings: Settings, made: set[date]) -> set[date]
     }
 
 
-def with_status(context: StageContext, table: Table, rows: DataFrame, days: Days | None = None) -> DataFrame:
+def with_status(
+    context: StageContext, table: Table, rows: pl.DataFrame, days: Days | None = None
+) -> pl.DataFrame:
     """Rows of a published gold table with `status` by closed months and the rows that stand.
 
-    All rows of the days (default: the context's), as `lake.replace_few` takes them.
+    All rows of the days (default: the context's), as `lake.replace` takes them.
     """
     root, days = context.lake.root, days or context.days
     closed = closed_months(Press(root, context.settings, context.run_id))
     if not {month_of(day) for day in days} & closed:
         return rows
-    fresh = checked(table, rows.toArrow())
+    fresh = checked(table, rows.to_arrow())
     context.lake.ensure(table)
-    present = few.present_rows(table, context.lake.log(table), days)
-    lived = with_life(fresh, present, table.key, closed)
-    return context.lake.spark.createDataFrame(lived, spark_schema(table))
+    present = plain.present_rows(table, context.lake.log(table), days)
+    return pl.DataFrame(with_life(fresh, present, table.key, closed))
 
 
 @dataclass(frozen=True)
@@ -298,7 +294,7 @@ def close_month(settings: Settings, month: str) -> Close:
     """
     root, press = settings.lake.root, Press(settings.lake.root, settings, new_run_id())
     days = Days(*month_days(month))
-    with leases(root, [f"day-{day}" for day in days], press.run_id):
+    with DaysLease(root, [days], press.run_id):
         rows = [
             row
             for row in plain.read(root, PERIOD).to_pylist()
@@ -315,6 +311,9 @@ def close_month(settings: Settings, month: str) -> Close:
         closed = _period_rows(press, month, list(last.values()))
         plain.replace_keyed(root, PERIOD, closed, {"run_id": press.run_id})
         counts = {row["table_name"]: row["row_count"] for row in closed}
+        lake = Lake(root, {"run_id": press.run_id})
+        if lake.exists(NIGHT):
+            name_night(lake, days, press.run_id, only_named=True)
         return Close(month, closed[0]["closed_time"], counts, already=False)
 
 

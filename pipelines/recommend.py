@@ -1,15 +1,12 @@
 """The lake after a night -> gold/recommendation: what to change, with what it promises and where it stands.
 
-- bronze/job, what ran before and the forecast -> when the jobs that wait should start.
-- Each lever from the lake's tables: proposals for the day after, as rows of `Advice.row`, and why there are
-  none.
-- gold/recommendation that is applied, and the energy since -> gold/saving: what each has brought, from logs
-  alone.
+Each lever makes proposals for the day after from the lake's tables, and says why there are none. What was applied is
+graded from logs alone (gold/saving).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any, Final
@@ -17,22 +14,23 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame
-from pyspark.sql import functions as F
+import pyarrow.compute as pc
 
 from lepton_etl.days import Days
 from lepton_etl.facility.set_points import operating_hours
 from lepton_etl.forecast.job_power import predict_jobs
-from lepton_etl.lake import tables as plain
-from lepton_etl.lake.spark import SparkLake
-from lepton_etl.lake.tables import Written
-from lepton_etl.recommend import idle_jobs as held
-from lepton_etl.recommend import idle_nodes as nodes
-from lepton_etl.recommend import power_caps as limits
-from lepton_etl.recommend.advice import LEFT_TO_OTHERS, Advice, Promise, Subject, Worth, state_advice, valued
+from lepton_etl.lake.node_parts import NodePart, node_parts
+from lepton_etl.lake.tables import Lake, Written, partitions
+from lepton_etl.recommend.advice import LEFT_TO_OTHERS, Advice, SiteRates, Subject, state_advice, valued
+from lepton_etl.recommend.idle_jobs import COLUMNS as JOB_COLUMNS
+from lepton_etl.recommend.idle_jobs import zombie_advice
+from lepton_etl.recommend.idle_nodes import COLUMNS as NODE_COLUMNS
+from lepton_etl.recommend.idle_nodes import node_advice
+from lepton_etl.recommend.job_shift import HORIZON_H, Queue, shift_advice
 from lepton_etl.recommend.lifecycle import APPLIED, EXPIRED, REJECTED, Decision, standing
+from lepton_etl.recommend.power_caps import COLUMNS as CAP_COLUMNS
+from lepton_etl.recommend.power_caps import cap_advice
 from lepton_etl.recommend.savings import DAILY, saving_rows
-from lepton_etl.recommend.waiting import HORIZON_H, Queue, shift_advice
 from lepton_etl.schema.declare import SECONDS_PER_HOUR
 from lepton_etl.schema.diagnosis import FORECAST, STATE
 from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR, SITE_HOUR
@@ -41,7 +39,8 @@ from lepton_etl.schema.jobs import JOB_ENERGY, JOB_NODE, JOB_RUN, TENANT_DAY
 from lepton_etl.schema.ledger import SITE_COST
 from lepton_etl.schema.logs import JOB
 from lepton_etl.schema.recommend import DECISION, RECOMMENDATION, SAVING
-from lepton_etl.schema.types import arrow_rows, arrow_schema, spark_schema
+from lepton_etl.schema.types import arrow_schema
+from lepton_etl.uncertainty import Estimate
 from pipelines.forecast import JOB_HISTORY_DAYS, with_mean_power
 from pipelines.ledger import fits_of
 from pipelines.stage import StageContext, StageResult
@@ -59,12 +58,12 @@ def waiting_jobs(context: StageContext) -> Found:
     if not pending.height:
         return Found(notes=("no job waits in the partitions that may",))
     known = Days(context.days.end - timedelta(days=JOB_HISTORY_DAYS), context.days.end)
-    runs = context.lake.read_frame(JOB_RUN, known).where(F.col("partition").isin(*settings.partitions))
-    history = pl.DataFrame(with_mean_power(runs, context.lake.read_frame(JOB_ENERGY, known)).toArrow())
+    runs = context.lake.read(JOB_RUN, known).filter(pl.col("partition").is_in(settings.partitions))
+    history = with_mean_power(runs, context.lake.read(JOB_ENERGY, known))
     told = predict_jobs(pending, history.filter(pl.col("end_time").is_not_null()), at)
     hours = (pl.col("end_time") - pl.col("start_time")).dt.total_seconds() / 3600
     ended = history.filter(pl.col("end_time") <= at).select("user_name", "partition", hours.alias("hours"))
-    costs = pl.DataFrame(plain.read(context.lake.root, SITE_COST, Days.of(context.days.end)))
+    costs = context.lake.read(SITE_COST, Days.of(context.days.end))
     currencies = costs["currency"].drop_nulls().unique().to_list()
     queue = Queue(
         context.settings.site.site_id,
@@ -81,42 +80,49 @@ def waiting_jobs(context: StageContext) -> Found:
     return Found([one.row() for one in found], notes)
 
 
-def _pending(context: StageContext, at: datetime, partitions: tuple[str, ...]) -> pl.DataFrame:
+def _pending(context: StageContext, at: datetime, may_shift: tuple[str, ...]) -> pl.DataFrame:
     """Jobs whose newest record by the end of the day is that they wait, with the cluster as silver names it."""
     key = ["site_id", "cluster_name", "job_id", "submit_time"]
-    newest: DataFrame = (
-        context.lake.read_frame(JOB)
-        .where(F.col("partition").isin(*partitions) & (F.col("submit_time") < F.lit(at)))
-        .where(F.coalesce("record", F.lit("job")) == "job")
-        .groupBy(*key)
-        .agg(
-            F.max_by("job_state", F.struct("ingest_time", "source_position")).alias("job_state"),
-            F.max("start_time").alias("start_time"),
-            *(F.max(name).alias(name) for name in _REQUEST if name != "submit_time"),
-        )
-        .where(F.col("start_time").isNull() & (F.col("job_state") == "PENDING"))
-        .withColumnRenamed("cluster_name", "cluster_id")
-        .orderBy("submit_time", "job_id")
+    submitted = pc.field("submit_time")
+    may_wait = (
+        pc.is_in(pc.field("partition"), pa.array(may_shift))
+        & (submitted < pa.scalar(at))
+        & (submitted >= pa.scalar(at - timedelta(days=JOB_HISTORY_DAYS)))
     )
-    return pl.DataFrame(newest.toArrow()).drop("job_state", "start_time")
+    records = context.lake.read(JOB, where=may_wait).filter(pl.col("record").fill_null("job") == "job")
+    newest = (
+        records.sort("ingest_time", "source_position")
+        .group_by(key)
+        .agg(
+            pl.col("job_state").last(),
+            pl.col("start_time").max(),
+            *(pl.col(name).max() for name in _REQUEST if name != "submit_time"),
+        )
+        .filter(pl.col("start_time").is_null() & (pl.col("job_state") == "PENDING"))
+    )
+    return (
+        newest.rename({"cluster_name": "cluster_id"})
+        .sort("submit_time", "job_id")
+        .drop("job_state", "start_time")
+    )
 
 
 def _room(context: StageContext) -> pl.DataFrame:
     """Free GPUs and cores of each cluster, if what runs at the end of the day keeps what it holds."""
     today = Days.of(context.days.end)
     listed = (
-        context.lake.read_few(NODE)
-        .where(F.col("valid_to").isNull() | (F.col("valid_to") > F.lit(today.until_time)))
-        .groupBy("cluster_id")
-        .agg(F.sum("gpu_count").alias("gpu"), F.sum("core_count").alias("core"))
+        context.lake.read(NODE)
+        .filter(pl.col("valid_to").is_null() | (pl.col("valid_to") > today.until_time))
+        .group_by("cluster_id")
+        .agg(_known_sum("gpu_count").alias("gpu"), _known_sum("core_count").alias("core"))
     )
     running = (
-        context.lake.read_frame(JOB_NODE, today)
-        .where(F.col("to_time") >= F.lit(today.until_time))
-        .groupBy("cluster_id")
-        .agg(F.sum("gpu_count").alias("gpu_held"), F.sum("cpu_count").alias("core_held"))
+        context.lake.read(JOB_NODE, today)
+        .filter(pl.col("to_time") >= today.until_time)
+        .group_by("cluster_id")
+        .agg(_known_sum("gpu_count").alias("gpu_held"), _known_sum("cpu_count").alias("core_held"))
     )
-    rows = pl.DataFrame(listed.join(running, "cluster_id", "left").toArrow())
+    rows = listed.join(running, on="cluster_id", how="left").sort("cluster_id")
     parts = [
         rows.select(
             "cluster_id",
@@ -130,7 +136,7 @@ def _room(context: StageContext) -> pl.DataFrame:
 
 def _hours_ahead(context: StageContext, at: datetime, costs: pl.DataFrame) -> pl.DataFrame:
     """The newest forecast of the hours ahead; prices are those of the same hours of the day before."""
-    rows = pl.DataFrame(plain.read(context.lake.root, FORECAST, Days.of(at.date())))
+    rows = context.lake.read(FORECAST, Days.of(at.date()))
     zone = context.settings.grid.zone if context.settings.grid else None
     rows = rows.filter((pl.col("zone_id") == zone) & (pl.col("origin_time") == at)).select(
         "hour_start", "carbon_intensity_gco2e_per_kwh", "intensity_lower_gco2e_per_kwh",
@@ -150,7 +156,7 @@ def _hours_ahead(context: StageContext, at: datetime, costs: pl.DataFrame) -> pl
 
 def _overhead_ratio(context: StageContext) -> float:
     """kW of overhead a kW of IT over the day; 0 where no meter tells, so that nothing is promised of it."""
-    rows = pl.DataFrame(plain.read(context.lake.root, SITE_HOUR, Days.of(context.days.end)))
+    rows = context.lake.read(SITE_HOUR, Days.of(context.days.end))
     known = rows.drop_nulls(["facility_energy_kwh", "it_energy_kwh"])
     facility_kwh, it_kwh = (
         float(known[name].to_numpy().sum()) for name in ("facility_energy_kwh", "it_energy_kwh")
@@ -158,18 +164,16 @@ def _overhead_ratio(context: StageContext) -> float:
     return max(facility_kwh / it_kwh - 1, 0.0) if it_kwh > 0 else 0.0
 
 
-LeversRow = dict[str, Any]
+Row = dict[str, Any]
 # GPU utilisation from which a GPU works.
 AT_WORK: Final = 0.5
-# The columns of an advice as they cross from the executors; the others the night adds.
-_FILLED: Final = ("date", "recommendation_state", "first_proposed_date", "state_time")
 
 
 @dataclass(frozen=True)
 class Found:
     """The proposals of one lever and what it has to say."""
 
-    rows: list[LeversRow] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     notes: tuple[str, ...] = ()
 
 
@@ -177,8 +181,10 @@ def idle_nodes(context: StageContext) -> Found:
     """Nodes that may sleep and nodes that draw too much at rest, cluster by cluster."""
     settings, day = context.settings.optimize, context.days.end
     days = Days(day - timedelta(days=settings.history_days - 1), day)
-    hours = context.lake.read_frame(NODE_HOUR, days).select(*nodes.COLUMNS)
-    found = _judged(hours, ("site_id", "cluster_id"), lambda rows: nodes.node_advice(rows, day, settings))
+    parts = node_parts(context.lake, NODE_HOUR, days, by_day=False)
+    # A cluster is judged as a whole: its reserve is shared. Node-hours of a month are few columns and few rows.
+    hours = pl.concat([part.read(NODE_COLUMNS) for part in parts]) if parts else pl.DataFrame()
+    found = _by_cluster(hours, lambda rows: node_advice(rows, day, settings))
     notes = () if settings.power_down else ("no node may sleep: optimize.power_down is not stated",)
     return Found(found, notes)
 
@@ -187,138 +193,212 @@ def zombie_jobs(context: StageContext) -> Found:
     """Jobs that ran at the end of the day and whose boards did nothing."""
     settings, day = context.settings.optimize, context.days.end
     today = Days.of(day)
-    running = context.lake.read_frame(JOB_NODE, today).where(
-        (F.col("to_time") >= F.lit(today.until_time)) & (F.size("device_ids") > 0)
-    )
-    if running.isEmpty():
-        return Found()
-    boards = running.select(
-        "site_id", "cluster_id", "node_id", "job_id", "tenant_id", "from_time", "to_time",
-        F.explode("device_ids").alias("device_id"),
+    boards = (
+        context.lake.read(JOB_NODE, today)
+        .filter((pl.col("to_time") >= today.until_time) & (pl.col("device_ids").list.len() > 0))
+        .select(
+            "site_id", "cluster_id", "node_id", "job_id", "tenant_id", "from_time", "to_time",
+            pl.col("device_ids").alias("device_id"),
+        )
+        .explode("device_id")
     )  # fmt: skip
-    power = context.lake.read_frame(INTERVAL, today).select(
-        "site_id",
-        "cluster_id",
-        "node_id",
-        "device_id",
-        "interval_start",
-        "energy_kwh",
-        "gpu_utilisation_ratio",
-    )
-    inside = F.col("interval_start").between(F.col("from_time"), F.col("to_time"))
+    if boards.is_empty():
+        return Found()
+    work = _HeldHours(boards)
+    parts = [one for one in context.engine.map(work, node_parts(context.lake, INTERVAL, today)) if one.height]
+    if not parts:
+        return Found()
+    utilisation = pl.col("utilisation_ratio")
     hours = (
-        boards.join(power, ["site_id", "cluster_id", "node_id", "device_id"])
-        .where(inside)
-        .groupBy(
-            "site_id", "cluster_id", "job_id", F.date_trunc("hour", "interval_start").alias("hour_start")
-        )
+        pl.concat(parts)
+        .group_by("site_id", "cluster_id", "job_id", "hour_start")
         .agg(
-            F.first("tenant_id").alias("tenant_id"),
-            F.sum("energy_kwh").alias("energy_kwh"),
+            pl.col("tenant_id").first(),
+            pl.col("energy_kwh").sum(),
             # One board that worked, or of which nothing is known, clears the job.
-            F.when(F.count("gpu_utilisation_ratio") == F.count("*"), F.max("gpu_utilisation_ratio")).alias(
-                "utilisation_ratio"
-            ),
-            F.array_sort(F.collect_set("node_id")).alias("node_ids"),
+            pl.when(utilisation.is_not_null().all()).then(utilisation.max()).alias("utilisation_ratio"),
+            pl.col("node_ids").explode().unique().sort().alias("node_ids"),
         )
-        .select(*held.COLUMNS)
+        .select(JOB_COLUMNS)
     )
-    return Found(
-        _judged(hours, ("site_id", "cluster_id"), lambda rows: held.zombie_advice(rows, day, settings))
-    )
+    return Found(_by_cluster(hours, lambda rows: zombie_advice(rows, day, settings)))
+
+
+@dataclass(frozen=True)
+class _HeldHours:
+    """What a task does: hours of the boards of its nodes that a job held, by job."""
+
+    boards: pl.DataFrame
+
+    def __call__(self, part: NodePart) -> pl.DataFrame:
+        key = ["site_id", "cluster_id", "node_id", "device_id"]
+        held_on = part.read([*key, "interval_start", "energy_kwh", "gpu_utilisation_ratio"])
+        utilisation = pl.col("gpu_utilisation_ratio")
+        return (
+            self.boards.join(held_on, on=key, how="inner", nulls_equal=True)
+            .filter(pl.col("interval_start").is_between("from_time", "to_time"))
+            .sort(*key, "interval_start")
+            .group_by(
+                "site_id", "cluster_id", "job_id", pl.col("interval_start").dt.truncate("1h").alias("hour_start"),
+                maintain_order=True,
+            )
+            .agg(
+                pl.col("tenant_id").first(),
+                pl.col("energy_kwh").sum(),
+                pl.when(utilisation.is_not_null().all()).then(utilisation.max()).alias("utilisation_ratio"),
+                pl.col("node_id").unique().sort().alias("node_ids"),
+            )
+        )  # fmt: skip
 
 
 def device_states(context: StageContext) -> Found:
     """What the states of the day's devices ask for."""
     if not context.lake.exists(STATE):
         return Found()
-    hours = F.count("*") * context.settings.energy.interval_s / SECONDS_PER_HOUR
-    rows = (
-        context.lake.read_frame(STATE, Days.of(context.days.end))
-        .where(~F.col("adjustment").isin(*LEFT_TO_OTHERS))
-        .groupBy("site_id", "cluster_id", "node_id", "device_id", "performance_state", "adjustment")
-        .agg(F.max("adjustment_reason").alias("adjustment_reason"), hours.alias("hours"))
-        .orderBy("site_id", "cluster_id", "node_id", "device_id", "adjustment")
-        .collect()
+    rows = [row for found in context.engine.map(_asked_for, _state_parts(context)) for row in found]
+    hours = context.settings.energy.interval_s / SECONDS_PER_HOUR
+    order = ("site_id", "cluster_id", "node_id", "device_id", "adjustment")
+    counted = [row | {"hours": row.pop("intervals") * hours} for row in rows]
+    counted.sort(key=lambda row: tuple(row[name] or "" for name in order))
+    return Found([one.row() for one in state_advice(counted, context.days.end)])
+
+
+def _state_parts(context: StageContext) -> list[NodePart]:
+    return node_parts(context.lake, STATE, Days.of(context.days.end))
+
+
+def _asked_for(part: NodePart) -> list[Row]:
+    """What a task does: intervals of each device by state and adjustment, of those that this night acts on."""
+    key = ["site_id", "cluster_id", "node_id", "device_id", "performance_state", "adjustment"]
+    asked = part.read([*key, "adjustment_reason"]).filter(
+        pl.col("adjustment").is_not_null() & ~pl.col("adjustment").is_in(LEFT_TO_OTHERS)
     )
-    return Found([one.row() for one in state_advice([row.asDict() for row in rows], context.days.end)])
+    return asked.group_by(key).agg(pl.col("adjustment_reason").max(), pl.len().alias("intervals")).to_dicts()
 
 
 def power_caps(context: StageContext) -> Found:
     """Caps for job classes whose GPUs were logged under more than one limit; days of history together."""
     settings, day = context.settings.optimize, context.days.end
     days = Days(day - timedelta(days=settings.history_days - 1), day)
-    limited = context.lake.read_frame(INTERVAL, days).where(F.col("power_limit_w") > 0)
-    # Before the joins that tell whose work it was: most sites log one limit, or none.
-    if limited.select("power_limit_w").distinct().limit(2).count() < 2:
+    found = _at_work(context, days)
+    if found is None:
         return Found(
             notes=("no cap is proposed: logged under one limit or none; cap some runs to learn from",)
         )
-    hours = F.sum("observed_s") / SECONDS_PER_HOUR
-    newest = F.when(F.col("date") == F.lit(day), F.col("energy_kwh")).otherwise(0.0)
+    newest = pl.when(pl.col("date") == day).then("energy_kwh").otherwise(0.0)
+    seconds = pl.col("observed_s").sum()
+    key = ("site_id", "hardware_class", "user_name", "job_class", "power_limit_w")
     rows = (
-        _gpus_at_work(context, days)
-        .groupBy("site_id", "hardware_class", "user_name", "job_class", "power_limit_w")
+        found.group_by(key)
         .agg(
-            _mean("power_mean_w").alias("power_w"), _mean("work_rate").alias("work_rate"), hours.alias("hours"),
-            F.sum(newest).alias("newest_kwh"),
+            (pl.col("power_ws").sum() / seconds).alias("power_w"),
+            (pl.col("work").sum() / seconds).alias("work_rate"),
+            (seconds / SECONDS_PER_HOUR).alias("hours"),
+            newest.sum().alias("newest_kwh"),
         )
-        .orderBy("site_id", "hardware_class", "job_class", "power_limit_w")
-        .select(*limits.COLUMNS)
-    )  # fmt: skip
-    # Rows by job class and limit are few; what they are made of stays in the executors.
-    found, notes = limits.cap_advice(rows.toArrow().to_pandas(), day, settings)
-    return Found([one.row() for one in found], notes)
+        .sort(key)
+        .select(CAP_COLUMNS)
+    )
+    advice, notes = cap_advice(rows.to_pandas(), day, settings)
+    return Found([one.row() for one in advice], notes)
 
 
 def capped_work(context: StageContext, days: Days) -> pl.DataFrame:
     """Energy, kWh, and work, 1e9 clock cycles at full utilisation, of GPUs at work by day and job class."""
-    cycles = F.col("work_rate") * F.col("observed_s") / 1e9
-    rows = (
-        _gpus_at_work(context, days)
-        .withColumn("job_class", F.concat_ws(" on ", "job_class", "hardware_class"))
-        .groupBy("site_id", "job_class", "date")
-        .agg(F.sum("energy_kwh").alias("energy_kwh"), F.sum(cycles).alias("work"))
-    )
-    return pl.DataFrame(rows.toArrow())
-
-
-def _gpus_at_work(context: StageContext, days: Days) -> DataFrame:
-    """Intervals of GPUs that worked for a job, with its class, the hardware class and the rate of work, Hz."""
-    lake, key = context.lake, ["site_id", "cluster_id", "node_id", "device_id"]
-    run = ["site_id", "cluster_id", "job_id", "submit_time", "restart"]
-    at_work = (
-        lake.read_frame(INTERVAL, days)
-        .where(F.col("device_id").rlike("^gpu[0-9]+$") & (F.col("gpu_utilisation_ratio") >= AT_WORK))
-        .where((F.col("power_limit_w") > 0) & (F.col("clock_hz") > 0) & F.col("power_mean_w").isNotNull())
-        .select(
-            *key, "date", "interval_start", "observed_s", "energy_kwh", "power_limit_w", "power_mean_w",
-            (F.col("clock_hz") * F.col("gpu_utilisation_ratio")).alias("work_rate"),
-        )
-    )  # fmt: skip
-    holders = lake.read_frame(JOB_NODE, days).select(
-        *run, "node_id", "from_time", "to_time", "date", F.explode("device_ids").alias("device_id")
-    )
-    users = lake.read_frame(JOB_RUN, days).groupBy(*run).agg(
-        F.max("user_name").alias("user_name"), F.max("partition").alias("partition")
-    )  # fmt: skip
-    classes = lake.read_few(NODE).groupBy("site_id", "node_id").agg(
-        F.max_by("hardware_class", "valid_from").alias("hardware_class")
-    )  # fmt: skip
-    inside = (F.col("interval_start") >= F.col("from_time")) & (F.col("interval_start") < F.col("to_time"))
+    found = _at_work(context, days, least_limits=0)
+    if found is None:
+        return pl.DataFrame(schema={"site_id": pl.String, "job_class": pl.String, "date": pl.Date,
+                                    "energy_kwh": pl.Float64, "work": pl.Float64})  # fmt: skip
     return (
-        at_work.join(holders, [*key, "date"])
-        .where(inside)
-        .join(users, run)
-        .join(F.broadcast(classes), ["site_id", "node_id"])
-        .where(F.col("user_name").isNotNull() & F.col("hardware_class").isNotNull())
-        .withColumn("job_class", F.concat_ws(" in ", "user_name", "partition"))
+        found.with_columns(pl.concat_str("job_class", "hardware_class", separator=" on ").alias("job_class"))
+        .group_by("site_id", "job_class", "date")
+        .agg(pl.col("energy_kwh").sum(), (pl.col("work").sum() / 1e9).alias("work"))
     )
 
 
-def _mean(name: str) -> Column:
-    """Mean by observed seconds."""
-    return F.sum(F.col(name) * F.col("observed_s")) / F.sum("observed_s")
+def _at_work(context: StageContext, days: Days, least_limits: int = 2) -> pl.DataFrame | None:
+    """Sums of GPUs that worked for a job by day, class and limit; None where fewer limits were logged."""
+    lake = context.lake
+    parts = node_parts(lake, INTERVAL, days)
+    if least_limits:
+        # Before the joins that tell whose work it was: most sites log one limit, or none.
+        logged = set().union(*context.engine.map(_limits_logged, parts))
+        if len(logged) < least_limits:
+            return None
+    run = ["site_id", "cluster_id", "job_id", "submit_time", "restart"]
+    users = lake.read(JOB_RUN, days).group_by(run).agg(pl.col("user_name").max(), pl.col("partition").max())
+    holders = (
+        lake.read(JOB_NODE, days)
+        .select(*run, "node_id", "from_time", "to_time", "date", pl.col("device_ids").alias("device_id"))
+        .explode("device_id")
+        .join(users, on=run, how="inner", nulls_equal=True)
+        .filter(pl.col("user_name").is_not_null())
+    )
+    classes = (
+        lake.read(NODE).sort("valid_from", nulls_last=False).group_by("site_id", "node_id")
+        .agg(pl.col("hardware_class").last())
+    )  # fmt: skip
+    found = [one for one in context.engine.map(_Work(holders, classes), parts) if one.height]
+    return pl.concat(found) if found else None
+
+
+def _limits_logged(part: NodePart) -> set[float]:
+    """What a task does: the power limits, W, that its nodes' devices were logged under."""
+    limited = part.read(["power_limit_w"], pl.col("power_limit_w") > 0)
+    return set(limited["power_limit_w"].unique())
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a task does: GPUs of its nodes that worked for a job -> sums by day, class and limit.
+
+    Work is clock x utilisation x seconds; `power_ws` is power x seconds.
+    """
+
+    holders: pl.DataFrame
+    classes: pl.DataFrame
+
+    def __call__(self, part: NodePart) -> pl.DataFrame:
+        key = ["site_id", "cluster_id", "node_id", "device_id", "date"]
+        at_work = (
+            pl.col("device_id").str.contains("^gpu[0-9]+$")
+            & (pl.col("gpu_utilisation_ratio") >= AT_WORK)
+            & (pl.col("power_limit_w") > 0)
+            & (pl.col("clock_hz") > 0)
+            & pl.col("power_mean_w").is_not_null()
+        )
+        rows = part.read(
+            [*key, "interval_start", "observed_s", "energy_kwh", "power_limit_w", "power_mean_w", "clock_hz",
+             "gpu_utilisation_ratio"],
+            at_work,
+        )  # fmt: skip
+        inside = (pl.col("interval_start") >= pl.col("from_time")) & (
+            pl.col("interval_start") < pl.col("to_time")
+        )
+        seconds = pl.col("observed_s")
+        return (
+            rows.join(self.holders, on=key, how="inner", nulls_equal=True)
+            .filter(inside)
+            .join(self.classes, on=["site_id", "node_id"], how="inner")
+            .filter(pl.col("hardware_class").is_not_null())
+            .with_columns(
+                pl.concat_str("user_name", "partition", separator=" in ", ignore_nulls=True).alias(
+                    "job_class"
+                )
+            )
+            .group_by("site_id", "hardware_class", "user_name", "job_class", "power_limit_w", "date")
+            .agg(
+                seconds.sum(),
+                pl.col("energy_kwh").sum(),
+                (pl.col("power_mean_w") * seconds).sum().alias("power_ws"),
+                (pl.col("clock_hz") * pl.col("gpu_utilisation_ratio") * seconds).sum().alias("work"),
+            )
+        )
+
+
+def _known_sum(name: str) -> pl.Expr:
+    """The sum of what is known; null where nothing is."""
+    return pl.when(pl.col(name).is_not_null().any()).then(pl.col(name).sum())
 
 
 def cooling(context: StageContext) -> Found:
@@ -330,7 +410,7 @@ def cooling(context: StageContext) -> Found:
     fit = fits.get(context.settings.site.site_id)
     if fit is None:
         return Found(notes=("no set point is proposed: the facility has no fit",))
-    hours = pl.DataFrame(plain.read(context.lake.root, SITE_HOUR, Days.of(day))).sort("hour_start")
+    hours = context.lake.read(SITE_HOUR, Days.of(day)).sort("hour_start")
     it_kwh, wet_bulb_c = (
         hours[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
         for name in ("it_energy_kwh", "outdoor_wet_bulb_temp_c")
@@ -349,7 +429,7 @@ def cooling(context: StageContext) -> Found:
         f"{float(np.min(best.flow_ratio)):.2f} to {float(np.max(best.flow_ratio)):.2f} of rated instead of "
         f"{plant.flow_ratio:g}",
         start, start + timedelta(days=1), best.baseline_kwh,
-        Promise(best.saving_kwh, best.saving_lower_kwh, best.saving_upper_kwh),
+        Estimate(best.saving_kwh, best.saving_lower_kwh, best.saving_upper_kwh),
         f"the site's fitted facility model at today's hours; without the envelope {free.saving_kwh:.1f} kWh",
         guard_rail=f"inlet air inside ASHRAE {plant.inlet_class}, at most 20 K an hour",
         parameters={
@@ -361,26 +441,12 @@ def cooling(context: StageContext) -> Found:
     return Found([advice.row()], best.warnings)
 
 
-def _judged(
-    rows: DataFrame, key: tuple[str, ...], judge: Callable[[pl.DataFrame], Sequence[Advice]]
-) -> list[LeversRow]:
-    """The proposals of each group of rows, judged where it lies."""
-
-    def of_group(table: pa.Table) -> pa.Table:
-        found = [one.row() | dict.fromkeys(_FILLED) for one in judge(pl.DataFrame(table))]
-        return arrow_rows(RECOMMENDATION, pl.DataFrame(found, infer_schema_length=None))
-
-    schema = spark_schema(RECOMMENDATION)
-    for one in schema.fields:
-        one.nullable = True
-    told: list[LeversRow] = rows.groupBy(*key).applyInArrow(of_group, schema=schema).toArrow().to_pylist()
-    for row in told:
-        for name in _FILLED:
-            del row[name]
-    return told
-
-
-Row = Mapping[str, Any]
+def _by_cluster(rows: pl.DataFrame, judge: Callable[[pl.DataFrame], Sequence[Advice]]) -> list[Row]:
+    """The proposals of each cluster, judged on its own rows."""
+    if rows.is_empty():
+        return []
+    groups = rows.group_by("site_id", "cluster_id", maintain_order=True)
+    return [one.row() for _, own in groups for one in judge(own)]
 
 
 def grade(context: StageContext, standing: Sequence[Row]) -> tuple[Written | None, tuple[str, ...]]:
@@ -395,7 +461,7 @@ def grade(context: StageContext, standing: Sequence[Row]) -> tuple[Written | Non
     daily = _daily(context, applied)
     rows = saving_rows(applied, daily, day, context.settings.optimize.baseline_days)
     table = pa.Table.from_pylist(rows, schema=arrow_schema(SAVING))
-    written = lake.replace_few(SAVING, Days.of(day), lake.spark.createDataFrame(table), allow_empty=True)
+    written = lake.replace(SAVING, Days.of(day), table, allow_empty=True)
     proven = [row for row in rows if row["proven"]]
     saved = sum(row["realised_saving_kwh"] for row in proven)
     told = f"{len(proven)} of {len(rows)} applied recommendations have a proven saving, {saved:,.0f} kWh together"
@@ -434,7 +500,7 @@ def _daily(context: StageContext, applied: Sequence[Row]) -> dict[str, pl.DataFr
 
 def _site_days(context: StageContext, days: Days) -> pl.DataFrame:
     """Facility energy of whole days by site; work is the IT energy that the cooling serves."""
-    hours = pl.DataFrame(plain.read(context.lake.root, SITE_HOUR, days))
+    hours = context.lake.read(SITE_HOUR, days)
     return _whole_days(
         hours.group_by("site_id", "date").agg(
             pl.col("facility_energy_kwh").drop_nulls().sum().alias("energy_kwh"),
@@ -449,12 +515,11 @@ def _site_days(context: StageContext, days: Days) -> pl.DataFrame:
 
 def _cluster_days(context: StageContext, days: Days, weather: pl.DataFrame) -> pl.DataFrame:
     """IT energy of clusters; work is node-hours held by jobs."""
-    root = context.lake.root
-    energy = pl.DataFrame(plain.read(root, CLUSTER_DAY, days)).select(
+    energy = context.lake.read(CLUSTER_DAY, days).select(
         "site_id", "cluster_id", "date", pl.col("it_energy_kwh").alias("energy_kwh")
     )
     held = (
-        pl.DataFrame(plain.read(root, TENANT_DAY, days))
+        context.lake.read(TENANT_DAY, days)
         .group_by("site_id", "cluster_id", "date")
         .agg(pl.col("node_held_h").sum().alias("work"))
     )
@@ -466,17 +531,19 @@ def _cluster_days(context: StageContext, days: Days, weather: pl.DataFrame) -> p
 def _node_days(context: StageContext, days: Days, applied: Sequence[Row]) -> pl.DataFrame:
     """IT energy of the nodes that were changed; work is utilisation-hours, of GPUs where the node has any."""
     names = sorted({row["node_id"] for row in applied if row["node_id"] is not None})
-    load = F.coalesce("gpu_utilisation_ratio", "cpu_utilisation_ratio")
+    load = pl.coalesce("gpu_utilisation_ratio", "cpu_utilisation_ratio")
+    of_nodes = context.lake.read(
+        NODE_HOUR, days, where=pc.is_in(pc.field("node_id"), pa.array(names, pa.string()))
+    )
     rows = (
-        context.lake.read_frame(NODE_HOUR, days)
-        .where(F.col("node_id").isin(names) & F.col("it_energy_kwh").isNotNull() & load.isNotNull())
-        .groupBy("site_id", "node_id", "date")
+        of_nodes.filter(pl.col("it_energy_kwh").is_not_null() & load.is_not_null())
+        .group_by("site_id", "node_id", "date")
         .agg(
-            F.sum("it_energy_kwh").alias("energy_kwh"), F.sum(load).alias("work"),
-            F.avg("inlet_temp_c").alias("weather_c"), F.count("*").alias("_hours"),
+            pl.col("it_energy_kwh").sum().alias("energy_kwh"), load.sum().alias("work"),
+            pl.col("inlet_temp_c").mean().alias("weather_c"), pl.len().alias("_hours"),
         )
     )  # fmt: skip
-    return _whole_days(pl.DataFrame(rows.toArrow()))
+    return _whole_days(rows)
 
 
 def _whole_days(rows: pl.DataFrame) -> pl.DataFrame:
@@ -496,7 +563,7 @@ _SHOWN: Final = 3
 def run(context: StageContext) -> StageResult:
     """Recommend for the day after the run's last; earlier days of a range keep what was recommended on them."""
     day, lake = context.days.end, context.lake
-    worth = _worth(lake, day)
+    worth = _site_rates(lake, day)
     found, notes = [], list[str]()
     for lever in LEVERS:
         told = lever(context)
@@ -504,9 +571,7 @@ def run(context: StageContext) -> StageResult:
         notes += told.notes
     rows = standing(day, found, before(lake, day), decisions(lake))
     table = pa.Table.from_pylist(rows, schema=arrow_schema(RECOMMENDATION))
-    written = lake.replace_few(
-        RECOMMENDATION, Days.of(day), lake.spark.createDataFrame(table), allow_empty=True
-    )
+    written = lake.replace(RECOMMENDATION, Days.of(day), table, allow_empty=True)
     graded, brought = grade(context, rows)
     done = (written,) if graded is None else (written, graded)
     return StageResult(
@@ -514,44 +579,39 @@ def run(context: StageContext) -> StageResult:
     )
 
 
-def before(lake: SparkLake, day: date) -> list[dict[str, Any]]:
+def before(lake: Lake, day: date) -> list[dict[str, Any]]:
     """The rows of the newest night before the day."""
-    nights = [one for one in plain.partitions(lake.root, RECOMMENDATION) if one < day.isoformat()]
-    if not nights:
-        return []
-    found: list[dict[str, Any]] = plain.read(
-        lake.root, RECOMMENDATION, Days.of(date.fromisoformat(max(nights)))
-    ).to_pylist()
-    return found
+    nights = [one for one in partitions(lake.root, RECOMMENDATION) if one < day.isoformat()]
+    return lake.read(RECOMMENDATION, Days.of(date.fromisoformat(max(nights)))).to_dicts() if nights else []
 
 
-def decisions(lake: SparkLake) -> list[Decision]:
+def decisions(lake: Lake) -> list[Decision]:
     """All that people have decided."""
     return [
         Decision(row["recommendation_id"], row["decision"], row["decided_time"], row["effective_time"])
-        for row in plain.read(lake.root, DECISION).to_pylist()
+        for row in lake.read(DECISION).to_dicts()
     ]
 
 
-def _worth(lake: SparkLake, day: date) -> Worth:
+def _site_rates(lake: Lake, day: date) -> SiteRates:
     """Mean and spread of the days' intensity and price at the site, by location."""
     days = Days(day - timedelta(days=WORTH_DAYS - 1), day)
-    hours = pl.DataFrame(plain.read(lake.root, SITE_HOUR, days))
-    costs = pl.DataFrame(plain.read(lake.root, SITE_COST, days))
+    hours = lake.read(SITE_HOUR, days)
+    costs = lake.read(SITE_COST, days)
     currencies = costs["currency"].drop_nulls().unique().to_list()
     price = _by_day(costs, "energy_price") if len(currencies) == 1 else None
-    return Worth(
+    return SiteRates(
         _by_day(hours, "carbon_intensity_gco2e_per_kwh"), price, currencies[0] if price is not None else None
     )
 
 
-def _by_day(rows: pl.DataFrame, name: str) -> Promise | None:
+def _by_day(rows: pl.DataFrame, name: str) -> Estimate | None:
     daily = rows.drop_nulls(name).group_by("date").agg(pl.col(name).mean())[name].to_numpy()
     if not len(daily):
         return None
     low, high = np.quantile(daily, [0.05, 0.95])
     middle = float(np.mean(daily))
-    return Promise(middle, min(float(low), middle), max(float(high), middle))
+    return Estimate(middle, min(float(low), middle), max(float(high), middle))
 
 
 def _told(rows: list[dict[str, Any]]) -> list[str]:

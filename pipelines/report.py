@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from lepton_etl.days import Days
-from lepton_etl.lake import tables as plain
+from lepton_etl.lake.node_parts import NodePart, node_parts
 from lepton_etl.lake.runs import code_version, stage_runs
-from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Lake
 from lepton_etl.models.footprint import DEFAULT_CORE_POWER_W, tree_cpu_s
 from lepton_etl.recommend.lifecycle import EXPIRED, REJECTED
 from lepton_etl.report import data as d
@@ -37,12 +37,18 @@ from pipelines.stage import StageContext, StageResult
 MOST_POINTS: Final = 1500
 # Nodes named beside a state.
 MOST_NODES: Final = 8
+_POINT_KEY: Final = ("node_id", "device_id", "hour_start")
+_NODE_HOUR: Final = (
+    "site_id", "node_id", "hardware_class", "hour_start", "power_mean_w", "gpu_count", "gpu_utilisation_ratio",
+    "cpu_utilisation_ratio", "inlet_temp_c", "observed_s", "expected_s",
+)  # fmt: skip
 
 
 def run(context: StageContext) -> StageResult:
     """Write `<report.folder>/<day or range>/index.html`; a re-run overwrites it."""
     page = page_path(context.settings.report.folder, context.days)
-    data = read(context, page.parent)
+    # The page shows a night that is whole, also while another run makes the days anew.
+    data = read(replace(context, lake=context.lake.as_published(context.days)), page.parent)
     page.parent.mkdir(parents=True, exist_ok=True)
     fresh = page.with_suffix(".html.new")
     fresh.write_text(render(data), encoding="utf-8")
@@ -66,120 +72,137 @@ def read(context: StageContext, folder: Path) -> d.ReportData:
     """Everything the page shows; `folder` is the page's, for relative links."""
     lake, days, settings = context.lake, context.days, context.settings
     hours = d.bucket_hours(days)
-    files = lake.read_frame(FILE).transform(gather.files_of(days)).persist()
-    try:
-        stages = stages_of(stage_runs(lake), context.run_id, days)
-        return d.ReportData(
-            run=d.RunInfo(
-                settings.site.site_id, settings.site.timezone, days, context.run_id, code_version(),
-                datetime.now(UTC),
-            ),
-            cluster_day=collected(lake.read_frame(CLUSTER_DAY, days), d.CLUSTER_DAY_SCHEMA),
-            cluster_hour=collected(lake.read_frame(CLUSTER_HOUR, days), d.CLUSTER_HOUR_SCHEMA),
-            bucket_hours=hours,
-            ledger=plain.read(lake.root, ENERGY_LEDGER, days),
-            tenants=plain.read(lake.root, TENANT_DAY, days),
-            points=points(lake, days),
-            coverage=coverage(lake.read_frame(NODE_HOUR, days), hours),
-            files=collected(files.transform(gather.file_counts), d.FILE_SCHEMA),
-            discarded=collected(files.transform(gather.discarded), d.DISCARDED_SCHEMA),
-            rejects=collected(lake.read_frame(REJECT).transform(gather.reject_counts(files)), d.REJECT_SCHEMA),
-            ignored=collected(files.transform(gather.ignored_sensors), d.IGNORED_SCHEMA),
-            gate=gate(stages, docs_folder(settings.quality.docs, days), folder),
-            stages=stages.select(d.STAGE_SCHEMA.names),
-            model=model_summary(settings.mlflow, settings.model, message_of(stages, "train")),
-            predictions=predictions(lake, days),
-            states=states(lake, days),
-            anomalies=anomalies(lake, days),
-            recommendations=recommendations(lake, days),
-            savings=plain.read(lake.root, SAVING, Days.of(days.end)),
-            footprint=d.OwnFootprint(tree_cpu_s(), DEFAULT_CORE_POWER_W),
-            credits=tuple(sorted({s.credit for s in settings.sources if s.credit})),
-        )  # fmt: skip
-    finally:
-        files.unpersist()
-
-
-def collected(rows: DataFrame, schema: pa.Schema) -> pa.Table:
-    """A small frame on the driver, in the columns and types of the schema."""
-    return rows.select(*schema.names).toArrow().cast(schema)
-
-
-def points(lake: SparkLake, days: Days) -> d.Sample:
-    """Node-hours and GPU-hours for the scatters, at most MOST_POINTS of each."""
-    node_hours = lake.read_frame(NODE_HOUR, days)
-    frames = (
-        node_hours.transform(gather.node_points),
-        lake.read_frame(INTERVAL, days).transform(gather.gpu_points(node_hours)),
-    )
-    samples = [_sample(frame, d.POINT_SCHEMA, "node_id", "device_id", "hour_start") for frame in frames]
-    return d.Sample(pa.concat_tables([s.rows for s in samples]), sum(s.total for s in samples))
-
-
-def predictions(lake: SparkLake, days: Days) -> d.Sample:
-    """Scored device-hours of the days, at most MOST_POINTS; nothing where no model has scored yet."""
-    if not lake.exists(PREDICTION):
-        return d.Sample(d.PREDICTION_SCHEMA.empty_table())
-    known = lake.read_frame(PREDICTION, days).dropna(subset=["energy_kwh", "predicted_kwh"])
-    return _sample(known, d.PREDICTION_SCHEMA, "node_id", "device_id", "hour_start")
-
-
-def states(lake: SparkLake, days: Days) -> pa.Table:
-    """Intervals by state, the most frequent first, each with the nodes that were in it longest."""
-    if not lake.exists(STATE):
-        return d.STATE_COUNT_SCHEMA.empty_table()
-    by_node = lake.read_frame(STATE, days).groupBy("performance_state", "node_id").agg(
-        F.count("*").alias("intervals"), F.count_distinct("device_id").alias("devices")
+    files = gather.files_of(_files(lake, days), days)
+    node_hours = lake.read(NODE_HOUR, days, columns=_NODE_HOUR)
+    stages = stages_of(stage_runs(lake), context.run_id, days)
+    return d.ReportData(
+        run=d.RunInfo(
+            settings.site.site_id, settings.site.timezone, days, context.run_id, code_version(),
+            datetime.now(UTC),
+        ),
+        cluster_day=collected(lake.read(CLUSTER_DAY, days), d.CLUSTER_DAY_SCHEMA),
+        cluster_hour=collected(lake.read(CLUSTER_HOUR, days), d.CLUSTER_HOUR_SCHEMA),
+        bucket_hours=hours,
+        ledger=lake.read(ENERGY_LEDGER, days).to_arrow(),
+        tenants=lake.read(TENANT_DAY, days).to_arrow(),
+        points=points(context, node_hours),
+        coverage=coverage(node_hours, hours),
+        files=collected(gather.file_counts(files), d.FILE_SCHEMA),
+        discarded=collected(gather.discarded(files), d.DISCARDED_SCHEMA),
+        rejects=collected(gather.reject_counts(_rejects(lake, files), files), d.REJECT_SCHEMA),
+        ignored=collected(gather.ignored_sensors(files), d.IGNORED_SCHEMA),
+        gate=gate(stages, docs_folder(settings.quality.docs, days), folder),
+        stages=stages.select(d.STAGE_SCHEMA.names),
+        model=model_summary(settings.mlflow, settings.model, message_of(stages, "train")),
+        predictions=predictions(lake, days),
+        states=states(context),
+        anomalies=anomalies(lake, days),
+        recommendations=recommendations(lake, days),
+        savings=lake.read(SAVING, Days.of(days.end)).to_arrow(),
+        footprint=d.OwnFootprint(tree_cpu_s(), DEFAULT_CORE_POWER_W),
+        credits=tuple(sorted({s.credit for s in settings.sources if s.credit})),
     )  # fmt: skip
-    longest = F.slice(
-        F.reverse(F.array_sort(F.collect_list(F.struct("intervals", "node_id")))), 1, MOST_NODES
-    )
-    rows = by_node.groupBy("performance_state").agg(
-        F.sum("intervals").alias("intervals"),
-        F.sum("devices").alias("devices"),
-        F.array_join(F.transform(longest, lambda one: one["node_id"]), ", ").alias("nodes"),
-    )
-    return collected(rows.orderBy(F.desc("intervals")), d.STATE_COUNT_SCHEMA)
 
 
-def anomalies(lake: SparkLake, days: Days) -> pa.Table:
+def _files(lake: Lake, days: Days) -> pl.DataFrame:
+    """Rows of bronze/file that may belong to the days: the log's statistics leave the others unread."""
+    first, last = pc.field("first_reading_time"), pc.field("last_reading_time")
+    touches = (first < pa.scalar(days.until_time)) & (last >= pa.scalar(days.from_time))
+    return lake.read(FILE, where=touches | pc.is_null(first))
+
+
+def _rejects(lake: Lake, files: pl.DataFrame) -> pl.DataFrame:
+    """The rejects of these files."""
+    with_rejects = files.filter(pl.col("rejects") > 0)["file_id"].to_arrow().cast(pa.string())
+    return lake.read(REJECT, where=pc.is_in(pc.field("file_id"), with_rejects))
+
+
+def collected(rows: pl.DataFrame, schema: pa.Schema) -> pa.Table:
+    """The columns and types of the schema."""
+    return rows.select(schema.names).to_arrow().cast(schema)
+
+
+def points(context: StageContext, node_hours: pl.DataFrame) -> d.Sample:
+    """Node-hours and GPU-hours for the scatters, at most MOST_POINTS of each."""
+    nodes = _sample(gather.node_points(node_hours), d.POINT_SCHEMA)
+    classes = node_hours.group_by("site_id", "node_id").agg(pl.col("hardware_class").max())
+    parts = node_parts(context.lake, INTERVAL, context.days)
+    found = context.engine.map(_GpuPoints(classes), parts)
+    gpus = (
+        _sample(pl.concat([rows for rows, _ in found]), d.POINT_SCHEMA) if found else d.Sample(nodes.rows[:0])
+    )
+    return d.Sample(pa.concat_tables([nodes.rows, gpus.rows]), nodes.total + sum(total for _, total in found))
+
+
+@dataclass(frozen=True)
+class _GpuPoints:
+    """What a task does: a sample of the GPU-hours of its nodes, and how many there are."""
+
+    classes: pl.DataFrame
+
+    def __call__(self, part: NodePart) -> tuple[pl.DataFrame, int]:
+        rows = gather.gpu_points(part.read(gather.GPU_POINT_COLUMNS), self.classes)
+        return gather.lowest_hashes(rows, MOST_POINTS, *_POINT_KEY), rows.height
+
+
+def predictions(lake: Lake, days: Days) -> d.Sample:
+    """Scored device-hours of the days, at most MOST_POINTS; nothing where no model has scored yet."""
+    known = lake.read(PREDICTION, days, columns=d.PREDICTION_SCHEMA.names)
+    return _sample(known.drop_nulls(["energy_kwh", "predicted_kwh"]), d.PREDICTION_SCHEMA)
+
+
+def states(context: StageContext) -> pa.Table:
+    """Intervals by state, the most frequent first, each with the nodes that were in it longest."""
+    found = context.engine.map(_state_counts, node_parts(context.lake, STATE, context.days, by_day=False))
+    if not any(part.height for part in found):
+        return d.STATE_COUNT_SCHEMA.empty_table()
+    longest = pl.struct("intervals", "node_id").sort(descending=True).head(MOST_NODES).struct.field("node_id")
+    rows = (
+        pl.concat(found)
+        .group_by("performance_state")
+        .agg(pl.col("intervals").sum(), pl.col("devices").sum(), longest.str.join(", ").alias("nodes"))
+        .sort(["intervals", "performance_state"], descending=[True, False])
+    )
+    return collected(rows, d.STATE_COUNT_SCHEMA)
+
+
+def _state_counts(part: NodePart) -> pl.DataFrame:
+    """What a task does: intervals and devices of its nodes by state."""
+    rows = part.read(["performance_state", "node_id", "device_id"])
+    return rows.group_by("performance_state", "node_id").agg(
+        pl.len().alias("intervals"), pl.col("device_id").n_unique().alias("devices")
+    )
+
+
+def anomalies(lake: Lake, days: Days) -> pa.Table:
     """Episodes that began on the days, the largest amount of energy first."""
-    rows = plain.read(lake.root, ANOMALY, days)
+    rows = lake.read(ANOMALY, days).to_arrow()
     order = pc.sort_indices(pc.abs(rows["excess_kwh"]), sort_keys=[("", "descending")])
     return rows.take(order)
 
 
-def recommendations(lake: SparkLake, days: Days) -> pa.Table:
+def recommendations(lake: Lake, days: Days) -> pa.Table:
     """What stands after the last day, the largest promise first."""
-    rows = plain.read(lake.root, RECOMMENDATION, Days.of(days.end))
+    rows = lake.read(RECOMMENDATION, Days.of(days.end)).to_arrow()
     kept = rows.filter(pc.invert(pc.is_in(rows["recommendation_state"], pa.array([EXPIRED, REJECTED]))))
     return kept.sort_by([("expected_saving_kwh", "descending"), ("recommendation_id", "ascending")])
 
 
-def _sample(frame: DataFrame, schema: pa.Schema, *key: str) -> d.Sample:
-    kept = frame.select(*schema.names).persist()
-    try:
-        return d.Sample(
-            collected(kept.transform(gather.lowest_hashes(MOST_POINTS, *key)), schema), kept.count()
-        )
-    finally:
-        kept.unpersist()
+def _sample(rows: pl.DataFrame, schema: pa.Schema) -> d.Sample:
+    chosen = rows.select(schema.names)
+    return d.Sample(collected(gather.lowest_hashes(chosen, MOST_POINTS, *_POINT_KEY), schema), rows.height)
 
 
-def coverage(node_hours: DataFrame, hours: int, worst_nodes: int = 60) -> d.Coverage:
+def coverage(node_hours: pl.DataFrame, hours: int, worst_nodes: int = 60) -> d.Coverage:
     """Coverage over time of the nodes with the least of it."""
-    nodes = node_hours.transform(gather.node_coverage).persist()
-    try:
-        cells = node_hours.transform(gather.coverage_cells(nodes.limit(worst_nodes), hours))
-        return d.Coverage(
-            collected(cells, d.COVERAGE_SCHEMA),
-            nodes_total=nodes.count(),
-            nodes_complete=nodes.where(nodes["coverage_ratio"] >= gather.COMPLETE_RATIO).count(),
-            bucket_hours=hours,
-            worst_nodes=worst_nodes,
-        )
-    finally:
-        nodes.unpersist()
+    nodes = gather.node_coverage(node_hours)
+    return d.Coverage(
+        collected(gather.coverage_cells(node_hours, nodes.head(worst_nodes), hours), d.COVERAGE_SCHEMA),
+        nodes_total=nodes.height,
+        nodes_complete=nodes.filter(pl.col("coverage_ratio") >= gather.COMPLETE_RATIO).height,
+        bucket_hours=hours,
+        worst_nodes=worst_nodes,
+    )
 
 
 def stages_of(records: pa.Table, run_id: str, days: Days) -> pa.Table:

@@ -6,87 +6,83 @@ same rows; a day that was not gets the champion.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import date, timedelta
-from functools import reduce
 
 import polars as pl
-import pyarrow as pa
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
+import pyarrow.compute as pc
 
+from lepton_etl.config.sections import ModelSettings
 from lepton_etl.days import Days
-from lepton_etl.lake.spark import SparkLake
-from lepton_etl.models.device_hours import device_hours
+from lepton_etl.lake.node_parts import NodePart, beside, node_parts
+from lepton_etl.lake.tables import Lake
+from lepton_etl.models.device_hours import device_hours, interval_columns
 from lepton_etl.models.recalibration import Recalibration
 from lepton_etl.models.registry import Registry
-from lepton_etl.models.scoring import recalibrated, with_prediction
+from lepton_etl.models.scoring import predictions, recalibrated
+from lepton_etl.models.stored import VerifiedModel
 from lepton_etl.schema.energy import PREDICTION
 from lepton_etl.schema.fleet import INTERVAL, NODE
-from lepton_etl.schema.types import arrow_rows, spark_schema
 from pipelines.stage import StageContext, StageResult
+
+_DEVICE: tuple[str, ...] = ("site_id", "cluster_id", "node_id", "device_id")
 
 
 def run(context: StageContext) -> StageResult:
     """Score the days of the run; no champion or no device-hours is a note, not a failure."""
-    settings, lake = context.settings.model, context.lake
+    settings, lake, days = context.settings.model, context.lake, context.days
     registry = Registry.of(context.settings.mlflow)
-    hours = (
-        lake.read_frame(INTERVAL, context.days)
-        .transform(device_hours(settings.device, lake.read_few(NODE)))
-        .persist()
+    parts = node_parts(lake, INTERVAL, days, by_day=False)
+    if not parts:
+        return StageResult(notes=(f"not scored: no {settings.device} hours in {days}",))
+    champion = registry.champion(settings.name)
+    version_of = _versions(lake, days, settings, champion.version if champion else None)
+    if not version_of:
+        return StageResult(notes=(f"not scored: {settings.name} has no champion",))
+    models = {v: registry.verified_model(settings.name, version=v) for v in sorted(set(version_of.values()))}
+    work = _Score(settings, lake.read(NODE), {day: models[version] for day, version in version_of.items()})
+    before = Days(days.start - timedelta(days=Recalibration().newest_days), days.start - timedelta(days=1))
+    pairs = [(part, beside(lake, PREDICTION, before, part)) for part in parts]
+    rows = pl.concat(context.engine.map(work, pairs))
+    if rows.is_empty():
+        return StageResult(notes=(f"not scored: no {settings.device} hours in {days}",))
+    written = lake.replace(PREDICTION, days, rows)
+    note = f"{settings.name} version {', '.join(models)} scored {written.rows:,} {settings.device} hours"
+    return StageResult(rows_in=rows.height, rows_out=written.rows, written=(written,), notes=(note,))
+
+
+@dataclass(frozen=True)
+class _Score:
+    """What a task does: the device-hours of its nodes, predicted by the model of their day and recalibrated.
+
+    Its input are the intervals of the days and what was predicted in the days before.
+    """
+
+    settings: ModelSettings
+    nodes: pl.DataFrame
+    model_of: dict[date, VerifiedModel]
+
+    def __call__(self, inputs: tuple[NodePart, NodePart]) -> pl.DataFrame:
+        part, earlier = inputs
+        device, name = self.settings.device, self.settings.name
+        hours = device_hours(device, part.read(interval_columns(device)), self.nodes)
+        scored = pl.concat(
+            predictions(hours.filter(pl.col("date") == day), model, self.settings.coverage_min_ratio)
+            for day, model in self.model_of.items()
+        )
+        history = earlier.read(scored.columns, pl.col("model_name") == name)
+        # In one time zone and unit, whichever engine wrote the history.
+        whole = pl.concat([history, scored.cast(history.schema)]).sort(*_DEVICE, "hour_start")
+        first = min(self.model_of)
+        return whole.with_columns(recalibrated(whole)).filter(pl.col("date") >= first)
+
+
+def _versions(lake: Lake, days: Days, settings: ModelSettings, champion: str | None) -> dict[date, str]:
+    """Day -> the model version that scores it: the recorded one where a day has one, else the champion's."""
+    rows = lake.read(
+        PREDICTION, days, columns=["date", "model_version"], where=pc.field("model_name") == settings.name
     )
-    try:
-        rows_in = hours.count()
-        if rows_in == 0:
-            return StageResult(notes=(f"not scored: no {settings.device} hours in {context.days}",))
-        champion = registry.champion(settings.name)
-        days_of = _days_by_version(lake, context, champion.version if champion else None)
-        if not days_of:
-            return StageResult(rows_in=rows_in, notes=(f"not scored: {settings.name} has no champion",))
-        scored: list[DataFrame] = []
-        for version, days in sorted(days_of.items()):
-            model = registry.verified_model(settings.name, version=version)
-            theirs = hours.where(F.col("date").isin(days))
-            scored.append(theirs.transform(with_prediction(model, settings.coverage_min_ratio)))
-        rows = _recalibrated(context, reduce(DataFrame.unionByName, scored))
-        written = lake.replace_frame(PREDICTION, context.days, rows)
-    finally:
-        hours.unpersist()
-    versions = ", ".join(sorted(days_of))
-    note = f"{settings.name} version {versions} scored {written.rows:,} {settings.device} hours"
-    return StageResult(rows_in=rows_in, rows_out=written.rows, written=(written,), notes=(note,))
-
-
-def _recalibrated(context: StageContext, scored: DataFrame) -> DataFrame:
-    """The scored hours with `recalibrated_kwh`, from what was scored in the days before; node by node."""
-    first = context.days.start
-    before = Days(first - timedelta(days=Recalibration().newest_days), first - timedelta(days=1))
-    name = context.settings.model.name
-    history = context.lake.read_frame(PREDICTION, before).where(F.col("model_name") == name)
-
-    def correct(table: pa.Table) -> pa.Table:
-        rows = pl.DataFrame(table).sort("cluster_id", "device_id", "hour_start")
-        rows = rows.with_columns(recalibrated(rows)).filter(pl.col("date") >= first)
-        return arrow_rows(PREDICTION, rows)
-
-    kept = [column for column in PREDICTION.columns if column != "recalibrated_kwh"]
-    whole = scored.select(*kept).unionByName(history.select(*kept))
-    return whole.groupBy("site_id", "node_id").applyInArrow(correct, schema=spark_schema(PREDICTION))
-
-
-def _days_by_version(lake: SparkLake, context: StageContext, champion: str | None) -> dict[str, list[date]]:
-    """Model version -> the days it scores: the recorded version where a day has one, else the champion."""
-    recorded = (
-        lake.read_frame(PREDICTION, context.days)
-        .where(F.col("model_name") == context.settings.model.name)
-        .groupBy("date")
-        .agg(F.max(F.col("model_version").cast("int")).cast("string").alias("model_version"))
-        .collect()
-    )
-    version_of = {row["date"]: row["model_version"] for row in recorded}
-    days_of: dict[str, list[date]] = {}
-    for day in context.days:
-        version = version_of.get(day, champion)
-        if version is not None:
-            days_of.setdefault(version, []).append(day)
-    return days_of
+    newest = rows.group_by("date").agg(pl.col("model_version").cast(pl.Int64).max().cast(pl.String))
+    recorded: dict[date, str] = dict(newest.iter_rows())
+    found = {day: recorded.get(day, champion) for day in days}
+    return {day: version for day, version in found.items() if version is not None}

@@ -1,26 +1,22 @@
 """silver/interval -> a model of E = f(P, T, L), registered in MLflow with its cards; champion only through the gate.
 
 Training is keyed by its table: the same device-hours under the same model settings register nothing. The pooled
-model is taught on the driver, from a sample with a stated rule; the classes' own on the executors, one a task.
-
-- gold/facility_fit -> MLflow: the overhead model of each site, with its card, gate and hash like the device
-  model.
+model is taught on the driver, from a sample with a stated rule; the classes' own in tasks, one a class. The overhead
+model of each site (gold/facility_fit) is registered with card, gate and hash like the device model.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
 from hashlib import sha256
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
+import polars as pl
 
 from lepton_etl.config.sections import ModelSettings
 from lepton_etl.days import Days
@@ -28,14 +24,15 @@ from lepton_etl.errors import ModelError
 from lepton_etl.facility.fit import FacilityFit
 from lepton_etl.facility.stored_fit import COLUMNS, WET_BULB, Q, estimator, fit_of
 from lepton_etl.facility.stored_fit import TARGET as OVERHEAD
+from lepton_etl.lake.node_parts import NodePart, node_parts
 from lepton_etl.lake.runs import code_version
-from lepton_etl.lake.spark import SparkLake
-from lepton_etl.models.cards import Fitted, cards
-from lepton_etl.models.classes import ROW_SCHEMA, ClassFit, ClassTask, fit_class, from_rows, to_row
-from lepton_etl.models.device_hours import capped, capped_by_class, covered, device_hours
+from lepton_etl.lake.tables import Lake, partitions
+from lepton_etl.models.cards import cards
+from lepton_etl.models.classes import ClassFit, ClassTask, fit_class
+from lepton_etl.models.device_hours import capped, capped_by_class, covered, device_hours, interval_columns
 from lepton_etl.models.drift import drift_since, is_young
 from lepton_etl.models.export_onnx import Exported, export
-from lepton_etl.models.features import FEATURES, KEYS, TARGET, feature_names
+from lepton_etl.models.features import FEATURES, feature_names
 from lepton_etl.models.fit import (
     MODEL,
     Trained,
@@ -49,7 +46,7 @@ from lepton_etl.models.fit import (
 from lepton_etl.models.metrics import ALL_NODES, as_lines, overall
 from lepton_etl.models.promotion import Release, Verdict
 from lepton_etl.models.registry import FACILITY_PREFIX, Registry, back_to_better
-from lepton_etl.models.stored import FORWARD_ERROR_TAG, VerifiedModel, Version
+from lepton_etl.models.stored import FORWARD_ERROR_TAG, FittedModel, VerifiedModel, Version
 from lepton_etl.schema.facility import FACILITY_FIT
 from lepton_etl.schema.fleet import INTERVAL, NODE
 from pipelines.stage import StageContext, StageResult
@@ -69,7 +66,7 @@ def model_name(site_id: str) -> str:
 
 def register_fits(context: StageContext, registry: Registry) -> tuple[str, ...]:
     """Register the fit of the run's last day of each site, unless it is registered already; what was done, in words."""
-    rows = context.lake.read_few(FACILITY_FIT, Days.of(context.days.end)).toArrow().to_pylist()
+    rows = context.lake.read(FACILITY_FIT, Days.of(context.days.end)).to_dicts()
     return tuple(_registered(context, registry, row) for row in sorted(rows, key=lambda row: row["site_id"]))
 
 
@@ -92,7 +89,7 @@ def _registered(context: StageContext, registry: Registry, row: Mapping[str, Any
 
 def _release(context: StageContext, row: Mapping[str, Any], key: str, verdict: Verdict) -> Release:
     fit, _ = fit_of(row)
-    model = Fitted(estimator(fit), COLUMNS)
+    model = FittedModel(estimator(fit), COLUMNS)
     rows = _rows(fit, row)
     graph = export(model, rows)
     return Release(
@@ -174,9 +171,6 @@ def _card(row: Mapping[str, Any], fit: FacilityFit, verdict: Verdict, graph: Exp
     )  # fmt: skip
 
 
-_ROW_DDL: Final = (
-    "hardware_class string, rows bigint, data binary, chosen string, validated binary, cpu_s double"
-)
 _MOST_NODES_SHOWN: Final = 8
 _MOST_DRIFTS_SHOWN: Final = 3
 
@@ -191,11 +185,12 @@ def run(context: StageContext) -> StageResult:
 def _device_model(context: StageContext, registry: Registry) -> StageResult:
     """Train on the device-hours up to the last day of the run."""
     settings = context.settings.model
-    hours = training_hours(context.lake, context.days, settings)
+    every = training_hours(context, settings)
+    hours = as_ordered(capped(every, settings.max_rows)) if every.height else pd.DataFrame()
     reason = why_not(hours, settings)
     if reason is not None:
         return StageResult(rows_in=len(hours), notes=(f"not trained: {reason}",))
-    of_classes = class_hours(context.lake, context.days, settings)
+    of_classes = capped_by_class(every, settings.class_max_rows)
     key = training_key(table_sha256(hours, settings.device) + _beyond(hours, of_classes, settings), settings)
     known = registry.latest(settings.name, "training_key", key)
     if known is not None:
@@ -214,7 +209,7 @@ def _device_model(context: StageContext, registry: Registry) -> StageResult:
             rows_in=len(hours), rows_out=0, notes=(*notes, f"{still} and nothing has drifted: not trained")
         )
     task = class_task(hours, settings)
-    fits = taught(of_classes, task) if hours["hardware_class"].nunique() > 1 else []
+    fits = taught(of_classes, task, context) if hours["hardware_class"].nunique() > 1 else []
     trained = train(hours, settings, champion.predict if champion else None, fits)
     trained = _not_older(trained, champion)
     newest = hours[hours["hour_start"] >= trained.cut_time]
@@ -235,50 +230,65 @@ def _device_model(context: StageContext, registry: Registry) -> StageResult:
     )
 
 
-def training_hours(lake: SparkLake, days: Days, settings: ModelSettings) -> pd.DataFrame:
-    """Covered device-hours with target and features, in time order, at most `max_rows`, on the driver."""
-    return as_ordered(_covered_hours(lake, days, settings).transform(capped(settings.max_rows)).toArrow())
+def training_hours(context: StageContext, settings: ModelSettings) -> pl.DataFrame:
+    """Covered device-hours up to the last day of the run, at most `max_rows` and `class_max_rows` of each class.
+
+    Each task makes those of its nodes; a task keeps no more rows than could be chosen.
+    """
+    days = context.days
+    first = days.start if settings.train_days is None else days.end - timedelta(days=settings.train_days - 1)
+    if settings.train_days is None:
+        made = [day for day in _made_days(context.lake) if day <= days.end]
+        first = min(made, default=first)
+    work = _Hours(settings, context.lake.read(NODE))
+    found = context.engine.map(work, node_parts(context.lake, INTERVAL, Days(first, days.end)))
+    return pl.concat(found) if found else pl.DataFrame()
 
 
-def class_hours(lake: SparkLake, days: Days, settings: ModelSettings) -> DataFrame:
-    """The same for the classes, at most `class_max_rows` of each, where Spark has them."""
-    return _covered_hours(lake, days, settings).transform(capped_by_class(settings.class_max_rows))
+@dataclass(frozen=True)
+class _Hours:
+    """What a task does: the covered device-hours of its nodes."""
+
+    settings: ModelSettings
+    nodes: pl.DataFrame
+
+    def __call__(self, part: NodePart) -> pl.DataFrame:
+        device = self.settings.device
+        hours = device_hours(device, part.read(interval_columns(device)), self.nodes)
+        return covered(hours, self.settings.coverage_min_ratio)
 
 
-def taught(hours: DataFrame, task: ClassTask) -> list[ClassFit]:
-    """A model of each class that has enough rows, one class a task of an executor; the models come as skops bytes."""
-
-    def teach(rows: pa.Table) -> pa.Table:
-        fit = fit_class(as_ordered(rows), task)
-        return ROW_SCHEMA.empty_table() if fit is None else to_row(fit)
-
-    rows = hours.groupBy("hardware_class").applyInArrow(teach, schema=_ROW_DDL)
-    return from_rows(rows.toArrow())
+def _made_days(lake: Lake) -> list[date]:
+    return [date.fromisoformat(day) for day in partitions(lake.root, INTERVAL)]
 
 
-def as_ordered(rows: pa.Table) -> pd.DataFrame:
+def taught(hours: pl.DataFrame, task: ClassTask, context: StageContext) -> list[ClassFit]:
+    """A model of each class that has enough rows, one class a task."""
+    classes = [as_ordered(rows) for _, rows in hours.group_by("hardware_class", maintain_order=True)]
+    fits = context.engine.map(_Teach(task), classes)
+    return sorted((fit for fit in fits if fit is not None), key=lambda one: one.hardware_class)
+
+
+@dataclass(frozen=True)
+class _Teach:
+    task: ClassTask
+
+    def __call__(self, hours: pd.DataFrame) -> ClassFit | None:
+        return fit_class(hours, self.task)
+
+
+def as_ordered(rows: pl.DataFrame) -> pd.DataFrame:
     """Device-hours as training takes them: in time order, stamps in UTC."""
     hours: pd.DataFrame = rows.to_pandas()
     hours["hour_start"] = pd.to_datetime(hours["hour_start"], utc=True)
     return order_rows(hours)
 
 
-def _covered_hours(lake: SparkLake, days: Days, settings: ModelSettings) -> DataFrame:
-    intervals = lake.read_frame(INTERVAL).where(F.col("date") <= F.lit(days.end))
-    if settings.train_days is not None:
-        first = days.end - timedelta(days=settings.train_days - 1)
-        intervals = intervals.where(F.col("date") >= F.lit(first))
-    rows = intervals.transform(device_hours(settings.device, lake.read_few(NODE)))
-    return rows.transform(covered(settings.coverage_min_ratio))
-
-
-def _beyond(hours: pd.DataFrame, of_classes: DataFrame, settings: ModelSettings) -> str:
-    """What the classes learn from beyond the rows that are on the driver, as text; nothing where these are all rows."""
+def _beyond(hours: pd.DataFrame, of_classes: pl.DataFrame, settings: ModelSettings) -> str:
+    """What the classes learn from beyond the rows of the pooled model, as text; nothing where these are all rows."""
     if len(hours) < settings.max_rows:
         return ""
-    content = F.xxhash64(*(F.col(name) for name in (*KEYS, TARGET, *feature_names(settings.device))))
-    found = of_classes.groupBy("hardware_class").agg(F.count(content), F.bit_xor(content)).collect()
-    return json.dumps(sorted([str(value) for value in row] for row in found))
+    return table_sha256(as_ordered(of_classes), settings.device)
 
 
 def _present_champion(

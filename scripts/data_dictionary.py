@@ -20,7 +20,7 @@ def page() -> str:
     """The whole page as Markdown."""
     parts = [
         "# Data dictionary",
-        "Made from `lepton_etl/fields` and `lepton_etl/lake/tables` by `scripts/data_dictionary.py`; "
+        "Made from `lepton_etl/schema` by `scripts/data_dictionary.py`; "
         "do not edit by hand.\n"
         "A column means the same wherever it stands. Times are UTC; ratios run from 0 to 1; null is unknown, "
         "never zero. Columns marked \\* are never null.",

@@ -1,37 +1,97 @@
-"""What set-up asks of the machine: run and log a command, install by apt, find Python and Java."""
+"""What set-up asks of the machine: run and log a command, install by apt, find Python and Java, stand alone."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 import shutil
 import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 OLDEST_PYTHON = (3, 11)
 NEWEST_PYTHON_MINOR = 14
 OLDEST_JAVA = 17
 SHOWN_LINES = 15
+LOOK_EVERY_S = 0.2
+# Where nobody sees a line being rewritten (a file, CI), a line now and then says that the work goes on.
+SAY_EVERY_S = 15.0
+
+# Handed to every command: one that outlives a killed set-up still holds the lock, and the next set-up waits for it.
+_held_locks: list[int] = []
 
 
 class SetUpError(Exception):
     """A step could not be done; the text says what to do about it."""
 
 
-def run(command: list[str], log: Path, remedy: str, env: dict[str, str] | None = None) -> None:
-    """Run a command, its output in the log; SetUpError with the output's end and the remedy when it fails."""
-    with log.open("a", encoding="utf-8") as out:
+class Progress:
+    """Show one step: its number and name, what it is at and for how long, and the seconds it took."""
+
+    def __init__(self, title: str, out: TextIO | None = None) -> None:
+        self._out = out or sys.stdout
+        self._terminal = self._out.isatty()
+        self._begin = self._said = time.monotonic()
+        print(f"{title} ...", file=self._out, flush=True)
+
+    def show(self, text: str) -> None:
+        """Say what the step is at: on a terminal in one line that is rewritten, elsewhere now and then."""
+        now = time.monotonic()
+        line = f"  {now - self._begin:.0f} s  {text}"
+        if self._terminal:
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r{line[:width]:<{width}}", end="", file=self._out, flush=True)
+        elif now - self._said >= SAY_EVERY_S:
+            self._said = now
+            print(line, file=self._out, flush=True)
+
+    def close(self, result: str) -> None:
+        """Say how the step ended."""
+        if self._terminal:
+            print(f"\r{'':<{shutil.get_terminal_size().columns - 1}}\r", end="", file=self._out)
+        print(f"  {result} in {time.monotonic() - self._begin:.0f} s", file=self._out, flush=True)
+
+
+def run(
+    command: list[str],
+    log: Path,
+    remedy: str,
+    env: dict[str, str] | None = None,
+    watch: Callable[[str], None] | None = None,
+) -> None:
+    """Run a command, its output in the log; SetUpError with the output's end and the remedy when it fails.
+
+    `watch` is called several times a second with what the command has printed since the last call.
+    """
+    with log.open("a", encoding="utf-8") as out, log.open(encoding="utf-8", errors="replace") as written:
         out.write(f"\n$ {' '.join(command)}\n")
         out.flush()
         begin = out.tell()
-        done = subprocess.run(
-            command, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+        written.seek(begin)
+        process = subprocess.Popen(
+            command,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            pass_fds=_held_locks,
         )
-    if done.returncode != 0:
-        with log.open(encoding="utf-8", errors="replace") as written:
+        with process:
+            code = None
+            while code is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    code = process.wait(timeout=LOOK_EVERY_S)
+                if watch is not None:
+                    watch(written.read())
+        if code != 0:
             written.seek(begin)
             tail = [f"  | {line}" for line in written.read().splitlines()[-SHOWN_LINES:]]
-        raise SetUpError("\n".join([*tail, f"{remedy} (full output: {log})"]))
+            raise SetUpError("\n".join([*tail, f"{remedy} (full output: {log})"]))
 
 
 def succeeds(command: list[str]) -> bool:
@@ -40,6 +100,25 @@ def succeeds(command: list[str]) -> bool:
         return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
     except OSError:
         return False
+
+
+@contextlib.contextmanager
+def stand_alone(lock: Path) -> Iterator[None]:
+    """Wait until no other set-up works on this checkout, and hold others off meanwhile."""
+    lock.parent.mkdir(exist_ok=True)
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("set-up: another one is at work here; waiting for it", flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        _held_locks.append(handle)
+        yield
+    finally:
+        if handle in _held_locks:
+            _held_locks.remove(handle)
+        os.close(handle)
 
 
 def apt_install(packages: list[str], log: Path) -> bool:
@@ -52,8 +131,11 @@ def apt_install(packages: list[str], log: Path) -> bool:
     sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
     if sudo and not succeeds([*sudo, "true"]):
         return False
-    apt_get = [*sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--yes"]
+    asked_nothing = [*sudo, "env", "DEBIAN_FRONTEND=noninteractive"]
+    apt_get = [*asked_nothing, "apt-get", "--yes"]
     try:
+        # An install that was broken off must be ended first, or apt refuses every further one.
+        run([*asked_nothing, "dpkg", "--configure", "-a"], log, "dpkg could not end what it had begun")
         run([*apt_get, "update"], log, "apt-get update failed")
     except SetUpError as error:
         # The lists on the machine may do; one broken third-party source must not stop the rest.

@@ -1,53 +1,93 @@
 """Set the checkout up: virtual environment, locked packages, Java, Delta's jars. `make` calls it first.
 
+    python3 scripts/set_up.py          what runs need
+    python3 scripts/set_up.py --dev    and the tools that tests, lint and benchmarks need
+
 Standard library only, and readable by older Pythons, so that a machine with the wrong one gets a sentence
-instead of a SyntaxError. A second run compares one stamp and the jars' checksums, changes nothing and needs
-no network.
+instead of a SyntaxError. Broken off anywhere, the next run goes on from there. A second run compares a stamp and the
+jars' checksums, changes nothing and needs no network.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import platform
 import shutil
 import sys
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from machine import OLDEST_PYTHON, SetUpError, apt_install, find_java, newer_python, run, succeeds
+from locked_packages import BUILD_LOCK, DEVELOPER_LOCK, USER_LOCK, UV_LOCK, install, install_uv
+from machine import (
+    OLDEST_PYTHON,
+    Progress,
+    SetUpError,
+    apt_install,
+    find_java,
+    newer_python,
+    run,
+    stand_alone,
+    succeeds,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
-STAMP = VENV / "lepton-set-up.stamp"
+# Written when the environment is whole: at which place, for its scripts name their interpreter by path.
+MADE = VENV / "lepton-made-at"
 JAVA_HOME_FILE = VENV / "lepton-java-home"
 LOG = ROOT / "var" / "set-up.log"
+LOCK = ROOT / "var" / "set-up.lock"
 IVY = ROOT / "var" / "ivy"
 # What a set-up is made from: a change in one of them sets up again.
 INPUTS = (
-    "requirements-build.lock",
-    "requirements.lock",
+    UV_LOCK,
+    BUILD_LOCK,
+    USER_LOCK,
     "setup.cfg",
     "pyproject.toml",
     "conf/jars.sha256",
+    "conf/delta-jars.conf",
     "conf/ivysettings.xml",
+    "scripts/locked_packages.py",
     "scripts/machine.py",
     "scripts/set_up.py",
 )
 JAVA_PACKAGES = ["openjdk-21-jre-headless", "openjdk-17-jre-headless"]
-DELTA = "io.delta:delta-spark_4.1_2.13:4.4.0"
-# Spark ships these itself, in newer versions: 13 MB are left of 87 MB.
-JARS_OF_SPARK = (
-    "org.apache.hadoop:*",
-    "org.apache.parquet:*",
-    "org.apache.logging.log4j:*",
-    "org.slf4j:*",
-    "com.fasterxml.jackson.core:*",
-    "com.fasterxml.jackson.datatype:*",
-    "org.roaringbitmap:*",
-    "com.google.code.findbugs:*",
-)
+
+
+class Level:
+    """How much is set up: what runs need, or the developers' tools too (their lock holds the users' whole)."""
+
+    def __init__(self, name: str, lock: str) -> None:
+        self.name = name
+        self.lock = lock
+
+    @property
+    def stamp(self) -> Path:
+        """The file that a finished set-up leaves."""
+        return VENV / f"lepton-set-up-{self.name}.stamp"
+
+    def wanted_stamp(self) -> str:
+        """What a finished set-up looks like: the checkout's place, the machine, and what it was made from."""
+        inputs = dict.fromkeys((*INPUTS, self.lock))
+        digests = [f"{name} {sha256(ROOT / name)}" for name in inputs]
+        return "\n".join([str(ROOT), platform.machine(), *digests, ""])
+
+    def is_set_up(self) -> bool:
+        """Whether nothing is left to do."""
+        if not (self.stamp.is_file() and PYTHON.exists() and JAVA_HOME_FILE.is_file()):
+            return False
+        java = Path(JAVA_HOME_FILE.read_text(encoding="utf-8").strip()) / "bin" / "java"
+        stamped = self.stamp.read_text(encoding="utf-8")
+        return stamped == self.wanted_stamp() and java.exists() and not wrong_jars()
+
+
+USER = Level("user", USER_LOCK)
+DEVELOPER = Level("developer", DEVELOPER_LOCK)
 
 
 def sha256(path: Path) -> str:
@@ -56,10 +96,9 @@ def sha256(path: Path) -> str:
 
 
 def venv_fits() -> bool:
-    """Whether .venv runs a Python new enough, and was made at this place: its scripts name their interpreter."""
-    fits = f"import sys, pip; sys.exit(sys.version_info < {OLDEST_PYTHON})"
-    pip = VENV / "bin" / "pip"
-    made_here = pip.is_file() and str(PYTHON) in pip.read_text(encoding="utf-8")
+    """Whether .venv was made whole at this place, and runs a Python new enough."""
+    fits = f"import sys; sys.exit(sys.version_info < {OLDEST_PYTHON})"
+    made_here = MADE.is_file() and MADE.read_text(encoding="utf-8") == f"{VENV}\n"
     return made_here and succeeds([str(PYTHON), "-c", fits])
 
 
@@ -76,20 +115,7 @@ def make_venv() -> None:
     ):
         raise SetUpError(f"this Python cannot make one: `sudo apt-get install {package}`, and run again")
     run([python, "-m", "venv", "--clear", str(VENV)], LOG, f"could not make {VENV}")
-
-
-def install_packages() -> None:
-    """The locked packages, each file checked against its hash; then this project, editable.
-
-    pyspark is published as source only: its build gets the locked setuptools and wheel, not pip's own choice.
-    """
-    pip = [str(PYTHON), "-m", "pip", "--no-input", "--disable-pip-version-check", "install"]
-    locked = [*pip, "--require-hashes", "--no-build-isolation"]
-    remedy = "check the network (pip's own settings hold), then run again: what is installed is kept"
-    run([*locked, "-r", str(ROOT / "requirements-build.lock")], LOG, remedy)
-    run([*locked, "-r", str(ROOT / "requirements.lock")], LOG, remedy)
-    itself = ["--no-deps", "--no-build-isolation", "--editable", str(ROOT)]
-    run([*pip, *itself], LOG, "could not install this checkout itself")
+    MADE.write_text(f"{VENV}\n", encoding="utf-8")
 
 
 def find_or_install_java() -> None:
@@ -111,7 +137,7 @@ def wrong_jars() -> list[str]:
     return [name for expected, name in map(str.split, lines) if sha256(IVY / "jars" / name) != expected]
 
 
-def fetch_jars() -> None:
+def fetch_jars(progress: Progress) -> None:
     """Delta's jars into var/ivy by Spark's own Ivy, then their checksums.
 
     With a folder and settings of its own: a half-filled ~/.m2 would be asked first, and fail.
@@ -123,14 +149,11 @@ def fetch_jars() -> None:
     # Spark resolves before it runs the program it is given: an empty one is enough.
     nothing = IVY / "nothing.py"
     nothing.write_text("", encoding="utf-8")
-    options = {
-        "spark.jars.packages": DELTA,
-        "spark.jars.excludes": ",".join(JARS_OF_SPARK),
-        "spark.jars.ivy": str(IVY),
-        "spark.jars.ivySettings": str(ROOT / "conf" / "ivysettings.xml"),
-    }
-    pairs = [part for key, value in options.items() for part in ("--conf", f"{key}={value}")]
-    spark_submit([*pairs, str(nothing)], "check the network to Maven Central, then run again")
+    wanted = ["--properties-file", "conf/delta-jars.conf"]
+    places = {"spark.jars.ivy": IVY, "spark.jars.ivySettings": ROOT / "conf" / "ivysettings.xml"}
+    pairs = [part for key, value in places.items() for part in ("--conf", f"{key}={value}")]
+    remedy = "check the network to Maven Central, then run again"
+    spark_submit([*wanted, *pairs, str(nothing)], remedy, lambda _: progress.show("13 MB from Maven Central"))
     wrong = wrong_jars()
     if wrong:
         raise SetUpError(
@@ -139,7 +162,7 @@ def fetch_jars() -> None:
         )
 
 
-def spark_submit(arguments: list[str], remedy: str) -> None:
+def spark_submit(arguments: list[str], remedy: str, watch: Callable[[str], None]) -> None:
     """spark-submit with this environment's Python, the Java found, on loopback."""
     dropped = {"SPARK_HOME", "SPARK_CONF_DIR", "PYSPARK_DRIVER_PYTHON"}
     env = {key: value for key, value in os.environ.items() if key not in dropped}
@@ -147,40 +170,53 @@ def spark_submit(arguments: list[str], remedy: str) -> None:
     env["PATH"] = f"{PYTHON.parent}{os.pathsep}{env.get('PATH', os.defpath)}"
     env["PYSPARK_PYTHON"] = str(PYTHON)
     env["SPARK_LOCAL_IP"] = "127.0.0.1"
-    run([str(VENV / "bin" / "spark-submit"), *arguments], LOG, remedy, env)
+    run([str(VENV / "bin" / "spark-submit"), *arguments], LOG, remedy, env, watch)
 
 
-def try_it() -> None:
+def try_it(progress: Progress) -> None:
     """One small Delta table written and read through a Python worker."""
     arguments = ["--properties-file", "conf/spark-defaults.conf", "scripts/smoke.py"]
-    spark_submit(arguments, "Spark with Delta does not run on this machine")
+    remedy = "Spark with Delta does not run on this machine"
+    spark_submit(arguments, remedy, lambda _: progress.show("Spark starts, writes and reads"))
 
 
-STEPS = (
-    ("virtual environment", make_venv),
-    ("locked packages (1 GB, some minutes the first time)", install_packages),
-    ("Java 17 or newer", find_or_install_java),
-    ("Delta's jars", fetch_jars),
-    ("a first Delta table", try_it),
-)
+def packages(level: Level, progress: Progress) -> None:
+    """The locked packages of a level."""
+    install(PYTHON, ROOT, level.lock, LOG, progress.show)
 
 
-def wanted_stamp() -> str:
-    """What a finished set-up looks like: the checkout's place, the machine, and what it was made from."""
-    digests = [f"{name} {sha256(ROOT / name)}" for name in INPUTS]
-    return "\n".join([str(ROOT), platform.machine(), *digests, ""])
+def steps_of(level: Level) -> tuple[tuple[str, Callable[[Progress], None]], ...]:
+    """The steps in their order: name, and what is done. One that finds its work done ends at once."""
+    steps: tuple[tuple[str, Callable[[Progress], None]], ...] = (
+        ("virtual environment", lambda _: make_venv()),
+        ("uv, which installs the packages", lambda _: install_uv(PYTHON, ROOT / UV_LOCK, LOG)),
+        ("locked packages (1 GB, a minute or more the first time)", partial(packages, level)),
+        ("Java 17 or newer", lambda _: find_or_install_java()),
+        ("Delta's jars", fetch_jars),
+        ("a first Delta table", try_it),
+    )
+    # Where runs work already, only packages are to be added.
+    return steps[:3] if USER.is_set_up() else steps
 
 
-def is_set_up() -> bool:
-    """Whether nothing is left to do."""
-    if not (STAMP.is_file() and PYTHON.exists() and JAVA_HOME_FILE.is_file()):
-        return False
-    java = Path(JAVA_HOME_FILE.read_text(encoding="utf-8").strip()) / "bin" / "java"
-    return STAMP.read_text(encoding="utf-8") == wanted_stamp() and java.exists() and not wrong_jars()
+def set_up(level: Level) -> None:
+    """Run the steps; SetUpError with the step's name when one fails."""
+    steps = steps_of(level)
+    for number, (name, step) in enumerate(steps, start=1):
+        progress = Progress(f"set-up {number}/{len(steps)}: {name}")
+        try:
+            step(progress)
+        except (SetUpError, OSError) as error:
+            progress.close("stopped")
+            raise SetUpError(f"set-up failed at '{name}':\n{error}") from error
+        progress.close("done")
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run the steps that are needed; 1 and the step's name when one fails."""
+    parser = argparse.ArgumentParser(description="Set this checkout up.")
+    parser.add_argument("--dev", action="store_true", help="with the tools of tests, lint and benchmarks")
+    level = DEVELOPER if parser.parse_args(arguments).dev else USER
     os.chdir(ROOT)
     if sys.version_info < OLDEST_PYTHON:
         newer = newer_python()
@@ -189,22 +225,28 @@ def main() -> int:
             print(f"set-up failed at 'Python': this is {this}; install 3.11 or newer", file=sys.stderr)
             return 1
         os.execv(newer, [newer, *sys.argv])  # noqa: S606 - the same script again, no shell wanted
-    if is_set_up():
+    if level.is_set_up():
         return 0
-    LOG.parent.mkdir(exist_ok=True)
+    with stand_alone(LOCK):
+        return bring_to(level)
+
+
+def bring_to(level: Level) -> int:
+    """Set up what is missing of a level."""
+    # A set-up with the developers' tools has all that runs need.
+    levels = [one for one in dict.fromkeys([USER, level]) if not one.is_set_up()]
+    if level not in levels:
+        return 0
     LOG.write_text("", encoding="utf-8")
-    if STAMP.exists():
-        STAMP.unlink()
-    for number, (name, step) in enumerate(STEPS, start=1):
-        print(f"set-up {number}/{len(STEPS)}: {name} ...", flush=True)
-        begin = time.monotonic()
-        try:
-            step()
-        except (SetUpError, OSError) as error:
-            print(f"set-up failed at '{name}':\n{error}", file=sys.stderr)
-            return 1
-        print(f"  done in {time.monotonic() - begin:.0f} s", flush=True)
-    STAMP.write_text(wanted_stamp(), encoding="utf-8")
+    for one in levels:
+        one.stamp.unlink(missing_ok=True)
+    try:
+        set_up(level)
+    except SetUpError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for one in levels:
+        one.stamp.write_text(one.wanted_stamp(), encoding="utf-8")
     return 0
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,6 +20,32 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 PROJECT = Path(__file__).resolve().parents[1]
+
+
+# Marks that `make test` leaves out, and what runs them.
+ELSEWHERE = {"slow": "make test-slow", "cluster": "make cluster-test"}
+LEFT_OUT = pytest.StashKey[dict[str, int]]()
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Count the tests that a run leaves out by their mark; a worker hands its counts to the controller."""
+    config = items[0].config
+    marks = Counter(mark for item in items for mark in ELSEWHERE if item.get_closest_marker(mark))
+    config.stash[LEFT_OUT] = dict(marks)
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["left_out"] = dict(marks)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the counts of a worker of pytest-xdist; each has collected the same tests."""
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", {})
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say which tests were left out by their mark, and what runs them; `-ra` says what was skipped, and why."""
+    for mark, count in sorted(config.stash.get(LEFT_OUT, {}).items()):
+        terminalreporter.write_line(f"left out: {count} tests marked {mark}; {ELSEWHERE[mark]} runs them")
 
 
 def real_data() -> Path:

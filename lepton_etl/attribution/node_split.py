@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from lepton_etl.attribution.node_energy import (
     HOURS,
+    IMPUTED,
     Energies,
     Holdings,
     NodeFacts,
@@ -108,7 +108,7 @@ def reserved_shares(measured: Energies, held: Holdings, facts: NodeFacts, boards
 
     GPUs, cores and memory, each over what the node has, weighted by the components' idle power; where the inventory
     does not say those, by rated power; else by cores alone. A component that a job is not known by is left out for the
-    whole day. Overbooked components are shared. Source: definitions of the project, section 5, rule `reservation`.
+    whole day. Overbooked components are shared. Source: docs/definitions.md section 5, rule `reservation`.
     """
     time = held.seconds / measured.interval_s
     gpus = len({unit.board_id for unit in measured.units})
@@ -230,7 +230,7 @@ def split_day(measured: Energies, held: Holdings, facts: NodeFacts, idle_activit
     the reserved part of S among the same jobs otherwise, so idle is the same by every rule. Without an idle power all
     energy is dynamic. Imputed energy of an hour is split alike, D by reservation, over the seconds that nobody saw.
     `idle_activity` is the utilisation below which a held GPU does nothing.
-    Source: definitions of the project, section 5.
+    Source: docs/definitions.md section 5.
     """
     gpu = gpu_shares(measured, held, facts, idle_activity)
     reserved = reserved_shares(measured, held, facts, gpu.held_gpus)
@@ -323,7 +323,7 @@ def _unseen_s(measured: Energies) -> Array:
     return np.where(of_hour > 0, unseen, float(measured.interval_s))
 
 
-_TIME: Final = pa.timestamp("us", tz="UTC")
+_TIME: Final = pl.Datetime("us", "UTC")
 _NUMBERS: Final = (
     "dynamic_kwh", "static_kwh", "static_usage_kwh", "static_equal_kwh", "imputed_kwh", "gpu_energy_kwh",
     "idle_gpu_kwh", "reserved_share_ratio", "gpu_held_h", "held_s", "covered_s",
@@ -335,12 +335,12 @@ JOB_HOUR_COLUMNS: Final = (
 NODE_SPLIT_COLUMNS: Final = (
     "date", "hour_start", "site_id", "cluster_id", "node_id", "jobs_energy_kwh", "idle_energy_kwh",
 )  # fmt: skip
-_TYPES: Final = {
-    "date": pa.date32(), "hour_start": _TIME, "submit_time": _TIME, "restart": pa.int32(),
-    **dict.fromkeys((*_NUMBERS, "jobs_energy_kwh", "idle_energy_kwh"), pa.float64()),
+_TYPES: Final[dict[str, pl.DataType]] = {
+    "date": pl.Date(), "hour_start": _TIME, "submit_time": _TIME, "restart": pl.Int32(),
+    **dict.fromkeys((*_NUMBERS, "jobs_energy_kwh", "idle_energy_kwh"), pl.Float64()),
 }  # fmt: skip
-SCHEMA: Final = pa.schema(
-    [(name, _TYPES.get(name, pa.string())) for name in (*JOB_HOUR_COLUMNS, *NODE_SPLIT_COLUMNS[-2:])]
+SCHEMA: Final = pl.Schema(
+    {name: _TYPES.get(name, pl.String()) for name in (*JOB_HOUR_COLUMNS, *NODE_SPLIT_COLUMNS[-2:])}
 )
 """Rows of jobs (job_id filled) and of nodes (job_id null) in one table, for a kernel gives one."""
 
@@ -354,32 +354,59 @@ HOLDING_COLUMNS: Final = (
 )  # fmt: skip
 
 
-def node_days(intervals: pa.Table, held: pa.Table, nodes: Roll, idle_activity: float) -> pa.Table:
+def split_nodes(
+    intervals: pl.DataFrame, imputed: pl.DataFrame, held: pl.DataFrame, nodes: Roll, idle_activity: float
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Split the energy of nodes: rows of jobs (JOB_HOUR_COLUMNS) and of node-hours (NODE_SPLIT_COLUMNS).
+
+    intervals, held: rows of silver/interval and silver/job_node of clusters with accounting; imputed: their rows of
+    gold/node_hour, whose imputed energy is split by what was held while it was unseen. Jobs + idle = measured +
+    imputed energy of the node.
+    """
+    key = ["cluster_id", "node_id"]
+    filled = imputed.filter(pl.col("it_energy_imputed_kwh") > 0).select(
+        *key, pl.lit(IMPUTED).alias("device_id"), "date", pl.col("hour_start").alias("interval_start"),
+        pl.lit(3600, intervals.schema["interval_s"]).alias("interval_s"),
+        pl.col("it_energy_imputed_kwh").alias("energy_kwh"), pl.col("imputed_s").alias("observed_s"),
+    )  # fmt: skip
+    rows = pl.concat([intervals.select(INTERVAL_COLUMNS), filled], how="diagonal")
+    of_node, held_of = (
+        frame.partition_by(key, as_dict=True) for frame in (rows, held.select(HOLDING_COLUMNS))
+    )
+    tables = [
+        node_days(of_node.get(node, rows.clear()), held_of.get(node, held.clear()), nodes, idle_activity)
+        for node in sorted(of_node.keys() | held_of.keys())
+    ]
+    found = pl.concat([pl.DataFrame(schema=SCHEMA), *tables])
+    is_job = pl.col("job_id").is_not_null()
+    return found.filter(is_job).select(JOB_HOUR_COLUMNS), found.filter(~is_job).select(NODE_SPLIT_COLUMNS)
+
+
+def node_days(intervals: pl.DataFrame, held: pl.DataFrame, nodes: Roll, idle_activity: float) -> pl.DataFrame:
     """SCHEMA rows of one node of one cluster.
 
     `intervals` has INTERVAL_COLUMNS of silver/interval, and rows of device `imputed` with a node-hour's imputed energy;
     `held` HOLDING_COLUMNS of silver/job_node. Rows of the inventory that no reading speaks of give energy 0 here: their
     node-hours are unknown in gold/node_hour. A node outside the inventory gives nothing.
     """
-    frame = pl.DataFrame(intervals.select(list(INTERVAL_COLUMNS)))
-    ordered = held.sort_by([(name, "ascending") for name in ("date", "job_id", "submit_time", "restart")])
-    rows = ordered.select(list(HOLDING_COLUMNS)).to_pylist()
-    days = sorted(set(frame["date"].to_list()) | {row["date"] for row in rows})
+    rows = held.sort("date", "job_id", "submit_time", "restart").to_dicts()
+    empty = pl.DataFrame(schema=SCHEMA)
+    days = sorted(set(intervals["date"].to_list()) | {row["date"] for row in rows})
     if not days:
-        return SCHEMA.empty_table()
-    names = intervals if intervals.num_rows else held
-    node_id, cluster_id = names["node_id"][0].as_py(), names["cluster_id"][0].as_py()
+        return empty
+    names = intervals if intervals.height else held
+    node_id, cluster_id = names["node_id"][0], names["cluster_id"][0]
     tables = []
     for day in days:
         facts = nodes.of(node_id, day, cluster_id)
         if facts is None:
             continue
-        measured = energies(frame, day, facts)
+        measured = energies(intervals, day, facts)
         holding = holdings(rows, day, measured)
         split = split_day(measured, holding, facts, idle_activity)
         place = {"site_id": facts.site_id, "cluster_id": cluster_id, "node_id": node_id, "date": day}
         tables += [_job_rows(split, holding.rows, place), _node_rows(split, place)]
-    return pa.concat_tables([SCHEMA.empty_table(), *tables])
+    return pl.concat([empty, *tables])
 
 
 def _hours(day: date) -> list[datetime]:
@@ -387,7 +414,7 @@ def _hours(day: date) -> list[datetime]:
     return [midnight + timedelta(hours=hour) for hour in range(HOURS)]
 
 
-def _job_rows(split: Split, rows: Sequence[Mapping[str, Any]], place: Mapping[str, Any]) -> pa.Table:
+def _job_rows(split: Split, rows: Sequence[Mapping[str, Any]], place: Mapping[str, Any]) -> pl.DataFrame:
     """The hours in which a job held something, or was charged."""
     jobs, hours = np.nonzero(split.held_s > 0)
     starts = _hours(place["date"])
@@ -402,19 +429,18 @@ def _job_rows(split: Split, rows: Sequence[Mapping[str, Any]], place: Mapping[st
     )
 
 
-def _node_rows(split: Split, place: Mapping[str, Any]) -> pa.Table:
+def _node_rows(split: Split, place: Mapping[str, Any]) -> pl.DataFrame:
     jobs_kwh = (split.dynamic_kwh + split.static_kwh).sum(axis=0)
     values = {"jobs_energy_kwh": jobs_kwh, "idle_energy_kwh": split.idle_energy_kwh}
     return _table({"hour_start": _hours(place["date"]), **values}, place, HOURS)
 
 
-def _table(columns: Mapping[str, Any], place: Mapping[str, Any], rows: int) -> pa.Table:
-    return pa.table(
+def _table(columns: Mapping[str, Any], place: Mapping[str, Any], rows: int) -> pl.DataFrame:
+    return pl.DataFrame(
         [
-            pa.array(columns[field.name], type=field.type)
-            if field.name in columns
-            else pa.repeat(pa.scalar(place.get(field.name), type=field.type), rows)
-            for field in SCHEMA
-        ],
-        schema=SCHEMA,
+            pl.Series(name, columns[name], type_)
+            if name in columns
+            else pl.repeat(place.get(name), rows, dtype=type_, eager=True).alias(name)
+            for name, type_ in SCHEMA.items()
+        ]
     )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from pyspark.sql import Column, DataFrame
-from pyspark.sql import functions as F
+import polars as pl
 
 from lepton_etl.attribution.runs import WASTED_OUTCOMES
-from lepton_etl.schema.columns import FINE_SUM, Transform, conform, exact_sum
+from lepton_etl.energy.exact_sums import FINE_DIGITS, exact_sum, quotient, rows_of, whole_sum
 from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM, JOULES_PER_KWH, SECONDS_PER_HOUR
 from lepton_etl.schema.jobs import JOB_ENERGY, RUN_KEY, TENANT_DAY
 
@@ -29,16 +28,18 @@ _SUMS: Final = (
 )  # fmt: skip
 # A job that holds this much of every node while it holds it is alone there.
 _EXCLUSIVE_RATIO: Final = 0.999
+# From the firmest ground to the weakest; a day stands on the weakest of its hours.
 _BASIS_ORDER: Final = ("none", "devices", "count", "cores")
 
 
 def job_energy(
-    cluster_hours: DataFrame,
-    node_hours: DataFrame,
-    runs: DataFrame,
-    cluster_costs: DataFrame | None,
+    job_hours: pl.DataFrame,
+    cluster_hours: pl.DataFrame,
+    node_hours: pl.DataFrame,
+    runs: pl.DataFrame,
+    cluster_costs: pl.DataFrame | None,
     limit: float,
-) -> Transform:
+) -> pl.DataFrame:
     """job_hours (one row a job, node and hour) -> gold/job_energy.
 
     `cluster_hours` has the columns of gold/cluster_hour: what an hour of the cluster emits, draws, drinks goes to its
@@ -48,46 +49,62 @@ def job_energy(
     SCI = location-based operational + embodied emissions, per run; data-centre overhead is in it, market-based
     measures are not. Source: definitions of the project, sections 5 and 6; Green Software Foundation, SCI 1.0.
     """
-    rates = _rates(cluster_hours, cluster_costs)
-
-    def transform(job_hours: DataFrame) -> DataFrame:
-        it_kwh = F.col("dynamic_kwh") + F.col("static_kwh")
-        hours = (
-            job_hours.join(F.broadcast(rates), list(_CLUSTER_HOUR), how="left")
-            .join(node_hours.select(*_NODE_HOUR, *_of_node()), list(_NODE_HOUR), how="left")
-            .withColumn("_embodied", F.col("_te") * F.col("reserved_share_ratio"))
+    energy, share = pl.col("dynamic_kwh") + pl.col("static_kwh"), pl.col("reserved_share_ratio")
+    # A node's error is its sensor's gain above all: every job on it is wrong by the same share at the same time.
+    ends = [quotient(pl.col(name), pl.col("it_energy_kwh")).alias(f"_{name}") for name in _ENDS]
+    basis = pl.col("attribution_basis").cast(pl.Enum(_BASIS_ORDER))
+    day = (
+        job_hours.join(_rates(cluster_hours, cluster_costs), on=_CLUSTER_HOUR, how="left")
+        .join(
+            node_hours.select(*_NODE_HOUR, pl.col("embodied_kgco2e").alias("_te"), *ends), on=_NODE_HOUR, how="left"
         )
-        day = hours.groupBy(*_RUN_DAY).agg(
-            *(exact_sum(F.col(name), FINE_SUM).alias(name) for name in _SUMS),
-            *(_whole(it_kwh * F.col(f"_{name}"), it_kwh > 0).alias(name) for name in (*_RATED, *_ENDS)),
-            _whole(F.col("_embodied"), F.col("reserved_share_ratio") > 0).alias("embodied_kgco2e"),
-            (exact_sum(F.col("reserved_share_ratio"), FINE_SUM)).alias("node_held_h"),
-            F.max("tenant_id").alias("tenant_id"),
-            F.max("outcome").alias("outcome"),
-            F.max("currency").alias("currency"),
-            F.max(_rank(F.col("attribution_basis"))).alias("_basis"),
-            F.count_distinct("node_id").alias("node_count"),
+        .group_by(_RUN_DAY)
+        .agg(
+            *(exact_sum(pl.col(name), FINE_DIGITS).alias(name) for name in _SUMS),
+            *(
+                whole_sum(energy * pl.col(f"_{name}"), energy > 0, FINE_DIGITS).alias(name)
+                for name in (*_RATED, *_ENDS)
+            ),
+            whole_sum(pl.col("_te") * share, share > 0, FINE_DIGITS).alias("embodied_kgco2e"),
+            exact_sum(share, FINE_DIGITS).alias("node_held_h"),
+            pl.col("tenant_id", "outcome", "currency").max(),
+            basis.to_physical().max().alias("_basis"),
+            pl.col("node_id").n_unique().alias("node_count"),
         )
-        return (
-            day.transform(_with_total(limit))
-            .join(_of_scheduler(runs), list(_RUN_DAY), how="left")
-            .transform(_with_sci_and_check)
-            .transform(conform(JOB_ENERGY))
+    )  # fmt: skip
+    total, covered = pl.col("dynamic_kwh") + pl.col("static_kwh"), _is_covered(limit)
+    emitted_kg = pl.col("emissions_location_kgco2e") + pl.col("embodied_kgco2e")
+    rows = (
+        _with_basis(day, limit)
+        .with_columns(
+            pl.when(covered).then(total).alias("it_energy_kwh"),
+            pl.when(covered).then(pl.col("dynamic_kwh") + pl.col("static_usage_kwh")).alias("it_energy_usage_kwh"),
+            pl.when(covered).then(pl.col("dynamic_kwh") + pl.col("static_equal_kwh")).alias("it_energy_equal_kwh"),
+            *(pl.when(covered).then(name).alias(name) for name in _ENDS),
+            pl.when(pl.col("outcome").is_in(WASTED_OUTCOMES))
+            .then(total)
+            .otherwise("idle_gpu_kwh")
+            .alias("wasted_energy_kwh"),
+            quotient(pl.col("node_held_h") * SECONDS_PER_HOUR, pl.col("held_s"))
+            .clip(upper_bound=1.0)
+            .alias("reserved_share_ratio"),
+            pl.col("_basis").replace_strict(dict(enumerate(_BASIS_ORDER)), default=None, return_dtype=pl.String)
+            .alias("attribution_basis"),
+            (emitted_kg * GRAMS_PER_KILOGRAM).alias("sci_gco2e_per_job"),
+            pl.lit("provisional").alias("status"),
         )
-
-    return transform
-
-
-def _of_node() -> list[Column]:
-    """What an hour of a node gives to its jobs: embodied carbon, and the ends of its energy for each kWh of it.
-
-    A node's error is its sensor's gain above all: every job on it is wrong by the same share at the same time.
-    """
-    ends = [F.try_divide(F.col(name), F.col("it_energy_kwh")).alias(f"_{name}") for name in _ENDS]
-    return [F.col("embodied_kgco2e").alias("_te"), *ends]
+        .join(_of_scheduler(runs), on=_RUN_DAY, how="left")
+        .with_columns(
+            pl.when(pl.col("reserved_share_ratio") >= _EXCLUSIVE_RATIO).then("_scheduler").alias("scheduler_energy_kwh")
+        )
+        .with_columns(
+            quotient(pl.col("scheduler_energy_kwh"), pl.col("it_energy_kwh")).alias("scheduler_energy_ratio")
+        )
+    )  # fmt: skip
+    return rows_of(JOB_ENERGY, rows)
 
 
-def tenant_day(limit: float) -> Transform:
+def tenant_day(jobs: pl.DataFrame, limit: float) -> pl.DataFrame:
     """gold/job_energy -> gold/tenant_day: the three rules side by side, and figures per job and GPU-hour.
 
     Jobs without a tenant are those of `_unknown`.
@@ -96,131 +113,77 @@ def tenant_day(limit: float) -> Transform:
                  "static_kwh", "_usage", "_equal", "wasted_energy_kwh")  # fmt: skip
     # Ends are added: gains of sensors and errors of factors are the same for all jobs of a tenant.
     whole = (*SHARED_FIGURES, *_ENDS, "embodied_kgco2e", "energy_cost")
-
-    def transform(jobs: DataFrame) -> DataFrame:
-        parts = F.col("dynamic_kwh") + F.col("static_kwh")
-        named = jobs.withColumns(
-            {
-                "tenant_id": F.coalesce("tenant_id", F.lit(UNKNOWN_TENANT)),
-                "_usage": F.coalesce("it_energy_usage_kwh", parts),
-                "_equal": F.coalesce("it_energy_equal_kwh", parts),
-            }
+    parts = pl.col("dynamic_kwh") + pl.col("static_kwh")
+    sums = (
+        jobs.with_columns(
+            pl.col("tenant_id").fill_null(UNKNOWN_TENANT),
+            pl.coalesce("it_energy_usage_kwh", parts).alias("_usage"),
+            pl.coalesce("it_energy_equal_kwh", parts).alias("_equal"),
         )
-        sums = named.groupBy("site_id", "cluster_id", "tenant_id", "date").agg(
-            *(exact_sum(F.col(name), FINE_SUM).alias(name) for name in unit_sums),
-            *(_whole(F.col(name), F.lit(True)).alias(name) for name in whole),
-            F.count(F.lit(1)).alias("job_count"),
-            F.max("currency").alias("currency"),
+        .group_by("site_id", "cluster_id", "tenant_id", "date")
+        .agg(
+            *(exact_sum(pl.col(name), FINE_DIGITS).alias(name) for name in unit_sums),
+            *(whole_sum(pl.col(name), digits=FINE_DIGITS).alias(name) for name in whole),
+            pl.len().alias("job_count"),
+            pl.col("currency").max(),
         )
-        rules = (F.col("it_energy_kwh"), F.col("it_energy_usage_kwh"), F.col("it_energy_equal_kwh"))
-        emitted_g = (F.col("emissions_location_kgco2e") + F.col("embodied_kgco2e")) * GRAMS_PER_KILOGRAM
-        return (
-            sums.transform(_with_basis(limit))
-            .withColumns(
-                {
-                    "it_energy_kwh": F.when(_is_covered(limit), parts),
-                    "it_energy_usage_kwh": F.when(_is_covered(limit), F.col("_usage")),
-                    "it_energy_equal_kwh": F.when(_is_covered(limit), F.col("_equal")),
-                    **{name: F.when(_is_covered(limit), F.col(name)) for name in _ENDS},
-                }
-            )
-            .withColumns(
-                {
-                    "rule_spread_ratio": F.try_divide(F.greatest(*rules) - F.least(*rules), rules[0]),
-                    "sci_gco2e_per_job": emitted_g / F.col("job_count"),
-                    "sci_gco2e_per_gpu_hour": F.try_divide(emitted_g, F.col("gpu_held_h")),
-                    "status": F.lit("provisional"),
-                }
-            )
-            .transform(conform(TENANT_DAY))
+    )
+    rules = ("it_energy_kwh", "it_energy_usage_kwh", "it_energy_equal_kwh")
+    spread = pl.max_horizontal(rules) - pl.min_horizontal(rules)
+    emitted_g = (pl.col("emissions_location_kgco2e") + pl.col("embodied_kgco2e")) * GRAMS_PER_KILOGRAM
+    covered = _is_covered(limit)
+    rows = (
+        _with_basis(sums, limit)
+        .with_columns(
+            *(
+                pl.when(covered).then(value).alias(name)
+                for name, value in zip(rules, (parts, pl.col("_usage"), pl.col("_equal")), strict=True)
+            ),
+            *(pl.when(covered).then(name).alias(name) for name in _ENDS),
         )
+        .with_columns(
+            quotient(spread, pl.col("it_energy_kwh")).alias("rule_spread_ratio"),
+            (emitted_g / pl.col("job_count")).alias("sci_gco2e_per_job"),
+            quotient(emitted_g, pl.col("gpu_held_h")).alias("sci_gco2e_per_gpu_hour"),
+            pl.lit("provisional").alias("status"),
+        )
+    )
+    return rows_of(TENANT_DAY, rows)
 
-    return transform
 
-
-def _rates(cluster_hours: DataFrame, costs: DataFrame | None) -> DataFrame:
+def _rates(cluster_hours: pl.DataFrame, costs: pl.DataFrame | None) -> pl.DataFrame:
     """Each figure of a cluster-hour per kWh of its IT energy, as `_<figure>`; without a tariff the cost is unknown."""
     if costs is None:
-        rows = cluster_hours.withColumns(
-            {"energy_cost": F.lit(None).cast("double"), "currency": F.lit(None).cast("string")}
+        rows = cluster_hours.with_columns(
+            pl.lit(None, pl.Float64).alias("energy_cost"), pl.lit(None, pl.String).alias("currency")
         )
     else:
         paid = costs.select(*_CLUSTER_HOUR, "energy_cost", "currency")
-        rows = cluster_hours.join(paid, list(_CLUSTER_HOUR), how="left")
-    per_kwh = [F.try_divide(F.col(name), F.col("it_energy_kwh")).alias(f"_{name}") for name in _RATED]
+        rows = cluster_hours.join(paid, on=_CLUSTER_HOUR, how="left")
+    per_kwh = [quotient(pl.col(name), pl.col("it_energy_kwh")).alias(f"_{name}") for name in _RATED]
     return rows.select(*_CLUSTER_HOUR, *per_kwh, "currency")
 
 
-def _whole(value: Column, needed: Column) -> Column:
-    """Sum of a figure, null where a row that needs one has none."""
-    is_whole = F.count_if(needed & value.isNull()) == 0
-    return F.when(is_whole, exact_sum(value, FINE_SUM))
+def _is_covered(limit: float) -> pl.Expr:
+    return pl.col("coverage_ratio") >= limit
 
 
-def _rank(basis: Column) -> Column:
-    """The weakest ground that any hour stands on, as a number."""
-    return F.array_position(F.array(*(F.lit(name) for name in _BASIS_ORDER)), basis)
-
-
-def _is_covered(limit: float) -> Column:
-    return F.col("coverage_ratio") >= limit
-
-
-def _with_basis(limit: float) -> Transform:
+def _with_basis(rows: pl.DataFrame, limit: float) -> pl.DataFrame:
     """Add coverage_ratio and energy_basis."""
-
-    def transform(rows: DataFrame) -> DataFrame:
-        basis = (
-            F.when(F.col("covered_s") <= 0, "none")
-            .when(~_is_covered(limit), "insufficient")
-            .when(F.col("imputed_kwh") > 0, "estimated")
-            .otherwise("measured")
-        )
-        ratio = F.least(F.try_divide(F.col("covered_s"), F.col("held_s")), F.lit(1.0))
-        return rows.withColumn("coverage_ratio", ratio).withColumn("energy_basis", basis)
-
-    return transform
+    basis = (
+        pl.when(pl.col("covered_s") <= 0).then(pl.lit("none"))
+        .when(~_is_covered(limit)).then(pl.lit("insufficient"))
+        .when(pl.col("imputed_kwh") > 0).then(pl.lit("estimated"))
+        .otherwise(pl.lit("measured"))
+    )  # fmt: skip
+    ratio = quotient(pl.col("covered_s"), pl.col("held_s")).clip(upper_bound=1.0)
+    return rows.with_columns(ratio.alias("coverage_ratio")).with_columns(basis.alias("energy_basis"))
 
 
-def _with_total(limit: float) -> Transform:
-    """Add the totals by the three rules, what was wasted, shares and grounds."""
-
-    def transform(day: DataFrame) -> DataFrame:
-        dynamic, failed = F.col("dynamic_kwh"), F.col("outcome").isin(*WASTED_OUTCOMES)
-        total = dynamic + F.col("static_kwh")
-        return day.transform(_with_basis(limit)).withColumns(
-            {
-                "it_energy_kwh": F.when(_is_covered(limit), total),
-                "it_energy_usage_kwh": F.when(_is_covered(limit), dynamic + F.col("static_usage_kwh")),
-                "it_energy_equal_kwh": F.when(_is_covered(limit), dynamic + F.col("static_equal_kwh")),
-                **{name: F.when(_is_covered(limit), F.col(name)) for name in _ENDS},
-                "wasted_energy_kwh": F.when(failed, total).otherwise(F.col("idle_gpu_kwh")),
-                "reserved_share_ratio": F.least(
-                    F.try_divide(F.col("node_held_h") * SECONDS_PER_HOUR, F.col("held_s")), F.lit(1.0)
-                ),
-                "attribution_basis": F.element_at(
-                    F.array(*(F.lit(name) for name in _BASIS_ORDER)), F.col("_basis").cast("int")
-                ),
-                "status": F.lit("provisional"),
-            }
-        )
-
-    return transform
-
-
-def _of_scheduler(runs: DataFrame) -> DataFrame:
+def _of_scheduler(runs: pl.DataFrame) -> pl.DataFrame:
     """Of silver/job_run: GPUs of the run, and its plugin's energy where the run lies within the day."""
-    within = (F.to_date("start_time") == F.col("date")) & (F.to_date("end_time") == F.col("date"))
-    energy = F.when(within, F.col("consumed_energy_j") / JOULES_PER_KWH)
-    return runs.select(*_RUN_DAY, "gpu_count", energy.alias("_scheduler")).dropDuplicates(list(_RUN_DAY))
-
-
-def _with_sci_and_check(rows: DataFrame) -> DataFrame:
-    alone = F.col("reserved_share_ratio") >= _EXCLUSIVE_RATIO
-    emitted = F.col("emissions_location_kgco2e") + F.col("embodied_kgco2e")
-    return rows.withColumn("scheduler_energy_kwh", F.when(alone, F.col("_scheduler"))).withColumns(
-        {
-            "scheduler_energy_ratio": F.try_divide(F.col("scheduler_energy_kwh"), F.col("it_energy_kwh")),
-            "sci_gco2e_per_job": emitted * GRAMS_PER_KILOGRAM,
-        }
+    within = (pl.col("start_time").dt.date() == pl.col("date")) & (
+        pl.col("end_time").dt.date() == pl.col("date")
     )
+    energy = pl.when(within).then(pl.col("consumed_energy_j") / JOULES_PER_KWH)
+    return runs.select(*_RUN_DAY, "gpu_count", energy.alias("_scheduler")).unique(_RUN_DAY, keep="first")

@@ -10,12 +10,9 @@ from datetime import datetime
 from typing import Final
 
 import polars as pl
-import pyarrow as pa
-from pyspark.sql import Column, DataFrame
-from pyspark.sql import functions as F
 
+from lepton_etl.energy.exact_sums import FINE_DIGITS, quotient, whole_sum
 from lepton_etl.registers.factors import FactorSet
-from lepton_etl.schema.columns import FINE_SUM, Transform, exact_sum, seconds_between
 
 SERVER: Final = "server"
 SECONDS_PER_YEAR: Final = 31_557_600.0  # the Julian year of 365.25 days, as pint counts it
@@ -23,7 +20,7 @@ _NODE: Final = ("site_id", "node_id")
 _CLUSTER_HOUR: Final = ("site_id", "cluster_id", "hour_start")
 
 
-def service_lives(nodes: pa.Table, factors: FactorSet) -> pl.DataFrame:
+def service_lives(nodes: pl.DataFrame, factors: FactorSet) -> pl.DataFrame:
     """silver/node -> one row a node: embodied_te_kgco2e, life_s, in_service_from, retired_at, embodied_basis.
 
     A node's rows are one life: it begins with the first row and, where the last one has an end, ends there; a move
@@ -33,9 +30,8 @@ def service_lives(nodes: pa.Table, factors: FactorSet) -> pl.DataFrame:
     Source: Green Software Foundation, Impact Framework, sci-embodied (1,000 kg a server with one CPU, 150 kg a GPU,
     4 years); docs/methodology.md, Embodied.
     """
-    frame = pl.DataFrame(nodes)
     lives = (
-        frame.sort(*_NODE, "valid_from")
+        nodes.sort(*_NODE, "valid_from")
         .group_by(*_NODE, maintain_order=True)
         .agg(
             pl.col("valid_from").min().alias("in_service_from"),
@@ -80,70 +76,51 @@ def _archetype(lives: pl.DataFrame, factors: FactorSet) -> dict[str, pl.Expr]:
     }
 
 
-def booked_in_year(lives: pl.DataFrame, year: int) -> pl.DataFrame:
-    """The ESG view: the whole TE of each node that came into service in the calendar year (Scope 3, category 2).
-
-    Source: GHG Protocol Corporate Value Chain Standard, category 2, capital goods: not amortised.
-    """
-    return lives.filter(pl.col("in_service_from").dt.year() == year).select(
-        *_NODE, "embodied_te_kgco2e", "embodied_basis"
-    )
-
-
-def with_node_embodied(lives: DataFrame) -> Transform:
+def with_node_embodied(node_hours: pl.DataFrame, lives: pl.DataFrame) -> pl.DataFrame:
     """Add `embodied_kgco2e` and `embodied_basis` to gold/node_hour rows (expected_s is the row's time in service).
 
     TE x s / EL for the seconds before the end of life; in the hour of an early retirement the rest of TE as well.
     The sum over a node's life is TE, however long it served.
     """
-    start = F.col("hour_start")
-    hour_end = start + F.expr("INTERVAL 1 HOUR")
-    ends_at = F.timestamp_micros(
-        F.unix_micros("in_service_from") + (F.col("life_s") * F.lit(1_000_000)).cast("bigint")
-    )
-    before_end = F.greatest(seconds_between(start, ends_at), F.lit(0.0))
-    served_s = F.least(F.col("expected_s"), before_end)
-    rate = F.try_divide(F.col("embodied_te_kgco2e"), F.col("life_s"))
-    retires = (F.col("retired_at") > start) & (F.col("retired_at") <= hour_end)
-    unserved_s = F.greatest(seconds_between(F.col("retired_at"), ends_at), F.lit(0.0))
-    amortised = rate * served_s + F.when(retires, rate * unserved_s).otherwise(F.lit(0.0))
+    start, retired = pl.col("hour_start"), pl.col("retired_at")
+    ends_at = pl.col("in_service_from") + pl.duration(microseconds=(pl.col("life_s") * 1e6).cast(pl.Int64))
 
-    def transform(node_hours: DataFrame) -> DataFrame:
-        return (
-            node_hours.join(F.broadcast(lives), list(_NODE), how="left")
-            .withColumn("embodied_kgco2e", amortised)
-            .withColumn(
-                "embodied_basis",
-                F.when(F.col("embodied_kgco2e").isNull(), "none").otherwise(F.col("embodied_basis")),
-            )
-            .drop("embodied_te_kgco2e", "life_s", "in_service_from", "retired_at")
+    def seconds_until_end(instant: pl.Expr) -> pl.Expr:
+        return ((ends_at - instant).dt.total_microseconds() / 1e6).clip(lower_bound=0.0)
+
+    served_s = pl.min_horizontal("expected_s", seconds_until_end(start))
+    rate = quotient(pl.col("embodied_te_kgco2e"), pl.col("life_s"))
+    retires = (retired > start) & (retired <= start + pl.duration(hours=1))
+    unserved = pl.when(retires).then(rate * seconds_until_end(retired)).otherwise(0.0)
+    return (
+        node_hours.join(lives, on=_NODE, how="left")
+        .with_columns((rate * served_s + unserved).alias("embodied_kgco2e"))
+        .with_columns(
+            pl.when(pl.col("embodied_kgco2e").is_null())
+            .then(pl.lit("none"))
+            .otherwise("embodied_basis")
+            .alias("embodied_basis")
         )
+        .drop("embodied_te_kgco2e", "life_s", "in_service_from", "retired_at")
+    )
 
-    return transform
 
-
-def embodied_hours(node_hours: DataFrame) -> DataFrame:
+def embodied_hours(node_hours: pl.DataFrame) -> pl.DataFrame:
     """Hours of nodes with embodied carbon -> hours of clusters: site_id, cluster_id, hour_start and both columns.
 
     One node without a TE leaves the cluster's hour null: a sum over the others would look like the whole.
     """
-    is_whole = F.count("embodied_kgco2e") == F.count(F.lit(1))
-    bases = F.collect_set("embodied_basis")
-    basis: Column = F.when(F.size(bases) == 1, F.get(bases, F.lit(0))).otherwise("mixed")
-    return node_hours.groupBy(*_CLUSTER_HOUR).agg(
-        F.when(is_whole, exact_sum(F.col("embodied_kgco2e"), FINE_SUM)).alias("embodied_kgco2e"),
-        F.when(is_whole, basis).otherwise("none").alias("embodied_basis"),
+    basis = pl.col("embodied_basis")
+    one_basis = pl.when(basis.n_unique() == 1).then(basis.max()).otherwise(pl.lit("mixed"))
+    is_whole = pl.col("embodied_kgco2e").null_count() == 0
+    return node_hours.group_by(_CLUSTER_HOUR).agg(
+        whole_sum(pl.col("embodied_kgco2e"), digits=FINE_DIGITS).alias("embodied_kgco2e"),
+        pl.when(is_whole).then(one_basis).otherwise(pl.lit("none")).alias("embodied_basis"),
     )
 
 
-def with_embodied(sums: DataFrame) -> Transform:
-    """Fill `embodied_kgco2e` and `embodied_basis` of cluster hours from embodied_hours; without nodes null, `none`."""
-
-    def transform(cluster_hours: DataFrame) -> DataFrame:
-        return (
-            cluster_hours.drop("embodied_kgco2e", "embodied_basis")
-            .join(sums, list(_CLUSTER_HOUR), how="left")
-            .withColumn("embodied_basis", F.coalesce("embodied_basis", F.lit("none")))
-        )
-
-    return transform
+def with_embodied(cluster_hours: pl.DataFrame, sums: pl.DataFrame) -> pl.DataFrame:
+    """Add `embodied_kgco2e` and `embodied_basis` of embodied_hours to cluster hours; without nodes null, `none`."""
+    return cluster_hours.join(sums, on=_CLUSTER_HOUR, how="left").with_columns(
+        pl.col("embodied_basis").fill_null("none")
+    )

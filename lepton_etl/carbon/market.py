@@ -2,7 +2,7 @@
 
 Order: certificate, contract, supplier, then the residual mix, then a grid average that is flagged. What is matched
 never exceeds consumption. Until the year is closed its annual volumes are spread by load, so a figure of a night is
-provisional. Hourly matching has no place here; it feeds the CFE score (cfe.py).
+provisional. Hourly matching has no place here; it feeds the CFE score (indicators/carbon_free.py).
 Source: GHG Protocol Scope 2 Guidance (2015), table 6.3 and chapter 7 (quality criteria).
 """
 
@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from pyspark.sql import Column, DataFrame
-from pyspark.sql import functions as F
+import polars as pl
 
 from lepton_etl.registers.instruments import RANKS
-from lepton_etl.schema.columns import Transform
 from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM
 
 RENEWABLE: Final = ("wind", "solar", "hydro", "geothermal", "biomass")
@@ -128,33 +126,26 @@ def annual_kwh(to_date_kwh: float, year: int, until: datetime, expected_kwh: flo
     return to_date_kwh / elapsed if elapsed > 0 else to_date_kwh
 
 
-def with_market_emissions(mixes: Sequence[MarketMix]) -> Transform:
-    """Fill `emissions_market_kgco2e` and `market_basis` of cluster hours that have `grid_import_kwh`.
+def market_emissions(cluster_hours: pl.DataFrame, mixes: Sequence[MarketMix]) -> pl.DataFrame:
+    """Add `emissions_market_kgco2e` and `market_basis` to cluster hours that have `grid_import_kwh`.
 
     Each hour takes the mix of its reporting year; an hour of a year without one, or whose rest has no factor,
     stays null with basis `none`. Never added to, nor compared by the hour with, the location-based figure.
     """
-    year, hourly = F.year("hour_start"), F.col("carbon_intensity_gco2e_per_kwh")
-    grams: Column = F.lit(None).cast("double")
-    basis: Column = F.lit(None).cast("string")
+    year, hourly = pl.col("hour_start").dt.year(), pl.col("carbon_intensity_gco2e_per_kwh")
+    grams, basis = pl.lit(None, pl.Float64), pl.lit(None, pl.String)
     for mix in mixes:
-        rest = F.lit(mix.rest_g_per_kwh) if mix.rest_g_per_kwh is not None else hourly
-        blended = F.lit(mix.matched_ratio * mix.matched_g_per_kwh)
+        rest = hourly if mix.rest_g_per_kwh is None else pl.lit(mix.rest_g_per_kwh)
+        blended = pl.lit(mix.matched_ratio * mix.matched_g_per_kwh)
         if mix.matched_ratio < 1:
-            blended = blended + F.lit(1 - mix.matched_ratio) * rest
-        grams = F.when(year == mix.year, blended).otherwise(grams)
-        basis = F.when(year == mix.year, F.lit(mix.basis)).otherwise(basis)
-    kilograms = F.col("grid_import_kwh") * grams / GRAMS_PER_KILOGRAM
-
-    def transform(cluster_hours: DataFrame) -> DataFrame:
-        return cluster_hours.withColumns(
-            {
-                "emissions_market_kgco2e": kilograms,
-                "market_basis": F.when(kilograms.isNull(), "none").otherwise(basis),
-            }
-        )
-
-    return transform
+            blended = blended + (1 - mix.matched_ratio) * rest
+        grams = pl.when(year == mix.year).then(blended).otherwise(grams)
+        basis = pl.when(year == mix.year).then(pl.lit(mix.basis)).otherwise(basis)
+    kilograms = pl.col("grid_import_kwh") * grams / GRAMS_PER_KILOGRAM
+    return cluster_hours.with_columns(
+        kilograms.alias("emissions_market_kgco2e"),
+        pl.when(kilograms.is_null()).then(pl.lit("none")).otherwise(basis).alias("market_basis"),
+    )
 
 
 def market_rows(mix: MarketMix, site_id: str, status: str) -> list[dict[str, Any]]:

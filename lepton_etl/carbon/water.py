@@ -4,74 +4,62 @@ from __future__ import annotations
 
 from typing import Final
 
-from pyspark.sql import DataFrame, Window
-from pyspark.sql import functions as F
+import polars as pl
 
 from lepton_etl.days import Days
-from lepton_etl.schema.columns import ENERGY_SUM, Transform, exact_sum
+from lepton_etl.energy.exact_sums import exact_sum, quotient, whole_sum
+from lepton_etl.energy.node_hours import expected_hours
+from lepton_etl.facility.pue import top_meters
 from lepton_etl.schema.declare import SECONDS_PER_HOUR
 
-_HOUR: Final = ("site_id", "hour_start")
+_HOUR: Final = ["site_id", "hour_start"]
 
 
 def site_volumes(
-    volume_intervals: DataFrame, carrier: str, name: str, days: Days, coverage_min_ratio: float
-) -> Transform:
-    """silver/meter -> litres of one carrier (water, fuel) in each hour: site_id, hour_start, `name`.
+    meters: pl.DataFrame,
+    volumes: pl.DataFrame,
+    carrier: str,
+    name: str,
+    days: Days,
+    coverage_min_ratio: float,
+) -> pl.DataFrame:
+    """silver/meter and silver/volume_interval -> litres of one carrier (water, fuel) of each site-hour, as `name`.
 
     Only meters that no other of the carrier stands above, signed (a return flow is -1). A silent meter, below the
     coverage limit in the hour, leaves the hour null: the sum of the others would be too little.
     Source: ISO/IEC 30134-9: water that enters the data centre's boundary.
     """
-    hour = F.date_trunc("hour", "interval_start")
-    first, last = F.lit(days.from_time), F.lit(days.until_time) - F.expr("INTERVAL 1 HOUR")
-    each_hour = F.explode(F.sequence(first, last, F.expr("INTERVAL 1 HOUR")))
-    holds = (F.col("hour_start") >= F.date_trunc("hour", "valid_from")) & (
-        F.col("valid_to").isNull() | (F.col("hour_start") < F.col("valid_to"))
+    sums = volumes.group_by(
+        "site_id", "meter_id", pl.col("interval_start").dt.truncate("1h").alias("hour_start")
+    ).agg(
+        exact_sum(pl.col("volume_l")).alias("volume_l"), exact_sum(pl.col("observed_s")).alias("observed_s")
     )
-    known = F.col("observed_s") >= coverage_min_ratio * SECONDS_PER_HOUR
-    litres = F.when(known, F.col("volume_l") * F.coalesce("sign", F.lit(1)))
-    is_whole = F.count("_l") == F.count(F.lit(1))
-
-    def transform(meters: DataFrame) -> DataFrame:
-        chosen = meters.where(F.col("carrier") == carrier)
-        ids = chosen.select("site_id", F.col("meter_id").alias("parent_id")).distinct()
-        top = chosen.join(ids, ["site_id", "parent_id"], how="left_anti")
-        sums = volume_intervals.groupBy("site_id", "meter_id", hour.alias("hour_start")).agg(
-            exact_sum(F.col("volume_l")).alias("volume_l"), exact_sum(F.col("observed_s")).alias("observed_s")
-        )
-        metered = (
-            top.withColumn("hour_start", each_hour)
-            .where(holds)
-            .join(sums, ["site_id", "meter_id", "hour_start"], how="left")
-            .withColumn("_l", litres)
-        )
-        return metered.groupBy(*_HOUR).agg(F.when(is_whole, exact_sum(F.col("_l"))).alias(name))
-
-    return transform
+    known = pl.col("observed_s") >= coverage_min_ratio * SECONDS_PER_HOUR
+    litres = pl.when(known).then(pl.col("volume_l") * pl.col("sign").fill_null(1))
+    return (
+        expected_hours(top_meters(meters.filter(pl.col("carrier") == carrier)), days)
+        .join(sums, on=["site_id", "meter_id", "hour_start"], how="left")
+        .with_columns(litres.alias("_l"))
+        .group_by(_HOUR)
+        .agg(whole_sum(pl.col("_l")).alias(name))
+    )
 
 
-def with_water(site_water: DataFrame) -> Transform:
-    """Fill `water_l` and `water_basis` of cluster hours: the site's litres (`water_l`) by the clusters' IT energy.
+def with_water(cluster_hours: pl.DataFrame, site_water: pl.DataFrame) -> pl.DataFrame:
+    """Add `water_l` and `water_basis` to cluster hours: the site's litres (`water_l`) by the clusters' IT energy.
 
     Litres belong to IT energy (WUE is litres per IT kWh); PUE has no part in it. Where one cluster of the hour has
     no IT energy, nobody's share is known.
-    Source: ISO/IEC 30134-9; definitions.md section 4 (overheads by IT energy).
+    Source: ISO/IEC 30134-9; docs/definitions.md section 4 (overheads by IT energy).
     """
-    site = Window.partitionBy(*_HOUR)
-    energy = F.col("it_energy_kwh")
-    all_known = F.count("it_energy_kwh").over(site) == F.count(F.lit(1)).over(site)
-    total = F.sum(energy.cast(ENERGY_SUM)).over(site).cast("double")
-    share = F.when(all_known, F.try_divide(energy, total))
-
-    def transform(cluster_hours: DataFrame) -> DataFrame:
-        return (
-            cluster_hours.join(
-                site_water.withColumnRenamed("water_l", "site_water_l"), list(_HOUR), how="left"
-            )
-            .withColumn("water_l", F.col("site_water_l") * share)
-            .withColumn("water_basis", F.when(F.col("water_l").isNull(), "none").otherwise("measured"))
-            .drop("site_water_l")
+    energy = pl.col("it_energy_kwh")
+    total = pl.when(energy.null_count().over(_HOUR) == 0).then(exact_sum(energy).over(_HOUR))
+    water = pl.col("site_water_l") * quotient(energy, total)
+    return (
+        cluster_hours.join(site_water.rename({"water_l": "site_water_l"}), on=_HOUR, how="left")
+        .with_columns(water.alias("water_l"))
+        .with_columns(
+            pl.when(pl.col("water_l").is_null()).then(pl.lit("none")).otherwise(pl.lit("measured")).alias("water_basis")
         )
-
-    return transform
+        .drop("site_water_l")
+    )  # fmt: skip

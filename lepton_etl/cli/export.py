@@ -1,4 +1,4 @@
-"""The verbs of `lepton-etl export`: reports in the shapes that others prescribe. They start no Spark."""
+"""`lepton-etl export`: reports in formats that regulations prescribe. No Spark."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ from lepton_etl.errors import NoInputError
 if TYPE_CHECKING:
     from lepton_etl.config.settings import Settings
 
-export_app = typer.Typer(
-    no_args_is_help=True, help="Reports in the shapes that others prescribe, without Spark."
-)
+export_app = typer.Typer(no_args_is_help=True, help="Export reports in prescribed formats; starts no Spark.")
 _ENCODING: Final = "utf-8"
 
 
@@ -31,12 +29,12 @@ def _verbs() -> None:
 
 @export_app.command("eu-2024-1364")
 def eu_2024_1364(
-    config: Annotated[Path, typer.Option(help="Settings of the site (YAML).")],
+    config: Annotated[Path, typer.Option(help="Settings file of the site (YAML).")],
     year: Annotated[int, typer.Option(min=2000, max=2100, help="Calendar year of the report.")],
     form: Annotated[Literal["csv", "json"], typer.Option("--format", help="csv or json.")] = "csv",
     out: Annotated[Path | None, typer.Option(help="File to write; default: standard output.")] = None,
 ) -> None:
-    """Indicators of Delegated Regulation (EU) 2024/1364 of one calendar year."""
+    """Export the indicators of Delegated Regulation (EU) 2024/1364 for one calendar year."""
     from lepton_etl.config.settings import load
 
     text = eu_text(load(config), year, form)
@@ -50,13 +48,15 @@ def eu_text(settings: Settings, year: int, form: str) -> str:
     """The report as CSV or JSON. Raises NoInputError where gold/kpi has no row of the year."""
     from lepton_etl.carbon.market import RENEWABLE
     from lepton_etl.indicators.eu_report import as_records, eu_report, in_scope
-    from lepton_etl.lake import tables as plain
+    from lepton_etl.lake.tables import Lake
     from lepton_etl.schema.carbon import INSTRUMENT, KPI, MARKET_YEAR
 
-    root, site_id = settings.lake.root, settings.site.site_id
+    lake, site_id = Lake(settings.lake.root), settings.site.site_id
+    first = Days.of(date(year, 1, 1))
+    published = lake.as_published(first)
     rows = [
         row
-        for row in plain.read(root, KPI, Days.of(date(year, 1, 1))).to_pylist()
+        for row in published.read(KPI, first).to_dicts()
         if row["period"] == "year" and row["site_id"] == site_id
     ]
     if not rows:
@@ -64,13 +64,11 @@ def eu_text(settings: Settings, year: int, form: str) -> str:
             f"no KPI of {year}", where="gold/kpi", remedy="run the night of a day of that year first"
         )
     renewable = {
-        row["instrument_id"]
-        for row in plain.read(root, INSTRUMENT).to_pylist()
-        if row["technology"] in RENEWABLE
+        row["instrument_id"] for row in lake.read(INSTRUMENT).to_dicts() if row["technology"] in RENEWABLE
     }
     balance = [
         row
-        for row in plain.read(root, MARKET_YEAR).to_pylist()
+        for row in published.read(MARKET_YEAR).to_dicts()
         if row["reporting_year"] == year and row["instrument_id"] in renewable
     ]
     declared = settings.kpi.eu

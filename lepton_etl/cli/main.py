@@ -1,4 +1,4 @@
-"""`lepton-etl`: the verbs of people and of the night. Heavy libraries are imported by the verb that needs them."""
+"""`lepton-etl`: the command line. Heavy libraries are imported by the command that needs them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from lepton_etl.config.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-tables_app = typer.Typer(no_args_is_help=True, help="Look into the lake, without Spark.")
+tables_app = typer.Typer(
+    no_args_is_help=True, help="List, show and compare the tables of the lake; starts no Spark."
+)
 app.add_typer(tables_app, name="tables")
 app.add_typer(export_app, name="export")
 app.add_typer(recommend_app, name="recommend")
@@ -33,7 +36,15 @@ app.command("simulate")(simulate_command)
 app.command()(figures)
 app.command()(close)
 
-Config = Annotated[Path, typer.Option(help="Settings of the site (YAML).")]
+
+class EngineName(StrEnum):
+    """What runs the tasks of a night."""
+
+    SPARK = "spark"
+    LOCAL = "local"
+
+
+Config = Annotated[Path, typer.Option(help="Settings file of the site (YAML).")]
 Day = Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="UTC day.")]
 LastDay = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Last UTC day of a range.")]
 
@@ -43,22 +54,24 @@ def nightly(
     config: Config,
     date: Day,
     until: LastDay = None,
-    stage: Annotated[
-        str | None, typer.Option(help="Only this stage: bronze, silver, gate, gold, ...")
-    ] = None,
+    stage: Annotated[str | None, typer.Option(help="Run only this stage, such as bronze or report.")] = None,
+    engine: Annotated[
+        EngineName,
+        typer.Option(help="Where the tasks run: in Spark, or in processes of this machine without Java."),
+    ] = EngineName.SPARK,
     master: Annotated[
         str | None, typer.Option(help="Spark master; default local[*], or spark-submit's.")
     ] = None,
 ) -> None:
-    """Run one night, or a range of days, or one stage of it."""
+    """Run one night, a range of days, or one stage."""
     from lepton_etl.config.settings import load
-    from pipelines.engine import SparkEngine
+    from pipelines.engine import opened
     from pipelines.nightly import STAGES, check, run_night
 
     days = _days(date, until)
     if stage is not None and stage not in STAGES:
         raise ConfigurationError(
-            f"--stage {stage!r} is no stage", where="nightly", remedy=f"one of {', '.join(STAGES)}"
+            f"--stage {stage!r} is not a stage", where="nightly", remedy=f"one of {', '.join(STAGES)}"
         )
     settings = load(config)
     check(settings)
@@ -66,16 +79,10 @@ def nightly(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     from lepton_etl.cli.progress import print_stages, watching
-    from lepton_etl.lake.session import spark_session
 
-    extra = dict(settings.spark) | ({"spark.master": master} if master else {})
-    spark = spark_session("lepton-etl nightly", extra)
-    spark.sparkContext.setLogLevel("ERROR")
-    try:
-        with watching(Console(stderr=True)) as watch:
-            night = run_night(SparkEngine.of(spark), settings, days, stage, watch)
-    finally:
-        spark.stop()
+    options = dict(settings.spark) | ({"spark.master": master} if master else {})
+    with opened(engine, options, "lepton-etl nightly") as tasks, watching(Console(stderr=True)) as watch:
+        night = run_night(tasks, settings, days, stage, watch)
     print_stages(night)
     _end(night.exit_code, f"nightly: {_outcome(night.exit_code)} for {days} (run {night.run_id}, exit "
          f"{int(night.exit_code)})" + (f": {night.message}" if night.message else ""))  # fmt: skip
@@ -83,30 +90,27 @@ def nightly(
 
 @app.command()
 def report(config: Config, date: Day, until: LastDay = None) -> None:
-    """Make the report of these days again."""
-    nightly(config, date, until, stage="report")
+    """Write the HTML report of these days again."""
+    # The page is made of few rows: it needs no Spark.
+    nightly(config, date, until, stage="report", engine=EngineName.LOCAL)
 
 
 @app.command()
 def explain(
     config: Config,
-    node: Annotated[str, typer.Option(help="Node, as in the inventory.")],
+    node: Annotated[str, typer.Option(help="node_id, as in the inventory.")],
     hour: Annotated[datetime, typer.Option(formats=["%Y-%m-%dT%H", "%Y-%m-%dT%H:%M"], help="UTC hour.")],
 ) -> None:
-    """Why the model expects this energy of a node in an hour: parts, sensitivities, and a second opinion."""
+    """Explain the energy that the model predicts for a node in an hour.
+
+    Shows the part of each feature, sensitivities, and whether a local linear model agrees.
+    """
     from lepton_etl.cli.models import explained
-    from lepton_etl.lake.session import spark_session
-    from lepton_etl.lake.spark import SparkLake
+    from lepton_etl.lake.tables import Lake
 
     settings = _settings(config)
-    spark = spark_session("lepton-etl explain", dict(settings.spark))
-    spark.sparkContext.setLogLevel("ERROR")
-    try:
-        at = hour.replace(minute=0, tzinfo=UTC)
-        for line in explained(SparkLake(settings.lake.root, spark=spark), settings, node, at):
-            typer.echo(line)
-    finally:
-        spark.stop()
+    for line in explained(Lake(settings.lake.root), settings, node, hour.replace(minute=0, tzinfo=UTC)):
+        typer.echo(line)
 
 
 @app.command()
@@ -121,15 +125,15 @@ def replay(
     ],
     last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last UTC day of submission.")],
     flexibility_h: Annotated[
-        float, typer.Option(min=0, max=96, help="Hours that a job may start later.")
+        float, typer.Option(min=0, max=96, help="How many hours later a job may start.")
     ] = 24.0,
-    csv: Annotated[bool, typer.Option("--csv", help="As CSV to standard output.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
-    """What other rules would have done with the jobs of these days: emissions, money, delay, missed deadlines."""
+    """Simulate the jobs of these days under other start-time policies: emissions, cost, delay, missed deadlines."""
     from lepton_etl.cli.replay import run, show
-    from lepton_etl.lake.session import spark_session
-    from lepton_etl.lake.spark import SparkLake
+    from lepton_etl.lake.tables import Lake
     from lepton_etl.recommend.replay import POLICIES
+    from pipelines.engine import LocalEngine
 
     unknown = sorted(set(policy) - set(POLICIES))
     if unknown:
@@ -137,37 +141,31 @@ def replay(
             f"no policy {', '.join(unknown)}", where="replay", remedy=f"one of {', '.join(POLICIES)}"
         )
     settings = _settings(config)
-    spark = spark_session("lepton-etl replay", dict(settings.spark))
-    spark.sparkContext.setLogLevel("ERROR")
-    try:
+    with LocalEngine() as engine:
         done = run(
-            SparkLake(settings.lake.root, spark=spark),
-            settings,
-            policy,
-            Days(first.date(), last.date()),
-            flexibility_h,
+            Lake(settings.lake.root), settings, policy, Days(first.date(), last.date()), flexibility_h, engine
         )
-    finally:
-        spark.stop()
     show(done, as_csv=csv)
 
 
 @app.command()
 def watch(
     config: Config,
-    until_idle: Annotated[bool, typer.Option("--until-idle", help="Read what is there, then end.")] = False,
+    until_idle: Annotated[
+        bool, typer.Option("--until-idle", help="Process what has been written so far, then end.")
+    ] = False,
     master: Annotated[
         str | None, typer.Option(help="Spark master; default local[*], or spark-submit's.")
     ] = None,
 ) -> None:
-    """Keep the performance state of every device, judged from logs that are seconds old, until stopped."""
+    """Follow growing logs and keep the newest performance state of every device in gold/device_now, until stopped."""
     from lepton_etl.lake.session import spark_session
     from lepton_etl.streaming.watch import run
 
     settings = _settings(config)
     stop = threading.Event()
-    for one in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(one, lambda *_: stop.set())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
     extra = dict(settings.spark) | ({"spark.master": master} if master else {})
     spark = spark_session("lepton-etl watch", extra)
     spark.sparkContext.setLogLevel("ERROR")
@@ -182,7 +180,7 @@ def watch(
 
 @app.command()
 def models(config: Config) -> None:
-    """The registered versions of the site's model: alias, decision with its reason, errors."""
+    """List the registered versions of the site's models: alias, promotion with its reason, errors."""
     from lepton_etl.cli.models import print_versions
 
     print_versions(_settings(config))
@@ -190,7 +188,7 @@ def models(config: Config) -> None:
 
 @tables_app.command("list")
 def tables_list(config: Config) -> None:
-    """Every table of the lake with its grain, version and rows."""
+    """List every table of the lake: what one row is, Delta version, number of rows."""
     from lepton_etl.cli.tables import print_tables
 
     print_tables(_settings(config).lake.root)
@@ -198,23 +196,48 @@ def tables_list(config: Config) -> None:
 
 @tables_app.command("show")
 def tables_show(
-    table: Annotated[str, typer.Argument(help="Such as gold/cluster_day.")],
+    table: Annotated[str, typer.Argument(help="Name of a table, such as gold/cluster_day.")],
     config: Config,
     date: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Only this UTC day.")] = None,
     until: LastDay = None,
     column: Annotated[list[str] | None, typer.Option(help="Only these columns; may be repeated.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many rows.")] = 40,
-    csv: Annotated[bool, typer.Option("--csv", help="As CSV, all columns, to standard output.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Print at most this many rows.")] = 40,
+    csv: Annotated[bool, typer.Option("--csv", help="Print all columns as CSV.")] = False,
 ) -> None:
-    """Rows of one table; unknown figures are shown as a dash."""
+    """Show rows of one table in key order; an unknown figure is a dash."""
     from lepton_etl.cli.tables import print_rows
 
     days = _days(date, until) if date else None
     print_rows(_settings(config).lake.root, table, days, column, limit, as_csv=csv)
 
 
+@tables_app.command("compare")
+def tables_compare(
+    left: Annotated[Path, typer.Argument(help="Folder of one lake, such as var/site/lake.")],
+    right: Annotated[Path, typer.Argument(help="Folder of the other lake.")],
+    table: Annotated[list[str] | None, typer.Option(help="Only this table; may be repeated.")] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="Leave out a table or table.column; may be repeated.")
+    ] = None,
+    expected: Annotated[
+        Path | None, typer.Option(help="YAML list of expected differences: table, column, reason, rows.")
+    ] = None,
+    date: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="Only this UTC day, of tables that have one."),
+    ] = None,
+    until: LastDay = None,
+) -> None:
+    """Compare two lakes by key, table by table; exit 1 where they differ in more than run ids, times and versions."""
+    from lepton_etl.cli.tables import print_comparison
+
+    days = _days(date, until) if date else None
+    if not print_comparison(left, right, only=table or (), ignore=ignore or (), expected=expected, days=days):
+        raise typer.Exit(int(Exit.UNEXPECTED))
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run a verb; the last line of standard error says what, where and what to do, and the exit code agrees."""
+    """Run a command; the last line of standard error says what failed, where, and what to do; exit codes agree."""
     _log_to_stderr()
     try:
         app(args=arguments, standalone_mode=True)
@@ -239,16 +262,16 @@ def _outcome(code: Exit) -> str:
     return {
         Exit.DONE: "done",
         Exit.UNEXPECTED: "failed",
-        Exit.CONFIGURATION: "stopped by the settings",
+        Exit.CONFIGURATION: "stopped: settings or usage are wrong",
         Exit.QUALITY_GATE: "stopped at the gate before gold",
-        Exit.NO_INPUT: "no input",
-        Exit.LOCKED: "locked",
-        Exit.PUBLISHED_THEN_FAILED: "published with a failed stage",
+        Exit.NO_INPUT: "no input for these days",
+        Exit.LOCKED: "another run holds the lease",
+        Exit.PUBLISHED_THEN_FAILED: "published, then a later stage failed",
     }[code]
 
 
 def _log_to_stderr() -> None:
-    """Structured lines for machines; on a terminal only what is odd, the progress line shows the rest."""
+    """Log JSON lines for machines; on a terminal only warnings, as the progress line shows the rest."""
     level = logging.WARNING if sys.stderr.isatty() else logging.INFO
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()

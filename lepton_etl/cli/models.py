@@ -1,7 +1,4 @@
-"""Why the model expects what it expects of one node in one hour: from the lake, for a person at a terminal.
-
-- The registry for a person at a terminal: which versions there are, which one is champion, why.
-"""
+"""`lepton-etl models` and `explain`: registered versions, and why a model predicts the energy of a node in an hour."""
 
 from __future__ import annotations
 
@@ -9,16 +6,17 @@ from datetime import datetime, timedelta
 from typing import Final
 
 import pandas as pd
-from pyspark.sql import Column, DataFrame
-from pyspark.sql import functions as F
+import polars as pl
+import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
 from lepton_etl.errors import ModelError, NoInputError
-from lepton_etl.lake.spark import SparkLake
-from lepton_etl.models.device_hours import capped, device_hours
+from lepton_etl.lake.node_parts import node_parts
+from lepton_etl.lake.tables import Lake
+from lepton_etl.models.device_hours import capped, device_hours, interval_columns
 from lepton_etl.models.explain import chain_rule, explain, in_words, sensitivities, surrogate_check
 from lepton_etl.models.features import TARGET
 from lepton_etl.models.registry import FACILITY_PREFIX, Registry
@@ -78,23 +76,34 @@ _BACKGROUND_ROWS: Final = 400
 _UNITS: Final = {"degree_Celsius": "degC", "watt": "W rated", "dimensionless": "full load"}
 
 
-def explained(lake: SparkLake, settings: Settings, node_id: str, hour: datetime) -> list[str]:
+def explained(lake: Lake, settings: Settings, node_id: str, hour: datetime) -> list[str]:
     """Lines that explain each device-hour of the node at this UTC hour by the model version recorded for it.
 
     Raises NoInputError where silver has no such hour, ModelError where no model can be trusted.
     """
-    days = Days(hour.date() - timedelta(days=_BACKGROUND_DAYS), hour.date())
-    rows = lake.read_frame(INTERVAL, days).transform(device_hours(settings.model.device, lake.read_few(NODE)))
-    around = _frame(rows.where((F.col("node_id") == node_id) & _at(hour - timedelta(hours=1), hour)))
+    days, device = Days(hour.date() - timedelta(days=_BACKGROUND_DAYS), hour.date()), settings.model.device
+    nodes, columns = lake.read(NODE), interval_columns(device)
+    hour_before = hour - timedelta(hours=1)
+    of_node = lake.read(
+        INTERVAL, Days(hour_before.date(), hour.date()), columns=columns, where=pc.field("node_id") == node_id
+    )
+    own = device_hours(device, of_node, nodes)
+    around = _frame(own.filter(pl.col("hour_start").is_between(hour_before, hour)))
     now = around[around["hour_start"] == hour] if len(around) else around
     if now.empty:
         raise NoInputError(
-            f"silver knows no {settings.model.device} hour of {node_id} at {hour:%Y-%m-%dT%H}:00Z",
+            f"no {settings.model.device} hour of {node_id} at {hour:%Y-%m-%dT%H}:00Z",
             where="silver/interval",
-            remedy="lepton-etl tables show silver/interval lists the nodes and days that are there",
+            remedy="lepton-etl tables show silver/interval lists the nodes and days that it holds",
         )
     model = _model(lake, settings, node_id, hour)
-    background = _frame(rows.where(F.col("hour_start") < F.lit(hour)).transform(capped(_BACKGROUND_ROWS)))
+    # Of each part the rows that could be chosen at all: the driver never holds the fleet's month.
+    parts = [
+        capped(earlier.filter(pl.col("hour_start") < hour), _BACKGROUND_ROWS)
+        for part in node_parts(lake, INTERVAL, days)
+        for earlier in (device_hours(device, part.read(columns), nodes),)
+    ]
+    background = _frame(capped(pl.concat(parts), _BACKGROUND_ROWS))
     background = background if len(background) else now
     before = around[around["hour_start"] < hour]
     lines = [f"{model.version.name} version {model.version.version}, {node_id}, hour {hour:%Y-%m-%dT%H}:00Z"]
@@ -109,7 +118,7 @@ def _of_device(
     found = explain(model, row, background)
     measured = row[TARGET].iloc[0]
     expected = float(found.predicted_kwh[0])
-    said = (
+    measurement = (
         "no energy was measured" if pd.isna(measured)
         else f"{1000 * measured:.1f} Wh were measured, {1000 * (measured - expected):+.1f} Wh against the model"
     )  # fmt: skip
@@ -117,7 +126,7 @@ def _of_device(
     check = surrogate_check(model, row, found.parts_kwh[0], background)
     lines = [
         "",
-        f"{row['device_id'].iloc[0]}: {said}",
+        f"{row['device_id'].iloc[0]}: {measurement}",
         *(f"  {line}" for line in in_words(found, model, row)),
     ]
     lines.append(f"  parts by {found.method}; with the usual energy they add up to the expectation")
@@ -142,27 +151,20 @@ def _of_device(
     return lines
 
 
-def _model(lake: SparkLake, settings: Settings, node_id: str, hour: datetime) -> VerifiedModel:
+def _model(lake: Lake, settings: Settings, node_id: str, hour: datetime) -> VerifiedModel:
     """The version that scored this hour; of an hour that none scored, the champion."""
     name, registry = settings.model.name, Registry.of(settings.mlflow)
-    scored = (
-        lake.read_frame(PREDICTION, Days.of(hour.date()))
-        .where((F.col("node_id") == node_id) & (F.col("model_name") == name) & _at(hour, hour))
-        .select("model_version")
-        .first()
+    scored = lake.read(PREDICTION, Days.of(hour.date()), where=pc.field("node_id") == node_id).filter(
+        (pl.col("model_name") == name) & (pl.col("hour_start") == hour)
     )
-    version = scored["model_version"] if scored else None
+    version = scored["model_version"][0] if scored.height else None
     if version is None and registry.champion(name) is None:
         raise ModelError(f"{name} has no champion", where="model.name", remedy="run the stage train first")
     return registry.verified_model(name, version=version)
 
 
-def _at(first: datetime, last: datetime) -> Column:
-    return F.col("hour_start").between(F.lit(first), F.lit(last))
-
-
-def _frame(rows: DataFrame) -> pd.DataFrame:
-    found: pd.DataFrame = rows.toArrow().to_pandas()
+def _frame(rows: pl.DataFrame) -> pd.DataFrame:
+    found: pd.DataFrame = rows.to_pandas()
     found["hour_start"] = pd.to_datetime(found["hour_start"], utc=True)
     in_order: pd.DataFrame = found.sort_values(["hour_start", "device_id"], kind="stable")
     return in_order.reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""What a person sees of a night: a line while a stage runs, a table of the stages at the end."""
+"""Progress of a night on a terminal: a line while a stage runs, a table of the stages at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verbs of publication: what was said at a time, and the close of a month. Neither starts Spark."""
+"""`lepton-etl figures` and `close`: figures as they were published at a time, and the close of a month. No Spark."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from lepton_etl.errors import ConfigurationError
 
 _MONTH: Final = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
 _DEFAULT_TABLE: Final = "gold/cluster_day"
-_Config = Annotated[Path, typer.Option(help="Settings of the site (YAML).")]
+_Config = Annotated[Path, typer.Option(help="Settings file of the site (YAML).")]
 _Date = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Only figures of this UTC day.")]
 
 
 def figures(
     config: _Config,
-    as_of: Annotated[str, typer.Option(help="UTC time such as 2025-07-01T06:00, or a day: its end.")],
+    as_of: Annotated[str, typer.Option(help="UTC time such as 2025-07-01T06:00; of a day its end.")],
     table: Annotated[str, typer.Option(help="A published table.")] = _DEFAULT_TABLE,
     date: _Date = None,
     until: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Last UTC day.")] = None,
     column: Annotated[list[str] | None, typer.Option(help="Only these columns; may be repeated.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many rows.")] = 40,
-    csv: Annotated[bool, typer.Option("--csv", help="As CSV, all columns, to standard output.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Print at most this many rows.")] = 40,
+    csv: Annotated[bool, typer.Option("--csv", help="Print all columns as CSV.")] = False,
 ) -> None:
-    """What was said at a time, from gold/publication alone."""
+    """Show figures as they were published at a given time, from gold/publication alone."""
     from lepton_etl.cli.tables import show_rows
     from lepton_etl.config.settings import load
 
@@ -38,19 +38,24 @@ def figures(
     moment = moment_of(as_of)
     declared, rows = figures_as_of(load(config).lake.root, table, moment, days)
     show_rows(
-        declared, rows, column, limit, as_csv=csv, title=f"{table} as said by {moment:%Y-%m-%d %H:%M:%SZ}"
+        declared,
+        rows,
+        column,
+        limit,
+        as_csv=csv,
+        title=f"{table} as published by {moment:%Y-%m-%d %H:%M:%SZ}",
     )
 
 
 def close(
     config: _Config, month: Annotated[str, typer.Option(help="Calendar month such as 2025-06.")]
 ) -> None:
-    """Close a month: from then on a change of its figures is a restatement."""
+    """Close a month: every later change of its figures is recorded as a restatement."""
     from lepton_etl.config.settings import load
     from pipelines.publish import close_month
 
     if not _MONTH.fullmatch(month):
-        raise ConfigurationError(f"--month {month!r} is no month", where="close", remedy="such as 2025-06")
+        raise ConfigurationError(f"--month {month!r} is not a month", where="close", remedy="such as 2025-06")
     done = close_month(load(config), month)
     counts = ", ".join(f"{count} rows of {name}" for name, count in done.rows.items())
     word = "was closed already" if done.already else "is closed"
@@ -66,16 +71,19 @@ def moment_of(text: str) -> datetime:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise ConfigurationError(
-            f"--as-of {text!r} is no time", where="figures", remedy="such as 2025-07-01 or 2025-07-01T06:00Z"
+            f"--as-of {text!r} is not a time",
+            where="figures",
+            remedy="such as 2025-07-01 or 2025-07-01T06:00Z",
         ) from None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def figures_as_of(root: Path, name: str, moment: datetime, days: Days | None = None) -> tuple[Any, pa.Table]:
-    """The declared table and its rows as said by the moment. Raises ConfigurationError for a name never published."""
+    """The declared table and its rows as published by then. Raises ConfigurationError for a name never published."""
     import pyarrow.compute as pc
 
     from lepton_etl.lake import tables as plain
+    from lepton_etl.lake.tables import Lake
     from lepton_etl.publication.published_rows import last_said, standing
     from lepton_etl.schema.publication import PUBLICATION
     from lepton_etl.schema.tables import TABLES
@@ -85,8 +93,9 @@ def figures_as_of(root: Path, name: str, moment: datetime, days: Days | None = N
     if name not in published:
         known = f"one of {', '.join(published)}" if published else "run a night first"
         raise ConfigurationError(f"{name!r} was never published", where="figures", remedy=known)
-    said = plain.read(root, PUBLICATION, days, pc.field("table_name") == name)
-    last = last_said(said, moment)
+    lake = Lake(root).as_published(days)
+    published_rows = lake.read(PUBLICATION, days, where=pc.field("table_name") == name).to_arrow()
+    last = last_said(published_rows, moment)
     schema = arrow_schema(TABLES[name])
     rows = [
         {field.name: _typed(one.values() | {"status": one.status}, field) for field in schema}
@@ -96,7 +105,7 @@ def figures_as_of(root: Path, name: str, moment: datetime, days: Days | None = N
 
 
 def _typed(values: Mapping[str, Any], field: pa.Field) -> Any:
-    """A published figure in its column's type; what was not said is null."""
+    """A published figure in its column's type; what was not published is null."""
     value = values.get(field.name)
     if value is not None and pa.types.is_timestamp(field.type):
         return datetime.fromisoformat(value)

@@ -1,4 +1,4 @@
-"""The verbs of people about recommendations: look, decide, take along. None starts Spark or changes a machine."""
+"""`lepton-etl recommend`: list, decide, export. No command starts Spark or changes a machine."""
 
 from __future__ import annotations
 
@@ -17,19 +17,26 @@ from lepton_etl.errors import ConfigurationError, NoInputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-recommend_app = typer.Typer(no_args_is_help=True, help="What to change: look, decide, take along.")
-_Config = Annotated[Path, typer.Option(help="Settings of the site (YAML).")]
+recommend_app = typer.Typer(
+    no_args_is_help=True, help="List recommendations, record decisions on them, export them."
+)
+_Config = Annotated[Path, typer.Option(help="Settings file of the site (YAML).")]
 _Id = Annotated[str, typer.Argument(help="Id of the recommendation, or its first letters.")]
 _From = Annotated[
     datetime | None,
     typer.Option(
-        "--from", formats=["%Y-%m-%dT%H:%M", "%Y-%m-%d"], help="UTC time from which it holds; default now."
+        "--from",
+        formats=["%Y-%m-%dT%H:%M", "%Y-%m-%d"],
+        help="UTC time from which the decision holds; default: now.",
     ),
 ]
-_By = Annotated[str | None, typer.Option("--by", help="Who decides.")]
-_Note = Annotated[str | None, typer.Option(help="Why.")]
+_By = Annotated[str | None, typer.Option("--by", help="Name of the person who decides.")]
+_Note = Annotated[str | None, typer.Option(help="Reason, kept with the decision.")]
 _Date = Annotated[
-    datetime | None, typer.Option(formats=["%Y-%m-%d"], help="As of the night of this UTC day.")
+    datetime | None,
+    typer.Option(
+        formats=["%Y-%m-%d"], help="Recommendations of the night of this UTC day; default: the newest."
+    ),
 ]
 
 
@@ -48,9 +55,9 @@ class _System(StrEnum):
 def list_all(
     config: _Config,
     date: _Date = None,
-    every: Annotated[bool, typer.Option("--all", help="Rejected and expired ones too.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Include rejected and expired ones.")] = False,
 ) -> None:
-    """What stands after the newest night, the largest promise first."""
+    """List the recommendations of a night, largest expected saving first."""
     from lepton_etl.cli.tables import show_rows
     from lepton_etl.schema.recommend import RECOMMENDATION
 
@@ -63,11 +70,13 @@ def export(
     config: _Config,
     date: _Date = None,
     form: Annotated[
-        _Form, typer.Option("--format", help="csv, json, or commands to read and then run.")
+        _Form, typer.Option("--format", help="csv, json, or commands to read and then run by hand.")
     ] = _Form.CSV,
-    system: Annotated[_System, typer.Option("--for", help="Whose commands.")] = _System.SLURM,
+    system: Annotated[
+        _System, typer.Option("--for", help="Scheduler whose commands are printed.")
+    ] = _System.SLURM,
 ) -> None:
-    """What stands, to standard output: a table, JSON, or commands that an operator runs after reading."""
+    """Print the recommendations as CSV, JSON, or commands that an operator reads and then runs."""
     from lepton_etl.cli.tables import show_rows
     from lepton_etl.recommend.export import commands
     from lepton_etl.schema.recommend import RECOMMENDATION
@@ -84,43 +93,44 @@ def export(
 
 @recommend_app.command()
 def accept(config: _Config, identity: _Id, since: _From = None, by: _By = None, note: _Note = None) -> None:
-    """We will do it: its promise stays as it is now."""
+    """Record that it will be carried out: its expected saving stays as it is now."""
     _decide(config, identity, "accepted", since, by, note)
 
 
 @recommend_app.command()
 def apply(config: _Config, identity: _Id, since: _From = None, by: _By = None, note: _Note = None) -> None:
-    """We have done it: from then on each night measures what it brings."""
+    """Record that it was carried out: from then on each night measures the saving."""
     _decide(config, identity, "applied", since, by, note)
 
 
 @recommend_app.command()
 def reject(config: _Config, identity: _Id, since: _From = None, by: _By = None, note: _Note = None) -> None:
-    """We will not: it is not proposed again for a month."""
+    """Record that it will not be carried out: it is not proposed again for 30 days."""
     _decide(config, identity, "rejected", since, by, note)
 
 
 @recommend_app.command()
 def withdraw(config: _Config, identity: _Id, since: _From = None, by: _By = None, note: _Note = None) -> None:
-    """We have undone it, or will not do it after all."""
+    """Record that it was undone, or that an accepted one will not be carried out."""
     _decide(config, identity, "withdrawn", since, by, note)
 
 
 def newest(config: Path, day: datetime | date | None, *, standing_only: bool) -> pa.Table:
-    """Rows of gold/recommendation of a night, by default the newest, largest promise first.
+    """Rows of gold/recommendation of a night, by default the newest, largest expected saving first.
 
     Raises NoInputError where no night has made any.
     """
     import pyarrow as pa
 
     from lepton_etl.config.settings import load
-    from lepton_etl.lake import tables as plain
+    from lepton_etl.lake.tables import Lake
     from lepton_etl.recommend.lifecycle import EXPIRED, REJECTED
     from lepton_etl.schema.recommend import RECOMMENDATION
     from lepton_etl.schema.types import arrow_schema
 
     root = load(config).lake.root
-    days = plain.partitions(root, RECOMMENDATION)
+    published = Lake(root).as_published()
+    days = sorted({str(file.day) for file in published.files(RECOMMENDATION)})
     wanted = f"{day:%Y-%m-%d}" if day is not None else max(days, default="")
     if wanted not in days:
         raise NoInputError(
@@ -128,7 +138,7 @@ def newest(config: Path, day: datetime | date | None, *, standing_only: bool) ->
             where=RECOMMENDATION.name,
             remedy="run the night's stage recommend" if not days else f"the newest are of {max(days)}",
         )
-    rows = plain.read(root, RECOMMENDATION, Days.of(date.fromisoformat(wanted))).to_pylist()
+    rows = published.read(RECOMMENDATION, Days.of(date.fromisoformat(wanted))).to_dicts()
     kept = [
         row for row in rows if not standing_only or row["recommendation_state"] not in (EXPIRED, REJECTED)
     ]
@@ -169,17 +179,17 @@ def _decide(
 
 
 def _found(rows: list[dict[str, Any]], identity: str) -> dict[str, Any]:
-    """The one row whose id begins so. Raises ConfigurationError for none or several."""
+    """The one row whose id begins like this. Raises ConfigurationError for none or several."""
     found = [row for row in rows if row["recommendation_id"].startswith(identity)]
     if len(found) != 1:
         raise ConfigurationError(
             f"{len(found)} recommendations begin with {identity!r}", where="recommend",
-            remedy="lepton-etl recommend list tells the ids",
+            remedy="lepton-etl recommend list shows the ids",
         )  # fmt: skip
     return found[0]
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     """Times as ISO 8601, the action's numbers as an object."""
-    told = {name: value.isoformat() if hasattr(value, "isoformat") else value for name, value in row.items()}
-    return {**told, "action_json": json.loads(row["action_json"])}
+    plain = {name: value.isoformat() if hasattr(value, "isoformat") else value for name, value in row.items()}
+    return {**plain, "action_json": json.loads(row["action_json"])}

@@ -1,33 +1,29 @@
-"""Jobs of history under other policies: what each would have emitted and cost, in parallel over sites and policies."""
+"""`lepton-etl replay`: jobs of history under other start-time policies, in parallel over sites and policies."""
 
 from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from math import isnan, nan
 from typing import Any, Final
 
 import polars as pl
-import pyarrow as pa
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
-from pyspark.sql import types as T
 from rich.console import Console
 from rich.table import Table
 
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
 from lepton_etl.errors import NoInputError
-from lepton_etl.lake import tables as plain
-from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Lake
 from lepton_etl.recommend.replay import POLICIES, HistoryRules, job_rows, replay_site, totals_row
 from lepton_etl.schema.diagnosis import FORECAST
 from lepton_etl.schema.fleet import GRID_HOUR, NODE
 from lepton_etl.schema.jobs import JOB_ENERGY, JOB_RUN, RUN_KEY
 from lepton_etl.schema.ledger import SITE_COST
+from pipelines.engine import Engine
 from pipelines.forecast import of_zone
 
 # Beside the policy that was asked for stand the rule that does nothing and the bound that knows all.
@@ -38,19 +34,6 @@ _WIDTH: Final = 140
 _HEADINGS: Final = (
     "site", "policy", "jobs", "kWh", "kgCO2e", "saved", "of hindsight", "money", "delay h", "late", "moved",
 )  # fmt: skip
-_JOBS: Final = T.StructType(
-    [
-        *(T.StructField(name, T.StringType()) for name in ("site_id", "cluster_id", "job_id")),
-        T.StructField("submit_time", T.TimestampType()), T.StructField("restart", T.IntegerType()),
-        T.StructField("start_time", T.TimestampType()), T.StructField("end_time", T.TimestampType()),
-        T.StructField("node_count", T.DoubleType()), T.StructField("gpu_count", T.IntegerType()),
-        T.StructField("energy_kwh", T.DoubleType()), T.StructField("energy_basis", T.StringType()),
-    ]
-)  # fmt: skip
-_TOTALS: Final = (
-    "site_id string, policy string, jobs_completed long, energy_kwh double, emissions_kgco2e double, "
-    "energy_cost double, delay_h double, deadlines_missed long, jobs_moved long"
-)
 
 
 @dataclass(frozen=True)
@@ -63,50 +46,34 @@ class Replayed:
 
 
 def run(
-    lake: SparkLake, settings: Settings, policies: Sequence[str], days: Days, flexibility_h: float
+    lake: Lake, settings: Settings, policies: Sequence[str], days: Days, flexibility_h: float, engine: Engine
 ) -> Replayed:
     """Run the policies over the jobs that were submitted on the days; each may start so many hours later.
 
-    Raises NoInputError where no job of the days has an energy, or no intensity is known.
+    Every site and policy is a task. Raises NoInputError where no job of the days has an energy, or no intensity is
+    known.
     """
     rules = HistoryRules(flexibility_h=flexibility_h)
-    jobs = _jobs(lake, days).persist()
-    try:
-        counts = {row["site_id"]: row["count"] for row in jobs.groupBy("site_id").count().collect()}
-        if not counts:
-            raise NoInputError(
-                f"no job of {days} has an energy and an end",
-                where="gold/job_energy",
-                remedy="choose other days",
-            )
-        intensity, basis = _intensity(lake, settings, days, rules)
-        known, left_out = _within(jobs, intensity, flexibility_h)
-        price, no_price = _price(lake, days, rules)
-        without = (*left_out, *no_price)
-        forecast = _forecast(lake, settings, days)
-        wanted = [one for one in dict.fromkeys((BESIDE[0], *policies, BESIDE[1])) if one in POLICIES]
-        if price is None and "cheapest_window" in wanted:
-            wanted.remove("cheapest_window")
-            without = (*without, "cheapest_window needs prices: left out")
-        capacity = {
-            row["site_id"]: row["nodes"]
-            for row in lake.read_few(NODE)
-            .groupBy("site_id")
-            .agg(F.count_distinct("node_id").alias("nodes"))
-            .collect()
-        }
-        names = lake.spark.createDataFrame([(one,) for one in wanted], "policy string")
-        kernel = _kernel(capacity, intensity, price, forecast, days, rules)
-        # Every site and policy is a group of its own: as many tasks as there are.
-        found = (
-            known.crossJoin(F.broadcast(names))
-            .groupBy("site_id", "policy")
-            .applyInArrow(kernel, schema=_TOTALS)
+    jobs = _jobs(lake, days)
+    if jobs.is_empty():
+        raise NoInputError(
+            f"no job of {days} has an energy and an end",
+            where="gold/job_energy",
+            remedy="choose other days",
         )
-        rows = sorted(found.toArrow().to_pylist(), key=lambda r: (r["site_id"], wanted.index(r["policy"])))
-    finally:
-        jobs.unpersist()
-    return Replayed(rows, basis, without)
+    intensity, basis = _intensity(lake, settings, days, rules)
+    known, left_out = _within(jobs, intensity, flexibility_h)
+    price, no_price = _price(lake, days, rules)
+    without = (*left_out, *no_price)
+    wanted = [one for one in dict.fromkeys((BESIDE[0], *policies, BESIDE[1])) if one in POLICIES]
+    if price is None and "cheapest_window" in wanted:
+        wanted.remove("cheapest_window")
+        without = (*without, "cheapest_window needs prices: left out")
+    nodes = dict(lake.read(NODE).group_by("site_id").agg(pl.col("node_id").n_unique()).iter_rows())
+    work = _Replay(nodes, intensity, price, _forecast(lake, settings, days), days, rules)
+    groups = [(own, policy) for _, own in known.sort("site_id").group_by("site_id", maintain_order=True)
+              for policy in wanted]  # fmt: skip
+    return Replayed(engine.map(work, groups), basis, without)
 
 
 def show(done: Replayed, *, as_csv: bool) -> None:
@@ -146,76 +113,67 @@ def _number(value: float, form: str) -> str:
     return "-" if isnan(value) else format(value, form)
 
 
-def _jobs(lake: SparkLake, days: Days) -> DataFrame:
+def _jobs(lake: Lake, days: Days) -> pl.DataFrame:
     """One row a run that was submitted on the days and has ended; its days may reach beyond them."""
     wide = Days(days.start, days.end + timedelta(days=7))
-    energy = lake.read_frame(JOB_ENERGY, wide).select(
-        *RUN_KEY, "facility_energy_kwh", "it_energy_kwh", "node_held_h"
-    )
-    runs = lake.read_frame(JOB_RUN, wide).select(
-        *RUN_KEY, "start_time", "end_time", "node_count", "gpu_count"
-    )
-    begins, ends = days.from_time, days.until_time
-    both = energy.withColumn("_energy", F.lit(True)).unionByName(
-        runs.withColumn("_energy", F.lit(False)), allowMissingColumns=True
-    )
-
-    def of_site(table: pa.Table) -> pa.Table:
-        rows = pl.DataFrame(table)
-        energy, runs = rows.filter(pl.col("_energy")), rows.filter(~pl.col("_energy"))
-        held = energy.group_by(RUN_KEY).agg(pl.col("node_held_h").sum())
-        hours = (pl.col("end_time") - pl.col("start_time")).dt.total_seconds() / 3600
-        # Jobs share nodes: what a run holds is nodes by reserved share.
-        share = pl.when(hours > 0).then(pl.col("node_held_h") / hours).otherwise(0.0)
-        made = (
-            job_rows(energy, runs).join(held, on=RUN_KEY, how="left").with_columns(share.alias("node_count"))
-        )
-        return made.select(_JOBS.names).to_arrow().cast(_arrow(_JOBS))
-
-    inside = (F.col("submit_time") >= F.lit(begins)) & (F.col("submit_time") < F.lit(ends))
-    return both.where(inside).groupBy("site_id").applyInArrow(of_site, schema=_JOBS)
+    submitted = pl.col("submit_time")
+    inside = (submitted >= days.from_time) & (submitted < days.until_time)
+    energy = lake.read(JOB_ENERGY, wide).filter(inside)
+    runs = lake.read(JOB_RUN, wide).filter(inside)
+    if energy.is_empty():
+        return energy
+    held = energy.group_by(RUN_KEY).agg(pl.col("node_held_h").sum())
+    hours = (pl.col("end_time") - pl.col("start_time")).dt.total_seconds() / 3600
+    # Jobs share nodes: what a run holds is nodes by reserved share.
+    share = pl.when(hours > 0).then(pl.col("node_held_h") / hours).otherwise(0.0)
+    made = job_rows(energy, runs).join(held, on=RUN_KEY, how="left", nulls_equal=True)
+    return made.with_columns(share.alias("node_count"))
 
 
 def _within(
-    jobs: DataFrame, intensity: pl.DataFrame, flexibility_h: float
-) -> tuple[DataFrame, tuple[str, ...]]:
+    jobs: pl.DataFrame, intensity: pl.DataFrame, flexibility_h: float
+) -> tuple[pl.DataFrame, tuple[str, ...]]:
     """Jobs whose whole window has an intensity, and how many have not: they cannot be compared."""
     end = intensity["hour_start"].max()
     assert isinstance(end, datetime)
-    seconds = F.unix_timestamp("end_time") - F.unix_timestamp("start_time") + F.unix_timestamp("submit_time")
-    inside = seconds + (flexibility_h + ROOM_H) * 3600 <= end.timestamp() + 3600
-    left_out = jobs.where(~inside).count()
+    runtime = pl.col("end_time") - pl.col("start_time")
+    latest = pl.col("submit_time") + runtime + timedelta(hours=flexibility_h + ROOM_H)
+    known = jobs.filter(latest <= end + timedelta(hours=1))
+    left_out = jobs.height - known.height
     note = f"{left_out:,} jobs left out: their window reaches beyond the known intensities, {end:%Y-%m-%d %H:%M} UTC"
-    return jobs.where(inside), ((note,) if left_out else ())
+    return known, ((note,) if left_out else ())
 
 
-def _kernel(
-    capacity: dict[str, int], intensity: pl.DataFrame, price: pl.DataFrame | None, forecast: pl.DataFrame | None,
-    days: Days, rules: HistoryRules,
-) -> Callable[[pa.Table], pa.Table]:  # fmt: skip
-    begins, ends = days.from_time, days.until_time
+@dataclass(frozen=True)
+class _Replay:
+    """What a task does: the jobs of a site under one policy."""
 
-    def replay(table: pa.Table) -> pa.Table:
-        jobs = pl.DataFrame(table)
-        site_id, policy = jobs["site_id"][0], jobs["policy"][0]
+    nodes: dict[str, int]
+    intensity: pl.DataFrame
+    price: pl.DataFrame | None
+    forecast: pl.DataFrame | None
+    days: Days
+    rules: HistoryRules
+
+    def __call__(self, group: tuple[pl.DataFrame, str]) -> dict[str, Any]:
+        jobs, policy = group
+        site_id = str(jobs["site_id"][0])
+        price = None if self.price is None else self.price.filter(pl.col("site_id") == site_id)
+        # A run may hold more than the inventory lists now.
+        room = max(self.nodes.get(site_id, 0), *(int(one) + 1 for one in jobs["node_count"]))
         totals = replay_site(
-            jobs.drop("policy"), max(capacity.get(site_id, 0), *(int(one) + 1 for one in jobs["node_count"])),
-            intensity, None if price is None else price.filter(pl.col("site_id") == site_id), policy, begins, ends,
-            rules, forecast,
+            jobs, room, self.intensity, price, policy, self.days.from_time, self.days.until_time, self.rules,
+            self.forecast,
         )  # fmt: skip
-        return pa.Table.from_pylist([totals_row(site_id, totals)])
-
-    return replay
+        return totals_row(site_id, totals)
 
 
-def _intensity(
-    lake: SparkLake, settings: Settings, days: Days, rules: HistoryRules
-) -> tuple[pl.DataFrame, str]:
+def _intensity(lake: Lake, settings: Settings, days: Days, rules: HistoryRules) -> tuple[pl.DataFrame, str]:
     """Location-based hourly intensity of the site's zone, with the hours before that rules look back on."""
     grid = settings.grid
     if grid is None:
         raise NoInputError("no grid zone is stated", where="grid", remedy="state one in the settings")
-    rows = of_zone(pl.DataFrame(plain.read(lake.root, GRID_HOUR, _around(days, rules))), grid)
+    rows = of_zone(lake.read(GRID_HOUR, _around(days, rules)), grid)
     if not rows.height:
         raise NoInputError(f"no intensity of {grid.zone}", where="silver/grid_hour", remedy="load its hours")
     return (
@@ -224,26 +182,19 @@ def _intensity(
     )
 
 
-def _price(lake: SparkLake, days: Days, rules: HistoryRules) -> tuple[pl.DataFrame | None, tuple[str, ...]]:
-    rows = pl.DataFrame(plain.read(lake.root, SITE_COST, _around(days, rules))).drop_nulls("energy_price")
+def _price(lake: Lake, days: Days, rules: HistoryRules) -> tuple[pl.DataFrame | None, tuple[str, ...]]:
+    rows = lake.read(SITE_COST, _around(days, rules)).drop_nulls("energy_price")
     if not rows.height:
         return None, ("no tariff: money is not told",)
     return rows.select("site_id", "hour_start", pl.col("energy_price").alias("price")), ()
 
 
-def _forecast(lake: SparkLake, settings: Settings, days: Days) -> pl.DataFrame | None:
+def _forecast(lake: Lake, settings: Settings, days: Days) -> pl.DataFrame | None:
     assert settings.grid is not None
-    rows = pl.DataFrame(plain.read(lake.root, FORECAST, days)).filter(pl.col("zone_id") == settings.grid.zone)
+    rows = lake.read(FORECAST, days).filter(pl.col("zone_id") == settings.grid.zone)
     return rows.select("origin_time", "hour_start", "carbon_intensity_gco2e_per_kwh") if rows.height else None
 
 
 def _around(days: Days, rules: HistoryRules) -> Days:
     back = timedelta(days=rules.history_h // 24 + 1)
     return Days(days.start - back, days.end + timedelta(days=14))
-
-
-def _arrow(schema: T.StructType) -> pa.Schema:
-    kinds = {
-        "string": pa.string(), "timestamp": pa.timestamp("us", "UTC"), "integer": pa.int32(), "double": pa.float64(),
-    }  # fmt: skip
-    return pa.schema([(field.name, kinds[field.dataType.typeName()]) for field in schema.fields])

@@ -1,24 +1,16 @@
-"""Hours of nodes -> sums by cluster or site, over an hour or a day; peaks and inlets from intervals."""
+"""Hours of nodes -> sums by cluster or site, over an hour or a day; peaks and inlets of clusters."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
 
-from pyspark.sql import Column, DataFrame
-from pyspark.sql import functions as F
+import polars as pl
 
-from lepton_etl.energy.node_hours import by_node_interval
-from lepton_etl.schema.columns import FINE_SUM, Transform, exact_sum, interval_90
+from lepton_etl.energy.exact_sums import FINE_DIGITS, energy_interval, exact_sum, most_frequent, quotient
 from lepton_etl.uncertainty import Z
 
 INLET_PERCENTILE: Final = 0.99
-# Sums that go through the levels node -> hardware class -> group unchanged.
-_SUMS: Final = (
-    "nodes", "unrated", "measured_kwh", "imputed_kwh", "chassis_shared_kwh", "told_kwh", "idle_kwh", "gpu_kwh",
-    "observed_s", "accounted_s", "expected_s", "observed_ws", "accounted_ws", "expected_ws", "cpu_s", "cpu_busy_s",
-    "gpu_s", "gpu_busy_s", "board_s", "board_busy_s", "uncounted", "by_utilisation",
-)  # fmt: skip
 _LINEAR_SIGMAS: Final = {
     "gain_sigma_kwh": "gain_kwh",
     "resolution_sigma_kwh": "resolution_kwh",
@@ -29,9 +21,12 @@ _LINEAR_SIGMAS: Final = {
 ESTIMATE_MIN_RATIO: Final = 0.5
 
 
-def sum_nodes(
-    by: tuple[str, ...], coverage_min_ratio: float, shared_variance: Mapping[str, float] | None = None
-) -> Transform:
+def group_sums(
+    node_hours: pl.DataFrame,
+    by: tuple[str, ...],
+    coverage_min_ratio: float,
+    shared_variance: Mapping[str, float] | None = None,
+) -> pl.DataFrame:
     """gold/node_hour -> one row for each group of `by` (hour or day of a cluster or site).
 
     The total is measured + imputed energy: `measured` where coverage reaches the limit, `estimated` where it
@@ -44,177 +39,165 @@ def sum_nodes(
     hold the same share of the energy as the limit.
     Source: docs/methodology.md, sections 1 to 4; JCGM 100:2008 (GUM) 5.2 for correlated errors.
     """
-    common = shared_ratio(shared_variance or {})
-
-    def transform(node_hours: DataFrame) -> DataFrame:
-        classes = node_hours.transform(_by_node(by)).groupBy(*by, "hardware_class")
-        own = (1 - common) * F.col("gain_kwh") ** 2
-        alone = own + F.col("resolution_kwh") ** 2 + F.col("sampling_kwh2") + F.col("filled_kwh") ** 2
-        summed = classes.agg(
-            *(exact_sum(F.col(name)).alias(name) for name in _SUMS),
-            exact_sum(F.sqrt(common) * F.col("gain_kwh"), FINE_SUM).alias("common_kwh"),
-            exact_sum(alone, FINE_SUM).alias("alone_kwh2"),
-        )
-        groups = summed.groupBy(*by).agg(
-            *(exact_sum(F.col(name)).alias(name) for name in _SUMS),
-            F.sqrt(
-                exact_sum(F.coalesce(F.col("common_kwh"), F.lit(0.0)) ** 2, FINE_SUM)
-                + exact_sum(F.col("alone_kwh2"), FINE_SUM)
-            ).alias("sigma_kwh"),
-        )
-        return groups.transform(_figures(by, coverage_min_ratio))
-
-    return transform
-
-
-def shared_ratio(shared_variance: Mapping[str, float]) -> Column:
-    """The share of a gain error's variance that sensors of one make have in common, by `sensor_class`."""
-    share = F.lit(1.0)
-    for sensor_class, ratio in sorted(shared_variance.items()):
-        share = F.when(F.col("sensor_class") == sensor_class, F.lit(ratio)).otherwise(share)
-    return share
-
-
-def _by_node(by: tuple[str, ...]) -> Transform:
-    """Hours of one node add up linearly: energies, seconds and its errors, all but that of sampling."""
-    energy, observed_s, expected_s = F.col("it_energy_measured_kwh"), F.col("observed_s"), F.col("expected_s")
-    cpu, gpu, gpus = F.col("cpu_utilisation_ratio"), F.col("gpu_utilisation_ratio"), F.col("gpu_count")
-    accounted_s = F.least(observed_s + F.coalesce("imputed_s", F.lit(0.0)), expected_s)
-    # A node whose boards alone are read has utilisation but no observed seconds of its own.
-    seconds = F.when(observed_s > 0, observed_s).otherwise(expected_s)
-    # ITEUsv leaves out servers that are mostly accelerators, and servers that are off.
-    is_server = (
-        cpu.isNotNull()
-        & (F.coalesce(gpus, F.lit(0)) == 0)
-        & F.coalesce(F.col("power_mean_w") > 0, F.lit(True))
+    addends = _addends() | utilisation_seconds()
+    key = [*by, "node_id"]
+    # Hours of one node add up linearly: energies, seconds and its errors, all but that of sampling.
+    nodes = node_hours.group_by(key).agg(
+        pl.lit(1).alias("nodes"),
+        pl.col("hardware_class").max(),
+        *(exact_sum(addend).alias(name) for name, addend in addends.items()),
+        *(exact_sum(pl.col(sigma), FINE_DIGITS).fill_null(0.0).alias(name) for sigma, name in _LINEAR_SIGMAS.items()),
+        exact_sum(pl.col("sampling_sigma_kwh").pow(2), FINE_DIGITS).fill_null(0.0).alias("sampling_kwh2"),
+    ).join(most_frequent(node_hours, key, "sensor_class"), on=key, how="left")  # fmt: skip
+    shares = pl.col("sensor_class").replace_strict(
+        dict(shared_variance or {}), default=1.0, return_dtype=pl.Float64
     )
-    has_gpu = gpu.isNotNull()
-    addends: dict[str, Column] = {
-        "unrated": F.col("rated_power_w").isNull().cast("int"),
+    alone = (
+        (1 - pl.col("_shared")) * pl.col("gain_kwh").pow(2) + pl.col("resolution_kwh").pow(2)
+        + pl.col("sampling_kwh2") + pl.col("filled_kwh").pow(2)
+    )  # fmt: skip
+    sums = [exact_sum(pl.col(name)).alias(name) for name in ("nodes", *addends)]
+    groups = (
+        nodes.with_columns(shares.alias("_shared"))
+        .group_by(*by, "hardware_class")
+        .agg(
+            *sums,
+            exact_sum(pl.col("_shared").sqrt() * pl.col("gain_kwh"), FINE_DIGITS).alias("common_kwh"),
+            exact_sum(alone, FINE_DIGITS).alias("alone_kwh2"),
+        )
+        .group_by(by)
+        .agg(
+            *sums,
+            (
+                exact_sum(pl.col("common_kwh").fill_null(0.0).pow(2), FINE_DIGITS)
+                + exact_sum(pl.col("alone_kwh2"), FINE_DIGITS)
+            )
+            .sqrt()
+            .alias("sigma_kwh"),
+        )
+    )
+    return _figures(groups, by, coverage_min_ratio)
+
+
+def utilisation_seconds() -> dict[str, pl.Expr]:
+    """Return what the utilisation of node-hours is summed from: seconds, and seconds times utilisation.
+
+    `cpu_*`: of servers in the scope of ITEUsv, those that are on and not mostly accelerators; a server that says its
+    utilisation and whose power nobody knows is on. `gpu_*` by node, `board_*` by GPU board. An hour weighs by the
+    seconds of it that were observed; of a node whose boards alone are read, by the seconds expected of it.
+    Source: ISO/IEC 30134-5 (ITEUsv); docs/definitions.md section 10.
+    """
+    cpu, gpu, boards = pl.col("cpu_utilisation_ratio"), pl.col("gpu_utilisation_ratio"), pl.col("gpu_count")
+    seconds = pl.when(pl.col("observed_s") > 0).then("observed_s").otherwise("expected_s")
+    is_on = (pl.col("power_mean_w") > 0).fill_null(value=True)
+    server_s = pl.when(cpu.is_not_null() & (boards.fill_null(0) == 0) & is_on).then(seconds)
+    gpu_s = pl.when(gpu.is_not_null()).then(seconds)
+    return {
+        "cpu_s": server_s, "cpu_busy_s": server_s * cpu, "gpu_s": gpu_s, "gpu_busy_s": gpu_s * gpu,
+        "board_s": gpu_s * boards, "board_busy_s": gpu_s * boards * gpu,
+    }  # fmt: skip
+
+
+def _addends() -> dict[str, pl.Expr]:
+    energy, observed_s, expected_s = (
+        pl.col(name) for name in ("it_energy_measured_kwh", "observed_s", "expected_s")
+    )
+    rated_w = pl.col("rated_power_w")
+    accounted_s = pl.min_horizontal(observed_s + pl.col("imputed_s").fill_null(0.0), expected_s)
+    return {
+        "unrated": rated_w.is_null(),
         "measured_kwh": energy,
-        "imputed_kwh": F.col("it_energy_imputed_kwh"),
-        "chassis_shared_kwh": F.col("chassis_shared_kwh"),
-        "told_kwh": F.when(F.col("idle_basis") != "none", energy),
-        "by_utilisation": (F.col("idle_basis") == "utilisation").cast("int"),
-        "idle_kwh": F.col("idle_energy_kwh"),
-        "gpu_kwh": F.col("gpu_energy_kwh"),
+        "imputed_kwh": pl.col("it_energy_imputed_kwh"),
+        "chassis_shared_kwh": pl.col("chassis_shared_kwh"),
+        "told_kwh": pl.when(pl.col("idle_basis") != "none").then(energy),
+        "by_utilisation": pl.col("idle_basis") == "utilisation",
+        "idle_kwh": pl.col("idle_energy_kwh"),
+        "gpu_kwh": pl.col("gpu_energy_kwh"),
         "observed_s": observed_s,
         "accounted_s": accounted_s,
         "expected_s": expected_s,
-        "observed_ws": F.col("rated_power_w") * observed_s,
-        "accounted_ws": F.col("rated_power_w") * accounted_s,
-        "expected_ws": F.col("rated_power_w") * expected_s,
-        "cpu_s": F.when(is_server, seconds),
-        "cpu_busy_s": F.when(is_server, seconds * cpu),
-        "gpu_s": F.when(has_gpu, seconds),
-        "gpu_busy_s": F.when(has_gpu, seconds * gpu),
-        "board_s": F.when(has_gpu, seconds * gpus),
-        "board_busy_s": F.when(has_gpu, seconds * gpus * gpu),
-        "uncounted": (has_gpu & gpus.isNull()).cast("int"),
+        "observed_ws": rated_w * observed_s,
+        "accounted_ws": rated_w * accounted_s,
+        "expected_ws": rated_w * expected_s,
+        "uncounted": pl.col("gpu_utilisation_ratio").is_not_null() & pl.col("gpu_count").is_null(),
     }
 
-    def transform(node_hours: DataFrame) -> DataFrame:
-        return node_hours.groupBy(*by, "node_id").agg(
-            F.lit(1).alias("nodes"),
-            F.max("hardware_class").alias("hardware_class"),
-            *(exact_sum(addend).alias(name) for name, addend in addends.items()),
-            F.mode(F.col("sensor_class"), deterministic=True).alias("sensor_class"),
-            *(
-                F.coalesce(exact_sum(F.col(sigma), FINE_SUM), F.lit(0.0)).alias(name)
-                for sigma, name in _LINEAR_SIGMAS.items()
-            ),
-            F.coalesce(exact_sum(F.col("sampling_sigma_kwh") ** 2, FINE_SUM), F.lit(0.0)).alias(
-                "sampling_kwh2"
-            ),
-        )
 
-    return transform
+def _figures(groups: pl.DataFrame, by: tuple[str, ...], coverage_min_ratio: float) -> pl.DataFrame:
+    is_rated = pl.col("unrated") == 0
 
+    def over_expected(name: str) -> pl.Expr:
+        by_rating = pl.when(is_rated).then(quotient(pl.col(f"{name}_ws"), pl.col("expected_ws")))
+        return pl.coalesce(by_rating, quotient(pl.col(f"{name}_s"), pl.col("expected_s")))
 
-def _figures(by: tuple[str, ...], coverage_min_ratio: float) -> Transform:
-    by_seconds = F.try_divide(F.col("observed_s"), F.col("expected_s"))
-    by_rating = F.when(F.col("unrated") == 0, F.try_divide(F.col("observed_ws"), F.col("expected_ws")))
-    accounted = F.coalesce(
-        F.when(F.col("unrated") == 0, F.try_divide(F.col("accounted_ws"), F.col("expected_ws"))),
-        F.try_divide(F.col("accounted_s"), F.col("expected_s")),
-    )
-    measured, coverage = F.col("it_energy_measured_kwh"), F.col("coverage_ratio")
-    imputed = F.col("it_energy_imputed_kwh")
-    is_measured = measured.isNotNull() & (coverage >= coverage_min_ratio)
-    is_estimate = (coverage >= ESTIMATE_MIN_RATIO) & (F.col("accounted_ratio") >= coverage_min_ratio)
-    total = F.coalesce(measured, F.lit(0.0)) + F.coalesce(imputed, F.lit(0.0))
+    measured, coverage = pl.col("it_energy_measured_kwh"), pl.col("coverage_ratio")
+    imputed = pl.col("it_energy_imputed_kwh")
+    is_measured = measured.is_not_null() & (coverage >= coverage_min_ratio)
+    is_estimate = (coverage >= ESTIMATE_MIN_RATIO) & (pl.col("accounted_ratio") >= coverage_min_ratio)
     basis = (
-        F.when(is_measured, "measured")
-        .when(is_estimate & imputed.isNotNull(), "estimated")
-        .when(measured.isNotNull() | imputed.isNotNull(), "insufficient")
-        .when(F.col("gpu_energy_kwh").isNotNull(), "gpu_only")
-        .otherwise("none")
-    )
-    told_by = F.when(F.col("by_utilisation") == 0, "jobs").otherwise("utilisation")
-    is_told = F.col("told_kwh") >= coverage_min_ratio * F.col("measured_kwh")
-    by_board = F.when(F.col("uncounted") == 0, F.try_divide(F.col("board_busy_s"), F.col("board_s")))
-    by_node = F.try_divide(F.col("gpu_busy_s"), F.col("gpu_s"))
-
-    def transform(groups: DataFrame) -> DataFrame:
-        figures = groups.select(
+        pl.when(is_measured).then(pl.lit("measured"))
+        .when(is_estimate & imputed.is_not_null()).then(pl.lit("estimated"))
+        .when(measured.is_not_null() | imputed.is_not_null()).then(pl.lit("insufficient"))
+        .when(pl.col("gpu_energy_kwh").is_not_null()).then(pl.lit("gpu_only"))
+        .otherwise(pl.lit("none"))
+    )  # fmt: skip
+    told_by = pl.when(pl.col("by_utilisation") == 0).then(pl.lit("jobs")).otherwise(pl.lit("utilisation"))
+    is_told = pl.col("told_kwh") >= coverage_min_ratio * pl.col("measured_kwh")
+    by_board = pl.when(pl.col("uncounted") == 0).then(quotient(pl.col("board_busy_s"), pl.col("board_s")))
+    has_total = pl.col("energy_basis").is_in(("measured", "estimated"))
+    return (
+        groups.select(
             *by,
-            F.col("nodes").alias("node_count"),
-            F.col("measured_kwh").alias("it_energy_measured_kwh"),
-            F.col("imputed_kwh").alias("it_energy_imputed_kwh"),
+            pl.col("nodes").alias("node_count"),
+            pl.col("measured_kwh").alias("it_energy_measured_kwh"),
+            pl.col("imputed_kwh").alias("it_energy_imputed_kwh"),
             "chassis_shared_kwh",
-            accounted.alias("accounted_ratio"),
-            F.col("gpu_kwh").alias("gpu_energy_kwh"),
-            F.least(F.coalesce(by_rating, by_seconds), F.lit(1.0)).alias("coverage_ratio"),
-            F.least(by_seconds, F.lit(1.0)).alias("node_second_coverage_ratio"),
-            F.when(is_told, F.col("idle_kwh")).alias("idle_energy_kwh"),
-            F.when(is_told, told_by).otherwise("none").alias("idle_basis"),
-            F.try_divide(F.col("cpu_busy_s"), F.col("cpu_s")).alias("cpu_utilisation_ratio"),
-            F.coalesce(by_board, by_node).alias("gpu_utilisation_ratio"),
-            "sigma_kwh",
+            over_expected("accounted").alias("accounted_ratio"),
+            pl.col("gpu_kwh").alias("gpu_energy_kwh"),
+            over_expected("observed").clip(upper_bound=1.0).alias("coverage_ratio"),
+            quotient(pl.col("observed_s"), pl.col("expected_s"))
+            .clip(upper_bound=1.0)
+            .alias("node_second_coverage_ratio"),
+            pl.when(is_told).then("idle_kwh").alias("idle_energy_kwh"),
+            pl.when(is_told).then(told_by).otherwise(pl.lit("none")).alias("idle_basis"),
+            quotient(pl.col("cpu_busy_s"), pl.col("cpu_s")).alias("cpu_utilisation_ratio"),
+            pl.coalesce(by_board, quotient(pl.col("gpu_busy_s"), pl.col("gpu_s"))).alias(
+                "gpu_utilisation_ratio"
+            ),
+            pl.col("sigma_kwh").alias("it_energy_sigma_kwh"),
         )
-        return (
-            figures.withColumn("energy_basis", basis)
-            .withColumn("it_energy_kwh", F.when(F.col("energy_basis").isin("measured", "estimated"), total))
-            .withColumns(interval_90(Z * F.col("sigma_kwh")))
-            .withColumnRenamed("sigma_kwh", "it_energy_sigma_kwh")
-            .drop("accounted_ratio")
+        .with_columns(basis.alias("energy_basis"))
+        .with_columns(
+            pl.when(has_total).then(measured.fill_null(0.0) + imputed.fill_null(0.0)).alias("it_energy_kwh")
         )
+        .with_columns(**energy_interval(Z * pl.col("it_energy_sigma_kwh")))
+        .drop("accounted_ratio")
+    )
 
-    return transform
 
-
-def with_peak_power(intervals: DataFrame) -> Transform:
+def with_peak_power(cluster_hours: pl.DataFrame, powers: pl.DataFrame) -> pl.DataFrame:
     """Add `peak_power_w`: the largest sum over the cluster's nodes of one interval's mean powers.
 
-    Null where the hour's energy is not published: a sum over a part of the nodes is no peak.
+    `powers` are power_sums of one or more buckets of nodes. Null where the hour's energy is not published: a sum over
+    a part of the nodes is no peak.
     """
-    key = ("site_id", "cluster_id")
-
-    def transform(cluster_hours: DataFrame) -> DataFrame:
-        means = intervals.transform(by_node_interval).groupBy(*key, "hour_start", "interval_start")
-        sums = means.agg(exact_sum(F.col("power_mean_w")).alias("power_w"))
-        peaks = sums.groupBy(*key, "hour_start").agg(F.max("power_w").alias("_peak_w"))
-        peak = F.when(F.col("it_energy_kwh").isNotNull(), F.col("_peak_w"))
-        return (
-            cluster_hours.join(peaks, [*key, "hour_start"], how="left")
-            .withColumn("peak_power_w", peak)
-            .drop("_peak_w")
-        )
-
-    return transform
+    key = ["site_id", "cluster_id", "hour_start"]
+    sums = powers.group_by(*key, "interval_start").agg(exact_sum(pl.col("power_w")).alias("power_w"))
+    peaks = sums.group_by(key).agg(pl.col("power_w").max().alias("_peak_w"))
+    peak = pl.when(pl.col("it_energy_kwh").is_not_null()).then("_peak_w")
+    return (
+        cluster_hours.join(peaks, on=key, how="left").with_columns(peak.alias("peak_power_w")).drop("_peak_w")
+    )
 
 
-def with_inlet_p99(intervals: DataFrame, period: str) -> Transform:
+def with_inlet_p99(clusters: pl.DataFrame, counts: pl.DataFrame, period: str) -> pl.DataFrame:
     """Add `inlet_temp_p99_c`: the exact 99th percentile over node-intervals of `period` (hour_start, date).
 
-    Temperatures are rounded to 0.01 degC first. The exact percentile counts distinct values, so this bounds
-    its memory at thousands of nodes; percentile_approx would depend on partitioning.
+    `counts` are inlet_counts of one or more buckets of nodes.
     """
     key = ["site_id", "cluster_id", period]
-
-    def transform(clusters: DataFrame) -> DataFrame:
-        inlets = intervals.transform(by_node_interval).withColumn("date", F.to_date("interval_start"))
-        p99 = F.percentile(F.round("inlet_temp_c", 2), INLET_PERCENTILE).alias("inlet_temp_p99_c")
-        return clusters.join(inlets.groupBy(*key).agg(p99), key, how="left")
-
-    return transform
+    each = counts.with_columns(pl.col("hour_start").dt.date().alias("date")).select(
+        *key, pl.col("inlet_temp_c").repeat_by("count")
+    )
+    p99 = pl.col("inlet_temp_c").quantile(INLET_PERCENTILE, "linear").alias("inlet_temp_p99_c")
+    return clusters.join(each.explode("inlet_temp_c").group_by(key).agg(p99), on=key, how="left")

@@ -9,13 +9,9 @@ from typing import Final
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
-from pyspark.sql import types as T
 
-from lepton_etl.schema.columns import Transform
+from lepton_etl.energy.node_hours import NODE_HOUR_KEY
 from lepton_etl.schema.declare import JOULES_PER_KWH, SECONDS_PER_HOUR
 from lepton_etl.uncertainty import CONFIDENCE, Z, conformal_rank
 
@@ -47,27 +43,22 @@ HOURS: Final = pl.Schema(
         "expected_s": pl.Float64,
     }
 )
+# What is read of gold/node_hour of the days before.
+HISTORY_COLUMNS: Final = (*NODE_HOUR_KEY, "it_energy_measured_kwh", "observed_s", "expected_s")
 _KEY: Final = ("site_id", "cluster_id", "node_id", "hour")
-_RESULT: Final = pa.schema(
-    [
-        *(pa.field(name, pa.int64() if name == "hour" else pa.string()) for name in _KEY),
-        pa.field("filled_kwh", pa.float64()),
-        pa.field("filled_sigma_kwh", pa.float64()),
-        pa.field("filled_s", pa.float64()),
-    ]
+_MODELLED: Final = pl.Schema(
+    dict.fromkeys(NODE_HOUR_KEY[:3], pl.String())
+    | {"hour_start": pl.Datetime("us", "UTC")}
+    | dict.fromkeys(("model_kwh", "model_sigma_kwh"), pl.Float64())
 )
-_RESULT_SPARK: Final = T.StructType(
-    [
-        *(T.StructField(name, T.LongType() if name == "hour" else T.StringType()) for name in _KEY),
-        T.StructField("filled_kwh", T.DoubleType()),
-        T.StructField("filled_sigma_kwh", T.DoubleType()),
-        T.StructField("filled_s", T.DoubleType()),
-    ]
+_RESULT: Final = pl.Schema(
+    {name: HOURS[name] for name in _KEY}
+    | dict.fromkeys(("filled_kwh", "filled_sigma_kwh", "filled_s"), pl.Float64())
 )
 
 
-def fill_gaps(hours: pa.Table) -> pa.Table:
-    """What history says of the uncovered seconds of one node's wanted hours.
+def fill_gaps(hours: pl.DataFrame) -> pl.DataFrame:
+    """Return what history says of the uncovered seconds of one node's wanted hours.
 
     `hours` has the columns HOURS (hour: hours since 1970), one row an hour and cluster, with the HISTORY_DAYS before
     as far as they are known. A gap is filled by the mean power of its own hour where enough of it was seen, else
@@ -77,14 +68,13 @@ def fill_gaps(hours: pa.Table) -> pa.Table:
     REACH_H: no row.
     Source: split-conformal quantile ceil((n + 1)(1 - alpha)) / n, Lei et al., JASA 113 (2018).
     """
-    frame = pl.DataFrame(hours.select(list(HOURS)))
-    frame = frame.cast(HOURS).sort("hour", "cluster_id")
+    frame = hours.select(list(HOURS)).cast(HOURS).sort("hour", "cluster_id")
     gap_s = frame["expected_s"] - frame["observed_s"]
     gaps = frame.with_columns(gap_s.alias("gap_s")).filter(
         pl.col("wanted") & (pl.col("gap_s") > SHORTEST_GAP_S)
     )
     if gaps.is_empty():
-        return _RESULT.empty_table()
+        return pl.DataFrame(schema=_RESULT)
     first, power_w = _powers(frame)
     rows = [
         (*(gap[name] for name in _KEY), watts * seconds / JOULES_PER_KWH, sigma_w * seconds / JOULES_PER_KWH, seconds)
@@ -93,7 +83,7 @@ def fill_gaps(hours: pa.Table) -> pa.Table:
         for watts, sigma_w in _estimate(window_w, at, _own_power_w(gap))
         for seconds in (gap["gap_s"],)
     ]  # fmt: skip
-    return pa.Table.from_pylist([dict(zip(_RESULT.names, row, strict=True)) for row in rows], schema=_RESULT)
+    return pl.DataFrame(rows, schema=_RESULT, orient="row")
 
 
 def _powers(frame: pl.DataFrame) -> tuple[int, Floats]:
@@ -167,60 +157,48 @@ def _sigma_w(errors_w: Floats) -> float:
     return float(np.sort(errors_w)[rank - 1]) / Z
 
 
-def with_imputed(history: DataFrame) -> Transform:
-    """Node-hours of measured energy -> with `filled_kwh`, `filled_sigma_kwh`, `filled_s` where they have gaps.
+def with_imputed(
+    measured: pl.DataFrame, history: pl.DataFrame, modelled: pl.DataFrame | None
+) -> pl.DataFrame:
+    """Add `filled_kwh`, `filled_sigma_kwh`, `filled_s` and `filled_by` to measured node-hours with gaps.
 
-    `history` holds gold/node_hour of the HISTORY_DAYS before. Nodes without a gap never leave their plan: only
-    hours of nodes that have one are grouped.
+    `history` holds gold/node_hour of the HISTORY_DAYS before. `modelled` has the node-hour's key, `model_kwh` and
+    `model_sigma_kwh` of the uncovered seconds: where a registered model says something, it goes before history.
     """
-    hour = (F.unix_seconds("hour_start") / SECONDS_PER_HOUR).cast("long")
-    columns = ("site_id", "cluster_id", "node_id", "hour_start")
-
-    def frame(rows: DataFrame, *, wanted: bool) -> DataFrame:
-        return rows.select(
-            *columns[:3], hour.alias("hour"), F.lit(wanted).alias("wanted"),
-            F.col("it_energy_measured_kwh").alias("measured_kwh"), "observed_s", "expected_s",
-        )  # fmt: skip
-
-    def transform(node_hours: DataFrame) -> DataFrame:
-        now = frame(node_hours, wanted=True)
-        gapped = now.where(F.col("expected_s") - F.col("observed_s") > SHORTEST_GAP_S)
-        nodes = gapped.select("site_id", "node_id").distinct()
-        rows = now.unionByName(frame(history, wanted=False)).join(
-            nodes, ["site_id", "node_id"], how="left_semi"
+    now, before = _hours(measured, wanted=True), _hours(history, wanted=False)
+    gapped = now.filter(pl.col("expected_s") - pl.col("observed_s") > SHORTEST_GAP_S)
+    node = ["site_id", "node_id"]
+    # Only hours of nodes that have a gap are looked at.
+    rows = pl.concat([now, before]).join(gapped.select(node).unique(), on=node, how="semi")
+    filled = pl.concat(
+        [pl.DataFrame(schema=_RESULT), *(fill_gaps(hours) for _, hours in rows.group_by(node))]
+    ).with_columns(
+        pl.from_epoch(pl.col("hour") * int(SECONDS_PER_HOUR))
+        .cast(pl.Datetime("us"))
+        .dt.replace_time_zone("UTC")
+        .alias("hour_start"),
+    )
+    key = list(NODE_HOUR_KEY)
+    spoken = pl.DataFrame(schema=_MODELLED) if modelled is None else modelled
+    has_model, gap_s = pl.col("model_kwh").is_not_null(), pl.col("expected_s") - pl.col("observed_s")
+    return (
+        measured.join(filled.drop("hour"), on=key, how="left")
+        .join(spoken, on=key, how="left")
+        .with_columns(
+            pl.coalesce("model_kwh", "filled_kwh").alias("filled_kwh"),
+            pl.when(has_model).then("model_sigma_kwh").otherwise("filled_sigma_kwh").alias("filled_sigma_kwh"),
+            pl.when(has_model).then(gap_s).otherwise("filled_s").alias("filled_s"),
+            pl.when(has_model).then(pl.lit(MODEL))
+            .when(pl.col("filled_kwh").is_not_null()).then(pl.lit(HISTORY))
+            .otherwise(pl.lit(NONE)).alias("filled_by"),
         )
-        filled = rows.groupBy("site_id", "node_id").applyInArrow(fill_gaps, _RESULT_SPARK)
-        keyed = filled.withColumn("hour_start", F.timestamp_seconds(F.col("hour") * int(SECONDS_PER_HOUR)))
-        return node_hours.join(keyed.drop("hour"), list(columns), how="left")
-
-    return transform
+        .drop("model_kwh", "model_sigma_kwh")
+    )  # fmt: skip
 
 
-def with_modelled(modelled: DataFrame | None) -> Transform:
-    """Let a registered model speak before history: `filled_*` by it where it does, and `filled_by` of both.
-
-    `modelled` has the node-hour's key, `model_kwh` and `model_sigma_kwh` of the uncovered seconds; None: no model.
-    """
-    by_history = F.when(F.col("filled_kwh").isNotNull(), F.lit(HISTORY)).otherwise(NONE)
-
-    def transform(filled: DataFrame) -> DataFrame:
-        if modelled is None:
-            return filled.withColumn("filled_by", by_history)
-        has_model = F.col("model_kwh").isNotNull()
-        gap_s = F.col("expected_s") - F.col("observed_s")
-        return (
-            filled.join(modelled, ["site_id", "cluster_id", "node_id", "hour_start"], how="left")
-            .withColumn("filled_by", F.when(has_model, F.lit(MODEL)).otherwise(by_history))
-            .withColumns(
-                {
-                    "filled_kwh": F.coalesce("model_kwh", "filled_kwh"),
-                    "filled_sigma_kwh": F.when(has_model, F.col("model_sigma_kwh")).otherwise(
-                        F.col("filled_sigma_kwh")
-                    ),
-                    "filled_s": F.when(has_model, gap_s).otherwise(F.col("filled_s")),
-                }
-            )
-            .drop("model_kwh", "model_sigma_kwh")
-        )
-
-    return transform
+def _hours(rows: pl.DataFrame, *, wanted: bool) -> pl.DataFrame:
+    hour = pl.col("hour_start").dt.epoch("s") // int(SECONDS_PER_HOUR)
+    return rows.select(
+        *_KEY[:3], hour.alias("hour"), pl.lit(wanted).alias("wanted"),
+        pl.col("it_energy_measured_kwh").alias("measured_kwh"), "observed_s", "expected_s",
+    ).cast(HOURS)  # fmt: skip

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from pyspark.sql import Column, DataFrame, Window
-from pyspark.sql import functions as F
+import polars as pl
 
 from lepton_etl.days import Days
-from lepton_etl.schema.columns import (
-    FINE_SUM,
-    Transform,
-    conform,
+from lepton_etl.energy.exact_sums import (
+    FINE_DIGITS,
+    energy_interval,
     exact_sum,
-    interval_90,
-    seconds_between,
+    most_frequent,
+    quotient,
+    rows_of,
     weighted_mean,
 )
 from lepton_etl.schema.declare import JOULES_PER_KWH, SECONDS_PER_HOUR
@@ -28,235 +27,253 @@ CHASSIS_BELOW_NODES: Final = "chassis_below_nodes"
 # Chassis and nodes must have been seen for the same time of the hour, up to two minutes of polling.
 CHASSIS_MISMATCH_S: Final = 120.0
 
-_NODE: Final = ("site_id", "cluster_id", "node_id")
+NODE_HOUR_KEY: Final = ("site_id", "cluster_id", "node_id", "hour_start")
+# What is read of silver/interval.
+INTERVAL_COLUMNS: Final = (
+    "site_id", "cluster_id", "node_id", "device_id", "interval_start", "interval_s", "multiplicity", "counts_in_total",
+    "energy_kwh", "observed_s", "power_mean_w", "gain_sigma_kwh", "resolution_sigma_kwh", "sampling_sigma_kwh",
+    "energy_source", "sensor_class", "cpu_utilisation_ratio", "gpu_utilisation_ratio", "inlet_temp_c", "device_temp_c",
+    "flags",
+)  # fmt: skip
+_NODE: Final = NODE_HOUR_KEY[:3]
 _BOARD: Final = r"^gpu\d+$"
+_FACTS: Final = (
+    "rack_id", "chassis_id", "hardware_class", "node_kind", "rated_power_w", "idle_power_w", "gpu_count",
+)  # fmt: skip
 
 
-def each_hour(days: Days) -> Transform:
-    """One row for each row of an inventory and UTC hour of `days` in which it holds.
+def expected_hours(listed: pl.DataFrame, days: Days) -> pl.DataFrame:
+    """Return one row for each row of an inventory and UTC hour of `days` in which it holds.
 
-    Needs valid_from and valid_to (null is open); adds `hour_start`, `date` and `expected_s`, the seconds of
-    the hour in which the row holds (0 < expected_s <= 3600).
+    Needs valid_from and valid_to (null is open); adds `hour_start`, `date` and `expected_s`, the seconds of the hour
+    in which the row holds (0 < expected_s <= 3600).
     """
-
-    def transform(rows: DataFrame) -> DataFrame:
-        begin = F.greatest(F.col("valid_from"), F.lit(days.from_time))
-        # least() passes over the null of an open end.
-        end = F.least(F.col("valid_to"), F.lit(days.until_time))
-        last_hour = F.date_trunc("hour", end - F.expr("INTERVAL 1 MICROSECOND"))
-        hours = F.sequence(F.date_trunc("hour", begin), last_hour, F.expr("INTERVAL 1 HOUR"))
-        hour_end = F.col("hour_start") + F.expr("INTERVAL 1 HOUR")
-        expected_s = seconds_between(F.greatest(begin, F.col("hour_start")), F.least(end, hour_end))
-        return (
-            rows.withColumn("hour_start", F.explode(F.when(begin < end, hours)))
-            .withColumn("expected_s", expected_s)
-            .withColumn("date", F.to_date("hour_start"))
+    begin = pl.max_horizontal("valid_from", pl.lit(days.from_time))
+    end = pl.min_horizontal("valid_to", pl.lit(days.until_time))
+    first_hour = pl.col("_begin").dt.truncate("1h")
+    each_hour = pl.datetime_ranges(first_hour, pl.col("_end"), "1h", closed="left")
+    hour_end = pl.col("hour_start") + pl.duration(hours=1)
+    held = pl.min_horizontal("_end", hour_end) - pl.max_horizontal("_begin", "hour_start")
+    return (
+        listed.with_columns(begin.alias("_begin"), end.alias("_end"))
+        .filter(pl.col("_begin") < pl.col("_end"))
+        .with_columns(each_hour.alias("hour_start"))
+        .explode("hour_start")
+        .with_columns(
+            (held.dt.total_microseconds() / 1e6).alias("expected_s"),
+            pl.col("hour_start").dt.date().alias("date"),
         )
+        .drop("_begin", "_end")
+    )
 
-    return transform
 
-
-def by_node_interval(intervals: DataFrame) -> DataFrame:
-    """silver/interval -> one row a node and interval: its own power source, its GPU boards, its utilisations.
+def node_intervals(intervals: pl.DataFrame) -> pl.DataFrame:
+    """Return one row a node and interval of silver/interval: its own power source, its GPU boards, its utilisations.
 
     Energy, observed seconds and sigmas are those of the node's counting row; a component never adds to its
     node. Of GPU energies single boards win over the shared mean. `busiest_ratio` is the largest utilisation
     known of any device. `weight_s` weights utilisations and temperatures: the observed seconds, or the whole
     interval of a row that has no power to observe.
     """
-    is_node = F.col("device_id") == "node"
-    counts = is_node & F.col("counts_in_total") & F.col("energy_kwh").isNotNull()
-    is_board = F.col("device_id").rlike(_BOARD)
-
-    def own(name: str) -> Column:
-        return F.max(F.when(counts, F.col(name))).alias(name)
-
-    def node_else_devices(name: str) -> Column:
-        devices = weighted_mean(F.when(~is_node, F.col(name)), F.coalesce(F.col("multiplicity"), F.lit(1)))
-        return F.coalesce(F.max(F.when(is_node, F.col(name))), devices).alias(name)
-
-    boards = exact_sum(F.when(is_board, F.col("energy_kwh")), FINE_SUM)
-    shared = F.max(F.when(F.col("device_id") == "gpu", F.col("energy_kwh")))
-    seconds = F.when(F.col("observed_s") > 0, F.col("observed_s")).otherwise(F.col("interval_s"))
-    keyed = intervals.withColumn("cluster_id", F.coalesce(F.col("cluster_id"), F.lit(SHARED)))
-    # Shuffled once by node and hour: the sums by interval here and by hour after it both stand on that.
-    hourly = keyed.withColumn("hour_start", F.date_trunc("hour", "interval_start"))
-    placed = hourly.repartition(*_NODE, "hour_start")
-    own_sums = (
+    device, energy = pl.col("device_id"), pl.col("energy_kwh")
+    is_node = device == "node"
+    counts = is_node & pl.col("counts_in_total") & energy.is_not_null()
+    own = (
         "energy_kwh", "observed_s", "power_mean_w", "gain_sigma_kwh", "resolution_sigma_kwh", "sampling_sigma_kwh",
+        "energy_source", "sensor_class",
     )  # fmt: skip
-    return placed.groupBy(*_NODE, "hour_start", "interval_start").agg(
-        *(own(name) for name in (*own_sums, "energy_source", "sensor_class")),
-        F.coalesce(boards, shared).alias("gpu_energy_kwh"),
-        node_else_devices("cpu_utilisation_ratio"),
-        node_else_devices("gpu_utilisation_ratio"),
-        node_else_devices("inlet_temp_c"),
-        node_else_devices("device_temp_c"),
-        F.greatest(F.max("cpu_utilisation_ratio"), F.max("gpu_utilisation_ratio")).alias("busiest_ratio"),
-        F.max(seconds).alias("weight_s"),
-        F.flatten(F.collect_set("flags")).alias("flags"),
+    loads = ("cpu_utilisation_ratio", "gpu_utilisation_ratio", "inlet_temp_c", "device_temp_c")
+    pieces = pl.col("multiplicity").fill_null(1)
+    marked = intervals.select(
+        pl.col("site_id", "node_id", "interval_start"),
+        pl.col("cluster_id").fill_null(SHARED),
+        *(pl.when(counts).then(name).alias(name) for name in own),
+        *(pl.when(is_node).then(name).alias(f"node_{name}") for name in loads),
+        *(pl.when(~is_node).then(name).alias(f"part_{name}") for name in loads),
+        pieces.alias("pieces"),
+        pl.max_horizontal("cpu_utilisation_ratio", "gpu_utilisation_ratio").alias("busiest_ratio"),
+        pl.when(device.str.contains(_BOARD)).then(energy).alias("board_kwh"),
+        pl.when(device == "gpu").then(energy).alias("shared_kwh"),
+        pl.when(pl.col("observed_s") > 0).then("observed_s").otherwise("interval_s").alias("weight_s"),
+    )
+    sums = marked.group_by(*_NODE, "interval_start").agg(
+        pl.col(*own, "busiest_ratio", "weight_s", "shared_kwh").max(),
+        exact_sum(pl.col("board_kwh"), FINE_DIGITS),
+        *(pl.col(f"node_{name}").max() for name in loads),
+        *(weighted_mean(pl.col(f"part_{name}"), pl.col("pieces")).alias(f"part_{name}") for name in loads),
+    )
+    return sums.select(
+        *_NODE, "interval_start", pl.col("interval_start").dt.truncate("1h").alias("hour_start"),
+        *own, "busiest_ratio", "weight_s", pl.coalesce("board_kwh", "shared_kwh").alias("gpu_energy_kwh"),
+        *(pl.coalesce(f"node_{name}", f"part_{name}").alias(name) for name in loads),
+    )  # fmt: skip
+
+
+def measured_node_hours(
+    intervals: pl.DataFrame,
+    means: pl.DataFrame,
+    nodes: pl.DataFrame,
+    days: Days,
+    *,
+    idle_utilisation_ratio: float,
+) -> pl.DataFrame:
+    """Return every node-hour that the inventory expects, with what silver/interval holds of it.
+
+    intervals, nodes: rows of silver/interval and silver/node, whole chassis; means: node_intervals of the intervals.
+    A node without a reading has a row with coverage 0 and null energy: silence is not off.
+    """
+    rows = _listed_hours(nodes, days)
+    hours = _hour_sums(means, idle_utilisation_ratio)
+    flags = (
+        intervals.select(
+            *_NODE[:1], pl.col("cluster_id").fill_null(SHARED), "node_id",
+            pl.col("interval_start").dt.truncate("1h").alias("hour_start"), "flags",
+        )
+        .filter(pl.col("flags").list.len() > 0)
+        .explode("flags")
+        .group_by(NODE_HOUR_KEY)
+        .agg(pl.col("flags").unique().sort())
+    )  # fmt: skip
+    parts = [
+        hours,
+        flags,
+        *(most_frequent(means, NODE_HOUR_KEY, name) for name in ("energy_source", "sensor_class")),
+    ]
+    for part in parts:
+        rows = rows.join(part, on=NODE_HOUR_KEY, how="left")
+    return _with_chassis_shared(
+        rows.with_columns(
+            pl.min_horizontal(pl.col("observed_s").fill_null(0.0), "expected_s").alias("observed_s"),
+            pl.col("flags").fill_null(pl.lit([], pl.List(pl.String))),
+        ).with_columns((pl.col("observed_s") / pl.col("expected_s")).alias("coverage_ratio")),
+        _chassis_hours(intervals),
     )
 
 
-def sum_intervals(idle_utilisation_ratio: float) -> Transform:
-    """Node-intervals -> hours of nodes that have readings, with idle energy told by utilisation."""
-
-    def transform(node_intervals: DataFrame) -> DataFrame:
-        energy, busiest = F.col("energy_kwh"), F.col("busiest_ratio")
-        is_told = busiest.isNotNull() & energy.isNotNull()
-        is_idle = busiest < idle_utilisation_ratio
-        told_kwh = exact_sum(F.when(is_told, F.when(is_idle, energy).otherwise(0.0)), FINE_SUM)
-        means = ("cpu_utilisation_ratio", "gpu_utilisation_ratio", "inlet_temp_c", "device_temp_c")
-        return node_intervals.groupBy(*_NODE, "hour_start").agg(
-            exact_sum(energy, FINE_SUM).alias("it_energy_measured_kwh"),
-            exact_sum(F.col("gain_sigma_kwh"), FINE_SUM).alias("gain_sigma_kwh"),
-            exact_sum(F.col("resolution_sigma_kwh"), FINE_SUM).alias("resolution_sigma_kwh"),
-            F.sqrt(exact_sum(F.col("sampling_sigma_kwh") ** 2, FINE_SUM)).alias("sampling_sigma_kwh"),
-            exact_sum(F.col("gpu_energy_kwh"), FINE_SUM).alias("gpu_energy_kwh"),
-            exact_sum(F.col("observed_s")).alias("observed_s"),
-            told_kwh.alias("idle_energy_kwh"),
-            F.max("power_mean_w").alias("peak_power_w"),
-            *(weighted_mean(F.col(name), F.col("weight_s")).alias(name) for name in means),
-            F.mode(F.col("energy_source"), deterministic=True).alias("energy_source"),
-            F.mode(F.col("sensor_class"), deterministic=True).alias("sensor_class"),
-            F.array_sort(F.array_distinct(F.flatten(F.collect_set("flags")))).alias("flags"),
-        )
-
-    return transform
-
-
-def measured_node_hours(intervals: DataFrame, days: Days, *, idle_utilisation_ratio: float) -> Transform:
-    """silver/node -> every expected node-hour, joined with what silver/interval holds of it.
-
-    A node without a reading has a row with coverage 0 and null energy: silence is not off.
-    """
-
-    def transform(nodes: DataFrame) -> DataFrame:
-        measured = intervals.transform(by_node_interval).transform(sum_intervals(idle_utilisation_ratio))
-        rows = nodes.transform(_expected_node_hours(days)).join(measured, [*_NODE, "hour_start"], how="left")
-        observed_s = F.least(F.coalesce("observed_s", F.lit(0.0)), F.col("expected_s"))
-        return (
-            rows.withColumn("observed_s", observed_s)
-            .withColumn("coverage_ratio", F.col("observed_s") / F.col("expected_s"))
-            .withColumn("flags", F.coalesce(F.col("flags"), F.array().cast("array<string>")))
-            .transform(_with_chassis_shared(intervals))
-        )
-
-    return transform
-
-
-def node_hours(coverage_min_ratio: float) -> Transform:
-    """Measured node-hours with `filled_*` (gaps.with_imputed, gaps.with_modelled) -> gold/node_hour.
+def node_hours(measured: pl.DataFrame, coverage_min_ratio: float) -> pl.DataFrame:
+    """Return the rows of gold/node_hour from measured node-hours with `filled_*` (gaps.with_imputed).
 
     The total is measured + imputed energy, never measured / coverage: `measured` where coverage reaches the
     limit, `estimated` below it where the gap is filled, else null. 90 % interval: E -/+ 1.645 sqrt(G^2 + R^2 + S^2
     + I^2) by gain, resolution, sampling and imputation.
-    Source: docs/methodology.md, sections 1 to 3; definitions.md section 3.
+    Source: docs/methodology.md, sections 1 to 3; docs/definitions.md section 3.
     """
-    energy, filled = F.col("it_energy_measured_kwh"), F.col("filled_kwh")
-    is_covered = energy.isNotNull() & (F.col("coverage_ratio") >= coverage_min_ratio)
-    total = F.coalesce(energy, F.lit(0.0)) + F.coalesce(filled, F.lit(0.0))
+    energy, filled = pl.col("it_energy_measured_kwh"), pl.col("filled_kwh")
+    is_covered = energy.is_not_null() & (pl.col("coverage_ratio") >= coverage_min_ratio)
     basis = (
-        F.when(is_covered, "measured")
-        .when(filled.isNotNull(), "estimated")
-        .when(energy.isNotNull(), "insufficient")
-        .when(F.col("gpu_energy_kwh").isNotNull(), "gpu_only")
-        .otherwise("none")
-    )
+        pl.when(is_covered).then(pl.lit("measured"))
+        .when(filled.is_not_null()).then(pl.lit("estimated"))
+        .when(energy.is_not_null()).then(pl.lit("insufficient"))
+        .when(pl.col("gpu_energy_kwh").is_not_null()).then(pl.lit("gpu_only"))
+        .otherwise(pl.lit("none"))
+    )  # fmt: skip
     sigmas = ("gain_sigma_kwh", "resolution_sigma_kwh", "sampling_sigma_kwh", "imputed_sigma_kwh")
-    variance = sum((F.coalesce(F.col(name), F.lit(0.0)) ** 2 for name in sigmas), F.lit(0.0))
+    variance = pl.sum_horizontal(pl.col(name).fill_null(0.0).pow(2) for name in sigmas)
+    is_told = pl.col("idle_energy_kwh").is_not_null()
+    rows = measured.with_columns(
+        pl.when(is_covered | filled.is_not_null())
+        .then(energy.fill_null(0.0) + filled.fill_null(0.0))
+        .alias("it_energy_kwh"),
+        basis.alias("energy_basis"),
+        filled.alias("it_energy_imputed_kwh"),
+        pl.col("filled_sigma_kwh").alias("imputed_sigma_kwh"),
+        pl.col("filled_s").alias("imputed_s"),
+        pl.col("filled_by").alias("imputation_basis"),
+        quotient(energy * JOULES_PER_KWH, pl.col("observed_s")).alias("power_mean_w"),
+        pl.when(is_told).then(pl.lit("utilisation")).otherwise(pl.lit("none")).alias("idle_basis"),
+        pl.lit("provisional").alias("status"),
+    )
+    return rows_of(NODE_HOUR, rows.with_columns(**energy_interval(Z * variance.sqrt())))
 
-    def transform(rows: DataFrame) -> DataFrame:
-        return (
-            rows.withColumns(
-                {
-                    "it_energy_kwh": F.when(is_covered | filled.isNotNull(), total),
-                    "energy_basis": basis,
-                    "it_energy_imputed_kwh": filled,
-                    "imputed_sigma_kwh": F.col("filled_sigma_kwh"),
-                    "imputed_s": F.col("filled_s"),
-                    "imputation_basis": F.col("filled_by"),
-                    "power_mean_w": F.try_divide(energy * JOULES_PER_KWH, F.col("observed_s")),
-                    "idle_basis": F.when(F.col("idle_energy_kwh").isNotNull(), "utilisation").otherwise(
-                        "none"
-                    ),
-                    "status": F.lit("provisional"),
-                }
-            )
-            .withColumns(interval_90(Z * F.sqrt(variance)))
-            .transform(conform(NODE_HOUR))
+
+def power_sums(means: pl.DataFrame) -> pl.DataFrame:
+    """Return the summed mean power of a cluster's nodes in each interval; sums of buckets add up by the same sum."""
+    return means.group_by("site_id", "cluster_id", "hour_start", "interval_start").agg(
+        exact_sum(pl.col("power_mean_w")).alias("power_w")
+    )
+
+
+def inlet_counts(means: pl.DataFrame) -> pl.DataFrame:
+    """Return how many node-intervals of a cluster-hour had each inlet temperature, rounded to 0.01 degC.
+
+    Counts of buckets of nodes add up, so a percentile over all nodes of a cluster is exact.
+    """
+    known = means.filter(pl.col("inlet_temp_c").is_not_null())
+    rounded = pl.col("inlet_temp_c").round(2, mode="half_away_from_zero")
+    return known.group_by("site_id", "cluster_id", "hour_start", rounded).len("count")
+
+
+def _hour_sums(means: pl.DataFrame, idle_utilisation_ratio: float) -> pl.DataFrame:
+    """Node-intervals -> hours of nodes that have readings, with idle energy told by utilisation."""
+    energy, busiest = pl.col("energy_kwh"), pl.col("busiest_ratio")
+    is_told = busiest.is_not_null() & energy.is_not_null()
+    idle = pl.when(busiest < idle_utilisation_ratio).then(energy).otherwise(0.0)
+    linear = ("gain_sigma_kwh", "resolution_sigma_kwh", "gpu_energy_kwh")
+    loads = ("cpu_utilisation_ratio", "gpu_utilisation_ratio", "inlet_temp_c", "device_temp_c")
+    return means.group_by(NODE_HOUR_KEY).agg(
+        exact_sum(energy, FINE_DIGITS).alias("it_energy_measured_kwh"),
+        *(exact_sum(pl.col(name), FINE_DIGITS).alias(name) for name in linear),
+        exact_sum(pl.col("sampling_sigma_kwh").pow(2), FINE_DIGITS).sqrt().alias("sampling_sigma_kwh"),
+        exact_sum(pl.col("observed_s")).alias("observed_s"),
+        exact_sum(pl.when(is_told).then(idle), FINE_DIGITS).alias("idle_energy_kwh"),
+        pl.col("power_mean_w").max().alias("peak_power_w"),
+        *(weighted_mean(pl.col(name), pl.col("weight_s")).alias(name) for name in loads),
+    )
+
+
+def _chassis_hours(intervals: pl.DataFrame) -> pl.DataFrame:
+    known = (pl.col("device_id") == CHASSIS) & pl.col("energy_kwh").is_not_null()
+    return (
+        intervals.filter(known)
+        .group_by(
+            "site_id",
+            pl.col("node_id").alias("chassis_id"),
+            pl.col("interval_start").dt.truncate("1h").alias("hour_start"),
         )
+        .agg(
+            exact_sum(pl.col("energy_kwh"), FINE_DIGITS).alias("chassis_kwh"),
+            exact_sum(pl.col("observed_s")).alias("chassis_s"),
+        )
+    )
 
-    return transform
 
-
-def _with_chassis_shared(intervals: DataFrame) -> Transform:
+def _with_chassis_shared(hours: pl.DataFrame, chassis: pl.DataFrame) -> pl.DataFrame:
     """Add `chassis_shared_kwh`: what the chassis draws beyond its nodes, split by their energy.
 
     Known where the chassis and all its nodes were measured in the hour. A chassis below its nodes contradicts
-    them: null and a flag, never negative. Source: definitions.md section 2.
+    them: null and a flag, never negative. Source: docs/definitions.md section 2.
     """
-    hour = F.date_trunc("hour", "interval_start")
-    known = (F.col("device_id") == CHASSIS) & F.col("energy_kwh").isNotNull()
-    chassis_kwh = (
-        intervals.where(known)
-        .groupBy("site_id", F.col("node_id").alias("chassis_id"), hour.alias("hour_start"))
-        .agg(
-            exact_sum(F.col("energy_kwh"), FINE_SUM).alias("chassis_kwh"),
-            exact_sum(F.col("observed_s")).alias("chassis_s"),
+    members = ["site_id", "chassis_id", "hour_start"]
+    energy = pl.col("it_energy_measured_kwh")
+    is_known = (
+        pl.col("chassis_kwh").is_not_null()
+        & ((pl.col("chassis_s") - pl.col("observed_s").min().over(members)).abs() <= CHASSIS_MISMATCH_S)
+        & (energy.null_count().over(members) == 0)
+    )
+    share = pl.coalesce(quotient(energy, pl.col("_nodes_kwh")), 1 / pl.len().over(members))
+    below = pl.concat_list("flags", pl.lit(CHASSIS_BELOW_NODES)).list.unique().list.sort()
+    return (
+        hours.join(chassis, on=members, how="left")
+        .with_columns(exact_sum(energy, FINE_DIGITS).over(members).alias("_nodes_kwh"))
+        .with_columns(pl.when(is_known).then(pl.col("chassis_kwh") - pl.col("_nodes_kwh")).alias("_rest"))
+        .with_columns(
+            pl.when(pl.col("_rest") >= 0).then(pl.col("_rest") * share).alias("chassis_shared_kwh"),
+            pl.when(pl.col("_rest") < 0).then(below).otherwise("flags").alias("flags"),
         )
-    )
-    energy = F.col("it_energy_measured_kwh")
-    members = Window.partitionBy("site_id", "chassis_id", "hour_start")
-    nodes_kwh = F.sum(energy.cast(FINE_SUM)).over(members).cast("double")
-    least_s = F.min("observed_s").over(members)
-    rest = F.when(
-        F.col("chassis_kwh").isNotNull()
-        & (F.abs(F.col("chassis_s") - least_s) <= CHASSIS_MISMATCH_S)
-        & (F.count(F.when(energy.isNull(), 1)).over(members) == 0),
-        F.col("chassis_kwh") - nodes_kwh,
-    )
-    share = F.coalesce(F.try_divide(energy, nodes_kwh), 1 / F.count("*").over(members))
-    flag = F.when(F.col("_rest") < 0, F.array(F.lit(CHASSIS_BELOW_NODES))).otherwise(
-        F.array().cast("array<string>")
+        .drop("_rest", "_nodes_kwh", "chassis_kwh", "chassis_s")
     )
 
-    def transform(hours: DataFrame) -> DataFrame:
-        joined = hours.join(chassis_kwh, ["site_id", "chassis_id", "hour_start"], how="left")
-        return (
-            joined.withColumns({"_rest": rest, "_share": share})
-            .withColumn("chassis_shared_kwh", F.when(F.col("_rest") >= 0, F.col("_rest") * F.col("_share")))
-            .withColumn("flags", F.array_sort(F.array_union("flags", flag)))
-            .drop("_rest", "_share", "chassis_kwh", "chassis_s")
-        )
 
-    return transform
-
-
-def _expected_node_hours(days: Days) -> Transform:
+def _listed_hours(nodes: pl.DataFrame, days: Days) -> pl.DataFrame:
     """silver/node -> node-hours with what the newest inventory row of the hour says of the node.
 
     Two rows of one node may meet within an hour (a new rating, a move): the seconds add up in the cluster
     they name.
     """
-    facts = (
-        "rack_id",
-        "chassis_id",
-        "hardware_class",
-        "node_kind",
-        "rated_power_w",
-        "idle_power_w",
-        "gpu_count",
+    listed = nodes.with_columns(pl.col("cluster_id").fill_null(SHARED)).sort("valid_from")
+    seconds = pl.min_horizontal(exact_sum(pl.col("expected_s")), SECONDS_PER_HOUR)
+    return (
+        expected_hours(listed, days)
+        .group_by(*_NODE, "date", "hour_start", maintain_order=True)
+        .agg(seconds.alias("expected_s"), pl.col(*_FACTS).last())
     )
-
-    def transform(nodes: DataFrame) -> DataFrame:
-        newest = F.max_by(F.struct(*facts), F.col("valid_from")).alias("newest")
-        return (
-            nodes.withColumn("cluster_id", F.coalesce(F.col("cluster_id"), F.lit(SHARED)))
-            .transform(each_hour(days))
-            .groupBy(*_NODE, "date", "hour_start")
-            .agg(F.least(exact_sum(F.col("expected_s")), F.lit(SECONDS_PER_HOUR)).alias("expected_s"), newest)
-            .select(*_NODE, "date", "hour_start", "expected_s", "newest.*")
-        )
-
-    return transform

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
+import polars as pl
 
-from lepton_etl.schema.columns import FINE_SUM, Transform, conform, exact_sum
-from lepton_etl.schema.energy import NODE_HOUR
+from lepton_etl.energy.exact_sums import FINE_DIGITS, exact_sum
+from lepton_etl.energy.node_hours import NODE_HOUR_KEY
 
 SERVICE_KINDS: Final = ("storage", "network", "service")
-_HOUR: Final = ("site_id", "hour_start")
-_NODE_HOUR: Final = ("site_id", "cluster_id", "node_id", "hour_start")
+_HOUR: Final = ["site_id", "hour_start"]
 
 
-def owner_hours(node_split: DataFrame | None, unlisted: DataFrame) -> Transform:
+def owner_hours(
+    node_hours: pl.DataFrame, node_split: pl.DataFrame | None, unlisted: pl.DataFrame
+) -> pl.DataFrame:
     """gold/node_hour -> one row a site-hour: jobs_kwh, idle_kwh, storage_kwh, network_kwh, service_kwh,
     chassis_shared_kwh, unowned_kwh, unlisted_kwh, unknown_nodes.
 
@@ -23,54 +23,46 @@ def owner_hours(node_split: DataFrame | None, unlisted: DataFrame) -> Transform:
     utilisation, and the rest has no owner that is known. `unlisted` holds silver/interval rows of nodes outside the
     inventory, which have none either. `unknown_nodes` counts expected nodes without an energy.
     """
-    energy, kind = F.col("it_energy_kwh"), F.coalesce("node_kind", F.lit("compute"))
-    is_compute = ~kind.isin(*SERVICE_KINDS)
-    told_idle = F.least(F.coalesce("idle_energy_kwh", F.lit(0.0)), energy)
-    split = {
-        "jobs_kwh": F.lit(None).cast("double"), "idle_kwh": told_idle, "unowned_kwh": energy - told_idle,
-    } if node_split is None else {
-        "jobs_kwh": F.col("jobs_energy_kwh"), "idle_kwh": F.col("split_idle_kwh"),
-        "unowned_kwh": energy - F.coalesce("jobs_energy_kwh", F.lit(0.0)) - F.coalesce("split_idle_kwh", F.lit(0.0)),
-    }  # fmt: skip
-    services = {f"{name}_kwh": F.when(kind == name, energy) for name in SERVICE_KINDS}
-
-    def transform(node_hours: DataFrame) -> DataFrame:
-        rows = node_hours
-        if node_split is not None:
-            parts = node_split.select(
-                *_NODE_HOUR, "jobs_energy_kwh", F.col("idle_energy_kwh").alias("split_idle_kwh")
-            )
-            rows = rows.join(parts, list(_NODE_HOUR), how="left")
-        sums = rows.groupBy(*_HOUR).agg(
-            *(exact_sum(F.when(is_compute, value), FINE_SUM).alias(name) for name, value in split.items()),
-            *(exact_sum(value, FINE_SUM).alias(name) for name, value in services.items()),
-            exact_sum(F.col("chassis_shared_kwh"), FINE_SUM).alias("chassis_shared_kwh"),
-            F.count_if(energy.isNull()).alias("unknown_nodes"),
+    energy, kind = pl.col("it_energy_kwh"), pl.col("node_kind").fill_null("compute")
+    rows = node_hours
+    if node_split is None:
+        jobs = pl.lit(None, pl.Float64)
+        idle = pl.min_horizontal(pl.col("idle_energy_kwh").fill_null(0.0), energy)
+    else:
+        parts = node_split.select(
+            *NODE_HOUR_KEY, "jobs_energy_kwh", pl.col("idle_energy_kwh").alias("split_idle_kwh")
         )
-        outside = (
-            unlisted.where(F.col("counts_in_total"))
-            .groupBy("site_id", F.date_trunc("hour", "interval_start").alias("hour_start"))
-            .agg(exact_sum(F.col("energy_kwh"), FINE_SUM).alias("unlisted_kwh"))
-        )
-        return sums.join(outside, list(_HOUR), how="left")
+        rows = rows.join(parts, on=NODE_HOUR_KEY, how="left")
+        jobs, idle = pl.col("jobs_energy_kwh"), pl.col("split_idle_kwh")
+    owned = {
+        "jobs_kwh": jobs,
+        "idle_kwh": idle,
+        "unowned_kwh": energy - jobs.fill_null(0.0) - idle.fill_null(0.0),
+    }
+    is_service = kind.is_in(SERVICE_KINDS)
+    sums = rows.group_by(_HOUR).agg(
+        *(exact_sum(pl.when(~is_service).then(value), FINE_DIGITS).alias(name) for name, value in owned.items()),
+        *(exact_sum(pl.when(kind == name).then(energy), FINE_DIGITS).alias(f"{name}_kwh") for name in SERVICE_KINDS),
+        exact_sum(pl.col("chassis_shared_kwh"), FINE_DIGITS).alias("chassis_shared_kwh"),
+        energy.null_count().alias("unknown_nodes"),
+    )  # fmt: skip
+    outside = (
+        unlisted.filter(pl.col("counts_in_total"))
+        .group_by("site_id", pl.col("interval_start").dt.truncate("1h").alias("hour_start"))
+        .agg(exact_sum(pl.col("energy_kwh"), FINE_DIGITS).alias("unlisted_kwh"))
+    )
+    return sums.join(outside, on=_HOUR, how="left")
 
-    return transform
 
-
-def with_job_idle(node_split: DataFrame | None) -> Transform:
+def with_job_idle(node_hours: pl.DataFrame, node_split: pl.DataFrame) -> pl.DataFrame:
     """gold/node_hour with idle energy by job accounting (`idle_basis` jobs) where the node is accounted."""
-
-    def transform(node_hours: DataFrame) -> DataFrame:
-        if node_split is None:
-            return node_hours
-        idle = node_split.select(*_NODE_HOUR, F.col("idle_energy_kwh").alias("_idle"))
-        known = F.col("_idle").isNotNull() & F.col("it_energy_kwh").isNotNull()
-        return (
-            node_hours.join(idle, list(_NODE_HOUR), how="left")
-            .withColumn("idle_energy_kwh", F.when(known, F.col("_idle")).otherwise(F.col("idle_energy_kwh")))
-            .withColumn("idle_basis", F.when(known, "jobs").otherwise(F.col("idle_basis")))
-            .drop("_idle")
-            .transform(conform(NODE_HOUR))
+    idle = node_split.select(*NODE_HOUR_KEY, pl.col("idle_energy_kwh").alias("_idle"))
+    known = pl.col("_idle").is_not_null() & pl.col("it_energy_kwh").is_not_null()
+    return (
+        node_hours.join(idle, on=NODE_HOUR_KEY, how="left")
+        .with_columns(
+            pl.when(known).then("_idle").otherwise("idle_energy_kwh").alias("idle_energy_kwh"),
+            pl.when(known).then(pl.lit("jobs")).otherwise("idle_basis").alias("idle_basis"),
         )
-
-    return transform
+        .drop("_idle")
+    )

@@ -8,7 +8,6 @@ from typing import Final, Self
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -75,30 +74,26 @@ def day_of(day: int) -> date:
     return date.fromordinal(_EPOCH.toordinal() + day)
 
 
-def plant_hours(site_hours: pa.Table, ledger: pa.Table, heat: pa.Table) -> dict[str, PlantHours]:
+def plant_hours(site_hours: pl.DataFrame, ledger: pl.DataFrame, heat: pl.DataFrame) -> dict[str, PlantHours]:
     """Rows of gold/site_hour and gold/energy_ledger, hours of heat meters -> the hours of each site.
 
     Of the ledger only accounts of measured basis are taken: a model must not learn from a model. `heat` has
     site_id, hour_start, point, energy_kwh (null: not known); heat that leaves the site (`export`) was not removed
     by the cooling. IT energy is that of gold/site_hour.
     """
-    measured = pl.DataFrame(ledger).filter(
-        (pl.col("side") == "account") & (pl.col("account_basis") == MEASURED)
-    )
+    measured = ledger.filter((pl.col("side") == "account") & (pl.col("account_basis") == MEASURED))
     parts = measured.group_by("site_id", "hour_start").agg(
         pl.col("account_kwh").filter(pl.col("ledger_account") == part).first().alias(part) for part in PARTS
     )
     heats = (
-        pl.DataFrame(heat)
-        .filter(pl.col("point").fill_null("") != "export")
+        heat.filter(pl.col("point").fill_null("") != "export")
         .sort("site_id", "hour_start", "energy_kwh")
         .group_by("site_id", "hour_start", maintain_order=True)
         .agg(pl.when(pl.col("energy_kwh").null_count() == 0).then(pl.col("energy_kwh").sum()).alias("heat"))
     )
     above_it = pl.col("facility_metered_kwh") - pl.col("it_energy_kwh")
     hours = (
-        pl.DataFrame(site_hours)
-        .join(parts, on=["site_id", "hour_start"], how="left")
+        site_hours.join(parts, on=["site_id", "hour_start"], how="left")
         .join(heats, on=["site_id", "hour_start"], how="left")
         .with_columns(above_it.alias("above_it"))
         .sort("site_id", "hour_start")

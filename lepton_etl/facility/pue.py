@@ -1,95 +1,100 @@
-"""Hours of clusters -> what of a day is known only by the hour: facility energy, PUE, peak, shared IT.
-
-- Facility meters -> what a site drew, its PUE with basis and category, the share of each cluster.
-"""
+"""Facility meters and hours of nodes -> what a site drew, its PUE with basis and category, each cluster's share."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from pyspark.sql import Column, DataFrame, Window
-from pyspark.sql import functions as F
+import polars as pl
 
 from lepton_etl.days import Days
-from lepton_etl.energy.node_hours import SHARED, UNATTRIBUTED, each_hour
-from lepton_etl.schema.columns import ENERGY_SUM, Transform, exact_sum
+from lepton_etl.energy.exact_sums import exact_sum, quotient, whole_sum
+from lepton_etl.energy.node_hours import SHARED, UNATTRIBUTED, expected_hours
 from lepton_etl.schema.common import BOUNDARY
 
 # ISO/IEC 30134-2 category of the point where IT energy is metered; the nearest to the IT input wins.
 IT_CATEGORY: Final = {"pdu_out": 2, "ups_out": 1}
 NODE_CATEGORY: Final = 3
 
-_SITE_HOUR: Final = ("site_id", "hour_start")
+_SITE_HOUR: Final = ["site_id", "hour_start"]
+_DAY: Final = ["date", "site_id", "cluster_id"]
 
 
-def meter_hours(facility_intervals: DataFrame, days: Days, coverage_min_ratio: float) -> Transform:
-    """silver/meter -> hours of top-level electricity meters; `energy_kwh` is null below the coverage limit.
+def top_meters(meters: pl.DataFrame, *by: str) -> pl.DataFrame:
+    """silver/meter without those below another one of the same `by` (point, carrier): their parent has counted them."""
+    parents = meters.select("site_id", pl.col("meter_id").alias("parent_id"), *by).unique()
+    return meters.join(parents, on=["site_id", "parent_id", *by], how="anti")
 
-    A meter below another one of the same point measures energy that its parent has counted already, so it is
-    left out. `direction` is +1 or -1 for the energy that crosses the site's boundary, null for any other
+
+def meter_hours(
+    meters: pl.DataFrame, facility_intervals: pl.DataFrame, days: Days, coverage_min_ratio: float
+) -> pl.DataFrame:
+    """Return hours of top-level electricity and heat meters; `energy_kwh` is null below the coverage limit.
+
+    A meter below another one of the same point and carrier measures energy that its parent has counted already, so it
+    is left out. `direction` is +1 or -1 for the energy that crosses the site's boundary, null for any other
     point: the meter's own sign, except that export and battery charge always leave.
     """
-    hour = F.date_trunc("hour", "interval_start")
-
-    def transform(meters: DataFrame) -> DataFrame:
-        electric = meters.where(F.coalesce("carrier", F.lit("electricity")) == "electricity")
-        parents = electric.select("site_id", F.col("meter_id").alias("parent_id"), "point").distinct()
-        top = electric.join(parents, ["site_id", "parent_id", "point"], how="left_anti")
-        sums = facility_intervals.groupBy("site_id", "meter_id", hour.alias("hour_start")).agg(
-            exact_sum(F.col("energy_kwh")).alias("metered_kwh"),
-            exact_sum(F.col("observed_s")).alias("observed_s"),
+    listed = meters.with_columns(pl.col("carrier").fill_null("electricity")).filter(
+        pl.col("carrier").is_in(("electricity", "heat"))
+    )
+    sums = facility_intervals.group_by(
+        "site_id", "meter_id", pl.col("interval_start").dt.truncate("1h").alias("hour_start")
+    ).agg(
+        exact_sum(pl.col("energy_kwh")).alias("metered_kwh"),
+        exact_sum(pl.col("observed_s")).alias("observed_s"),
+    )
+    is_known = pl.col("observed_s") >= coverage_min_ratio * pl.col("expected_s")
+    of_point = pl.col("point").replace_strict(BOUNDARY, default=None, return_dtype=pl.Float64)
+    direction = pl.when(of_point < 0).then(of_point).otherwise(of_point * pl.col("sign").fill_null(1))
+    return (
+        expected_hours(top_meters(listed, "point", "carrier"), days)
+        .join(sums, on=["site_id", "meter_id", "hour_start"], how="left")
+        .select(
+            *_SITE_HOUR, "meter_id", "point", "carrier", direction.alias("direction"),
+            pl.when(is_known).then("metered_kwh").alias("energy_kwh"), "serves", "class_pct",
         )
-        is_known = F.col("observed_s") >= coverage_min_ratio * F.col("expected_s")
-        of_point = F.create_map(*(F.lit(part) for pair in BOUNDARY.items() for part in pair))[F.col("point")]
-        direction = F.when(of_point < 0, of_point).otherwise(of_point * F.coalesce("sign", F.lit(1)))
-        return (
-            top.transform(each_hour(days))
-            .join(sums, ["site_id", "meter_id", "hour_start"], how="left")
-            .select(
-                *_SITE_HOUR,
-                "meter_id",
-                "point",
-                direction.cast("double").alias("direction"),
-                F.when(is_known, F.col("metered_kwh")).alias("energy_kwh"),
-                "serves",
-                "class_pct",
-            )
-        )
-
-    return transform
+    )  # fmt: skip
 
 
-def sum_meters(meters: DataFrame) -> DataFrame:
-    """Hours of meters -> hours of a site: what it drew, its IT energy at a meter, the meter's PUE category.
+def site_meters(meters: pl.DataFrame) -> pl.DataFrame:
+    """Hours of electricity meters -> hours of a site: what it drew, its IT energy at a meter, the PUE category.
 
     facility = utility + pv + generator + battery_out - export - battery_in; it needs a utility meter. A sum
     with a silent meter in it is not known. IT is metered at the PDU outputs where the site has such meters,
     else at the UPS.
     Source: definitions of the ledger of a site-hour, docs/methodology.md section 5.
     """
-    energy = F.col("energy_kwh")
+    energy, point = pl.col("energy_kwh"), pl.col("point")
 
-    def complete_sum(chosen: Column, value: Column) -> Column:
-        is_complete = F.count_if(chosen & energy.isNull()) == 0
-        return F.when(is_complete, exact_sum(F.when(chosen, value)))
+    def complete_sum(chosen: pl.Expr, value: pl.Expr) -> pl.Expr:
+        return whole_sum(pl.when(chosen).then(value), chosen)
 
-    at = {point: F.col("point") == point for point in (*IT_CATEGORY, "utility")}
-    has_pdu = F.count_if(at["pdu_out"]) > 0
-    facility = complete_sum(F.col("direction").isNotNull(), energy * F.col("direction"))
-    it_metered = F.when(has_pdu, complete_sum(at["pdu_out"], energy)).otherwise(
-        complete_sum(at["ups_out"], energy)
-    )
-    category = F.when(has_pdu, IT_CATEGORY["pdu_out"]).otherwise(IT_CATEGORY["ups_out"])
-    has_utility = F.count_if(at["utility"]) > 0
-    return meters.groupBy(*_SITE_HOUR).agg(
-        F.when(has_utility & (facility >= 0), facility).alias("facility_metered_kwh"),
-        it_metered.alias("it_metered_kwh"),
-        F.when(it_metered.isNotNull(), category).alias("it_category"),
-        has_utility.alias("has_utility"),
-    )
+    crosses = pl.col("direction").is_not_null()
+    return (
+        meters.group_by(_SITE_HOUR)
+        .agg(
+            complete_sum(crosses, energy * pl.col("direction")).alias("facility"),
+            complete_sum(point == "pdu_out", energy).alias("pdu_out"),
+            complete_sum(point == "ups_out", energy).alias("ups_out"),
+            (point == "pdu_out").any().alias("has_pdu"),
+            (point == "utility").any().alias("has_utility"),
+        )
+        .with_columns(
+            pl.when(pl.col("has_utility") & (pl.col("facility") >= 0)).then("facility").alias("facility_metered_kwh"),
+            pl.when("has_pdu").then("pdu_out").otherwise("ups_out").alias("it_metered_kwh"),
+            pl.when("has_pdu")
+            .then(IT_CATEGORY["pdu_out"])
+            .otherwise(IT_CATEGORY["ups_out"])
+            .alias("it_category"),
+        )
+        .select(
+            *_SITE_HOUR, "facility_metered_kwh", "it_metered_kwh",
+            pl.when(pl.col("it_metered_kwh").is_not_null()).then("it_category").alias("it_category"), "has_utility",
+        )
+    )  # fmt: skip
 
 
-def with_pue(meter_sums: DataFrame, pue_assumed: float | None) -> Transform:
+def with_pue(site_sums: pl.DataFrame, metered: pl.DataFrame, pue_assumed: float | None) -> pl.DataFrame:
     """Add facility energy and PUE to hours of sites (sums of nodes), each with its basis.
 
     PUE = facility / IT: `measured` with IT at a meter (category 1 or 2), `partial` with IT by node sensors
@@ -98,49 +103,45 @@ def with_pue(meter_sums: DataFrame, pue_assumed: float | None) -> Transform:
     warn about.
     Source: ISO/IEC 30134-2 (EN 50600-4-2), PUE = E_DC / E_IT.
     """
-    metered, it_metered, it_energy = (
-        F.col("facility_metered_kwh"),
-        F.col("it_metered_kwh"),
-        F.col("it_energy_kwh"),
-    )
-    has_utility = F.coalesce("has_utility", F.lit(False))
-    is_assumed = ~has_utility & F.lit(pue_assumed is not None)
-    quotient = F.try_divide(metered, it_energy)
+    facility_kwh, it_kwh = pl.col("facility_metered_kwh"), pl.col("it_energy_kwh")
+    has_it_meter = pl.col("it_metered_kwh").is_not_null()
+    assumed = pl.lit(pue_assumed, pl.Float64)
+    is_assumed = ~pl.col("has_utility").fill_null(value=False) & assumed.is_not_null()
+    ratio = quotient(facility_kwh, it_kwh)
     # Metered facility energy stands without IT energy; only a sum that contradicts the IT does not.
-    facility = F.when(is_assumed, it_energy * F.lit(pue_assumed)).when(
-        F.coalesce(quotient >= 1, F.lit(True)), metered
-    )
-    pue = F.when(is_assumed, F.lit(pue_assumed)).when(quotient >= 1, quotient)
-    pue_basis = (
-        F.when(pue.isNull(), "none")
-        .when(is_assumed, "assumed")
-        .when(it_metered.isNotNull(), "measured")
-        .otherwise("partial")
-    )
-    is_ratio = pue.isNotNull() & ~is_assumed
-    facility_basis = F.when(facility.isNull(), "none").when(is_assumed, "assumed").otherwise("measured")
-
-    def transform(site_sums: DataFrame) -> DataFrame:
-        it_basis = F.when(it_metered.isNotNull(), "measured").otherwise(F.col("energy_basis"))
-        return (
-            site_sums.join(meter_sums, list(_SITE_HOUR), how="left")
-            .withColumns({"energy_basis": it_basis, "it_energy_kwh": F.coalesce(it_metered, it_energy)})
-            .withColumns(
-                {
-                    "facility_energy_kwh": facility.cast("double"),
-                    "facility_basis": facility_basis,
-                    "pue_ratio": pue.cast("double"),
-                    "pue_basis": pue_basis,
-                    "pue_category": F.when(is_ratio, F.coalesce("it_category", F.lit(NODE_CATEGORY))),
-                    "status": F.lit("provisional"),
-                }
-            )
+    fits_it = (ratio >= 1).fill_null(value=True)
+    facility = pl.when(is_assumed).then(it_kwh * assumed).when(fits_it).then(facility_kwh)
+    pue = pl.when(is_assumed).then(assumed).when(ratio >= 1).then(ratio)
+    by_meters = pl.when(has_it_meter).then(pl.lit("measured")).otherwise(pl.lit("partial"))
+    return (
+        site_sums.join(metered, on=_SITE_HOUR, how="left")
+        .with_columns(
+            pl.when(has_it_meter).then(pl.lit("measured")).otherwise("energy_basis").alias("energy_basis"),
+            pl.coalesce("it_metered_kwh", "it_energy_kwh").alias("it_energy_kwh"),
         )
+        .with_columns(facility.alias("facility_energy_kwh"), pue.alias("pue_ratio"))
+        .with_columns(
+            _basis(is_assumed, "facility_energy_kwh", pl.lit("measured")).alias("facility_basis"),
+            _basis(is_assumed, "pue_ratio", by_meters).alias("pue_basis"),
+            pl.when(pl.col("pue_ratio").is_not_null() & ~is_assumed)
+            .then(pl.col("it_category").fill_null(NODE_CATEGORY))
+            .alias("pue_category"),
+            pl.lit("provisional").alias("status"),
+        )
+    )
 
-    return transform
+
+def _basis(is_assumed: pl.Expr, figure: str, otherwise: pl.Expr) -> pl.Expr:
+    return (
+        pl.when(pl.col(figure).is_null())
+        .then(pl.lit("none"))
+        .when(is_assumed)
+        .then(pl.lit("assumed"))
+        .otherwise(otherwise)
+    )
 
 
-def with_shared_it(site_hours: DataFrame) -> Transform:
+def with_shared_it(clusters: pl.DataFrame, site_hours: pl.DataFrame) -> pl.DataFrame:
     """Add the site's IT energy outside clusters to the hours of clusters.
 
     `_shared` takes the metered network, storage and service equipment of the ledger beside its nodes (in place of
@@ -148,48 +149,35 @@ def with_shared_it(site_hours: DataFrame) -> Transform:
     where sensor errors do not explain it; it has no nodes and no interval.
     """
     key = [*_SITE_HOUR, "cluster_id"]
-    figures = ("it_energy_kwh", "it_energy_measured_kwh")
     outside = {SHARED: "shared_load_kwh", UNATTRIBUTED: "unattributed_kwh"}
-
-    def transform(clusters: DataFrame) -> DataFrame:
-        loads = [
-            site_hours.where(F.col(column) > 0).select(
-                *_SITE_HOUR,
-                F.lit(cluster).alias("cluster_id"),
-                F.col("date").alias("_date"),
-                F.col(column).alias("_load"),
-            )
-            for cluster, column in outside.items()
-        ]
-        has_load = F.col("_load").isNotNull()
-        with_load = {
-            name: F.when(has_load, F.coalesce(F.col(name), F.lit(0.0)) + F.col("_load")).otherwise(
-                F.col(name)
-            )
-            for name in figures
-        }
-        # The interval was around what the nodes sensed, not around a meter's load.
-        no_interval = {
-            name: F.when(~has_load, F.col(name)) for name in ("it_energy_lower_kwh", "it_energy_upper_kwh")
-        }
-        return (
-            clusters.join(loads[0].unionByName(loads[1]), key, how="full")
-            .withColumns(with_load | no_interval)
-            .withColumns(
-                {
-                    "date": F.coalesce("date", "_date"),
-                    "node_count": F.coalesce("node_count", F.lit(0.0)),
-                    "energy_basis": F.when(has_load, "measured").otherwise(F.col("energy_basis")),
-                    "idle_basis": F.coalesce("idle_basis", F.lit("none")),
-                }
-            )
-            .drop("_date", "_load")
+    loads = pl.concat(
+        site_hours.filter(pl.col(column) > 0).select(
+            *_SITE_HOUR, pl.lit(cluster).alias("cluster_id"), pl.col("date").alias("_date"),
+            pl.col(column).alias("_load"),
         )
+        for cluster, column in outside.items()
+    )  # fmt: skip
+    has_load = pl.col("_load").is_not_null()
+    figures = ("it_energy_kwh", "it_energy_measured_kwh")
+    return (
+        clusters.join(loads, on=key, how="full", coalesce=True)
+        .with_columns(
+            *(
+                pl.when(has_load).then(pl.col(name).fill_null(0.0) + pl.col("_load")).otherwise(name).alias(name)
+                for name in figures
+            ),
+            # The interval was around what the nodes sensed, not around a meter's load.
+            *(pl.when(~has_load).then(name).alias(name) for name in ("it_energy_lower_kwh", "it_energy_upper_kwh")),
+            pl.coalesce("date", "_date").alias("date"),
+            pl.col("node_count").fill_null(0.0),
+            pl.when(has_load).then(pl.lit("measured")).otherwise("energy_basis").alias("energy_basis"),
+            pl.col("idle_basis").fill_null("none"),
+        )
+        .drop("_date", "_load")
+    )  # fmt: skip
 
-    return transform
 
-
-def with_overhead(site_hours: DataFrame) -> Transform:
+def with_overhead(clusters: pl.DataFrame, site_hours: pl.DataFrame) -> pl.DataFrame:
     """Add each cluster's facility energy: its IT energy and its share of the overhead, pro rata by IT energy.
 
     The overhead is the ledger's: conversion loss, cooling and management, where all are known; else what the site
@@ -197,113 +185,110 @@ def with_overhead(site_hours: DataFrame) -> Transform:
     to the site without its residual, which is nobody's. Shares are by the sum of the clusters' own IT energies; where
     one is unknown, by the site's IT energy, so that its share is not charged to the others. An assumed PUE
     multiplies each cluster's own IT energy.
-    Source: definitions.md section 4.
+    Source: docs/definitions.md section 4.
     """
-    facts = ("facility_energy_kwh", "it_energy_kwh", "overhead_kwh", "pue_ratio", "pue_basis")
-    site = {name: F.col(f"site_{name}") for name in facts}
+    facts = (
+        "facility_energy_kwh", "it_energy_kwh", "overhead_kwh", "pue_ratio", "pue_basis", "pue_category",
+    )  # fmt: skip
+    site = {name: pl.col(f"site_{name}") for name in facts}
     is_assumed = site["pue_basis"] == "assumed"
     rest = site["facility_energy_kwh"] - site["it_energy_kwh"]
-    overhead = F.coalesce(site["overhead_kwh"], F.when(rest >= 0, rest))
-    own, all_of_them = F.col("it_energy_kwh"), Window.partitionBy(*_SITE_HOUR)
-    known = F.sum(own.cast(ENERGY_SUM)).over(all_of_them).cast("double")
-    is_whole = F.count_if(own.isNull()).over(all_of_them) == 0
-    share = F.try_divide(own, F.when(is_whole, known).otherwise(site["it_energy_kwh"]))
-    facility = F.when(is_assumed, own * site["pue_ratio"]).when(
-        site["pue_basis"] != "none", own + overhead * share
+    overhead = pl.coalesce(site["overhead_kwh"], pl.when(rest >= 0).then(rest))
+    own, facility = pl.col("it_energy_kwh"), pl.col("facility_energy_kwh")
+    is_whole = own.null_count().over(_SITE_HOUR) == 0
+    known = exact_sum(own).over(_SITE_HOUR)
+    share = quotient(own, pl.when(is_whole).then(known).otherwise(site["it_energy_kwh"]))
+    basis = pl.when(facility.is_null()).then(pl.lit("none")).otherwise(site["pue_basis"])
+    is_known = facility.is_not_null()
+    return (
+        clusters.join(
+            site_hours.select(*_SITE_HOUR, *(pl.col(name).alias(f"site_{name}") for name in facts)),
+            on=_SITE_HOUR,
+            how="left",
+        )
+        .with_columns(
+            pl.when(is_assumed)
+            .then(own * site["pue_ratio"])
+            .when(site["pue_basis"] != "none")
+            .then(own + overhead * share)
+            .alias("facility_energy_kwh")
+        )
+        .with_columns(
+            basis.alias("facility_basis"),
+            pl.when(is_assumed & is_known)
+            .then(site["pue_ratio"])
+            .otherwise(quotient(facility, own))
+            .alias("pue_ratio"),
+            basis.alias("pue_basis"),
+            pl.when(is_known).then(site["pue_category"]).alias("pue_category"),
+        )
+        .drop(f"site_{name}" for name in facts)
     )
-    pue = F.try_divide(F.col("facility_energy_kwh"), own)
-    basis = F.when(F.col("facility_energy_kwh").isNull(), "none").otherwise(site["pue_basis"])
-
-    def transform(clusters: DataFrame) -> DataFrame:
-        shares = site_hours.select(
-            *_SITE_HOUR, *(F.col(name).alias(f"site_{name}") for name in facts),
-            F.col("pue_category").alias("site_pue_category"),
-        )  # fmt: skip
-        return (
-            clusters.join(shares, list(_SITE_HOUR), how="left")
-            .withColumn("facility_energy_kwh", facility)
-            .withColumns(
-                {
-                    "facility_basis": basis,
-                    "pue_ratio": F.when(is_assumed & F.col("facility_energy_kwh").isNotNull(),
-                                        site["pue_ratio"]).otherwise(pue),
-                    "pue_basis": basis,
-                    "pue_category": F.when(
-                        F.col("facility_energy_kwh").isNotNull(), F.col("site_pue_category")
-                    ),
-                }
-            )
-            .drop(*(f"site_{name}" for name in facts), "site_pue_category")
-        )  # fmt: skip
-
-    return transform
 
 
-_DAY: Final = ("date", "site_id", "cluster_id")
-
-
-def facility_days(coverage_min_ratio: float) -> Transform:
+def facility_days(cluster_hours: pl.DataFrame, coverage_min_ratio: float) -> pl.DataFrame:
     """gold/cluster_hour -> facility energy and PUE of each cluster's day.
 
     Facility energy is the sum over the hours in which it is known, PUE the ratio of the sums over hours in
     which both are known (never a mean of ratios). Both are null where fewer than the limit's share of the
     hours are known. Hours of different categories make a day without a category, and `partial`.
     """
-    energy, facility, pue = F.col("it_energy_kwh"), F.col("facility_energy_kwh"), F.col("pue_ratio")
-    has_both = pue.isNotNull() & energy.isNotNull() & facility.isNotNull()
-    enough_facility = F.count("facility_energy_kwh") >= coverage_min_ratio * F.count(F.lit(1))
-    enough_pue = F.count_if(has_both) >= coverage_min_ratio * F.count(F.lit(1))
-    ratio = F.try_divide(exact_sum(F.when(has_both, facility)), exact_sum(F.when(has_both, energy)))
-    bases = F.array_sort(F.collect_set(F.when(has_both, F.col("pue_basis"))))
-    basis = F.when(F.size(bases) == 1, F.get(bases, F.lit(0))).otherwise("partial")
-    categories = F.collect_set(F.when(has_both, F.col("pue_category")))
-    facility_bases = F.collect_set(F.when(facility.isNotNull(), F.col("facility_basis")))
-    facility_basis = F.when(F.size(facility_bases) == 1, F.get(facility_bases, F.lit(0))).otherwise("partial")
-    enough_it = F.count("it_energy_kwh") >= coverage_min_ratio * F.count(F.lit(1))
+    energy, facility = pl.col("it_energy_kwh"), pl.col("facility_energy_kwh")
+    has_both = pl.col("pue_ratio").is_not_null() & energy.is_not_null() & facility.is_not_null()
 
-    def transform(cluster_hours: DataFrame) -> DataFrame:
-        return cluster_hours.groupBy(*_DAY).agg(
-            F.when(enough_it, exact_sum(energy)).alias("hours_it_kwh"),
-            F.max("peak_power_w").alias("peak_power_w"),
-            F.when(enough_facility, exact_sum(facility)).alias("facility_energy_kwh"),
-            F.when(enough_facility, facility_basis).otherwise("none").alias("facility_basis"),
-            F.when(enough_pue, ratio).alias("pue_ratio"),
-            F.when(enough_pue, basis).otherwise("none").alias("pue_basis"),
-            F.when(enough_pue & (F.size(categories) == 1), F.get(categories, F.lit(0))).alias("pue_category"),
-        )
+    def enough(known: pl.Expr) -> pl.Expr:
+        return known.sum() >= coverage_min_ratio * pl.len()
 
-    return transform
+    def common(name: str, known: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
+        values = pl.when(known).then(name)
+        return values.drop_nulls().n_unique() == 1, values.max()
+
+    one_pue, pue_basis = common("pue_basis", has_both)
+    one_category, category = common("pue_category", has_both)
+    one_facility, facility_basis = common("facility_basis", facility.is_not_null())
+    partial, none = pl.lit("partial"), pl.lit("none")
+    has_pue, has_facility = enough(has_both), enough(facility.is_not_null())
+    ratio = quotient(exact_sum(pl.when(has_both).then(facility)), exact_sum(pl.when(has_both).then(energy)))
+    return cluster_hours.group_by(_DAY).agg(
+        pl.when(enough(energy.is_not_null())).then(exact_sum(energy)).alias("hours_it_kwh"),
+        pl.col("peak_power_w").max(),
+        pl.when(has_facility).then(exact_sum(facility)).alias("facility_energy_kwh"),
+        pl.when(has_facility)
+        .then(pl.when(one_facility).then(facility_basis).otherwise(partial))
+        .otherwise(none)
+        .alias("facility_basis"),
+        pl.when(has_pue).then(ratio).alias("pue_ratio"),
+        pl.when(has_pue)
+        .then(pl.when(one_pue).then(pue_basis).otherwise(partial))
+        .otherwise(none)
+        .alias("pue_basis"),
+        pl.when(has_pue & one_category).then(category).alias("pue_category"),
+    )
 
 
-def with_facility_days(days_of_facility: DataFrame) -> Transform:
-    """Join sums of nodes by day with what is known by the hour; the IT energy outside clusters is of its hours.
+def with_facility_days(node_sums: pl.DataFrame, days: pl.DataFrame) -> pl.DataFrame:
+    """Join sums of nodes by day with facility_days; the IT energy outside clusters is of its hours.
 
     `_shared` at meters and `_unattributed` have no nodes, so their days exist only here.
     """
-
-    def transform(node_sums: DataFrame) -> DataFrame:
-        rows = node_sums.join(days_of_facility, list(_DAY), how="right")
-        is_shared = F.col("cluster_id").isin(SHARED, UNATTRIBUTED)
-        # Where `_shared` is nodes alone, the hours say the same as the nodes.
-        shared_it = F.coalesce("hours_it_kwh", "it_energy_kwh")
-        it_energy = F.when(is_shared, shared_it).otherwise(F.col("it_energy_kwh"))
-        shared_measured = F.coalesce("hours_it_kwh", "it_energy_measured_kwh")
-        has_rest = is_shared & ~shared_it.eqNullSafe(F.col("it_energy_kwh"))
-        shared_basis = F.when(F.col("hours_it_kwh").isNotNull(), "measured").otherwise(
-            F.coalesce("energy_basis", F.lit("insufficient"))
-        )
-        return rows.withColumns(
-            {
-                "it_energy_lower_kwh": F.when(~has_rest, F.col("it_energy_lower_kwh")),
-                "it_energy_upper_kwh": F.when(~has_rest, F.col("it_energy_upper_kwh")),
-                "it_energy_measured_kwh": F.when(is_shared, shared_measured).otherwise(
-                    F.col("it_energy_measured_kwh")
-                ),
-                "it_energy_kwh": it_energy,
-                "energy_basis": F.when(is_shared, shared_basis).otherwise(F.col("energy_basis")),
-                "idle_basis": F.coalesce("idle_basis", F.lit("none")),
-                "node_count": F.coalesce("node_count", F.lit(0.0)),
-            }
-        ).drop("hours_it_kwh")
-
-    return transform
+    rows = days.join(node_sums, on=_DAY, how="left")
+    is_shared = pl.col("cluster_id").is_in((SHARED, UNATTRIBUTED))
+    # Where `_shared` is nodes alone, the hours say the same as the nodes.
+    shared_it = pl.coalesce("hours_it_kwh", "it_energy_kwh")
+    has_rest = is_shared & shared_it.ne_missing(pl.col("it_energy_kwh"))
+    shared_basis = (
+        pl.when(pl.col("hours_it_kwh").is_not_null())
+        .then(pl.lit("measured"))
+        .otherwise(pl.col("energy_basis").fill_null("insufficient"))
+    )
+    of_shared = {
+        "it_energy_measured_kwh": pl.coalesce("hours_it_kwh", "it_energy_measured_kwh"),
+        "it_energy_kwh": shared_it,
+        "energy_basis": shared_basis,
+    }
+    return rows.with_columns(
+        *(pl.when(~has_rest).then(name).alias(name) for name in ("it_energy_lower_kwh", "it_energy_upper_kwh")),
+        *(pl.when(is_shared).then(value).otherwise(name).alias(name) for name, value in of_shared.items()),
+        pl.col("idle_basis").fill_null("none"),
+        pl.col("node_count").fill_null(0.0),
+    ).drop("hours_it_kwh")  # fmt: skip

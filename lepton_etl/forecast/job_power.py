@@ -1,4 +1,4 @@
-"""Mean power of a run before it starts, from what its request says and what earlier-ended runs drew.
+"""Predict the mean power of a run before it starts, from what its request says and what earlier-ended runs drew.
 
 Power of a run over all its nodes, W, predicted as a rate of each requested unit (GPU, else core) times the units: a
 user's rate where the user has runs, pulled towards that of the partition, and that towards that of all with the same
@@ -15,11 +15,8 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from lepton_etl.uncertainty import UPPER, conformal_rank
+from lepton_etl.uncertainty import conformal_ends
 
-# Request and history columns; `partition` and `user_name` may be null.
-REQUEST: Final = ("user_name", "partition", "gpu_count", "cpu_count", "memory_byte", "submit_time")
-HISTORY: Final = (*REQUEST, "end_time", "mean_power_w")
 MODEL_NAME: Final = "job-power"
 MODEL_VERSION: Final = "1"
 HALF_LIFE_DAYS: Final = 30.0
@@ -41,7 +38,7 @@ class Rates:
 
 
 def predict_jobs(requests: pl.DataFrame, history: pl.DataFrame, at: datetime) -> pl.DataFrame:
-    """`requests` with predicted_power_w, its lower and upper end, and prediction_basis; same rows, same order.
+    """Return `requests` with predicted_power_w, its lower and upper end, and prediction_basis; same rows, same order.
 
     `history` are runs with their measured mean power, W over all nodes; only those that ended by `at` count. With no
     run of the same kind of unit all three figures are null and the basis is `none`.
@@ -52,9 +49,9 @@ def predict_jobs(requests: pl.DataFrame, history: pl.DataFrame, at: datetime) ->
         return _unknown(rows)
     cut = int(known.height * (1 - CALIBRATION_SHARE))
     ends = _ends(known, cut)
-    told = _apply(rows, _rates(known, at)).join(ends, on="prediction_basis", how="left").sort("_row")
+    predicted = _apply(rows, _rates(known, at)).join(ends, on="prediction_basis", how="left").sort("_row")
     power = pl.col("_log").exp() * pl.col("_units")
-    return told.with_columns(
+    return predicted.with_columns(
         power.alias("predicted_power_w"),
         (power * pl.col("_low").exp()).alias("predicted_power_lower_w"),
         (power * pl.col("_high").exp()).alias("predicted_power_upper_w"),
@@ -70,7 +67,7 @@ _ADDED: Final = (
 
 
 def _units(frame: pl.DataFrame) -> pl.DataFrame:
-    """Units requested, their kind, and how many as a power of two; a request of neither has no units."""
+    """Return units requested, their kind, and how many as a power of two; a request of neither has no units."""
     gpus, cores = pl.col("gpu_count").fill_null(0), pl.col("cpu_count").fill_null(0)
     return frame.with_columns(
         pl.when(gpus > 0).then(gpus).when(cores > 0).then(cores).cast(pl.Float64).alias("_units"),
@@ -99,7 +96,7 @@ def _rates(known: pl.DataFrame, at: datetime) -> Rates:
 
 
 def _apply(rows: pl.DataFrame, rates: Rates) -> pl.DataFrame:
-    """`_log`, the log rate, and `prediction_basis`, the narrowest group that had a run."""
+    """Return `_log`, the log rate, and `prediction_basis`, the narrowest group that had a run."""
 
     def joined(left: pl.DataFrame, right: pl.DataFrame, keys: list[str], name: str) -> pl.DataFrame:
         named = right.rename({"_mean": f"_{name}", "_n": f"_{name}_n"})
@@ -130,24 +127,23 @@ def _apply(rows: pl.DataFrame, rates: Rates) -> pl.DataFrame:
 def _ends(known: pl.DataFrame, cut: int) -> pl.DataFrame:
     """Log ends of the interval by basis, from the newest runs predicted by the older; all bases where one has few."""
     older, newer = known[:cut], known[cut:]
-    empty: list[dict[str, object]] = []
+    found: list[dict[str, object]] = []
     if older.height and newer.height:
         # A run is judged by what had ended before it was submitted only as far as the older part goes.
-        told = _apply(newer, _rates(older, older["end_time"].max()))  # type: ignore[arg-type]
-        miss = told.with_columns(
+        predicted = _apply(newer, _rates(older, older["end_time"].max()))  # type: ignore[arg-type]
+        miss = predicted.with_columns(
             ((pl.col("mean_power_w") / pl.col("_units")).log() - pl.col("_log")).alias("_miss")
         )
         every = miss["_miss"].drop_nulls().to_numpy()
         for basis in ("user", "partition", "hardware"):
             own = miss.filter(pl.col("prediction_basis") == basis)["_miss"].drop_nulls().to_numpy()
-            values = np.sort(own if len(own) >= MIN_CALIBRATION else every)
-            count = len(values)
-            rank = conformal_rank(count, UPPER)
-            if count >= MIN_CALIBRATION and rank <= count:
-                low, high = float(values[count - rank]), float(values[rank - 1])
-                empty.append({"prediction_basis": basis, "_low": low, "_high": high})
+            low, high = conformal_ends(
+                own if len(own) >= MIN_CALIBRATION else every, least_count=MIN_CALIBRATION
+            )
+            if np.isfinite(low):
+                found.append({"prediction_basis": basis, "_low": low, "_high": high})
     schema = {"prediction_basis": pl.String, "_low": pl.Float64, "_high": pl.Float64}
-    return pl.DataFrame(empty, schema=schema)
+    return pl.DataFrame(found, schema=schema)
 
 
 def _unknown(rows: pl.DataFrame) -> pl.DataFrame:

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pyspark.sql import Column
-from pyspark.sql import functions as F
+import polars as pl
 
-from lepton_etl.schema.columns import exact_sum
+from lepton_etl.energy.exact_sums import exact_sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,22 +43,22 @@ class InletHours:
     under_k_h: float
 
 
-def inlet_sums(inlet_c: Column, hours: Column) -> dict[str, Column]:
-    """Sums of hours of nodes by inlet dry bulb (degC): known_h, inside_<name>_h, over_k_h, under_k_h.
+def inlet_sums(inlet_c: pl.Expr, hours: pl.Expr) -> dict[str, pl.Expr]:
+    """Return sums of hours of nodes by inlet dry bulb (degC): known_h, inside_<name>_h, over_k_h, under_k_h.
 
     Humidity is not measured at the inlets, so the shares are an upper bound of being inside.
     """
     over, under = inlet_c - RECOMMENDED.high_c, RECOMMENDED.low_c - inlet_c
-    inside = {
-        f"inside_{one.name}_h": F.when(inlet_c.between(one.low_c, one.high_c), hours) for one in ENVELOPES
-    }
     addends = {
-        "known_h": F.when(inlet_c.isNotNull(), hours),
-        **inside,
-        "over_k_h": F.when(over > 0, over * hours),
-        "under_k_h": F.when(under > 0, under * hours),
+        "known_h": pl.when(inlet_c.is_not_null()).then(hours),
+        **{
+            f"inside_{one.name}_h": pl.when(inlet_c.is_between(one.low_c, one.high_c)).then(hours)
+            for one in ENVELOPES
+        },
+        "over_k_h": pl.when(over > 0).then(over * hours),
+        "under_k_h": pl.when(under > 0).then(under * hours),
     }
-    return {name: F.coalesce(exact_sum(addend), F.lit(0.0)) for name, addend in addends.items()}
+    return {name: exact_sum(addend).fill_null(0.0) for name, addend in addends.items()}
 
 
 def inlet_hours(row: Mapping[str, float]) -> InletHours | None:

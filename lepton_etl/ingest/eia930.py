@@ -28,7 +28,7 @@ class Decoder(delimited.Decoder):
 
     avg_CI weighs each fuel by a life-cycle median, so it is no direct intensity. The generation by fuel is ignored
     (unmapped), an hour without an intensity too (no_value). Stamps name the end of the hour, with dated exceptions;
-    a reading names its start. Source: EIA form 930; definitions.md section 9.
+    a reading names its start. Source: EIA form 930; docs/definitions.md section 9.
     """
 
     def __init__(self, origin: Origin, spec: Eia930Spec) -> None:

@@ -30,7 +30,7 @@ def read(chunks: Iterable[bytes], origin: Origin, spec: OpenMeteoSpec) -> Parts:
 
     Stamps are of a clock that stands `utc_offset_seconds` before UTC all year, whatever `timezone` says; asked for as
     unixtime they are UTC. A null is no value. An answer for several places, without the offset, or without arrays is
-    one reject. Source: Open-Meteo API; definitions.md section 9.
+    one reject. Source: Open-Meteo API; docs/definitions.md section 9.
     """
     for part in documents(chunks):
         weather = _Weather(spec)

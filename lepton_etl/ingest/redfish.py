@@ -183,7 +183,10 @@ def _report(document: Json, place: _Place) -> Iterator[Found]:
 
 
 def _checked(sample: Sample, name: str, place: _Place) -> Sample | Fault:
-    """Refuse the input of a supply that is its rating or more: the BMC shows the rating. Source: definitions.md 2."""
+    """Refuse the input of a supply that is its rating or more: the BMC shows the rating.
+
+    Source: docs/definitions.md section 2.
+    """
     watts = _number(sample.raw_value) if name in INPUT_POWERS else None
     if watts is None or place.capacity_w is None or watts < place.capacity_w:
         return sample

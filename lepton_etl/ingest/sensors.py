@@ -20,13 +20,14 @@ from pydantic import (
     model_validator,
 )
 
+from lepton_etl.conf_files import conf_path
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.ingest.units import Conversion, conversion
 from lepton_etl.schema.common import QUANTITIES
 
 Statistic = Literal["instant", "mean", "min", "max", "counter"]
 
-RULES_FOLDER: Final = Path(__file__).resolve().parents[2] / "conf" / "sensors"
+RULES_FOLDER: Final = conf_path("sensors")
 
 NO_LABELS: Final[Mapping[str, str]] = {}
 MAPPED_SCHEMA: Final = {

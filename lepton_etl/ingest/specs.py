@@ -94,7 +94,7 @@ class TimeColumn(Column):
     ambiguous: Ambiguous = Field(
         default="reject",
         description="The local hour that happens twice: `reject` its rows, or `merged` where one row is the window of "
-        "both hours (definitions.md section 9).",
+        "both hours (docs/definitions.md section 9).",
     )
 
     @model_validator(mode="after")

@@ -191,7 +191,7 @@ class FileIdentity:
     """SHA-256 of (source name, identity taken from the path, decompressed bytes), fed as the bytes go by.
 
     Each name goes in with its length, so that no two pairs of names run together; no identity is not an empty one.
-    Source: definitions.md section 1.
+    Source: docs/definitions.md section 1.
     """
 
     def __init__(self, source_name: str, node_id: str | None) -> None:

@@ -109,7 +109,8 @@ def parse_stamps(
 
     `format` is a chrono format as polars takes it, `epoch` a unit; without both the text is ISO 8601.
     `timezone` is the IANA zone of stamps that carry none. A local time that happens twice is refused, or, when one
-    row stands for both hours (`merged`), is the first of them with `merged` true. Source: definitions.md section 9.
+    row stands for both hours (`merged`), is the first of them with `merged` true.
+    Source: docs/definitions.md section 9.
     """
     frame = pl.DataFrame({"text": texts.cast(pl.String).str.strip_chars()})
     if epoch is None and format is None:

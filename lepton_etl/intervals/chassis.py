@@ -33,7 +33,7 @@ def summed_supplies(spoken: Spoken) -> Spoken:
     All are those that the node shows on this day, at least `psu_count` of the inventory where that is known.
     A refused supply makes its stamp refused. The sums stand at device 'node' with sensor SUM_SENSOR; the
     resolutions of the supplies add in quadrature to `supply_resolution`. Channels count from 0.
-    Source: definitions.md section 2.
+    Source: docs/definitions.md section 2.
     """
     whose = ["day", "node_id", "quantity", "statistic"]
     numbered = (pl.col("quantity") == "psu_input_power") & pl.col("device_id").str.contains(r"^psu\d+$")
@@ -118,7 +118,7 @@ def chassis_once(spoken: Spoken) -> Spoken:
 
     Refused copies do not vote; where all are refused the stamp is refused. A node without a chassis in the
     inventory keeps its own reading. Needs `chassis_id`. Channels are numbered anew, in the order of CHANNEL.
-    Source: definitions.md section 2.
+    Source: docs/definitions.md section 2.
     """
     sensors = spoken.sensors
     is_copy = (

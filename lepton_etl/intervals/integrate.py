@@ -9,7 +9,7 @@ before it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 MICROSECONDS: Final = 1_000_000
-# No device draws more than this times its rating. Source: definitions.md section 8.
+# No device draws more than this times its rating. Source: docs/definitions.md section 8.
 RATED_LIMIT_RATIO: Final = 1.5
 
 
@@ -75,7 +75,7 @@ def between_instants(channel: Ints, time_us: Ints, value: Floats, max_gap_us: In
 
     Input is sorted by channel and time, without repeats. The mean of the two ends errs by s / sqrt(2), s^2 being half
     the squared difference: of real BMC power taken every third to fifteenth minute that is the measured error.
-    Source: definitions.md section 3 (trapezoid); docs/methodology.md, "Sensors and their errors".
+    Source: docs/definitions.md section 3 (trapezoid); docs/methodology.md, "Sensors and their errors".
     """
     step_us = np.diff(time_us)
     joined = (channel[1:] == channel[:-1]) & (step_us <= np.maximum(max_gap_us[1:], max_gap_us[:-1]))
@@ -119,7 +119,7 @@ def between_counts(
     counter has wrapped only if both are known, the step is shorter than maximum / peak, and the energy is at most
     RATED_LIMIT_RATIO x peak x step; else it was reset and the step is uncovered, never negative. A step too long for
     that says nothing, falling or rising. A rate above RATED_LIMIT_RATIO x peak is uncovered too.
-    Source: definitions.md section 3.
+    Source: docs/definitions.md section 3.
     """
     step_s = np.diff(time_us) / MICROSECONDS
     rise = np.diff(count)
@@ -151,14 +151,6 @@ def between_counts(
         ambiguous=at_end(ambiguous),
         steep=at_end(steep),
     )
-
-
-def last_value_held(segments: Segments) -> Segments:
-    """The same stretches with the value of their start: the time-weighted mean by the previous value.
-
-    A cross-check of the trapezoid, never a published figure. Source: docs/methodology.md, section 1.
-    """
-    return replace(segments, value_end=segments.value_start)
 
 
 # Segments that are cut at once: temporary arrays of this length stay in the cache of a core.

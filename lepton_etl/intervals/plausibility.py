@@ -65,7 +65,7 @@ def with_refusals(
 
     `readings` have channel, time_us and value; `sensors` a line for each channel in the order of its number, with
     `quantity` and the ratings. `scaled` (place, flag) are those in a wrong unit, by their place in `readings`. Above
-    1.5 x rated power a node reading is an error (definitions.md section 8); one GPU board is held against its own
+    1.5 x rated power a node reading is an error (docs/definitions.md section 8); one GPU board is held against its own
     rating. Without a rating nothing is judged.
     """
     quantity = sensors["quantity"]

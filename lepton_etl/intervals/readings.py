@@ -102,7 +102,7 @@ class SourceFacts:
 
 
 def longest_step_s(max_gap_s: float, sampling_period_s: float | None) -> float:
-    """The longest step that is bridged between readings of a source. Source: definitions.md section 3."""
+    """The longest step that is bridged between readings of a source. Source: docs/definitions.md section 3."""
     return max(max_gap_s, PERIODS_IN_MAX_GAP * (sampling_period_s or 0.0))
 
 

@@ -345,7 +345,7 @@ def arbitrate(
 ) -> Arbitration:
     """The power of every row, without the sources of nodes that others prove wrong. `inventory` has ROSTER_COLUMNS.
 
-    Source: definitions.md section 2 (order of the sources); docs/methodology.md, "Sensors and their errors".
+    Source: docs/definitions.md section 2 (order of the sources); docs/methodology.md, "Sensors and their errors".
     """
     first = choose_power(values, candidates)
     by_source = power_by_source(values, candidates)

@@ -18,7 +18,7 @@ _SOURCE_INTERVAL: Final = ("day", "node_id", "energy_source", "interval_us")
 # Of one source the counter misses nothing between samples, a mean little, an instant most.
 _STATISTICS: Final = ("counter", "mean", "instant")
 
-# Rank of what measures a node's input, best first. Source: definitions.md section 2.
+# Rank of what measures a node's input, best first. Source: docs/definitions.md section 2.
 NODE_SOURCES: Final = (
     ("outlet_energy", "outlet_counter"),
     ("outlet_power", "outlet_power"),

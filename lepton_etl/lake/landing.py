@@ -1,10 +1,9 @@
 """The landing folder: which files were delivered, and the one way to open them, on local disk, S3 or HDFS.
 
 A pattern's part before its first wildcard is its root. What leaves a local root by a symbolic link, or is no regular
-file (a device, a pipe), is named and not opened. Executors open files themselves through pyarrow, so a file may be of
-any size and nothing of it passes through the JVM.
-
-- Object stores by URI, with the credentials that Spark's own s3a connector uses.
+file (a device, a pipe), is named and not opened. Tasks open files themselves through pyarrow, so a file may be of
+any size and nothing of it passes through the JVM. Object stores are opened with the options and credentials of Spark's
+own s3a connector.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,7 +20,6 @@ from typing import Any, BinaryIO, Final, cast
 from urllib.parse import urlsplit
 
 from pyarrow import fs
-from pyspark.sql import SparkSession
 
 from lepton_etl.config.sources import Source
 from lepton_etl.errors import ConfigurationError
@@ -31,7 +29,6 @@ _OPTIONS: Final = (
     "access.key", "secret.key", "session.token", "endpoint", "endpoint.region", "connection.ssl.enabled",
     "aws.credentials.provider",
 )  # fmt: skip
-_SECRET: Final = ("access.key", "secret.key", "session.token")
 
 
 def is_remote(path: str) -> bool:
@@ -46,19 +43,17 @@ class ObjectStore:
     s3a: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, spark: SparkSession, uris: tuple[str, ...]) -> ObjectStore:
-        """What this session's Hadoop configuration says about the buckets of these URIs."""
+    def of(cls, option: Callable[[str], str | None], uris: tuple[str, ...]) -> ObjectStore:
+        """What the Hadoop options, asked for by name, say about the buckets of these URIs."""
         buckets = sorted({urlsplit(uri).netloc for uri in uris if uri.startswith(("s3://", "s3a://"))})
         if not buckets:
             return cls()
-        # The public conf holds only what was set for this session, not the cluster's core-site.xml.
-        hadoop: Any = spark.sparkContext._jsc.hadoopConfiguration()
         found = {}
         for bucket in buckets:
             options = {}
             for name in _OPTIONS:
                 for key in (f"fs.s3a.bucket.{bucket}.{name}", f"fs.s3a.{name}"):
-                    value = _password(hadoop, key) if name in _SECRET else hadoop.get(key)
+                    value = option(key)
                     if value:
                         options[name] = value
                         break
@@ -73,12 +68,6 @@ class ObjectStore:
             system, path = fs.FileSystem.from_uri(uri)
             return system, path
         return _s3(self.s3a.get(parts.netloc, {})), f"{parts.netloc}{parts.path}"
-
-
-def _password(hadoop: Any, key: str) -> str | None:
-    """A secret option; it may stand in a Hadoop credential store instead of the configuration."""
-    found = hadoop.getPassword(key)
-    return None if found is None else "".join(found)
 
 
 def _s3(options: Mapping[str, str]) -> fs.S3FileSystem:

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from lepton_etl.days import Days
 from lepton_etl.errors import Exit
 from lepton_etl.lake import tables as plain
-from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.operations import RUN, STAGE_RUN
 
 BATCH_KEY: Final = "bronze/file batch"
@@ -75,7 +75,7 @@ class StageRecord:
 class RunRecord:
     """Writes the record of one run."""
 
-    def __init__(self, lake: SparkLake, run_id: str, days: Days, settings_hash: str) -> None:
+    def __init__(self, lake: Lake, run_id: str, days: Days, settings_hash: str) -> None:
         self.lake = lake
         self.run_id = run_id
         self._common: dict[str, Any] = {
@@ -123,12 +123,12 @@ class RunRecord:
         self.lake.write_rows(RUN, [row])
 
 
-def last_published_batch(lake: SparkLake) -> int:
+def last_published_batch(lake: Lake) -> int:
     """The newest ingestion batch whose days a full run has carried to publication; 0 before the first.
 
     A run that was stopped between gold and publication counts for nothing: the next one makes its days again.
     """
-    runs = lake.rows(RUN, ["run_id", "exit_code"])
+    runs = lake.read(RUN, columns=["run_id", "exit_code"]).to_arrow()
     ended = pc.is_in(runs["exit_code"], pa.array([Exit.DONE, Exit.PUBLISHED_THEN_FAILED], pa.int32()))
     published = set(runs.filter(ended)["run_id"].to_pylist())
     rows = stage_runs(lake).filter((pc.field("stage") == "publish") & (pc.field("state") == "done"))
@@ -142,9 +142,9 @@ def last_published_batch(lake: SparkLake) -> int:
     return max(batches, default=0)
 
 
-def stage_runs(lake: SparkLake) -> pa.Table:
+def stage_runs(lake: Lake) -> pa.Table:
     """All of ops/stage_run as Arrow; a few rows a night."""
-    return lake.rows(STAGE_RUN)
+    return lake.read(STAGE_RUN).to_arrow()
 
 
 def recorded_models(root: Path, name: str, days: Days) -> dict[date, str | None]:

@@ -87,10 +87,6 @@ def residual_terms(terms: pl.DataFrame) -> pl.DataFrame:
 
 # IT equipment that serves all tenants, by what its feed `serves`.
 SHARED_LOADS: Final = {"network": "data_transfer", "storage": "it_overhead", "service": "it_overhead"}
-ACCOUNTS: Final = (
-    "jobs", "idle", "chassis_shared", "data_transfer", "it_overhead", "conversion_loss", "cooling", "management",
-    "unattributed",
-)  # fmt: skip
 IT_ACCOUNTS: Final = ("jobs", "idle", "chassis_shared", "data_transfer", "it_overhead", "unattributed")
 OVERHEADS: Final = ("conversion_loss", "cooling", "management")
 
@@ -284,7 +280,7 @@ def site_accounts(meters: pl.DataFrame, it_hours: pl.DataFrame, modelled: pl.Dat
 
     No account is a remainder. A loss is what goes into a stage minus what comes out of it; a part whose meters are
     silent or missing is taken from the model fitted on earlier days, else it is unknown, and the residual shows it.
-    Source: definitions.md section 4.
+    Source: docs/definitions.md section 4.
     """
     hours = it_hours.select(HOUR)
     roles = meter_roles(meters).join(hours, on=HOUR, how="semi")

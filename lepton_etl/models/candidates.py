@@ -1,9 +1,11 @@
-"""The candidates by name: each builds an unfitted scikit-learn estimator of E = f(P, T, L) on a pandas frame.
+"""Build the candidates by name: unfitted scikit-learn estimators of E = f(P, T, L) on a pandas frame.
 
 Only classes of scikit-learn: what is fitted here can be stored with skops and read by consumers who do not have
 this package. Trees and histogram boosting split on unknown (NaN) by themselves; the others take the median.
 
-- Idle to rated: the scale on which devices of different classes look alike.
+Devices of different classes look alike on the scale from idle to rated: a pooled model learns
+x = (P - P_idle) / (P_rated - P_idle) and predicts for a class that it has never seen from its inventory row.
+Source: Fan, Weber, Barroso, ISCA 2007 (power between idle and peak as a function of utilisation alone).
 """
 
 from __future__ import annotations
@@ -15,60 +17,13 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from lepton_etl.errors import ModelError
-from lepton_etl.models.features import TARGET
 from lepton_etl.models.metrics import Values
 
-# Of a class without a nameplate: nearly the highest hour that it has shown; a single spike is no scale.
-_SHOWN_QUANTILE: Final = 0.995
 _WATT_PER_KILOWATT: Final = 1000.0
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """Energy of one hour at idle and at rated power, kWh, and whence: `inventory` or `history`."""
-
-    idle_kwh: float
-    rated_kwh: float
-    basis: str
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.idle_kwh < self.rated_kwh:
-            raise ModelError(
-                f"idle {self.idle_kwh} kWh and rated {self.rated_kwh} kWh give no scale",
-                where="inventory",
-                remedy="state 0 <= idle power < rated power of the class",
-            )
-
-    def normalised(self, energy_kwh: Values) -> Values:
-        """(P - idle) / (rated - idle), dimensionless; below 0 under idle, above 1 over the nameplate."""
-        return (energy_kwh - self.idle_kwh) / (self.rated_kwh - self.idle_kwh)
-
-    def energy_kwh(self, normalised: Values) -> Values:
-        return self.idle_kwh + normalised * (self.rated_kwh - self.idle_kwh)
-
-
-def scale_of(rated_power_w: float | None, idle_power_w: float | None, history: pd.DataFrame) -> Scale:
-    """The scale of one class: the inventory's where it knows, else what the class's `history` has shown.
-
-    `history` are device-hours **before** the hours to predict. Without an idle power the scale starts at 0: the
-    model then learns idle as a share of rated. Raises ModelError where there is neither nameplate nor history.
-    """
-    idle_kwh = (idle_power_w or 0.0) / _WATT_PER_KILOWATT
-    if rated_power_w is not None and np.isfinite(rated_power_w):
-        return Scale(idle_kwh, rated_power_w / _WATT_PER_KILOWATT, "inventory")
-    shown = history[TARGET].dropna()
-    if shown.empty:
-        raise ModelError(
-            "a class without rated power and without history cannot be scaled",
-            where="inventory",
-            remedy="add rated_power_w (nodes) or gpu_rated_power_w (boards) of the class to the inventory",
-        )
-    return Scale(idle_kwh, float(shown.quantile(_SHOWN_QUANTILE)), "history")
-
-
 def idle_and_span(hours: pd.DataFrame) -> tuple[Values, Values]:
-    """Idle energy of an hour and rated minus idle, kWh, (n,) each, from `rated_power_w` and `idle_power_w` of the rows.
+    """Return idle energy of an hour and rated minus idle, kWh, (n,) each, from the rows' nameplate.
 
     An unknown idle is 0: the model then learns idle as a share of rated. The span is NaN where rated is unknown or
     not above idle.
@@ -79,7 +34,7 @@ def idle_and_span(hours: pd.DataFrame) -> tuple[Values, Values]:
 
 
 def can_be_normalised(hours: pd.DataFrame) -> bool:
-    """Whether the inventory gives every one of these hours a scale; one class without a nameplate spoils a pool."""
+    """Return whether every one of these hours has a scale; one class without a nameplate spoils a pool."""
     return len(hours) > 0 and bool(np.isfinite(idle_and_span(hours)[1]).all())
 
 
@@ -114,7 +69,7 @@ class Candidate:
 
 
 def inputs_of(columns: list[str], table: pd.DataFrame, seed: int = 20250603) -> Inputs:
-    """Inputs of the columns that the table knows anything of; utilisation of the hour itself is load."""
+    """Return inputs of the columns that the table knows anything of; utilisation of the hour itself is load."""
     known = [name for name in columns if table[name].notna().any()]
     categories = tuple(name for name in known if not pd.api.types.is_numeric_dtype(table[name]))
     numbers = tuple(name for name in known if name not in categories)
@@ -148,7 +103,7 @@ def _filled(*steps: Any) -> Any:
 
 
 def linear(inputs: Inputs) -> Any:
-    """Least squares on all inputs."""
+    """Return least squares on all inputs."""
     from sklearn.linear_model import LinearRegression
 
     return _encoded(inputs, _filled(), LinearRegression())
@@ -176,7 +131,7 @@ def _neighbours(inputs: Inputs) -> Any:
 
 
 def forest(trees: int = 40, min_samples_leaf: int = 5) -> Callable[[Inputs], Any]:
-    """Random forest; its trees split on unknown by themselves, so nothing is imputed."""
+    """Return a random forest; its trees split on unknown by themselves, so nothing is imputed."""
 
     def build(inputs: Inputs) -> Any:
         from sklearn.ensemble import RandomForestRegressor
@@ -190,7 +145,7 @@ def forest(trees: int = 40, min_samples_leaf: int = 5) -> Callable[[Inputs], Any
 
 
 def pruned_tree() -> Callable[[Inputs], Any]:
-    """One regression tree of at most 256 leaves; whoever teaches it sets the alpha of its cost-complexity pruning."""
+    """Return one regression tree of at most 256 leaves; its teacher sets the alpha of its cost-complexity pruning."""
 
     def build(inputs: Inputs) -> Any:
         from sklearn.tree import DecisionTreeRegressor
@@ -211,7 +166,7 @@ def _extra_trees(inputs: Inputs) -> Any:
 
 
 def boosting(**changed: Any) -> Callable[[Inputs], Any]:
-    """Histogram gradient boosting, monotone in load; `changed` are parameters other than the house's.
+    """Return histogram gradient boosting, monotone in load; `changed` are parameters other than the house's.
 
     Source: scikit-learn HistGradientBoostingRegressor, `monotonic_cst`.
     """

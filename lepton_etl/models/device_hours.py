@@ -1,105 +1,130 @@
-"""silver/interval and silver/node -> device-hours with target and features, as Spark plans."""
+"""silver/interval and silver/node -> device-hours with target and features, as polars kernels.
+
+A device-hour rests on its node's intervals of that hour alone, so any set of whole node-days can be made apart.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
-from pyspark.sql import Column, DataFrame, Window
-from pyspark.sql import functions as F
+import numpy as np
+import pandas as pd
+import polars as pl
 
 from lepton_etl.config.sections import DeviceKind
-from lepton_etl.models.features import FEATURES, KEYS, TARGET, UNKNOWN, Feature
+from lepton_etl.energy.gaps import SHORTEST_GAP_S
+from lepton_etl.energy.node_hours import NODE_HOUR_KEY
+from lepton_etl.models.features import FEATURES, KEYS, TARGET, UNKNOWN
 from lepton_etl.schema.declare import SECONDS_PER_HOUR
 
-Transform = Callable[[DataFrame], DataFrame]
+# What a device-hour reads of an interval, beside the loads and temperatures of its features.
+_IDENTITY: Final = (
+    "site_id", "cluster_id", "node_id", "device_id", "date", "interval_start", "interval_s", "observed_s",
+    "multiplicity", "energy_kwh", "energy_source",
+)  # fmt: skip
+# Sums of doubles differ with their order; in decimal they do not, and the training table's hash is stable.
+_SUM_TYPE: Final = pl.Decimal(38, 12)
+_MODELLED: Final = ("psu_output", "modelled_sum")
 
-# Sums of doubles differ with partitioning; in decimal they do not, and the training table's hash is stable.
-_SUM_TYPE: Final = "decimal(38,15)"
+
+def interval_columns(device: DeviceKind) -> tuple[str, ...]:
+    """Return the columns of silver/interval that `device_hours` reads."""
+    return (*_IDENTITY, _temperature(device), *_load_columns(device))
 
 
-def device_hours(device: DeviceKind, nodes: DataFrame) -> Transform:
-    """silver/interval -> one row per device-hour: KEYS, date, observed_s, `energy_kwh`, and the features.
+def device_hours(device: DeviceKind, intervals: pl.DataFrame, nodes: pl.DataFrame) -> pl.DataFrame:
+    """Return one row a device-hour: KEYS, date, observed_s, `energy_kwh` and the features, sorted by KEYS.
 
-    `nodes` is silver/node; the row that holds at the hour's start is joined, none leaves the nameplate null.
-    Means are weighted by observed seconds and summed in decimal: the same intervals give the same bits
-    in any partitioning. Energy that is itself modelled (psu_output, modelled_sum) teaches nothing: left out.
+    `nodes` are rows of silver/node; the row that holds at the hour's start is joined, none leaves the nameplate null.
+    Means are weighted by observed seconds and summed in decimal: the same intervals give the same bits in any
+    order. Energy that is itself modelled (psu_output, modelled_sum) teaches nothing: left out.
     """
-
-    def transform(intervals: DataFrame) -> DataFrame:
-        hours = intervals.withColumn("hour_start", F.date_trunc("hour", "interval_start"))
-        target_rows = hours.where(_is_target(device) & ~_is_modelled())
-        keys = [F.col(key) for key in KEYS]
-        energy = _decimal_sum(F.col("energy_kwh") / F.col("multiplicity"))
-        known_s = _decimal_sum(F.when(F.col("energy_kwh").isNotNull(), F.col("observed_s")))
-        targets = target_rows.groupBy(*keys).agg(
-            F.max("date").alias("date"),
-            _decimal_sum(F.col("observed_s")).alias("observed_s"),
-            F.when(known_s > 0, energy / known_s * SECONDS_PER_HOUR).alias(TARGET),
-            *_aggregates(device),
+    hours = intervals.with_columns(pl.col("interval_start").dt.truncate("1h").alias("hour_start"))
+    is_modelled = pl.col("energy_source").is_in(_MODELLED).fill_null(False)
+    known_s = _sum(pl.when(pl.col("energy_kwh").is_not_null()).then("observed_s"))
+    energy = _sum(pl.col("energy_kwh") / pl.col("multiplicity"))
+    rows = (
+        hours.filter(_is_target(device) & ~is_modelled)
+        .group_by(KEYS)
+        .agg(
+            pl.col("date").max(),
+            _sum("observed_s").alias("observed_s"),
+            pl.when(known_s > 0).then(energy / known_s * SECONDS_PER_HOUR).alias(TARGET),
+            _mean(_temperature(device)).alias(_temperature(device)),
+            *(load for column in _load_columns(device) for load in _load(column)),
         )
-        rows = targets if device == "gpu" else _with_component_load(targets, hours)
-        return _with_nameplate(rows, nodes, device).select(
-            *KEYS, "date", "observed_s", TARGET, *(_typed(feature) for feature in FEATURES[device])
-        )
-
-    return transform
-
-
-def covered(coverage_min_ratio: float) -> Transform:
-    """Keep device-hours with a target and at least this share of observed seconds."""
-
-    def transform(hours: DataFrame) -> DataFrame:
-        return hours.where(
-            F.col(TARGET).isNotNull() & (F.col("observed_s") >= coverage_min_ratio * SECONDS_PER_HOUR)
-        )
-
-    return transform
-
-
-def capped(max_rows: int) -> Transform:
-    """At most `max_rows` rows, those whose hash of the key is lowest: the same rows on every run."""
-
-    def transform(hours: DataFrame) -> DataFrame:
-        return hours.orderBy(F.xxhash64(*KEYS), *KEYS).limit(max_rows)
-
-    return transform
-
-
-def capped_by_class(max_rows: int) -> Transform:
-    """At most `max_rows` rows of each hardware class, by the same rule: a class's rows are a prefix of that order."""
-
-    def transform(hours: DataFrame) -> DataFrame:
-        order = Window.partitionBy("hardware_class").orderBy(F.xxhash64(*KEYS), *KEYS)
-        return (
-            hours.withColumn("_rank", F.row_number().over(order))
-            .where(F.col("_rank") <= max_rows)
-            .drop("_rank")
-        )
-
-    return transform
-
-
-def _is_target(device: DeviceKind) -> Column:
+    )
     if device == "node":
-        return F.col("device_id") == "node"
-    return F.col("device_id").rlike("^gpu[0-9]*$")
+        rows = _with_component_load(rows, hours)
+    rows = _with_nameplate(rows, nodes, device)
+    typed = [pl.col(f.name).cast(pl.String if f.category else pl.Float64) for f in FEATURES[device]]
+    return rows.select(*KEYS, "date", "observed_s", TARGET, *typed).sort(KEYS)
 
 
-def _is_modelled() -> Column:
-    return F.coalesce(F.col("energy_source").isin("psu_output", "modelled_sum"), F.lit(False))
+def gap_features(intervals: pl.DataFrame, measured: pl.DataFrame, nodes: pl.DataFrame) -> pl.DataFrame:
+    """Return the node-hours whose power was not seen and whose load was: key, `gap_s` and the features of a node.
+
+    `measured` are rows of energy.node_hours.measured_node_hours. A node that said nothing itself has its row from its
+    components.
+    """
+    gap_s, has_load = pl.col("expected_s") - pl.col("observed_s"), pl.any_horizontal(
+        pl.col("cpu_utilisation_ratio", "gpu_utilisation_ratio").is_not_null()
+    )  # fmt: skip
+    gaps = measured.filter((gap_s > SHORTEST_GAP_S) & has_load).select(*NODE_HOUR_KEY, gap_s.alias("gap_s"))
+    own = intervals.select(interval_columns("node")).join(
+        gaps,
+        left_on=[*NODE_HOUR_KEY[:3], pl.col("interval_start").dt.truncate("1h")],
+        right_on=NODE_HOUR_KEY,
+        how="semi",
+    )
+    silent = gaps.select(
+        *NODE_HOUR_KEY[:3], pl.lit("node").alias("device_id"), pl.col("hour_start").alias("interval_start"),
+        pl.col("hour_start").dt.date().alias("date"), pl.lit(int(SECONDS_PER_HOUR)).alias("interval_s"),
+        pl.lit(1).alias("multiplicity"), pl.lit(0.0).alias("observed_s"),
+    )  # fmt: skip
+    hours = device_hours("node", pl.concat([own, silent], how="diagonal_relaxed"), nodes)
+    features = hours.filter(has_load).drop("device_id", "date", "observed_s", TARGET)
+    return gaps.join(features, on=NODE_HOUR_KEY, how="inner").sort(NODE_HOUR_KEY)
 
 
-def _decimal_sum(value: Column) -> Column:
-    return F.sum(value.cast(_SUM_TYPE)).cast("double")
+def covered(hours: pl.DataFrame, coverage_min_ratio: float) -> pl.DataFrame:
+    """Return the device-hours with a target and at least this share of observed seconds."""
+    return hours.filter(
+        pl.col(TARGET).is_not_null() & (pl.col("observed_s") >= coverage_min_ratio * SECONDS_PER_HOUR)
+    )
 
 
-def _mean(column: str, multiplicity: bool = False) -> Column:
-    # A row without power to observe still says load and temperature: it counts with its whole interval.
-    seconds = F.when(F.col("observed_s") > 0, F.col("observed_s")).otherwise(F.col("interval_s"))
-    weight = seconds * F.col("multiplicity") if multiplicity else seconds
-    weight_sum = _decimal_sum(F.when(F.col(column).isNotNull(), weight))
-    return F.when(weight_sum > 0, _decimal_sum(F.col(column) * weight) / weight_sum)
+def capped(hours: pl.DataFrame, max_rows: int) -> pl.DataFrame:
+    """Return at most `max_rows` rows, those whose hash of the key is lowest: the same rows on every run."""
+    if hours.height <= max_rows:
+        return hours
+    return hours.sort(_key_hash(hours), *KEYS).head(max_rows)
+
+
+def capped_by_class(hours: pl.DataFrame, max_rows: int) -> pl.DataFrame:
+    """Return at most `max_rows` rows of each hardware class, by the same rule."""
+    return pl.concat(
+        [capped(own, max_rows) for _, own in hours.group_by("hardware_class", maintain_order=True)]
+    )
+
+
+def _key_hash(hours: pl.DataFrame) -> pl.Series:
+    """A hash of each row's key that is the same in every release of every library of this project."""
+    text = hours.select(
+        pl.concat_str([pl.col(key).cast(pl.String).fill_null("") for key in KEYS], separator="\0")
+    )
+    hashes = pd.util.hash_array(text.to_series().to_numpy().astype(object), categorize=False)
+    return pl.Series("key_hash", hashes.astype(np.uint64))
+
+
+def _is_target(device: DeviceKind) -> pl.Expr:
+    if device == "node":
+        return pl.col("device_id") == "node"
+    return pl.col("device_id").str.contains("^gpu[0-9]*$")
+
+
+def _temperature(device: DeviceKind) -> str:
+    return "inlet_temp_c" if device == "node" else "device_temp_c"
 
 
 def _load_columns(device: DeviceKind) -> list[str]:
@@ -108,66 +133,56 @@ def _load_columns(device: DeviceKind) -> list[str]:
     ]
 
 
-def _load_aggregates(column: str, suffix: str = "", multiplicity: bool = False) -> list[Column]:
+def _sum(value: pl.Expr | str) -> pl.Expr:
+    """The exact sum of the known values; null where none is known."""
+    given = pl.col(value) if isinstance(value, str) else value
+    summed = given.cast(_SUM_TYPE).sum().cast(pl.Float64)
+    return pl.when(given.is_not_null().any()).then(summed)
+
+
+def _mean(column: str, *, multiplicity: bool = False) -> pl.Expr:
+    # A row without power to observe still says load and temperature: it counts with its whole interval.
+    seconds = pl.when(pl.col("observed_s") > 0).then("observed_s").otherwise("interval_s").cast(pl.Float64)
+    weight = seconds * pl.col("multiplicity") if multiplicity else seconds
+    weight_sum = _sum(pl.when(pl.col(column).is_not_null()).then(weight))
+    return pl.when(weight_sum > 0).then(_sum(pl.col(column) * weight) / weight_sum)
+
+
+def _load(column: str, suffix: str = "", *, multiplicity: bool = False) -> list[pl.Expr]:
     stem = column.removesuffix("_ratio")
     return [
-        _mean(column, multiplicity).alias(f"{column}{suffix}"),
-        F.min(column).alias(f"{stem}_min_ratio{suffix}"),
-        F.max(column).alias(f"{stem}_max_ratio{suffix}"),
+        _mean(column, multiplicity=multiplicity).alias(f"{column}{suffix}"),
+        pl.col(column).min().alias(f"{stem}_min_ratio{suffix}"),
+        pl.col(column).max().alias(f"{stem}_max_ratio{suffix}"),
     ]
 
 
-def _aggregates(device: DeviceKind) -> list[Column]:
-    temperature = "inlet_temp_c" if device == "node" else "device_temp_c"
-    loads = [aggregate for column in _load_columns(device) for aggregate in _load_aggregates(column)]
-    return [_mean(temperature).alias(temperature), *loads]
-
-
-def _with_component_load(targets: DataFrame, hours: DataFrame) -> DataFrame:
+def _with_component_load(rows: pl.DataFrame, hours: pl.DataFrame) -> pl.DataFrame:
     """Where the node row says no load, take it from its components (mean over the devices)."""
     node_keys = [key for key in KEYS if key != "device_id"]
-    columns = _load_columns("node")
-    parts = [part for column in columns for part in _load_aggregates(column, "_part", multiplicity=True)]
-    components = hours.where(F.col("device_id") != "node").groupBy(*node_keys).agg(*parts)
+    parts = [part for column in _load_columns("node") for part in _load(column, "_part", multiplicity=True)]
+    components = hours.filter(pl.col("device_id") != "node").group_by(node_keys).agg(*parts)
+    # cluster_id may be null (a shared node): nulls are equal here, or such a node would lose its load.
+    joined = rows.join(components, on=node_keys, how="left", nulls_equal=True)
+    names = [name for name in components.columns if name.endswith("_part")]
     filled = [
-        F.coalesce(F.col(name), F.col(f"{name}_part")).alias(name)
-        for column in columns
-        for name in (column, *(column.replace("_ratio", f"_{end}_ratio") for end in ("min", "max")))
+        pl.coalesce(name.removesuffix("_part"), name).alias(name.removesuffix("_part")) for name in names
     ]
-    names = {name for name in components.columns if name.endswith("_part")}
-    kept = [c for c in targets.columns if f"{c}_part" not in names]
-    # cluster_id may be null (a shared node): null-safe, or such a node would lose its load.
-    return _null_safe_join(targets, components, node_keys).select(*kept, *filled)
+    return joined.with_columns(filled).drop(names)
 
 
-def _null_safe_join(left: DataFrame, right: DataFrame, keys: list[str]) -> DataFrame:
-    renamed = right.withColumnsRenamed({key: f"{key}_right" for key in keys})
-    condition = F.lit(True)
-    for key in keys:
-        condition = condition & F.col(key).eqNullSafe(F.col(f"{key}_right"))
-    return left.join(renamed, on=condition, how="left").drop(*(f"{key}_right" for key in keys))
-
-
-def _with_nameplate(rows: DataFrame, nodes: DataFrame, device: DeviceKind) -> DataFrame:
+def _with_nameplate(rows: pl.DataFrame, nodes: pl.DataFrame, device: DeviceKind) -> pl.DataFrame:
     board = "" if device == "node" else "gpu_"
-    inventory = nodes.select(
-        F.col("site_id").alias("inventory_site_id"),
-        F.col("node_id").alias("inventory_node_id"),
-        "valid_from",
-        "valid_to",
-        F.col(f"{board}rated_power_w").alias("rated_power_w"),
-        F.col(f"{board}idle_power_w").alias("idle_power_w"),
-        "gpu_count",
-        F.coalesce("hardware_class", F.lit(UNKNOWN)).alias("hardware_class"),
+    plates = nodes.select(
+        "site_id", "node_id", "valid_from", "valid_to",
+        pl.col(f"{board}rated_power_w").alias("rated_power_w"),
+        pl.col(f"{board}idle_power_w").alias("idle_power_w"),
+        "gpu_count", "hardware_class",
+    )  # fmt: skip
+    starts_before = pl.col("valid_from").is_null() | (pl.col("valid_from") <= pl.col("hour_start"))
+    ends_after = pl.col("valid_to").is_null() | (pl.col("hour_start") < pl.col("valid_to"))
+    of_node = rows.select(KEYS).join(plates, on=["site_id", "node_id"], how="inner")
+    holding = of_node.filter(starts_before & ends_after).drop("valid_from", "valid_to")
+    return rows.join(holding, on=KEYS, how="left", nulls_equal=True).with_columns(
+        pl.col("hardware_class").fill_null(UNKNOWN)
     )
-    starts_before = F.col("valid_from").isNull() | (F.col("valid_from") <= F.col("hour_start"))
-    ends_after = F.col("valid_to").isNull() | (F.col("hour_start") < F.col("valid_to"))
-    same_node = (F.col("site_id") == F.col("inventory_site_id")) & (
-        F.col("node_id") == F.col("inventory_node_id")
-    )
-    joined = rows.join(F.broadcast(inventory), on=same_node & starts_before & ends_after, how="left")
-    return joined.withColumn("hardware_class", F.coalesce("hardware_class", F.lit(UNKNOWN)))
-
-
-def _typed(feature: Feature) -> Column:
-    return F.col(feature.name).cast("string" if feature.category else "double").alias(feature.name)

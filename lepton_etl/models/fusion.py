@@ -1,4 +1,4 @@
-"""Algorithm fusion: select, fuse, evaluate, iterate, on predictions that were made forward in time.
+"""Fuse candidates: select, fuse, evaluate, iterate, on predictions that were made forward in time.
 
 1. Every candidate is fitted on the blocks (months, weeks) before a block and predicts it: `forward_predictions`.
 2. Fuse, two ways: non-negative weights that sum to one, by non-negative least squares on the blocks before (newer
@@ -9,7 +9,6 @@
 
 The fusion is chosen only where it beats its best member on that validation; else that member is champion. So by
 construction what is chosen is never worse than the best member on the validation.
-Source: Wolpert (1992), stacked generalisation; Breiman (1996), stacked regressions (non-negative weights).
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.optimize import nnls
 
 from lepton_etl.errors import ModelError
 from lepton_etl.models.candidates import Candidate, Inputs, idle_and_span
 from lepton_etl.models.features import TARGET
 from lepton_etl.models.metrics import Values, errors
+from lepton_etl.stacking import stacking_weights
 
 # (measured, predicted (n, k), weight of each row) -> shares (k,), none negative, sum 1.
 Weigher = Callable[[Values, Values, Values], Values]
@@ -48,7 +47,7 @@ class Choice:
     rows: int = 0
 
     def predict(self, members: pd.DataFrame) -> Values:
-        """The weighted mean of member predictions, one column a member."""
+        """Return the weighted mean of member predictions, one column a member."""
         names = list(self.weights)
         shares = np.array([self.weights[name] for name in names])
         return np.asarray(members[names].to_numpy(dtype=np.float64) @ shares)
@@ -77,7 +76,7 @@ def forward_block(
 
 
 def fitted(candidate: Candidate, inputs: Inputs, hours: pd.DataFrame) -> Any:
-    """The candidate's estimator fitted on `hours` (device-hours with the target), older rows by its half-life."""
+    """Fit the candidate's estimator on `hours` (device-hours with the target), older rows by its half-life."""
     model = candidate.build(inputs)
     weights = {}
     if candidate.half_life_days is not None:
@@ -88,7 +87,7 @@ def fitted(candidate: Candidate, inputs: Inputs, hours: pd.DataFrame) -> Any:
 
 
 def target(hours: pd.DataFrame, inputs: Inputs) -> Values:
-    """What a model of these inputs learns, (n,): kWh of the hour, or its place between idle and rated."""
+    """Return what a model of these inputs learns, (n,): kWh of the hour, or its place between idle and rated."""
     measured = hours[TARGET].to_numpy(dtype=np.float64)
     if not inputs.normalised:
         return measured
@@ -97,7 +96,7 @@ def target(hours: pd.DataFrame, inputs: Inputs) -> Values:
 
 
 def energy_kwh(model: Any, inputs: Inputs, hours: pd.DataFrame) -> Values:
-    """kWh of each row (n,) by a model that learnt `target`; below zero is no energy, linear members leave the range."""
+    """Return kWh of each row (n,) by a model that learnt `target`; linear members may fall below zero: that is 0."""
     found = np.asarray(model.predict(hours[inputs.names]), dtype=np.float64)
     if inputs.normalised:
         idle_kwh, span_kwh = idle_and_span(hours)
@@ -105,29 +104,15 @@ def energy_kwh(model: Any, inputs: Inputs, hours: pd.DataFrame) -> Values:
     return np.maximum(found, 0.0)
 
 
-def stacking_weights(measured: Values, predicted: Values, row_weight: Values | None = None) -> Values:
-    """Weights w >= 0 with sum 1 that minimise the weighted squares of `measured - predicted @ w`.
-
-    `measured` (n,), `predicted` (n, k), weights (k,). The sum is a heavy row of the system, then exact by
-    division. Raises ModelError on no rows or values that are not finite.
-    Source: Lawson & Hanson (1974), chapter 23; scipy.optimize.nnls.
-    """
+def stack(measured: Values, predicted: Values, row_weight: Values) -> Values:
+    """Return the shares of a stack. Raises ModelError on no rows or values that are not finite."""
     if len(measured) == 0 or not (np.isfinite(measured).all() and np.isfinite(predicted).all()):
         raise ModelError("no finite rows to weigh the members on", where="fusion", remedy="give more history")
-    root = np.ones(len(measured)) if row_weight is None else np.sqrt(row_weight)
-    target, table = measured * root, predicted * root[:, None]
-    # In units of the target's norm: the sum's row then outweighs the data by the same factor everywhere.
-    size = max(float(np.linalg.norm(target)), np.finfo(np.float64).tiny)
-    heavy = 1e3
-    system = np.vstack([table / size, np.full((1, table.shape[1]), heavy)])
-    # QR first: the same minimum from k + 1 rows instead of n.
-    q, r = np.linalg.qr(system)
-    found, _ = nnls(r, q.T @ np.append(target / size, heavy))
-    return np.asarray(found / found.sum())
+    return stacking_weights(measured, predicted, row_weight)
 
 
 def best_shares(count: int) -> Weigher:
-    """Equal shares of the `count` members with the smallest weighted squares. Source: Clemen (1989), combining."""
+    """Return equal shares of the `count` members of smallest weighted squares. Source: Clemen (1989), combining."""
 
     def weigh(measured: Values, predicted: Values, row_weight: Values) -> Values:
         squares = (row_weight[:, None] * (predicted - measured[:, None]) ** 2).sum(axis=0)
@@ -139,9 +124,9 @@ def best_shares(count: int) -> Weigher:
 
 
 def prequential(
-    measured: Values, members: pd.DataFrame, block: npt.NDArray[Any], weigh: Weigher = stacking_weights
+    measured: Values, members: pd.DataFrame, block: npt.NDArray[Any], weigh: Weigher = stack
 ) -> Values:
-    """The fused prediction of every block with shares of the blocks before it; NaN in the first block."""
+    """Return the fused prediction of every block with shares of the blocks before it; NaN in the first block."""
     fused = np.full(len(measured), np.nan)
     table = members.to_numpy(dtype=np.float64)
     order = np.unique(block)
@@ -160,7 +145,7 @@ def choose(
     tolerance_ratio: float = 0.0,
     preference: Sequence[str] = (),
 ) -> Choice:
-    """What to publish after these forward predictions: the fusion, or the best member.
+    """Return what to publish after these forward predictions: the fusion, or the best member.
 
     `members` (n rows, one column a candidate), `block` the forward block of each row. Two blocks at least allow a
     fusion; with one the best member is chosen. `preference` names members from small to large: the first within
@@ -186,21 +171,21 @@ def choose(
 def _iterate(
     measured: Values, members: pd.DataFrame, block: npt.NDArray[Any], later: npt.NDArray[np.bool_]
 ) -> tuple[float, list[str], Weigher]:
-    """The way to fuse with the least prequential error: stack, stack of fewer, or mean of the best few."""
+    """Return the way to fuse with the least prequential error: stack, stack of fewer, or mean of the best few."""
 
     def cv_of(names: list[str], weigh: Weigher) -> float:
         return _cv(measured[later], prequential(measured, members[names], block, weigh)[later])
 
     kept = list(members.columns)
-    tried: list[tuple[float, list[str], Weigher]] = [(cv_of(kept, stacking_weights), kept, stacking_weights)]
+    tried: list[tuple[float, list[str], Weigher]] = [(cv_of(kept, stack), kept, stack)]
     while len(kept) > 2:
-        shares = _latest_weights(measured, members[kept], block, stacking_weights)
+        shares = _latest_weights(measured, members[kept], block, stack)
         fewer = [name for name in kept if name != min(kept, key=lambda name: shares[name])]
-        cv = cv_of(fewer, stacking_weights)
+        cv = cv_of(fewer, stack)
         if cv > tried[-1][0]:
             break
         kept = fewer
-        tried.append((cv, kept, stacking_weights))
+        tried.append((cv, kept, stack))
     names = list(members.columns)
     tried += [(cv_of(names, one), names, one) for one in map(best_shares, MEAN_OF_BEST)]
     return min(tried, key=lambda one: one[0])
@@ -221,7 +206,7 @@ def _cv(measured: Values, predicted: Values) -> float:
 
 
 def assemble(choice: Choice, models: dict[str, Any], hours: pd.DataFrame, inputs: Inputs) -> Any:
-    """One scikit-learn estimator of the choice from its fitted members: the member itself, or their weighted mean."""
+    """Assemble one scikit-learn estimator from fitted members: the member itself, or their weighted mean."""
     if len(choice.weights) == 1:
         return models[next(iter(choice.weights))]
     from sklearn.ensemble import VotingRegressor

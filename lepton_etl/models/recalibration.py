@@ -1,4 +1,4 @@
-"""Nightly recalibration: how far a model of all history was off on the newest days, at similar load.
+"""Recalibrate nightly: correct a model of all history by how far it was off on the newest days, at similar load.
 
 A driver, a fan curve or a mode of the firmware moves the power of one device by a level that no feature tells,
 from one day to the next. When the product predicts day D it knows all that was measured up to D-1: the residuals
@@ -8,15 +8,14 @@ of the newest days, weighted by likeness of load and by age, correct the predict
     w_i = exp(-1/2 sum_k ((x_k - x_ik) / h_k)^2) * exp(-(age of i in days) / tau)
 
 with residuals r = measured - predicted, and the pseudo-weight lambda of "no correction", which holds wherever
-nothing alike was seen. Measured energy enters here alone: base models never see it (definitions.md section 8).
+nothing alike was seen. Measured energy enters here alone: base models never see it (docs/definitions.md section 8).
 Source: Nadaraya (1964), Watson (1964), kernel regression; exponential forgetting, West & Harrison (1997) ch. 6.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Final
 
 import numpy as np
@@ -46,27 +45,15 @@ class Recalibration:
     prior_weight: float = 0.2
 
 
-NONE: Final = Recalibration(forgetting_days=0.0)
-# What the rolling validation may choose from.
-GRID: Final = (
-    NONE,
-    *(Recalibration(forgetting_days=tau, width=w) for tau, w in product((1.0, 3.0, 10.0), (0.7, 1.4))),
-)
-
-
-def alike_columns(names: Sequence[str]) -> list[str]:
-    """Of the features those that say whether two hours are alike: mean and highest load, temperature."""
-    return [n for n in names if n.endswith(("utilisation_ratio", "utilisation_max_ratio")) or _is_temp(n)]
-
-
-def _is_temp(name: str) -> bool:
+def is_temperature(name: str) -> bool:
+    """Return whether a column is a temperature, which is alike within kelvins, and no ratio."""
     return name in ("inlet_temp_c", "device_temp_c", "device_temp_min_c", "device_temp_max_c")
 
 
 def corrections(
     hours: pd.DataFrame, residual_kwh: Values, columns: Sequence[str], settings: Recalibration
 ) -> Values:
-    """What to add to the prediction of each device-hour, kWh; the same shape as `residual_kwh`.
+    """Return what to add to the prediction of each device-hour, kWh; the same shape as `residual_kwh`.
 
     `hours`: `site_id`, `node_id`, `device_id`, `hour_start`, `date` (the day the product books the hour on) and
     `columns`; `residual_kwh` (n,) or (n, models): measured minus predicted, NaN where not measured. A day is
@@ -75,7 +62,7 @@ def corrections(
     residuals = residual_kwh[:, None] if residual_kwh.ndim == 1 else residual_kwh
     found = np.zeros_like(residuals, dtype=np.float64)
     if settings.forgetting_days > 0:
-        widths = np.array([_WIDTH_K if _is_temp(c) else _WIDTH_RATIO for c in columns]) * settings.width
+        widths = np.array([_WIDTH_K if is_temperature(c) else _WIDTH_RATIO for c in columns]) * settings.width
         positions = pd.Series(np.arange(len(hours)), index=hours.index)
         for _, rows in hours.groupby(list(_DEVICE), sort=False, dropna=False):
             at = positions[rows.index].to_numpy()
@@ -111,8 +98,3 @@ def _weights(
 ) -> npt.NDArray[np.float64]:
     square = (now**2).sum(axis=1)[:, None] - 2 * now @ past.T + (past**2).sum(axis=1)[None, :]
     return np.asarray(np.exp(-0.5 * np.maximum(square, 0.0) - age_days[None, :] / tau))
-
-
-def choose(squares: Mapping[Recalibration, float]) -> Recalibration:
-    """The settings with the smallest sum of squared errors on past days; ties go to the first named."""
-    return min(squares, key=lambda settings: squares[settings])

@@ -1,74 +1,49 @@
-"""Scoring device-hours on executors with the bytes of a verified model."""
+"""Score device-hours with the bytes of a verified model: what a task does, without MLflow and without Spark."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 import polars as pl
-import pyarrow as pa
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
-from pyspark.sql.pandas.functions import arrow_udf
 
-from lepton_etl.models.device_hours import Transform
 from lepton_etl.models.features import KEYS, TARGET
 from lepton_etl.models.recalibration import Recalibration, corrections
 from lepton_etl.models.stored import VerifiedModel, build, predict
 from lepton_etl.schema.declare import SECONDS_PER_HOUR
 
-_PREDICTED: Final = "predicted_kwh"
 # Of a device with both the accelerator is what its energy follows.
 _LOADS: Final = ("gpu_utilisation_ratio", "cpu_utilisation_ratio")
-_KEPT: Final = (*KEYS, "date", TARGET)
 
 
-def with_prediction(model: VerifiedModel, coverage_min_ratio: float) -> Transform:
-    """Device-hours -> KEYS, date, measured `energy_kwh`, `predicted_kwh`, load_ratio, model_name, model_version.
+def predictions(hours: pl.DataFrame, model: VerifiedModel, coverage_min_ratio: float) -> pl.DataFrame:
+    """Return KEYS, date, measured `energy_kwh`, `predicted_kwh`, load_ratio, model_name and model_version of hours.
 
     An hour below the coverage limit is predicted, but its measured energy stays null: too little was seen.
-    The model's bytes were checked on the driver; Spark carries them, each Python worker builds it once.
+    The model's bytes were checked on the driver; each worker builds it once.
     """
-    names = model.feature_names
-    columns = model.columns
-
-    def transform(hours: DataFrame) -> DataFrame:
-        carried = hours.sparkSession.sparkContext.broadcast(model.data)
-        covered = F.col("observed_s") >= coverage_min_ratio * SECONDS_PER_HOUR
-        loads = [F.col(name) for name in _LOADS if name in hours.columns]
-        inputs = hours.withColumns(
-            {
-                TARGET: F.when(covered, F.col(TARGET)),
-                "load_ratio": F.coalesce(*loads, F.lit(None).cast("double")),
-            }
-        )
-
-        # Only the features cross to Python and one number a row comes back; keys stay in the JVM.
-        def score(batches: Iterator[tuple[pa.Array, ...]]) -> Iterator[pa.Array]:
-            pipeline = _built(carried.value)
-            for arrays in batches:
-                rows = pa.Table.from_arrays(list(arrays), list(names)).to_pandas()
-                yield pa.array(predict(pipeline, columns, rows), pa.float64())
-
-        of_rows = cast(Any, arrow_udf)(score, "double")
-        return inputs.select(
-            *_KEPT,
-            of_rows(*names).alias(_PREDICTED),
-            "load_ratio",
-            F.lit(model.version.name).alias("model_name"),
-            F.lit(model.version.version).alias("model_version"),
-        )
-
-    return transform
+    is_covered = pl.col("observed_s") >= coverage_min_ratio * SECONDS_PER_HOUR
+    loads = [pl.col(name) for name in _LOADS if name in hours.columns]
+    rows = hours.select(*model.feature_names).to_pandas()
+    predicted = predict(_built(model.data), model.columns, rows) if hours.height else np.empty(0)
+    return hours.select(
+        *KEYS,
+        "date",
+        pl.when(is_covered).then(TARGET).alias(TARGET),
+        pl.Series("predicted_kwh", np.asarray(predicted, dtype=np.float64)),
+        pl.coalesce(*loads, pl.lit(None, pl.Float64)).alias("load_ratio"),
+        pl.lit(model.version.name).alias("model_name"),
+        pl.lit(model.version.version).alias("model_version"),
+    )
 
 
 def recalibrated(rows: pl.DataFrame) -> pl.Series:
-    """`recalibrated_kwh` of rows of gold/prediction: corrected by the device's residuals of earlier days at like load.
+    """Return `recalibrated_kwh` of rows of gold/prediction: corrected by the device's residuals of earlier days.
 
-    The rows are those of whole devices, days to score and days before. Null without a known load.
+    The rows are those of whole devices, days to score and days before; residuals count at like load. Null without a
+    known load.
     """
     hours = rows.select("site_id", "node_id", "device_id", "hour_start", "date", "load_ratio").to_pandas()
     hours["hour_start"] = pd.to_datetime(hours["hour_start"], utc=True)

@@ -1,7 +1,6 @@
-"""The gate: slices of the night's tables -> what holds, what does not, and the Data Docs that show it.
+"""Check the run's days of silver before gold: which expectations hold, and the Data Docs that show it.
 
-- A slice of a table -> one row that holds the value of every check, and keys of rows that break one.
-- Great Expectations: suites, validation on Spark, Data Docs.
+DuckDB computes every check of a table in one pass over the lake's own files; Great Expectations gives the verdicts.
 """
 
 from __future__ import annotations
@@ -15,10 +14,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
+import duckdb
 import pyarrow as pa
-from pyspark.errors import AnalysisException, ParseException, PySparkException
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from lepton_etl.quality.rules import (
     KEY_UNIQUE,
@@ -37,55 +34,82 @@ from lepton_etl.schema.tables import TABLES
 
 ROWS: Final = "rows"
 _EXAMPLES: Final = 3
+# What rule files may say beside DuckDB's own SQL: words that Spark's had.
+_MACROS: Final = (
+    "CREATE MACRO try_divide(a, b) AS a / nullif(b, 0)",
+    "CREATE MACRO to_date(t) AS CAST(t AS DATE)",
+)
 
 
-def complaints(checks: Sequence[Check], rows: DataFrame) -> dict[str, str]:
-    """Check name -> what Spark says of an expression that it does not understand on these columns; no job."""
+class Slice:
+    """Rows of a table that SQL is asked about: `rows` is an Arrow table, or a dataset that is never held whole.
+
+    `where` is SQL over its columns.
+    """
+
+    def __init__(self, rows: Any, where: str | None = None) -> None:
+        self.columns = tuple(rows.schema.names)
+        self._connection = duckdb.connect()
+        self._connection.execute("SET TimeZone = 'UTC'")
+        # A rule reads the slice and nothing else of this machine.
+        self._connection.execute("SET enable_external_access = false")
+        for macro in _MACROS:
+            self._connection.execute(macro)
+        self._connection.register("every_row", rows)
+        self._connection.execute(
+            f"CREATE VIEW slice AS SELECT * FROM every_row{f' WHERE {where}' if where else ''}"
+        )
+
+    def query(self, sql: str) -> pa.Table:
+        """The answer to SQL over `slice`. Raises duckdb.Error."""
+        return self._connection.execute(sql).to_arrow_table()
+
+    def complaint(self, *aggregates: str) -> str | None:
+        """What is wrong with these aggregates on these columns; reads no row."""
+        try:
+            self._connection.execute(f"EXPLAIN SELECT {', '.join(('count(*)', *aggregates))} FROM slice")
+        except duckdb.Error as error:
+            return str(error).splitlines()[0]
+        return None
+
+
+def complaints(checks: Sequence[Check], rows: Slice) -> dict[str, str]:
+    """Check name -> what is wrong with an expression on these columns."""
     own = [check for check in checks if check.name != KEY_UNIQUE]
-    # Analysing all at once takes as long as one; only where that fails is each asked on its own.
-    if _complaint(rows, *(check.sql for check in own)) is None:
+    # Asking for all at once takes as long as for one; only where that fails is each asked on its own.
+    if rows.complaint(*(check.sql for check in own)) is None:
         return {}
-    found = {check.name: _complaint(rows, check.sql) for check in own}
+    found = {check.name: rows.complaint(check.sql) for check in own}
     return {name: text for name, text in found.items() if text is not None}
 
 
-def _complaint(rows: DataFrame, *sql: str) -> str | None:
-    try:
-        # A frame is analysed when it is made.
-        rows.agg(F.count(F.lit(1)), *(F.expr(text) for text in sql))
-    except (AnalysisException, ParseException) as error:
-        return str(error).splitlines()[0]
-    return None
-
-
-def profile(table: Table, checks: Sequence[Check], rows: DataFrame) -> pa.Table:
-    """One row: `rows` and one column a check, in one Spark action.
-
-    Raises PySparkException where an expression fails on the data (ANSI: division by zero).
-    """
-    values = [F.expr(check.sql).alias(check.name) for check in checks if check.name != KEY_UNIQUE]
-    found = rows.agg(F.count(F.lit(1)).alias(ROWS), *values)
+def profile(table: Table, checks: Sequence[Check], rows: Slice) -> pa.Table:
+    """One row: `rows` and one column a check. Raises duckdb.Error where an expression fails on the data."""
+    values = [f'{check.sql} AS "{check.name}"' for check in checks if check.name != KEY_UNIQUE]
+    found = rows.query(f"SELECT {', '.join((f'count(*) AS {ROWS}', *values))} FROM slice")
     if any(check.name == KEY_UNIQUE for check in checks):
-        # A group-by of the key columns beside the profile takes half the time of count(distinct) within it.
-        surplus = rows.groupBy(*table.key).count().agg(F.sum(F.col("count") - 1).alias("surplus"))
-        found = found.crossJoin(surplus.select(F.coalesce("surplus", F.lit(0)).alias(KEY_UNIQUE)))
-    return found.select(ROWS, *(check.name for check in checks)).toArrow()
+        keys = ", ".join(table.key)
+        surplus = rows.query(
+            f"SELECT coalesce(sum(n - 1), 0)::BIGINT AS n FROM (SELECT count(*) AS n FROM slice GROUP BY {keys})"
+        )
+        found = found.append_column(KEY_UNIQUE, surplus["n"])
+    return found.select([ROWS, *(check.name for check in checks)])
 
 
-def examples(table: Table, check: Check, rows: DataFrame) -> tuple[str, ...]:
+def examples(table: Table, check: Check, rows: Slice) -> tuple[str, ...]:
     """Keys (and the column's value) of up to three rows that break the check, in key order."""
+    keys = [name for name in table.key if name in rows.columns]
     if check.name == KEY_UNIQUE:
-        broken = rows.groupBy(*table.key).count().where("count > 1")
-        shown = [*table.key, "count"]
+        sql = f"SELECT {', '.join(keys)}, count(*) AS count FROM slice GROUP BY {', '.join(keys)} HAVING count > 1"
     elif check.bad is not None:
-        broken = rows.where(F.expr(check.bad))
-        shown = [*table.key, *((check.column,) if check.column and check.column not in table.key else ())]
+        extra = [check.column] if check.column and check.column not in table.key else []
+        sql = f"SELECT {', '.join((*keys, *extra))} FROM slice WHERE {check.bad}"
     else:
         return ()
-    present = [name for name in shown if name in broken.columns]
-    order = [name for name in present if name in table.key]
-    found = broken.select(*present).orderBy(*order).limit(_EXAMPLES).collect()
-    return tuple(" ".join(f"{name}={row[name]}" for name in present) for row in found)
+    found = rows.query(
+        f"{sql} ORDER BY {', '.join(keys)} LIMIT {_EXAMPLES}" if keys else f"{sql} LIMIT {_EXAMPLES}"
+    )
+    return tuple(" ".join(f"{name}={value}" for name, value in row.items()) for row in found.to_pylist())
 
 
 COLUMNS: Final = "columns_match_the_dictionary"
@@ -115,7 +139,6 @@ def values_suite(table: Table, checks: Sequence[Check]) -> Any:
     )
     from great_expectations.expectations.metadata_types import FailureSeverity
 
-    # Aggregate expectations are bundled into one Spark job; a row-wise one starts its own.
     return gx.ExpectationSuite(
         name=suite_name(table),
         expectations=[
@@ -133,7 +156,7 @@ def values_suite(table: Table, checks: Sequence[Check]) -> Any:
 
 
 def columns_suite(table: Table) -> Any:
-    """The suite of the slice itself: the dictionary's columns in their order; starts no Spark job."""
+    """The suite of the slice itself: the dictionary's columns in their order."""
     import great_expectations as gx
     from great_expectations.expectations.core.expect_table_columns_to_match_ordered_list import (
         ExpectTableColumnsToMatchOrderedList,
@@ -169,14 +192,12 @@ class Validator:
             ),
         )
 
-    def validate(self, suite: Any, rows: DataFrame) -> Mapping[str, Verdict]:
+    def validate(self, suite: Any, rows: pa.Table) -> Mapping[str, Verdict]:
         """Check name -> verdict. Expectations that raise come back as not passed, with what they raised."""
         import great_expectations as gx
 
         context, name = self._context, suite.name
-        # Its default persists the frame: memory that nobody frees, and Spark prunes cached batches by statistics that
-        # leave NaN out, so a filter for out-of-bounds rows would not find it.
-        source = context.data_sources.add_spark(name, persist=False)
+        source = context.data_sources.add_pandas(name)
         asset = source.add_dataframe_asset("slice")
         definition = context.validation_definitions.add(
             gx.ValidationDefinition(
@@ -185,7 +206,7 @@ class Validator:
                 suite=context.suites.add(suite),
             )
         )
-        found: Any = definition.run(batch_parameters={"dataframe": rows}, result_format="BASIC")
+        found: Any = definition.run(batch_parameters={"dataframe": rows.to_pandas()}, result_format="BASIC")
         return {r.expectation_config.meta["check"]: _verdict(r) for r in found.results}
 
     def write_docs(self, folder: Path) -> Path:
@@ -225,10 +246,10 @@ GATED: Final = (FILE, INTERVAL, FACILITY_INTERVAL, GRID_HOUR)
 _SUITE: Final = "suite"
 
 
-def judge(slices: Mapping[str, DataFrame], rules: Mapping[str, TableRules], docs: Path) -> GateOutcome:
+def judge(slices: Mapping[str, Slice], rules: Mapping[str, TableRules], docs: Path) -> GateOutcome:
     """Judge each slice (table name -> rows of the run's days; a table that does not exist is left out).
 
-    Nothing raises for bad data: a missing rule file, a rule that Spark does not understand and an expectation
+    Nothing raises for bad data: a missing rule file, a rule that cannot be read and an expectation
     that raises are failures that name the suite. `docs` is the folder of this run's Data Docs.
     """
     outcomes: list[CheckOutcome] = []
@@ -255,7 +276,7 @@ class _Judged:
 
     table: Table
     rules: TableRules
-    slice: DataFrame
+    slice: Slice
     validator: Validator
     rows: int = 0
 
@@ -270,8 +291,8 @@ class _Judged:
         return found
 
     def _columns(self) -> Iterator[CheckOutcome]:
-        verdict = self.validator.validate(columns_suite(self.table), self.slice)[COLUMNS]
-        wanted, found = self.table.columns, tuple(self.slice.columns)
+        verdict = self._declared()
+        wanted, found = self.table.columns, self.slice.columns
         missing = [name for name in wanted if name not in found]
         surplus = [name for name in found if name not in wanted]
         differences = [f"missing {', '.join(missing)}"] if missing else []
@@ -281,6 +302,11 @@ class _Judged:
             self.table.name, COLUMNS, ", ".join(missing) or None, "fail", verdict.passed, observed,
             "the columns of the field dictionary in their order",
         )  # fmt: skip
+
+    def _declared(self) -> Verdict:
+        """Great Expectations' word on the columns; it needs no row for it."""
+        no_rows = self.slice.query("SELECT * FROM slice LIMIT 0")
+        return self.validator.validate(columns_suite(self.table), no_rows)[COLUMNS]
 
     def _values(self) -> Iterator[CheckOutcome]:
         # A check of a missing column has nothing to read; `_columns` says that it is missing.
@@ -297,7 +323,7 @@ class _Judged:
                 yield _closed(self.table, check.name, f"cannot be computed: {complaint}", check.says)
         try:
             values = profile(self.table, readable, self.slice)
-        except PySparkException as error:
+        except duckdb.Error as error:
             yield _closed(
                 self.table, _SUITE, f"cannot be computed: {_first_line(error)}", "a value for each check"
             )
@@ -310,8 +336,7 @@ class _Judged:
         asked = [check for check in checks if values[check.name][0].is_valid]
         if not self.rows:
             asked = [check for check in asked if check.name == NOT_EMPTY]
-        frame = self.slice.sparkSession.createDataFrame(values)
-        verdicts = self.validator.validate(values_suite(self.table, asked), frame) if asked else {}
+        verdicts = self.validator.validate(values_suite(self.table, asked), values) if asked else {}
         for check in asked:
             verdict = verdicts.get(check.name, Verdict(False, None, "no verdict"))
             shown = () if verdict.passed else examples(self.table, check, self.slice)

@@ -1,9 +1,7 @@
 """Checks of a table: the field dictionary's (required, bounds, sets, key) and those of conf/expectations.
 
 A check is one aggregate over the slice and the range it must lie in, so all checks of a table cost one pass.
-
-- What the gate found, for the operator and the run record.
-- Rule files of conf/expectations: what a table must fulfil beyond the field dictionary, as data.
+Rule files hold what a table must fulfil beyond the field dictionary; outcomes are for the operator and the run record.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ from typing import Annotated, Final, Literal, Self
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lepton_etl.conf_files import conf_path
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.schema.declare import Field as Column
 from lepton_etl.schema.declare import Table
@@ -65,7 +64,7 @@ class GateOutcome:
         return tuple(o for o in self.outcomes if not o.passed and o.severity == "warn")
 
 
-RULES_FOLDER: Final = Path(__file__).resolve().parents[2] / "conf" / "expectations"
+RULES_FOLDER: Final = conf_path("expectations")
 
 
 def _declared(name: str) -> str:
@@ -81,10 +80,10 @@ class _Model(BaseModel):
 class Rule(_Model):
     """One rule, of one of two kinds.
 
-    `every_row`: a Spark SQL condition that each row fulfils, or the share `mostly` of them; `where` picks the
+    `every_row`: a SQL condition that each row fulfils, or the share `mostly` of them; `where` picks the
     rows it speaks of. A condition that is null (something unknown) is not counted: the unknown passes, as in
     the constraints.
-    `figure`: a Spark SQL aggregate over the slice, held between `at_least` and `at_most`; null is not judged.
+    `figure`: a SQL aggregate over the slice, held between `at_least` and `at_most`; null is not judged.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60, description="Name in messages.")
@@ -191,7 +190,7 @@ NOT_EMPTY = "not_empty"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`sql` is a Spark SQL aggregate whose value lies in [low, high] (None: open); null is not judged.
+    """`sql` is a SQL aggregate whose value lies in [low, high] (None: open); null is not judged.
 
     `bad` is the condition of a row that breaks the check, None where no single row does. A check of [0, 0]
     counts such rows.
@@ -233,7 +232,7 @@ def checks_of(table: Table, rules: TableRules) -> tuple[Check, ...]:
 
 def _row_count(table: Table, rules: TableRules) -> Iterator[Check]:
     if rules.required:
-        yield Check(NOT_EMPTY, None, "fail", f"{table.name} holds rows of the days", "count(1)", 1, None)
+        yield Check(NOT_EMPTY, None, "fail", f"{table.name} holds rows of the days", "count(*)", 1, None)
 
 
 def _known(column: str) -> Check:

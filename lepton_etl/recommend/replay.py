@@ -1,173 +1,30 @@
-"""Jobs of history started elsewhen: simple rules, a planned rule, the clairvoyant bound; one site and policy at a time.
+"""Replay jobs of history under other policies: simple rules, a planned rule, the clairvoyant bound; a site at a time.
 
 A job keeps the energy, the run time and the nodes that it had; only its start moves, within what it may wait and what
 the site has room for. Facility energy is the job's own, so energy is equal under every policy by construction: what
-differs is carbon, money, delay and deadlines. Time counts in steps of the intensity's hours.
-
-- What a replay is told: the nodes, the jobs, and what a job does when it runs.
-- When a job that may wait starts: at once, in the cheapest window, below a threshold, by a forecast, by
-  hindsight.
+differs is carbon, money, delay and deadlines. Hours count from the origin of the replay; series are steps of one hour,
+NaN where unknown, begun `past` hours before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from lepton_etl.errors import LeptonError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Flags = NDArray[np.bool_]
 
 
 class ReplayError(LeptonError):
     """Inputs that no schedule can satisfy, or that contradict each other."""
-
-
-@dataclass(frozen=True, slots=True)
-class Nodes:
-    """The nodes in inventory order, one value each; powers at the IT input, W.
-
-    A node draws `base_w` + `busy_w` per running board + the boards' own power when on, `sleep_w` asleep, `wake_w` for
-    `wake_s` while it wakes, and its idle power for `shut_down_s` on its way to sleep.
-    """
-
-    hardware_class: Ints
-    gpus: Ints
-    base_w: Floats
-    busy_w: Floats
-    gpu_idle_w: Floats
-    sleep_w: Floats
-    wake_w: Floats
-    wake_s: float
-    shut_down_s: float
-
-    def __len__(self) -> int:
-        return len(self.gpus)
-
-    @property
-    def classes(self) -> int:
-        """How many hardware classes there are."""
-        return int(self.hardware_class.max()) + 1
-
-    @property
-    def idle_w(self) -> Floats:
-        """Power of a node that is on and runs nothing, W."""
-        return np.asarray(self.base_w + self.gpus * self.gpu_idle_w, dtype=np.float64)
-
-
-@dataclass(frozen=True, slots=True)
-class Jobs:
-    """Jobs by submission; `allowed` is (jobs, classes), seconds count from the start of the replay.
-
-    `requested_s` is the wall time a user asked for, `deadline_s` infinite where there is none, `workload` the class of
-    the job as its owner names it. `release_s` is when a job may start at the earliest: its submission unless held.
-    """
-
-    submit_s: Floats
-    gpus: Ints
-    allowed: Flags
-    requested_s: Floats
-    deadline_s: Floats
-    workload: Ints
-    release_s: Floats
-
-    def __len__(self) -> int:
-        return len(self.submit_s)
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What the logs of a stretch say: its cap, board power without and with it, W, time with it over without.
-
-    It was `windows` of ten minutes long and was logged `end_s` seconds after its job began.
-    """
-
-    cap_w: float
-    free_w: float
-    capped_w: float
-    time_ratio: float
-    windows: float = 1.0
-    end_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """A run that starts with `window_s` without a cap (may be 0) and then asks `step` what comes, until it is done.
-
-    `step` gets the windows measured so far in this job and gives a cap in W (None: no cap) and how long to keep it, s;
-    an infinite time keeps it to the end.
-    """
-
-    window_s: float
-    step: Callable[[Sequence[Measured]], tuple[float | None, float]]
-
-
-Setting = float | Trial | None
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """How long a job runs in one setting, s, the mean power of each of its boards, W, and the windows it measured.
-
-    `final_w` is the cap that the job ended with.
-    """
-
-    duration_s: float
-    gpu_w: float
-    measured: tuple[Measured, ...] = ()
-    final_w: float | None = None
-
-
-class Workloads(Protocol):
-    """What really happens when a job runs; a policy never sees it but through what a run has logged."""
-
-    def run(self, job: int, hardware_class: int, setting: Setting) -> Run:
-        """The run of a job on boards of a class, with a power cap in W, a trial, or none."""
-
-
-def checked(nodes: Nodes, jobs: Jobs) -> None:
-    """Raise ReplayError naming the job that can never start, or the field that contradicts."""
-    if not len(nodes):
-        raise ReplayError("the site has no nodes: nothing can run")
-    if np.any(np.diff(jobs.submit_s) < 0):
-        late = int(np.argmax(np.diff(jobs.submit_s) < 0)) + 1
-        raise ReplayError(f"job {late} was submitted before the one ahead of it: sort jobs by submission")
-    if np.any(jobs.release_s < jobs.submit_s):
-        raise ReplayError(
-            f"job {int(np.argmax(jobs.release_s < jobs.submit_s))} is released before it is submitted"
-        )
-    for column, bad in (
-        ("gpus", jobs.gpus < 1),
-        ("requested_s", ~(np.isfinite(jobs.requested_s) & (jobs.requested_s > 0))),
-    ):
-        if bad.any():
-            raise ReplayError(
-                f"job {int(np.argmax(bad))}: {column} is {getattr(jobs, column)[np.argmax(bad)]}"
-            )
-    room = np.array([nodes.gpus[nodes.hardware_class == one].sum() for one in range(nodes.classes)])
-    fits = (jobs.allowed & (room[None, :] >= _rounded(nodes, jobs))).any(axis=1)
-    if not fits.all():
-        job = int(np.argmax(~fits))
-        raise ReplayError(
-            f"job {job} asks for {int(jobs.gpus[job])} GPUs of classes {np.flatnonzero(jobs.allowed[job]).tolist()}; "
-            f"these have {room[jobs.allowed[job]].tolist()}: it can never start"
-        )
-
-
-def _rounded(nodes: Nodes, jobs: Jobs) -> Ints:
-    """GPUs of the whole nodes that a job takes, (jobs, classes); a job below a node's size keeps its own."""
-    size = np.array([nodes.gpus[nodes.hardware_class == one].max() for one in range(nodes.classes)])
-    gpus = jobs.gpus[:, None]
-    return np.asarray(np.where(gpus <= size, gpus, -(-gpus // size) * size), dtype=np.int64)
 
 
 POLICIES: Final = ("run_at_once", "cheapest_window", "threshold", "planned", "clairvoyant")
@@ -199,7 +56,7 @@ class Signals:
 def wanted_start(
     policy: str, released_h: float, latest_h: float, lasts_h: float, signals: Signals, rules: HistoryRules
 ) -> float:
-    """The hour at which a job wants to start, from its release to its latest start; ties start sooner.
+    """Return the hour at which a job wants to start, from its release to its latest start; ties start sooner.
 
     Only `clairvoyant` looks at intensities of hours that were not over at the release, and `threshold` at each hour's
     when that hour begins (its own is taken as known, as a live signal gives it). Prices are known ahead.
@@ -227,7 +84,7 @@ def wanted_start(
 
 
 def _below(starts: Floats, signals: Signals, rules: HistoryRules) -> float:
-    """The first start whose hour lies below the quantile of the hours before it; the last one where none does."""
+    """Return the first start whose hour lies below the quantile of the hours before it; the last where none does."""
     for start in starts:
         at = signals.past + int(np.floor(start))
         before = signals.intensity[max(at - rules.history_h, 0) : at]
@@ -238,7 +95,7 @@ def _below(starts: Floats, signals: Signals, rules: HistoryRules) -> float:
 
 
 def same_hours(before: Floats, history_h: int) -> Floats:
-    """The mean of the same hours of the day over the last `history_h`, for two days ahead; NaN where none is known."""
+    """Return the mean of the same hours of the day over `history_h`, for two days ahead; NaN where none is known."""
     days = history_h // _DAY_H
     wanted = days * _DAY_H
     padded = np.concatenate([np.full(max(wanted - len(before), 0), np.nan), before[-wanted:]]).reshape(
@@ -251,7 +108,7 @@ def same_hours(before: Floats, history_h: int) -> Floats:
 
 
 def window_means(hourly: Floats, starts_h: Floats, lasts_h: float) -> Floats:
-    """Mean of an hourly step series over [start, start + lasts]; NaN where it is left or not known."""
+    """Return mean of an hourly step series over [start, start + lasts]; NaN where it is left or not known."""
     found = np.full(len(starts_h), np.nan)
     for place, start in enumerate(starts_h):
         hours, share = spread(start, lasts_h)
@@ -261,7 +118,7 @@ def window_means(hourly: Floats, starts_h: Floats, lasts_h: float) -> Floats:
 
 
 def spread(start_h: float, lasts_h: float) -> tuple[Ints, Floats]:
-    """The hours that a run touches and the share of its time in each; shares sum to 1. An instant lies in its hour."""
+    """Return the hours that a run touches and the share of its time in each; an instant lies in its hour."""
     first = int(np.floor(start_h))
     end = start_h + max(lasts_h, 1e-6)
     last = max(int(np.ceil(end - 1e-9)), first + 1)
@@ -290,7 +147,7 @@ class SiteTotals:
 
 
 def job_rows(job_energy: pl.DataFrame, job_run: pl.DataFrame) -> pl.DataFrame:
-    """One row a run of a job out of gold/job_energy (a row a day) and silver/job_run, as `replay_site` takes them.
+    """Return a row for each run from gold/job_energy (a row a day) and silver/job_run, as `replay_site` takes them.
 
     Columns: the run's key, start_time, end_time, node_count, gpu_count, energy_kwh and energy_basis: facility energy,
     IT where a day of it is null. A run whose energy or end is unknown is left out.
@@ -318,9 +175,9 @@ def job_rows(job_energy: pl.DataFrame, job_run: pl.DataFrame) -> pl.DataFrame:
 
 
 def replay_site(
-    jobs: pl.DataFrame | pa.Table, node_capacity: int, intensity: pl.DataFrame | pa.Table,
-    price: pl.DataFrame | pa.Table | None, policy: str, first: datetime, last: datetime,
-    rules: HistoryRules | None = None, forecast: pl.DataFrame | pa.Table | None = None,
+    jobs: pl.DataFrame, node_capacity: int, intensity: pl.DataFrame,
+    price: pl.DataFrame | None, policy: str, first: datetime, last: datetime,
+    rules: HistoryRules | None = None, forecast: pl.DataFrame | None = None,
 ) -> SiteTotals:  # fmt: skip
     """Run one policy over the jobs of one site that were submitted in [first, last), in UTC.
 
@@ -336,7 +193,7 @@ def replay_site(
     if policy == "cheapest_window" and price is None:
         raise ReplayError("cheapest_window needs prices, and there are none", remedy="load a tariff")
     chosen = rules or HistoryRules()
-    rows = _frame(jobs).filter(pl.col("submit_time").is_between(first, last, closed="left"))
+    rows = jobs.filter(pl.col("submit_time").is_between(first, last, closed="left"))
     rows = rows.sort("submit_time", "job_id")
     if not len(rows):
         return SiteTotals(policy, 0, 0.0, 0.0, 0.0, float("nan"), 0, 0)
@@ -346,18 +203,16 @@ def replay_site(
     lasts = _since_h(rows["end_time"], origin) - _since_h(rows["start_time"], origin)
     latest, deadline = released + chosen.flexibility_h, np.full(len(rows), np.inf)
     if "deadline_time" in rows.columns:
-        told = _since_h(rows["deadline_time"], origin)
-        deadline = np.where(np.isfinite(told), told, np.inf)
-        latest = np.where(np.isfinite(told), told - lasts, latest)
+        stated_h = _since_h(rows["deadline_time"], origin)
+        deadline = np.where(np.isfinite(stated_h), stated_h, np.inf)
+        latest = np.where(np.isfinite(stated_h), stated_h - lasts, latest)
     horizon = int(np.ceil(max(latest.max(), released.max()) + lasts.sum())) + 2
     past = chosen.history_h
     signals = Signals(
-        _hourly(_frame(intensity), _INTENSITY, origin, past, horizon),
-        np.full(past + horizon, np.nan)
-        if price is None
-        else _hourly(_frame(price), "price", origin, past, horizon),
+        _hourly(intensity, _INTENSITY, origin, past, horizon),
+        np.full(past + horizon, np.nan) if price is None else _hourly(price, "price", origin, past, horizon),
         past,
-        _forecasts(None if forecast is None else _frame(forecast), origin),
+        _forecasts(forecast, origin),
     )
     starts = np.empty(len(rows))
     load = np.zeros(horizon)
@@ -382,7 +237,7 @@ def replay_site(
 
 
 def totals_row(site_id: str, totals: SiteTotals) -> dict[str, object]:
-    """A row for a table or an Arrow batch."""
+    """Return the totals as a row of a table."""
     return {"site_id": site_id, **asdict(totals)}
 
 
@@ -399,7 +254,7 @@ def _refuse(rows: pl.DataFrame, node_capacity: int) -> None:
 
 
 def _with_room(load: Floats, wanted_h: float, lasts_h: float, nodes: float, capacity: float) -> float:
-    """The first start from `wanted_h` on at which the nodes are free in every hour it touches; takes them."""
+    """Return the first start from `wanted_h` on at which the nodes are free in every hour it touches; takes them."""
     start = wanted_h
     while True:
         hours, share = spread(start, lasts_h)
@@ -410,22 +265,14 @@ def _with_room(load: Floats, wanted_h: float, lasts_h: float, nodes: float, capa
         start = float(np.floor(start) + 1)
 
 
-def _frame(table: pl.DataFrame | pa.Table) -> pl.DataFrame:
-    if isinstance(table, pl.DataFrame):
-        return table
-    made = pl.from_arrow(table)
-    assert isinstance(made, pl.DataFrame)
-    return made
-
-
 def _since_h(times: pl.Series, origin: datetime) -> Floats:
-    """Hours since the origin; NaN where a time is null."""
+    """Return hours since the origin; NaN where a time is null."""
     milliseconds = (times - origin).dt.total_milliseconds().cast(pl.Float64)
     return np.asarray(milliseconds.fill_null(float("nan")).to_numpy() / 3.6e6, dtype=np.float64)
 
 
 def _hourly(frame: pl.DataFrame, column: str, origin: datetime, past: int, horizon: int) -> Floats:
-    """The column by hour from `past` before the origin; NaN where there is no row."""
+    """Return the column by hour from `past` before the origin; NaN where there is no row."""
     hours = np.round(_since_h(frame["hour_start"], origin)).astype(np.int64) + past
     if len(np.unique(hours)) < len(hours):
         raise ReplayError(
@@ -438,7 +285,7 @@ def _hourly(frame: pl.DataFrame, column: str, origin: datetime, past: int, horiz
 
 
 def _forecasts(frame: pl.DataFrame | None, origin: datetime) -> Callable[[int], Floats | None]:
-    """What the newest forecast at or before an hour expects of that hour and the next ones; None: there is none."""
+    """Return a look-up: the newest forecast at or before an hour, of that hour and the next ones; None: none."""
     made: dict[int, Floats] = {}
     for (time,), rows in frame.group_by("origin_time") if frame is not None else ():
         at = int(np.floor(_since_h(pl.Series([time]), origin)[0] + 1e-9))

@@ -22,10 +22,11 @@ from typing import Final
 
 import pint
 
+from lepton_etl.conf_files import conf_path
 from lepton_etl.errors import ConfigurationError, MissingFactorError
 from lepton_etl.schema.declare import ureg
 
-FACTORS_FOLDER: Final = Path(__file__).resolve().parents[2] / "conf" / "factors"
+FACTORS_FOLDER: Final = conf_path("factors")
 
 _COMMON: Final = ("value", "unit", "source", "licence", "valid_from", "valid_to")
 _KEY: Final = re.compile(r"[a-z][a-z0-9_]*")

@@ -1,21 +1,19 @@
-"""Lake tables -> the small tables of the report, aggregated in Spark: a page of 2,000 nodes stays small.
-
-- What the report is made from: small tables, already aggregated, in the order the page shows them.
-"""
+"""What the page shows, as small tables aggregated from the lake's: a page of 2,000 nodes stays small."""
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
+from zlib import crc32
 
+import polars as pl
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame
-from pyspark.sql import functions as F
 
 from lepton_etl.days import Days
-from lepton_etl.schema.columns import Transform, weighted_mean
 from lepton_etl.schema.declare import JOULES_PER_KWH, SECONDS_PER_HOUR
 from lepton_etl.schema.diagnosis import ANOMALY
 from lepton_etl.schema.energy import CLUSTER_DAY
@@ -201,164 +199,168 @@ def bucket_hours(days: Days, most: int = 200) -> int:
 COMPLETE_RATIO: Final = 0.9995  # What rounds to 100.0 %.
 
 
-def node_points(node_hours: DataFrame) -> DataFrame:
+def node_points(node_hours: pl.DataFrame) -> pl.DataFrame:
     """gold/node_hour -> power, load and inlet temperature of node-hours whose power is known.
 
     The load of a node with GPUs is its GPU utilisation, of any other its CPU utilisation: two axes.
     """
-    is_gpu = F.coalesce(F.col("gpu_count"), F.lit(0)) > 0
-    load = F.when(is_gpu, F.col("gpu_utilisation_ratio")).otherwise(F.col("cpu_utilisation_ratio"))
-    kind = F.when(is_gpu, F.lit("GPU utilisation")).otherwise(F.lit("CPU utilisation"))
-    return node_hours.where(F.col("power_mean_w").isNotNull()).select(
-        F.lit("node").alias("subject"),
+    is_gpu = pl.col("gpu_count").fill_null(0) > 0
+    load = pl.when(is_gpu).then("gpu_utilisation_ratio").otherwise("cpu_utilisation_ratio")
+    kind = pl.when(is_gpu).then(pl.lit("GPU utilisation")).otherwise(pl.lit("CPU utilisation"))
+    inlet = pl.col("inlet_temp_c")
+    return node_hours.filter(pl.col("power_mean_w").is_not_null()).select(
+        pl.lit("node").alias("subject"),
         "node_id",
-        F.lit("node").alias("device_id"),
+        pl.lit("node").alias("device_id"),
         "hardware_class",
         "hour_start",
-        F.col("power_mean_w").alias("power_w"),
-        F.when(load.isNotNull(), kind).alias("load_kind"),
+        pl.col("power_mean_w").alias("power_w"),
+        pl.when(load.is_not_null()).then(kind).alias("load_kind"),
         load.alias("load_ratio"),
-        F.when(F.col("inlet_temp_c").isNotNull(), F.lit("Inlet temperature")).alias("temperature_kind"),
-        F.col("inlet_temp_c").alias("temperature_c"),
+        pl.when(inlet.is_not_null()).then(pl.lit("Inlet temperature")).alias("temperature_kind"),
+        inlet.alias("temperature_c"),
     )
 
 
-def gpu_points(node_hours: DataFrame) -> Transform:
-    """silver/interval -> power, load and die temperature of GPU-hours; the hardware class is the node's."""
-    classes = node_hours.groupBy("site_id", "node_id").agg(F.max("hardware_class").alias("hardware_class"))
-
-    def transform(intervals: DataFrame) -> DataFrame:
-        gpus = intervals.where(F.col("device_id").startswith("gpu") & F.col("power_mean_w").isNotNull())
-        hours = gpus.groupBy(
-            "site_id", "node_id", "device_id", F.date_trunc("hour", "interval_start").alias("hour_start")
-        ).agg(
-            weighted_mean(F.col("power_mean_w"), F.col("observed_s")).alias("power_w"),
-            weighted_mean(F.col("gpu_utilisation_ratio"), F.col("observed_s")).alias("load_ratio"),
-            weighted_mean(F.col("device_temp_c"), F.col("observed_s")).alias("temperature_c"),
-        )
-        return hours.join(classes, ["site_id", "node_id"], how="left").select(
-            F.lit("GPU").alias("subject"),
-            "node_id",
-            "device_id",
-            "hardware_class",
-            "hour_start",
-            "power_w",
-            F.when(F.col("load_ratio").isNotNull(), F.lit("GPU utilisation")).alias("load_kind"),
-            "load_ratio",
-            F.when(F.col("temperature_c").isNotNull(), F.lit("GPU temperature")).alias("temperature_kind"),
-            "temperature_c",
-        )
-
-    return transform
+GPU_POINT_COLUMNS: Final = (
+    "site_id", "node_id", "device_id", "interval_start", "observed_s", "power_mean_w", "gpu_utilisation_ratio",
+    "device_temp_c",
+)  # fmt: skip
 
 
-def lowest_hashes(limit: int, *key: str) -> Transform:
-    """The `limit` rows with the lowest hash of their key: the same rows give the same sample."""
+def gpu_points(intervals: pl.DataFrame, classes: pl.DataFrame) -> pl.DataFrame:
+    """GPU_POINT_COLUMNS of silver/interval -> power, load and die temperature of GPU-hours.
 
-    def transform(rows: DataFrame) -> DataFrame:
-        return rows.orderBy(F.xxhash64(*key), *key).limit(limit)
+    `classes` has site_id, node_id and the node's hardware_class.
+    """
+    gpus = intervals.filter(pl.col("device_id").str.starts_with("gpu") & pl.col("power_mean_w").is_not_null())
+    hours = gpus.group_by(
+        "site_id", "node_id", "device_id", pl.col("interval_start").dt.truncate("1h").alias("hour_start")
+    ).agg(
+        _weighted_mean("power_mean_w").alias("power_w"),
+        _weighted_mean("gpu_utilisation_ratio").alias("load_ratio"),
+        _weighted_mean("device_temp_c").alias("temperature_c"),
+    )
+    load, temperature = pl.col("load_ratio"), pl.col("temperature_c")
+    return hours.join(classes, on=["site_id", "node_id"], how="left").select(
+        pl.lit("GPU").alias("subject"),
+        "node_id",
+        "device_id",
+        "hardware_class",
+        "hour_start",
+        "power_w",
+        pl.when(load.is_not_null()).then(pl.lit("GPU utilisation")).alias("load_kind"),
+        "load_ratio",
+        pl.when(temperature.is_not_null()).then(pl.lit("GPU temperature")).alias("temperature_kind"),
+        "temperature_c",
+    )
 
-    return transform
+
+def _weighted_mean(name: str) -> pl.Expr:
+    """The mean of the known values by observed seconds; null where none is known."""
+    seconds = pl.when(pl.col(name).is_not_null()).then("observed_s").sum()
+    return pl.when(seconds > 0).then((pl.col(name) * pl.col("observed_s")).sum() / seconds)
 
 
-def node_coverage(node_hours: DataFrame) -> DataFrame:
+def lowest_hashes(rows: pl.DataFrame, limit: int, *key: str) -> pl.DataFrame:
+    """Return the `limit` rows with the lowest hash of their key: the same rows give the same sample."""
+    if rows.height <= limit:
+        return rows.sort(key)
+    texts = rows.select(
+        pl.concat_str([pl.col(name).cast(pl.String) for name in key], separator="\0")
+    ).to_series()
+    order = pl.Series("_order", [crc32(text.encode()) for text in texts])
+    return rows.sort(order, *key).head(limit)
+
+
+def node_coverage(node_hours: pl.DataFrame) -> pl.DataFrame:
     """gold/node_hour -> observed over expected seconds of all hours of a node, least covered first."""
     return (
-        node_hours.groupBy("node_id")
+        node_hours.group_by("node_id")
         .agg(_coverage().alias("coverage_ratio"))
-        .where(F.col("coverage_ratio").isNotNull())
-        .orderBy("coverage_ratio", "node_id")
+        .filter(pl.col("coverage_ratio").is_not_null())
+        .sort("coverage_ratio", "node_id")
     )
 
 
-def coverage_cells(nodes: DataFrame, hours: int) -> Transform:
+def coverage_cells(node_hours: pl.DataFrame, nodes: pl.DataFrame, hours: int) -> pl.DataFrame:
     """gold/node_hour -> coverage of these nodes by node and bucket of `hours` (from the epoch, UTC)."""
-    width = int(hours * SECONDS_PER_HOUR)
-
-    def transform(node_hours: DataFrame) -> DataFrame:
-        seconds = F.unix_timestamp("hour_start")
-        bucket = F.timestamp_seconds(seconds - seconds % F.lit(width))
-        return (
-            node_hours.join(F.broadcast(nodes.select("node_id")), "node_id", how="left_semi")
-            .groupBy("node_id", bucket.alias("bucket_start"))
-            .agg(_coverage().alias("coverage_ratio"))
-            .orderBy("node_id", "bucket_start")
-        )
-
-    return transform
+    width_us = int(hours * SECONDS_PER_HOUR * 1_000_000)
+    since_us = pl.col("hour_start").dt.epoch("us")
+    bucket = (since_us - since_us % width_us).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
+    return (
+        node_hours.join(nodes.select("node_id"), on="node_id", how="semi")
+        .group_by("node_id", bucket.alias("bucket_start"))
+        .agg(_coverage().alias("coverage_ratio"))
+        .sort("node_id", "bucket_start")
+    )
 
 
-def _coverage() -> Column:
-    ratio = F.try_divide(F.sum("observed_s"), F.sum("expected_s"))
-    return F.least(ratio, F.lit(1.0))
+def _coverage() -> pl.Expr:
+    expected = pl.col("expected_s").sum()
+    ratio = (pl.col("observed_s").sum() / expected).clip(upper_bound=1.0)
+    return pl.when(expected > 0).then(ratio)
 
 
-def files_of(days: Days) -> Transform:
-    """bronze/file -> the files whose readings touch the days, and the files without readings that belong.
+def files_of(files: pl.DataFrame, days: Days) -> pl.DataFrame:
+    """Return the files of bronze/file whose readings touch the days, and the files without readings that belong.
 
     A file without readings belongs to the day that its path names; where it names none, to the newest batch.
     """
-
-    def transform(files: DataFrame) -> DataFrame:
-        newest = files.agg(F.max("batch").alias("newest_batch"))
-        touches = (F.col("first_reading_time") < F.lit(days.until_time)) & (
-            F.col("last_reading_time") >= F.lit(days.from_time)
-        )
-        named_day = F.regexp_extract("path", r"(\d{4}-\d{2}-\d{2})(?!.*\d{4}-\d{2}-\d{2})", 1)
-        # Days as text: ISO dates sort as text, and a name such as 2025-99-99 must not stop the report.
-        named = named_day.between(str(days.start), str(days.end))
-        nameless = (named_day == "") & (F.col("batch") == F.col("newest_batch"))
-        without = F.col("first_reading_time").isNull() & (named | nameless)
-        return files.crossJoin(F.broadcast(newest)).where(touches | without).drop("newest_batch")
-
-    return transform
+    touches = (pl.col("first_reading_time") < days.until_time) & (
+        pl.col("last_reading_time") >= days.from_time
+    )
+    # Days as text: ISO dates sort as text, and a name such as 2025-99-99 must not stop the report.
+    named_day = pl.col("path").str.extract_all(r"\d{4}-\d{2}-\d{2}").list.last()
+    named = named_day.is_between(pl.lit(str(days.start)), pl.lit(str(days.end)))
+    nameless = named_day.is_null() & (pl.col("batch") == pl.col("batch").max())
+    without = pl.col("first_reading_time").is_null() & (named.fill_null(False) | nameless)
+    return files.filter(touches.fill_null(False) | without)
 
 
-def file_counts(files: DataFrame) -> DataFrame:
+def file_counts(files: pl.DataFrame) -> pl.DataFrame:
     """bronze/file -> files, bytes and records by source and state."""
     counts = ("size_bytes", "records", "readings", "rejects", "duplicates", "ignored")
     return (
-        files.groupBy("source_name", "state")
-        .agg(F.count(F.lit(1)).alias("files"), *(F.sum(name).alias(name) for name in counts))
-        .orderBy("source_name", "state")
+        files.group_by("source_name", "state")
+        .agg(pl.len().alias("files"), *(pl.col(name).sum() for name in counts))
+        .sort("source_name", "state")
     )
 
 
-def discarded(files: DataFrame) -> DataFrame:
+def discarded(files: pl.DataFrame) -> pl.DataFrame:
     """bronze/file -> the files of which nothing could be used, with the reason."""
     return (
-        files.where(F.col("state") == "discarded")
+        files.filter(pl.col("state") == "discarded")
         .select("path", "source_name", "state", "reason")
-        .orderBy("source_name", "path")
+        .sort("source_name", "path")
     )
 
 
-def reject_counts(files: DataFrame) -> Transform:
+def reject_counts(rejects: pl.DataFrame, files: pl.DataFrame) -> pl.DataFrame:
     """bronze/reject -> records of these files by source and reason, most first, with the first of each."""
-
-    def transform(rejects: DataFrame) -> DataFrame:
-        first = F.min(F.struct("path", "source_position", "raw_text"))
-        return (
-            rejects.join(files.select("path", "file_id"), ["path", "file_id"], how="left_semi")
-            .groupBy("source_name", "reason")
-            .agg(F.count(F.lit(1)).alias("records"), first.alias("first"))
-            .select("source_name", "reason", "records", "first.*")
-            .orderBy(F.desc("records"), "source_name", "reason")
-        )
-
-    return transform
+    first = ("path", "source_position", "raw_text")
+    return (
+        rejects.join(files.select("path", "file_id"), on=["path", "file_id"], how="semi")
+        .sort(first, nulls_last=False)
+        .group_by("source_name", "reason", maintain_order=True)
+        .agg(pl.len().alias("records"), *(pl.col(name).first() for name in first))
+        .sort(["records", "source_name", "reason"], descending=[True, False, False])
+    )
 
 
-def ignored_sensors(files: DataFrame) -> DataFrame:
+def ignored_sensors(files: pl.DataFrame) -> pl.DataFrame:
     """bronze/file -> ignored records by source, sensor and reason, most frequent first.
 
     `ignored_detail` is a JSON list of [sensor, reason, count].
     """
-    entry = F.explode(F.from_json("ignored_detail", "array<array<string>>"))
-    return (
-        files.where(F.col("state") == "loaded")
-        .select("source_name", entry.alias("entry"))
-        .groupBy("source_name", F.col("entry")[0].alias("sensor"), F.col("entry")[1].alias("reason"))
-        .agg(F.sum(F.col("entry")[2].cast("bigint")).alias("records"))
-        .orderBy(F.desc("records"), "source_name", "sensor", "reason")
+    counts: Counter[tuple[str, str, str]] = Counter()
+    loaded = files.filter((pl.col("state") == "loaded") & pl.col("ignored_detail").is_not_null())
+    for source, detail in loaded.select("source_name", "ignored_detail").iter_rows():
+        for sensor, reason, count in json.loads(detail):
+            counts[source, sensor, reason] += count
+    rows = [(*key, count) for key, count in counts.items()]
+    schema = {"source_name": pl.String, "sensor": pl.String, "reason": pl.String, "records": pl.Int64}
+    return pl.DataFrame(rows, schema=schema, orient="row").sort(
+        ["records", "source_name", "sensor", "reason"], descending=[True, False, False, False]
     )

@@ -3,8 +3,6 @@
 Spark adds doubles in the order in which tasks deliver them, so the last digits of a sum change from run to
 run and a re-run would look like new content. Every sum over rows is therefore taken in decimals and cast
 back.
-
-- The two-sided 90 % interval of a figure, from one standard deviation of a normal error.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def split_by_job(
     Static S = min(E, idle) and dynamic D = E - S of each step; D by the dynamic component power a job causes
     (its GPUs, MIG instances by their part of the board's work, and the CPUs by CPU work), S by the slots it
     reserves. What no job holds is idle.
-    Source: definitions of the project, section 5, rule `reservation`, at the simulation's own step.
+    Source: docs/definitions.md section 5, rule `reservation`, at the simulation's own step.
     """
     static_j = np.minimum(step_energy_j, idle_step_j)
     dynamic_j = step_energy_j - static_j

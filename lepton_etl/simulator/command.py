@@ -81,7 +81,10 @@ def plan_of_options(
 
 def simulate_command(
     out: Annotated[
-        Path, typer.Argument(help="Folder for landing/, truth/, inventory, meters and config.yaml.")
+        Path,
+        typer.Argument(
+            help="Folder to write landing/, truth/, inventory.csv, meters.csv and config.yaml to."
+        ),
     ],
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds and options give equal bytes.")] = 1,
     first_day: Annotated[
@@ -96,10 +99,10 @@ def simulate_command(
     fault: Annotated[list[Fault] | None, typer.Option(help="Inject a fault; may be repeated.")] = None,
     resolution_w: Annotated[int, typer.Option(help="Step of the nodes' power sensors, W: 1 or 10.")] = 1,
     sensor_gain: Annotated[
-        float, typer.Option(min=0.0, help="1-sigma relative gain error of power sensors.")
+        float, typer.Option(min=0.0, help="Gain error of power sensors, one sigma, as a ratio.")
     ] = 0.0,
-    site: Annotated[str, typer.Option(help="Name of the site.")] = "simsite",
-    timezone: Annotated[str, typer.Option(help="IANA zone of the site.")] = "UTC",
+    site: Annotated[str, typer.Option(help="site_id of the simulated site.")] = "simsite",
+    timezone: Annotated[str, typer.Option(help="IANA time zone of the site.")] = "UTC",
     full_site: Annotated[
         bool, typer.Option("--full-site", help="Add photovoltaics, a battery and a generator.")
     ] = False,
@@ -108,7 +111,7 @@ def simulate_command(
     ] = False,
     processes: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
 ) -> None:
-    """Write the raw logs of a simulated fleet, and the truth beside them."""
+    """Write the raw logs of a simulated fleet, and its true energy beside them."""
     plan = plan_of_options(
         seed=seed,
         first_date=first_day.date(),

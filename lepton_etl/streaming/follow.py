@@ -2,8 +2,7 @@
 
 Text on a local disk is followed by whole lines. What cannot be read from its middle (compressed files, JSON and XML
 documents, Parquet, objects of a store) is read whole, once it has been unchanged for a while.
-
-- How far each log file has been followed: marks of bytes, and the spans that lie between two sets of them.
+How far each file has been followed is a byte offset; a span lies between two of them.
 """
 
 from __future__ import annotations

@@ -2,9 +2,7 @@
 
 A batch is: new lines -> sums of a minute (executors) -> the last hour of each device -> its state by the night's own
 model -> one commit. Nothing here writes a table that a night writes, and nothing waits for a night.
-
-- Log files that grow as a Spark stream: (file, byte offset) as offsets, decoded and summed up in the
-  executors.
+The stream's offsets are byte offsets of files; executors decode the new bytes and sum them up.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from pyspark.sql.types import StructType
 
 from lepton_etl.config.settings import Settings
 from lepton_etl.config.sources import Source
-from lepton_etl.diagnosis.minutes import SUMS, Meanings, sums
+from lepton_etl.diagnosis.minutes import SUMS, QuantityRoles, sums
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.ingest import text as codec
 from lepton_etl.ingest.decoded import Decoded, Origin
@@ -37,6 +35,7 @@ from lepton_etl.streaming import device_now as recent
 from lepton_etl.streaming.device_now import MEANINGS, Clock, Watcher, utc_now
 from lepton_etl.streaming.follow import Following, Mark, Passage, Span, head_of, passage, spans
 from pipelines.bronze import stamp_window
+from pipelines.engine import SparkEngine
 
 NAME: Final = "lepton_logs"
 SCHEMA: Final = (
@@ -59,7 +58,7 @@ class Follow:
     landing: Landing
     site_id: str
     sources: Mapping[str, Source]
-    meanings: Meanings
+    roles: QuantityRoles
     window_s: int
     look_back_s: float
     settle_s: float
@@ -154,7 +153,7 @@ def read_span(follow: Follow, source: Source, span: Span) -> pa.Table:
         for part in _decoded(follow, source, text):
             kept = text.context_lines
             found = part.readings.filter(pc.greater(part.readings["source_position"], kept))
-            readings.append(sums(pl.DataFrame(found), follow.meanings, follow.window_s))
+            readings.append(sums(pl.DataFrame(found), follow.roles, follow.window_s))
             rejects = part.rejects.filter(pc.greater(part.rejects["source_position"], kept))
             faults += _counted(rejects)
     except codec.UnreadableError as error:
@@ -246,10 +245,10 @@ def follow(spark: SparkSession, settings: Settings) -> Follow:
         )
     paths = tuple(source.path for source in sources.values())
     return Follow(
-        landing=Landing(ObjectStore.of(spark, paths)),
+        landing=Landing(ObjectStore.of(SparkEngine.of(spark).storage_option, paths)),
         site_id=settings.site.site_id,
         sources=sources,
-        meanings=MEANINGS,
+        roles=MEANINGS,
         window_s=settings.watch.window_s,
         look_back_s=settings.watch.look_back_s,
         settle_s=settings.watch.settle_s,

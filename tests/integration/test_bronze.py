@@ -1,4 +1,4 @@
-"""Bronze on real files, real executors and real Delta: once and only once, nothing lost."""
+"""Bronze on real files, in tasks of this process and of a pool, and real Delta: once and only once, nothing lost."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import yaml
 from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError
-from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.logs import FILE, READING, REJECT
 from pipelines import bronze
+from pipelines.engine import LocalEngine
 from pipelines.stage import StageContext, StageResult
 
 SNAPSHOT = """Timestamp: 2025-06-03 00:{minute:02d}:02 UTC
@@ -58,28 +59,31 @@ def site(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def run(lake: SparkLake, site: Settings) -> Callable[[], StageResult]:
+def lake(tmp_path: Path) -> Lake:
+    return Lake(tmp_path / "lake")
+
+
+@pytest.fixture
+def run(lake: Lake, site: Settings) -> Callable[[], StageResult]:
     context = StageContext(lake, site, Days.of(date(2025, 6, 3)), "test", structlog.get_logger())
     return lambda: bronze.run(context)
 
 
-def versions(lake: SparkLake) -> list[int | None]:
+def versions(lake: Lake) -> list[int | None]:
     return [lake.version(table) for table in (FILE, READING, REJECT)]
 
 
-def deliver(lake: SparkLake, name: str, content: bytes) -> Path:
+def deliver(lake: Lake, name: str, content: bytes) -> Path:
     path = lake.root.parent / "landing" / name
     path.write_bytes(content)
     return path
 
 
-def counted(lake: SparkLake) -> None:
+def counted(lake: Lake) -> None:
     """rows in == readings + rejects + duplicates + ignored, for every file, against the tables themselves."""
-    readings = {
-        r["file_id"]: r["count"] for r in lake.read_frame(READING).groupBy("file_id").count().collect()
-    }
-    rejects = {r["file_id"]: r["count"] for r in lake.read_frame(REJECT).groupBy("file_id").count().collect()}
-    for row in lake.rows(FILE).to_pylist():
+    readings = dict(lake.read(READING).group_by("file_id").len().iter_rows())
+    rejects = dict(lake.read(REJECT).group_by("file_id").len().iter_rows())
+    for row in lake.read(FILE).to_dicts():
         assert row["state"] != "planned"
         assert row["records"] == row["readings"] + row["rejects"] + row["duplicates"] + row["ignored"]
         if row["state"] != "duplicate":
@@ -87,32 +91,31 @@ def counted(lake: SparkLake) -> None:
             assert row["rejects"] == rejects.get(row["file_id"], 0)
 
 
-def test_a_file_is_loaded_once_with_its_place(lake: SparkLake, run: Callable[[], StageResult]) -> None:
+def test_a_file_is_loaded_once_with_its_place(lake: Lake, run: Callable[[], StageResult]) -> None:
     path = deliver(lake, "n1-2025-06-03.txt.gz", gzip.compress(ipmi_text()))
     first = run()
     after = versions(lake)
     assert (first.rows_in, first.rows_out) == (12, 6)
     assert run().notes == ("no new files",)
     assert versions(lake) == after
-    reading = lake.read_frame(READING).where("sensor = 'Sys Power'").orderBy("reading_time").first()
-    assert reading is not None
+    reading = lake.read(READING).filter(sensor="Sys Power").sort("reading_time").row(0, named=True)
     assert (reading["node_id"], reading["value"], reading["source_position"]) == ("n1", 200.0, 2)
-    assert reading["reading_time"].replace(tzinfo=UTC) == datetime(2025, 6, 3, 0, 0, 2, tzinfo=UTC)
-    file = lake.rows(FILE).to_pylist()[0]
+    assert reading["reading_time"] == datetime(2025, 6, 3, 0, 0, 2, tzinfo=UTC)
+    file = lake.read(FILE).to_dicts()[0]
     assert (file["path"], file["state"], file["ignored"]) == (str(path), "loaded", 6)
     counted(lake)
 
 
 def test_a_truncated_gzip_is_discarded_by_name_and_the_rest_is_loaded(
-    lake: SparkLake, run: Callable[[], StageResult]
+    lake: Lake, run: Callable[[], StageResult]
 ) -> None:
     deliver(lake, "n1-2025-06-03.txt.gz", gzip.compress(ipmi_text()))
     bad = deliver(lake, "n2-2025-06-03.txt.gz", gzip.compress(ipmi_text(300))[:-20])
     result = run()
     assert any(f"file discarded: {bad} (truncated_gzip" in note for note in result.notes)
-    reject = lake.read_frame(REJECT).collect()
+    reject = lake.read(REJECT).to_dicts()
     assert [(r["reason"], r["path"]) for r in reject] == [("truncated_gzip", str(bad))]
-    assert lake.read_frame(READING).select("node_id").distinct().collect()[0][0] == "n1"
+    assert lake.read(READING)["node_id"].unique().to_list() == ["n1"]
     # Delivered whole later, it is loaded.
     bad.write_bytes(gzip.compress(ipmi_text(300)))
     assert run().rows_out == 6
@@ -120,7 +123,7 @@ def test_a_truncated_gzip_is_discarded_by_name_and_the_rest_is_loaded(
 
 
 def test_the_same_content_under_another_name_counts_as_duplicates(
-    lake: SparkLake, run: Callable[[], StageResult]
+    lake: Lake, run: Callable[[], StageResult]
 ) -> None:
     deliver(lake, "n1-2025-06-03.txt", ipmi_text())
     deliver(lake, "n1-2025-06-03.txt.gz", gzip.compress(ipmi_text()))
@@ -129,18 +132,40 @@ def test_the_same_content_under_another_name_counts_as_duplicates(
     deliver(lake, "n1-2025-06-03.txt.again", ipmi_text())
     assert run().rows_out == 0
     states = {
-        row["path"].rsplit("/", 1)[1]: (row["state"], row["duplicates"])
-        for row in lake.rows(FILE).to_pylist()
+        row["path"].rsplit("/", 1)[1]: (row["state"], row["duplicates"]) for row in lake.read(FILE).to_dicts()
     }
     assert states["n1-2025-06-03.txt.again"] == ("duplicate", 12)
     assert sorted(state for state, _ in states.values()) == ["duplicate", "duplicate", "loaded"]
-    assert lake.read_frame(READING).count() == 6
+    assert lake.read(READING).height == 6
     counted(lake)
 
 
-def test_identical_bytes_of_two_nodes_are_both_loaded(
-    lake: SparkLake, run: Callable[[], StageResult]
+def test_a_pool_of_processes_loads_the_same(
+    lake: Lake, site: Settings, run: Callable[[], StageResult]
 ) -> None:
+    for number in range(5):
+        deliver(lake, f"n{number}-2025-06-03.txt", ipmi_text(200 + number) + b"garbage\n")
+    run()
+    pooled = Lake(lake.root.parent / "pooled")
+    with LocalEngine(2) as engine:
+        context = StageContext(
+            pooled,
+            site,
+            Days.of(date(2025, 6, 3)),
+            "test",
+            structlog.get_logger(),
+            engine,
+        )
+        assert bronze.run(context).rows_out == 30
+    for table in (FILE, READING, REJECT):
+        kept = [name for name in table.columns if name not in ("ingest_time", "ingest_date")]
+        order = [name for name in ("file_id", "path", "source_position") if name in kept]
+        left, right = (one.read(table, columns=kept).sort(order) for one in (lake, pooled))
+        assert left.equals(right) and left.height >= 5
+    counted(pooled)
+
+
+def test_identical_bytes_of_two_nodes_are_both_loaded(lake: Lake, run: Callable[[], StageResult]) -> None:
     deliver(lake, "n1-2025-06-03.txt", ipmi_text())
     deliver(lake, "n2-2025-06-03.txt", ipmi_text())
     assert run().rows_out == 12
@@ -148,7 +173,7 @@ def test_identical_bytes_of_two_nodes_are_both_loaded(
 
 @pytest.mark.parametrize("killed_after", ["plan", "stage", "readings", "rejects"])
 def test_a_batch_killed_at_any_point_is_finished_once(
-    lake: SparkLake, run: Callable[[], StageResult], killed_after: str, monkeypatch: pytest.MonkeyPatch
+    lake: Lake, run: Callable[[], StageResult], killed_after: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deliver(lake, "n1-2025-06-03.txt", ipmi_text() + b"garbage\n")
 
@@ -171,33 +196,31 @@ def test_a_batch_killed_at_any_point_is_finished_once(
         with pytest.raises(Killed):
             run()
     run()
-    assert lake.read_frame(READING).count() == 6
-    assert [r["reason"] for r in lake.read_frame(REJECT).collect()] == ["bad_line"]
+    assert lake.read(READING).height == 6
+    assert [r["reason"] for r in lake.read(REJECT).to_dicts()] == ["bad_line"]
     after = versions(lake)
     run()
     assert versions(lake) == after
     counted(lake)
 
 
-def test_a_link_out_of_the_landing_folder_is_not_opened(
-    lake: SparkLake, run: Callable[[], StageResult]
-) -> None:
+def test_a_link_out_of_the_landing_folder_is_not_opened(lake: Lake, run: Callable[[], StageResult]) -> None:
     outside = lake.root.parent / "secret.txt"
     outside.write_bytes(ipmi_text())
     (lake.root.parent / "landing" / "n1-2025-06-03.txt").symlink_to(outside)
     assert run().rows_out == 0
-    assert lake.rows(FILE).to_pylist()[0]["reason"] == "symbolic_link"
+    assert lake.read(FILE).to_dicts()[0]["reason"] == "symbolic_link"
 
 
 def test_an_unreadable_landing_folder_stops_before_anything_is_read(
-    lake: SparkLake, run: Callable[[], StageResult]
+    lake: Lake, run: Callable[[], StageResult]
 ) -> None:
     (lake.root.parent / "landing").rmdir()
     with pytest.raises(ConfigurationError, match=r"sources\.bmc\.path"):
         run()
 
 
-def test_statistics_prune_and_other_readers_agree(lake: SparkLake, run: Callable[[], StageResult]) -> None:
+def test_statistics_prune_and_other_readers_agree(lake: Lake, run: Callable[[], StageResult]) -> None:
     deliver(lake, "n1-2025-06-03.txt", ipmi_text())
     run()
     found = lake.log(READING).to_pyarrow_table(columns=["node_id", "value", "reading_date"])

@@ -10,19 +10,17 @@ import numpy as np
 import polars as pl
 import pytest
 import structlog
-from pyspark.sql import SparkSession
 
 from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
-from lepton_etl.lake.spark import SparkLake
-from lepton_etl.schema.declare import Table
+from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.diagnosis import ANOMALY, FORECAST, JOB_POWER, STATE
 from lepton_etl.schema.energy import PREDICTION
 from lepton_etl.schema.fleet import GRID_HOUR, INTERVAL, NODE
 from lepton_etl.schema.jobs import JOB_ENERGY, JOB_RUN
-from lepton_etl.schema.types import spark_schema
 from pipelines import diagnose, forecast
 from pipelines.stage import StageContext
+from tests.integration.laying import lay
 
 DAY = date(2025, 6, 30)
 MIDNIGHT = datetime(2025, 6, 30, tzinfo=UTC)
@@ -39,36 +37,36 @@ sources:
 
 
 @pytest.fixture(scope="module")
-def context(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> StageContext:
+def context(tmp_path_factory: pytest.TempPathFactory) -> StageContext:
     """A rack of four nodes: n1's power stands still for ten hours of the day while its load moves."""
     folder: Path = tmp_path_factory.mktemp("diagnose")
     (folder / "settings.yaml").write_text(SETTINGS, encoding="utf-8")
     settings: Settings = load(folder / "settings.yaml")
-    lake = SparkLake(folder / "lake", spark=spark)
+    lake = Lake(folder / "lake")
     nodes = [
         {"site_id": "s", "cluster_id": "c", "node_id": f"n{i}", "rack_id": "r1", "node_kind": "compute",
          "hardware_class": "h", "valid_from": datetime(2020, 1, 1, tzinfo=UTC)}
         for i in range(1, 5)
     ]  # fmt: skip
-    _write(lake, NODE, nodes, None)
+    lay(lake, NODE, nodes)
     first = DAY - timedelta(days=HISTORY_DAYS)
-    _write(lake, PREDICTION, _predictions(first), Days(first, DAY))
-    _write(lake, INTERVAL, _intervals(), Days(DAY - timedelta(days=2), DAY))
-    _write(lake, GRID_HOUR, _grid(first), Days(first, DAY))
+    lay(lake, PREDICTION, _predictions(first), Days(first, DAY))
+    lay(lake, INTERVAL, _intervals(), Days(DAY - timedelta(days=2), DAY))
+    lay(lake, GRID_HOUR, _grid(first), Days(first, DAY))
     runs, energy = _jobs(first)
-    _write(lake, JOB_RUN, runs, Days(first, DAY))
-    _write(lake, JOB_ENERGY, energy, Days(first, DAY))
+    lay(lake, JOB_RUN, runs, Days(first, DAY))
+    lay(lake, JOB_ENERGY, energy, Days(first, DAY))
     return StageContext(lake, settings, Days.of(DAY), "test-run", structlog.get_logger())
 
 
 def test_a_stuck_sensor_is_an_anomaly_and_its_peers_are_not(context: StageContext) -> None:
     result = diagnose.run(context)
-    rows = pl.DataFrame(context.lake.rows(ANOMALY))
+    rows = context.lake.read(ANOMALY)
     stuck = rows.filter(pl.col("anomaly_kind") == "stuck")
     assert stuck["node_id"].to_list() == ["n1"] and set(rows["date"]) == {DAY}
     assert stuck["rack_id"].to_list() == ["r1"] and stuck["anomaly_score"][0] > 1
     assert any("n1 node: the reading stood still while the load moved" in note for note in result.notes)
-    states = pl.DataFrame(context.lake.rows(STATE))
+    states = context.lake.read(STATE)
     assert states.height == 2 * 288 and set(states["date"]) == {DAY}
     boards = dict(
         states.sort("interval_start").group_by("device_id", maintain_order=True).agg(pl.col("performance_state").last())
@@ -80,7 +78,7 @@ def test_a_stuck_sensor_is_an_anomaly_and_its_peers_are_not(context: StageContex
 
 def test_the_grid_is_forecast_from_the_end_of_the_day_and_jobs_by_their_users(context: StageContext) -> None:
     forecast.run(context)
-    hours = pl.DataFrame(context.lake.rows(FORECAST)).sort("horizon_h")
+    hours = context.lake.read(FORECAST).sort("horizon_h")
     assert hours["horizon_h"].to_list() == list(range(1, 97))
     assert set(hours["origin_time"]) == {MIDNIGHT + timedelta(days=1)} and set(hours["forecast_basis"]) == {
         "fusion"
@@ -88,17 +86,10 @@ def test_the_grid_is_forecast_from_the_end_of_the_day_and_jobs_by_their_users(co
     # 300 + 100 sin(hour): a forecast that knows the hour of the day is near.
     expected = 300 + 100 * np.sin(2 * np.pi * (np.arange(96) % 24) / 24)
     assert np.abs(hours["carbon_intensity_gco2e_per_kwh"].to_numpy() - expected).mean() < 15
-    jobs = pl.DataFrame(context.lake.rows(JOB_POWER)).sort("job_id")
+    jobs = context.lake.read(JOB_POWER).sort("job_id")
     assert jobs.height == 2 and set(jobs["date"]) == {DAY}
     assert jobs["predicted_power_w"].to_list() == pytest.approx([1000.0, 400.0], rel=0.1)
     assert [one.changed for one in forecast.run(context).written] == [False, False]
-
-
-def _write(lake: SparkLake, table: Table, rows: list[dict[str, Any]], days: Days | None) -> None:
-    frame = lake.spark.createDataFrame(
-        [tuple(row.get(c) for c in table.columns) for row in rows], spark_schema(table)
-    )
-    lake.overwrite(table, frame) if days is None else lake.replace_frame(table, days, frame)
 
 
 def _predictions(first: date) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Landing on S3, large files in bounded memory, and compressions, through real executors."""
+"""Landing on S3, large files in bounded memory, and compressions, through real tasks."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.ingest.text import zstd
 from lepton_etl.lake import maintenance
-from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.logs import FILE, JOB, READING, REJECT
 from pipelines import bronze
+from pipelines.engine import Engine, InlineEngine, LocalEngine, SparkEngine
 from pipelines.stage import StageContext
 
 if TYPE_CHECKING:
@@ -52,26 +53,26 @@ def site(tmp_path: Path, path: str, **source: object) -> Settings:
     )  # fmt: skip
 
 
-def load(lake: SparkLake, settings: Settings) -> dict[str, dict[str, object]]:
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(tmp_path / "lake")
+
+
+def load(lake: Lake, settings: Settings, engine: Engine | None = None) -> dict[str, dict[str, object]]:
     """Run bronze; the rows of bronze/file by file name."""
     day = Days(date(2025, 6, 3), date(2025, 6, 3))
-    bronze.run(StageContext(lake, settings, day, "test-run", structlog.get_logger()))
-    return {str(row["path"]).rpartition("/")[2]: row for row in lake.rows(FILE).to_pylist()}
+    log = structlog.get_logger()
+    bronze.run(StageContext(lake, settings, day, "test-run", log, engine or InlineEngine()))
+    return {str(row["path"]).rpartition("/")[2]: row for row in lake.read(FILE).to_dicts()}
 
 
 @pytest.fixture(scope="module")
-def bucket(spark: SparkSession) -> Iterator[str]:
-    """A bucket of a real S3 API server on loopback that knows one key; the session's s3a options name both."""
+def options() -> Iterator[dict[str, str]]:
+    """The s3a options of a bucket `fleet` of a real S3 API server on loopback that knows one key."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     endpoint = f"http://{host}:{port}"
-    options = {
-        "fs.s3a.endpoint": endpoint,
-        "fs.s3a.endpoint.region": "eu-central-1",
-        "fs.s3a.bucket.fleet.access.key": "key-of-the-fleet",
-        "fs.s3a.bucket.fleet.secret.key": "secret",
-    }
     client = boto3.client(
         "s3", endpoint_url=endpoint, region_name="eu-central-1", aws_access_key_id="key-of-the-fleet",
         aws_secret_access_key="secret",
@@ -80,45 +81,60 @@ def bucket(spark: SparkSession) -> Iterator[str]:
     client.put_object(Bucket="fleet", Key="ipmi/a/n1-2025-06-03.txt", Body=TEXT)
     client.put_object(Bucket="fleet", Key="ipmi/b/n2-2025-06-03.txt.zst", Body=zstd.compress(TEXT))
     client.put_object(Bucket="fleet", Key="ipmi/b/notes.md", Body=b"not asked for")
-    hadoop = spark.sparkContext._jsc.hadoopConfiguration()
-    for key, value in options.items():
-        hadoop.set(key, value)
-    yield "fleet"
-    for key in options:
-        hadoop.unset(key)
+    yield {
+        "spark.hadoop.fs.s3a.endpoint": endpoint,
+        "spark.hadoop.fs.s3a.endpoint.region": "eu-central-1",
+        "spark.hadoop.fs.s3a.bucket.fleet.access.key": "key-of-the-fleet",
+        "spark.hadoop.fs.s3a.bucket.fleet.secret.key": "secret",
+    }
     server.stop()
 
 
+@pytest.fixture(scope="module")
+def pool(options: dict[str, str]) -> Iterator[LocalEngine]:
+    with LocalEngine(2, options=options) as engine:
+        yield engine
+
+
 @pytest.mark.spark
+def test_spark_says_the_options_of_its_session(spark: SparkSession) -> None:
+    hadoop = spark.sparkContext._jsc.hadoopConfiguration()
+    named = {"fs.s3a.endpoint.region": "eu-north-1", "fs.s3a.bucket.fleet.secret.key": "secret"}
+    for key, value in named.items():
+        hadoop.set(key, value)
+    engine = SparkEngine.of(spark)
+    assert {name: engine.storage_option(name) for name in named} == named
+    assert engine.storage_option("fs.s3a.bucket.other.secret.key") is None
+    for key in named:
+        hadoop.unset(key)
+
+
 def test_objects_of_a_bucket_are_loaded_once_with_the_credentials_of_s3a(
-    lake: SparkLake, bucket: str, tmp_path: Path
+    lake: Lake, pool: LocalEngine, tmp_path: Path
 ) -> None:
-    settings = site(tmp_path, f"s3://{bucket}/ipmi/**/*.txt*")
-    files = load(lake, settings)
+    settings = site(tmp_path, "s3://fleet/ipmi/**/*.txt*")
+    files = load(lake, settings, pool)
     assert {
         name: (row["state"], row["node_id"], row["readings"], row["ignored"]) for name, row in files.items()
     } == {
         "n1-2025-06-03.txt": ("loaded", "n1", 3, 3),
         "n2-2025-06-03.txt.zst": ("loaded", "n2", 3, 3),
     }
-    readings = lake.read_frame(READING).toPandas()
+    readings = lake.read(READING)
     assert sorted(readings["value"]) == [200, 200, 201, 201, 202, 202]
     versions = [lake.version(table) for table in (FILE, READING, REJECT)]
-    load(lake, settings)
+    load(lake, settings, pool)
     assert [lake.version(table) for table in (FILE, READING, REJECT)] == versions
 
 
-@pytest.mark.spark
 def test_a_bucket_that_is_not_there_is_named_with_its_key(
-    lake: SparkLake, bucket: str, tmp_path: Path
+    lake: Lake, pool: LocalEngine, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigurationError, match=r"sources\.bmc\.path = 's3://elsewhere/"):
-        load(lake, site(tmp_path, "s3://elsewhere/ipmi/*.txt"))
-    assert bucket == "fleet"
+        load(lake, site(tmp_path, "s3://elsewhere/ipmi/*.txt"), pool)
 
 
-@pytest.mark.spark
-def test_every_compression_and_a_large_file_in_blocks(lake: SparkLake, tmp_path: Path) -> None:
+def test_every_compression_and_a_large_file_in_blocks(lake: Lake, tmp_path: Path) -> None:
     landing = tmp_path / "landing"
     landing.mkdir()
     day = "".join(
@@ -142,15 +158,13 @@ def test_every_compression_and_a_large_file_in_blocks(lake: SparkLake, tmp_path:
         0,
     )
     assert files["n1-2025-06-03.txt.zst"]["readings"] == 3
-    found = lake.read_frame(READING).where("node_id = 'big'")
-    last = found.orderBy("source_position", ascending=False).first()
-    assert last is not None
+    found = lake.read(READING).filter(node_id="big")
+    last = found.sort("source_position").row(-1, named=True)
     assert (last["source_position"], last["value"]) == (86_399 * 13 + 2, 86_399 % 400)
 
 
-@pytest.mark.spark
 def test_a_large_file_that_ends_badly_leaves_its_reject_and_nothing_else(
-    lake: SparkLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The plan saw it whole; when it is decoded, it is another file: what was staged of it is dropped."""
     landing = tmp_path / "landing"
@@ -174,12 +188,11 @@ def test_a_large_file_that_ends_badly_leaves_its_reject_and_nothing_else(
         0,
         1,
     )
-    assert lake.read_frame(READING).count() == 0
+    assert lake.read(READING).height == 0
     assert not list((lake.root / READING.name).glob("**/*.parquet"))
 
 
-@pytest.mark.spark
-def test_what_was_appended_since_the_listing_is_left_to_the_next_run(lake: SparkLake, tmp_path: Path) -> None:
+def test_what_was_appended_since_the_listing_is_left_to_the_next_run(lake: Lake, tmp_path: Path) -> None:
     """A growing file: read to the size it was listed with; with its new size it is another file of the next run."""
     landing = tmp_path / "landing"
     landing.mkdir()
@@ -190,13 +203,12 @@ def test_what_was_appended_since_the_listing_is_left_to_the_next_run(lake: Spark
     with file.open("ab") as more:
         more.write(SNAPSHOT.format(minute=9, watts=900).encode())
     load(lake, settings)
-    rows = lake.rows(FILE).to_pylist()
+    rows = lake.read(FILE).to_dicts()
     assert sorted(row["readings"] for row in rows) == [3, 4]
     assert first["size_bytes"] == len(TEXT)
 
 
-@pytest.mark.spark
-def test_job_accounting_stands_in_its_own_table(lake: SparkLake, tmp_path: Path) -> None:
+def test_job_accounting_stands_in_its_own_table(lake: Lake, tmp_path: Path) -> None:
     landing = tmp_path / "landing"
     landing.mkdir()
     (landing / "sacct.txt").write_bytes(SACCT)
@@ -204,26 +216,23 @@ def test_job_accounting_stands_in_its_own_table(lake: SparkLake, tmp_path: Path)
         "sacct.txt"
     ]
     assert (row["records"], row["jobs"], row["readings"]) == (1, 1, 0)
-    job = lake.read_frame(JOB).first()
-    assert job is not None
+    job = lake.read(JOB).row(0, named=True)
     assert (job["job_id"], job["account"], job["job_state"]) == ("7", "physics", "COMPLETED")
     assert job["end_time"] - job["start_time"] == timedelta(minutes=59)
 
 
-@pytest.mark.spark
-def test_thousands_of_small_files_become_few(lake: SparkLake, tmp_path: Path) -> None:
+def test_thousands_of_small_files_become_few(lake: Lake, pool: LocalEngine, tmp_path: Path) -> None:
     landing = tmp_path / "landing"
     landing.mkdir()
     settings = site(tmp_path, f"{landing}/*.txt")
     for number in range(2000):
         (landing / f"n{number}-2025-06-03.txt").write_bytes(TEXT)
-    load(lake, settings)
-    assert len(lake.log(READING).file_uris()) <= lake.spark.sparkContext.defaultParallelism
+    load(lake, settings, pool)
+    assert len(lake.log(READING).file_uris()) <= pool.parallelism
 
 
-@pytest.mark.spark
 def test_small_files_of_many_batches_are_put_together_and_no_row_changes(
-    lake: SparkLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(maintenance, "SMALL_FILES", 3)
     landing = tmp_path / "landing"
@@ -233,8 +242,8 @@ def test_small_files_of_many_batches_are_put_together_and_no_row_changes(
         (landing / f"n{number}-2025-06-03.txt").write_bytes(TEXT)
         load(lake, settings)
     assert len(lake.log(READING).file_uris()) == 2  # All of the first batches in one, and the last.
-    nodes = lake.read_frame(READING).groupBy("node_id").count().collect()
-    assert {row["node_id"]: row["count"] for row in nodes} == {f"n{n}": 3 for n in range(4)}
+    nodes = lake.read(READING).group_by("node_id").len()
+    assert dict(nodes.iter_rows()) == {f"n{n}": 3 for n in range(4)}
     operations = [entry["operation"] for entry in lake.log(READING).history()]
     assert operations.count("OPTIMIZE") == 1
     assert lake.log(READING).transaction_version("lepton-etl-bronze") == 4

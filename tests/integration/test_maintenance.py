@@ -30,7 +30,7 @@ class LakeOfThen(Lake):
 def lakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Lake, LakeOfThen]:
     """A lake with two small files of a day, and the same one as a writer sees it that opened it now."""
     monkeypatch.setattr(maintenance, "SMALL_FILES", 2)
-    lake, then = (kind(tmp_path / "lake") for kind in (Lake, LakeOfThen))
+    lake, then = Lake(tmp_path / "lake"), LakeOfThen(tmp_path / "lake")
     row = {
         "date": DAY, "hour_start": datetime(2025, 6, 3, tzinfo=UTC), "intensity_basis": "direct",
         "signal": "average", "flow": "consumption", "carbon_intensity_gco2e_per_kwh": 200.0,

@@ -228,7 +228,7 @@ def test_the_verbs_of_people(settings: Settings, tmp_path: Path) -> None:
     )
     assert shown.stdout.splitlines() == ["it_energy_kwh", "100.0"]
     table = CliRunner().invoke(app, ["figures", *ask, "--limit", "1"])
-    assert "as said by" in table.stdout
+    assert "as published by" in table.stdout
     assert "(30 rows)" in table.stdout
     assert (
         "30 rows of gold/cluster_day"
@@ -240,13 +240,13 @@ def test_the_verbs_of_people(settings: Settings, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (["figures", "--as-of", "yesterday"], "is no time"),
+        (["figures", "--as-of", "yesterday"], "is not a time"),
         (
             ["figures", "--as-of", "2030-01-01", "--table", "gold/node_hour"],
             "never published -> one of gold/cluster_day",
         ),
         (["figures", "--as-of", "2030-01-01", "--column", "kwh"], "no column kwh"),
-        (["close", "--month", "2025-6"], "is no month"),
+        (["close", "--month", "2025-6"], "is not a month"),
     ],
 )
 def test_wrong_use_says_what_to_do(

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
-from pyspark.sql import SparkSession
 from typer.testing import CliRunner
 
 from lepton_etl.cli.main import app
 from lepton_etl.config.settings import load
 from lepton_etl.days import Days
 from lepton_etl.lake import tables as plain
-from lepton_etl.lake.spark import SparkLake
-from lepton_etl.schema.declare import Table
+from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.diagnosis import STATE
 from lepton_etl.schema.energy import NODE_HOUR, SITE_HOUR
 from lepton_etl.schema.fleet import INTERVAL, NODE
 from lepton_etl.schema.jobs import JOB_NODE, JOB_RUN
 from lepton_etl.schema.recommend import DECISION, RECOMMENDATION, SAVING
-from lepton_etl.schema.types import spark_schema
 from pipelines import recommend
 from pipelines.stage import StageContext
-
-pytestmark = pytest.mark.spark
+from tests.integration.laying import lay
 
 DAY = date(2025, 6, 30)
 FIRST = DAY - timedelta(days=9)
@@ -67,20 +62,20 @@ def node_hours(days: Days) -> list[dict[str, Any]]:
     return rows
 
 
-def lay_down(lake: SparkLake) -> None:
+def lay_down(lake: Lake) -> None:
     days = Days(FIRST, DAY + timedelta(days=1))
     nodes = [
         SITE | {"node_id": f"n{n}", "rack_id": f"r{n % 2}", "hardware_class": "gpu-400", "valid_from": at(FIRST)}
         for n in range(1, 6)
     ]  # fmt: skip
-    write(lake, NODE, nodes)
-    write(lake, NODE_HOUR, node_hours(days), days)
+    lay(lake, NODE, nodes)
+    lay(lake, NODE_HOUR, node_hours(days), days)
     hours = [
         {"site_id": "s", "date": day, "hour_start": at(day, hour), "energy_basis": "measured", "pue_basis": "none",
          "status": "provisional", "carbon_intensity_gco2e_per_kwh": 400.0}
         for day in days for hour in range(24)
     ]  # fmt: skip
-    write(lake, SITE_HOUR, hours, days)
+    lay(lake, SITE_HOUR, hours, days)
     each = [at(DAY) + timedelta(minutes=5 * k) for k in range(288)]
     board = {"date": DAY, "node_id": "n1", "device_id": "gpu0"}
     boards = [
@@ -88,50 +83,39 @@ def lay_down(lake: SparkLake) -> None:
                         "gpu_utilisation_ratio": 0.0, "flags": [], "counts_in_total": False, "multiplicity": 1}
         for start in each
     ]  # fmt: skip
-    write(lake, INTERVAL, boards, Days.of(DAY))
+    lay(lake, INTERVAL, boards, Days.of(DAY))
     run = SITE | {"job_id": "4711", "submit_time": at(DAY), "restart": 0, "date": DAY, "tenant_id": "physics",
                   "outcome": "running"}  # fmt: skip
     held = run | {"node_id": "n1", "from_time": at(DAY), "to_time": at(DAY + timedelta(days=1)), "device_ids": ["gpu0"],
                   "attribution_basis": "devices"}  # fmt: skip
-    write(lake, JOB_NODE, [held], Days.of(DAY))
-    write(lake, JOB_RUN, [run | {"start_time": at(DAY), "user_name": "ada"}], Days.of(DAY))
+    lay(lake, JOB_NODE, [held], Days.of(DAY))
+    lay(lake, JOB_RUN, [run | {"start_time": at(DAY), "user_name": "ada"}], Days.of(DAY))
     states = [
         SITE | board | {"interval_start": start, "performance_state": "degraded", "adjustment": "drain",
                         "adjustment_reason": "it clocks down"}
         for start in each[:24]
     ]  # fmt: skip
-    write(lake, STATE, states, Days.of(DAY))
-
-
-def write(lake: SparkLake, table: Table, rows: Sequence[Mapping[str, Any]], days: Days | None = None) -> None:
-    whole = [{name: row.get(name) for name in table.columns} for row in rows]
-    frame = lake.spark.createDataFrame(whole, spark_schema(table))
-    if days is None:
-        lake.overwrite(table, frame)
-    else:
-        lake.replace_frame(table, days, frame)
+    lay(lake, STATE, states, Days.of(DAY))
 
 
 @pytest.fixture(scope="module")
-def folder(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recommend")
     (folder / "site.yaml").write_text(SETTINGS, encoding="utf-8")
-    lay_down(SparkLake(folder / "lake", spark=spark))
+    lay_down(Lake(folder / "lake"))
     return folder
 
 
-def night(spark: SparkSession, folder: Path, day: date) -> tuple[dict[str, dict[str, Any]], Any]:
+def night(folder: Path, day: date) -> tuple[dict[str, dict[str, Any]], Any]:
     settings = load(folder / "site.yaml")
-    lake = SparkLake(settings.lake.root, spark=spark)
+    lake = Lake(settings.lake.root)
     done = recommend.run(StageContext(lake, settings, Days.of(day), "run", structlog.get_logger()))
     rows = plain.read(settings.lake.root, RECOMMENDATION, Days.of(day)).to_pylist()
     return {row["lever"]: row for row in rows}, done
 
 
-def test_a_night_proposes_decisions_hold_and_commands_can_be_taken_along(
-    spark: SparkSession, folder: Path
-) -> None:
-    found, done = night(spark, folder, DAY)
+def test_a_night_proposes_decisions_hold_and_commands_can_be_taken_along(folder: Path) -> None:
+    found, done = night(folder, DAY)
     assert set(found) == {"consolidate", "zombie", "adjustment"}
     asleep = found["consolidate"]
     # Four rest: one of them is the reserve, and each rack keeps one on.
@@ -144,7 +128,7 @@ def test_a_night_proposes_decisions_hold_and_commands_can_be_taken_along(
         2.88
     )
     assert any("no cap is proposed" in note for note in done.notes)
-    again = night(spark, folder, DAY)[1]
+    again = night(folder, DAY)[1]
     assert [one.changed for one in again.written] == [False]
 
     config = str(folder / "site.yaml")
@@ -165,14 +149,14 @@ def test_a_night_proposes_decisions_hold_and_commands_can_be_taken_along(
     assert twice.exit_code != 0
 
 
-def test_what_was_applied_keeps_its_promise_and_is_graded(spark: SparkSession, folder: Path) -> None:
+def test_what_was_applied_keeps_its_promise_and_is_graded(folder: Path) -> None:
     before = {row["lever"]: row for row in plain.read(folder / "lake", RECOMMENDATION).to_pylist()}
     applied = {
         "recommendation_id": before["consolidate"]["recommendation_id"], "decision": "applied",
         "decided_time": at(DAY, 12), "effective_time": at(DAY, 12),
     }  # fmt: skip
     plain.append(folder / "lake", DECISION, [applied], {})
-    found, done = night(spark, folder, DAY + timedelta(days=1))
+    found, done = night(folder, DAY + timedelta(days=1))
     assert found["consolidate"]["recommendation_state"] == "applied"
     assert found["consolidate"]["expected_saving_kwh"] == before["consolidate"]["expected_saving_kwh"]
     assert found["zombie"]["recommendation_state"] == "expired"

@@ -1,32 +1,27 @@
-"""Jobs of a small site run again under other rules, a Spark group a policy; and a pending job that is told to wait."""
+"""Jobs of a small site run again under other rules, a task a policy; and a pending job that is told to wait."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 import structlog
-from pyspark.sql import SparkSession
 
 from lepton_etl.cli.replay import run
 from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import NoInputError
 from lepton_etl.lake import tables as plain
-from lepton_etl.lake.spark import SparkLake
-from lepton_etl.schema.declare import Table
+from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.diagnosis import FORECAST
 from lepton_etl.schema.fleet import GRID_HOUR, NODE
 from lepton_etl.schema.jobs import JOB_ENERGY, JOB_NODE, JOB_RUN
 from lepton_etl.schema.logs import JOB
-from lepton_etl.schema.types import spark_schema
+from pipelines.engine import InlineEngine
 from pipelines.recommend import waiting_jobs
 from pipelines.stage import StageContext
-
-pytestmark = pytest.mark.spark
+from tests.integration.laying import lay
 
 FIRST = date(2025, 6, 1)
 DAYS = Days(FIRST, FIRST + timedelta(days=9))
@@ -50,30 +45,21 @@ def clean(hour: int) -> float:
     return 100.0 if hour < 6 else 400.0
 
 
-def write(lake: SparkLake, table: Table, rows: Sequence[Mapping[str, Any]], days: Days | None) -> None:
-    whole = [{name: row.get(name) for name in table.columns} for row in rows]
-    frame = lake.spark.createDataFrame(whole, spark_schema(table))
-    if days is None:
-        lake.overwrite(table, frame)
-    else:
-        lake.replace_frame(table, days, frame)
-
-
 @pytest.fixture(scope="module")
-def site(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[SparkLake, Settings]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Settings]:
     """A job of two hours and 2 kWh submitted at 12 h of every day; at the end one waits in the queue."""
     folder: Path = tmp_path_factory.mktemp("replay")
     (folder / "site.yaml").write_text(SETTINGS, encoding="utf-8")
     settings = load(folder / "site.yaml")
-    lake = SparkLake(settings.lake.root, spark=spark)
+    lake = Lake(settings.lake.root)
     node = {"site_id": "s", "cluster_id": "c", "node_id": "n1", "valid_from": at(FIRST), "gpu_count": 8}
-    write(lake, NODE, [node], None)
+    lay(lake, NODE, [node], None)
     hours = [
         {"date": day, "hour_start": at(day, hour), "zone_id": "ZZ", "flow": "consumption", "signal": "average",
          "intensity_basis": "direct", "carbon_intensity_gco2e_per_kwh": clean(hour)}
         for day in DAYS for hour in range(24)
     ]  # fmt: skip
-    write(lake, GRID_HOUR, hours, DAYS)
+    lay(lake, GRID_HOUR, hours, DAYS)
     runs, energy, held = [], [], []
     for number, day in enumerate(JOB_DAYS):
         key = {"site_id": "s", "cluster_id": "c", "job_id": str(number), "submit_time": at(day, 12), "restart": 0,
@@ -84,9 +70,9 @@ def site(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple
                              "attribution_basis": "count", "energy_basis": "measured"})  # fmt: skip
         held.append(key | {"node_id": "n1", "from_time": at(day, 12), "to_time": at(day, 14), "gpu_count": 2,
                            "attribution_basis": "count"})  # fmt: skip
-    write(lake, JOB_RUN, runs, JOB_DAYS)
-    write(lake, JOB_ENERGY, energy, JOB_DAYS)
-    write(lake, JOB_NODE, held, JOB_DAYS)
+    lay(lake, JOB_RUN, runs, JOB_DAYS)
+    lay(lake, JOB_ENERGY, energy, JOB_DAYS)
+    lay(lake, JOB_NODE, held, JOB_DAYS)
     end = JOB_DAYS.end + timedelta(days=1)
     ahead = [
         {"date": end, "zone_id": "ZZ", "origin_time": at(end), "hour_start": at(end) + timedelta(hours=h),
@@ -95,7 +81,7 @@ def site(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple
          "intensity_upper_gco2e_per_kwh": clean((h + 18) % 24) + 10}
         for h in range(96)
     ]  # fmt: skip
-    write(lake, FORECAST, ahead, Days.of(end))
+    lay(lake, FORECAST, ahead, Days.of(end))
     pending = {"site_id": "s", "cluster_name": "c", "job_id": "99", "submit_time": at(JOB_DAYS.end, 20), "restart": 0,
                "user_name": "ada", "partition": "batch", "job_state": "PENDING", "gpu_count": 2, "record": "job",
                "file_id": "f", "ingest_date": JOB_DAYS.end, "ingest_time": at(JOB_DAYS.end, 23),
@@ -104,9 +90,9 @@ def site(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return lake, settings
 
 
-def test_rules_stand_between_doing_nothing_and_knowing_all(site: tuple[SparkLake, Settings]) -> None:
+def test_rules_stand_between_doing_nothing_and_knowing_all(site: tuple[Lake, Settings]) -> None:
     lake, settings = site
-    done = run(lake, settings, ["planned", "threshold", "cheapest_window"], JOB_DAYS, 24.0)
+    done = run(lake, settings, ["planned", "threshold", "cheapest_window"], JOB_DAYS, 24.0, InlineEngine())
     rows = {row["policy"]: row for row in done.rows}
     assert list(rows) == ["run_at_once", "planned", "threshold", "clairvoyant"]
     assert {row["jobs_completed"] for row in rows.values()} == {6}
@@ -119,13 +105,13 @@ def test_rules_stand_between_doing_nothing_and_knowing_all(site: tuple[SparkLake
     assert "location-based" in done.basis and any("prices" in note for note in done.notes)
 
 
-def test_days_without_jobs_are_said(site: tuple[SparkLake, Settings]) -> None:
+def test_days_without_jobs_are_said(site: tuple[Lake, Settings]) -> None:
     lake, settings = site
     with pytest.raises(NoInputError, match="no job"):
-        run(lake, settings, ["planned"], Days.of(DAYS.end), 24.0)
+        run(lake, settings, ["planned"], Days.of(DAYS.end), 24.0, InlineEngine())
 
 
-def test_a_pending_job_is_told_to_wait_for_the_clean_hours(site: tuple[SparkLake, Settings]) -> None:
+def test_a_pending_job_is_told_to_wait_for_the_clean_hours(site: tuple[Lake, Settings]) -> None:
     lake, settings = site
     context = StageContext(lake, settings, Days.of(JOB_DAYS.end), "run", structlog.get_logger())
     found = waiting_jobs(context)

@@ -5,22 +5,20 @@ from __future__ import annotations
 import re
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import structlog
 
 from lepton_etl.config.settings import load
 from lepton_etl.days import Days
+from lepton_etl.lake.tables import Lake
+from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR
+from lepton_etl.schema.fleet import INTERVAL
+from lepton_etl.schema.logs import FILE, REJECT
+from lepton_etl.schema.operations import STAGE_RUN
 from pipelines import report
 from pipelines.stage import StageContext, StageResult
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
-    from lepton_etl.lake.spark import SparkLake
-
-pytestmark = pytest.mark.spark
 
 DAY = date(2025, 6, 3)
 START = datetime(2025, 6, 3, tzinfo=UTC)
@@ -78,15 +76,10 @@ def stage_run(stage: str, message: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def filled(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> SparkLake:
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """A lake of one day: 70 nodes, one silent and one half a day late, one bad file, one reject."""
-    from lepton_etl.lake.spark import SparkLake
-    from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR
-    from lepton_etl.schema.fleet import INTERVAL
-    from lepton_etl.schema.logs import FILE, REJECT
-    from lepton_etl.schema.operations import STAGE_RUN
 
-    lake = SparkLake(tmp_path_factory.mktemp("report") / "lake", spark=spark)
+    lake = Lake(tmp_path_factory.mktemp("report") / "lake")
     hours = [node_hour(i, node, hour) for i, node in enumerate(NODES) for hour in range(24)]
     lake.write_rows(NODE_HOUR, hours)
     lake.write_rows(INTERVAL, [gpu_interval(minute) for minute in range(0, 60, 5)])
@@ -117,14 +110,19 @@ def filled(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Spa
     return lake
 
 
-def context_of(lake: SparkLake, folder: Path, days: Days) -> StageContext:
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(tmp_path / "lake")
+
+
+def context_of(lake: Lake, folder: Path, days: Days) -> StageContext:
     conf = folder / "conf.yaml"
     conf.write_text(SETTINGS)
     return StageContext(lake, load(conf), days, "run-1", structlog.get_logger())
 
 
 @pytest.fixture(scope="module")
-def context(filled: SparkLake, tmp_path_factory: pytest.TempPathFactory) -> StageContext:
+def context(filled: Lake, tmp_path_factory: pytest.TempPathFactory) -> StageContext:
     return context_of(filled, tmp_path_factory.mktemp("site"), Days.of(DAY))
 
 
@@ -176,8 +174,9 @@ def test_the_same_data_give_the_same_page(context: StageContext, result: StageRe
     assert [file.name for file in page.parent.iterdir()] == ["index.html"]
 
 
-def test_a_gpu_hour_is_the_mean_over_its_observed_time(filled: SparkLake) -> None:
-    rows = report.points(filled, Days.of(DAY)).rows.to_pylist()
+def test_a_gpu_hour_is_the_mean_over_its_observed_time(context: StageContext) -> None:
+    hours = context.lake.read(NODE_HOUR, context.days)
+    rows = report.points(context, hours).rows.to_pylist()
     (gpu,) = [row for row in rows if row["subject"] == "GPU"]
     assert gpu["power_w"] == pytest.approx(200.0)
     assert (gpu["hardware_class"], gpu["load_kind"], gpu["temperature_c"]) == (
@@ -187,7 +186,7 @@ def test_a_gpu_hour_is_the_mean_over_its_observed_time(filled: SparkLake) -> Non
     )
 
 
-def test_an_empty_lake_gives_a_page_that_says_so(lake: SparkLake, tmp_path: Path) -> None:
+def test_an_empty_lake_gives_a_page_that_says_so(lake: Lake, tmp_path: Path) -> None:
     result = report.run(context_of(lake, tmp_path, Days.of(DAY, date(2025, 6, 4))))
     assert "holds no row of 2025-06-03..2025-06-04" in result.notes[1]
     html = body(tmp_path / "report" / "2025-06-03_2025-06-04" / "index.html")

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 import structlog
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from lepton_etl.cli.models import explained
 from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import NoInputError
-from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Lake
 from lepton_etl.models.classes import fit_classes
-from lepton_etl.models.device_hours import capped, covered, device_hours
-from lepton_etl.models.features import KEYS, POWER_COLUMNS, feature_names
+from lepton_etl.models.device_hours import capped, capped_by_class, covered, device_hours
+from lepton_etl.models.features import POWER_COLUMNS, feature_names
 from lepton_etl.models.fit import class_task
 from lepton_etl.models.registry import Registry
 from lepton_etl.models.stored import build
-from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import PREDICTION
 from lepton_etl.schema.fleet import INTERVAL, NODE
-from lepton_etl.schema.types import spark_schema
 from pipelines import score, train
+from pipelines.engine import LocalEngine
 from pipelines.stage import StageContext
+from tests.integration.laying import lay, rows_of
 
 START = datetime(2025, 6, 1, tzinfo=UTC)
 DAYS = Days(date(2025, 6, 1), date(2025, 6, 4))
@@ -42,12 +42,6 @@ sources:
   - {name: bmc, format: ipmitool, path: "ipmi/*.txt.gz", node_id_from_path: "(?P<node_id>[^/]+)-"}
 model: {trees: 10, min_rows: 100, slim: false, gates: {min_test_rows: 24}}
 """
-
-
-def _rows(spark: SparkSession, table: Table, rows: list[dict[str, Any]]) -> DataFrame:
-    return spark.createDataFrame(
-        [tuple(row.get(c) for c in table.columns) for row in rows], spark_schema(table)
-    )
 
 
 def _interval(node: str, device: str, start: datetime, power_w: float | None, **more: Any) -> dict[str, Any]:
@@ -77,16 +71,19 @@ def _node(node: str, rated_w: float, **more: Any) -> dict[str, Any]:
     )
 
 
-def _collect(rows: DataFrame) -> dict[tuple[str, str, int], dict[str, Any]]:
-    found = [row.asDict() for row in rows.collect()]
-    return {(r["node_id"], r["device_id"], r["hour_start"].hour): r for r in found}
+def _by_hour(hours: pl.DataFrame) -> dict[tuple[str, str, int], dict[str, Any]]:
+    return {(r["node_id"], r["device_id"], r["hour_start"].hour): r for r in hours.to_dicts()}
 
 
 @pytest.fixture
-def nodes(spark: SparkSession) -> DataFrame:
+def lake(tmp_path: Path) -> Lake:
+    return Lake(tmp_path / "lake")
+
+
+@pytest.fixture
+def nodes() -> pl.DataFrame:
     switched = datetime(2025, 6, 1, 1, tzinfo=UTC)
-    return _rows(
-        spark,
+    return rows_of(
         NODE,
         [
             _node("a", 500.0, valid_to=switched),
@@ -95,9 +92,7 @@ def nodes(spark: SparkSession) -> DataFrame:
     )
 
 
-def test_node_hours_join_the_inventory_of_the_hour_and_the_load_of_the_devices(
-    spark: SparkSession, nodes: DataFrame
-) -> None:
+def test_node_hours_join_the_inventory_of_the_hour_and_the_load_of_the_devices(nodes: pl.DataFrame) -> None:
     second = START + timedelta(hours=1)
     rows = [
         *_hour("a", "node", START, [100.0] * 6 + [200.0] * 6, cpu_utilisation_ratio=0.5, inlet_temp_c=22.0),
@@ -107,7 +102,7 @@ def test_node_hours_join_the_inventory_of_the_hour_and_the_load_of_the_devices(
         *_hour("stranger", "node", START, [80.0] * 5),
         *_hour("a", "node", START + timedelta(hours=2), [90.0] * 12, energy_source="modelled_sum"),
     ]
-    hours = _collect(_rows(spark, INTERVAL, rows).transform(device_hours("node", nodes)))
+    hours = _by_hour(device_hours("node", rows_of(INTERVAL, rows), nodes))
     assert sorted(hours) == [("a", "node", 0), ("a", "node", 1), ("stranger", "node", 0)]
     first, later, stranger = hours["a", "node", 0], hours["a", "node", 1], hours["stranger", "node", 0]
     assert first["energy_kwh"] == pytest.approx(0.150, rel=1e-9)
@@ -123,15 +118,11 @@ def test_node_hours_join_the_inventory_of_the_hour_and_the_load_of_the_devices(
     assert later["gpu_utilisation_ratio"] == pytest.approx(0.4)
     assert (later["gpu_utilisation_min_ratio"], later["gpu_utilisation_max_ratio"]) == (0.2, 0.6)
     assert (stranger["rated_power_w"], stranger["hardware_class"]) == (None, "unknown")
-    kept = _collect(
-        _rows(spark, INTERVAL, rows).transform(device_hours("node", nodes)).transform(covered(0.9))
-    )
+    kept = _by_hour(covered(device_hours("node", rows_of(INTERVAL, rows), nodes), 0.9))
     assert sorted(kept) == [("a", "node", 0), ("a", "node", 1)]
 
 
-def test_gpu_hours_are_per_board_and_scaling_power_changes_no_feature(
-    spark: SparkSession, nodes: DataFrame
-) -> None:
+def test_gpu_hours_are_per_board_and_scaling_power_changes_no_feature(nodes: pl.DataFrame) -> None:
     second = START + timedelta(hours=1)
     seen = {
         "gpu_utilisation_ratio": 0.3,
@@ -139,30 +130,27 @@ def test_gpu_hours_are_per_board_and_scaling_power_changes_no_feature(
         "device_temp_c": 55.0,
         "multiplicity": 2,
     }
-    intervals = _rows(spark, INTERVAL, _hour("a", "gpu", second, [120.0] * 12, **seen))
-    scaled = intervals.select(
-        *((F.col(c) * 3).alias(c) if c in POWER_COLUMNS else F.col(c) for c in INTERVAL.columns)
-    )
-    plain = _collect(intervals.transform(device_hours("gpu", nodes)))["a", "gpu", 1]
-    tripled = _collect(scaled.transform(device_hours("gpu", nodes)))["a", "gpu", 1]
+    intervals = rows_of(INTERVAL, _hour("a", "gpu", second, [120.0] * 12, **seen))
+    scaled = intervals.with_columns(pl.col(c) * 3 for c in POWER_COLUMNS)
+    plain = _by_hour(device_hours("gpu", intervals, nodes))["a", "gpu", 1]
+    tripled = _by_hour(device_hours("gpu", scaled, nodes))["a", "gpu", 1]
     assert plain["energy_kwh"] == pytest.approx(0.120, rel=1e-9)
     assert tripled["energy_kwh"] == pytest.approx(0.360, rel=1e-9)
     assert {n: plain[n] for n in feature_names("gpu")} == {n: tripled[n] for n in feature_names("gpu")}
     assert (plain["rated_power_w"], plain["device_temp_c"], plain["gpu_count"]) == (300.0, 55.0, 2.0)
 
 
-def test_the_sample_is_the_same_in_any_partitioning(spark: SparkSession, nodes: DataFrame) -> None:
-    rows = [row for n in range(40) for row in _hour(f"n{n}", "node", START, [100.0 + n])]
-    hours = _rows(spark, INTERVAL, rows).transform(device_hours("node", nodes))
-    samples = [
-        {r["node_id"] for r in hours.repartition(parts).transform(capped(10)).select(*KEYS).collect()}
-        for parts in (1, 7)
-    ]
-    assert len(samples[0]) == 10
-    assert samples[0] == samples[1]
+def test_the_sample_and_its_sums_are_the_same_in_any_order(nodes: pl.DataFrame) -> None:
+    rows = [row for n in range(40) for row in _hour(f"n{n}", "node", START, [100.0 + n, 0.1, 1e3 / 7])]
+    hours = device_hours("node", rows_of(INTERVAL, rows), nodes)
+    turned = device_hours("node", rows_of(INTERVAL, rows[::-1]), nodes)
+    assert turned.equals(hours)
+    sample = capped(hours, 10)
+    assert sample.height == 10
+    assert sample.equals(capped(hours.reverse(), 10))
 
 
-def _fill(spark: SparkSession, lake: SparkLake, days: Days) -> None:
+def _fill(lake: Lake, days: Days) -> None:
     """Three nodes whose power follows their load, one interval of 300 s seen in every five minutes."""
     random = np.random.default_rng(3)
     rows = []
@@ -173,9 +161,9 @@ def _fill(spark: SparkSession, lake: SparkLake, days: Days) -> None:
             power_w = idle_w * (1 + load + 0.02 * float(np.sin(12 * load)))
             seen = {"cpu_utilisation_ratio": load, "inlet_temp_c": 20.0 + 5 * load}
             rows += _hour(node, "node", days.from_time + timedelta(hours=hour), [power_w] * 12, **seen)
-    lake.replace_frame(INTERVAL, days, _rows(spark, INTERVAL, rows))
+    lay(lake, INTERVAL, rows, days)
     nodes = [_node("n1", 400.0), _node("n2", 400.0), _node("n3", 900.0, hardware_class="k")]
-    lake.overwrite(NODE, _rows(spark, NODE, nodes))
+    lay(lake, NODE, nodes)
 
 
 @pytest.fixture
@@ -184,14 +172,12 @@ def settings(tmp_path: Path) -> Settings:
     return load(tmp_path / "settings.yaml")
 
 
-def _context(lake: SparkLake, settings: Settings, days: Days) -> StageContext:
+def _context(lake: Lake, settings: Settings, days: Days) -> StageContext:
     return StageContext(lake, settings, days, "test-run", structlog.get_logger())
 
 
-def test_a_night_trains_once_promotes_scores_and_repeats_itself(
-    spark: SparkSession, lake: SparkLake, settings: Settings
-) -> None:
-    _fill(spark, lake, DAYS)
+def test_a_night_trains_once_promotes_scores_and_repeats_itself(lake: Lake, settings: Settings) -> None:
+    _fill(lake, DAYS)
     context = _context(lake, settings, DAYS)
     first = train.run(context)
     assert first.rows_in == 3 * 96
@@ -209,7 +195,7 @@ def test_a_night_trains_once_promotes_scores_and_repeats_itself(
 
     scored = score.run(context)
     assert scored.written[0].changed
-    rows = lake.read_frame(PREDICTION).toPandas()
+    rows = lake.read(PREDICTION).to_pandas()
     assert len(rows) == 3 * 96
     error = (rows["energy_kwh"] - rows["predicted_kwh"]).abs().sum() / rows["energy_kwh"].sum()
     assert error < 0.05
@@ -226,7 +212,7 @@ def test_a_night_trains_once_promotes_scores_and_repeats_itself(
     assert said.startswith("node-energy version 1, n1, hour 2025-06-03T05:00Z")
     assert "Wh were measured" in said and "dE/dcpu_utilisation_ratio = +" in said
     assert "by the chain rule since the hour before" in said and "agrees in sign with" in said
-    with pytest.raises(NoInputError, match="silver knows no node hour of nobody"):
+    with pytest.raises(NoInputError, match="no node hour of nobody"):
         explained(lake, settings, "nobody", datetime(2025, 6, 3, 5, tzinfo=UTC))
 
     # The days before the last cannot replace a champion trained up to a later day; scored days keep their version.
@@ -240,20 +226,22 @@ def test_a_night_trains_once_promotes_scores_and_repeats_itself(
 
 
 def test_a_class_taught_on_an_executor_is_the_one_taught_here_to_the_bit(
-    spark: SparkSession, lake: SparkLake, settings: Settings
+    lake: Lake, settings: Settings
 ) -> None:
-    _fill(spark, lake, DAYS)
+    _fill(lake, DAYS)
     of_model = settings.model.model_copy(
         update={"candidates": ("forest",), "class_min_rows": 50, "class_max_rows": 150}
     )
-    task = class_task(train.training_hours(lake, DAYS, of_model), of_model)
-    hours = train.class_hours(lake, DAYS, of_model)
-    on_executors = train.taught(hours, task)
-    here = fit_classes(train.as_ordered(hours.repartition(3).toArrow()), task)
+    context = _context(lake, settings, DAYS)
+    hours = capped_by_class(train.training_hours(context, of_model), of_model.class_max_rows)
+    task = class_task(train.as_ordered(hours), of_model)
+    with LocalEngine(2) as engine:
+        on_executors = train.taught(hours, task, replace(context, engine=engine))
+    here = fit_classes(train.as_ordered(hours.reverse()), task)
     assert [fit.hardware_class for fit in on_executors] == [fit.hardware_class for fit in here] == ["h", "k"]
     # Two nodes over four days, of which at most 150 hours of a class are taken and the last day is tested.
     assert here[0].rows <= 150 and here[1].rows == 71
-    rows = train.as_ordered(hours.toArrow())[list(feature_names("node"))]
+    rows = train.as_ordered(hours)[list(feature_names("node"))]
     for ours, theirs in zip(here, on_executors, strict=True):
         assert (ours.rows, ours.chosen) == (theirs.rows, theirs.chosen)
         assert len(ours.validated) > 0
@@ -261,11 +249,9 @@ def test_a_class_taught_on_an_executor_is_the_one_taught_here_to_the_bit(
         assert (build(ours.data).predict(rows) == build(theirs.data).predict(rows)).all()
 
 
-def test_a_first_night_with_few_rows_is_a_note(
-    spark: SparkSession, lake: SparkLake, settings: Settings
-) -> None:
+def test_a_first_night_with_few_rows_is_a_note(lake: Lake, settings: Settings) -> None:
     day = Days.of(DAYS.start)
-    _fill(spark, lake, day)
+    _fill(lake, day)
     context = _context(lake, settings, day)
     assert train.run(context).notes == ("not trained: 72 node hours with energy, 100 needed",)
     assert score.run(context).notes == ("not scored: node-energy has no champion",)

@@ -20,7 +20,7 @@ import lepton_etl
 ROOT = Path(__file__).resolve().parents[2]
 JARS = ROOT / "var" / "ivy" / "jars"
 SPARK_JARS = Path(pyspark.__file__).parent / "jars"
-LOCKS = ("requirements-build.lock", "requirements.lock")
+LOCKS = ("requirements-uv.lock", "requirements-build.lock", "requirements.lock", "requirements-dev.lock")
 
 
 def locked(lock: str) -> list[tuple[Requirement, list[str]]]:
@@ -73,16 +73,57 @@ def test_a_lock_names_no_host_and_no_folder(lock: str) -> None:
     assert not re.search(r"https?://|--(extra-)?index-url|--find-links|/tmp|/home", text)
 
 
-def test_the_lock_holds_what_setup_cfg_asks_for() -> None:
+def pins_of(lock: str) -> dict[str, Requirement]:
+    return {canonicalize_name(pin.name): pin for pin, _ in locked(lock) if applies(pin.marker)}
+
+
+@pytest.mark.parametrize(("lock", "extras"), [("requirements.lock", []), ("requirements-dev.lock", ["dev"])])
+def test_the_lock_holds_what_setup_cfg_asks_for(lock: str, extras: list[str]) -> None:
     config = set_up_cfg()
-    asked = lines_of(config["options"]["install_requires"]) + lines_of(
-        config["options.extras_require"]["dev"]
-    )
-    pins = {canonicalize_name(pin.name): pin for pin, _ in locked("requirements.lock") if applies(pin.marker)}
+    asked = lines_of(config["options"]["install_requires"])
+    asked += [line for extra in extras for line in lines_of(config["options.extras_require"][extra])]
+    pins = pins_of(lock)
     for line in asked:
         requirement = Requirement(line)
         pin = pins[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(str(pin.specifier).removeprefix("==")), f"{line}: {pin}"
+
+
+def test_developers_have_the_users_packages_and_more() -> None:
+    users, developers = pins_of("requirements.lock"), pins_of("requirements-dev.lock")
+    assert {name: str(developers[name]) for name in users} == {name: str(pin) for name, pin in users.items()}
+
+
+def test_users_need_no_test_tools() -> None:
+    tools = {
+        "pytest",
+        "pytest-cov",
+        "coverage",
+        "hypothesis",
+        "moto",
+        "duckdb",
+        "mypy",
+        "ruff",
+        "vulture",
+        "pre-commit",
+    }
+    assert tools <= pins_of("requirements-dev.lock").keys()
+    assert tools & pins_of("requirements.lock").keys() == set()
+
+
+def test_each_target_sets_up_what_it_needs() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    needs = dict(re.findall(r"^([a-z-]+): (setup|setup-dev) ##", makefile, re.MULTILINE))
+    assert {target for target, level in needs.items() if level == "setup"} == {"demo", "nightly", "report"}
+    assert {
+        "test",
+        "test-slow",
+        "test-real",
+        "cluster-test",
+        "lint",
+        "check-lock",
+        "bench-ingest",
+    } <= needs.keys()
 
 
 def applies(marker: Marker | None) -> bool:
@@ -109,8 +150,7 @@ def test_the_console_script_is_installed() -> None:
 def test_delta_is_the_same_release_in_python_jars_and_settings() -> None:
     (pin,) = [line for line in lines_of(set_up_cfg()["options"]["install_requires"]) if "delta-spark" in line]
     release = pin.split("==")[1]
-    set_up = (ROOT / "scripts" / "set_up.py").read_text(encoding="utf-8")
-    assert f'"io.delta:delta-spark_4.1_2.13:{release}"' in set_up
+    assert spark_conf("delta-jars.conf")["spark.jars.packages"] == f"io.delta:delta-spark_4.1_2.13:{release}"
     assert f"io.delta_delta-spark_4.1_2.13-{release}.jar" in listed_jars()
     assert metadata.version("delta-spark") == release
 
@@ -159,7 +199,7 @@ def test_settings_that_must_not_drift(key: str, value: str) -> None:
     assert spark_conf("spark-defaults.conf")[key] == value
 
 
-@pytest.mark.parametrize("name", ["spark-defaults.conf", "spark-secure.conf"])
+@pytest.mark.parametrize("name", ["spark-defaults.conf", "spark-secure.conf", "delta-jars.conf"])
 def test_every_spark_setting_has_its_reason(name: str) -> None:
     """A comment stands above each block of settings."""
     explained = False

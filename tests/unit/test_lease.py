@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from lepton_etl.days import Days
 from lepton_etl.errors import Exit, LockedError
-from lepton_etl.lake.lease import Lease, leases
+from lepton_etl.lake.lease import DaysLease, Lease
 
 HOLD = """
 import sys, time
@@ -65,8 +66,39 @@ def test_a_holder_on_another_host_is_judged_by_its_heartbeat(
             pass
 
 
-def test_leases_taken_before_a_refusal_are_given_back(tmp_path: Path) -> None:
-    with Lease(tmp_path, "day-2", "first"):
-        with pytest.raises(LockedError), leases(tmp_path, ["day-1", "day-2"], "second"):
+def test_days_are_one_lease_and_another_run_gets_those_that_are_free(tmp_path: Path) -> None:
+    years = Days(date(2022, 1, 1), date(2024, 12, 31))
+    june = [Days(date(2025, 6, 1), date(2025, 6, 2)), Days.of(date(2025, 6, 9))]
+    with DaysLease(tmp_path, [years], "first"):
+        assert [file.name for file in (tmp_path / "_leases").iterdir()] == ["days-first.json"]
+        with DaysLease(tmp_path, june, "second"):
+            wanted = Days(date(2025, 6, 5), date(2025, 6, 10))
+            with (
+                pytest.raises(LockedError, match="lease 'day-2025-06-09' is held by run second"),
+                DaysLease(tmp_path, [Days.of(date(2025, 7, 1)), wanted], "third"),
+            ):
+                pass
+            # What was refused holds nothing.
+            assert {file.name for file in (tmp_path / "_leases").iterdir()} == {
+                "days-first.json",
+                "days-second.json",
+            }
+        with DaysLease(tmp_path, [wanted], "third"):
             pass
-        assert [file.name for file in (tmp_path / "_leases").iterdir()] == ["day-2.json"]
+    assert not list((tmp_path / "_leases").iterdir())
+
+
+def test_the_days_of_a_killed_process_are_taken_over(tmp_path: Path) -> None:
+    code = HOLD.replace(
+        'Lease(Path(sys.argv[1]), "bronze", "other-run")',
+        'DaysLease(Path(sys.argv[1]), [Days.of(date(2025, 6, 3))], "other-run")',
+    ).replace("import Lease", "import DaysLease; from lepton_etl.days import Days; from datetime import date")
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    mine = DaysLease(tmp_path, [Days.of(date(2025, 6, 3))], "mine")
+    with pytest.raises(LockedError, match=r"day-2025-06-03.*other-run"), mine:
+        pass
+    holder.kill()
+    holder.wait()
+    with DaysLease(tmp_path, [Days.of(date(2025, 6, 3))], "mine"):
+        pass

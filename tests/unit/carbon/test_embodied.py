@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pytest
 
-from lepton_etl.carbon.embodied import SECONDS_PER_YEAR, booked_in_year, service_lives
+from lepton_etl.carbon.embodied import SECONDS_PER_YEAR, service_lives
 from lepton_etl.registers.factors import load_factors
 from lepton_etl.schema.fleet import NODE
 from lepton_etl.schema.types import arrow_schema
@@ -17,7 +18,7 @@ from lepton_etl.schema.types import arrow_schema
 def lives_of(*rows: dict[str, Any]) -> dict[str, dict[str, Any]]:
     filled = [{"site_id": "s", "cluster_id": "c", **row} for row in rows]
     nodes = pa.Table.from_pylist(filled, schema=arrow_schema(NODE))
-    return {row["node_id"]: row for row in service_lives(nodes, load_factors()).to_dicts()}
+    return {row["node_id"]: row for row in service_lives(pl.DataFrame(nodes), load_factors()).to_dicts()}
 
 
 def on(year: int, month: int = 1) -> datetime:
@@ -54,14 +55,5 @@ def test_the_inventory_wins_and_a_move_is_no_retirement() -> None:
     assert found["life_s"] == pytest.approx(6 * SECONDS_PER_YEAR)
 
 
-def test_the_esg_view_books_the_whole_in_the_year_of_purchase() -> None:
-    rows = [{"node_id": f"n{year}", "gpu_count": 0, "valid_from": on(year)} for year in (2023, 2024)]
-    nodes = pa.Table.from_pylist(
-        [{"site_id": "s", "cluster_id": "c", **row} for row in rows], schema=arrow_schema(NODE)
-    )
-    booked = booked_in_year(service_lives(nodes, load_factors()), 2024)
-    assert booked.rows() == [("s", "n2024", 1000.0, "archetype")]
-
-
 def test_an_empty_inventory_has_no_lives() -> None:
-    assert service_lives(arrow_schema(NODE).empty_table(), load_factors()).is_empty()
+    assert service_lives(pl.DataFrame(arrow_schema(NODE).empty_table()), load_factors()).is_empty()

@@ -7,16 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lepton_etl.models.drift import error_drift, input_drift, stability_index
 from lepton_etl.models.features import FEATURES
-from lepton_etl.models.footprint import joules_per_million, package_energy_j, spending
-from lepton_etl.models.metrics import Values, coverage, error_card, half_width, records
-from lepton_etl.models.promotion import falls, worse_scopes
-
-RNG = np.random.default_rng(11)
+from lepton_etl.models.footprint import joules_per_million, measured_cost, package_energy_j
+from lepton_etl.models.metrics import Values, coverage, error_card, records
+from lepton_etl.models.promotion import response_drops, worse_scopes
 
 
 def test_the_error_card_has_every_bin_once_and_every_hour_in_each_dimension() -> None:
@@ -40,18 +36,6 @@ def test_the_error_card_has_every_bin_once_and_every_hour_in_each_dimension() ->
     assert of_b["wape_ratio"] == pytest.approx(0.5 / 3)
 
 
-def test_conformal_half_width_is_the_ranked_residual() -> None:
-    residuals = np.arange(1.0, 20.0)  # 19 of them: rank ceil(20 * 0.9) = 18
-    assert half_width(residuals) == 18.0
-    assert half_width(residuals[:8]) == np.inf
-
-
-@given(st.lists(st.floats(-1e3, 1e3), min_size=9, max_size=300))
-def test_at_least_the_stated_share_of_the_calibration_lies_inside(values: list[float]) -> None:
-    residuals = np.array(values)
-    assert (np.abs(residuals) <= half_width(residuals)).mean() >= 0.9
-
-
 def test_coverage_far_off_misses_and_by_the_chance_of_days_does_not() -> None:
     def of(shares: list[float]) -> bool:
         """Days of 100 hours, the share of each inside."""
@@ -70,8 +54,9 @@ def test_coverage_far_off_misses_and_by_the_chance_of_days_does_not() -> None:
 
 
 def _loads(count: int) -> pd.DataFrame:
+    rng = np.random.default_rng(11)
     return pd.DataFrame(
-        {"gpu_utilisation_ratio": RNG.uniform(0, 1, count), "other": RNG.uniform(0, 1, count)}
+        {"gpu_utilisation_ratio": rng.uniform(0, 1, count), "other": rng.uniform(0, 1, count)}
     )
 
 
@@ -85,10 +70,10 @@ def test_a_response_that_falls_with_load_is_found_where_it_falls() -> None:
     def dips(frame: pd.DataFrame) -> Values:
         return rises(frame) - 0.5 * (frame["gpu_utilisation_ratio"].to_numpy() > 0.75)
 
-    assert falls(rises, rows, columns) == []
-    (fall,) = falls(dips, rows, columns)
+    assert response_drops(rises, rows, columns) == []
+    (fall,) = response_drops(dips, rows, columns)
     assert fall.load_from == pytest.approx(0.7) and fall.load_to == pytest.approx(0.8)
-    assert fall.fall_ratio == pytest.approx(0.4 / np.mean([rises(rows)]), rel=0.2)
+    assert fall.drop_ratio == pytest.approx(0.4 / np.mean([rises(rows)]), rel=0.2)
 
 
 def test_loads_that_no_row_has_seen_are_not_asked_for() -> None:
@@ -98,21 +83,23 @@ def test_loads_that_no_row_has_seen_are_not_asked_for() -> None:
     def dips_above(frame: pd.DataFrame) -> Values:
         return 1.0 - 1.0 * (frame["gpu_utilisation_ratio"].to_numpy() > 0.65)
 
-    assert falls(dips_above, rows, list(rows.columns)) == []
+    assert response_drops(dips_above, rows, list(rows.columns)) == []
 
 
 def test_one_class_may_not_pay_for_the_mean_of_all() -> None:
+    rng = np.random.default_rng(11)
     hours = pd.DataFrame({"hardware_class": ["a"] * 100 + ["b"] * 100, "cluster_id": ["c"] * 200})
-    measured = np.full(200, 1.0) + RNG.normal(0, 0.05, 200)
-    champion = measured + RNG.normal(0, 0.10, 200)
-    challenger = measured + np.concatenate([RNG.normal(0, 0.01, 100), RNG.normal(0, 0.13, 100)])
+    measured = np.full(200, 1.0) + rng.normal(0, 0.05, 200)
+    champion = measured + rng.normal(0, 0.10, 200)
+    challenger = measured + np.concatenate([rng.normal(0, 0.01, 100), rng.normal(0, 0.13, 100)])
     found = worse_scopes(hours, measured, challenger, champion, tolerance_ratio=0.05, min_rows=24)
     assert len(found) == 1 and found[0].startswith("hardware_class b: CV(RMSE)")
     assert not worse_scopes(hours, measured, challenger, champion, tolerance_ratio=0.05, min_rows=101)
 
 
 def test_drift_of_an_input_and_of_the_error() -> None:
-    before = pd.DataFrame({f.name: RNG.uniform(0, 1, 1000) for f in FEATURES["gpu"]})
+    rng = np.random.default_rng(11)
+    before = pd.DataFrame({f.name: rng.uniform(0, 1, 1000) for f in FEATURES["gpu"]})
     after = before.sample(frac=1, random_state=1)
     assert input_drift(before, after, "gpu") == []
     after = after.assign(device_temp_c=after["device_temp_c"] + 0.5)
@@ -121,8 +108,8 @@ def test_drift_of_an_input_and_of_the_error() -> None:
     gone = after.assign(device_temp_c=before["device_temp_c"], gpu_utilisation_ratio=np.nan)
     assert [one.what for one in input_drift(before, gone, "gpu")] == ["gpu_utilisation_ratio"]
     assert stability_index(np.ones(99), np.ones(500)) is None
-    measured = RNG.uniform(1, 2, 500)
-    off = measured + RNG.normal(0, 0.3, 500)
+    measured = rng.uniform(1, 2, 500)
+    off = measured + rng.normal(0, 0.3, 500)
     assert error_drift(measured, off, 0.19) == [] and error_drift(measured, off, None) == []
     assert "times" in str(error_drift(measured, off, 0.05)[0])
 
@@ -133,7 +120,7 @@ def test_energy_by_rapl_where_readable_else_by_cpu_seconds(tmp_path: Path) -> No
         (tmp_path / name).mkdir()
         (tmp_path / name / "energy_uj").write_text(f"{value}\n")
     assert package_energy_j(tmp_path) == 2.5
-    with spending(core_power_w=10.0) as spent:
+    with measured_cost(core_power_w=10.0) as spent:
         sum(i * i for i in range(200_000))
     assert spent.cpu_s > 0 and (spent.basis == "rapl" or spent.energy_j == pytest.approx(10 * spent.cpu_s))
 

@@ -11,7 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.power_caps_probed import Reading, Run, charged, next_probe_w, probed_choice, repeatability
+from bench.power_caps_probed import (
+    ProbeSettings,
+    Reading,
+    Run,
+    charged,
+    next_probe_w,
+    oracle_cap_w,
+    oracle_saving_ratio,
+    probed_choice,
+    repeatability,
+)
 from lepton_etl.recommend.power_caps import (
     HARDWARE_UNSEEN,
     NO_SAFE_CAP,
@@ -20,16 +30,10 @@ from lepton_etl.recommend.power_caps import (
     TOO_FEW_WORKLOADS,
     BlindCaps,
     CapCurve,
-    CapSettings,
     blind_choice,
-    cap_figures,
-    conformal_quantile,
     curves_of,
     learn_blind,
-    oracle_cap_w,
-    oracle_saving_ratio,
     others,
-    saving_kwh,
 )
 
 CASES = Path(__file__).parents[3] / "cases" / "caps"
@@ -54,18 +58,16 @@ def fleet(networks: int = 5, workloads: int = 12, seed: int = 3) -> list[CapCurv
     ]
 
 
-def test_runs_become_curves_and_what_cannot_is_counted() -> None:
+def test_runs_become_curves_where_the_default_limit_was_logged() -> None:
     made = curves_of(pd.read_csv(CASES / "runs.csv"))
-    assert [c.workload_id for c in made.curves] == ["vision-64", "vision-8"]
-    assert made.unusable_rows == 2
-    assert made.without_default == ("text-32",)
-    vision = made.curves[0]
+    assert [c.workload_id for c in made] == ["vision-64", "vision-8"]
+    vision = made[0]
     assert vision.power_limit_w.tolist() == [150, 200, 250, 300]
     assert vision.slowdown_ratio == pytest.approx([0.4, 0.1, 0.02, 0.0])
     assert vision.saving_ratio[1] == pytest.approx(1 - 110 * 196 / (100 * 280))
     # Runs under one cap are joined by sums: (2 x 50 + 53) s and (2 x 50 x 150 + 53 x 140) J over 3 units.
-    assert made.curves[1].time_per_work_s[-1] == pytest.approx(51.0)
-    assert made.curves[1].energy_per_work_j[-1] == pytest.approx((15_000 + 7_420) / 3)
+    assert made[1].time_per_work_s[-1] == pytest.approx(51.0)
+    assert made[1].energy_per_work_j[-1] == pytest.approx((15_000 + 7_420) / 3)
 
 
 def test_a_missing_column_is_named() -> None:
@@ -73,11 +75,8 @@ def test_a_missing_column_is_named() -> None:
         curves_of(pd.read_csv(CASES / "runs.csv").drop(columns="power_limit_w"))
 
 
-def test_energy_delay_products_and_the_oracle() -> None:
-    vision = curves_of(pd.read_csv(CASES / "runs.csv")).curves[0]
-    figures = cap_figures(vision)[1]
-    assert figures.edp_js == pytest.approx(110 * 196 * 110)
-    assert figures.ed2p_js2 == pytest.approx(110 * 196 * 110 * 110)
+def test_the_oracle_takes_the_cap_of_least_energy_within_the_bound() -> None:
+    vision = curves_of(pd.read_csv(CASES / "runs.csv"))[0]
     assert oracle_cap_w(vision, 0.05) == 250
     assert oracle_cap_w(vision, 0.10 + 1e-9) == 200
     assert oracle_cap_w(vision, 0.0) == 300
@@ -112,8 +111,7 @@ def test_a_blind_cap_saves_and_keeps_the_bound_on_networks_it_never_saw() -> Non
         violations += one.slowdown_ratio[at] > 0.05
         saved.append(float(one.saving_ratio[at]))
         assert choice.saving_ratio is not None
-        assert choice.saving_ratio.lower is not None
-        assert 0 < choice.saving_ratio.lower < choice.saving_ratio.expected
+        assert 0 < choice.saving_ratio.lower < choice.saving_ratio.value
     assert capped > len(curves) / 3
     assert violations <= 0.03 * len(curves)
     assert sum(saved) > 0.3 * sum(best)
@@ -156,22 +154,12 @@ def test_workloads_that_all_slow_down_leave_no_safe_cap() -> None:
     assert learned.choose(250.0).reason == NO_SAFE_CAP
 
 
-def test_a_baseline_in_kwh_carries_the_interval() -> None:
-    choice = blind_choice(fleet(), "new", "gpu-a", 300.0, 250.0)
-    promise = saving_kwh(choice, 1000.0)
-    assert promise is not None
-    assert choice.saving_ratio is not None
-    assert promise.expected == pytest.approx(1000 * choice.saving_ratio.expected)
-    with pytest.raises(ValueError, match="baseline"):
-        saving_kwh(choice, float("nan"))
-
-
 def reading(one: CapCurve, cap_w: float) -> Reading:
     at = one.at(cap_w)
     return Reading(cap_w, float(one.time_per_work_s[at]), float(one.energy_per_work_j[at]))
 
 
-def probes_of(one: CapCurve, given: CapSettings) -> list[Reading]:
+def probes_of(one: CapCurve, given: ProbeSettings) -> list[Reading]:
     probes: list[Reading] = []
     while (cap_w := next_probe_w(CAPS_W[:-1].tolist(), reading(one, 300.0), probes, given)) is not None:
         probes.append(reading(one, cap_w))
@@ -183,7 +171,7 @@ def probes_of(one: CapCurve, given: CapSettings) -> list[Reading]:
 def test_probed_choices_keep_the_bound_and_their_number(
     demand_w: float, most: int, epochs: float, lost: bool
 ) -> None:
-    one, given = curve("net", 0, demand_w), CapSettings(probes_max=most)
+    one, given = curve("net", 0, demand_w), ProbeSettings(probes_max=most)
     probes = probes_of(one, given)
     assert len(probes) <= most
     assert len({p.power_limit_w for p in probes}) == len(probes)
@@ -201,7 +189,7 @@ def test_probed_choices_keep_the_bound_and_their_number(
 @pytest.mark.parametrize("demand_w", [150, 200, 230, 260, 290])
 def test_three_probes_bracket_the_lowest_cap_within_the_bound(demand_w: float) -> None:
     one = curve("net", 0, demand_w)
-    choice = probed_choice(reading(one, 300.0), probes_of(one, CapSettings()), Run(1000.0))
+    choice = probed_choice(reading(one, 300.0), probes_of(one, ProbeSettings()), Run(1000.0))
     # Eight caps and three probes leave at most one step between what was found and the oracle's cap.
     assert choice.power_limit_w == pytest.approx(oracle_cap_w(one, 0.05), abs=25)
 
@@ -226,7 +214,7 @@ def test_room_is_left_for_the_error_of_a_probe() -> None:
     default, near = Reading(300, 100, 30_000), Reading(200, 104.5, 24_000)
     assert probed_choice(default, [near]).power_limit_w == 200
     assert (
-        probed_choice(default, [near], None, CapSettings(probe_time_error_ratio=0.01)).power_limit_w is None
+        probed_choice(default, [near], None, ProbeSettings(probe_time_error_ratio=0.01)).power_limit_w is None
     )
 
 
@@ -242,9 +230,3 @@ def test_a_probed_saving_is_as_wide_as_readings_scatter() -> None:
     assert wide.saving_ratio is not None
     assert wide.saving_ratio > 1.5 * narrow.saving_ratio
     assert repeatability([]).saving_ratio is None
-
-
-def test_the_conformal_quantile_is_the_ranked_score() -> None:
-    scores = np.arange(1.0, 20.0)
-    assert conformal_quantile(scores, 0.9) == 18
-    assert conformal_quantile(scores[:8], 0.9) == float("inf")

@@ -1,0 +1,28 @@
+"""Lay rows down in a lake, as a stage would have left them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from lepton_etl.days import Days
+from lepton_etl.lake.tables import Lake
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.types import arrow_schema
+
+
+def rows_of(table: Table, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """Rows as the table's columns and types; what a row lacks is null."""
+    whole = [{name: row.get(name) for name in table.columns} for row in rows]
+    return pl.DataFrame(pa.Table.from_pylist(whole, schema=arrow_schema(table)))
+
+
+def lay(lake: Lake, table: Table, rows: Sequence[Mapping[str, Any]], days: Days | None = None) -> None:
+    """Replace the days, or a table without days, by these rows."""
+    if days is None:
+        lake.overwrite(table, rows_of(table, rows))
+    else:
+        lake.replace(table, days, rows_of(table, rows))
