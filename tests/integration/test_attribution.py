@@ -6,12 +6,15 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import structlog
 from pyspark.sql import SparkSession
 
+from lepton_etl.attribution.node_states import node_states
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
+from lepton_etl.intervals.readings import roster
 from lepton_etl.lake.spark import SparkLake
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import CLUSTER_HOUR, NODE_HOUR
@@ -122,7 +125,7 @@ def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Any:
     root = tmp_path_factory.mktemp("attribution")
     lake = SparkLake(root / "lake", spark=spark)
     context = context_of(lake, root)
-    assert accounting.run_accounting(context) == []
+    assert accounting.accounting(context, lake.rows(NODE)) == ([], None)
     filled(lake, NODE, [node("n1"), node("n2"), node("n3", "beta")])
     filled(
         lake,
@@ -132,7 +135,11 @@ def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Any:
     assert attribution.frames(context, node_hours(lake)) is None
     lake.ensure(JOB)
     lake.write_rows(JOB, bronze(SACCT).to_pylist())
-    written = accounting.run_accounting(context)
+    nodes = lake.rows(NODE)
+    written, held = accounting.accounting(context, nodes)
+    assert held is not None
+    own, jobs_held = lake.read(INTERVAL, DAYS), pl.DataFrame(held)
+    lake.replace(NODE_STATE, DAYS, node_states(own, jobs_held, roster(nodes), SITE))
     found = attribution.frames(context, node_hours(lake))
     assert found is not None
     split = [row.asDict() for row in found.node_split.collect()]
