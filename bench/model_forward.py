@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Final
 
 import numpy as np
@@ -20,9 +21,13 @@ from lepton_etl.models.candidates import CANDIDATES, ClassMean, Inputs
 from lepton_etl.models.features import TARGET
 from lepton_etl.models.fusion import Choice, Forward, best_shares, choose, forward_block, prequential
 from lepton_etl.models.metrics import Values
-from lepton_etl.models.recalibration import GRID, Recalibration, alike_columns, corrections
-from lepton_etl.models.recalibration import choose as choose_recalibration
+from lepton_etl.models.recalibration import Recalibration, corrections, is_temperature
 
+# What the rolling validation of the recalibration may choose from; the first is none at all.
+GRID: Final = (
+    Recalibration(forgetting_days=0.0),
+    *(Recalibration(forgetting_days=tau, width=w) for tau, w in product((1.0, 3.0, 10.0), (0.7, 1.4))),
+)
 CLASS_MEAN: Final = "class_mean"
 # The stack of all members and the mean of three, whatever the validation says; and what the validation would publish.
 STACK: Final = "stack_of_all"
@@ -115,6 +120,15 @@ def _by_past_blocks(
         squares = {
             one: float(((measured[past, None] - p[past][:, judged]) ** 2).sum()) for one, p in tried.items()
         }
-        used[int(now)] = choose_recalibration(squares) if past.any() else next(iter(tried))
+        used[int(now)] = (
+            min(squares, key=lambda settings: squares[settings]) if past.any() else next(iter(tried))
+        )
         found[block == now] = tried[used[int(now)]][block == now]
     return found, used
+
+
+def alike_columns(names: Sequence[str]) -> list[str]:
+    """Of the features those that say whether two hours are alike: mean and highest load, temperature."""
+    return [
+        n for n in names if n.endswith(("utilisation_ratio", "utilisation_max_ratio")) or is_temperature(n)
+    ]

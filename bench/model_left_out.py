@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from bench.measure import Figure, figure, print_figures
 from bench.model_inputs import BASE, MEMORY
-from lepton_etl.models.candidates import CANDIDATES, Scale, inputs_of, scale_of
+from lepton_etl.models.candidates import CANDIDATES, inputs_of
 from lepton_etl.models.features import TARGET
 from lepton_etl.models.fusion import fitted
 from lepton_etl.models.metrics import Values, errors
@@ -28,14 +28,14 @@ def left_out(hours: pd.DataFrame) -> list[Figure]:
     for node in sorted(hours["node_id"].unique()):
         others, own = hours[hours["node_id"] != node], hours[hours["node_id"] == node]
         normal = others.assign(
-            **{TARGET: others[TARGET] / others["hardware_class"].map(_scales(others)).to_numpy()}
+            **{TARGET: others[TARGET] / others["hardware_class"].map(_rated_by_class(others)).to_numpy()}
         )
-        scale = _scale(own)
+        rated_kwh = _rated_kwh(own)
         predicted: dict[str, Values] = {}
         with threadpool_limits(1):
             for name in _POOLED:
                 model = fitted(CANDIDATES[name], inputs, normal)
-                predicted[name] = np.maximum(scale.energy_kwh(model.predict(own[inputs.names])), 0.0)
+                predicted[name] = np.maximum(rated_kwh * model.predict(own[inputs.names]), 0.0)
         predicted["mean_of_two"] = np.mean([predicted[name] for name in PUBLISHED], axis=0)
         for name, values in predicted.items():
             result = errors(own[TARGET].to_numpy(), values)
@@ -51,11 +51,12 @@ def left_out(hours: pd.DataFrame) -> list[Figure]:
     return found
 
 
-def _scale(rows: pd.DataFrame) -> Scale:
-    rated = rows["rated_power_w"].iloc[0]
-    # No history of the server itself: without a nameplate this raises.
-    return scale_of(None if pd.isna(rated) else float(rated), None, rows.iloc[:0])
+def _rated_kwh(rows: pd.DataFrame) -> float:
+    """Energy of an hour at rated power, of the inventory; no history of the server itself stands in for it."""
+    rated_w = float(rows["rated_power_w"].iloc[0])
+    assert np.isfinite(rated_w), "a server without a nameplate cannot be predicted from its inventory row"
+    return rated_w / 1000
 
 
-def _scales(rows: pd.DataFrame) -> dict[str, float]:
-    return {str(name): _scale(one).rated_kwh for name, one in rows.groupby("hardware_class")}
+def _rated_by_class(rows: pd.DataFrame) -> dict[str, float]:
+    return {str(name): _rated_kwh(one) for name, one in rows.groupby("hardware_class")}

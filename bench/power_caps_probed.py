@@ -8,23 +8,66 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Final
 
 import numpy as np
 
 from lepton_etl.recommend.power_caps import (
     NO_SAFE_CAP,
-    NOT_PROBED,
     CapChoice,
     CapCurve,
     CapSettings,
-    Range,
-    conformal_quantile,
-    refused,
+    around,
 )
+from lepton_etl.uncertainty import Estimate, conformal_quantile
+
+NOT_PROBED: Final = "no cap probed"
 
 # Interpolation between two neighbours halves their errors' variance: what a point misses it by is wider by this.
 _INTERPOLATION_SPREAD: Final = 1.5**0.5
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSettings(CapSettings):
+    """What a choice by probes must keep beside."""
+
+    probes_max: int = 3
+    probe_time_error_ratio: float = 0.0
+    """Error (1 sigma) of a probe's time per unit of work; a probe must keep the bound with room for it."""
+
+    def __post_init__(self) -> None:
+        CapSettings.__post_init__(self)
+        if self.probe_time_error_ratio < 0 or self.probes_max < 1:
+            raise ValueError("caps: an error that is not negative, and at least 1 probe")
+
+    @property
+    def probed_slowdown_max_ratio(self) -> float:
+        """What a probe may read for its true slowdown to keep the bound at the confidence, one-sided."""
+        return self.slowdown_max_ratio - NormalDist().inv_cdf(self.confidence) * self.probe_time_error_ratio
+
+
+@dataclass(frozen=True, slots=True)
+class ProbedChoice(CapChoice):
+    """A cap by probes: the saving is the steady one after them, `run_*` hold the whole run, probes included."""
+
+    probed_w: tuple[float, ...] = ()
+    run_saving_ratio: float | None = None
+    run_slowdown_ratio: float | None = None
+
+
+def oracle_cap_w(curve: CapCurve, slowdown_max_ratio: float) -> float:
+    """The logged cap of least energy among those slowed down by at most `slowdown_max_ratio`; else the default."""
+    allowed = curve.slowdown_ratio <= slowdown_max_ratio
+    return float(curve.power_limit_w[np.argmin(np.where(allowed, curve.energy_per_work_j, np.inf))])
+
+
+def oracle_saving_ratio(curves: Sequence[CapCurve], slowdown_max_ratio: float) -> float:
+    """Mean over the workloads of what the oracle's cap saves of each one's energy; NaN for no curves."""
+    if not curves:
+        return float("nan")
+    savings = [c.saving_ratio[c.at(oracle_cap_w(c, slowdown_max_ratio))] for c in curves]
+    return float(np.mean(savings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +105,16 @@ class Repeatability:
 
 
 def next_probe_w(
-    caps_w: Sequence[float], default: Reading, probes: Sequence[Reading], settings: CapSettings | None = None
+    caps_w: Sequence[float],
+    default: Reading,
+    probes: Sequence[Reading],
+    settings: ProbeSettings | None = None,
 ) -> float | None:
     """The cap to run under next, or None when there is nothing left to learn or no probe left.
 
     `caps_w` are the caps that the operator allows, below the default's limit; empty: nothing to probe.
     """
-    settings = settings or CapSettings()
+    settings = settings or ProbeSettings()
     if len(probes) >= settings.probes_max:
         return None
     left = sorted(cap for cap in {float(cap) for cap in caps_w} if cap < default.power_limit_w)
@@ -84,19 +130,19 @@ def probed_choice(
     default: Reading,
     probes: Sequence[Reading],
     run: Run | None = None,
-    settings: CapSettings | None = None,
+    settings: ProbeSettings | None = None,
     repeatability: Repeatability | None = None,
-) -> CapChoice:
+) -> ProbedChoice:
     """The probed cap under which the whole run, probes included, uses least energy within the slowdown bound.
 
     Both the steady slowdown and that of the whole run must keep the bound. Where no cap does better than the default,
     none is chosen; what the probes cost stands in `run_*`.
     """
-    run, settings = run or Run(), settings or CapSettings()
+    run, settings = run or Run(), settings or ProbeSettings()
     if len(probes) * run.probe_work > run.work:
         raise ValueError("caps: the probes are longer than the run")
     if not probes:
-        return refused("probed", default.power_limit_w, NOT_PROBED)
+        return ProbedChoice(default.power_limit_w, None, NOT_PROBED)
     width = repeatability or Repeatability()
     options = []
     for reading in (default, *probes):
@@ -111,15 +157,14 @@ def probed_choice(
     energy, time, chosen = min([*kept, options[0]], key=lambda o: o[0])
     probed_w = tuple(probe.power_limit_w for probe in probes)
     capped = chosen is not default
-    return CapChoice(
-        basis="probed",
+    return ProbedChoice(
         default_limit_w=default.power_limit_w,
         power_limit_w=chosen.power_limit_w if capped else None,
         reason=None if capped else NO_SAFE_CAP,
-        saving_ratio=_range(1.0 - chosen.energy_per_work_j / default.energy_per_work_j, width.saving_ratio)
+        saving_ratio=_around(1.0 - chosen.energy_per_work_j / default.energy_per_work_j, width.saving_ratio)
         if capped
         else None,
-        slowdown_ratio=_range(_slowdown(chosen, default), width.slowdown_ratio) if capped else None,
+        slowdown_ratio=_around(_slowdown(chosen, default), width.slowdown_ratio) if capped else None,
         probed_w=probed_w,
         run_saving_ratio=-energy,
         run_slowdown_ratio=time,
@@ -163,7 +208,5 @@ def _slowdown(reading: Reading, default: Reading) -> float:
     return reading.time_per_work_s / default.time_per_work_s - 1.0
 
 
-def _range(expected: float, half: float | None) -> Range:
-    return Range(
-        expected, None if half is None else expected - half, None if half is None else expected + half
-    )
+def _around(expected: float, half: float | None) -> Estimate:
+    return around(expected, np.inf if half is None else half)

@@ -18,6 +18,7 @@ from typing import Final
 
 import numpy as np
 
+from bench.replay_cluster import Flags, Jobs, Measured, Nodes, Run, Setting, Trial
 from bench.replay_queue import (
     Caps,
     FirstCome,
@@ -31,7 +32,7 @@ from bench.replay_queue import (
     Reserve,
     UrgentFirst,
 )
-from lepton_etl.recommend.replay import Flags, Floats, Ints, Jobs, Measured, Nodes, Run, Setting, Trial
+from lepton_etl.recommend.replay import Floats, Ints
 
 
 @dataclass(frozen=True, slots=True)

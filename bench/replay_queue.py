@@ -21,18 +21,8 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from lepton_etl.recommend.replay import (
-    Flags,
-    Floats,
-    Ints,
-    Jobs,
-    Nodes,
-    ReplayError,
-    Run,
-    Setting,
-    Workloads,
-    checked,
-)
+from bench.replay_cluster import Flags, Jobs, Nodes, Run, Setting, Workloads, checked
+from lepton_etl.recommend.replay import Floats, Ints, ReplayError
 
 ON: Final = 0
 SLEEP: Final = 1

@@ -18,21 +18,29 @@ from rich.table import Table
 
 from bench.inputs import REAL
 from bench.measure import Figure, figure, print_figures, write
-from bench.power_caps_probed import Reading, Repeatability, Run, next_probe_w, probed_choice, repeatability
+from bench.power_caps_probed import (
+    ProbedChoice,
+    ProbeSettings,
+    Reading,
+    Repeatability,
+    Run,
+    next_probe_w,
+    oracle_cap_w,
+    oracle_saving_ratio,
+    probed_choice,
+    repeatability,
+)
 from lepton_etl.recommend.power_caps import (
     BlindCaps,
     CapChoice,
     CapCurve,
-    CapSettings,
     curves_of,
     learn_blind,
-    oracle_cap_w,
-    oracle_saving_ratio,
     others,
     refused,
 )
 
-SETTINGS: Final = CapSettings()
+SETTINGS: Final = ProbeSettings()
 # What the issue says the clairvoyant choice saves, percent.
 KNOWN_ORACLES: Final = {"v100": 9.6, "a40": 12.0}
 RUNS: Final = {
@@ -47,7 +55,7 @@ CAPTURE_PCT, VIOLATIONS_PCT = 75.0, 3.0
 # Probes that read time and energy with this error (1 sigma, each): how the choice bears a sensor.
 PROBE_ERROR_RATIO: Final = 0.01
 ERROR_DRAWS: Final = 50
-ALLOWING: Final = CapSettings(probe_time_error_ratio=PROBE_ERROR_RATIO)
+ALLOWING: Final = ProbeSettings(probe_time_error_ratio=PROBE_ERROR_RATIO)
 
 
 def table_of(path: Path) -> pd.DataFrame:
@@ -135,7 +143,7 @@ def _blind(curve: CapCurve, learned: BlindCaps | str) -> CapChoice:
     table can tell the outcome of.
     """
     if isinstance(learned, str):
-        return refused("blind", curve.default_limit_w, learned)
+        return refused(curve.default_limit_w, learned)
     return learned.choose(curve.default_power_w, curve.power_limit_w[:-1].tolist())
 
 
@@ -156,9 +164,9 @@ def _probed(
     curve: CapCurve,
     run: Run,
     width: Repeatability | None = None,
-    settings: CapSettings = SETTINGS,
+    settings: ProbeSettings = SETTINGS,
     errors: np.random.Generator | None = None,
-) -> CapChoice:
+) -> ProbedChoice:
     default = reading(curve, curve.default_limit_w)
     probes: list[Reading] = []
     while (cap_w := next_probe_w(curve.power_limit_w[:-1].tolist(), default, probes, settings)) is not None:
@@ -173,13 +181,13 @@ def _probed(
     return probed_choice(default, probes, run, settings, width)
 
 
-def _worst(choice: CapChoice) -> float:
+def _worst(choice: ProbedChoice) -> float:
     """The larger of the steady slowdown and that of the whole run with its probes."""
-    steady = choice.slowdown_ratio.expected if choice.slowdown_ratio else 0.0
+    steady = choice.slowdown_ratio.value if choice.slowdown_ratio else 0.0
     return max(steady, choice.run_slowdown_ratio or 0.0)
 
 
-def _with_probe_error(curves: Sequence[CapCurve], settings: CapSettings) -> list[tuple[float, float, bool]]:
+def _with_probe_error(curves: Sequence[CapCurve], settings: ProbeSettings) -> list[tuple[float, float, bool]]:
     """True outcomes of choices made from erring probes; the table is the truth. Steady, probes not charged."""
     errors = np.random.default_rng(7)
     return [
@@ -234,7 +242,7 @@ def _coverage(gpu: str, curves: Sequence[CapCurve], choices: Sequence[CapChoice]
             ("slowdown", choice.slowdown_ratio, curve.slowdown_ratio[at]),
         ):
             assert said is not None
-            inside[name].append(said.lower is None or said.upper is None or said.lower <= true <= said.upper)
+            inside[name].append(said.lower <= true <= said.upper)
     return [
         figure(
             f"caps/{gpu}/blind/{name} inside its 90 % interval", 100 * float(np.mean(hits)), "%", len(hits)

@@ -15,8 +15,9 @@ import polars as pl
 import yaml
 from numpy.typing import NDArray
 
+from bench.replay_cluster import Jobs, Nodes
 from bench.savings_truth import Curves, Truth
-from lepton_etl.recommend.replay import Floats, Ints, Jobs, Nodes
+from lepton_etl.recommend.replay import Floats, Ints
 
 SITE: Final = Path("conf/sites/simulated-gpu-site.yaml")
 _DAY_S: Final = 86400.0

@@ -7,7 +7,7 @@ hours, a third preemptible, no two of equal power; each may run on its own site 
 unit. Sites have a grid wave of their own phase and depth with an interval that widens with the hours, a price, and a
 marginal overhead that follows the day; groups wake nodes from standby. Running jobs hold part of the capacity. The
 bound holds for every plan of the problem, so a gap of 0.001 says: at most 0.1 % from the best plan there is. Wall and
-CPU seconds are of the whole of `plan`: checks, baseline, both planners, and the intervals of every job.
+CPU seconds are of the whole of `plan`: checks, baseline, programme and moves, and the intervals of every job.
 """
 
 from __future__ import annotations
@@ -19,20 +19,14 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bench.measure import Figure, figure, print_figures, timed, write
-from lepton_etl.recommend.schedule.inputs import (
-    Job,
-    NodeGroup,
-    Objective,
-    Problem,
-    Signal,
-    SiteHours,
-    wake_power,
-)
-from lepton_etl.recommend.schedule.plan import Plan, plan
+from lepton_etl.recommend.job_problem import Job, NodeGroup, Objective, Problem, Signal, SiteHours
+from lepton_etl.recommend.job_shift import Plan, plan
 
 SEED: Final = 20250603
 HOURS: Final = 24
 GPUS_PER_NODE: Final = 8
+# What a GPU in use adds beyond its job: its part of waking a node of 700 W idle from a standby of 60 W.
+WAKE_W_PER_GPU: Final = (700.0 - 60.0) / GPUS_PER_NODE
 OBJECTIVES: Final = {
     "carbon": Objective(per_kgco2e=1.0),
     "energy": Objective(per_kwh=1.0),
@@ -61,9 +55,8 @@ def problem(jobs: int, nodes: int, sites: int, objective: Objective, seed: int =
             busy = rng.uniform(0.2, 0.5) * np.exp(-hour / rng.uniform(4, 20))
             groups.append(
                 NodeGroup(
-                    f"site{number}{kind}", f"site{number}", f"cluster{number}{kind}", kind, "gpu",
-                    np.floor(size * GPUS_PER_NODE * (1 - busy)), wake_power(700.0, 60.0, GPUS_PER_NODE, size),
-                    speed, draw,
+                    f"site{number}{kind}", f"site{number}", f"cluster{number}{kind}", "gpu",
+                    np.floor(size * GPUS_PER_NODE * (1 - busy)), ((size * GPUS_PER_NODE, WAKE_W_PER_GPU),), speed, draw,
                 )
             )  # fmt: skip
     return Problem(tuple(_jobs(jobs, sites, rng)), tuple(groups), tuple(places), HOURS, objective)
@@ -90,7 +83,7 @@ def _jobs(count: int, sites: int, rng: np.random.Generator) -> list[Job]:
 
 
 def figures(jobs: int = 10_000, nodes: int = 1_000, sites: int = 5, seconds: float = 55.0) -> list[Figure]:
-    """One plan for each objective, both planners inside it."""
+    """One plan for each objective."""
     found = []
     for name, objective in OBJECTIVES.items():
         asked = problem(jobs, nodes, sites, objective)
@@ -103,19 +96,13 @@ def figures(jobs: int = 10_000, nodes: int = 1_000, sites: int = 5, seconds: flo
         run = timed(work)
         made = kept[0]
         label = f"{jobs} jobs, {nodes} nodes, {sites} sites, {HOURS} h, {name}"
+        without = sum(job.status == "infeasible" for job in made.jobs)
         saved = 1 - made.plan_objective / made.baseline_objective
         found += [
             figure(f"{label}: wall", run.wall_s, "s", 1, at_most=60.0),
             figure(f"{label}: CPU", run.cpu_s, "s", 1),
-            *(
-                one
-                for arm, said in made.arms.items()
-                for one in (
-                    figure(f"{label}: {arm}, gap to the bound", said.gap_ratio, "ratio", 1),
-                    figure(f"{label}: {arm}, seconds", said.seconds, "s", 1),
-                    figure(f"{label}: {arm}, jobs without a place", said.without_place, "jobs", 1),
-                )
-            ),
+            figure(f"{label}: gap to the bound", made.gap_ratio, "ratio", 1, at_most=0.01),
+            figure(f"{label}: jobs without a place", without, "jobs", 1),
             figure(f"{label}: objective below running at once", saved, "ratio", 1),
             figure(f"{label}: deadlines that the baseline misses", made.deadlines_missed_baseline, "jobs", 1),
             figure(f"{label}: deadlines lost", made.deadlines_lost, "jobs", 1, at_most=0),
@@ -133,9 +120,9 @@ def main() -> None:
     parser.add_argument("--sites", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=55.0)
     asked = parser.parse_args()
-    with threadpool_limits(2):
+    with threadpool_limits(1):
         found = figures(asked.jobs, asked.nodes, asked.sites, asked.seconds)
-    print_figures("Load shifting in time and place, planned 24 h ahead on 2 cores", found)
+    print_figures("Load shifting in time and place, planned 24 h ahead on one core", found)
     write("savings_plan", found)
 
 

@@ -9,7 +9,8 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from lepton_etl.recommend.replay import Floats, Ints, Measured, Run, Setting, Trial
+from bench.replay_cluster import Measured, Run, Setting, Trial
+from lepton_etl.recommend.replay import Floats, Ints
 
 _ROW: Final = ["dataset", "network", "batch_size", "optimizer"]
 _WINDOW_S: Final = 600.0

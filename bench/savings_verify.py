@@ -13,8 +13,9 @@ from typing import Final
 
 import numpy as np
 
+from bench.replay_cluster import Flags
 from bench.replay_policy import Habits, JobLog
-from lepton_etl.recommend.replay import Flags, Floats
+from lepton_etl.recommend.replay import Floats
 
 _DRAWS: Final = 400
 _KNOTS_C: Final = (8.0, 14.0, 20.0)

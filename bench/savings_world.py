@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from bench.replay_cluster import Jobs
 from bench.replay_policy import CoolingLimits, CoolingPlanner, JobLog
 from bench.replay_queue import ON, Replayed
 from bench.savings_inputs import (
@@ -20,7 +21,7 @@ from bench.savings_inputs import (
 )
 from bench.savings_plant import Hours, Metered, rack_hours, run_plant
 from bench.savings_truth import Curves, curves
-from lepton_etl.recommend.replay import Floats, Jobs
+from lepton_etl.recommend.replay import Floats
 
 DAY_S: Final = 86400.0
 TAIL_DAYS: Final = 10

@@ -42,15 +42,6 @@ class Days:
         """First instant after the range, UTC."""
         return datetime.combine(self.end + timedelta(days=1), time(), UTC)
 
-    def widen(self, seconds: float) -> tuple[datetime, datetime]:
-        """The range with a margin on both sides, as instants [from, until)."""
-        margin = timedelta(seconds=seconds)
-        return self.from_time - margin, self.until_time + margin
-
-    def including(self, other: Days) -> Days:
-        """The smallest range that holds both."""
-        return Days(min(self.start, other.start), max(self.end, other.end))
-
     def __iter__(self) -> Iterator[date]:
         for offset in range(self.count):
             yield self.start + timedelta(days=offset)

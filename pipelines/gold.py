@@ -297,7 +297,7 @@ def modelled_gaps(context: StageContext, gaps: pl.DataFrame) -> pl.DataFrame | N
 
     Result: the node-hour's key, `model_kwh` and `model_sigma_kwh` of the uncovered seconds. The error is the model's
     forward CV(RMSE); without it none is asked. A day that was made before takes the version recorded for it, else the
-    champion's. Source: definitions.md section 8.
+    champion's. Source: docs/definitions.md section 8.
     """
     if context.settings.model.device != "node" or gaps.is_empty():
         return None

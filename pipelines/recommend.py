@@ -6,7 +6,7 @@ graded from logs alone (gold/saving).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any, Final
@@ -21,13 +21,16 @@ from lepton_etl.facility.set_points import operating_hours
 from lepton_etl.forecast.job_power import predict_jobs
 from lepton_etl.lake.node_parts import NodePart, node_parts
 from lepton_etl.lake.tables import Lake, Written, partitions
-from lepton_etl.recommend import idle_jobs as held
-from lepton_etl.recommend import idle_nodes as nodes
-from lepton_etl.recommend import power_caps as limits
-from lepton_etl.recommend.advice import LEFT_TO_OTHERS, Advice, Promise, Subject, Worth, state_advice, valued
+from lepton_etl.recommend.advice import LEFT_TO_OTHERS, Advice, SiteRates, Subject, state_advice, valued
+from lepton_etl.recommend.idle_jobs import COLUMNS as JOB_COLUMNS
+from lepton_etl.recommend.idle_jobs import zombie_advice
+from lepton_etl.recommend.idle_nodes import COLUMNS as NODE_COLUMNS
+from lepton_etl.recommend.idle_nodes import node_advice
+from lepton_etl.recommend.job_shift import HORIZON_H, Queue, shift_advice
 from lepton_etl.recommend.lifecycle import APPLIED, EXPIRED, REJECTED, Decision, standing
+from lepton_etl.recommend.power_caps import COLUMNS as CAP_COLUMNS
+from lepton_etl.recommend.power_caps import cap_advice
 from lepton_etl.recommend.savings import DAILY, saving_rows
-from lepton_etl.recommend.waiting import HORIZON_H, Queue, shift_advice
 from lepton_etl.schema.declare import SECONDS_PER_HOUR
 from lepton_etl.schema.diagnosis import FORECAST, STATE
 from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR, SITE_HOUR
@@ -37,6 +40,7 @@ from lepton_etl.schema.ledger import SITE_COST
 from lepton_etl.schema.logs import JOB
 from lepton_etl.schema.recommend import DECISION, RECOMMENDATION, SAVING
 from lepton_etl.schema.types import arrow_schema
+from lepton_etl.uncertainty import Estimate
 from pipelines.forecast import JOB_HISTORY_DAYS, with_mean_power
 from pipelines.ledger import fits_of
 from pipelines.stage import StageContext, StageResult
@@ -160,7 +164,7 @@ def _overhead_ratio(context: StageContext) -> float:
     return max(facility_kwh / it_kwh - 1, 0.0) if it_kwh > 0 else 0.0
 
 
-LeversRow = dict[str, Any]
+Row = dict[str, Any]
 # GPU utilisation from which a GPU works.
 AT_WORK: Final = 0.5
 
@@ -169,7 +173,7 @@ AT_WORK: Final = 0.5
 class Found:
     """The proposals of one lever and what it has to say."""
 
-    rows: list[LeversRow] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     notes: tuple[str, ...] = ()
 
 
@@ -179,8 +183,8 @@ def idle_nodes(context: StageContext) -> Found:
     days = Days(day - timedelta(days=settings.history_days - 1), day)
     parts = node_parts(context.lake, NODE_HOUR, days, by_day=False)
     # A cluster is judged as a whole: its reserve is shared. Node-hours of a month are few columns and few rows.
-    hours = pl.concat([part.read(nodes.COLUMNS) for part in parts]) if parts else pl.DataFrame()
-    found = _by_cluster(hours, lambda rows: nodes.node_advice(rows, day, settings))
+    hours = pl.concat([part.read(NODE_COLUMNS) for part in parts]) if parts else pl.DataFrame()
+    found = _by_cluster(hours, lambda rows: node_advice(rows, day, settings))
     notes = () if settings.power_down else ("no node may sleep: optimize.power_down is not stated",)
     return Found(found, notes)
 
@@ -215,9 +219,9 @@ def zombie_jobs(context: StageContext) -> Found:
             pl.when(utilisation.is_not_null().all()).then(utilisation.max()).alias("utilisation_ratio"),
             pl.col("node_ids").explode().unique().sort().alias("node_ids"),
         )
-        .select(held.COLUMNS)
+        .select(JOB_COLUMNS)
     )
-    return Found(_by_cluster(hours, lambda rows: held.zombie_advice(rows, day, settings)))
+    return Found(_by_cluster(hours, lambda rows: zombie_advice(rows, day, settings)))
 
 
 @dataclass(frozen=True)
@@ -263,7 +267,7 @@ def _state_parts(context: StageContext) -> list[NodePart]:
     return node_parts(context.lake, STATE, Days.of(context.days.end))
 
 
-def _asked_for(part: NodePart) -> list[LeversRow]:
+def _asked_for(part: NodePart) -> list[Row]:
     """What a task does: intervals of each device by state and adjustment, of those that this night acts on."""
     key = ["site_id", "cluster_id", "node_id", "device_id", "performance_state", "adjustment"]
     asked = part.read([*key, "adjustment_reason"]).filter(
@@ -293,9 +297,9 @@ def power_caps(context: StageContext) -> Found:
             newest.sum().alias("newest_kwh"),
         )
         .sort(key)
-        .select(limits.COLUMNS)
+        .select(CAP_COLUMNS)
     )
-    advice, notes = limits.cap_advice(rows.to_pandas(), day, settings)
+    advice, notes = cap_advice(rows.to_pandas(), day, settings)
     return Found([one.row() for one in advice], notes)
 
 
@@ -425,7 +429,7 @@ def cooling(context: StageContext) -> Found:
         f"{float(np.min(best.flow_ratio)):.2f} to {float(np.max(best.flow_ratio)):.2f} of rated instead of "
         f"{plant.flow_ratio:g}",
         start, start + timedelta(days=1), best.baseline_kwh,
-        Promise(best.saving_kwh, best.saving_lower_kwh, best.saving_upper_kwh),
+        Estimate(best.saving_kwh, best.saving_lower_kwh, best.saving_upper_kwh),
         f"the site's fitted facility model at today's hours; without the envelope {free.saving_kwh:.1f} kWh",
         guard_rail=f"inlet air inside ASHRAE {plant.inlet_class}, at most 20 K an hour",
         parameters={
@@ -437,15 +441,12 @@ def cooling(context: StageContext) -> Found:
     return Found([advice.row()], best.warnings)
 
 
-def _by_cluster(rows: pl.DataFrame, judge: Callable[[pl.DataFrame], Sequence[Advice]]) -> list[LeversRow]:
+def _by_cluster(rows: pl.DataFrame, judge: Callable[[pl.DataFrame], Sequence[Advice]]) -> list[Row]:
     """The proposals of each cluster, judged on its own rows."""
     if rows.is_empty():
         return []
     groups = rows.group_by("site_id", "cluster_id", maintain_order=True)
     return [one.row() for _, own in groups for one in judge(own)]
-
-
-Row = Mapping[str, Any]
 
 
 def grade(context: StageContext, standing: Sequence[Row]) -> tuple[Written | None, tuple[str, ...]]:
@@ -562,7 +563,7 @@ _SHOWN: Final = 3
 def run(context: StageContext) -> StageResult:
     """Recommend for the day after the run's last; earlier days of a range keep what was recommended on them."""
     day, lake = context.days.end, context.lake
-    worth = _worth(lake, day)
+    worth = _site_rates(lake, day)
     found, notes = [], list[str]()
     for lever in LEVERS:
         told = lever(context)
@@ -592,25 +593,25 @@ def decisions(lake: Lake) -> list[Decision]:
     ]
 
 
-def _worth(lake: Lake, day: date) -> Worth:
+def _site_rates(lake: Lake, day: date) -> SiteRates:
     """Mean and spread of the days' intensity and price at the site, by location."""
     days = Days(day - timedelta(days=WORTH_DAYS - 1), day)
     hours = lake.read(SITE_HOUR, days)
     costs = lake.read(SITE_COST, days)
     currencies = costs["currency"].drop_nulls().unique().to_list()
     price = _by_day(costs, "energy_price") if len(currencies) == 1 else None
-    return Worth(
+    return SiteRates(
         _by_day(hours, "carbon_intensity_gco2e_per_kwh"), price, currencies[0] if price is not None else None
     )
 
 
-def _by_day(rows: pl.DataFrame, name: str) -> Promise | None:
+def _by_day(rows: pl.DataFrame, name: str) -> Estimate | None:
     daily = rows.drop_nulls(name).group_by("date").agg(pl.col(name).mean())[name].to_numpy()
     if not len(daily):
         return None
     low, high = np.quantile(daily, [0.05, 0.95])
     middle = float(np.mean(daily))
-    return Promise(middle, min(float(low), middle), max(float(high), middle))
+    return Estimate(middle, min(float(low), middle), max(float(high), middle))
 
 
 def _told(rows: list[dict[str, Any]]) -> list[str]:

@@ -1,42 +1,63 @@
-"""Silver: inventory, meters and readings -> intervals of devices and meters, hours of grid and weather.
+"""Silver: inventory, meters, jobs and readings -> intervals, sensor checks and days, node states, runs, hours.
 
-- Accounting: jobs as delivered, and the power of nodes -> runs, what they held, and what nodes were doing.
+The day's bronze is read once. Tasks read its files and part the readings by the unit of their node (a chassis, or a node
+without one) and by meter; one call a bucket gives everything that has a row a node-interval, a sensor or a meter and
+stages it as Parquet; the driver commits. Names travel as dictionaries, and a bucket gets the inventory, the holdings
+and the past of its own nodes alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, timedelta
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from lepton_etl.attribution.node_energy import Roll, roll
 from lepton_etl.attribution.node_states import node_states
 from lepton_etl.attribution.runs import job_nodes, job_runs, run_table
-from lepton_etl.days import Days
+from lepton_etl.config.settings import Settings
+from lepton_etl.days import Days, adjoining
 from lepton_etl.facility.grid_weather import GRID_QUANTITIES, WEATHER_QUANTITIES, grid_hours, weather_hours
-from lepton_etl.facility.meter_hours import METER_COLUMNS, METER_QUANTITIES, facility_intervals
-from lepton_etl.intervals.node_day import UNLISTED_CLUSTER, IntervalPolicy, intervals
+from lepton_etl.facility.meter_hours import (
+    METER_COLUMNS,
+    METER_QUANTITIES,
+    VOLUME_QUANTITIES,
+    facility_intervals,
+    volume_intervals,
+    volume_readings,
+    with_meter,
+)
+from lepton_etl.intervals.node_day import UNLISTED_CLUSTER, IntervalPolicy, node_days
 from lepton_etl.intervals.readings import (
+    ROSTER_COLUMNS,
     SourceFacts,
+    buckets_of,
+    day_number,
     for_each_day,
+    is_one_of,
     longest_step_s,
     of_quantities,
     roster,
-    span_days,
+    units_of,
 )
 from lepton_etl.intervals.sensor_checks import CHECKED_DEVICES, sensor_checks
 from lepton_etl.intervals.sensor_classes import sensor_classes
 from lepton_etl.intervals.source_choice import INTERVAL_QUANTITIES
-from lepton_etl.intervals.usual_values import HISTORY_DAYS, day_histories
-from lepton_etl.lake.tables import Written
+from lepton_etl.intervals.usual_values import HISTORY_DAYS, SENSOR_DAY_COLUMNS
+from lepton_etl.lake.staging import StagedFile, stage
+from lepton_etl.lake.tables import DataFile, Written, read_files
 from lepton_etl.registers.factors import load_factors
+from lepton_etl.registers.instruments import read_instruments, read_scope1
 from lepton_etl.registers.inventory import read_meters, read_nodes
-from lepton_etl.schema.columns import Transform
+from lepton_etl.schema.carbon import INSTRUMENT, SCOPE1, VOLUME_INTERVAL
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.fleet import (
     FACILITY_INTERVAL,
@@ -45,199 +66,387 @@ from lepton_etl.schema.fleet import (
     METER,
     NODE,
     SENSOR_CHECK,
+    SENSOR_DAY,
     WEATHER_HOUR,
 )
 from lepton_etl.schema.jobs import JOB_NODE, JOB_RUN, NODE_STATE
 from lepton_etl.schema.logs import JOB, READING
-from lepton_etl.schema.types import arrow_schema, spark_schema
-from pipelines import gold as carbon
+from lepton_etl.schema.types import arrow_schema
 from pipelines.stage import StageContext, StageResult
 
+_NAMES_IN_NOTE: Final = 10
+_EPOCH: Final = date(1970, 1, 1)
+_DAY: Final = timedelta(days=1)
+# A bucket of more readings only takes more memory, of fewer more calls.
+_BUCKET_READINGS: Final = 400_000
+_LEAST_BUCKET_READINGS: Final = 50_000
+# A call of the kernel takes at most this many readings of a bucket, day by day.
+_CALL_READINGS: Final = 2_000_000
+_TASKS_A_CORE: Final = 3
+_NAMES: Final = (
+    "site_id", "node_id", "device_id", "quantity", "sensor", "statistic", "point", "source_name", "file_id",
+)  # fmt: skip
+_BRONZE_COLUMNS: Final = [*_NAMES, "value", "window_s", "reading_time", "multiplicity", "source_position"]
+# What is staged, and whether a day may have none of it.
+_MAY_BE_EMPTY: Final = {
+    INTERVAL: False, SENSOR_CHECK: True, SENSOR_DAY: True, FACILITY_INTERVAL: True, GRID_HOUR: True,
+    WEATHER_HOUR: True, VOLUME_INTERVAL: True,
+}  # fmt: skip
 
-def run_accounting(context: StageContext) -> list[Written]:
-    """Make silver/job_run, silver/job_node and silver/node_state of the context's days."""
-    lake = context.lake
-    if not lake.exists(JOB):
-        return []
-    nodes = lake.rows(NODE)
-    runs = job_runs(_jobs(context), nodes, context.settings.site.site_id, context.days)
-    held = job_nodes(runs, nodes)
-    return [
-        _written(context, JOB_RUN, run_table(runs)),
-        _written(context, JOB_NODE, held),
-        node_state(context, roll(nodes)),
-    ]
+
+@dataclass(frozen=True)
+class ReadingFiles:
+    """Files of bronze/reading for one task."""
+
+    files: tuple[DataFile, ...]
 
 
-def _written(context: StageContext, table: Table, rows: pa.Table) -> Written:
-    frame = context.lake.spark.createDataFrame(rows, spark_schema(table))
-    return context.lake.replace_few(table, context.days, frame, allow_empty=True)
+@dataclass(frozen=True)
+class PastFiles:
+    """Files of silver/sensor_day for one task."""
+
+    files: tuple[DataFile, ...]
 
 
-def node_state(context: StageContext, nodes: Roll) -> Written:
-    """Intervals and holdings -> silver/node_state, by node and day."""
-    lake, days = context.lake, context.days
-    names = ("cluster_id", "node_id", "date")
-    own = lake.read_frame(INTERVAL, days).where(F.col("device_id") == "node").select(
-        *names, "device_id", "interval_start", "interval_s", "power_mean_w"
+@dataclass(frozen=True)
+class NodeRows:
+    """Rows with a node_id that a bucket needs beside its readings: `inventory` or `held`."""
+
+    kind: str
+    rows: pa.Table
+
+
+Task = ReadingFiles | PastFiles | NodeRows
+
+
+@dataclass(frozen=True)
+class Parting:
+    """The first half of the exchange: rows of a task -> their buckets, as Arrow IPC; the site's rows have the last one.
+
+    `own_days` are days before `days` whose sensor-days no night has written yet.
+    """
+
+    days: Days
+    own_days: tuple[int, ...]
+    site_id: str
+    buckets: int
+    units: Mapping[str, str]
+    meter_ids: tuple[str, ...]
+    sources: Mapping[str, SourceFacts]
+    unnamed: SourceFacts
+    interval_s: int
+
+    def __call__(self, task: Task) -> Iterator[tuple[int, bytes]]:
+        if isinstance(task, NodeRows):
+            yield from self._by_node(task.kind, task.rows)
+        elif isinstance(task, PastFiles):
+            past = read_files(SENSOR_DAY, task.files, SENSOR_DAY.columns, pl.col("date") < self.days.start)
+            yield from self._by_node("past", past.to_arrow())
+        else:
+            for file in task.files:
+                for readings in _groups(file):
+                    yield from self._readings(readings)
+
+    def _readings(self, readings: pa.Table) -> Iterator[tuple[int, bytes]]:
+        near = self._near(readings)
+        readings = readings.filter(pa.array(near)) if not near.all() else readings
+        of_nodes = of_quantities(readings, INTERVAL_QUANTITIES, self.site_id)
+        of_nodes &= readings["node_id"].is_valid().to_numpy()
+        touched = for_each_day(
+            readings.filter(pa.array(of_nodes)), self.days, self.sources, self.unnamed, self.interval_s,
+            own_days=self.own_days,
+        )  # fmt: skip
+        yield from self._by_node("reading", touched)
+        rest = readings.filter(pa.array(~of_nodes))
+        of_meters = of_quantities(rest, METER_QUANTITIES, self.site_id)
+        listed = of_meters & is_one_of(rest["device_id"], self.meter_ids)
+        yield from self._by_meter(rest.filter(pa.array(listed)))
+        own = self._of_days(rest)
+        unlisted = rest.filter(pa.array(of_meters & ~listed & own))["device_id"].unique().to_pylist()
+        hours = of_quantities(rest, GRID_QUANTITIES) | of_quantities(rest, WEATHER_QUANTITIES, self.site_id)
+        chosen = (hours & own) | of_quantities(rest, VOLUME_QUANTITIES, self.site_id)
+        facts = {"rows": int(self._of_days(readings).sum()), "unlisted": unlisted}
+        yield self.buckets, _packed("site", rest.filter(pa.array(chosen)), facts)
+
+    def _near(self, readings: pa.Table) -> np.ndarray:
+        """Of the days, of a day on both sides (longest step and window are at most a day), or of `own_days`."""
+        day = _days_of(readings)
+        first, last = ((one - _EPOCH).days for one in (self.days.start, self.days.end))
+        found: np.ndarray = ((day >= first - 1) & (day <= last + 1)) | np.isin(day, self.own_days)
+        return found
+
+    def _of_days(self, readings: pa.Table) -> np.ndarray:
+        day = _days_of(readings)
+        found: np.ndarray = (day >= (self.days.start - _EPOCH).days) & (day <= (self.days.end - _EPOCH).days)
+        return found
+
+    def _by_node(self, kind: str, rows: pa.Table) -> Iterator[tuple[int, bytes]]:
+        yield from _parted(kind, rows, buckets_of(rows["node_id"], self.units, self.buckets))
+
+    def _by_meter(self, rows: pa.Table) -> Iterator[tuple[int, bytes]]:
+        yield from _parted("meter", rows, buckets_of(rows["device_id"], {}, self.buckets))
+
+
+@dataclass(frozen=True)
+class Made:
+    """What one bucket gave: staged files, and what the notes and the run record need."""
+
+    staged: tuple[StagedFile, ...] = ()
+    unlisted_nodes: tuple[str, ...] = ()
+    unlisted_meters: tuple[str, ...] = ()
+    rows_in: int = 0
+
+
+@dataclass(frozen=True)
+class Making:
+    """The second half of the exchange: everything of a bucket -> its rows of silver, staged."""
+
+    root: Path
+    days: Days
+    buckets: int
+    policy: IntervalPolicy
+    sources: Mapping[str, SourceFacts]
+    unnamed: SourceFacts
+    meters: pa.Table
+    grid: tuple[str, str, str] | None
+    with_states: bool
+
+    def __call__(self, bucket: int, parts: Sequence[bytes]) -> Made:
+        found = _unpacked(parts)
+        return self._site(found) if bucket == self.buckets else self._nodes(found)
+
+    def _nodes(self, found: _Unpacked) -> Made:
+        inventory = found.frame("inventory", pl.DataFrame(schema=ROSTER_COLUMNS))
+        staged: list[StagedFile] = []
+        unlisted: set[str] = set()
+        states = [pl.DataFrame(arrow_schema(INTERVAL).empty_table()).select(_STATE_COLUMNS)]
+        for rows, said in self._node_days(found, inventory):
+            intervals = pl.DataFrame(rows)
+            staged += stage(self.root, INTERVAL, rows)
+            staged += stage(self.root, SENSOR_DAY, _sensor_day_rows(said, self.policy.site_id))
+            checked = (pl.col("device_id").str.contains(CHECKED_DEVICES)) & pl.col(
+                "power_mean_w"
+            ).is_not_null()
+            checks = sensor_checks(intervals.filter(checked).to_arrow(), inventory, self.policy.gains)
+            staged += stage(self.root, SENSOR_CHECK, checks)
+            unlisted |= set(intervals.filter(pl.col("cluster_id") == UNLISTED_CLUSTER)["node_id"].unique())
+            states.append(intervals.filter(pl.col("device_id") == "node").select(_STATE_COLUMNS))
+        if self.with_states:
+            held = found.frame("held", pl.DataFrame(arrow_schema(JOB_NODE).empty_table()))
+            rows_of_states = node_states(pl.concat(states), held, inventory, self.policy.site_id)
+            staged += stage(self.root, NODE_STATE, rows_of_states)
+        if (meters := found.table("meter")) is not None:
+            staged += stage(self.root, FACILITY_INTERVAL, self._facility(meters))
+        return Made(tuple(staged), tuple(sorted(unlisted)))
+
+    def _node_days(
+        self, found: _Unpacked, inventory: pl.DataFrame
+    ) -> Iterator[tuple[pa.Table, pl.DataFrame]]:
+        """Interval rows and sensor-days of the bucket; of many readings some days a call, each with those before it."""
+        readings = found.table("reading")
+        if readings is None:
+            return
+        past = _past(found.frame("past", pl.DataFrame(arrow_schema(SENSOR_DAY).empty_table())))
+        day = readings["day"].to_numpy()
+        first = day_number(self.days.from_time.timestamp())
+        numbers, counts = np.unique(day, return_counts=True)
+        call = (np.cumsum(counts) - counts) // _CALL_READINGS
+        for number in np.unique(call):
+            days = numbers[call == number]
+            chosen = readings if len(days) == len(numbers) else readings.filter(pa.array(np.isin(day, days)))
+            made = node_days(chosen, past, inventory, self.policy, [int(one) for one in days if one >= first])
+            yield made.intervals, made.sensor_days
+            past = pl.concat([past, made.sensor_days])
+
+    def _facility(self, meters: pa.Table) -> pa.Table:
+        listed = pl.DataFrame(self.meters)
+        moved = with_meter(_plain(meters), listed).to_arrow()
+        touched = for_each_day(
+            moved, self.days, self.sources, self.unnamed, self.policy.interval_s, further=METER_COLUMNS
+        )
+        return facility_intervals(touched, self.policy)
+
+    def _site(self, found: _Unpacked) -> Made:
+        facts = found.facts.get("site", [])
+        unlisted = {name for one in facts for name in one["unlisted"]}
+        made: dict[Table, pa.Table | pl.DataFrame] = {}
+        if (rows := found.table("site")) is not None:
+            readings = _plain(rows)
+            if self.grid is not None:
+                of_grid = readings.filter(pl.col("quantity").is_in(GRID_QUANTITIES))
+                made[GRID_HOUR] = grid_hours(of_grid, *self.grid)
+            made[WEATHER_HOUR] = weather_hours(readings.filter(pl.col("quantity").is_in(WEATHER_QUANTITIES)))
+            made[VOLUME_INTERVAL] = self._volumes(
+                readings.filter(pl.col("quantity").is_in(VOLUME_QUANTITIES))
+            )
+        staged = [one for table, content in made.items() for one in stage(self.root, table, content)]
+        return Made(
+            tuple(staged), unlisted_meters=tuple(sorted(unlisted)), rows_in=sum(one["rows"] for one in facts)
+        )
+
+    def _volumes(self, readings: pl.DataFrame) -> pa.Table:
+        first, last = (int(at.timestamp() * 1_000_000) for at in (self.days.from_time, self.days.until_time))
+        known = volume_readings(readings, pl.DataFrame(self.meters))
+        return volume_intervals(known.to_arrow(), self.policy.site_id, self.policy.interval_s, first, last)
+
+
+_STATE_COLUMNS: Final = ["cluster_id", "node_id", "date", "interval_start", "interval_s", "power_mean_w"]
+
+
+def run(context: StageContext) -> StageResult:
+    """Make the silver tables of the context's days. Raises ConfigurationError for a wrong inventory."""
+    settings, lake = context.settings, context.lake
+    nodes = read_nodes(settings.fleet.inventory, settings.site.site_id)
+    meters = _meters(settings)
+    written = [lake.overwrite(NODE, nodes), lake.overwrite(METER, meters)]
+    jobs, held = accounting(context, nodes)
+    made, own_days = _exchanged(context, nodes, meters, held)
+    staged = [file for one in made for file in one.staged]
+    for table, may_be_empty in (_MAY_BE_EMPTY | ({} if held is None else {NODE_STATE: True})).items():
+        of_table = [file for file in staged if file.table == table.name and file.day in context.days]
+        written.append(lake.commit(table, context.days, of_table, allow_empty=may_be_empty))
+    for span in adjoining([_EPOCH + timedelta(days=day) for day in own_days]):
+        before = [file for file in staged if file.table == SENSOR_DAY.name and file.day in span]
+        lake.commit(SENSOR_DAY, span, before, allow_empty=True)
+    written += [*registers(context), *jobs]
+    notes = (
+        *_note((name for one in made for name in one.unlisted_nodes),
+               "nodes are not in the inventory; they stand in cluster _unlisted"),
+        *_note((name for one in made for name in one.unlisted_meters),
+               "meters are not in the meters file; their readings are not used"),
     )  # fmt: skip
-    held = lake.read_frame(JOB_NODE, days).select(*names, "from_time", "to_time")
-    rows = (
-        own.groupBy(*names)
-        .cogroup(held.groupBy(*names))
-        .applyInArrow(_states_of(nodes), schema=spark_schema(NODE_STATE))
-    )
-    return lake.replace_frame(NODE_STATE, days, rows, allow_empty=True)
+    rows_in = sum(one.rows_in for one in made)
+    return StageResult(rows_in, sum(one.rows for one in written), tuple(written), notes)
 
 
-def _jobs(context: StageContext) -> pa.Table:
+def accounting(context: StageContext, nodes: pa.Table) -> tuple[list[Written], pa.Table | None]:
+    """Make silver/job_run and silver/job_node of the context's days; returns the latter's rows, None without jobs."""
+    lake, days = context.lake, context.days
+    if not lake.exists(JOB):
+        return [], None
+    runs = job_runs(_jobs(context).to_arrow(), nodes, context.settings.site.site_id, days)
+    held = job_nodes(runs, nodes)
+    written = [
+        lake.replace(JOB_RUN, days, run_table(runs), allow_empty=True),
+        lake.replace(JOB_NODE, days, held, allow_empty=True),
+    ]
+    return written, held
+
+
+def _jobs(context: StageContext) -> pl.DataFrame:
     """Jobs that may have held something on the days; one without an end until the longest run is over.
 
     A run that was seen going on and that had ended before the days comes with its end: without it, it would go on.
     """
     days = context.days
     longest = timedelta(days=context.settings.attribution.longest_run_d)
-    start, end = F.col("start_time"), F.col("end_time")
-    recent, over = start > F.lit(days.from_time - longest), end <= F.lit(days.from_time)
-    touches = (start < F.lit(days.until_time)) & ((end > F.lit(days.from_time)) | (end.isNull() & recent))
-    jobs = context.lake.read_frame(JOB)
-    held = jobs.where(touches)
-    seen_running = F.broadcast(held.where(end.isNull()).select("job_id").distinct())
-    ended = jobs.where(over & recent).join(seen_running, "job_id", how="left_semi")
-    return held.unionByName(ended).toArrow()
-
-
-def _states_of(nodes: Roll) -> Callable[[pa.Table, pa.Table], pa.Table]:
-    def kernel(own: pa.Table, held: pa.Table) -> pa.Table:
-        first = (own if own.num_rows else held).slice(0, 1).to_pylist()[0]
-        facts = nodes.of(first["node_id"], first["date"], first["cluster_id"])
-        if facts is None:
-            return arrow_schema(NODE_STATE).empty_table()
-        return node_states(own, held, facts)
-
-    return kernel
-
-
-_NAMES_IN_NOTE: Final = 10
-_CHECK_BUCKETS: Final = 16
-_EPOCH: Final = date(1970, 1, 1)
-
-
-def run(context: StageContext) -> StageResult:
-    """Make the silver tables of the context's days. Raises ConfigurationError for a wrong inventory."""
-    settings = context.settings
-    nodes = read_nodes(settings.fleet.inventory, settings.site.site_id)
-    meters = _meters(context)
-    rows_in = context.lake.read_frame(READING, context.days).count()
-    written = (
-        context.lake.overwrite(NODE, nodes),
-        context.lake.overwrite(METER, meters),
-        interval(context, nodes),
-        sensor_check(context, nodes),
-        facility_interval(context, meters),
-        grid_hour(context),
-        weather_hour(context),
-        carbon.volume_interval(context, meters),
-        *carbon.registers(context),
-        *run_accounting(context),
+    start, end = pc.field("start_time"), pc.field("end_time")
+    begin, until, since = (
+        pa.scalar(at) for at in (days.from_time, days.until_time, days.from_time - longest)
     )
-    notes = (*_unlisted_nodes(context), *_unlisted_meters(context, meters))
-    return StageResult(rows_in, sum(one.rows for one in written), written, notes)
+    jobs = context.lake.read(JOB, where=(start < until) & ((end > begin) | (start > since)))
+    ended, open_ = pl.col("end_time") <= days.from_time, pl.col("end_time").is_null()
+    touching = jobs.filter(~ended.fill_null(False))
+    recent = pl.col("start_time") > days.from_time - longest
+    touching = touching.filter(recent | ~open_)
+    seen_running = touching.filter(open_).select("job_id").unique()
+    over = jobs.filter(ended & recent).join(seen_running, on="job_id", how="semi")
+    return pl.concat([touching, over])
 
 
-def interval(context: StageContext, nodes: pa.Table) -> Written:
-    """Readings of nodes and the inventory -> silver/interval, by chassis or lone node."""
+def registers(context: StageContext) -> tuple[Written, ...]:
+    """instruments.csv and scope1.csv -> silver/instrument and silver/scope1; empty where the settings name none."""
+    carbon, site_id, lake = context.settings.carbon, context.settings.site.site_id, context.lake
+    instruments = (
+        read_instruments(carbon.instruments, site_id)
+        if carbon.instruments
+        else arrow_schema(INSTRUMENT).empty_table()
+    )
+    scope1 = (
+        read_scope1(carbon.scope1, site_id, load_factors(carbon.factors), carbon.gwp_set)
+        if carbon.scope1
+        else arrow_schema(SCOPE1).empty_table()
+    )
+    return lake.overwrite(INSTRUMENT, instruments), lake.overwrite(SCOPE1, scope1)
+
+
+def _exchanged(
+    context: StageContext, nodes: pa.Table, meters: pa.Table, held: pa.Table | None
+) -> tuple[list[Made], list[int]]:
+    """What the buckets made, and the days before whose sensor-days were made beside."""
+    days, settings, lake = context.days, context.settings, context.lake
     listed, policy = roster(nodes), _policy(context)
-    rows = (
-        _readings(context)
-        .transform(of_quantities(INTERVAL_QUANTITIES, policy.site_id))
-        .where(F.col("node_id").isNotNull())
-        .transform(_for_each_day(context))
-        .transform(_with_unit(listed))
-        .groupBy("unit", "span")
-        .cogroup(_histories(context).transform(_with_unit(listed)).groupBy("unit", "span"))
-        .applyInArrow(_intervals_of(listed, policy), schema=spark_schema(INTERVAL))
-    )
-    return context.lake.replace_frame(INTERVAL, context.days, rows)
+    past = lake.files(SENSOR_DAY, Days(days.start - HISTORY_DAYS * _DAY, days.start - _DAY))
+    files, own_days = _bronze_files(context, {file.day for file in past})
+    buckets = _buckets(sum(file.rows for file in files), context.engine.parallelism)
+    sources, unnamed = _sources(settings)
+    parting = Parting(
+        days, tuple(own_days), policy.site_id, buckets, units_of(listed),
+        tuple(meters["meter_id"].unique().to_pylist()), sources, unnamed, policy.interval_s,
+    )  # fmt: skip
+    grid = settings.grid
+    making = Making(
+        lake.root, days, buckets, policy, sources, unnamed, meters,
+        None if grid is None else (grid.intensity_basis, grid.signal, grid.flow), held is not None,
+    )  # fmt: skip
+    tasks: list[Task] = [NodeRows("inventory", listed.to_arrow())]
+    if held is not None and held.num_rows:
+        tasks.append(NodeRows("held", held))
+    if past:
+        tasks.append(PastFiles(tuple(past)))
+    tasks += [ReadingFiles(group) for group in _grouped(files, _TASKS_A_CORE * context.engine.parallelism)]
+    return context.engine.exchange(tasks, parting, making, buckets + 1), own_days
 
 
-def sensor_check(context: StageContext, nodes: pa.Table) -> Written:
-    """silver/interval and the inventory -> silver/sensor_check: what the sources of a node say about one another."""
-    listed, policy = roster(nodes), _policy(context)
-    step = span_days(context.days)
-    rows = (
-        context.lake.read_frame(INTERVAL, context.days)
-        .where(F.col("device_id").rlike(CHECKED_DEVICES) & F.col("power_mean_w").isNotNull())
-        .withColumn("span", F.floor(F.datediff("date", F.lit(_EPOCH)) / step))
-        # Some hundred nodes a call: starting one costs more than checking a node.
-        .groupBy(F.pmod(F.xxhash64("node_id"), F.lit(_CHECK_BUCKETS)), "span")
-        .applyInArrow(_sensor_checks_of(listed, policy), schema=spark_schema(SENSOR_CHECK))
-    )
-    return context.lake.replace_few(SENSOR_CHECK, context.days, rows, allow_empty=True)
+def _bronze_files(
+    context: StageContext, written: Collection[date | None]
+) -> tuple[list[DataFile], list[int]]:
+    """Files of bronze of the days and a day on both sides, and of the days before that have no sensor-days yet.
+
+    These days come second: they stand in bronze, but no night of theirs, or an older release, has written them.
+    """
+    days, lake = context.days, context.lake
+    before = [days.start - ago * _DAY for ago in range(HISTORY_DAYS, 0, -1)]
+    missing = [day for day in before if day not in written]
+    near = Days(days.start - _DAY, days.end + _DAY)
+    found = lake.files(READING, Days(min([*missing, near.start]), near.end))
+    touched = {day: [file for file in found if _may_hold(file, Days.of(day))] for day in missing}
+    wanted = {file.path for file in found if _may_hold(file, near)}
+    wanted |= {file.path for of_day in touched.values() for file in of_day}
+    own_days = [(day - _EPOCH).days for day, of_day in touched.items() if of_day]
+    return [file for file in found if file.path in wanted], own_days
 
 
-def facility_interval(context: StageContext, meters: pa.Table) -> Written:
-    """Readings of listed meters -> silver/facility_interval."""
-    policy = _policy(context)
-    rows = (
-        _readings(context)
-        .transform(of_quantities(METER_QUANTITIES, policy.site_id))
-        .transform(_with_meter(context.lake.spark.createDataFrame(meters)))
-        .transform(_for_each_day(context, METER_COLUMNS))
-        .groupBy("node_id", "span")
-        .applyInArrow(_facility_intervals_of(policy), schema=spark_schema(FACILITY_INTERVAL))
-    )
-    return context.lake.replace_frame(FACILITY_INTERVAL, context.days, rows, allow_empty=True)
+def _may_hold(file: DataFile, days: Days) -> bool:
+    starts = file.first_day is None or file.first_day <= days.end
+    return starts and (file.last_day is None or file.last_day >= days.start)
 
 
-def grid_hour(context: StageContext) -> Written:
-    """Readings of grid intensity -> silver/grid_hour; empty without the settings' section `grid`."""
-    grid = context.settings.grid
-    readings = context.lake.read_frame(READING, context.days)
-    if grid is None:
-        rows = context.lake.read_frame(GRID_HOUR, context.days).limit(0)
-    else:
-        rows = readings.where(F.col("quantity").isin(*GRID_QUANTITIES)).transform(
-            grid_hours(grid.intensity_basis, grid.signal, grid.flow)
-        )
-    return context.lake.replace_few(GRID_HOUR, context.days, rows, allow_empty=True)
+def _buckets(rows: int, parallelism: int) -> int:
+    """How many buckets the readings go to: none is too large to hold, nor so small that calls cost more than rows."""
+    return max(1, -(-rows // _BUCKET_READINGS), min(parallelism, rows // _LEAST_BUCKET_READINGS))
 
 
-def weather_hour(context: StageContext) -> Written:
-    """Readings of outdoor weather -> silver/weather_hour."""
-    rows = (
-        context.lake.read_frame(READING, context.days)
-        .transform(of_quantities(WEATHER_QUANTITIES, context.settings.site.site_id))
-        .transform(weather_hours)
-    )
-    return context.lake.replace_few(WEATHER_HOUR, context.days, rows, allow_empty=True)
+def _grouped(files: Iterable[DataFile], groups: int) -> list[tuple[DataFile, ...]]:
+    """The files in at most so many groups of about equal size."""
+    parts: list[tuple[int, list[DataFile]]] = [(0, []) for _ in range(groups)]
+    for file in sorted(files, key=lambda one: (-one.rows, one.path)):
+        size, group = min(parts, key=lambda part: part[0])
+        parts[parts.index((size, group))] = (size + file.rows, [*group, file])
+    return [tuple(group) for _, group in parts if group]
 
 
-def _readings(context: StageContext) -> DataFrame:
-    """Bronze of the days and of a day on both sides: longest step and window are at most a day."""
-    one_day, days = timedelta(days=1), context.days
-    return context.lake.read_frame(READING, Days(days.start - one_day, days.end + one_day))
-
-
-def _histories(context: StageContext) -> DataFrame:
-    """What each sensor of a node said on the days before, as HISTORY_COLUMNS."""
-    days = context.days
-    before = Days(days.start - timedelta(days=HISTORY_DAYS), days.end - timedelta(days=1))
-    quantities = of_quantities(INTERVAL_QUANTITIES, context.settings.site.site_id)
-    return context.lake.read_frame(READING, before).transform(quantities).transform(day_histories(days))
-
-
-def _for_each_day(context: StageContext, further: tuple[str, ...] = ()) -> Transform:
-    energy = context.settings.energy
+def _sources(settings: Settings) -> tuple[dict[str, SourceFacts], SourceFacts]:
+    energy = settings.energy
     facts = {
         source.name: SourceFacts(
             longest_step_s(energy.max_gap_s, source.sampling_period_s),
             source.counter_max_j,
             source.spot_samples,
         )
-        for source in context.settings.sources
+        for source in settings.sources
     }
-    return for_each_day(context.days, facts, SourceFacts(energy.max_gap_s), energy.interval_s, further)
+    return facts, SourceFacts(energy.max_gap_s)
 
 
 def _policy(context: StageContext) -> IntervalPolicy:
@@ -248,99 +457,110 @@ def _policy(context: StageContext) -> IntervalPolicy:
     return IntervalPolicy(settings.site.site_id, energy.interval_s, energy.sensor_gain_ratio, classes)
 
 
-def _with_unit(listed: pl.DataFrame) -> Transform:
-    """Add `unit`: the chassis that the node shares on the day, else the node itself."""
-    shared = listed.filter(pl.col("chassis_id").is_not_null())
-    chassis = shared.select("node_id", "chassis_id", "from_day", "until_day").to_arrow()
-
-    def transform(readings: DataFrame) -> DataFrame:
-        if not chassis.num_rows:
-            return readings.withColumn("unit", F.col("node_id"))
-        lookup = readings.sparkSession.createDataFrame(chassis).withColumnRenamed("node_id", "member_id")
-        is_member = (F.col("node_id") == F.col("member_id")) & F.col("day").between(
-            F.col("from_day"), F.col("until_day")
-        )
-        joined = readings.join(F.broadcast(lookup), is_member, how="left")
-        return joined.select(*readings.columns, F.coalesce("chassis_id", "node_id").alias("unit"))
-
-    return transform
-
-
-def _with_meter(meters: DataFrame) -> Transform:
-    """Readings of listed meters, each with how its meter speaks; a stamp at a window's end is moved."""
-    known = meters.select(
-        F.col("meter_id").alias("device_id"), F.col("point").alias("meter_point"), "kind", "multiplier",
-        "class_pct", "counter_max_kwh", "meter_peak_power_w", "label", "valid_from", "valid_to",
-    )  # fmt: skip
-    window = F.make_dt_interval(secs=F.col("window_s").cast("decimal(18,6)"))
-    time = F.when(F.col("label") == "end", F.col("reading_time") - window).otherwise(F.col("reading_time"))
-
-    def transform(readings: DataFrame) -> DataFrame:
-        return (
-            readings.join(F.broadcast(known), "device_id", how="inner")
-            .withColumns({"reading_time": time, "node_id": F.col("device_id"), "point": F.col("meter_point")})
-            .where(
-                (F.col("reading_time") >= F.col("valid_from"))
-                & (F.col("valid_to").isNull() | (F.col("reading_time") < F.col("valid_to")))
-            )
-        )
-
-    return transform
-
-
-def _intervals_of(listed: pl.DataFrame, policy: IntervalPolicy) -> Callable[[pa.Table, pa.Table], pa.Table]:
-    def kernel(readings: pa.Table, history: pa.Table) -> pa.Table:
-        return intervals(readings, history, listed, policy)
-
-    return kernel
-
-
-def _sensor_checks_of(listed: pl.DataFrame, policy: IntervalPolicy) -> Callable[[pa.Table], pa.Table]:
-    gains = policy.gains
-
-    def kernel(rows: pa.Table) -> pa.Table:
-        return sensor_checks(rows, listed, gains)
-
-    return kernel
-
-
-def _facility_intervals_of(policy: IntervalPolicy) -> Callable[[pa.Table], pa.Table]:
-    def kernel(readings: pa.Table) -> pa.Table:
-        return facility_intervals(readings, policy)
-
-    return kernel
-
-
-def _meters(context: StageContext) -> pa.Table:
-    path = context.settings.facility.meters
+def _meters(settings: Settings) -> pa.Table:
+    path = settings.facility.meters
     if path is None:
         return arrow_schema(METER).empty_table()
-    return read_meters(path, context.settings.site.site_id)
+    return read_meters(path, settings.site.site_id)
 
 
-def _unlisted_nodes(context: StageContext) -> tuple[str, ...]:
-    rows = context.lake.read_frame(INTERVAL, context.days).where(F.col("cluster_id") == UNLISTED_CLUSTER)
-    return _note(rows.select("node_id"), "nodes are not in the inventory; they stand in cluster _unlisted")
+def _groups(file: DataFile) -> Iterator[pa.Table]:
+    """The row groups of a bronze file, names as dictionaries; a column that an older release lacks is null."""
+    schema = arrow_schema(READING)
+    with pq.ParquetFile(file.path, read_dictionary=list(_NAMES)) as content:
+        known = set(content.schema_arrow.names)
+        for number in range(content.num_row_groups):
+            group = content.read_row_group(number, [name for name in _BRONZE_COLUMNS if name in known])
+            for name in _BRONZE_COLUMNS:
+                if name not in known:
+                    group = group.append_column(name, pa.nulls(group.num_rows, schema.field(name).type))
+            yield group.select(_BRONZE_COLUMNS)
 
 
-def _unlisted_meters(context: StageContext, meters: pa.Table) -> tuple[str, ...]:
-    listed = context.lake.spark.createDataFrame(meters.select(["meter_id"]))
-    rows = (
-        context.lake.read_frame(READING, context.days)
-        .transform(of_quantities(METER_QUANTITIES, context.settings.site.site_id))
-        .select(F.col("device_id").alias("meter_id"))
-        .join(F.broadcast(listed), "meter_id", how="left_anti")
-    )
-    return _note(rows, "meters are not in the meters file; their readings are not used")
+def _days_of(readings: pa.Table) -> np.ndarray:
+    days: np.ndarray = readings["reading_time"].to_numpy().astype("datetime64[D]").astype(np.int64)
+    return days
 
 
-def _note(names: DataFrame, what: str) -> tuple[str, ...]:
-    column = names.columns[0]
-    found = names.agg(
-        F.count_distinct(column).alias("count"),
-        F.slice(F.array_sort(F.collect_set(column)), 1, _NAMES_IN_NOTE).alias("names"),
-    ).first()
-    if found is None or not found["count"]:
+def _sensor_day_rows(said: pl.DataFrame, site_id: str) -> pl.DataFrame:
+    """SENSOR_DAY_COLUMNS -> silver/sensor_day, sorted by key."""
+    return said.select(
+        pl.lit(site_id).alias("site_id"), "node_id", "device_id", "quantity", "sensor", "statistic",
+        pl.from_epoch("on_day", "d").alias("date"), pl.col("typical").alias("typical_value"),
+        pl.col("readings").alias("reading_count"),
+    ).drop_nulls("sensor").sort(list(SENSOR_DAY.key))  # fmt: skip
+
+
+def _past(rows: pl.DataFrame) -> pl.DataFrame:
+    """silver/sensor_day -> SENSOR_DAY_COLUMNS."""
+    return rows.with_columns(
+        pl.col("date").dt.epoch("d").cast(pl.Int64).alias("on_day"), pl.col("typical_value").alias("typical"),
+        pl.col("reading_count").alias("readings"),
+    ).select(list(SENSOR_DAY_COLUMNS)).cast(SENSOR_DAY_COLUMNS)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Unpacked:
+    """The parts of a bucket by kind."""
+
+    tables: dict[str, list[pa.Table]] = field(default_factory=dict)
+    facts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def table(self, kind: str) -> pa.Table | None:
+        """All rows of a kind, None where there is none."""
+        rows = [one for one in self.tables.get(kind, []) if one.num_rows]
+        return pa.concat_tables(rows).unify_dictionaries() if rows else None
+
+    def frame(self, kind: str, empty: pl.DataFrame) -> pl.DataFrame:
+        rows = self.table(kind)
+        return empty if rows is None else pl.DataFrame(rows)
+
+
+_KIND: Final = b"kind"
+_FACTS: Final = b"facts"
+_COMPRESSED: Final = pa.ipc.IpcWriteOptions(compression="lz4")
+
+
+def _packed(kind: str, rows: pa.Table, facts: Mapping[str, Any] | None = None) -> bytes:
+    described = rows.replace_schema_metadata({_KIND: kind.encode(), _FACTS: json.dumps(facts or {}).encode()})
+    out = pa.BufferOutputStream()
+    with pa.ipc.new_stream(out, described.schema, options=_COMPRESSED) as writer:
+        writer.write_table(described.unify_dictionaries().combine_chunks())
+    content: bytes = out.getvalue().to_pybytes()
+    return content
+
+
+def _unpacked(parts: Sequence[bytes]) -> _Unpacked:
+    found = _Unpacked()
+    for part in parts:
+        rows = pa.ipc.open_stream(part).read_all()
+        kind = rows.schema.metadata[_KIND].decode()
+        found.tables.setdefault(kind, []).append(rows.replace_schema_metadata())
+        found.facts.setdefault(kind, []).append(json.loads(rows.schema.metadata[_FACTS]))
+    return found
+
+
+def _parted(kind: str, rows: pa.Table, buckets: np.ndarray) -> Iterator[tuple[int, bytes]]:
+    """The rows of each bucket."""
+    if not rows.num_rows:
+        return
+    order = np.argsort(buckets, kind="stable")
+    numbers, starts = np.unique(buckets[order], return_index=True)
+    for number, taken in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):
+        yield int(number), _packed(kind, rows.take(pa.array(taken)))
+
+
+def _plain(rows: pa.Table) -> pl.DataFrame:
+    """Rows with their names as strings."""
+    columns = [
+        column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column for column in rows.columns
+    ]
+    return pl.DataFrame(pa.table(columns, names=rows.column_names))
+
+
+def _note(names: Iterable[str], what: str) -> tuple[str, ...]:
+    found = sorted(set(names))
+    if not found:
         return ()
-    more = ", ..." if found["count"] > _NAMES_IN_NOTE else ""
-    return (f"{found['count']} {what}: {', '.join(found['names'])}{more}",)
+    more = ", ..." if len(found) > _NAMES_IN_NOTE else ""
+    return (f"{len(found)} {what}: {', '.join(found[:_NAMES_IN_NOTE])}{more}",)

@@ -18,7 +18,7 @@ import polars as pl
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from lepton_etl.uncertainty import conformal_rank
+from lepton_etl.uncertainty import conformal_quantile
 
 Floats = NDArray[np.float64]
 
@@ -278,7 +278,6 @@ def rack(deviations: Floats, weights: Floats) -> Floats:
     return found
 
 
-DEVICE_KINDS: Final = ("stuck", "drift", "scale", "step", "idle_but_drawing")
 RACK: Final = "rack"
 # One quiet day in so many may exceed the bound of a kind.
 QUIET_DAYS: Final = 90
@@ -411,8 +410,8 @@ def _bound(maxima: Floats, floor: float) -> Bound:
     Source: split conformal prediction on block maxima, which are nearly independent where hours are not.
     """
     ordered = np.sort(maxima)
-    rank = min(conformal_rank(len(ordered), 1 - 1 / QUIET_DAYS), len(ordered))
-    return Bound(max(float(ordered[rank - 1]), floor), ordered)
+    bound = min(conformal_quantile(ordered, 1 - 1 / QUIET_DAYS), float(ordered[-1]))
+    return Bound(max(bound, floor), ordered)
 
 
 def _joined(before: DeviceHours, now: DeviceHours) -> DeviceHours:

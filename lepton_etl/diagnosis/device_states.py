@@ -18,9 +18,8 @@ from lepton_etl.schema.common import PERFORMANCE_STATES
 
 Floats = NDArray[np.float64]
 
-# Above this load a device ought to clock up, and its clock, cap and memory say something; below IDLE it rests.
+# Above this load a device ought to clock up, and its clock, cap and memory say something.
 BUSY: Final = 0.5
-IDLE: Final = 0.1
 # GPUs slow down by hardware between 83 and 95 degC; a device's own limit goes before this.
 SLOWDOWN_TEMP_C: Final = 88.0
 FROZEN_INTERVALS: Final = 12

@@ -85,7 +85,7 @@ def utilisation_seconds() -> dict[str, pl.Expr]:
     `cpu_*`: of servers in the scope of ITEUsv, those that are on and not mostly accelerators; a server that says its
     utilisation and whose power nobody knows is on. `gpu_*` by node, `board_*` by GPU board. An hour weighs by the
     seconds of it that were observed; of a node whose boards alone are read, by the seconds expected of it.
-    Source: ISO/IEC 30134-5 (ITEUsv); definitions.md section 10.
+    Source: ISO/IEC 30134-5 (ITEUsv); docs/definitions.md section 10.
     """
     cpu, gpu, boards = pl.col("cpu_utilisation_ratio"), pl.col("gpu_utilisation_ratio"), pl.col("gpu_count")
     seconds = pl.when(pl.col("observed_s") > 0).then("observed_s").otherwise("expected_s")

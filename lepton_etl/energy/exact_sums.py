@@ -1,7 +1,7 @@
 """Sums, ratios and means over rows that do not depend on the order or the partitioning of the rows.
 
 Doubles added in another order differ in their last digits, and a re-run would look like new content. Every sum over
-rows is therefore taken in whole units of a power of ten (definitions.md section 8) and given back as a double.
+rows is therefore taken in whole units of a power of ten (docs/definitions.md section 8) and given back as a double.
 """
 
 from __future__ import annotations

@@ -20,10 +20,16 @@ from zoneinfo import ZoneInfo
 import polars as pl
 import pyarrow as pa
 
-from lepton_etl.intervals.channels import READING_COLUMNS, integrate_channels, numbered, resolve_repeats
+from lepton_etl.intervals.channels import (
+    DAY_US,
+    READING_COLUMNS,
+    Channels,
+    by_channel,
+    integrate_channels,
+    resolve_repeats,
+)
 from lepton_etl.intervals.integrate import MICROSECONDS
 from lepton_etl.intervals.node_day import CONFLICT, PARTIAL, IntervalPolicy
-from lepton_etl.intervals.readings import DAY_US
 from lepton_etl.intervals.sensor_classes import SAMPLED, class_of_meter, meter_gain_ratio, of_class
 from lepton_etl.intervals.source_choice import ROW, choose_power
 from lepton_etl.schema.carbon import VOLUME_INTERVAL
@@ -37,6 +43,28 @@ METER_QUANTITIES: Final = ("facility_power", "facility_energy", "heat_power", "h
 METER_COLUMNS: Final = ("point", "kind", "multiplier", "class_pct", "counter_max_kwh", "meter_peak_power_w")
 
 
+def with_meter(readings: pl.DataFrame, meters: pl.DataFrame) -> pl.DataFrame:
+    """Readings of bronze that a listed meter took while its row held, each with METER_COLUMNS, as those of `node_id`.
+
+    A stamp at a window's end is moved to its start.
+    """
+    known = meters.select(
+        pl.col("meter_id").alias("device_id"), pl.col("point").alias("meter_point"), *METER_COLUMNS[1:], "label",
+        "valid_from", "valid_to",
+    )  # fmt: skip
+    window = pl.duration(microseconds=(pl.col("window_s") * MICROSECONDS).round().cast(pl.Int64))
+    time = pl.when(pl.col("label") == "end").then(pl.col("reading_time") - window).otherwise("reading_time")
+    moved = readings.drop("point").join(known, on="device_id", how="inner").with_columns(
+        reading_time=time, node_id=pl.col("device_id"), point=pl.col("meter_point")
+    )  # fmt: skip
+    return moved.filter(_holds())
+
+
+def _holds() -> pl.Expr:
+    time, until = pl.col("reading_time"), pl.col("valid_to")
+    return (time >= pl.col("valid_from")) & (until.is_null() | (time < until))
+
+
 def facility_intervals(readings: pa.Table, policy: IntervalPolicy) -> pa.Table:
     """The rows of silver/facility_interval of the days in `readings`, sorted by key.
 
@@ -46,17 +74,17 @@ def facility_intervals(readings: pa.Table, policy: IntervalPolicy) -> pa.Table:
     states has no gain error: it is not known.
     """
     frame = pl.DataFrame(readings.select([*READING_COLUMNS, *METER_COLUMNS]))
+    if frame.is_empty():
+        return arrow_schema(FACILITY_INTERVAL).empty_table()
     is_energy = pl.col("quantity").str.ends_with("_energy")
     spread = is_energy & pl.col("statistic").is_in(("mean", "instant")) & (pl.col("window_s") > 0)
     prepared = frame.with_columns(
         pl.lit("meter").alias("device_id"),
-        pl.col("node_id").alias("owner_id"),
         pl.lit(1, pl.Int32).alias("multiplicity"),
         (pl.col("meter_peak_power_w") * pl.col("multiplier")).alias("peak_w"),
         (
             pl.coalesce(pl.col("counter_max_kwh") * JOULES_PER_KWH, "counter_max_j") * pl.col("multiplier")
         ).alias("counter_max_j"),
-        pl.lit(None, pl.Float64).alias("supply_resolution"),
         pl.when(spread).then(pl.lit("mean")).otherwise("statistic").alias("statistic"),
         (
             pl.col("value") * pl.col("multiplier") / pl.when(spread).then(pl.col("window_s")).otherwise(1.0)
@@ -68,14 +96,22 @@ def facility_intervals(readings: pa.Table, policy: IntervalPolicy) -> pa.Table:
         .alias("windowless"),
     )
     usable = prepared.filter(~pl.col("windowless")).drop("windowless")
-    winners, conflicts = resolve_repeats(usable, policy.interval_us)
-    channels = integrate_channels(numbered(winners).sort("channel", "time_us"), policy.interval_us)
-    ways = winners.select("day", "node_id", "point", "kind", "class_pct").unique(
-        ["day", "node_id"], maintain_order=True
+    if usable.is_empty():
+        return arrow_schema(FACILITY_INTERVAL).empty_table()
+    sensors, ordered = by_channel(usable.to_arrow())
+    winners, conflicts = resolve_repeats(ordered, policy.interval_us)
+    known = sensors.with_columns(pl.lit(None, pl.Float64).alias("supply_resolution"))
+    channels = integrate_channels(winners, known, policy.interval_us)
+    ways = (
+        winners.join(
+            sensors.select("channel", "day", "node_id"), on="channel", how="left", maintain_order="left"
+        )
+        .select("day", "node_id", "point", "kind", "class_pct")
+        .unique(["day", "node_id"], keep="first", maintain_order=True)
     )
     candidates = _ranked(channels.sensors.join(ways, on=["day", "node_id"], how="left"))
     power = choose_power(channels.values, candidates).with_columns(class_of_meter().alias("sensor_class"))
-    flags = _flags(power, channels.marks, conflicts, policy)
+    flags = _flags(power, channels, conflicts, policy)
     return _meters_table(power.join(flags, on=ROW, how="left"), policy)
 
 
@@ -99,13 +135,13 @@ def _ranked(sensors: pl.DataFrame) -> pl.DataFrame:
 
 
 def _flags(
-    power: pl.DataFrame, marks: pl.DataFrame, conflicts: pl.DataFrame, policy: IntervalPolicy
+    power: pl.DataFrame, channels: Channels, conflicts: pl.DataFrame, policy: IntervalPolicy
 ) -> pl.DataFrame:
-    named = {"owner_id": "node_id"}
+    owners = channels.sensors.select("channel", "day", "node_id", "device_id")
     short = power.filter(pl.col("observed_s") < policy.interval_s - 1e-6)
     found = [
-        marks.rename(named).select(*ROW, "flag"),
-        conflicts.rename(named).select(*ROW, pl.lit(CONFLICT).alias("flag")),
+        channels.marks.join(owners, on="channel", how="left").select(*ROW, "flag"),
+        conflicts.join(owners, on="channel", how="left").select(*ROW, pl.lit(CONFLICT).alias("flag")),
         short.select(*ROW, pl.lit(PARTIAL).alias("flag")),
     ]
     return pl.concat(found).group_by(ROW).agg(pl.col("flag").unique().sort().alias("flags"))
@@ -147,6 +183,21 @@ VOLUME_COLUMNS: Final = (
 )  # fmt: skip
 # A register read once an hour is usual; between two readings further apart nobody knows when the water ran.
 MAX_STEP_S: Final = 4 * 3600.0
+
+
+def volume_readings(readings: pl.DataFrame, meters: pl.DataFrame) -> pl.DataFrame:
+    """Readings of bronze that a listed water or fuel meter took while its row held, as VOLUME_COLUMNS."""
+    known = meters.filter(pl.col("carrier").is_in(("water", "fuel"))).select(
+        "meter_id", "carrier", "multiplier", "label", "valid_from", "valid_to"
+    )
+    window_us = (pl.col("window_s") * MICROSECONDS).cast(pl.Int64)
+    shift_us = pl.when(pl.col("label") == "end").then(window_us).otherwise(0)
+    return (
+        readings.join(known, left_on="device_id", right_on="meter_id", how="inner", coalesce=False)
+        .filter(_holds())
+        .with_columns((pl.col("reading_time").dt.epoch("us") - shift_us).alias("time_us"))
+        .select(list(VOLUME_COLUMNS))
+    )
 
 
 def volume_intervals(

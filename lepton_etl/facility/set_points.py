@@ -24,9 +24,6 @@ from lepton_etl.config.sections import OperatingSettings
 from lepton_etl.facility.fit import FacilityFit, predict_overhead
 from lepton_etl.facility.hours import Bools, Floats
 
-# Rate of change of inlet air, K per hour. Source: ASHRAE TC 9.9, 5th edition (2021).
-RAMP_LIMITS_K_PER_H: Final = {"tape": 5.0, "other": 20.0}
-
 
 @dataclass(frozen=True, slots=True)
 class Envelope:

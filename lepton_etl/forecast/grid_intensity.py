@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
-from lepton_etl.uncertainty import CONFIDENCE, conformal_rank
+from lepton_etl.stacking import stacking_weights
+from lepton_etl.uncertainty import CONFIDENCE, conformal_ends
 
 Floats = NDArray[np.float64]
 
@@ -248,44 +248,23 @@ INTERVAL_BANDS: Final = (
 )  # fmt: skip
 MIN_RESIDUALS: Final = 48
 # Pull towards equal weights, as a share of the members' mean square.
-_SHRINK: Final = 0.05
+_SHRINKAGE: Final = 0.05
 
 
 def fusion_weights(members: Floats, came_true: Floats, age_h: Floats, half_life_h: float) -> Floats:
-    """Non-negative weights that sum to 1, shape (members,), from forecasts (members, rows) and targets (rows,).
+    """Return weights of the members (members,) by stacking, from forecasts (members, rows) and targets (rows,).
 
-    Rows halve in weight every `half_life_h`; a member that gives NaN anywhere takes no part in that row. Few rows
-    give equal weights. Source: Breiman, Stacked regressions, Machine Learning 24 (1996).
+    Rows halve in weight every `half_life_h`; a row in which any member or the target is NaN does not count. Too few
+    rows give equal weights.
     """
     count = len(members)
     usable = np.isfinite(members).all(axis=0) & np.isfinite(came_true)
     if usable.sum() < MIN_RESIDUALS:
         return np.full(count, 1 / count)
-    root = np.sqrt(0.5 ** (age_h[usable] / half_life_h))
-    # Weights that sum to 1 see only how members miss: the errors' own Gram matrix.
-    errors = (members[:, usable] - came_true[usable]) * root
-    scale = float(np.sqrt((errors**2).mean() * errors.shape[1])) or 1.0
-    design = np.vstack([errors.T / scale, np.eye(count) * np.sqrt(_SHRINK), np.full((1, count), 1e3)])
-    wanted = np.concatenate([np.zeros(errors.shape[1]), np.zeros(count), [1e3]])
-    solved, _ = nnls(design, wanted)
-    return np.asarray(solved / solved.sum())
+    weight = 0.5 ** (age_h[usable] / half_life_h)
+    return stacking_weights(came_true[usable], members[:, usable].T, weight, _SHRINKAGE)
 
 
-def conformal_ends(residuals: Floats, level: float) -> tuple[float, float]:
-    """Ends to add to a forecast, of an interval that holds `level` of residuals (actual - forecast), shape (n,).
-
-    Each side leaves half of what is left out, by the ceil((n + 1)(1 - alpha)) rank of split conformal prediction; NaN
-    where n is too small for the rank. Source: Romano, Patterson and Candes, NeurIPS 32 (2019), asymmetric form.
-    """
-    known = np.sort(residuals[np.isfinite(residuals)])
-    count = len(known)
-    rank = conformal_rank(count, 0.5 + level / 2)
-    if count < MIN_RESIDUALS or rank > count:
-        return float("nan"), float("nan")
-    return float(known[count - rank]), float(known[rank - 1])
-
-
-MEMBERS: Final = ("seasonal_naive", "profile", "ridge", "boosted")
 MIN_HISTORY_H: Final = WEEK_H + HORIZONS + 2 * WEEK_H
 
 
@@ -391,7 +370,7 @@ def _intervals(fused: Floats, came_true: Floats, policy: ForecastPolicy) -> tupl
                 moved = asked[number] + policy.interval_step * (wanted - missed)
                 asked[number] = float(np.clip(moved, wanted / 10, 3 * wanted))
             past = residual[max(0, start - policy.interval_window_h) : done, low:high]
-            down, up = conformal_ends(past.ravel(), 1 - float(asked[number]))
+            down, up = conformal_ends(past.ravel(), 1 - float(asked[number]), MIN_RESIDUALS)
             lower[block, low:high] = np.maximum(fused[block, low:high] + down, 0.0)
             upper[block, low:high] = np.maximum(fused[block, low:high] + up, 0.0)
     return lower, upper

@@ -15,11 +15,8 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from lepton_etl.uncertainty import UPPER, conformal_rank
+from lepton_etl.uncertainty import conformal_ends
 
-# Request and history columns; `partition` and `user_name` may be null.
-REQUEST: Final = ("user_name", "partition", "gpu_count", "cpu_count", "memory_byte", "submit_time")
-HISTORY: Final = (*REQUEST, "end_time", "mean_power_w")
 MODEL_NAME: Final = "job-power"
 MODEL_VERSION: Final = "1"
 HALF_LIFE_DAYS: Final = 30.0
@@ -52,9 +49,9 @@ def predict_jobs(requests: pl.DataFrame, history: pl.DataFrame, at: datetime) ->
         return _unknown(rows)
     cut = int(known.height * (1 - CALIBRATION_SHARE))
     ends = _ends(known, cut)
-    told = _apply(rows, _rates(known, at)).join(ends, on="prediction_basis", how="left").sort("_row")
+    predicted = _apply(rows, _rates(known, at)).join(ends, on="prediction_basis", how="left").sort("_row")
     power = pl.col("_log").exp() * pl.col("_units")
-    return told.with_columns(
+    return predicted.with_columns(
         power.alias("predicted_power_w"),
         (power * pl.col("_low").exp()).alias("predicted_power_lower_w"),
         (power * pl.col("_high").exp()).alias("predicted_power_upper_w"),
@@ -130,24 +127,23 @@ def _apply(rows: pl.DataFrame, rates: Rates) -> pl.DataFrame:
 def _ends(known: pl.DataFrame, cut: int) -> pl.DataFrame:
     """Log ends of the interval by basis, from the newest runs predicted by the older; all bases where one has few."""
     older, newer = known[:cut], known[cut:]
-    empty: list[dict[str, object]] = []
+    found: list[dict[str, object]] = []
     if older.height and newer.height:
         # A run is judged by what had ended before it was submitted only as far as the older part goes.
-        told = _apply(newer, _rates(older, older["end_time"].max()))  # type: ignore[arg-type]
-        miss = told.with_columns(
+        predicted = _apply(newer, _rates(older, older["end_time"].max()))  # type: ignore[arg-type]
+        miss = predicted.with_columns(
             ((pl.col("mean_power_w") / pl.col("_units")).log() - pl.col("_log")).alias("_miss")
         )
         every = miss["_miss"].drop_nulls().to_numpy()
         for basis in ("user", "partition", "hardware"):
             own = miss.filter(pl.col("prediction_basis") == basis)["_miss"].drop_nulls().to_numpy()
-            values = np.sort(own if len(own) >= MIN_CALIBRATION else every)
-            count = len(values)
-            rank = conformal_rank(count, UPPER)
-            if count >= MIN_CALIBRATION and rank <= count:
-                low, high = float(values[count - rank]), float(values[rank - 1])
-                empty.append({"prediction_basis": basis, "_low": low, "_high": high})
+            low, high = conformal_ends(
+                own if len(own) >= MIN_CALIBRATION else every, least_count=MIN_CALIBRATION
+            )
+            if np.isfinite(low):
+                found.append({"prediction_basis": basis, "_low": low, "_high": high})
     schema = {"prediction_basis": pl.String, "_low": pl.Float64, "_high": pl.Float64}
-    return pl.DataFrame(empty, schema=schema)
+    return pl.DataFrame(found, schema=schema)
 
 
 def _unknown(rows: pl.DataFrame) -> pl.DataFrame:

@@ -1,23 +1,29 @@
 """Readings -> channels (one sensor of one device on one day) -> what each says about each interval.
 
-The input of every kernel is a frame of READING_COLUMNS: those of bronze/reading that energy needs, times in
+The input of every kernel is a table of READING_COLUMNS: those of bronze/reading that energy needs, times in
 microseconds, with what the settings say of the reading's source (`max_gap_s`; `counter_max_j`, where its counters
 begin again; `spot_samples`, how many moments a window mean rests on) and `file_rank`, which orders files as their
 file_id does. `day` (days since 1970) is the day that a reading is read for: near midnight a reading stands there
 twice, once for each day, so every day is computed from its own readings alone and comes out the same whatever
 range is asked.
+
+A kernel takes the readings of many nodes at once. Names are looked at once a channel: a reading carries the number
+of its channel, and what holds for all readings of a channel stands in a table of one line a channel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from lepton_etl.intervals.integrate import (
     MICROSECONDS,
+    Bools,
     Floats,
     IntervalSums,
     Ints,
@@ -47,7 +53,18 @@ READING_COLUMNS: Final = pl.Schema(
         "source_position": pl.Int64,
     }
 )
+DAY_US: Final = 86_400_000_000
 CHANNEL: Final = ["day", "node_id", "device_id", "quantity", "sensor", "statistic"]
+# What a reading carries beside the number of its channel; `peak_w` where it is not the same for all of a channel.
+MEASURED: Final = (
+    "time_us",
+    "value",
+    "window_s",
+    "multiplicity",
+    "max_gap_s",
+    "counter_max_j",
+    "spot_samples",
+)
 WINDOWED: Final = ("mean", "min", "max")
 
 COUNTER_WRAP: Final = "counter_wrap"
@@ -55,15 +72,18 @@ COUNTER_RESET: Final = "counter_reset"
 COUNTER_DOUBLE_WRAP: Final = "counter_double_wrap"
 OVERLAP: Final = "overlap"
 
+# Up to here the combinations of two columns of codes are counted in an array, beyond by sorting.
+_MOST_COMBINATIONS: Final = 1 << 24
+_LAST_DIGITS: Final = tuple(10.0**power for power in range(-6, 16))
+
 
 @dataclass(frozen=True)
 class Channels:
     """The channels of a group.
 
-    sensors: channel, CHANNEL columns, multiplicity, resolution_s, resolution (unit of the value; of a counter
-    J).
-    values: channel, interval_us, integral, observed_s, lowest, highest, sampling.
-    marks: day, owner_id, device_id, interval_us, flag: what is odd in an interval.
+    sensors: channel, CHANNEL columns, multiplicity, resolution_s, resolution (unit of the value; of a counter J), and
+    what else the caller knows of each. values: channel, interval_us, integral, observed_s, lowest, highest, sampling.
+    marks: channel, interval_us, flag: what is odd in an interval.
     """
 
     sensors: pl.DataFrame
@@ -71,35 +91,117 @@ class Channels:
     marks: pl.DataFrame
 
 
-def resolve_repeats(readings: pl.DataFrame, interval_us: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """One reading for each sensor and time, sorted by channel and time, and the count of those that lost.
+def by_channel(
+    readings: pa.Table, place: Callable[[pl.DataFrame], pl.DataFrame] = lambda sensors: sensors
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the sensors (channel, CHANNEL columns), sorted, and the readings by channel and time, repeats and all.
 
-    The lowest file wins, then the lowest position, so the result depends neither on arrival nor on row order.
-    Adds the column `channel`. The second frame has day, owner_id, device_id, interval_us, conflicts: losers
-    of another value.
+    `place` may move sensors to other devices and add columns; what it makes alike becomes one channel, of which the
+    first line holds. Of one channel and time the lowest file comes first, then the lowest position, then the lowest
+    value, so the order depends neither on arrival nor on row order.
     """
-    ordered = numbered(readings).sort("channel", "time_us", "file_rank", "source_position", "value")
-    head = (pl.col("channel") != pl.col("channel").shift()) | (pl.col("time_us") != pl.col("time_us").shift())
-    ordered = ordered.with_columns(head.fill_null(True).alias("head"))
-    winners = ordered.filter(pl.col("head")).drop("head")
-    if winners.height == ordered.height:
+    days = readings["day"].to_numpy()
+    coded = [codes_of(readings[name]) for name in CHANNEL[1:]]
+    number, first = _numbered([days - days.min(), *(codes for codes, _ in coded)])
+    names = {
+        name: pl.Series(values.take(pa.array(codes[first])), dtype=pl.String)
+        for name, (codes, values) in zip(CHANNEL[1:], coded, strict=True)
+    }
+    raw = place(pl.DataFrame({"day": pl.Series(days[first], dtype=pl.Int64), **names}))
+    sensors = (
+        raw.with_row_index("raw")
+        .sort(*CHANNEL, "raw")
+        .with_columns(
+            (pl.struct(CHANNEL) != pl.struct(CHANNEL).shift()).fill_null(True).cum_sum().alias("channel")
+        )
+        .with_columns(pl.col("channel").cast(pl.Int64) - 1)
+    )
+    channel_of = np.empty(sensors.height, dtype=np.int64)
+    channel_of[sensors["raw"].to_numpy()] = sensors["channel"].to_numpy()
+    channel = channel_of[number]
+    order = _order(channel, readings)
+    frame = pl.DataFrame(readings.drop_columns(CHANNEL)).with_columns(channel=pl.Series(channel))[order]
+    return sensors.unique("channel", keep="first", maintain_order=True).drop("raw"), frame
+
+
+def codes_of(column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
+    """Return the code of each row of a column of names, and the names by code, of which the last is null."""
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    array = encoded.unify_dictionaries().combine_chunks()
+    values = pa.concat_arrays([array.dictionary.cast(pa.string()), pa.nulls(1, pa.string())])
+    codes: Ints = array.indices.fill_null(len(values) - 1).to_numpy().astype(np.int64)
+    return codes, values
+
+
+def _numbered(parts: Sequence[Ints]) -> tuple[Ints, Ints]:
+    """The number of each row's combination of codes, and for each number a row that has it."""
+    number = parts[0]
+    for part in parts[1:]:
+        number = _dense(number * (int(part.max()) + 1) + part)
+    first = np.empty(int(number.max()) + 1, dtype=np.int64)
+    first[number[::-1]] = np.arange(len(number) - 1, -1, -1)
+    return number, first
+
+
+def _dense(code: Ints) -> Ints:
+    """The codes without the numbers that nobody has, in their order."""
+    top = int(code.max()) + 1
+    if top > max(_MOST_COMBINATIONS, len(code)):
+        return np.unique(code, return_inverse=True)[1].astype(np.int64)
+    present = np.zeros(top, dtype=np.bool_)
+    present[code] = True
+    dense: Ints = np.cumsum(present, dtype=np.int64)
+    return dense[code] - 1
+
+
+def _order(channel: Ints, readings: pa.Table) -> Ints:
+    """Rows by channel, time, file, position and value."""
+    time_us = readings["time_us"].to_numpy()
+    since = time_us - time_us.min()
+    bits = int(since.max()).bit_length()
+    if int(channel.max()).bit_length() + bits > 62:
+        return np.lexsort([*_ties(readings, slice(None)), time_us, channel])
+    key = (channel << bits) | since
+    order = np.argsort(key)
+    ordered = key[order]
+    again = ordered[1:] == ordered[:-1]
+    if again.any():
+        # Few readings are repeats: only they need the other columns.
+        tied = np.zeros(len(order), dtype=np.bool_)
+        tied[1:] = again
+        tied[:-1] |= again
+        rows = order[tied]
+        order[tied] = rows[np.lexsort([*_ties(readings, rows), key[rows]])]
+    return order
+
+
+def _ties(readings: pa.Table, rows: Ints | slice) -> list[np.ndarray]:
+    return [readings[name].to_numpy()[rows] for name in ("value", "source_position", "file_rank")]
+
+
+def resolve_repeats(ordered: pl.DataFrame, interval_us: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """One reading for each channel and time, of what `by_channel` gave, and the count of those that lost.
+
+    The lowest file wins, then the lowest position. The second frame has channel, interval_us, conflicts: losers of
+    another value.
+    """
+    channel, time_us = ordered["channel"].to_numpy(), ordered["time_us"].to_numpy()
+    head = np.ones(len(channel), dtype=np.bool_)
+    head[1:] = (channel[1:] != channel[:-1]) | (time_us[1:] != time_us[:-1])
+    if head.all():
         lost = ordered.clear()
+        winners = ordered
     else:
-        winner_value = pl.when(pl.col("head")).then(pl.col("value")).forward_fill()
-        lost = ordered.filter(~pl.col("head") & (pl.col("value") != winner_value))
+        winners = ordered.filter(head)
+        value = ordered["value"].to_numpy()
+        of_winner = winners["value"].to_numpy()[np.cumsum(head) - 1]
+        lost = ordered.filter(~head & (value != of_winner))
     conflicts = (
-        lost.group_by("day", "owner_id", "device_id", interval_of("time_us", interval_us))
+        lost.group_by("channel", interval_of("time_us", interval_us))
         .len("conflicts")
         .with_columns(pl.col("conflicts").cast(pl.Int64))
     )
-    return winners, conflicts
-
-
-def numbered(readings: pl.DataFrame) -> pl.DataFrame:
-    """Add `channel`, the number of the sensor in the order of CHANNEL, or make it anew."""
-    keys = readings.select(CHANNEL).unique().sort(CHANNEL).with_row_index("channel")
-    bare = readings.drop("channel", strict=False)
-    return bare.join(keys, on=CHANNEL, how="left").with_columns(pl.col("channel").cast(pl.Int64))
+    return winners.drop("file_rank", "source_position"), conflicts
 
 
 def interval_of(column: str, interval_us: int) -> pl.Expr:
@@ -107,12 +209,27 @@ def interval_of(column: str, interval_us: int) -> pl.Expr:
     return (pl.col(column) // interval_us * interval_us).alias("interval_us")
 
 
-def integrate_channels(readings: pl.DataFrame, interval_us: int) -> Channels:
-    """Integrate repeat-free readings with `peak_w`, sorted by `channel` and time, each by its statistic."""
-    statistic = readings["statistic"]
-    instants = readings.filter(statistic == "instant")
-    windows = readings.filter(statistic.is_in(WINDOWED))
-    counts = readings.filter(statistic == "counter")
+def runs_of(channel: Ints) -> Ints:
+    """Where each run of one channel begins."""
+    starts: Ints = np.flatnonzero(np.r_[True, channel[1:] != channel[:-1]]) if len(channel) else channel
+    return starts
+
+
+def integrate_channels(readings: pl.DataFrame, sensors: pl.DataFrame, interval_us: int) -> Channels:
+    """Integrate repeat-free readings (channel, MEASURED), by channel and time, each by its statistic.
+
+    `sensors` has a line for each channel in the order of its number, with `statistic`, `peak_w` (where readings do not
+    say it) and `supply_resolution`; it comes back with multiplicity, resolution_s and resolution.
+    """
+    channel = readings["channel"].to_numpy()
+    statistic = sensors["statistic"]
+    windowed, counting = (statistic.is_in(names).to_numpy()[channel] for names in (WINDOWED, ("counter",)))
+    instants = _chosen(readings, ~windowed & ~counting & (statistic == "instant").to_numpy()[channel])
+    windows, counts = _chosen(readings, windowed), _chosen(readings, counting)
+    if "peak_w" in counts.columns:
+        peak = _known(counts, "peak_w")
+    else:
+        peak = _known(sensors, "peak_w")[_ints(counts, "channel")]
     joined = between_instants(
         _ints(instants, "channel"), _ints(instants, "time_us"), _floats(instants), _gap_us(instants)
     )
@@ -128,7 +245,7 @@ def integrate_channels(readings: pl.DataFrame, interval_us: int) -> Channels:
         _ints(counts, "time_us"),
         _floats(counts),
         _gap_us(counts),
-        _known(counts, "peak_w"),
+        peak,
         _known(counts, "counter_max_j"),
     )
     sums = [_frame(by_interval(segments, interval_us)) for segments in (joined, covered, counted.segments)]
@@ -146,67 +263,95 @@ def integrate_channels(readings: pl.DataFrame, interval_us: int) -> Channels:
             )
         ),
     ]
-    return Channels(sensors=_sensors(readings), values=pl.concat(sums), marks=pl.concat(marks))
+    return Channels(with_resolutions(sensors, readings), values=pl.concat(sums), marks=pl.concat(marks))
 
 
-def _sensors(readings: pl.DataFrame) -> pl.DataFrame:
-    """Identity of each channel, the median distance of its readings and its detected resolution."""
-    identity = readings.group_by("channel", maintain_order=True).agg(
-        *(pl.col(name).first() for name in CHANNEL),
-        pl.col("multiplicity").max(),
-        pl.when(pl.col("statistic").first().is_in(WINDOWED))
-        .then(pl.col("window_s").median())
-        .otherwise(pl.col("time_us").diff().median() / MICROSECONDS)
-        .alias("resolution_s"),
-        pl.col("supply_resolution").first(),
-    )
-    measured = readings.filter(pl.col("value").is_finite())
-    resolution = pl.DataFrame(
-        resolution_by_channel(
-            _ints(measured, "channel"), _floats(measured), (measured["statistic"] == "counter").to_numpy()
-        ),
-        schema={"channel": pl.Int64, "detected": pl.Float64},
-    )
-    return identity.join(resolution, on="channel", how="left").select(
-        "channel", *CHANNEL, "multiplicity", "resolution_s",
-        pl.coalesce("supply_resolution", "detected").alias("resolution"),
+def _chosen(readings: pl.DataFrame, chosen: Bools) -> pl.DataFrame:
+    return readings if chosen.all() else readings.filter(chosen)
+
+
+def with_resolutions(sensors: pl.DataFrame, readings: pl.DataFrame) -> pl.DataFrame:
+    """Add the multiplicity of each channel, the median distance of its readings and its resolution."""
+    channel = readings["channel"].to_numpy()
+    starts = runs_of(channel)
+    step = np.diff(readings["time_us"].to_numpy(), prepend=0)
+    found = readings.select(
+        "channel", "multiplicity", "window_s",
+        pl.Series("step_us", step),
+        pl.Series("is_first", _at(len(channel), starts)),
     )  # fmt: skip
-
-
-def resolution_by_channel(channel: Ints, value: Floats, is_counter: np.ndarray) -> tuple[Ints, Floats]:
-    """The step in which each sensor speaks: the smallest difference between its distinct values.
-
-    A sensor that never changes shows no difference: there the last digit of its value counts (10 W of 280 W,
-    1 W of 0 W). Of a counter, whose differences are energies, it is the greatest common divisor of its steps
-    in mJ.
-    """
-    found = np.unique(channel)
-    steps = np.empty(len(found))
-    order = np.lexsort((value, channel))
-    bounds = (
-        np.searchsorted(channel[order], found, side="left"),
-        np.searchsorted(channel[order], found, side="right"),
+    of_channel = found.group_by("channel", maintain_order=True).agg(
+        pl.col("multiplicity").max(),
+        pl.col("window_s").median(),
+        (pl.when(~pl.col("is_first")).then(pl.col("step_us")).median() / MICROSECONDS).alias("step_s"),
     )
-    ordered, counting = value[order], is_counter[order]
-    for index, (low, high) in enumerate(zip(*bounds, strict=True)):
-        distinct = np.unique(np.round(ordered[low:high], 6))
-        if counting[low]:
-            steps[index] = np.gcd.reduce(np.rint((distinct - distinct[0]) * 1000).astype(np.int64)) / 1000
-        elif len(distinct) > 1:
-            steps[index] = np.diff(distinct).min()
-        else:
-            steps[index] = _last_digit(float(distinct[0]))
-    return found, steps
+    counting = (sensors["statistic"] == "counter").to_numpy()
+    measured = np.isfinite(readings["value"].to_numpy())
+    numbers, steps = resolution_by_channel(channel[measured], _floats(readings)[measured], counting)
+    resolution = pl.DataFrame({"channel": numbers, "detected": steps})
+    windowed = pl.col("statistic").is_in(WINDOWED)
+    return (
+        sensors.join(of_channel, on="channel", how="left", maintain_order="left")
+        .join(resolution, on="channel", how="left", maintain_order="left")
+        .with_columns(
+            pl.when(windowed).then("window_s").otherwise("step_s").alias("resolution_s"),
+            pl.coalesce("supply_resolution", "detected").alias("resolution"),
+        )
+        .drop("window_s", "step_s", "detected", "supply_resolution")
+    )
 
 
-def _last_digit(value: float) -> float:
-    """The power of ten of the last digit that is not 0; 1 of 0."""
-    if value == 0:
-        return 1.0
-    whole, power = round(abs(value) * 1e6), -6
-    while whole % 10 == 0:
-        whole, power = whole // 10, power + 1
-    return 10.0**power
+def _at(length: int, places: Ints) -> Bools:
+    found = np.zeros(length, dtype=np.bool_)
+    found[places] = True
+    return found
+
+
+def resolution_by_channel(channel: Ints, value: Floats, counting: Bools) -> tuple[Ints, Floats]:
+    """The channels and the step in which each speaks: the smallest difference between its distinct values.
+
+    Readings come channel by channel. A sensor that never changes shows no difference: there the last digit of its
+    value counts (10 W of 280 W, 1 W of 0 W). Of a counter (`counting` by channel), whose differences are energies, it
+    is the greatest common divisor of its steps in mJ.
+    """
+    if not len(channel):
+        return channel, value
+    rounded = np.round(value, 6)
+    new = np.ones(len(channel), dtype=np.bool_)
+    # Most sensors repeat themselves: what was said right before adds nothing.
+    new[1:] = (channel[1:] != channel[:-1]) | (rounded[1:] != rounded[:-1])
+    distinct = (
+        pl.DataFrame({"channel": channel[new], "value": rounded[new]}).unique().sort("channel", "value")
+    )
+    of, said = distinct["channel"].to_numpy(), distinct["value"].to_numpy()
+    starts = runs_of(of)
+    numbers = of[starts]
+    sizes = np.diff(starts, append=len(of))
+    step = np.diff(said, prepend=0.0)
+    step[starts] = np.inf
+    steps = np.minimum.reduceat(step, starts)
+    single = sizes == 1
+    steps[single] = _last_digits(said[starts[single]])
+    counts = counting[numbers]
+    if counts.any():
+        since_first = np.rint((said - np.repeat(said[starts], sizes)) * 1000)
+        millijoules = np.where(np.repeat(counts, sizes), since_first, 0.0).astype(np.int64)
+        steps[counts] = np.gcd.reduceat(millijoules, starts)[counts] / 1000
+    return numbers, steps
+
+
+def _last_digits(values: Floats) -> Floats:
+    """The power of ten of the last digit that is not 0 of each value; 1 of 0."""
+    whole = np.rint(np.abs(values) * 1e6)
+    found = np.ones(len(values))
+    open_ = whole > 0
+    for power in _LAST_DIGITS:
+        found[open_] = power
+        open_ &= whole % 10 == 0
+        if not open_.any():
+            break
+        whole = np.where(open_, whole / 10, whole)
+    return found
 
 
 def _frame(sums: IntervalSums) -> pl.DataFrame:
@@ -224,11 +369,9 @@ def _frame(sums: IntervalSums) -> pl.DataFrame:
 
 
 def marks_of(readings: pl.DataFrame, flag: str | pl.Expr, interval_us: int) -> pl.DataFrame:
-    """A mark on the interval of each reading, for the row of its owner and device."""
+    """A mark on the interval of each reading."""
     value = pl.lit(flag) if isinstance(flag, str) else flag
-    return readings.select(
-        "day", "owner_id", "device_id", interval_of("time_us", interval_us), value.alias("flag")
-    )
+    return readings.select("channel", interval_of("time_us", interval_us), value.alias("flag"))
 
 
 def _ints(readings: pl.DataFrame, column: str) -> Ints:
@@ -242,7 +385,10 @@ def _floats(readings: pl.DataFrame) -> Floats:
 
 def _known(readings: pl.DataFrame, column: str) -> Floats:
     """A column that is not always known, the unknown as NaN."""
-    found: Floats = readings[column].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    values = readings[column]
+    if values.null_count() == len(values):
+        return np.full(len(values), np.nan)
+    found: Floats = values.cast(pl.Float64).fill_null(float("nan")).to_numpy()
     return found
 
 

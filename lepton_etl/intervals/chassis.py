@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import polars as pl
 
-from lepton_etl.intervals.channels import resolution_by_channel
+from lepton_etl.intervals.channels import CHANNEL, resolution_by_channel
 from lepton_etl.intervals.integrate import MICROSECONDS
 
 # Nodes of one chassis are polled seconds apart, once a minute: readings of one minute are copies of one
@@ -17,110 +19,190 @@ SUM_SENSOR: Final = "sum of supplies"
 MEDIAN_SENSOR: Final = "median of copies"
 
 
-def summed_supplies(readings: pl.DataFrame) -> pl.DataFrame:
+@dataclass(frozen=True)
+class Spoken:
+    """Sensors (a line for each channel) and their readings (channel, MEASURED), by channel and time."""
+
+    sensors: pl.DataFrame
+    readings: pl.DataFrame
+
+
+def summed_supplies(spoken: Spoken) -> Spoken:
     """The AC input of each node as the sum of its supplies (or outlets), at stamps where all of them report.
 
     All are those that the node shows on this day, at least `psu_count` of the inventory where that is known.
-    A refused supply makes its stamp refused. Rows come at device 'node' with sensor SUM_SENSOR; the
-    resolutions of the supplies add in quadrature to `supply_resolution`. Source: docs/definitions.md section 2.
+    A refused supply makes its stamp refused. The sums stand at device 'node' with sensor SUM_SENSOR; the
+    resolutions of the supplies add in quadrature to `supply_resolution`. Channels count from 0.
+    Source: docs/definitions.md section 2.
     """
     whose = ["day", "node_id", "quantity", "statistic"]
     numbered = (pl.col("quantity") == "psu_input_power") & pl.col("device_id").str.contains(r"^psu\d+$")
     outlets = (pl.col("quantity") == "outlet_power") & (pl.col("device_id") != "node")
-    supplies = (
-        readings.filter((numbered | outlets) & pl.col("statistic").is_in(("instant", "mean")))
-        # Two sensors of one supply are two views of it: the first by name stands for it.
-        .sort("day", "node_id", "quantity", "statistic", "device_id", "sensor", "time_us")
-        .unique([*whose, "device_id", "time_us"], keep="first", maintain_order=True)
-    )
+    supplies = spoken.sensors.filter((numbered | outlets) & pl.col("statistic").is_in(("instant", "mean")))
     if supplies.is_empty():
-        return readings.clear()
-    supplies = supplies.with_columns(
+        return Spoken(spoken.sensors.clear(), spoken.readings.clear())
+    sums = (
+        supplies.select(*whose)
+        .unique()
+        .sort(whose)
+        .with_row_index("sum")
+        .with_columns(pl.col("sum").cast(pl.Int64))
+    )
+    supplies = (
+        supplies.join(sums, on=whose, how="left")
+        .sort("sum", "device_id", "channel")
+        .with_columns(pl.struct("sum", "device_id").rle_id().cast(pl.Int64).alias("supply"))
+    )
+    expected = supplies.group_by("sum").agg(
         pl.max_horizontal(
-            pl.col("device_id").n_unique().over(whose),
-            pl.when(pl.col("quantity") == "psu_input_power").then(pl.col("psu_count")),
+            pl.col("device_id").n_unique(),
+            pl.when(pl.col("quantity") == "psu_input_power").then(pl.col("psu_count")).max(),
         ).alias("expected")
     )
-    measured = supplies.filter(pl.col("value").is_finite())
+    said = (
+        spoken.readings.join(supplies.select("channel", "sum", "supply"), on="channel", how="inner")
+        # Two sensors of one supply are two views of it: the first by name stands for it.
+        .sort("supply", "time_us", "channel")
+    )
+    if supplies["supply"].n_unique() < supplies.height:
+        said = said.unique(["supply", "time_us"], keep="first", maintain_order=True)
+    measured = said.filter(pl.col("value").is_finite()).sort("channel", maintain_order=True)
     channel, step = resolution_by_channel(
         measured["channel"].to_numpy(),
         measured["value"].to_numpy(),
-        (measured["statistic"] == "counter").to_numpy(),
+        np.zeros(spoken.sensors.height, dtype=np.bool_),
     )
-    steps = pl.DataFrame({"channel": channel, "step": step})
     quadrature = (
-        supplies.select(*whose, "channel").unique(maintain_order=True).join(steps, on="channel", how="left")
-        .group_by(whose).agg(pl.col("step").pow(2).sum().sqrt().alias("supply_resolution"))
+        said.select("sum", "channel").unique(maintain_order=True)
+        .join(pl.DataFrame({"channel": channel, "step": step}), on="channel", how="left")
+        .sort("sum", "channel")
+        .group_by("sum").agg(pl.col("step").pow(2).sum().sqrt().alias("supply_resolution"))
     )  # fmt: skip
-    return (
-        supplies.drop("supply_resolution")
-        .group_by(*whose, "time_us", "window_s", maintain_order=True)
+    readings = (
+        said.group_by("sum", "time_us", "window_s", maintain_order=True)
         .agg(
             pl.len().alias("present"),
-            pl.col("expected").first(),
             pl.col("value").sum(),
-            *(
-                pl.col(name).max()
-                for name in ("max_gap_s", "spot_samples", "file_rank", "source_position", "rated_power_w")
-            ),
-            *(pl.col(name).first() for name in ("gpu_rated_power_w", "psu_count")),
+            *(pl.col(name).max() for name in ("max_gap_s", "spot_samples")),
         )
+        .join(expected, on="sum", how="left")
         .filter(pl.col("present") == pl.col("expected"))
-        .join(quadrature, on=whose, how="left")
+        .sort("sum", "time_us")
+    )
+    spoken_of = readings.select(pl.col("sum").unique().sort()).with_row_index("channel")
+    facts = [
+        name for name in spoken.sensors.columns if name not in ("channel", "supply_resolution", *CHANNEL)
+    ]
+    sensors = (
+        spoken_of.join(sums, on="sum", how="left")
+        .join(quadrature, on="sum", how="left")
+        .join(supplies.group_by("sum").agg(pl.col(facts).first()), on="sum", how="left")
         .with_columns(
-            pl.col("node_id").alias("owner_id"),
-            device_id=pl.lit("node"),
-            sensor=pl.lit(SUM_SENSOR),
-            multiplicity=pl.lit(1, pl.Int32),
+            pl.col("node_id").alias("owner_id"), device_id=pl.lit("node"), sensor=pl.lit(SUM_SENSOR)
         )
-        .pipe(_like, readings)
+        .sort("channel")
+    )
+    return Spoken(
+        _like(sensors, spoken.sensors),
+        _like(
+            readings.join(spoken_of, on="sum", how="left", maintain_order="left").with_columns(
+                multiplicity=pl.lit(1, pl.Int32)
+            ),
+            spoken.readings,
+        ),
     )
 
 
-def chassis_once(readings: pl.DataFrame) -> pl.DataFrame:
+def chassis_once(spoken: Spoken) -> Spoken:
     """Each chassis reading once: the median of its nodes' copies within a minute, under node_id = chassis_id.
 
     Refused copies do not vote; where all are refused the stamp is refused. A node without a chassis in the
-    inventory keeps its own reading. Needs `chassis_id`. Source: docs/definitions.md section 2.
+    inventory keeps its own reading. Needs `chassis_id`. Channels are numbered anew, in the order of CHANNEL.
+    Source: docs/definitions.md section 2.
     """
-    copies = readings.filter(
+    sensors = spoken.sensors
+    is_copy = (
         pl.col("quantity").is_in(("chassis_input_power", "chassis_input_energy"))
         & pl.col("chassis_id").is_not_null()
-    ).sort("day", "chassis_id", "statistic", "time_us", "node_id", "sensor")
+    )
+    copies = sensors.filter(is_copy)
+    if copies.is_empty():
+        return _renumbered([spoken])
     # Counters of one chassis may have started at different times: the first node's stands for all.
     first_node = pl.col("node_id") == pl.col("node_id").min().over("day", "chassis_id")
-    counted = copies.filter((pl.col("statistic") == "counter") & first_node).with_columns(
+    is_counter = pl.col("statistic") == "counter"
+    counters = copies.filter(is_counter & first_node).with_columns(
         pl.col("chassis_id").alias("node_id"), pl.lit("chassis").alias("device_id")
     )
-    power = copies.filter((pl.col("quantity") == "chassis_input_power") & (pl.col("statistic") != "counter"))
+    powers = copies.filter((pl.col("quantity") == "chassis_input_power") & ~is_counter)
+    voices = (
+        powers.select("day", "chassis_id", "quantity", "statistic").unique().sort(pl.all())
+        .with_row_index("voice").with_columns(pl.col("voice").cast(pl.Int64))
+    )  # fmt: skip
+    whose = powers.join(voices, on=["day", "chassis_id", "quantity", "statistic"], how="left")
+    instant = pl.col("statistic") == "instant"
     voted = (
-        power.with_columns(
+        spoken.readings.join(whose.select("channel", "voice", "statistic"), on="channel", how="inner")
+        .with_columns(
             pl.col("value").fill_nan(None),
-            pl.when(pl.col("statistic") == "instant")
-            .then(pl.col("time_us") // COPY_BIN_US)
-            .otherwise(pl.col("time_us"))
-            .alias("copy"),
+            pl.when(instant).then(pl.col("time_us") // COPY_BIN_US).otherwise("time_us").alias("copy"),
         )
-        .group_by("day", "chassis_id", "quantity", "statistic", "copy", "window_s", maintain_order=True)
+        .group_by("voice", "copy", "window_s", maintain_order=True)
         .agg(
             pl.col("value").median().fill_null(float("nan")),
             pl.col("time_us").quantile(0.5, "lower").cast(pl.Int64),
-            *(pl.col(name).max() for name in ("max_gap_s", "spot_samples", "file_rank", "source_position")),
+            *(pl.col(name).max() for name in ("max_gap_s", "spot_samples")),
         )
-        .with_columns(
-            pl.col("chassis_id").alias("node_id"),
-            pl.col("chassis_id").alias("owner_id"),
-            device_id=pl.lit("chassis"),
-            sensor=pl.lit(MEDIAN_SENSOR),
-            multiplicity=pl.lit(1, pl.Int32),
-        )
-        .pipe(_like, readings)
+        .sort("voice", "time_us", "window_s")
+        .with_columns(pl.col("voice").alias("channel"), multiplicity=pl.lit(1, pl.Int32))
     )
-    others = readings.join(copies.select("channel").unique(), on="channel", how="anti")
-    return pl.concat([others, counted, voted])
+    voters = voices.with_columns(
+        pl.col("voice").alias("channel"),
+        pl.col("chassis_id").alias("node_id"),
+        pl.col("chassis_id").alias("owner_id"),
+        device_id=pl.lit("chassis"),
+        sensor=pl.lit(MEDIAN_SENSOR),
+    )
+    return _renumbered([
+        _of(spoken, sensors.filter(~is_copy)),
+        _of(spoken, counters),
+        Spoken(_like(voters, sensors), _like(voted, spoken.readings)),
+    ])  # fmt: skip
 
 
-def _like(rows: pl.DataFrame, readings: pl.DataFrame) -> pl.DataFrame:
-    """The columns of `readings`; those that rows lack are null."""
-    absent = [pl.lit(None).alias(name) for name in readings.columns if name not in rows.columns]
-    return rows.with_columns(absent).select(readings.columns).cast(readings.schema)
+def together(one: Spoken, other: Spoken) -> Spoken:
+    """Both, the channels of the second counted on from those of the first."""
+    further = pl.col("channel") + one.sensors.height
+    return Spoken(
+        pl.concat([one.sensors, other.sensors.with_columns(further)]),
+        pl.concat([one.readings, other.readings.with_columns(further)]),
+    )
+
+
+def _of(spoken: Spoken, sensors: pl.DataFrame) -> Spoken:
+    """These of the sensors and their readings."""
+    chosen = np.zeros(spoken.sensors.height, dtype=np.bool_)
+    chosen[sensors["channel"].to_numpy()] = True
+    return Spoken(sensors, spoken.readings.filter(chosen[spoken.readings["channel"].to_numpy()]))
+
+
+def _renumbered(parts: list[Spoken]) -> Spoken:
+    """All the parts, channels numbered in the order of CHANNEL; readings stay channel by channel."""
+    whole = pl.concat([part.sensors.with_columns(part=pl.lit(place)) for place, part in enumerate(parts)])
+    ordered = whole.sort(CHANNEL).with_row_index("number").with_columns(pl.col("number").cast(pl.Int64))
+    readings = []
+    for place, part in enumerate(parts):
+        own = ordered.filter(pl.col("part") == place)
+        number = np.zeros(int(own["channel"].max() or 0) + 1, dtype=np.int64)  # type: ignore[arg-type]
+        number[own["channel"].to_numpy()] = own["number"].to_numpy()
+        readings.append(
+            part.readings.with_columns(channel=pl.Series(number[part.readings["channel"].to_numpy()]))
+        )
+    sensors = ordered.drop("channel", "part").rename({"number": "channel"})
+    return Spoken(sensors, pl.concat(readings))
+
+
+def _like(rows: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
+    """The columns of `frame`; those that rows lack are null."""
+    absent = [pl.lit(None).alias(name) for name in frame.columns if name not in rows.columns]
+    return rows.with_columns(absent).select(frame.columns).cast(dict(frame.schema))

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from lepton_etl.intervals.channels import (
-    READING_COLUMNS,
+    DAY_US,
     Channels,
+    by_channel,
     integrate_channels,
-    marks_of,
-    numbered,
+    interval_of,
     resolve_repeats,
 )
-from lepton_etl.intervals.chassis import chassis_once, summed_supplies
+from lepton_etl.intervals.chassis import Spoken, chassis_once, summed_supplies, together
 from lepton_etl.intervals.integrate import MICROSECONDS
-from lepton_etl.intervals.plausibility import with_refusals
-from lepton_etl.intervals.readings import DAY_US, with_place
+from lepton_etl.intervals.plausibility import no_places, rated_power, with_refusals
+from lepton_etl.intervals.readings import with_place
 from lepton_etl.intervals.sensor_checks import OTHER_SOURCE, SOURCE_CHANGED, arbitrate
 from lepton_etl.intervals.sensor_classes import (
     SensorClasses,
@@ -36,8 +38,14 @@ from lepton_etl.intervals.source_choice import (
     lowest_and_highest,
     power_candidates,
 )
-from lepton_etl.intervals.unit_errors import with_scale
-from lepton_etl.intervals.usual_values import HISTORY_COLUMNS, with_usual
+from lepton_etl.intervals.unit_errors import wrong_units
+from lepton_etl.intervals.usual_values import (
+    HISTORY_COLUMNS,
+    SENSOR_DAY_COLUMNS,
+    histories,
+    sensor_days,
+    with_usual,
+)
 from lepton_etl.schema.fleet import INTERVAL
 from lepton_etl.schema.types import arrow_schema
 
@@ -71,53 +79,119 @@ class IntervalPolicy:
         return gains_of_sources(self.classes, self.sensor_gain_ratio)
 
 
+@dataclass(frozen=True)
+class NodeDays:
+    """What the readings of a bucket of nodes say.
+
+    intervals: rows of silver/interval by key. sensor_days: SENSOR_DAY_COLUMNS of every day that was asked.
+    """
+
+    intervals: pa.Table
+    sensor_days: pl.DataFrame
+
+
+def node_days(
+    readings: pa.Table,
+    past: pl.DataFrame,
+    inventory: pl.DataFrame,
+    policy: IntervalPolicy,
+    days: Collection[int] | None = None,
+) -> NodeDays:
+    """Return the rows of silver/interval of `days`, and the sensor-days of all days in `readings`.
+
+    `readings` has READING_COLUMNS in any order, names as strings or as dictionaries, for each `day` those of the day
+    and of a margin on both sides; all nodes of a chassis must be in one call, and any number of them may be. `past`
+    has SENSOR_DAY_COLUMNS of the days before. `inventory` has ROSTER_COLUMNS. `days` are days since 1970, all in
+    `readings` where it is not given. Each row comes from the readings of its own day and its sensors' past alone.
+    """
+    if not readings.num_rows:
+        return NodeDays(arrow_schema(INTERVAL).empty_table(), pl.DataFrame(schema=SENSOR_DAY_COLUMNS))
+    sensors, ordered = by_channel(readings, lambda raw: _placed(raw, inventory))
+    said = sensor_days(ordered, sensors)
+    wanted = sensors["day"].unique().sort().to_list() if days is None else sorted(days)
+    if days is not None:
+        sensors, ordered = _of_days(sensors, ordered, wanted)
+    history = histories(pl.concat([past, said]), wanted)
+    return NodeDays(_intervals(sensors, ordered, history, inventory, policy), said)
+
+
 def intervals(
     readings: pa.Table, history: pa.Table, inventory: pl.DataFrame, policy: IntervalPolicy
 ) -> pa.Table:
-    """The rows of silver/interval of the days in `readings`.
-
-    `readings` has READING_COLUMNS in any order, for each `day` those of the day and of a margin on both
-    sides; all nodes of a chassis must be in one call. `history` has HISTORY_COLUMNS: what these sensors said on the
-    days before, or nothing. `inventory` has ROSTER_COLUMNS. Rows come sorted by key, in INTERVAL's Arrow schema,
-    each computed from the readings of its own day and its sensors' past alone.
-    """
+    """Return the rows of silver/interval as `node_days` does, of a `history` in HISTORY_COLUMNS by day."""
     if not readings.num_rows:
         return arrow_schema(INTERVAL).empty_table()
-    usual = with_usual(_frame(readings, READING_COLUMNS), _frame(history, HISTORY_COLUMNS))
-    winners, conflicts = resolve_repeats(_prepare(usual, inventory), policy.interval_us)
-    judged = with_refusals(with_scale(winners))
-    supplies = with_refusals(summed_supplies(judged).drop("refused", "peak_w"))
-    all_readings = pl.concat([judged, supplies])
-    spoken = numbered(chassis_once(all_readings)).sort("channel", "time_us")
-    channels = integrate_channels(spoken, policy.interval_us)
-    refused = all_readings.filter(pl.col("refused").is_not_null())
-    # A temperature or utilisation of a device speaks for its node too.
-    at_node = refused.filter(pl.col("quantity").is_in(ENVIRONMENT)).with_columns(device_id=pl.lit("node"))
-    flagged = pl.concat([refused, at_node])
-    marks = pl.concat([channels.marks, marks_of(flagged, pl.col("refused"), policy.interval_us)])
-    rows = _rows(channels, conflicts, marks, inventory, policy)
+    sensors, ordered = by_channel(readings, lambda raw: _placed(raw, inventory))
+    return _intervals(sensors, ordered, pl.DataFrame(history).cast(HISTORY_COLUMNS), inventory, policy)
+
+
+def _of_days(
+    sensors: pl.DataFrame, ordered: pl.DataFrame, days: Collection[int]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The sensors and readings of some days, channels numbered anew."""
+    kept = sensors["day"].is_in(list(days)).to_numpy()
+    if kept.all():
+        return sensors, ordered
+    channel = ordered["channel"].to_numpy()
+    number = np.cumsum(kept) - 1
+    return (
+        sensors.filter(kept).with_columns(channel=pl.int_range(pl.len(), dtype=pl.Int64)),
+        ordered.with_columns(channel=pl.Series(number[channel])).filter(kept[channel]),
+    )
+
+
+def _intervals(
+    sensors: pl.DataFrame,
+    ordered: pl.DataFrame,
+    history: pl.DataFrame,
+    inventory: pl.DataFrame,
+    policy: IntervalPolicy,
+) -> pa.Table:
+    if not ordered.height:
+        return arrow_schema(INTERVAL).empty_table()
+    sensors = with_usual(sensors, history)
+    winners, conflicts = resolve_repeats(ordered, policy.interval_us)
+    judged, refused = with_refusals(winners, sensors, wrong_units(winners, sensors))
+    spoken = Spoken(sensors, judged)
+    supplies = summed_supplies(spoken)
+    summed, refused_sums = with_refusals(supplies.readings, supplies.sensors, no_places())
+    everything = together(spoken, Spoken(supplies.sensors, summed))
+    refused = pl.concat([refused, refused_sums.with_columns(pl.col("channel") + sensors.height)])
+    marks = _marks(refused, everything.sensors, policy.interval_us)
+    once = chassis_once(everything)
+    channels = integrate_channels(
+        once.readings, once.sensors.with_columns(rated_power().alias("peak_w")), policy.interval_us
+    )
+    owners = channels.sensors.select("channel", "day", pl.col("owner_id").alias("node_id"), "device_id")
+    marks = pl.concat([channels.marks.join(owners, on="channel", how="left").select(*ROW, "flag"), marks])
+    owners = sensors.select("channel", "day", pl.col("owner_id").alias("node_id"), "device_id")
+    lost = conflicts.join(owners, on="channel", how="left").group_by(ROW).agg(pl.col("conflicts").sum())
+    rows = _rows(channels, lost, marks, inventory, policy)
     of_day = rows.filter(pl.col("interval_us") // DAY_US == pl.col("day"))
     return _table(of_day.pipe(with_place, inventory).pipe(_with_energy, policy), policy)
 
 
-def _frame(table: pa.Table, columns: pl.Schema) -> pl.DataFrame:
-    frame = pl.DataFrame(table.select(list(columns)))
-    return frame.cast(columns)
+def _marks(refused: pl.DataFrame, sensors: pl.DataFrame, interval_us: int) -> pl.DataFrame:
+    """ROW and flag of each refused reading; one of a device's temperature or utilisation speaks for its node too."""
+    owners = sensors.select("channel", "day", pl.col("owner_id").alias("node_id"), "device_id", "quantity")
+    found = refused.join(owners, on="channel", how="left").with_columns(interval_of("time_us", interval_us))
+    at_node = found.filter(pl.col("quantity").is_in(ENVIRONMENT)).with_columns(device_id=pl.lit("node"))
+    return pl.concat([found, at_node]).select(*ROW, "flag").unique()
 
 
-def _prepare(readings: pl.DataFrame, inventory: pl.DataFrame) -> pl.DataFrame:
-    """Components at their own device; beside each reading what the inventory says of its node on the day."""
+def _placed(sensors: pl.DataFrame, inventory: pl.DataFrame) -> pl.DataFrame:
+    """Components at their own device; beside each sensor what the inventory says of its node on the day."""
     component = pl.col("quantity").replace_strict(COMPONENT_OF, default=None, return_dtype=pl.String)
     facts = ("chassis_id", "rated_power_w", "idle_power_w", "gpu_rated_power_w", "psu_count")
     known = (
-        readings.select("node_id", "day").unique()
+        sensors.select("node_id", "day").unique()
         .join(inventory.select("node_id", "from_day", "until_day", *facts), on="node_id", how="inner")
         .filter(pl.col("day").is_between("from_day", "until_day"))
         .select("node_id", "day", *facts)
     )  # fmt: skip
     is_chassis = pl.col("quantity").str.starts_with("chassis_")
     at_node = pl.col("device_id") == "node"
-    return readings.join(known, on=["node_id", "day"], how="left").with_columns(
+    return sensors.join(known, on=["node_id", "day"], how="left", maintain_order="left").with_columns(
         pl.when(is_chassis).then(pl.lit("chassis"))
         .when(at_node).then(pl.coalesce(component, "device_id")).otherwise("device_id").alias("device_id"),
         pl.when(is_chassis).then(pl.coalesce("chassis_id", "node_id")).otherwise("node_id").alias("owner_id"),
@@ -143,8 +217,6 @@ def _rows(
         (pl.col("statistic") == "counter").alias("is_counter"),
     )  # fmt: skip
     around = environment(channels.values, channels.sensors)
-    owners = {"owner_id": "node_id"}
-    conflicts, marks = conflicts.rename(owners), marks.rename(owners)
     measured = [frame.select(ROW) for frame in (power, around)]
     # A refused reading leaves its trace even where nothing else was read. Other odd rows need a row to stand
     # at.

@@ -1,25 +1,25 @@
-"""bronze/reading -> what the kernels read: narrow rows, repeated into each UTC day that needs them.
+"""What the kernels read: bronze's readings, repeated into each UTC day that needs them, and the inventory by day.
 
-- The inventory as the kernels need it: which row of a node holds on which day.
+Names stay dictionaries on the way: a reading's node, device, quantity, sensor and statistic are codes, so cutting and
+moving rows costs no strings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
+from zlib import crc32
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame
-from pyspark.sql import functions as F
+import pyarrow.compute as pc
 
 from lepton_etl.days import Days
-from lepton_etl.intervals.channels import READING_COLUMNS
-from lepton_etl.intervals.integrate import MICROSECONDS
-from lepton_etl.schema.columns import Transform
+from lepton_etl.intervals.channels import DAY_US, READING_COLUMNS, codes_of
+from lepton_etl.intervals.integrate import MICROSECONDS, Bools, Floats, Ints
 
-DAY_US: Final = 86_400_000_000
 # Beyond any date a lake will hold, and far from the end of int64.
 OPEN_END_US: Final = 36_525 * 2 * DAY_US
 
@@ -86,16 +86,13 @@ def with_place(rows: pl.DataFrame, inventory: pl.DataFrame) -> pl.DataFrame:
 
 
 PERIODS_IN_MAX_GAP = 3.0
-# Kernels have a fixed cost a call: over a long range of few readings a call takes a month of them.
-_SHORT_RANGE_DAYS = 7
-_LONG_SPAN_DAYS = 31
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
     """What the settings say of all readings of a source.
 
-    `counter_max_j`: where its joule counters begin again at 0. `spot_samples`: how many moments one of its window means
+    `counter_max_j`: where its joule counters begin again at 0. `spot_samples`: how many moments a window mean of it
     rests on. None: not known, and all of the window.
     """
 
@@ -109,78 +106,125 @@ def longest_step_s(max_gap_s: float, sampling_period_s: float | None) -> float:
     return max(max_gap_s, PERIODS_IN_MAX_GAP * (sampling_period_s or 0.0))
 
 
-def of_quantities(quantities: Iterable[str], site_id: str) -> Transform:
-    """Readings of one site and of these quantities."""
-
-    def transform(readings: DataFrame) -> DataFrame:
-        return readings.where((F.col("site_id") == site_id) & F.col("quantity").isin(*quantities))
-
-    return transform
-
-
 def for_each_day(
+    readings: pa.Table,
     days: Days,
     sources: Mapping[str, SourceFacts],
     unnamed: SourceFacts,
     interval_s: int,
+    *,
+    own_days: Collection[int] = (),
     further: Sequence[str] = (),
-) -> Transform:
-    """READING_COLUMNS, `further` ones and `span`: each reading once for every day whose energy it can touch.
+) -> pa.Table:
+    """Return READING_COLUMNS and `further` ones: each reading once for every day whose energy it can touch.
 
-    A reading touches the days of [time - margin, time + window + margin), the margin being its source's
-    longest step and at least one interval (a change of source is told by the interval before). `unnamed` is for sources
-    that the settings no longer name. `span` groups days into calls of the kernel; it never changes a figure.
+    `readings` are rows of bronze/reading. One touches the days of [time - margin, time + window + margin), the margin
+    being its source's longest step and at least one interval (a change of source is told by the interval before).
+    `unnamed` is for sources that the settings no longer name. On `own_days` (days since 1970) beside `days` a reading
+    stands for the day that it is of and no other: what a sensor said on that day.
     """
-    first_wanted, last_wanted = (
-        day_number(days.from_time.timestamp()),
-        day_number(days.until_time.timestamp()) - 1,
-    )
-    step = span_days(days)
-    gap_s = _by_source("max_gap_s", sources, unnamed).cast("double")
-    counter_max_j = _by_source("counter_max_j", sources, unnamed).cast("double")
-    spot_samples = _by_source("spot_samples", sources, unnamed).cast("int")
-    time_us = F.unix_micros("reading_time")
-    margin_us = (F.greatest(gap_s, F.lit(float(interval_s))) * MICROSECONDS).cast("bigint")
-    window_us = F.round(F.col("window_s") * MICROSECONDS).cast("bigint")
+    first_wanted, last_wanted = (day_number(at.timestamp()) for at in (days.from_time, days.until_time))
+    time_us = _us(readings["reading_time"])
+    gap_s, counter_max_j, spot_samples = _by_source(readings["source_name"], sources, unnamed)
+    margin_us = (np.maximum(gap_s, interval_s) * MICROSECONDS).astype(np.int64)
+    window_us = np.rint(readings["window_s"].to_numpy() * MICROSECONDS).astype(np.int64)
+    first = np.maximum((time_us - margin_us) // DAY_US, first_wanted)
+    last = np.minimum((time_us + window_us + margin_us - 1) // DAY_US, last_wanted - 1)
+    times = np.maximum(last - first + 1, 0)
+    own = time_us // DAY_US
+    extra = np.flatnonzero(np.isin(own, [day for day in own_days if not first_wanted <= day < last_wanted]))
+    rows = np.concatenate([np.repeat(np.arange(len(times)), times), extra])
+    offset = np.arange(int(times.sum())) - np.repeat(np.cumsum(times) - times, times)
+    day = np.concatenate([first[rows[: len(offset)]] + offset, own[extra]])
+    found = {
+        "day": pa.array(day),
+        "time_us": pa.array(time_us[rows]),
+        "max_gap_s": pa.array(gap_s[rows]),
+        "counter_max_j": pa.array(counter_max_j[rows], from_pandas=True),
+        "spot_samples": pa.array(spot_samples[rows], from_pandas=True).cast(pa.int32()),
+        "file_rank": pa.array(_file_ranks(readings["file_id"])[rows]),
+    }
+    kept = [name for name in (*READING_COLUMNS, *further) if name not in found]
+    taken = readings.select(kept).take(pa.array(rows))
+    columns = found | {name: taken[name] for name in kept}
+    return pa.table({name: columns[name] for name in (*READING_COLUMNS, *further)})
 
-    def transform(readings: DataFrame) -> DataFrame:
-        touched = readings.select(
-            "node_id", "device_id", "quantity", "sensor", "statistic", "value", "window_s",
-            time_us.alias("time_us"), "multiplicity", gap_s.alias("max_gap_s"),
-            counter_max_j.alias("counter_max_j"), spot_samples.alias("spot_samples"),
-            file_rank().alias("file_rank"), "source_position", *further, F.greatest(_day(time_us - margin_us),
-            F.lit(first_wanted)).alias("first"), F.least(_day(time_us + window_us + margin_us - 1),
-            F.lit(last_wanted)).alias("last"),
-        ).where("first <= last")  # fmt: skip
-        return touched.withColumn("day", F.explode(F.sequence("first", "last"))).select(
-            *READING_COLUMNS, *further, F.floor(F.col("day") / step).cast("bigint").alias("span")
+
+def of_quantities(readings: pa.Table, quantities: Iterable[str], site_id: str | None = None) -> Bools:
+    """Return which readings are of these quantities, and of the site where given."""
+    chosen = is_one_of(readings["quantity"], quantities)
+    return chosen if site_id is None else chosen & is_one_of(readings["site_id"], (site_id,))
+
+
+def is_one_of(column: pa.ChunkedArray, names: Iterable[str]) -> Bools:
+    """Return which rows of a column of names have one of `names`."""
+    codes, values = codes_of(column)
+    found: Bools = pc.is_in(values, pa.array(list(names), pa.string())).to_numpy(zero_copy_only=False)[codes]
+    return found
+
+
+def units_of(inventory: pl.DataFrame) -> dict[str, str]:
+    """Return the unit of each node that was ever in a chassis: what must be computed together, by one name.
+
+    Nodes that shared a chassis on any day are of one unit, so a node's days all come to one place. Any other node is a
+    unit of its own.
+    """
+    unit: dict[str, str] = {}
+
+    def top(name: str) -> str:
+        while unit[name] != name:
+            name = unit[name]
+        return name
+
+    shared = inventory.filter(pl.col("chassis_id").is_not_null()).select("node_id", "chassis_id")
+    for node_id, chassis_id in shared.unique().sort(pl.all()).iter_rows():
+        one, other = (
+            top(unit.setdefault(name, name)) for name in (f"node {node_id}", f"chassis {chassis_id}")
         )
-
-    return transform
-
-
-def span_days(days: Days) -> int:
-    """How many days one call of a kernel takes."""
-    return 1 if days.count <= _SHORT_RANGE_DAYS else _LONG_SPAN_DAYS
+        unit[max(one, other)] = min(one, other)
+    return {name.removeprefix("node "): top(name) for name in unit if name.startswith("node ")}
 
 
-def file_rank() -> Column:
-    """The first 60 bits of the file's SHA-256: they order files as the whole does, in fewer bytes."""
-    return F.conv(F.substring("file_id", 1, 15), 16, 10).cast("bigint")
+def buckets_of(nodes: pa.ChunkedArray, units: Mapping[str, str], buckets: int) -> Ints:
+    """Return the bucket of each row by the unit of its node, the same in every process; nodes may be null (-1)."""
+    codes, values = codes_of(nodes)
+    of_name = [
+        -1 if name is None else bucket_of(units.get(name, name), buckets) for name in values.to_pylist()
+    ]
+    found: Ints = np.array(of_name, dtype=np.int64)[codes]
+    return found
 
 
-def _by_source(name: str, sources: Mapping[str, SourceFacts], unnamed: SourceFacts) -> Column:
-    fact = F.lit(getattr(unnamed, name))
-    for source, facts in sources.items():
-        if getattr(facts, name) != getattr(unnamed, name):
-            fact = F.when(F.col("source_name") == source, F.lit(getattr(facts, name))).otherwise(fact)
-    return fact
-
-
-def _day(time_us: Column) -> Column:
-    return F.floor(time_us / F.lit(DAY_US)).cast("bigint")
+def bucket_of(name: str, buckets: int) -> int:
+    """Return the bucket of a unit or a meter."""
+    return crc32(name.encode()) % buckets
 
 
 def day_number(epoch_s: float) -> int:
     """Days since 1970 of an instant."""
     return int(epoch_s * MICROSECONDS) // DAY_US
+
+
+def _us(times: pa.ChunkedArray) -> Ints:
+    found: Ints = times.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
+    return found
+
+
+def _by_source(
+    names: pa.ChunkedArray, sources: Mapping[str, SourceFacts], unnamed: SourceFacts
+) -> tuple[Floats, Floats, Floats]:
+    """max_gap_s, counter_max_j and spot_samples of each row, the unknown as NaN."""
+    codes, values = codes_of(names)
+    facts = [sources.get(name, unnamed) for name in values.to_pylist()]
+    gap_s, counter_max_j, spot_samples = (
+        np.array([getattr(one, name) for one in facts], dtype=np.float64)[codes]
+        for name in ("max_gap_s", "counter_max_j", "spot_samples")
+    )
+    return gap_s, counter_max_j, spot_samples
+
+
+def _file_ranks(file_ids: pa.ChunkedArray) -> Ints:
+    """The first 60 bits of each file's SHA-256: they order files as the whole does, in fewer bytes."""
+    codes, values = codes_of(file_ids)
+    ranks: Ints = np.array([int((name or "0")[:15], 16) for name in values.to_pylist()], dtype=np.int64)
+    return ranks[codes]

@@ -18,9 +18,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from lepton_etl.intervals.channels import DAY_US
 from lepton_etl.intervals.integrate import MICROSECONDS, Bools, Floats
 from lepton_etl.intervals.plausibility import within_rating
-from lepton_etl.intervals.readings import DAY_US
 from lepton_etl.intervals.source_choice import ROW, choose_power, power_by_source
 from lepton_etl.schema.common import ENERGY_SOURCES
 from lepton_etl.schema.fleet import SENSOR_CHECK

@@ -1,7 +1,7 @@
 """Which readings speak another unit than their source says: kW as W, degF as degC, 0..1 as percent, kWh as J.
 
 A reading is held against what is physically possible (inventory, ASHRAE) and against what its sensor usually says
-(`history.with_usual`, else the rest of its own day). Only what no honest device can say is refused: a supply in
+(`usual_values.with_usual`, else the rest of its own day). Only what no honest device can say is refused: a supply in
 standby, a node switched off and an idle GPU are far from their usual values too. Input is sorted by `channel` and
 time, without repeats.
 """
@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
 import polars as pl
 
-from lepton_etl.intervals.integrate import RATED_LIMIT_RATIO
-from lepton_etl.intervals.plausibility import FLOOR_OF_RATED, FULL_SCALE_W, rated_power
+from lepton_etl.intervals.channels import runs_of
+from lepton_etl.intervals.integrate import RATED_LIMIT_RATIO, Bools, Floats, Ints
+from lepton_etl.intervals.plausibility import FLOOR_OF_RATED, FULL_SCALE_W, no_places, rated_power
 
 KW_AS_W: Final = "scale_kw_as_w"
 MW_AS_W: Final = "scale_mw_as_w"
@@ -58,20 +60,92 @@ ENERGY_FACTORS: Final = (1e3, 3600.0, 1e6, 3.6e6)
 LEAST_RATE_W: Final = 1.0
 
 
-def with_scale(readings: pl.DataFrame) -> pl.DataFrame:
-    """Add `scale` (flag of a reading in a wrong unit, or null); such a reading gets the value NaN.
+_IS_COUNTER: Final = pl.col("quantity").str.ends_with("_energy") & (pl.col("statistic") == "counter")
+_IS_POWER: Final = pl.col("quantity").str.ends_with("_power")
+_IS_INLET: Final = pl.col("quantity") == "inlet_temperature"
+_IS_DIE: Final = pl.col("quantity").is_in(DIES)
+_IS_RATIO: Final = pl.col("quantity").str.ends_with("_utilisation")
 
-    Needs `usual`, the columns of `plausible.with_refusals` and `idle_power_w`. Without a rating, a history and a
-    step within the day nothing is judged.
+
+def wrong_units(readings: pl.DataFrame, sensors: pl.DataFrame) -> pl.DataFrame:
+    """Return the readings in a wrong unit: `place` in `readings`, `flag`.
+
+    `readings` have channel, time_us and value, by channel and time, without repeats; `sensors` a line for each channel
+    in the order of its number, each with a reading: `quantity`, `statistic`, `device_id`, `usual`, ratings and
+    `idle_power_w`. The rules look at the few channels that hold a reading which they might refuse, so nearly every
+    sensor's day costs its extremes. Without a rating, a history and a step within the day nothing is judged.
     """
-    quantity = pl.col("quantity")
-    is_counter = pl.col("statistic") == "counter"
+    suspects = _suspects(readings, sensors)
+    if not suspects.any():
+        return no_places()
+    facts = sensors.select(
+        "channel", "quantity", "statistic", "device_id", "usual", "rated_power_w", "gpu_rated_power_w", "idle_power_w"
+    )  # fmt: skip
+    judged = (
+        readings.select("channel", "time_us", "value")
+        .with_row_index("place")
+        .filter(suspects[readings["channel"].to_numpy()])
+        .join(facts, on="channel", how="left", maintain_order="left")
+    )
+    return judged.select(pl.col("place").cast(pl.Int64), flags_of(judged).alias("flag")).drop_nulls()
+
+
+def _suspects(readings: pl.DataFrame, sensors: pl.DataFrame) -> Bools:
+    """By channel whether a rule might refuse one of its readings: some that none refuses, and all that one does."""
+    channel, value = readings["channel"].to_numpy(), readings["value"].to_numpy()
+    starts = runs_of(channel)
+    lowest, highest = np.fmin.reduceat(value, starts), np.fmax.reduceat(value, starts)
+    kind = sensors.select(
+        is_counter=_IS_COUNTER, is_power=_IS_POWER, is_inlet=_IS_INLET, is_die=_IS_DIE, is_ratio=_IS_RATIO,
+        usual=pl.col("usual").fill_null(float("nan")), limit=(rated_power() * RATED_LIMIT_RATIO).fill_null(float("nan")),
+    )  # fmt: skip
+    of = {name: kind[name].to_numpy() for name in kind.columns}
+    usual, limit = of["usual"], of["limit"]
+    suspects = of["is_power"] & (
+        (highest >= AWAKE_W * THOUSAND / LOAD_RATIO)
+        | (highest >= usual * THOUSAND / LOAD_RATIO)
+        | (highest > limit)
+    )
+    tiny = (value > 0) & (value < STANDBY_W)
+    if tiny.any():
+        rows = np.flatnonzero(tiny)
+        rows = rows[value[rows] % 1 != 0]
+        suspects[channel[rows[of["is_power"][channel[rows]]]]] = True
+    cold = (lowest <= INLET_COLD_C) & ~(usual < INLET_COLD_C + INLET_DRIFT_C)
+    suspects |= of["is_inlet"] & ((highest >= INLET_AS_DEGF[0]) | cold)
+    suspects |= of["is_die"] & (highest > DIE_MAX_C)
+    busy_low = (highest >= RATIO_MIN_TOP) & (highest <= RATIO_AS_PERCENT_MAX) & (usual >= BUSY_RATIO)
+    suspects |= of["is_ratio"] & busy_low
+    if of["is_counter"].any():
+        suspects |= of["is_counter"] & _odd_rates(readings, starts, usual, limit)
+    return np.asarray(suspects, dtype=np.bool_)
+
+
+def _odd_rates(readings: pl.DataFrame, starts: Ints, usual: Floats, limit: Floats) -> Bools:
+    """By channel whether its mean rate, less its steepest step, is far from what `counter_flag` lets pass."""
+    value, time_us = readings["value"].to_numpy(), readings["time_us"].to_numpy()
+    rise = np.diff(value, prepend=value[:1])
+    rise[starts] = 0.0
+    risen = np.where(rise > 0, rise, 0.0)
+    ends = np.r_[starts[1:], len(value)] - 1
+    seconds = (time_us[ends] - time_us[starts]) / 1e6
+    rate = np.divide(
+        np.add.reduceat(risen, starts) - np.maximum.reduceat(risen, starts), seconds,
+        out=np.zeros(len(starts)), where=seconds > 0,
+    )  # fmt: skip
+    # The rule sums in another order: near its limits it decides.
+    tiny = (rate > 0) & (rate < LEAST_RATE_W * 1.001)
+    return np.asarray(tiny | (rate > limit * 0.999) | (rate > usual * ENERGY_FACTORS[0] / LOAD_RATIO * 0.999))
+
+
+def flags_of(readings: pl.DataFrame) -> pl.Series:
+    """What is wrong with each reading's unit, else null, by the rule of its quantity."""
     groups = (
-        (quantity.str.ends_with("_power"), power_flag),
-        (quantity == "inlet_temperature", inlet_flag),
-        (quantity.is_in(DIES), die_flag),
-        (quantity.str.ends_with("_utilisation"), ratio_flag),
-        (quantity.str.ends_with("_energy") & is_counter, counter_flag),
+        (_IS_POWER, power_flag),
+        (_IS_INLET, inlet_flag),
+        (_IS_DIE, die_flag),
+        (_IS_RATIO, ratio_flag),
+        (_IS_COUNTER, counter_flag),
     )
     numbered = readings.with_row_index("row")
     found = [
@@ -80,14 +154,8 @@ def with_scale(readings: pl.DataFrame) -> pl.DataFrame:
         if not (group := numbered.filter(where)).is_empty()
     ]
     if not any(part.height for part in found):
-        return readings.with_columns(pl.lit(None, pl.String).alias("scale"))
-    return (
-        numbered.join(pl.concat(found), on="row", how="left", maintain_order="left")
-        .with_columns(
-            pl.when(pl.col("scale").is_null()).then(pl.col("value")).otherwise(float("nan")).alias("value")
-        )
-        .drop("row")
-    )
+        return pl.Series("scale", [None] * readings.height, dtype=pl.String)
+    return numbered.join(pl.concat(found), on="row", how="left", maintain_order="left")["scale"]
 
 
 def power_flag(readings: pl.DataFrame) -> pl.Series:
@@ -97,7 +165,6 @@ def power_flag(readings: pl.DataFrame) -> pl.Series:
     """
     value = pl.col("value")
     none = pl.Series([None] * readings.height, dtype=pl.String)
-    # Nearly every day of every sensor ends here.
     tiny = value.is_between(0, STANDBY_W, closed="none") & (value % 1 != 0)
     huge = value.is_finite() & (
         (value > pl.col("usual") * THOUSAND / LOAD_RATIO)

@@ -30,22 +30,14 @@ class Fingerprint:
     hash_xor: int
 
 
-def fingerprint(rows: DataFrame) -> Fingerprint:
-    """The fingerprint of a frame in one pass.
-
-    Spark's xxhash64 skips nulls, so (null, 1) and (1, null) would hash alike; each column is hashed first, where a null
-    gives the seed, and then all the hashes in their order.
-    """
-    (row,) = _hashed(rows).agg(*_sums()).collect()
-    return _of(row)
-
-
 def fingerprints_by_day(rows: DataFrame) -> dict[date, Fingerprint]:
     """The fingerprint of each UTC day of a frame with a `date`, in one pass."""
     return {row["date"]: _of(row) for row in _hashed(rows, "date").groupBy("date").agg(*_sums()).collect()}
 
 
 def _hashed(rows: DataFrame, *kept: str) -> DataFrame:
+    # Spark's xxhash64 skips nulls, so (null, 1) and (1, null) would hash alike: each column is hashed first, where a
+    # null gives the seed, and then all the hashes in their order.
     row_hash = F.xxhash64(F.array(*(F.xxhash64(F.col(name)) for name in rows.columns)))
     return rows.select(*kept, row_hash.alias("h"))
 

@@ -14,7 +14,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -60,13 +60,6 @@ class StagedFile:
         found = digest_of_name(self.path, self.rows)
         assert found is not None
         return found
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> StagedFile:
-        return cls(**values)
 
 
 class StagedWriter:

@@ -87,10 +87,6 @@ def residual_terms(terms: pl.DataFrame) -> pl.DataFrame:
 
 # IT equipment that serves all tenants, by what its feed `serves`.
 SHARED_LOADS: Final = {"network": "data_transfer", "storage": "it_overhead", "service": "it_overhead"}
-ACCOUNTS: Final = (
-    "jobs", "idle", "chassis_shared", "data_transfer", "it_overhead", "conversion_loss", "cooling", "management",
-    "unattributed",
-)  # fmt: skip
 IT_ACCOUNTS: Final = ("jobs", "idle", "chassis_shared", "data_transfer", "it_overhead", "unattributed")
 OVERHEADS: Final = ("conversion_loss", "cooling", "management")
 

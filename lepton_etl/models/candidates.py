@@ -15,56 +15,9 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from lepton_etl.errors import ModelError
-from lepton_etl.models.features import TARGET
 from lepton_etl.models.metrics import Values
 
-# Of a class without a nameplate: nearly the highest hour that it has shown; a single spike is no scale.
-_SHOWN_QUANTILE: Final = 0.995
 _WATT_PER_KILOWATT: Final = 1000.0
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """Energy of one hour at idle and at rated power, kWh, and whence: `inventory` or `history`."""
-
-    idle_kwh: float
-    rated_kwh: float
-    basis: str
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.idle_kwh < self.rated_kwh:
-            raise ModelError(
-                f"idle {self.idle_kwh} kWh and rated {self.rated_kwh} kWh give no scale",
-                where="inventory",
-                remedy="state 0 <= idle power < rated power of the class",
-            )
-
-    def normalised(self, energy_kwh: Values) -> Values:
-        """(P - idle) / (rated - idle), dimensionless; below 0 under idle, above 1 over the nameplate."""
-        return (energy_kwh - self.idle_kwh) / (self.rated_kwh - self.idle_kwh)
-
-    def energy_kwh(self, normalised: Values) -> Values:
-        return self.idle_kwh + normalised * (self.rated_kwh - self.idle_kwh)
-
-
-def scale_of(rated_power_w: float | None, idle_power_w: float | None, history: pd.DataFrame) -> Scale:
-    """The scale of one class: the inventory's where it knows, else what the class's `history` has shown.
-
-    `history` are device-hours **before** the hours to predict. Without an idle power the scale starts at 0: the
-    model then learns idle as a share of rated. Raises ModelError where there is neither nameplate nor history.
-    """
-    idle_kwh = (idle_power_w or 0.0) / _WATT_PER_KILOWATT
-    if rated_power_w is not None and np.isfinite(rated_power_w):
-        return Scale(idle_kwh, rated_power_w / _WATT_PER_KILOWATT, "inventory")
-    shown = history[TARGET].dropna()
-    if shown.empty:
-        raise ModelError(
-            "a class without rated power and without history cannot be scaled",
-            where="inventory",
-            remedy="add rated_power_w (nodes) or gpu_rated_power_w (boards) of the class to the inventory",
-        )
-    return Scale(idle_kwh, float(shown.quantile(_SHOWN_QUANTILE)), "history")
 
 
 def idle_and_span(hours: pd.DataFrame) -> tuple[Values, Values]:

@@ -27,12 +27,12 @@ from lepton_etl.models.metrics import (
     error_card,
     error_table,
     errors,
-    half_width,
     is_busy,
     overall,
 )
 from lepton_etl.models.promotion import Fall, Shown, Verdict, falls, judge, worse_scopes
 from lepton_etl.models.select import ForwardSplit, Selected, inputs, split_forward
+from lepton_etl.uncertainty import conformal_quantile
 
 # The model that is registered, the baselines that it has to face, and who is champion now.
 MODEL: Final = "model"
@@ -190,7 +190,7 @@ def _trained(
             name, split.test, measured, said, is_busy(split.test, settings.busy_utilisation_ratio)
         )
     ]
-    width = half_width(_relative(selected.measured_kwh, selected.predicted_kwh))
+    width = conformal_quantile(np.abs(_relative(selected.measured_kwh, selected.predicted_kwh)))
     # Without a validation nothing says how wide the interval is, and nothing is judged by it.
     covered = (
         coverage(measured, predicted, width * np.abs(predicted), list(split.test["date"]))

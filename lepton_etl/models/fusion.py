@@ -9,7 +9,6 @@
 
 The fusion is chosen only where it beats its best member on that validation; else that member is champion. So by
 construction what is chosen is never worse than the best member on the validation.
-Source: Wolpert (1992), stacked generalisation; Breiman (1996), stacked regressions (non-negative weights).
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.optimize import nnls
 
 from lepton_etl.errors import ModelError
 from lepton_etl.models.candidates import Candidate, Inputs, idle_and_span
 from lepton_etl.models.features import TARGET
 from lepton_etl.models.metrics import Values, errors
+from lepton_etl.stacking import stacking_weights
 
 # (measured, predicted (n, k), weight of each row) -> shares (k,), none negative, sum 1.
 Weigher = Callable[[Values, Values, Values], Values]
@@ -105,25 +104,11 @@ def energy_kwh(model: Any, inputs: Inputs, hours: pd.DataFrame) -> Values:
     return np.maximum(found, 0.0)
 
 
-def stacking_weights(measured: Values, predicted: Values, row_weight: Values | None = None) -> Values:
-    """Weights w >= 0 with sum 1 that minimise the weighted squares of `measured - predicted @ w`.
-
-    `measured` (n,), `predicted` (n, k), weights (k,). The sum is a heavy row of the system, then exact by
-    division. Raises ModelError on no rows or values that are not finite.
-    Source: Lawson & Hanson (1974), chapter 23; scipy.optimize.nnls.
-    """
+def stack(measured: Values, predicted: Values, row_weight: Values) -> Values:
+    """Return the shares of a stack. Raises ModelError on no rows or values that are not finite."""
     if len(measured) == 0 or not (np.isfinite(measured).all() and np.isfinite(predicted).all()):
         raise ModelError("no finite rows to weigh the members on", where="fusion", remedy="give more history")
-    root = np.ones(len(measured)) if row_weight is None else np.sqrt(row_weight)
-    target, table = measured * root, predicted * root[:, None]
-    # In units of the target's norm: the sum's row then outweighs the data by the same factor everywhere.
-    size = max(float(np.linalg.norm(target)), np.finfo(np.float64).tiny)
-    heavy = 1e3
-    system = np.vstack([table / size, np.full((1, table.shape[1]), heavy)])
-    # QR first: the same minimum from k + 1 rows instead of n.
-    q, r = np.linalg.qr(system)
-    found, _ = nnls(r, q.T @ np.append(target / size, heavy))
-    return np.asarray(found / found.sum())
+    return stacking_weights(measured, predicted, row_weight)
 
 
 def best_shares(count: int) -> Weigher:
@@ -139,7 +124,7 @@ def best_shares(count: int) -> Weigher:
 
 
 def prequential(
-    measured: Values, members: pd.DataFrame, block: npt.NDArray[Any], weigh: Weigher = stacking_weights
+    measured: Values, members: pd.DataFrame, block: npt.NDArray[Any], weigh: Weigher = stack
 ) -> Values:
     """The fused prediction of every block with shares of the blocks before it; NaN in the first block."""
     fused = np.full(len(measured), np.nan)
@@ -192,15 +177,15 @@ def _iterate(
         return _cv(measured[later], prequential(measured, members[names], block, weigh)[later])
 
     kept = list(members.columns)
-    tried: list[tuple[float, list[str], Weigher]] = [(cv_of(kept, stacking_weights), kept, stacking_weights)]
+    tried: list[tuple[float, list[str], Weigher]] = [(cv_of(kept, stack), kept, stack)]
     while len(kept) > 2:
-        shares = _latest_weights(measured, members[kept], block, stacking_weights)
+        shares = _latest_weights(measured, members[kept], block, stack)
         fewer = [name for name in kept if name != min(kept, key=lambda name: shares[name])]
-        cv = cv_of(fewer, stacking_weights)
+        cv = cv_of(fewer, stack)
         if cv > tried[-1][0]:
             break
         kept = fewer
-        tried.append((cv, kept, stacking_weights))
+        tried.append((cv, kept, stack))
     names = list(members.columns)
     tried += [(cv_of(names, one), names, one) for one in map(best_shares, MEAN_OF_BEST)]
     return min(tried, key=lambda one: one[0])

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from lepton_etl.uncertainty import CONFIDENCE, conformal_rank
+from lepton_etl.uncertainty import CONFIDENCE
 
 Values = npt.NDArray[np.float64]
 
@@ -123,14 +123,6 @@ def _line(row: ErrorRow) -> str:
 TOLERANCE_RATIO: Final = 0.02
 # Hours of one day resemble each other: fewer days say nothing of coverage.
 MIN_DAYS: Final = 10
-
-
-def half_width(residuals: Values, confidence: float = CONFIDENCE) -> float:
-    """The ceil((n + 1) confidence)-th smallest |residual|; infinite where n is too small to say. Any unit, (n,)."""
-    rank = conformal_rank(len(residuals), confidence)
-    if rank > len(residuals):
-        return float("inf")
-    return float(np.partition(np.abs(residuals), rank - 1)[rank - 1])
 
 
 @dataclass(frozen=True, slots=True)

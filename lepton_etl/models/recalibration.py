@@ -14,9 +14,8 @@ Source: Nadaraya (1964), Watson (1964), kernel regression; exponential forgettin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Final
 
 import numpy as np
@@ -46,20 +45,8 @@ class Recalibration:
     prior_weight: float = 0.2
 
 
-NONE: Final = Recalibration(forgetting_days=0.0)
-# What the rolling validation may choose from.
-GRID: Final = (
-    NONE,
-    *(Recalibration(forgetting_days=tau, width=w) for tau, w in product((1.0, 3.0, 10.0), (0.7, 1.4))),
-)
-
-
-def alike_columns(names: Sequence[str]) -> list[str]:
-    """Of the features those that say whether two hours are alike: mean and highest load, temperature."""
-    return [n for n in names if n.endswith(("utilisation_ratio", "utilisation_max_ratio")) or _is_temp(n)]
-
-
-def _is_temp(name: str) -> bool:
+def is_temperature(name: str) -> bool:
+    """Whether a column is a temperature, which is alike within kelvins, and no ratio."""
     return name in ("inlet_temp_c", "device_temp_c", "device_temp_min_c", "device_temp_max_c")
 
 
@@ -75,7 +62,7 @@ def corrections(
     residuals = residual_kwh[:, None] if residual_kwh.ndim == 1 else residual_kwh
     found = np.zeros_like(residuals, dtype=np.float64)
     if settings.forgetting_days > 0:
-        widths = np.array([_WIDTH_K if _is_temp(c) else _WIDTH_RATIO for c in columns]) * settings.width
+        widths = np.array([_WIDTH_K if is_temperature(c) else _WIDTH_RATIO for c in columns]) * settings.width
         positions = pd.Series(np.arange(len(hours)), index=hours.index)
         for _, rows in hours.groupby(list(_DEVICE), sort=False, dropna=False):
             at = positions[rows.index].to_numpy()
@@ -111,8 +98,3 @@ def _weights(
 ) -> npt.NDArray[np.float64]:
     square = (now**2).sum(axis=1)[:, None] - 2 * now @ past.T + (past**2).sum(axis=1)[None, :]
     return np.asarray(np.exp(-0.5 * np.maximum(square, 0.0) - age_days[None, :] / tau))
-
-
-def choose(squares: Mapping[Recalibration, float]) -> Recalibration:
-    """The settings with the smallest sum of squared errors on past days; ties go to the first named."""
-    return min(squares, key=lambda settings: squares[settings])

@@ -1,7 +1,7 @@
-"""What the performance states of a day's devices ask for: one advice a device and adjustment.
+"""One piece of advice, as every lever gives it: what to change on what, and the saving that it promises.
 
-- One piece of advice as a lever gives it: what to change on what, and what that promises.
-- What kWh saved are worth in emissions and money, by one stated method.
+Emissions and money of the kWh saved follow by one stated method; the advice that performance states ask for stands
+here too, as it promises nothing.
 """
 
 from __future__ import annotations
@@ -16,33 +16,16 @@ from typing import Any, Final
 from lepton_etl.days import Days
 from lepton_etl.errors import LeptonError
 from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM
-
-
-@dataclass(frozen=True, slots=True)
-class Promise:
-    """An expected figure with its 90 % interval; the unit is said where it stands."""
-
-    expected: float
-    lower: float
-    upper: float
-
-    def __post_init__(self) -> None:
-        if not self.lower <= self.expected <= self.upper:
-            raise AdviceError(f"{self.expected:g} lies outside {self.lower:g} to {self.upper:g}")
-
-    def times(self, factor: float) -> Promise:
-        """The promise in another unit, or of a share; a negative factor turns the ends round."""
-        ends = sorted((self.lower * factor, self.upper * factor))
-        return Promise(self.expected * factor, ends[0], ends[1])
+from lepton_etl.uncertainty import Estimate
 
 
 class AdviceError(LeptonError):
-    """A lever made a promise that contradicts itself."""
+    """An advice that contradicts itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is to be changed; a site where all parts are None."""
+    """What is to be changed; the whole site where all other parts are None."""
 
     site_id: str
     cluster_id: str | None = None
@@ -56,7 +39,7 @@ class Subject:
 class Advice:
     """What a lever proposes over [window_start, window_end): energy in kWh, emissions in kgCO2e, money in `currency`.
 
-    A figure that is not known is None. `carbon_method` is the one method behind the emissions, `none` without any;
+    A saving that is not known is None. `carbon_method` is the one method behind the emissions, `none` without any;
     `parameters` are the action's numbers with their units in their names.
     """
 
@@ -67,11 +50,11 @@ class Advice:
     window_start: datetime
     window_end: datetime
     baseline_kwh: float | None
-    saving_kwh: Promise | None
+    saving_kwh: Estimate | None
     promise_basis: str
-    saving_kgco2e: Promise | None = None
-    saving_cost: Promise | None = None
-    slowdown_ratio: Promise | None = None
+    saving_kgco2e: Estimate | None = None
+    saving_cost: Estimate | None = None
+    slowdown_ratio: Estimate | None = None
     carbon_method: str = "none"
     currency: str | None = None
     guard_rail: str | None = None
@@ -87,7 +70,7 @@ class Advice:
 
     @property
     def recommendation_id(self) -> str:
-        """The same every night for the same change of the same subject, whatever its numbers."""
+        """Return the same id every night for the same change of the same subject, whatever its numbers."""
         whose = self.subject
         parts = (
             whose.site_id,
@@ -102,7 +85,7 @@ class Advice:
         return sha256("\x1f".join(part or "" for part in parts).encode()).hexdigest()[:16]
 
     def row(self) -> dict[str, Any]:
-        """The columns of gold/recommendation that do not depend on the night."""
+        """Return the columns of gold/recommendation that do not depend on the night."""
         whose = self.subject
         return {
             "recommendation_id": self.recommendation_id, "site_id": whose.site_id, "lever": self.lever,
@@ -111,74 +94,59 @@ class Advice:
             "job_class": whose.job_class, "advice": self.advice,
             "action_json": json.dumps(dict(self.parameters), sort_keys=True, default=str),
             "window_start": self.window_start, "window_end": self.window_end, "baseline_kwh": self.baseline_kwh,
-            **_advice_columns("expected_saving", "_kwh", self.saving_kwh),
-            **_advice_columns("expected_saving", "_kgco2e", self.saving_kgco2e), "carbon_method": self.carbon_method,
-            **_advice_columns("expected_saving", "_cost", self.saving_cost), "currency": self.currency,
-            **_advice_columns("expected_slowdown", "_ratio", self.slowdown_ratio), "guard_rail": self.guard_rail,
+            **_columns("expected_saving", "_kwh", self.saving_kwh),
+            **_columns("expected_saving", "_kgco2e", self.saving_kgco2e), "carbon_method": self.carbon_method,
+            **_columns("expected_saving", "_cost", self.saving_cost), "currency": self.currency,
+            **_columns("expected_slowdown", "_ratio", self.slowdown_ratio), "guard_rail": self.guard_rail,
             "promise_basis": self.promise_basis,
         }  # fmt: skip
 
 
-def _advice_columns(name: str, suffix: str, promise: Promise | None) -> dict[str, float | None]:
-    ends = (None, None, None) if promise is None else (promise.expected, promise.lower, promise.upper)
+def _columns(name: str, suffix: str, promise: Estimate | None) -> dict[str, float | None]:
+    ends = (None, None, None) if promise is None else (promise.value, promise.lower, promise.upper)
     return dict(zip((f"{name}{suffix}", f"{name}_lower{suffix}", f"{name}_upper{suffix}"), ends, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
-class Worth:
-    """Of a kWh at the site: location-based g CO2e, and money in `currency`; None is not known.
+class SiteRates:
+    """Emissions (location-based, g CO2e) and price (in `currency`) of a kWh at the site; None is not known.
 
     The ends are the 5th and 95th percentile of daily means: a change lasts for days, not for an hour.
     """
 
-    intensity_g_per_kwh: Promise | None = None
-    price_per_kwh: Promise | None = None
+    intensity_g_per_kwh: Estimate | None = None
+    price_per_kwh: Estimate | None = None
     currency: str | None = None
 
 
-def valued(row: Mapping[str, Any], worth: Worth) -> dict[str, Any]:
-    """A row of gold/recommendation with emissions and money of its kWh; what a lever said itself stays.
+def valued(row: Mapping[str, Any], rates: SiteRates) -> dict[str, Any]:
+    """Return a row of gold/recommendation with emissions and money of its kWh; what its lever states already stays.
 
     Ends multiply: lowest saving at the lowest worth. A saving below zero takes the other end.
     """
     found = dict(row)
     if row["expected_saving_kwh"] is None:
         return found
-    kwh = Promise(
+    kwh = Estimate(
         row["expected_saving_kwh"], row["expected_saving_lower_kwh"], row["expected_saving_upper_kwh"]
     )
-    intensity, price = worth.intensity_g_per_kwh, worth.price_per_kwh
+    intensity, price = rates.intensity_g_per_kwh, rates.price_per_kwh
     if row["expected_saving_kgco2e"] is None and intensity is not None:
-        found |= _columns("kgco2e", product(kwh, intensity.times(1 / GRAMS_PER_KILOGRAM)))
+        found |= _columns("expected_saving", "_kgco2e", kwh.by(intensity.times(1 / GRAMS_PER_KILOGRAM)))
         found["carbon_method"] = "location"
     if row["expected_saving_cost"] is None and price is not None:
-        found |= _columns("cost", product(kwh, price)) | {"currency": worth.currency}
+        found |= _columns("expected_saving", "_cost", kwh.by(price)) | {"currency": rates.currency}
     return found
-
-
-def product(a: Promise, b: Promise) -> Promise:
-    """The promise of a product: its ends are the least and the most that ends of both can make."""
-    ends = [x * y for x in (a.lower, a.upper) for y in (b.lower, b.upper)]
-    expected = a.expected * b.expected
-    return Promise(expected, min(*ends, expected), max(*ends, expected))
-
-
-def _columns(unit: str, promise: Promise) -> dict[str, float]:
-    return {
-        f"expected_saving_{unit}": promise.expected,
-        f"expected_saving_lower_{unit}": promise.lower,
-        f"expected_saving_upper_{unit}": promise.upper,
-    }
 
 
 # A state that came and went is no reason to do anything.
 LEAST_H: Final = 1.0
-# What the levers of nodes and caps tell with figures; here it would stand twice.
+# Other levers propose these, with figures; here they would stand twice.
 LEFT_TO_OTHERS: Final = ("none", "release")
 
 
 def state_advice(rows: Iterable[Mapping[str, Any]], day: date) -> list[Advice]:
-    """Advice from rows of site_id, cluster_id, node_id, device_id, performance_state, adjustment, reason and hours."""
+    """Return advice from rows of a device's key, performance_state, adjustment, adjustment_reason and hours."""
     start = Days.of(day).until_time
     return [
         Advice(

@@ -1,4 +1,4 @@
-"""Which nodes to drain and power down in the hours ahead, so that demand, reserve and failure domains stay served.
+"""Choose the nodes to drain and power down in the hours ahead; demand, reserve and failure domains stay served.
 
 Demand is a quantile of a forecast: what is kept on serves it, plus the reserve, in every hour. A node goes down for a
 run of hours only if that pays its waking, it is awake again before it is needed, and enough of each of its failure
@@ -16,6 +16,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_etl.uncertainty import Estimate
+
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -24,7 +26,7 @@ _WORK: Final = "compute"
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node that may be powered down: W at idle (90 % interval) and at standby, units, and what waking costs.
+    """A node that may be powered down: W at idle and at standby, units, and what waking costs.
 
     `domains` names its failure domains by kind ({"rack": "r7", "pdu": "p2"}); `free_from_h` is the first row in which
     it runs nothing any more; `kind` other than compute (storage, service) and `on` = False are never touched.
@@ -33,9 +35,7 @@ class Node:
     node_id: str
     cluster_id: str
     units: float
-    idle_w: float
-    idle_lower_w: float
-    idle_upper_w: float
+    idle_w: Estimate
     standby_w: float
     wake_h: float
     wake_kwh: float
@@ -46,7 +46,7 @@ class Node:
 
     @property
     def saved_w(self) -> float:
-        return self.idle_w - self.standby_w
+        return self.idle_w.value - self.standby_w
 
     @property
     def break_even_h(self) -> float:
@@ -71,8 +71,8 @@ class Rules:
 class PowerDown:
     """One node down from row `from_h` up to before row `until_h`, awake again then; kWh of IT saved, waking paid.
 
-    Lower: the least idle power, the waking paid, and the share of runs that the demand's quantile lets be cut short
-    worth nothing.
+    The saving's lower end: the least idle power, the waking paid, and the share of runs that the demand's quantile
+    lets be cut short saving nothing.
     """
 
     node_id: str
@@ -80,9 +80,7 @@ class PowerDown:
     from_h: int
     until_h: int
     baseline_kwh: float
-    saving_kwh: float
-    saving_lower_kwh: float
-    saving_upper_kwh: float
+    saving_kwh: Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,7 @@ class Consolidation:
 def consolidate(
     nodes: Sequence[Node], demand_units: Mapping[str, Floats], quantile: float, rules: Rules | None = None
 ) -> Consolidation:
-    """Runs of power-down over H hours; `demand_units` of a cluster is (H,) the `quantile` of its forecast demand.
+    """Return runs of power-down over H hours; `demand_units` of a cluster (H,) is the `quantile` of its forecast.
 
     NaN demand keeps the whole cluster on in that hour. A cluster without demand keeps every node, with its reason.
     """
@@ -154,9 +152,9 @@ def _runs(
     on_in_domain: Mapping[tuple[str, str], NDArray[np.int64]],
     rules: Rules,
 ) -> tuple[list[tuple[int, int]], str]:
-    """Rows [start, end) in which the node can be down and it pays, or why there are none."""
+    """Return rows [start, end) in which the node can be down and it pays, or why there are none."""
     if not node.saved_w > 0:
-        return [], f"standby draws {node.standby_w:g} W, idle {node.idle_w:g} W: nothing to save"
+        return [], f"standby draws {node.standby_w:g} W, idle {node.idle_w.value:g} W: nothing to save"
     hours = np.arange(len(units_on))
     # A NaN demand compares false: the node stays.
     spare: Bools = np.asarray((units_on - node.units >= needed) & (hours >= node.free_from_h))
@@ -181,8 +179,8 @@ def _power_down(node: Node, start: int, end: int, quantile: float) -> PowerDown:
 
     # Where demand passes its quantile the node is woken before its time and may have saved nothing but paid.
     cut_short = 1 - quantile
-    lower = (1 - cut_short) * saved_kwh(node.idle_lower_w) - cut_short * node.wake_kwh
+    lower = (1 - cut_short) * saved_kwh(node.idle_w.lower) - cut_short * node.wake_kwh
+    saving = Estimate(saved_kwh(node.idle_w.value), lower, saved_kwh(node.idle_w.upper))
     return PowerDown(
-        node.node_id, node.cluster_id, start, end, node.idle_w * (end - start) / 1000,
-        saved_kwh(node.idle_w), lower, saved_kwh(node.idle_upper_w),
-    )  # fmt: skip
+        node.node_id, node.cluster_id, start, end, node.idle_w.value * (end - start) / 1000, saving
+    )

@@ -1,10 +1,9 @@
-"""Logged power, clock and limits of GPUs at work -> caps to set, by job class and hardware class.
+"""Propose power caps for GPUs, by job class and hardware class, from logged power, clock and limits.
 
-- Energy and time per unit of work of each workload under each cap that it was logged under.
-- Expected slowdown and saving under a cap from other workloads of the same hardware that resemble this one.
-- What the logs say of each cap afterwards: energy-delay products, and the best cap with hindsight.
-- A chosen cap with what it promises, or why there is none.
-- A cap for a workload that was never run under one here, from other networks on the same hardware.
+Runs become curves: energy and time per unit of work of each workload under each cap that it was logged under. A
+workload that never ran under a cap here takes what other workloads of the same hardware class that resemble it have
+shown, by a kernel over cap and power demand; a cap is proposed only where the evidence keeps the slowdown within its
+bound, and the interval of the saving above 0, by conformal prediction over networks left out in turn.
 """
 
 from __future__ import annotations
@@ -12,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from statistics import NormalDist
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +19,8 @@ import pandas as pd
 
 from lepton_etl.config.sections import OptimizeSettings
 from lepton_etl.days import Days
-from lepton_etl.recommend.advice import Advice, Promise, Subject
-from lepton_etl.uncertainty import CONFIDENCE, conformal_rank
+from lepton_etl.recommend.advice import Advice, Subject
+from lepton_etl.uncertainty import CONFIDENCE, Estimate, conformal_quantile
 
 Floats = npt.NDArray[np.float64]
 
@@ -96,9 +94,6 @@ class Curves:
     without_default: tuple[str, ...]
     """Workloads never logged under the highest limit of their class: there is nothing to compare them with."""
 
-    def of(self, hardware_class: str) -> tuple[CapCurve, ...]:
-        return tuple(c for c in self.curves if c.hardware_class == hardware_class)
-
 
 def curves_of(runs: pd.DataFrame) -> Curves:
     """Curves of logged runs: a row is a run of `work` units (1 where there is no such column) under one cap.
@@ -151,8 +146,8 @@ LEAST_WEIGHT: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Estimate:
-    """Arrays of shape (q,), ratios; `supported` where there was enough near by to say."""
+class Expected:
+    """What to expect under caps, arrays (q,), ratios; `supported` where enough measurements lie near."""
 
     slowdown: Floats
     slowdown_spread: Floats
@@ -178,7 +173,7 @@ class Neighbours:
         """Whether the demand lies within that of the curves: beyond it nothing was measured."""
         return bool(self._demand.min() <= demand_ratio <= self._demand.max())
 
-    def estimate(self, demand_ratio: float, cap_ratio: Floats) -> Estimate:
+    def estimate(self, demand_ratio: float, cap_ratio: Floats) -> Expected:
         """What to expect of one workload under caps (q,), both over the default limit."""
         apart = ((cap_ratio[:, None] - self._cap) / CAP_WIDTH_RATIO) ** 2
         apart = apart + ((demand_ratio - self._demand) / DEMAND_WIDTH_RATIO) ** 2
@@ -190,7 +185,7 @@ class Neighbours:
         variance = np.einsum("qn,qnk->qk", weights, (self._outcomes - mean[:, None, :]) ** 2)
         spread = np.sqrt(variance + LEAST_SPREAD_RATIO**2)
         supported = (near.sum(axis=1) >= LEAST_WEIGHT) & self.knows_demand(demand_ratio)
-        return Estimate(mean[:, 0], spread[:, 0], mean[:, 1], spread[:, 1], supported)
+        return Expected(mean[:, 0], spread[:, 0], mean[:, 1], spread[:, 1], supported)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,29 +216,12 @@ def cap_figures(curve: CapCurve) -> tuple[CapFigures, ...]:
     )
 
 
-def oracle_cap_w(curve: CapCurve, slowdown_max_ratio: float) -> float:
-    """The logged cap of least energy among those slowed down by at most `slowdown_max_ratio`; else the default."""
-    allowed = curve.slowdown_ratio <= slowdown_max_ratio
-    return float(curve.power_limit_w[np.argmin(np.where(allowed, curve.energy_per_work_j, np.inf))])
-
-
-def oracle_saving_ratio(curves: Sequence[CapCurve], slowdown_max_ratio: float) -> float:
-    """Mean over the workloads of what the oracle's cap saves of each one's energy; NaN for no curves."""
-    if not curves:
-        return float("nan")
-    savings = [c.saving_ratio[c.at(oracle_cap_w(c, slowdown_max_ratio))] for c in curves]
-    return float(np.mean(savings))
-
-
-Basis = Literal["blind", "probed"]
-
 HARDWARE_UNSEEN: Final = "hardware class never logged under a cap"
 TOO_FEW_NETWORKS: Final = "too few other networks logged under caps"
 TOO_FEW_WORKLOADS: Final = "too few other workloads for the guard to hold its share of violations"
 OUTSIDE_SUPPORT: Final = "mean power under the default limit outside that of the other networks"
 NO_SAFE_CAP: Final = "no measured cap that saves energy for sure and keeps the slowdown within its bound"
 NO_GUARD: Final = "the guard cannot hold its share of violations on the other networks"
-NOT_PROBED: Final = "no cap probed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,82 +232,33 @@ class CapSettings:
     violations_max_ratio: float = 0.03
     confidence: float = CONFIDENCE
     min_networks: int = 3
-    probes_max: int = 3
-    probe_time_error_ratio: float = 0.0
-    """Error (1 sigma) of a probe's time per unit of work; a probe must keep the bound with room for it."""
 
     def __post_init__(self) -> None:
         if not (self.slowdown_max_ratio >= 0 and 0 < self.violations_max_ratio < 1 > self.confidence > 0):
             raise ValueError("caps: bounds must be ratios, the slowdown's not negative")
-        if self.probe_time_error_ratio < 0:
-            raise ValueError("caps: an error is not negative")
-        if self.min_networks < 3 or self.probes_max < 1:
-            raise ValueError("caps: at least 3 other networks and 1 probe")
-
-    @property
-    def probed_slowdown_max_ratio(self) -> float:
-        """What a probe may read for its true slowdown to keep the bound at the confidence, one-sided."""
-        return self.slowdown_max_ratio - NormalDist().inv_cdf(self.confidence) * self.probe_time_error_ratio
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """A figure with the limits of its interval at the settings' confidence; limits are None where unknown."""
-
-    expected: float
-    lower: float | None
-    upper: float | None
+        if self.min_networks < 3:
+            raise ValueError("caps: at least 3 other networks")
 
 
 @dataclass(frozen=True, slots=True)
 class CapChoice:
-    """`power_limit_w` is None where no cap is chosen, and `reason` says why; ratios are against the default limit.
+    """A cap with what it promises, ratios against the default limit; without one, `reason` says why."""
 
-    For a probed choice the saving is the steady one after the probes; `run_*` hold the whole run, probes included.
-    """
-
-    basis: Basis
     default_limit_w: float
     power_limit_w: float | None
     reason: str | None
-    saving_ratio: Range | None = None
-    slowdown_ratio: Range | None = None
-    probed_w: tuple[float, ...] = ()
-    run_saving_ratio: float | None = None
-    run_slowdown_ratio: float | None = None
+    saving_ratio: Estimate | None = None
+    slowdown_ratio: Estimate | None = None
 
 
-def refused(basis: Basis, default_limit_w: float, reason: str) -> CapChoice:
-    """No cap, and why."""
-    return CapChoice(basis, default_limit_w, None, reason)
+def refused(default_limit_w: float, reason: str) -> CapChoice:
+    """Return no cap, and why."""
+    return CapChoice(default_limit_w, None, reason)
 
 
-def saving_kwh(choice: CapChoice, baseline_kwh: float) -> Range | None:
-    """Expected saving of `baseline_kwh` of the device's energy at the default limit and equal work; None: no cap.
-
-    Raises ValueError for a baseline that is negative or unknown: a promise needs one.
-    """
-    if not (np.isfinite(baseline_kwh) and baseline_kwh >= 0):
-        raise ValueError(f"caps: baseline of {baseline_kwh} kWh")
-    if choice.saving_ratio is None:
-        return None
-    saving = choice.saving_ratio
-    return Range(
-        saving.expected * baseline_kwh,
-        None if saving.lower is None else saving.lower * baseline_kwh,
-        None if saving.upper is None else saving.upper * baseline_kwh,
-    )
-
-
-def conformal_quantile(scores: Floats, confidence: float) -> float:
-    """The ceil((n + 1) confidence)-th smallest of scores (n,); infinite where n is too small to say.
-
-    Source: split-conformal, Lei et al., JASA 113 (2018) 1094.
-    """
-    rank = conformal_rank(len(scores), confidence)
-    if rank > len(scores):
-        return float("inf")
-    return float(np.partition(scores, rank - 1)[rank - 1])
+def around(expected: float, half: float) -> Estimate:
+    """Return a figure with an interval of this half-width; an infinite one where the width is not known."""
+    return Estimate(float(expected), float(expected - half), float(expected + half))
 
 
 # Multiples of the neighbours' spread that are tried, least caution first.
@@ -355,18 +284,18 @@ class BlindCaps:
         """
         demand = default_power_w / self.default_limit_w
         if not (np.isfinite(demand) and self.neighbours.knows_demand(demand)):
-            return refused("blind", self.default_limit_w, OUTSIDE_SUPPORT)
+            return refused(self.default_limit_w, OUTSIDE_SUPPORT)
         caps_w = self.caps_w
         if caps_allowed_w is not None:
             caps_w = caps_w[np.isclose(caps_w[:, None], np.asarray(caps_allowed_w, np.float64)).any(axis=1)]
         found = self.neighbours.estimate(demand, caps_w / self.default_limit_w)
         best = _best(found, self.caution, self.saving_score, self.settings.slowdown_max_ratio)
         if best is None:
-            return refused("blind", self.default_limit_w, NO_SAFE_CAP)
+            return refused(self.default_limit_w, NO_SAFE_CAP)
         return CapChoice(
-            "blind", self.default_limit_w, float(caps_w[best]), None,
-            _range(found.saving[best], self.saving_score * found.saving_spread[best]),
-            _range(found.slowdown[best], self.slowdown_score * found.slowdown_spread[best]),
+            self.default_limit_w, float(caps_w[best]), None,
+            around(found.saving[best], self.saving_score * found.saving_spread[best]),
+            around(found.slowdown[best], self.slowdown_score * found.slowdown_spread[best]),
         )  # fmt: skip
 
 
@@ -407,13 +336,13 @@ def blind_choice(
     own = [c for c in curves if c.hardware_class == hardware_class]
     learned = learn_blind(others(own, network_id), settings)
     if isinstance(learned, str):
-        return refused("blind", default_limit_w, learned)
+        return refused(default_limit_w, learned)
     if not np.isclose(learned.default_limit_w, default_limit_w):
-        return refused("blind", default_limit_w, HARDWARE_UNSEEN + " with this default limit")
+        return refused(default_limit_w, HARDWARE_UNSEEN + " with this default limit")
     return learned.choose(default_power_w, caps_allowed_w)
 
 
-def _left_out(evidence: Sequence[CapCurve], networks: Sequence[str]) -> list[tuple[CapCurve, Estimate]]:
+def _left_out(evidence: Sequence[CapCurve], networks: Sequence[str]) -> list[tuple[CapCurve, Expected]]:
     """Each curve with what the curves of the other networks would have said of it."""
     found = []
     for network in networks:
@@ -424,15 +353,17 @@ def _left_out(evidence: Sequence[CapCurve], networks: Sequence[str]) -> list[tup
     return found
 
 
-def _scores(left_out: Sequence[tuple[CapCurve, Estimate]], settings: CapSettings) -> tuple[float, float]:
+def _scores(left_out: Sequence[tuple[CapCurve, Expected]], settings: CapSettings) -> tuple[float, float]:
     """Conformal widths of saving and slowdown in spreads, over the caps that would be thought of at all."""
-    saving, slowdown = [], []
-    for curve, said in left_out:
-        thought_of = said.supported & (said.slowdown <= settings.slowdown_max_ratio)
-        saving.append((np.abs(curve.saving_ratio[:-1] - said.saving) / said.saving_spread)[thought_of])
-        slowdown.append(
-            (np.abs(curve.slowdown_ratio[:-1] - said.slowdown) / said.slowdown_spread)[thought_of]
-        )
+    saving: list[Floats] = []
+    slowdown: list[Floats] = []
+    for curve, expected in left_out:
+        candidate = expected.supported & (expected.slowdown <= settings.slowdown_max_ratio)
+        for true, mean, spread, scores in (
+            (curve.saving_ratio, expected.saving, expected.saving_spread, saving),
+            (curve.slowdown_ratio, expected.slowdown, expected.slowdown_spread, slowdown),
+        ):
+            scores.append((np.abs(true[:-1] - mean) / spread)[candidate])
     return (
         conformal_quantile(np.concatenate(saving), settings.confidence),
         conformal_quantile(np.concatenate(slowdown), settings.confidence),
@@ -440,27 +371,27 @@ def _scores(left_out: Sequence[tuple[CapCurve, Estimate]], settings: CapSettings
 
 
 def _caution(
-    left_out: Sequence[tuple[CapCurve, Estimate]], saving_score: float, settings: CapSettings
+    left_out: Sequence[tuple[CapCurve, Expected]], saving_score: float, settings: CapSettings
 ) -> float | None:
     """The least caution at which (violations + 1) / (workloads + 1) stays within the allowed share."""
     for caution in CAUTIONS:
         violations = 0
-        for curve, said in left_out:
-            best = _best(said, caution, saving_score, settings.slowdown_max_ratio)
+        for curve, expected in left_out:
+            best = _best(expected, caution, saving_score, settings.slowdown_max_ratio)
             violations += best is not None and curve.slowdown_ratio[best] > settings.slowdown_max_ratio
         if (violations + 1) / (len(left_out) + 1) <= settings.violations_max_ratio:
             return caution
     return None
 
 
-def _best(said: Estimate, caution: float, saving_score: float, slowdown_max_ratio: float) -> int | None:
+def _best(expected: Expected, caution: float, saving_score: float, slowdown_max_ratio: float) -> int | None:
     """The cap of largest expected saving among those that are supported, slow enough and surely saving."""
     allowed = (
-        said.supported
-        & (said.slowdown + caution * said.slowdown_spread <= slowdown_max_ratio)
-        & (said.saving - saving_score * said.saving_spread > 0)
+        expected.supported
+        & (expected.slowdown + caution * expected.slowdown_spread <= slowdown_max_ratio)
+        & (expected.saving - saving_score * expected.saving_spread > 0)
     )
-    return int(np.argmax(np.where(allowed, said.saving, -np.inf))) if allowed.any() else None
+    return int(np.argmax(np.where(allowed, expected.saving, -np.inf))) if allowed.any() else None
 
 
 def _caps_of_two_networks(evidence: Sequence[CapCurve]) -> Floats:
@@ -469,12 +400,6 @@ def _caps_of_two_networks(evidence: Sequence[CapCurve]) -> Floats:
         for cap_w in curve.power_limit_w[:-1]:
             networks.setdefault(float(cap_w), set()).add(curve.network_id)
     return np.array(sorted(cap for cap, by in networks.items() if len(by) >= 2), np.float64)
-
-
-def _range(expected: float, half: float) -> Range:
-    if not np.isfinite(half):
-        return Range(float(expected), None, None)
-    return Range(float(expected), float(expected - half), float(expected + half))
 
 
 # What `cap_advice` takes: GPU time at work of one job class under one limit. `work_rate` is clock x utilisation, Hz,
@@ -498,10 +423,10 @@ def cap_advice(
     for (site_id, hardware_class), own in known.groupby(["site_id", "hardware_class"], sort=True):
         limits = sorted(own["power_limit_w"].unique())
         if len(limits) < 2:
-            told = f"{limits[0]:.0f} W" if limits else "no limit"
-            notes[f"no cap for {hardware_class}: logged under {told} alone; cap some runs to learn from"] = (
-                None
-            )
+            logged = f"{limits[0]:.0f} W" if limits else "no limit"
+            notes[
+                f"no cap for {hardware_class}: logged under {logged} alone; cap some runs to learn from"
+            ] = None
             continue
         curves = curves_of(_runs(own)).curves
         for (user, job_class), jobs in own.groupby(["user_name", "job_class"], sort=True):
@@ -513,12 +438,9 @@ def cap_advice(
             choice = blind_choice(
                 curves, str(user), str(hardware_class), float(limits[-1]), power_w, asked, limits
             )
-            if choice.power_limit_w is None or choice.saving_ratio is None or choice.slowdown_ratio is None:
+            saving, slowdown = choice.saving_ratio, choice.slowdown_ratio
+            if choice.power_limit_w is None or saving is None or slowdown is None:
                 notes[f"no cap for {hardware_class}: {choice.reason}"] = None
-                continue
-            saving, slowdown = _promise(choice.saving_ratio), _promise(choice.slowdown_ratio)
-            if saving is None or slowdown is None:
-                notes[f"no cap for {hardware_class}: too little evidence for an interval"] = None
                 continue
             start = Days.of(day).until_time
             found.append(
@@ -526,8 +448,8 @@ def cap_advice(
                     Subject(str(site_id), job_class=f"{job_class} on {hardware_class}"), "power_cap",
                     "set_power_limit",
                     f"cap {job_class} at {choice.power_limit_w:.0f} W on {hardware_class} (now "
-                    f"{choice.default_limit_w:.0f} W): {saving.expected:.1%} less energy a unit of work, "
-                    f"{slowdown.expected:.1%} slower",
+                    f"{choice.default_limit_w:.0f} W): {saving.value:.1%} less energy a unit of work, "
+                    f"{slowdown.value:.1%} slower",
                     start, start + timedelta(days=1), newest, saving.times(newest),
                     "other users' runs under caps on this hardware; clock x utilisation stands for work",
                     slowdown_ratio=slowdown,
@@ -568,9 +490,3 @@ def _products(curves: tuple[CapCurve, ...], job_class: str) -> dict[str, object]
 
 def _cap(one: CapFigures) -> str:
     return f"{one.power_limit_w:.0f}"
-
-
-def _promise(found: Range) -> Promise | None:
-    if found.lower is None or found.upper is None:
-        return None
-    return Promise(found.expected, found.lower, found.upper)

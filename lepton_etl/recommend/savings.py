@@ -1,9 +1,8 @@
-"""Applied recommendations and the daily energy, work and weather of what they changed -> rows of gold/saving.
+"""Measure what applied recommendations have saved: rows of gold/saving from daily energy, work and weather.
 
-- The grade of a change that was applied: what it was expected to save, what it saved, and whether that is
-  proven.
-- A cap's saving on the capped devices themselves: energy per unit of work before and after.
-- How good the promises were: hit rate and calibration over recommendations that were graded.
+A change is graded against a baseline fitted to the days before it (IPMVP option C), or, for power caps, by the energy
+per unit of work of the capped devices themselves (option B). A saving counts as proven only where its interval lies
+above 0 and is narrow beside it; how many of a lever's promises held stands beside each row.
 """
 
 from __future__ import annotations
@@ -259,59 +258,6 @@ def _ratios(
     return ratios, small_sample_factor(len(work), block, confidence)
 
 
-@dataclass(frozen=True, slots=True)
-class Promise:
-    """One graded recommendation, kWh over its reporting period; bounds of the promise at 90 %."""
-
-    expected_kwh: float
-    lower_kwh: float
-    upper_kwh: float
-    realised_kwh: float
-
-
-@dataclass(frozen=True, slots=True)
-class TrackRecord:
-    """Ratios are None where nothing was graded or, for the realisation, nothing promised.
-
-    The range is what so few recommendations leave open of the hit rate (Clopper-Pearson, 90 %).
-    """
-
-    graded: int
-    hit_ratio: float | None
-    hit_lower_ratio: float | None
-    hit_upper_ratio: float | None
-    below_ratio: float | None
-    above_ratio: float | None
-    realisation_ratio: float | None
-    """Sum of realised over sum of expected savings: 1 is calibrated, below 1 promised too much."""
-    calibrated: bool | None
-    """Whether the stated confidence lies within the hit rate's range."""
-
-
-def track_record(promises: Sequence[Promise], confidence: float = CONFIDENCE) -> TrackRecord:
-    """Over graded recommendations; those without an interval or a grade are not to be given.
-
-    Source: Clopper and Pearson, Biometrika 26 (1934) 404.
-    """
-    from scipy.stats import beta
-
-    count = len(promises)
-    if not count:
-        return TrackRecord(0, *(None,) * 7)
-    below = sum(p.realised_kwh < p.lower_kwh for p in promises)
-    above = sum(p.realised_kwh > p.upper_kwh for p in promises)
-    hits = count - below - above
-    tail = (1.0 - CONFIDENCE) / 2
-    lower = float(beta.ppf(tail, hits, count - hits + 1)) if hits else 0.0
-    upper = float(beta.ppf(1.0 - tail, hits + 1, count - hits)) if hits < count else 1.0
-    expected = sum(p.expected_kwh for p in promises)
-    return TrackRecord(
-        count, hits / count, lower, upper, below / count, above / count,
-        sum(p.realised_kwh for p in promises) / expected if expected > 0 else None,
-        lower <= confidence <= upper,
-    )  # fmt: skip
-
-
 # How each lever is measured (IPMVP option), and why one is not.
 METHODS: Final = {
     "power_cap": "ipmvp_b", "cooling": "ipmvp_c", "consolidate": "ipmvp_c", "idle": "ipmvp_c", "adjustment": "ipmvp_c",
@@ -362,13 +308,9 @@ def saving_rows(
         _row(one, daily.get(one["recommendation_id"]), day, baseline_days, settings or SavingSettings())
         for one in applied
     ]
-    for lever in {row["lever"] for row in rows}:
-        own = [row for row in rows if row["lever"] == lever]
-        kept = track_record([promise for row in own if (promise := row["_promise"]) is not None])
-        for row in own:
-            row["hit_ratio"] = kept.hit_ratio
     for row in rows:
-        del row["_promise"]
+        kept = [one["kept_promise"] for one in rows if one["lever"] == row["lever"] and "kept_promise" in one]
+        row["hit_ratio"] = sum(kept) / len(kept) if kept else None
     return sorted(rows, key=lambda row: str(row["recommendation_id"]))
 
 
@@ -384,18 +326,16 @@ def _row(
         "date": day, "recommendation_id": row["recommendation_id"], "site_id": row["site_id"], "lever": lever,
         "cluster_id": row["cluster_id"], "node_id": row["node_id"], "device_id": row["device_id"],
         "job_id": row["job_id"], "job_class": row["job_class"], "saving_method": METHODS.get(lever, "ipmvp_c"),
-        "proven": False, "_promise": None,
+        "proven": False,
     }  # fmt: skip
     if lever in NOT_MEASURED or daily is None:
         return found | {"grade_reason": NOT_MEASURED.get(lever, "no daily energy is known of it")}
     before = _part(daily, when.baseline_from, when.baseline_until)
     after = _part(daily, when.reporting_from, when.reporting_until)
     grade = _grade(METHODS[lever], before, after, settings)
-    promised = _promised(row, after.height)
+    promised = _promised_ends_kwh(row, after.height)
     if promised is not None and grade.saving_kwh is not None:
-        expected, lower, upper = promised
-        found["_promise"] = Promise(expected, lower, upper, grade.saving_kwh)
-        found["kept_promise"] = lower <= grade.saving_kwh <= upper
+        found["kept_promise"] = promised[0] <= grade.saving_kwh <= promised[1]
     return found | {
         "baseline_from": _end(before, first=True), "baseline_until": _end(before, first=False),
         "reporting_from": _end(after, first=True), "reporting_until": _end(after, first=False),
@@ -433,14 +373,13 @@ def _period(part: pl.DataFrame) -> Period:
     return Period(day, part["energy_kwh"].to_numpy(), part["work"].to_numpy(), weather)
 
 
-def _promised(row: Mapping[str, Any], days: int) -> tuple[float, float, float] | None:
-    """The promise over so many days: it was made for a window of its own."""
+def _promised_ends_kwh(row: Mapping[str, Any], days: int) -> tuple[float, float] | None:
+    """Return the ends of the promise over so many days: it was made for a window of its own."""
     window_days = (row["window_end"] - row["window_start"]).total_seconds() / 86_400
-    ends = tuple(row[f"expected_saving{end}_kwh"] for end in ("", "_lower", "_upper"))
-    if window_days <= 0 or any(value is None for value in ends):
+    lower, upper = row["expected_saving_lower_kwh"], row["expected_saving_upper_kwh"]
+    if window_days <= 0 or lower is None or upper is None:
         return None
-    expected, lower, upper = (float(value) * days / window_days for value in ends)
-    return expected, lower, upper
+    return float(lower) * days / window_days, float(upper) * days / window_days
 
 
 def _end(part: pl.DataFrame, *, first: bool) -> date | None:

@@ -67,6 +67,17 @@ FIELDS: Final[tuple[Field, ...]] = (
         le=86_400.0,
     ),
     text("sensor_verdict", "What the checked source is found to be.", SENSOR_VERDICTS),
+    # What a sensor said on a day
+    Field(
+        "typical_value",
+        DOUBLE,
+        None,
+        "Unit of the quantity: mean of the positive powers of the decade most spoken, mean temperature, highest ratio; of a "
+        "counter its mean rate in W.",
+        ge=-1e18,
+        le=1e18,
+    ),
+    count("reading_count", "Readings that the typical value is of."),
     # Inventory and meters
     watts("rated_power_w", "Rated power of the inventory.", 1e6),
     watts("idle_power_w", "Idle power of the inventory.", 1e6),
@@ -157,6 +168,15 @@ SENSOR_CHECK: Final = Table(
         "sensor_verdict",
     ),
     not_null=("samples", "sensor_verdict"),
+)  # fmt: skip
+
+SENSOR_DAY: Final = Table(
+    "silver/sensor_day", grain="what one sensor of a node typically said on one day", partition="date", owner="energy",
+    key=("site_id", "node_id", "device_id", "quantity", "sensor", "statistic", "date"),
+    columns=(
+        "site_id", "node_id", "device_id", "quantity", "sensor", "statistic", "date", "typical_value", "reading_count",
+    ),
+    not_null=("typical_value", "reading_count"),
 )  # fmt: skip
 
 GRID_HOUR: Final = Table(

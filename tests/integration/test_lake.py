@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from lepton_etl.days import Days
 from lepton_etl.errors import LakeError
-from lepton_etl.lake.spark import SparkLake, fingerprint
+from lepton_etl.lake.spark import SparkLake
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import CLUSTER_DAY
 from lepton_etl.schema.fleet import GRID_HOUR, NODE
@@ -146,12 +146,6 @@ def test_a_missing_required_column_stops_before_the_write(spark: SparkSession, l
     lake.ensure(GRID_HOUR)
     with pytest.raises(LakeError, match="required columns missing: zone_id"):
         lake.replace_frame(GRID_HOUR, Days.of(DAY), grid_rows(spark).drop("zone_id"))
-
-
-def test_nulls_that_change_places_change_the_fingerprint(spark: SparkSession) -> None:
-    left = spark.createDataFrame([(None, 1.0)], "a double, b double")
-    right = spark.createDataFrame([(1.0, None)], "a double, b double")
-    assert fingerprint(left) != fingerprint(right)
 
 
 def test_small_rows_are_written_and_read_without_the_jvm(lake: SparkLake) -> None:

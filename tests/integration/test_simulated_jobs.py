@@ -18,9 +18,9 @@ from lepton_etl.days import Days
 from lepton_etl.ingest.decoded import Origin
 from lepton_etl.ingest.formats import decode
 from lepton_etl.ingest.specs import spec_of
-from lepton_etl.intervals.channels import READING_COLUMNS
+from lepton_etl.intervals.channels import DAY_US, READING_COLUMNS
 from lepton_etl.intervals.node_day import intervals
-from lepton_etl.intervals.readings import DAY_US, roster
+from lepton_etl.intervals.readings import roster
 from lepton_etl.intervals.source_choice import INTERVAL_QUANTITIES
 from lepton_etl.intervals.usual_values import HISTORY_COLUMNS
 from lepton_etl.registers.inventory import read_nodes

@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bench.model_forward import alike_columns
 from bench.model_inputs import BASE, MEMORY, biohpc_hours
 from lepton_etl.models.candidates import CANDIDATES, inputs_of
 from lepton_etl.models.features import TARGET
 from lepton_etl.models.fusion import forward_block
 from lepton_etl.models.metrics import Values, errors
-from lepton_etl.models.recalibration import Recalibration, alike_columns, corrections
+from lepton_etl.models.recalibration import Recalibration, corrections
 
 PROJECT = Path(__file__).resolve().parents[2]
 FOLDER = Path(os.environ.get("LEPTON_REAL_DATA", PROJECT / ".." / "shared" / "data")) / "biohpc-gpu-servers"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lepton_etl.intervals.integrate import Segments, between_instants, by_interval, last_value_held
+from lepton_etl.intervals.integrate import Segments, between_instants, by_interval
 from tests.conftest import real_data
 from tests.real.independent_harvard import ROW
 
@@ -42,6 +42,11 @@ class Log:
     def segments(self) -> Segments:
         zeros = np.zeros(len(self.time_s), dtype=np.int64)
         return between_instants(zeros, self.time_s * 1_000_000, self.power_w, zeros + MAX_GAP_S * 1_000_000)
+
+
+def last_value_held(segments: Segments) -> Segments:
+    """The same stretches with the value of their start: the rule that the trapezoid is compared with."""
+    return replace(segments, value_end=segments.value_start)
 
 
 def joules(segments: Segments) -> float:

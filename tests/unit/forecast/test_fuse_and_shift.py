@@ -1,4 +1,4 @@
-"""Weights, conformal ranks and the shifting experiment, by arithmetic."""
+"""Weights of the members and the shifting experiment, by arithmetic."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.shifting import shift
-from lepton_etl.forecast.grid_intensity import conformal_ends, fusion_weights
+from lepton_etl.forecast.grid_intensity import fusion_weights
 
 
 def test_the_better_member_weighs_more_and_recent_rows_count_most() -> None:
@@ -25,16 +25,6 @@ def test_the_better_member_weighs_more_and_recent_rows_count_most() -> None:
 
 def test_few_rows_weigh_members_alike() -> None:
     assert fusion_weights(np.ones((4, 10)), np.ones(10), np.ones(10), 1.0).tolist() == [0.25] * 4
-
-
-def test_conformal_ends_take_the_ranks_of_each_side() -> None:
-    # 99 residuals: the 95 % rank of 100 is the 95th smallest, and the 5th largest from below.
-    low, high = conformal_ends(np.arange(1.0, 100.0), 0.90)
-    assert (low, high) == (5.0, 95.0)
-
-
-def test_too_few_residuals_give_no_interval() -> None:
-    assert np.isnan(conformal_ends(np.arange(20.0), 0.90)).all()
 
 
 @given(st.integers(0, 10_000), st.integers(1, 12))

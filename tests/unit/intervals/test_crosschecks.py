@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from lepton_etl.intervals.readings import DAY_US, ROSTER_COLUMNS
+from lepton_etl.intervals.channels import DAY_US
+from lepton_etl.intervals.readings import ROSTER_COLUMNS
 from lepton_etl.intervals.sensor_checks import (
     CHECKED_COLUMNS,
     SERIES_COLUMNS,

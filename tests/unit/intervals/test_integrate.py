@@ -17,7 +17,6 @@ from lepton_etl.intervals.integrate import (
     Ints,
     between_instants,
     by_interval,
-    last_value_held,
     over_windows,
 )
 
@@ -144,13 +143,3 @@ def test_a_window_of_few_moments_errs_by_their_spread() -> None:
 def test_instants_err_by_half_their_distance_and_a_steady_power_not_at_all() -> None:
     assert instants([0, 300], [100.0, 140.0]).sampling.tolist() == pytest.approx([(20.0 * 300) ** 2])
     assert instants([0, 300], [100.0, 100.0]).sampling.tolist() == [0.0]
-
-
-def test_the_last_value_held_differs_from_the_trapezoid_by_half_a_step() -> None:
-    zeros = ints([0, 0, 0])
-    segments = between_instants(
-        zeros, ints([0, 60, 120]) * SECOND, np.asarray([100.0, 200.0, 200.0]), zeros + GAP_S * SECOND
-    )
-    held = by_interval(last_value_held(segments), INTERVAL_S * SECOND)
-    assert by_interval(segments, INTERVAL_S * SECOND).integral.tolist() == [150.0 * 60 + 200.0 * 60]
-    assert held.integral.tolist() == [100.0 * 60 + 200.0 * 60]

@@ -244,4 +244,4 @@ def test_wherever_the_scale_changes_only_watts_become_energy(
 
 def test_judging_needs_no_rows() -> None:
     empty = pl.DataFrame(schema={**past([]).schema, "value": pl.Float64, "usual": pl.Float64})
-    assert scale.with_scale(empty)["scale"].to_list() == []
+    assert scale.flags_of(empty).to_list() == []

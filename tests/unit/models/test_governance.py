@@ -7,13 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lepton_etl.models.drift import error_drift, input_drift, stability_index
 from lepton_etl.models.features import FEATURES
 from lepton_etl.models.footprint import joules_per_million, package_energy_j, spending
-from lepton_etl.models.metrics import Values, coverage, error_card, half_width, records
+from lepton_etl.models.metrics import Values, coverage, error_card, records
 from lepton_etl.models.promotion import falls, worse_scopes
 
 
@@ -36,18 +34,6 @@ def test_the_error_card_has_every_bin_once_and_every_hour_in_each_dimension() ->
     }
     of_b = next(one for one in records(card) if one["bin"] == "b")
     assert of_b["wape_ratio"] == pytest.approx(0.5 / 3)
-
-
-def test_conformal_half_width_is_the_ranked_residual() -> None:
-    residuals = np.arange(1.0, 20.0)  # 19 of them: rank ceil(20 * 0.9) = 18
-    assert half_width(residuals) == 18.0
-    assert half_width(residuals[:8]) == np.inf
-
-
-@given(st.lists(st.floats(-1e3, 1e3), min_size=9, max_size=300))
-def test_at_least_the_stated_share_of_the_calibration_lies_inside(values: list[float]) -> None:
-    residuals = np.array(values)
-    assert (np.abs(residuals) <= half_width(residuals)).mean() >= 0.9
 
 
 def test_coverage_far_off_misses_and_by_the_chance_of_days_does_not() -> None:

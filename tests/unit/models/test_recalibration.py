@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lepton_etl.models.features import TARGET
 from lepton_etl.models.metrics import Values
-from lepton_etl.models.recalibration import GRID, NONE, Recalibration, alike_columns, choose, corrections
+from lepton_etl.models.recalibration import Recalibration, corrections
 
 COLUMNS = ["cpu_utilisation_ratio", "cpu_utilisation_max_ratio", "inlet_temp_c"]
 SETTINGS = Recalibration(newest_days=5, forgetting_days=2.0)
@@ -43,7 +42,7 @@ def test_first_day_and_none_are_uncorrected(hours: pd.DataFrame) -> None:
     residuals = _residuals(hours)
     first = hours["hour_start"].dt.day.to_numpy() == 1
     assert (corrections(hours, residuals, COLUMNS, SETTINGS)[first] == 0).all()
-    assert (corrections(hours, residuals, COLUMNS, NONE) == 0).all()
+    assert (corrections(hours, residuals, COLUMNS, Recalibration(forgetting_days=0.0)) == 0).all()
 
 
 def test_a_step_of_one_node_is_followed_and_stays_its_own(hours: pd.DataFrame) -> None:
@@ -75,13 +74,3 @@ def test_models_side_by_side_are_the_same_as_alone(hours: pd.DataFrame) -> None:
     both = np.column_stack([_residuals(hours, 1), _residuals(hours, 2)])
     side = corrections(hours, both, COLUMNS, SETTINGS)
     np.testing.assert_allclose(side[:, 0], corrections(hours, both[:, 0], COLUMNS, SETTINGS), atol=1e-12)
-
-
-def test_no_measured_energy_says_what_is_alike() -> None:
-    names = ["rated_power_w", TARGET, "gpu_utilisation_ratio", "gpu_utilisation_min_ratio", "device_temp_c"]
-    assert alike_columns(names) == ["gpu_utilisation_ratio", "device_temp_c"]
-
-
-def test_least_squares_win_and_ties_stay_simple() -> None:
-    assert choose(dict.fromkeys(GRID, 1.0)) == NONE
-    assert choose({NONE: 2.0, SETTINGS: 1.0}) == SETTINGS

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lepton_etl.recommend.consolidation import Node, Rules, consolidate
+from lepton_etl.uncertainty import Estimate
 
 
 def node(name: str, **changed: object) -> Node:
     plain: dict[str, object] = {
-        "cluster_id": "c", "units": 8.0, "idle_w": 400.0, "idle_lower_w": 380.0, "idle_upper_w": 430.0,
+        "cluster_id": "c", "units": 8.0, "idle_w": Estimate(400.0, 380.0, 430.0),
         "standby_w": 50.0, "wake_h": 0.5, "wake_kwh": 0.2,
     }  # fmt: skip
     return Node(name, **(plain | changed))  # type: ignore[arg-type]
@@ -27,7 +28,8 @@ def test_demand_reserve_and_every_failure_domain_stay_served(seed: int) -> None:
     hours = 24
     nodes = [
         node(
-            f"n{i}", cluster_id=f"c{i % 2}", units=float(rng.choice([4, 8])), idle_w=float(rng.uniform(30, 500)),
+            f"n{i}", cluster_id=f"c{i % 2}", units=float(rng.choice([4, 8])),
+            idle_w=Estimate(1.0, 0.95, 1.05).times(float(rng.uniform(30, 500))),
             domains={"rack": f"r{i % 4}", "pdu": f"p{i % 3}"}, free_from_h=int(rng.integers(0, 6)),
             kind=str(rng.choice(["compute", "compute", "compute", "storage"])), on=bool(rng.random() < 0.9),
             wake_kwh=float(rng.uniform(0, 2)),
@@ -36,15 +38,13 @@ def test_demand_reserve_and_every_failure_domain_stay_served(seed: int) -> None:
     ]  # fmt: skip
     demand = {f"c{i}": rng.uniform(0, 70, hours) for i in (0, 1)}
     rules = Rules(reserve_nodes=int(rng.integers(0, 3)), reserve_ratio=0.1, least_on=int(rng.integers(1, 3)))
-    nodes = [replace(one, idle_lower_w=0.95 * one.idle_w, idle_upper_w=1.05 * one.idle_w) for one in nodes]
     made = consolidate(nodes, demand, 0.95, rules)
     by_id = {one.node_id: one for one in nodes}
     down = np.zeros((24, hours), dtype=bool)
     for run in made.runs:
         one = by_id[run.node_id]
         assert one.kind == "compute" and one.on and run.from_h >= one.free_from_h
-        assert run.saving_kwh >= -1e-9
-        assert run.saving_lower_kwh <= run.saving_kwh <= run.saving_upper_kwh + 1e-9
+        assert run.saving_kwh.value >= -1e-9
         assert not down[nodes.index(one), run.from_h : run.until_h].any()
         down[nodes.index(one), run.from_h : run.until_h] = True
     touched = {run.node_id for run in made.runs}
@@ -71,9 +71,9 @@ def test_a_run_saves_idle_less_standby_and_pays_its_waking() -> None:
     (run,) = made.runs
     assert (run.from_h, run.until_h) == (0, 10)
     assert run.baseline_kwh == pytest.approx(4.0)
-    assert run.saving_kwh == pytest.approx(0.35 * 9.5 - 0.2)
-    assert run.saving_lower_kwh == pytest.approx(0.9 * (0.33 * 9.5 - 0.2) - 0.1 * 0.2)
-    assert run.saving_upper_kwh == pytest.approx(0.38 * 9.5 - 0.2)
+    assert run.saving_kwh.value == pytest.approx(0.35 * 9.5 - 0.2)
+    assert run.saving_kwh.lower == pytest.approx(0.9 * (0.33 * 9.5 - 0.2) - 0.1 * 0.2)
+    assert run.saving_kwh.upper == pytest.approx(0.38 * 9.5 - 0.2)
     assert made.kept == {"b": "needed for the forecast demand and the reserve, or busy"}
     assert made.units_on["c"].tolist() == [8.0] * 10
 

@@ -9,9 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lepton_etl.recommend.advice import Advice, Promise, Subject
+from lepton_etl.recommend.advice import Advice, Subject
 from lepton_etl.recommend.savings import DAILY, saving_rows
 from lepton_etl.schema.recommend import SAVING
+from lepton_etl.uncertainty import Estimate
 
 CHANGED = date(2025, 6, 1)
 LAST = CHANGED + timedelta(days=40)
@@ -19,7 +20,7 @@ LAST = CHANGED + timedelta(days=40)
 
 def applied(lever: str = "cooling", kwh: float = 100.0) -> dict[str, Any]:
     start = datetime(2025, 5, 31, tzinfo=UTC)
-    promise = Promise(kwh, kwh / 2, 2 * kwh)
+    promise = Estimate(kwh, kwh / 2, 2 * kwh)
     row = Advice(
         Subject("s"), lever, "act", "words", start, start + timedelta(days=1), 1000.0, promise, "model"
     ).row()  # fmt: skip

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lepton_etl.errors import ConfigurationError
-from lepton_etl.recommend.advice import Advice, AdviceError, Promise, Subject
+from lepton_etl.recommend.advice import Advice, AdviceError, Subject
 from lepton_etl.recommend.lifecycle import ALLOWED, REJECTED_DAYS, Decision, check_decision, standing
 from lepton_etl.schema.recommend import RECOMMENDATION
+from lepton_etl.uncertainty import Estimate
 
 DAY = date(2025, 6, 3)
 
@@ -25,7 +26,7 @@ def cap(node: str = "n1", kwh: float = 10.0, day: date = DAY) -> Advice:
     start = at(day, 0) + timedelta(days=1)
     return Advice(
         Subject("s", "c", node), "power_cap", "set_power_limit", f"cap {node}", start, start + timedelta(days=30),
-        100.0, Promise(kwh, kwh / 2, 2 * kwh), "learned curve", parameters={"power_limit_w": 200},
+        100.0, Estimate(kwh, kwh / 2, 2 * kwh), "learned curve", parameters={"power_limit_w": 200},
     )  # fmt: skip
 
 
@@ -114,13 +115,22 @@ def test_a_decision_that_the_state_does_not_allow_is_refused_with_those_it_does(
 
 
 def test_promises_that_contradict_themselves_are_refused() -> None:
-    with pytest.raises(AdviceError, match="outside"):
-        Promise(1.0, 2.0, 3.0)
+    with pytest.raises(ValueError, match="outside"):
+        Estimate(1.0, 2.0, 3.0)
     with pytest.raises(AdviceError, match="method"):
         Advice(Subject("s"), "cooling", "x", "y", at(DAY), at(DAY), None, None, "z", carbon_method="location")
     with pytest.raises(AdviceError, match="currency"):
         Advice(
-            Subject("s"), "cooling", "x", "y", at(DAY), at(DAY), None, None, "z", saving_cost=Promise(1, 1, 1)
+            Subject("s"),
+            "cooling",
+            "x",
+            "y",
+            at(DAY),
+            at(DAY),
+            None,
+            None,
+            "z",
+            saving_cost=Estimate(1, 1, 1),
         )
 
 
@@ -128,5 +138,5 @@ def test_promises_that_contradict_themselves_are_refused() -> None:
 def test_a_promise_in_another_unit_keeps_its_ends_in_order(
     expected: float, below: float, above: float, factor: float
 ) -> None:
-    other = Promise(expected, expected - below, expected + above).times(factor)
-    assert other.lower <= other.expected <= other.upper
+    other = Estimate(expected, expected - below, expected + above).times(factor)
+    assert other.lower <= other.value <= other.upper

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from lepton_etl.config.sections import OptimizeSettings, PowerDownSettings
-from lepton_etl.recommend.idle_nodes import COLUMNS, node_advice
+from lepton_etl.recommend.idle_nodes import COLUMNS, newest_run, node_advice
 
 DAY = date(2025, 6, 30)
 DOWN = PowerDownSettings(standby_power_w=20, wake_s=300, wake_kwh=0.05, reserve_ratio=0.0)
@@ -50,7 +50,7 @@ def test_nodes_that_demand_reserve_and_racks_do_not_need_sleep() -> None:
     assert not {"n1", "n2"} & set(advice.parameters["nodes"])
     assert advice.saving_kwh is not None and advice.baseline_kwh == pytest.approx(5 * 24 * 0.1)
     awake_h = 300 / 3600
-    assert advice.saving_kwh.expected == pytest.approx(5 * (0.08 * (24 - awake_h) - 0.05))
+    assert advice.saving_kwh.value == pytest.approx(5 * (0.08 * (24 - awake_h) - 0.05))
     assert advice.window_start == datetime(2025, 7, 1, tzinfo=UTC)
 
 
@@ -88,5 +88,23 @@ def test_a_node_that_draws_more_at_rest_than_it_uses_to_is_named_with_its_excess
     ]
     (advice,) = found
     assert advice.subject.node_id == "n2" and advice.saving_kwh is not None
-    assert advice.saving_kwh.expected == pytest.approx(24 * 0.06, rel=0.02)
-    assert 0 < advice.saving_kwh.lower < advice.saving_kwh.expected
+    assert advice.saving_kwh.value == pytest.approx(24 * 0.06, rel=0.02)
+    assert 0 < advice.saving_kwh.lower < advice.saving_kwh.value
+
+
+@pytest.mark.parametrize(
+    "newest",
+    [lambda hour: int(hour == 23), lambda hour: None if hour == 23 else 0, lambda hour: int(hour == 20)],
+    ids=["a job now", "not known now", "a job three hours ago"],
+)
+def test_an_excess_needs_hours_without_work_up_to_the_end_of_the_day(newest: Any) -> None:
+    rest = {("n1", back): 60.0 for back in range(1, 25)}
+    hours = cluster({"n1": newest, "n2": lambda _: 1}, extra=rest)
+    found = node_advice(hours, DAY, OptimizeSettings(history_days=14))
+    assert [one.action for one in found if one.action == "release_node"] == []
+
+
+def test_the_newest_run_ends_with_the_newest_hour() -> None:
+    assert newest_run(np.array([True, False, True, True])).tolist() == [2, 3]
+    assert newest_run(np.array([True, True])).tolist() == [0, 1]
+    assert newest_run(np.array([True, False])).tolist() == []

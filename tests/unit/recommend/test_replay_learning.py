@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.replay_cluster import Jobs, Measured, Nodes, Run, Trial
 from bench.replay_policy import (
     CoolingLimits,
     CoolingPlanner,
@@ -20,7 +21,6 @@ from bench.replay_policy import (
     reserve_by_hour,
     shifted,
 )
-from lepton_etl.recommend.replay import Jobs, Measured, Nodes, Run, Trial
 
 NODES = Nodes(
     np.zeros(2, dtype=np.int64), np.full(2, 4), *(np.full(2, watt) for watt in (100.0, 10.0, 25.0, 15.0, 180.0)),

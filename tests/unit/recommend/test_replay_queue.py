@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.replay_cluster import Jobs, Nodes, Run, Setting
 from bench.replay_queue import (
     ON,
     SLEEP,
@@ -21,7 +22,7 @@ from bench.replay_queue import (
     UrgentFirst,
     replay_queue,
 )
-from lepton_etl.recommend.replay import Jobs, Nodes, ReplayError, Run, Setting
+from lepton_etl.recommend.replay import ReplayError
 
 NODES = Nodes(
     hardware_class=np.array([0, 0, 1, 1]),

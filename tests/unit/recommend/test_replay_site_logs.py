@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bench.replay_cluster import Trial
 from bench.savings_truth import Curves, Truth
-from lepton_etl.recommend.replay import Trial
 
 METERS = {"progress_noise": 0.015, "gpu_noise": 0.02}
 CURVES = Curves(

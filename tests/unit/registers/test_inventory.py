@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lepton_etl.errors import ConfigurationError
-from lepton_etl.intervals.readings import DAY_US, OPEN_END_US, roster
+from lepton_etl.intervals.channels import DAY_US
+from lepton_etl.intervals.readings import OPEN_END_US, roster
 from lepton_etl.registers.inventory import read_meters, read_nodes
 from lepton_etl.schema.fleet import METER, NODE
 from lepton_etl.schema.types import arrow_schema

@@ -12,12 +12,13 @@ from html.parser import HTMLParser
 import pyarrow as pa
 import pytest
 
-from lepton_etl.recommend.advice import Advice, Promise, Subject
+from lepton_etl.recommend.advice import Advice, Subject
 from lepton_etl.report import data as d
 from lepton_etl.report.page import render
 from lepton_etl.schema.diagnosis import ANOMALY
 from lepton_etl.schema.recommend import RECOMMENDATION, SAVING
 from lepton_etl.schema.types import arrow_schema
+from lepton_etl.uncertainty import Estimate
 
 Report = Callable[..., d.ReportData]
 ATTACK = '<script>alert("x")</script>'
@@ -140,8 +141,8 @@ def test_recommendations_and_what_they_brought_are_shown(made_up_report: Report)
     start = datetime(2025, 6, 4, tzinfo=UTC)
     promised = Advice(
         Subject("s", "c01"), "consolidate", "power_down", "put 2 of 8 nodes of <c01> to sleep", start,
-        start + timedelta(days=1), 9.6, Promise(6.5, 5.0, 7.5), "idle power", guard_rail="one in reserve",
-        saving_kgco2e=Promise(2.6, 2.0, 3.0), carbon_method="location",
+        start + timedelta(days=1), 9.6, Estimate(6.5, 5.0, 7.5), "idle power", guard_rail="one in reserve",
+        saving_kgco2e=Estimate(2.6, 2.0, 3.0), carbon_method="location",
     ).row()  # fmt: skip
     night = {"date": start.date(), "recommendation_state": "proposed", "first_proposed_date": start.date(),
              "state_time": start}  # fmt: skip

@@ -28,7 +28,7 @@ from lepton_etl.recommend.baseline import (
     saving_error_kwh,
     saving_interval,
 )
-from lepton_etl.recommend.savings import Promise, SavingSettings, grade_isolated, grade_saving, track_record
+from lepton_etl.recommend.savings import SavingSettings, grade_isolated, grade_saving
 
 CASES = Path(__file__).parents[3] / "cases" / "savings"
 with (CASES / "guideline14.csv").open(newline="", encoding="utf-8") as lines:
@@ -244,15 +244,3 @@ def test_caps_are_graded_on_the_device() -> None:
     assert grade_isolated(kwh[:5], work[:5], kwh[60:], work[60:]).verdict == "insufficient baseline"
     with pytest.raises(ValueError, match="without work"):
         grade_isolated(kwh, np.zeros(90), kwh, work)
-
-
-def test_the_track_record_counts_what_lay_inside() -> None:
-    promises = [Promise(10, 5, 15, realised) for realised in [10.0] * 17 + [4.0, 4.0, 20.0]]
-    record = track_record(promises)
-    assert record.hit_ratio == pytest.approx(0.85)
-    assert record.below_ratio == pytest.approx(0.1)
-    assert record.above_ratio == pytest.approx(0.05)
-    assert record.realisation_ratio == pytest.approx((170 + 8 + 20) / 200)
-    assert record.calibrated
-    assert not track_record([Promise(10, 9, 11, 5.0)] * 20).calibrated
-    assert track_record([]).hit_ratio is None

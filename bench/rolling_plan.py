@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lepton_etl.recommend.schedule.arrays import arrays_of
-from lepton_etl.recommend.schedule.inputs import Job, NodeGroup, Problem, SiteHours
-from lepton_etl.recommend.schedule.plan import Plan
+from lepton_etl.recommend.job_problem import Job, NodeGroup, Problem, SiteHours, arrays_of
+from lepton_etl.recommend.job_shift import Plan
 
 
 def advance(

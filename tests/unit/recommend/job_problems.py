@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from lepton_etl.recommend.schedule.inputs import Floats, Job, NodeGroup, Objective, Problem, Signal, SiteHours
+from lepton_etl.recommend.job_problem import Floats, Job, NodeGroup, Objective, Problem, Signal, SiteHours
 
 HOURS = 6
 
@@ -28,7 +28,7 @@ def site(
 
 def group(name: str = "g", at: str = "here", capacity: float | list[float] = 4.0) -> NodeGroup:
     free: Floats = np.broadcast_to(np.asarray(capacity, dtype=np.float64), HOURS).copy()
-    return NodeGroup(name, at, f"cluster {name}", "class", "gpu", free)
+    return NodeGroup(name, at, f"cluster {name}", "gpu", free)
 
 
 def job(name: str = "j", **changed: object) -> Job:
@@ -67,7 +67,7 @@ def drawn(draw: st.DrawFn, most_jobs: int = 4) -> Problem:
     ]  # fmt: skip
     groups = [
         NodeGroup(
-            name, at, f"cluster {name}", name, "gpu", rng.integers(0, 5, HOURS).astype(float),
+            name, at, f"cluster {name}", "gpu", rng.integers(0, 5, HOURS).astype(float),
             ((2.0, 50.0), (4.0, 150.0)) if rng.random() < 0.5 else (), float(rng.choice([1.0, 0.5])), 0.8,
         )
         for name, at in (("a1", "a"), ("a2", "a"), ("b1", "b"))

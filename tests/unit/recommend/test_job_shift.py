@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from lepton_etl.config.sections import ShiftSettings
-from lepton_etl.recommend.waiting import HORIZON_H, Queue, shift_advice
+from lepton_etl.recommend.job_shift import HORIZON_H, Queue, shift_advice
 
 AT = datetime(2025, 6, 4, tzinfo=UTC)
 SETTINGS = ShiftSettings(partitions=("batch",), max_delay_h=12)

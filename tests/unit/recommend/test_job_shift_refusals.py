@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lepton_etl.recommend.schedule.inputs import Job, Objective, rising_curve, wake_power
-from lepton_etl.recommend.schedule.plan import Plan, plan
-from tests.unit.recommend.schedule.problems import HOURS, flat, group, job, problem, site, wave
+from lepton_etl.recommend.job_problem import Job, Objective
+from lepton_etl.recommend.job_shift import Plan, plan
+from tests.unit.recommend.job_problems import flat, group, job, problem, site, wave
 
 NAN = float("nan")
 
@@ -29,8 +29,8 @@ def answers(made: Plan) -> dict[str, tuple[str, str | None]]:
         (job("x", unit="core"), "infeasible", "asks core"),
         (job("x", power_w=NAN), "infeasible", "mean power unknown"),
         (job("x", duration_h=0.0), "infeasible", "duration 0.0 h"),
-        (job("x", deadline_h=90, duration_h=20.0), "held", "runs past the 6 h of the forecast"),
-        (job("x", release_h=5, deadline_h=99), "held", "runs past"),
+        (job("x", deadline_h=90, duration_h=20.0), "unchanged", "runs past the 6 h of the forecast"),
+        (job("x", release_h=5, deadline_h=99), "unchanged", "runs past"),
     ],
 )
 def test_a_job_that_cannot_be_planned_says_why_and_the_rest_is(wrong: Job, status: str, words: str) -> None:
@@ -61,7 +61,7 @@ def test_jobs_that_take_each_others_room_are_told_apart_from_impossible_ones() -
 def test_a_missing_price_or_intensity_holds_the_job_where_the_objective_needs_it() -> None:
     cost, carbon = Objective(per_money=1.0), Objective(per_kgco2e=1.0)
     bare = [site(price=None, intensity=None)]
-    assert answers(plan(problem([job()], sites=bare, objective=cost), seconds=5))["j"][0] == "held"
+    assert answers(plan(problem([job()], sites=bare, objective=cost), seconds=5))["j"][0] == "unchanged"
     assert "price unknown at site here" in str(
         answers(plan(problem([job()], sites=bare, objective=cost), seconds=5))["j"][1]
     )
@@ -89,20 +89,20 @@ def test_a_claim_of_two_carbon_methods_is_refused_and_holds_every_job() -> None:
     ]
     groups = [group(), group("h", "there")]
     made = plan(problem([job(allowed=("here", "there"))], groups, sites), seconds=5)
-    assert made.jobs[0].status == "held"
+    assert made.jobs[0].status == "unchanged"
     assert "one carbon method per claim" in str(made.jobs[0].reason)
-    assert any(word.startswith("refused") for word in made.words)
+    assert any(word.startswith("refused") for word in made.notes)
 
 
 def test_no_job_no_group_and_a_group_of_no_site_give_an_answer() -> None:
     assert plan(problem([]), seconds=5).jobs == ()
     made = plan(problem([job()], [group(at="nowhere")]), seconds=5)
     assert made.jobs[0].status == "infeasible"
-    assert "site nowhere" in made.words[0]
+    assert "site nowhere" in made.notes[0]
     twice = plan(problem([job(), job()]), seconds=5)
-    assert len(twice.jobs) == 1 and "stands twice" in twice.words[0]
+    assert len(twice.jobs) == 1 and "stands twice" in twice.notes[0]
     short = plan(problem([job()], [replace(group(), capacity=np.ones(3))]), seconds=5)
-    assert "3 hours of capacity, 6 planned" in short.words[0]
+    assert "3 hours of capacity, 6 planned" in short.notes[0]
 
 
 def test_an_objective_without_weight_is_refused() -> None:
@@ -133,10 +133,7 @@ def test_a_job_that_gains_nothing_stays_where_it_was() -> None:
     assert made.jobs[0].finish_delay_h == 0
 
 
-def test_a_curve_that_flattens_becomes_its_chord_and_waking_is_shared_by_units() -> None:
-    curve = rising_curve(np.array([0.0, 2, 4, 8]), np.array([100.0, 500, 700, 1900]))
-    assert curve == ((4.0, 150.0), (8.0, 300.0))
-    assert wake_power(700.0, 60.0, 8, 10) == ((80, 80.0),)
-    with pytest.raises(ValueError, match="units must rise"):
-        rising_curve(np.array([1.0, 2.0]), np.array([0.0, 1.0]))
-    assert HOURS == 6
+def test_a_marginal_curve_that_flattens_leaves_its_group_out() -> None:
+    falling = replace(group(), marginal_power_w=((2.0, 300.0), (4.0, 100.0)))
+    made = plan(problem([job()], [falling]), seconds=5)
+    assert answers(made)["j"][0] == "infeasible" and "must rise with the units" in made.notes[0]

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lepton_etl.recommend.schedule.inputs import Objective
-from lepton_etl.recommend.schedule.plan import plan
-from lepton_etl.recommend.schedule.rolling import advance
-from tests.unit.recommend.schedule.problems import flat, group, job, problem, site, wave
+from bench.rolling_plan import advance
+from lepton_etl.recommend.job_problem import Objective
+from lepton_etl.recommend.job_shift import plan
+from tests.unit.recommend.job_problems import flat, group, job, problem, site, wave
 
 CLEAN_LATER = [0.5, 0.5, 0.5, 0.5, 0.1, 0.1]
 
@@ -21,9 +21,9 @@ def test_a_shifted_job_saves_the_difference_of_its_hours() -> None:
     (one,) = made.jobs
     assert one.savings is not None and one.moved
     assert (one.hours, one.baseline_hours, one.finish_delay_h) == ((4, 5), (0, 1), 4)
-    assert one.savings.baseline.energy_kwh == pytest.approx(2.5)
+    assert one.savings.energy_kwh.baseline == pytest.approx(2.5)
     assert one.savings.energy_kwh.value == pytest.approx(0.0)
-    assert one.savings.baseline.emissions_kgco2e == pytest.approx(1.25)
+    assert one.savings.emissions_kgco2e.baseline == pytest.approx(1.25)
     assert one.savings.emissions_kgco2e.value == pytest.approx(1.0)
     assert one.savings.money.value == pytest.approx(0.0)
     # The forecast is sure, so the interval is the job's power alone: 10 % either way.
@@ -74,10 +74,10 @@ def test_woken_nodes_are_charged_to_who_uses_them() -> None:
     )  # fmt: skip
     made = plan(asked, seconds=5)
     # Each hour: 3 kW of jobs, 2 x 100 W and 1 x 300 W of nodes.
-    assert made.savings.plan.energy_kwh == pytest.approx(2 * 3.5)
+    assert made.savings.energy_kwh.plan == pytest.approx(2 * 3.5)
     for one in made.jobs:
         assert one.savings is not None
-        assert one.savings.plan.energy_kwh == pytest.approx(2 * 3.5 / 3)
+        assert one.savings.energy_kwh.plan == pytest.approx(2 * 3.5 / 3)
 
 
 def test_an_hour_later_what_began_is_kept_and_the_rest_is_planned_anew() -> None:

@@ -1,4 +1,4 @@
-"""SCI and Scope 1."""
+"""Scope 1: fuel and refrigerant."""
 
 from __future__ import annotations
 
@@ -7,27 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from lepton_etl.carbon.sci import embodied_share_kgco2e, sci_gco2e
 from lepton_etl.errors import ConfigurationError, MissingFactorError
 from lepton_etl.registers.factors import load_factors
 from lepton_etl.registers.instruments import fuel_kgco2e, read_scope1, refrigerant_kgco2e
 
 DAY = date(2025, 6, 3)
-
-
-def test_sci_is_operational_and_embodied_over_functional_units() -> None:
-    """SCI = (E x I + M) / R: 10 kWh at 300 g/kWh and a day of a third of a 1,600 kg server over four years."""
-    embodied = embodied_share_kgco2e(
-        1600.0, reserved_h=24.0, lifespan_h=4 * 365.25 * 24, reserved_ratio=1 / 3
-    )
-    assert embodied == pytest.approx(0.365046, rel=1e-5)
-    assert sci_gco2e(10.0, 300.0, embodied, 50, method="average") == pytest.approx((3000 + 365.046) / 50)
-    assert sci_gco2e(10.0, 300.0, embodied, 0, method="average") is None
-
-
-def test_sci_refuses_market_based_intensity() -> None:
-    with pytest.raises(ConfigurationError, match="no market intensity"):
-        sci_gco2e(10.0, 0.0, 0.1, 1, method="market")
 
 
 def test_fuel_and_refrigerant_by_the_set_of_warming_potentials() -> None:

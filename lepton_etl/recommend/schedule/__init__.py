@@ -1,1 +1,0 @@
-"""When pending jobs should start in the hours ahead."""
