@@ -71,8 +71,8 @@ def split_of(plan: FleetPlan, out: Path) -> Split:
                 readings(out, node_id, days), HISTORY_COLUMNS.to_frame().to_arrow(), listed, POLICY
             )
             own = held.filter(pa.compute.equal(held["node_id"], node_id))
-            tables.append(node_days(rows, own, known, 0.01))
-    both = pl.DataFrame(pa.concat_tables(tables))
+            tables.append(node_days(pl.DataFrame(rows), pl.DataFrame(own), known, 0.01))
+    both = pl.concat(tables)
     is_job = pl.col("job_id").is_not_null()
     return Split(out, both.filter(is_job), both.filter(~is_job))
 
