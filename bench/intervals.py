@@ -146,7 +146,8 @@ def bench(name: str, bronze: pl.DataFrame, copies: int, rounds: int) -> list[Fig
     nodes = list(node_by_node(few))
 
     def of(readings: pa.Table, listed: pl.DataFrame) -> int:
-        return node_days(readings, NOTHING_BEFORE, listed, POLICY).intervals.num_rows
+        rows: int = node_days(readings, NOTHING_BEFORE, listed, POLICY).intervals.num_rows
+        return rows
 
     of(few, listed_few)
     single = cpu_us(lambda: sum(of(rows, listed_few) for rows in nodes), few.num_rows, rounds)
