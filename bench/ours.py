@@ -88,9 +88,9 @@ def main(kind: str, folder: Path, target: Path) -> None:
 
 
 def _warm(number: int) -> int:
-    from lepton_etl.ingest import formats
+    from lepton_etl.ingest.registry import formats
 
-    return len(formats.FORMATS)
+    return len(formats())
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def ours(folder: Path, target: Path) -> Run:
     from lepton_etl.models.scoring import with_prediction
 
     data = (folder / "model.skops").read_bytes()
-    model = VerifiedModel(Version("bench", "1", "-"), _COLUMNS, data, build(data))
+    model = VerifiedModel(build(data), _COLUMNS, Version("bench", "1", "-"), data)
     spark = spark_session("bench scoring", {"spark.master": f"local[{len(CORES)}]"})
     rows = spark.read.parquet(str(folder / "rows"))
     # The stage runs in a session that has worked for minutes: both contenders have done a part before the clock.

@@ -147,7 +147,13 @@ class House:
         """Whether a module of ingest reads a format: it says which files look like it, or decodes them."""
         tree = ast.parse(self.paths[name].read_text(encoding="utf-8"))
         defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-        return bool(defined & {"looks_like", "read", "Decoder"})
+        registered = any(
+            isinstance(mark, ast.Name) and mark.id == "log_format"
+            for node in tree.body
+            if isinstance(node, ast.ClassDef)
+            for mark in node.decorator_list
+        )
+        return registered or bool(defined & {"looks_like", "read", "Decoder"})
 
 
 def room_of(name: str) -> str:

@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from string import Formatter
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import polars as pl
 import yaml
@@ -30,16 +29,27 @@ Statistic = Literal["instant", "mean", "min", "max", "counter"]
 RULES_FOLDER: Final = conf_path("sensors")
 
 NO_LABELS: Final[Mapping[str, str]] = {}
-MAPPED_SCHEMA: Final = {
-    "sensor": pl.String,
-    "rule": pl.Int32,
-    "quantity": pl.String,
-    "device_id": pl.String,
-    "statistic": pl.String,
-    "point": pl.String,
-    "low": pl.Float64,
-    "high": pl.Float64,
-}
+# What a cell means under its rule: columns of every decoder between the sensor and the value.
+MEANING: Final = {
+    "quantity": pl.String, "statistic": pl.String, "point": pl.String, "raw_unit": pl.String, "low": pl.Float64,
+    "high": pl.Float64, "factor": pl.Float64, "divisor": pl.Float64, "offset": pl.Float64,
+}  # fmt: skip
+
+
+def meaning(
+    quantity: str, statistic: str, point: str | None, raw_unit: str, change: Conversion | None
+) -> tuple[object, ...]:
+    """Return a row of MEANING: bounds of the field dictionary, and nulls for a unit that does not convert."""
+    bounds = QUANTITIES[quantity]
+    return quantity, statistic, point, raw_unit, bounds.ge, bounds.le, *(change or (None, None, None))
+
+
+def literals(meant: tuple[object, ...]) -> list[pl.Expr]:
+    """Return a row of MEANING as columns of one value."""
+    return [
+        pl.lit(value, dtype=kind).alias(name)
+        for (name, kind), value in zip(MEANING.items(), meant, strict=True)
+    ]
 
 
 def as_tuple(value: Any) -> Any:
@@ -116,8 +126,7 @@ class SensorRule(BaseModel):
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class Mapped:
+class Mapped(NamedTuple):
     """What one sensor name stands for."""
 
     rule: int
@@ -189,37 +198,30 @@ class RuleTable(BaseModel):
     def _patterns(self) -> tuple[str, ...]:
         return tuple(rule.match for rule in self.rules)
 
-    def map_names(self, sensors: pl.Series) -> pl.DataFrame:
-        """One row (MAPPED_SCHEMA) for each distinct name that a rule fits; rules run once a name, not once a row."""
-        rows = []
-        for sensor in sensors.unique().drop_nulls().to_list():
-            mapped = self.find(sensor)
-            if mapped is None:
-                continue
-            quantity = QUANTITIES[mapped.quantity]
-            rows.append(
-                (sensor, mapped.rule, mapped.quantity, mapped.devices[0], mapped.statistic, mapped.point,
-                 quantity.ge, quantity.le)
-            )  # fmt: skip
-        return pl.DataFrame(rows, schema=MAPPED_SCHEMA, orient="row")
-
     def convert(self, rule: int, raw_unit: str) -> Conversion | None:
         """How a unit as logged is converted under a rule; None is a unit mismatch."""
         sensor_rule = self.rules[rule]
         unit = sensor_rule.unit_is.get(raw_unit) or self.units.get(raw_unit, raw_unit)
         return conversion(unit, sensor_rule.quantity) if unit in sensor_rule.unit else None
 
-    def convert_pairs(self, pairs: pl.DataFrame) -> pl.DataFrame:
-        """(rule, raw_unit) -> factor, divisor, offset for each distinct pair that converts."""
-        rows = []
-        for rule, raw_unit in pairs.select("rule", "raw_unit").unique().drop_nulls().iter_rows():
-            found = self.convert(rule, raw_unit)
-            if found is not None:
-                rows.append((rule, raw_unit, found.factor, found.divisor, found.offset))
-        schema = {
-            "rule": pl.Int32, "raw_unit": pl.String, "factor": pl.Float64, "divisor": pl.Float64, "offset": pl.Float64
-        }  # fmt: skip
-        return pl.DataFrame(rows, schema=schema, orient="row")
+    def meaning(self, mapped: Mapped, raw_unit: str) -> tuple[object, ...]:
+        """Return the row of MEANING of a sensor with the unit as logged."""
+        change = self.convert(mapped.rule, raw_unit)
+        return meaning(mapped.quantity, mapped.statistic, mapped.point, raw_unit, change)
+
+    def meanings(self, pairs: pl.DataFrame, labels: Mapping[str, str] = NO_LABELS) -> pl.DataFrame:
+        """Return sensor, device_id and MEANING of each distinct (sensor, raw_unit) that a rule fits.
+
+        Rules run once a pair, not once a row.
+        """
+        rows = [
+            (sensor, mapped.devices[0], *self.meaning(mapped, raw_unit))
+            for sensor, raw_unit in pairs.select("sensor", "raw_unit").unique().drop_nulls().iter_rows()
+            if (mapped := self.find(sensor, labels)) is not None
+        ]
+        return pl.DataFrame(
+            rows, schema={"sensor": pl.String, "device_id": pl.String, **MEANING}, orient="row"
+        )
 
 
 def template_names(template: str) -> list[str]:

@@ -81,10 +81,7 @@ def decode_jobs(rows: pl.DataFrame, timezone: str, faults: pl.DataFrame, structu
     same = [name for name in JOB_SCHEMA.names if name != "source_position"]
     kept = usable.unique(subset=same, keep="first", maintain_order=True)
     refused = jobs.filter(pl.col("reason").is_not_null())
-    nameless = [
-        frame.with_columns(pl.lit(None, dtype=pl.String).alias("sensor")) for frame in (faults, refused)
-    ]
-    rejects = reject_table(nameless, None)
+    rejects = reject_table([faults, refused], None)
     return Decoded(
         readings=READING_SCHEMA.empty_table(),
         rejects=rejects,

@@ -1,6 +1,6 @@
 """Batches of the stream of logs -> gold/device_now: the last hour of each device, its state, one commit a batch.
 
-- What the job `watch` holds between its batches: one Parquet file beside its checkpoint, replaced whole.
+The last hour is kept in one Parquet file beside the checkpoint, replaced whole.
 """
 
 from __future__ import annotations
@@ -24,7 +24,16 @@ from pyspark.sql import functions as F
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
 from lepton_etl.diagnosis.device_states import KEY, state_rows
-from lepton_etl.diagnosis.minutes import DEVICES, HELD_S, INPUTS, SUMS, Meanings, added, minutes, newest_times
+from lepton_etl.diagnosis.minutes import (
+    DEVICES,
+    INPUTS,
+    KEPT_S,
+    SUMS,
+    QuantityRoles,
+    added,
+    minutes,
+    newest_times,
+)
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.intervals.node_day import UNLISTED_CLUSTER
 from lepton_etl.intervals.source_choice import COMPONENT_OF, ENVIRONMENT, NODE_SOURCES
@@ -72,7 +81,7 @@ def save(root: Path, recent: Recent) -> None:
     fresh.replace(target)
 
 
-MEANINGS: Final = Meanings(
+MEANINGS: Final = QuantityRoles(
     node_power=tuple(quantity for quantity, _ in NODE_SOURCES if quantity.endswith("_power")),
     device_power=("gpu_power",),
     of_device={quantity: own for quantity, (own, _) in ENVIRONMENT.items() if own in INPUTS},
@@ -175,7 +184,7 @@ class Watcher:
         window_s = self.settings.watch.window_s
         intervals = minutes(touched, MEANINGS, self.settings.site.site_id, clusters, UNLISTED_CLUSTER)
         judged = state_rows(
-            intervals, self._days_before(now), frozen_intervals=HELD_S // window_s, newest_only=True
+            intervals, self._days_before(now), frozen_intervals=KEPT_S // window_s, newest_only=True
         )
         if not judged.height:
             return pl.DataFrame()
