@@ -3,8 +3,8 @@
 Finished jobs tell of the next ones how much of the requested time is used, board power, and how many nodes to keep on.
 
 Caps are learned while jobs run. Throughput under a cap is set against that of the same workload on the same class in
-the logs from before any cap, or, where there are none, against an uncapped start of the job itself. Every logged
-stretch under a cap counts, from the moment that it is logged and for all jobs of the workload. Caps are tried from a mild one
+the logs from before any cap, or, without such, against an uncapped start of the job itself. Every logged stretch
+under a cap counts, from the moment that it is logged and for all jobs of the workload. Caps are tried from a mild one
 down in steps that shrink near the bound, then by halving between the lowest that held and the highest that did not.
 Trials are in the replay with their energy and time. Nothing is promised where nothing was tried.
 Source: You, Chung and Chowdhury, Zeus, NSDI 2023 (profiling within the job).
