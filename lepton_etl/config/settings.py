@@ -255,23 +255,18 @@ def load(path: str | Path) -> Settings:
     try:
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigurationError(
-            f"cannot read the settings: {error.strerror}",
-            where=str(file),
-            remedy="give --config an existing YAML file",
-        ) from error
+        what, remedy = f"cannot read the settings: {error.strerror}", "give --config an existing YAML file"
+        raise ConfigurationError(what, where=str(file), remedy=remedy) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"not YAML: {error}", where=str(file), remedy="mend the syntax") from error
     if not isinstance(raw, dict):
-        raise ConfigurationError(
-            "the settings file is not a mapping", where=str(file), remedy="see conf/examples"
-        )
+        what = "the settings file is not a mapping"
+        raise ConfigurationError(what, where=str(file), remedy="see conf/examples")
     try:
         settings = Settings(**_expand(raw, "", file))
     except ValidationError as error:
-        raise ConfigurationError(
-            _explain(error), where=str(file), remedy="see conf/examples and docs/settings.md"
-        ) from error
+        remedy = "see conf/examples and docs/settings.md"
+        raise ConfigurationError(_explain(error), where=str(file), remedy=remedy) from error
     return _absolute(settings, file.resolve().parent)
 
 

@@ -1,14 +1,10 @@
-"""From cells with everything known about them to readings, rejects and duplicates. Shared by all decoders.
-
-- Bytes of a log as numbered lines, without a Python loop per line.
-- What every decoder takes and gives: where bytes came from, and the readings and rejects they hold.
-"""
+"""What every decoder takes and gives: numbered lines in; readings, rejects and duplicates, each counted, out."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,27 +16,27 @@ _NEWLINE = 10
 
 @dataclass(frozen=True)
 class Lines:
-    """The lines of a text, or of one block of it; line n of the file is item n - 1 - before here."""
+    """The lines of a text, or of one block of it."""
 
     array: pa.LargeStringArray
     damaged: bool
     """Whether any line may hold NUL bytes or bytes that were no UTF-8 (now U+FFFD)."""
-    before: int = 0
-    """Lines of the file in front of this block."""
+    first_position: int = 1
+    """The 1-based number in the file of the first line here."""
 
     @property
     def following(self) -> int:
-        """`before` of the next block."""
-        return self.before + len(self.array)
-
-    @property
-    def first_position(self) -> int:
-        """The 1-based number in the file of the first line here."""
-        return self.before + 1
+        """`first_position` of the next block."""
+        return self.first_position + len(self.array)
 
     def series(self) -> pl.Series:
         """All lines, line ends cut off."""
         return _without_ends(pl.Series("line", self.array))
+
+    def frame(self, name: str) -> pl.DataFrame:
+        """All lines as the column `name` beside their `source_position`."""
+        position = pl.int_range(self.first_position, self.following, eager=True).alias("source_position")
+        return pl.DataFrame([position, self.series().alias(name)])
 
     def distinct(self) -> tuple[npt.NDArray[np.int32], list[str]]:
         """(code of every line, distinct lines by code, line ends cut off): log tables repeat themselves."""
@@ -55,8 +51,8 @@ class Lines:
         return _without_ends(pl.Series("raw_text", taken)).str.slice(0, MAX_RAW_TEXT_CHARS)
 
 
-def read_lines(data: bytes, before: int = 0) -> Lines:
-    """Split UTF-8 text (as `blocks.in_utf8` gives it) at line feeds; never raises.
+def read_lines(data: bytes, first_position: int = 1) -> Lines:
+    """Split UTF-8 text (as `text.in_utf8` gives it) at line feeds; never raises.
 
     Bytes that are not UTF-8 become U+FFFD and mark the text as damaged.
     """
@@ -67,7 +63,7 @@ def read_lines(data: bytes, before: int = 0) -> Lines:
         ends = np.append(ends, len(text))
     offsets = np.concatenate((np.zeros(1, dtype=np.int64), ends.astype(np.int64)))
     array = pa.LargeStringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(text))
-    return Lines(array, damaged, before)
+    return Lines(array, damaged, first_position)
 
 
 def damaged_line(line: pl.Expr) -> pl.Expr:
@@ -246,12 +242,24 @@ def without_repeats(readings: pl.DataFrame, same: tuple[str, ...] = SAME_READING
     return readings.unique(subset=same, keep="first", maintain_order=True)
 
 
-def reading_table(readings: pl.DataFrame) -> pa.Table:
-    """Columns of READING_SCHEMA out of a frame that has them all."""
-    return (
-        readings.select(READING_SCHEMA.names)
-        .to_arrow(compat_level=pl.CompatLevel.oldest())
-        .cast(READING_SCHEMA)
+def as_table(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
+    """Return the columns of a schema out of a frame that has them all."""
+    return frame.select(schema.names).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema)
+
+
+REJECTS: Final = {
+    "source_position": pl.Int64,
+    "sensor": pl.String,
+    "reason": pl.String,
+    "raw_text": pl.String,
+}
+
+
+def with_columns_of(frame: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFrame:
+    """Return the columns of a schema; those that the frame lacks are null."""
+    return frame.select(
+        (pl.col(name) if name in frame.columns else pl.lit(None)).cast(kind).alias(name)
+        for name, kind in schema.items()
     )
 
 
@@ -262,23 +270,14 @@ def reject_table(rejects: list[pl.DataFrame], lines: Lines | None) -> pa.Table:
     """
     if not any(frame.height for frame in rejects):
         return REJECT_SCHEMA.empty_table()
-    schema = {"source_position": pl.Int64, "sensor": pl.String, "reason": pl.String, "raw_text": pl.String}
-    together = pl.concat(
-        [
-            frame.select(
-                (pl.col(name) if name in frame.columns else pl.lit(None)).cast(kind).alias(name)
-                for name, kind in schema.items()
-            )
-            for frame in rejects
-        ]
-    ).sort("source_position", maintain_order=True)
+    frames = [with_columns_of(frame, REJECTS) for frame in rejects]
+    together = pl.concat(frames).sort("source_position", maintain_order=True)
     texts = (
         together.get_column("raw_text").str.slice(0, MAX_RAW_TEXT_CHARS)
         if lines is None
         else lines.texts(together.get_column("source_position"))
     )
-    table = together.with_columns(texts.alias("raw_text")).to_arrow(compat_level=pl.CompatLevel.oldest())
-    return table.cast(REJECT_SCHEMA)
+    return as_table(together.with_columns(texts.alias("raw_text")), REJECT_SCHEMA)
 
 
 def _out_of_window(cells: pl.DataFrame, origin: Origin) -> pl.DataFrame:
@@ -320,7 +319,7 @@ def assemble(
     rejects = reject_table([*faults, refused], lines)
     duplicates = usable.height - kept.height
     return Decoded(
-        readings=reading_table(kept),
+        readings=as_table(kept, READING_SCHEMA),
         rejects=rejects,
         records=kept.height + rejects.num_rows + duplicates + sum(ignored.values()),
         duplicates=duplicates,

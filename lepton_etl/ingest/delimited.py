@@ -359,10 +359,7 @@ def cut(
 
     `header` is the file's, where an earlier block held it.
     """
-    frame = pl.DataFrame({"line": lines.series()}).with_row_index(
-        "source_position", offset=lines.first_position
-    )
-    frame = frame.with_columns(pl.col("source_position").cast(pl.Int64))
+    frame = lines.frame("line")
     footer = f"^(?:{'|'.join(footers)})$" if footers else "^$"
     stripped = pl.col("line").str.strip_chars()
     structure = (stripped == "") | stripped.str.contains(footer)

@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -17,7 +18,10 @@ from lepton_etl.ingest.units import EpochUnit
 Walked = TypeVar("Walked")
 # Parsed text takes some ten times its size, so a part is kept smaller than a log's.
 PART_CHARS: Final = 4 << 20
-_BETWEEN: Final = " \t\r\n\x1e"  # RFC 7464 separates documents by the record separator.
+# RFC 7464 separates documents by the record separator.
+_NO_BLANK: Final = re.compile(r"(?=[^ \t\r\n\x1e])")
+# A line that opens an object or array.
+_BRACKET: Final = re.compile(r"\n(?=[{\[])")
 # Numbers keep the digits that were logged; what becomes of NaN is judged with the values.
 _DECODER: Final = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
 
@@ -105,7 +109,11 @@ class _Scanner:
         found: list[Document | Fault] = []
         at, line_at = 0, 0
         while True:
-            at = _next_bracket(self.text, at) if self._damaged else _past_blanks(self.text, at)
+            at = (
+                _next(_BRACKET, self.text, max(at - 1, 0))
+                if self._damaged
+                else _next(_NO_BLANK, self.text, at)
+            )
             if at >= len(self.text):
                 break
             self._damaged = False
@@ -134,21 +142,15 @@ class _Scanner:
 
     def _fault(self, reason: str, at: int) -> Fault:
         self._damaged = True
-        end = min(_next_bracket(self.text, at + 1), at + MAX_RAW_TEXT_CHARS)
+        end = min(_next(_BRACKET, self.text, at), at + MAX_RAW_TEXT_CHARS)
         raw_text = self.text[at:end].replace("\r\n", "\n").rstrip("\n")
         return Fault(self._line, reason, raw_text)
 
 
-def _past_blanks(text: str, at: int) -> int:
-    while at < len(text) and text[at] in _BETWEEN:
-        at += 1
-    return at
-
-
-def _next_bracket(text: str, at: int) -> int:
-    """Where the next line after `at` begins that opens an object or array; the end of the text if none does."""
-    ends = (text.find("\n" + bracket, max(at - 1, 0)) for bracket in "{[")
-    return min((end + 1 for end in ends if end >= 0), default=len(text))
+def _next(pattern: re.Pattern[str], text: str, at: int) -> int:
+    """Where the next match from `at` on ends; the end of the text if there is none."""
+    found = pattern.search(text, at)
+    return found.end() if found else len(text)
 
 
 Event = tuple[str, Any]

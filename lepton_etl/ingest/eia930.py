@@ -8,7 +8,7 @@ from typing import Final, Literal
 import polars as pl
 from pydantic import AwareDatetime, Field
 
-from lepton_etl.ingest.decoded import READING_SCHEMA, Decoded, Origin
+from lepton_etl.ingest.decoded import READING_SCHEMA, Decoded, Origin, as_table
 from lepton_etl.ingest.delimited import ColumnOrValue, Delimited, Part, TimeColumn
 from lepton_etl.ingest.grid_csv import HOUR_S, NO_INTENSITY, GridHours, Label, intensity
 from lepton_etl.ingest.registry import log_format
@@ -62,8 +62,7 @@ class Eia930(GridHours):
         start = self._start(known if self.label_before is None else self.label_before)
         for part in super().read(chunks, origin):
             moved = pl.DataFrame(part.readings).with_columns(start.alias("reading_time"))
-            table = moved.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(READING_SCHEMA)
-            yield replace(part, readings=table)
+            yield replace(part, readings=as_table(moved, READING_SCHEMA))
 
     def _start(self, exceptions: tuple[LabelUntil, ...]) -> pl.Expr:
         """The start of each hour by the label that held at its stamp."""

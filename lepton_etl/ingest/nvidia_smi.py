@@ -17,9 +17,9 @@ from zoneinfo import ZoneInfo
 import polars as pl
 from pydantic import Field
 
-from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, NUMBER, Decoded, Origin
+from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, NUMBER, Decoded, Origin, with_columns_of
 from lepton_etl.ingest.registry import LogFormat, log_format, rule_table
-from lepton_etl.ingest.samples import Fault, Sample, as_cells, decode_cells, sample_cells
+from lepton_etl.ingest.samples import CELLS, Fault, Sample, decode_cells, sample_cells
 from lepton_etl.ingest.sensors import Mapped, Rules, RuleTable, template_names
 from lepton_etl.ingest.text import MAX_DOCUMENT_BYTES, in_utf8, line_blocks
 
@@ -70,7 +70,7 @@ ALTERNATIVES: Final = (
     ("GPU Power Readings.Power Draw", "GPU Power Readings.Average Power Draw",
      "GPU Power Readings.Instantaneous Power Draw"),
 )  # fmt: skip
-_GROUP: Final = {name: number for number, names in enumerate(ALTERNATIVES) for name in names}
+FIRST: Final = {"first": "yes"}
 
 Cell = tuple[int, str, str]
 """Line, sensor, text."""
@@ -86,15 +86,14 @@ def board_samples(
     cells: list[Cell], labels: dict[str, str], stamp: str | None, units: dict[str, str] | None = None
 ) -> Iterator[Sample]:
     """The samples of one board at one time. Label `first` marks the name to take of several for one thing."""
-    first: dict[int, str] = {}
-    for names in ALTERNATIVES:
-        there = {name for _, name, text in cells if name in names and text[:1].isdigit()}
-        for name in names:
-            if name in there:
-                first.setdefault(_GROUP[name], name)
+    valued = {name for _, name, text in cells if text[:1].isdigit()}
+    others = {
+        other for names in ALTERNATIVES for other in names
+        if other != next((name for name in names if name in valued), other)
+    }  # fmt: skip
     for line, name, text in cells:
         value, unit = value_and_unit(text)
-        marked = labels | {"first": "yes"} if first.get(_GROUP.get(name, -1), name) == name else labels
+        marked = labels if name in others else labels | FIRST
         yield Sample(line, name, value, unit or (units or {}).get(name, ""), marked, stamp)
 
 
@@ -244,7 +243,6 @@ LABEL_OF: Final = {
     "index": "index", "uuid": "uuid", "gpu_uuid": "uuid", "pci.bus_id": "bus", "gpu_bus_id": "bus",
 }  # fmt: skip
 STAMP: Final = "timestamp"
-_FIRST: Final = {"first": "yes"}
 
 
 class QueryRows:
@@ -292,7 +290,7 @@ class QueryRows:
             filled = rows.filter(text != "").with_columns(
                 text.alias("text"), self._is_first(name).alias("first")
             )
-            for is_first, labels in ((True, _FIRST), (False, {})):
+            for is_first, labels in ((True, FIRST), (False, {})):
                 column = filled.filter(pl.col("first") == is_first)
                 mapped = rules.find(name, labels)
                 if mapped is None:
@@ -351,18 +349,17 @@ class QueryRows:
             pl.lit(f"{name} = "), "raw_value", pl.lit(" "), "logged_unit"
         ).str.strip_chars_end()
         device = _device(mapped.devices)
-        return as_cells(
-            logged.join(meanings, on="raw_unit", how="left", maintain_order="left").with_columns(
-                pl.lit(origin.node_id, dtype=pl.String).alias("node_id"),
-                device.alias("device_id"),
-                pl.lit(0.0).alias("window_s"),
-                pl.lit(1).alias("multiplicity"),
-                pl.lit("empty_node_id").alias("found_reason")
-                if origin.node_id is None
-                else pl.when(device.is_null()).then(pl.lit("empty_device_id")).alias("found_reason"),
-                pl.concat_str(value, at.otherwise(pl.lit(""))).alias("raw_text"),
-            )
+        cells = logged.join(meanings, on="raw_unit", how="left", maintain_order="left").with_columns(
+            pl.lit(origin.node_id, dtype=pl.String).alias("node_id"),
+            device.alias("device_id"),
+            pl.lit(0.0).alias("window_s"),
+            pl.lit(1).alias("multiplicity"),
+            pl.lit("empty_node_id").alias("found_reason")
+            if origin.node_id is None
+            else pl.when(device.is_null()).then(pl.lit("empty_device_id")).alias("found_reason"),
+            pl.concat_str(value, at.otherwise(pl.lit(""))).alias("raw_text"),
         )
+        return with_columns_of(cells, CELLS)
 
 
 def _device(templates: tuple[str, ...]) -> pl.Expr:
@@ -592,7 +589,7 @@ class _Decoder:
             return False
         cells = [_HEADER_CELL.fullmatch(cell.strip()) for cell in (first, *others)]
         names = [cell[1] for cell in cells if cell is not None]
-        known = any(name in _KNOWN or self._settings.sensors.find(name, {"first": "yes"}) for name in names)
+        known = any(name in _KNOWN or self._settings.sensors.find(name, FIRST) for name in names)
         if len(names) != len(cells) or not known:
             return False
         self._mode = "csv"

@@ -73,10 +73,7 @@ class OpenCost(LogFormat):
                 yield only_reject("missing_column", f"{origin.path}: {what}")
                 return
             header = grid.header
-            text = pl.DataFrame({"raw_text": lines.series()}).with_row_index(
-                "source_position", offset=lines.first_position
-            )
-            yield self._allocations(grid, text.cast({"source_position": pl.Int64}), origin)
+            yield self._allocations(grid, lines.frame("raw_text"), origin)
 
     def _allocations(self, grid: Grid, text: pl.DataFrame, origin: Origin) -> Decoded:
         own = grid.column(POD).str.contains("^__.*__$") | grid.column(NAMESPACE).str.contains("^__.*__$")

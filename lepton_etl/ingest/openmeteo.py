@@ -7,10 +7,10 @@ from typing import Any, Final, Literal, NamedTuple
 
 import polars as pl
 
-from lepton_etl.ingest.decoded import Decoded, Origin, assemble
+from lepton_etl.ingest.decoded import Decoded, Origin, assemble, with_columns_of
 from lepton_etl.ingest.documents import Document, documents
 from lepton_etl.ingest.registry import LogFormat, log_format, rule_table
-from lepton_etl.ingest.samples import CELLS, Fault, as_cells, fault_frame, with_times
+from lepton_etl.ingest.samples import CELLS, Fault, fault_frame, with_times
 from lepton_etl.ingest.sensors import Mapped, Rules, literals
 from lepton_etl.ingest.units import parse_stamps
 
@@ -77,7 +77,7 @@ class OpenMeteo(LogFormat):
             pl.format("{} = {} {}", pl.lit(variable.name), "raw_value", pl.lit(unit)).alias("raw_text"),
             *literals(self.sensors.meaning(mapped, unit)),
         )
-        return as_cells(cells)
+        return with_columns_of(cells, CELLS)
 
 
 class _Variable(NamedTuple):

@@ -119,16 +119,12 @@ def _frame(rows: list[Row]) -> pl.DataFrame:
 
 def _samples(lines: Lines) -> tuple[pl.DataFrame, int]:
     """(source_position, metric, labels, value, stamp) of every line that is no structure, and how many lines are."""
-    frame = pl.DataFrame({"line": lines.series()}).with_row_index(
-        "source_position", offset=lines.first_position
-    )
+    frame = lines.frame("line")
     stripped = pl.col("line").str.strip_chars_start()
     structure = (stripped == "") | stripped.str.starts_with("#")
     content = frame.filter(~structure)
     text = pl.when(~damaged_line(pl.col("line"))).then("line") if lines.damaged else pl.col("line")
-    parts = content.select(
-        pl.col("source_position").cast(pl.Int64), text.str.extract_groups(_SAMPLE).alias("parts")
-    )
+    parts = content.select("source_position", text.str.extract_groups(_SAMPLE).alias("parts"))
     return parts.unnest("parts"), frame.height - content.height
 
 
@@ -150,14 +146,17 @@ class SeriesMapper:
     ) -> Decoded:
         """Readings and rejects of SAMPLE_SCHEMA rows; `faults` (source_position, reason) could not be read at all.
 
-        Without `lines` the faults bring their `raw_text`, and a sample is written out as a line of text.
+        Without `lines` the faults bring their `raw_text`.
         """
         self._numbers |= _index_labels(samples, self.settings)
-        named = self._may_be_mapped(samples.get_column("metric"))
+        metrics = samples.get_column("metric")
+        named = metrics.is_in([name for name in metrics.unique() if self.settings.sensors.may_map(name)])
         wanted = samples.filter(named)
         series = _series(wanted, self._numbers, self.origin, self.settings)
-        text = [] if lines is not None else [_as_text().alias("raw_text")]
-        joined = wanted.with_columns(text).join(
+        if lines is None:  # A sample is written out as a line of text.
+            parts = ("metric", pl.lit("{"), "labels", pl.lit("} "), "value", pl.lit(" "), "stamp")
+            wanted = wanted.with_columns(raw_text=pl.concat_str(*parts, ignore_nulls=True))
+        joined = wanted.join(
             series, on=["metric", "labels"], how="left", maintain_order="left", nulls_equal=True
         )
         reason = pl.col("found_reason")
@@ -169,10 +168,6 @@ class SeriesMapper:
         cells = _stamped(joined.filter(~outside & ~malformed), self.origin)
         ignored = count_ignored(unmapped, UNMAPPED)
         return assemble(cells, [faults, broken], ignored, structure_lines, lines, self.origin)
-
-    def _may_be_mapped(self, metrics: pl.Series) -> pl.Series:
-        names = [name for name in metrics.unique().to_list() if self.settings.sensors.may_map(name)]
-        return metrics.is_in(names)
 
 
 def read_labels(text: str | None) -> Labels | None:
@@ -196,13 +191,6 @@ def write_labels(labels: Mapping[str, str]) -> str:
         for name, value in labels.items()
     )
     return ",".join(f'{name}="{value}"' for name, value in escaped)
-
-
-def _as_text() -> pl.Expr:
-    """A sample as a line of text, for rejects of documents that have no lines."""
-    return pl.concat_str(
-        "metric", pl.lit("{"), "labels", pl.lit("} "), "value", pl.lit(" "), "stamp", ignore_nulls=True
-    )
 
 
 def _index_labels(samples: pl.DataFrame, settings: Prometheus) -> Numbers:

@@ -11,7 +11,7 @@ from typing import Final
 
 import polars as pl
 
-from lepton_etl.ingest.decoded import Decoded, Origin, assemble, number_of, value_reason
+from lepton_etl.ingest.decoded import REJECTS, Decoded, Origin, assemble, number_of, value_reason
 from lepton_etl.ingest.sensors import MEANING, Mapped, RuleTable, template_names
 from lepton_etl.ingest.units import UTC_TIME, EpochUnit, parse_stamps, with_value
 
@@ -102,16 +102,9 @@ def decode_cells(
     epoch: EpochUnit | None = None,
 ) -> Decoded:
     """Readings and rejects of mapped cells (CELLS): stamps, values and bounds as `decode_samples` says."""
-    return assemble(
-        with_times(
-            cells, parse_stamps(cells.get_column("stamp"), timezone=origin.timezone, epoch=epoch), origin
-        ),
-        [fault_frame(faults)],
-        dict(sorted(ignored.items())),
-        structure_lines,
-        None,
-        origin,
-    )
+    stamps = parse_stamps(cells.get_column("stamp"), timezone=origin.timezone, epoch=epoch)
+    timed = with_times(cells, stamps, origin)
+    return assemble(timed, [fault_frame(faults)], dict(ignored), structure_lines, None, origin)
 
 
 def device_of(templates: tuple[str, ...], labels: Mapping[str, str]) -> str | None:
@@ -165,16 +158,7 @@ def with_times(cells: pl.DataFrame, stamps: pl.DataFrame, origin: Origin) -> pl.
     )
 
 
-def as_cells(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return a frame as CELLS; a column that it lacks is null."""
-    return frame.select(
-        (pl.col(name) if name in frame.columns else pl.lit(None)).cast(kind).alias(name)
-        for name, kind in CELLS.items()
-    )
-
-
 def fault_frame(faults: Iterable[Fault]) -> pl.DataFrame:
     """Faults as rejects that bring their own text."""
     rows = [(fault.position, fault.sensor, fault.reason, fault.raw_text) for fault in faults]
-    schema = {"source_position": pl.Int64, "sensor": pl.String, "reason": pl.String, "raw_text": pl.String}
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    return pl.DataFrame(rows, schema=REJECTS, orient="row")

@@ -166,7 +166,7 @@ class RuleTable(BaseModel):
 
     def find(self, sensor: str, labels: Mapping[str, str] = NO_LABELS) -> Mapped | None:
         """The first rule that fits name and labels, its device templates filled with their groups (in lower case)."""
-        for number, groups in self._named(sensor):
+        for number, groups in _matches(self._patterns, sensor):
             rule = self.rules[number]
             told = _label_groups(rule.labels, labels)
             if told is not None:
@@ -176,7 +176,7 @@ class RuleTable(BaseModel):
 
     def may_map(self, sensor: str) -> bool:
         """Whether a rule fits the name, whatever it asks of the labels."""
-        return bool(self._named(sensor))
+        return bool(_matches(self._patterns, sensor))
 
     def is_no_value(self, text: str) -> bool:
         """Whether a text without blanks around it says that there is no value."""
@@ -190,9 +190,6 @@ class RuleTable(BaseModel):
         if self.no_value_pattern is None:
             return word
         return word | text.str.contains(f"^(?:{self.no_value_pattern})$")
-
-    def _named(self, sensor: str) -> "tuple[tuple[int, Groups], ...]":
-        return _matches(self._patterns, sensor)
 
     @cached_property
     def _patterns(self) -> tuple[str, ...]:
@@ -238,7 +235,7 @@ def _matches(patterns: tuple[str, ...], sensor: str) -> tuple[tuple[int, Groups]
 
     Remembered, because a fleet's thousands of files name the same few hundred sensors.
     """
-    found = ((number, pattern.fullmatch(sensor)) for number, pattern in enumerate(_compiled(patterns)))
+    found = ((number, re.fullmatch(pattern, sensor)) for number, pattern in enumerate(patterns))
     return tuple((number, _groups(match)) for number, match in found if match is not None)
 
 
@@ -257,11 +254,6 @@ def _groups(match: re.Match[str]) -> Groups:
     return tuple((name, text.lower()) for name, text in match.groupdict().items() if text is not None)
 
 
-@lru_cache(maxsize=32)
-def _compiled(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
-    return tuple(re.compile(pattern) for pattern in patterns)
-
-
 def _fill(template: str, groups: Groups) -> str:
     for name, text in groups:
         template = template.replace("{" + name + "}", text)
@@ -275,21 +267,15 @@ def load_rules(path: Path) -> RuleTable:
     Raises ConfigurationError naming the file and what is wrong in it.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(
-            f"sensor rules cannot be read: {error}", where=str(path), remedy="name a file of conf/sensors"
-        ) from error
-    try:
-        return RuleTable.model_validate(content)
+        return RuleTable.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(
-            f"{key}: {first['msg']}",
-            where=str(path),
-            remedy="correct the rule; docs/formats.md shows the keys",
-        ) from error
+        what = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        remedy = "correct the rule; docs/formats.md shows the keys"
+        raise ConfigurationError(what, where=str(path), remedy=remedy) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        what = f"sensor rules cannot be read: {error}"
+        raise ConfigurationError(what, where=str(path), remedy="name a file of conf/sensors") from error
 
 
 def rules_or_file(value: Any) -> Any:

@@ -72,9 +72,7 @@ def _accounting(chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
     header: str | None = None
     blocks = numbered_lines(chunks)
     for lines in blocks:
-        frame = pl.DataFrame({"raw_text": lines.series()}).with_row_index(
-            "source_position", offset=lines.first_position
-        )
+        frame = lines.frame("raw_text")
         blank = frame.get_column("raw_text").str.strip_chars() == ""
         if header is None and not blank.all():
             position, header = frame.filter(~blank).row(0)
@@ -93,9 +91,8 @@ def _rows(frame: pl.DataFrame, header: list[str], origin: Origin, structure_line
     named = [
         cells.list.get(header.index(name), null_on_oob=True).alias(name) for name in FIELDS if name in header
     ]
-    position = pl.col("source_position").cast(pl.Int64)
-    rows = frame.filter(sound).select(position, "raw_text", *named)
-    faults = frame.filter(~sound).select(position, pl.lit("bad_line").alias("reason"), "raw_text")
+    rows = frame.filter(sound).select("source_position", "raw_text", *named)
+    faults = frame.filter(~sound).with_columns(reason=pl.lit("bad_line"))
     return decode_jobs(rows, origin.timezone, faults, structure_lines)
 
 

@@ -1,7 +1,4 @@
-"""A stream of text in pieces that a decoder can take one after another, in bounded memory.
-
-- Bytes as delivered to the text inside, chunk by chunk: plain, gzip, zstd or xz; and a file's identity.
-"""
+"""Delivered bytes to text in bounded memory: decompressed (gzip, zstd, xz), as UTF-8, in blocks of whole lines."""
 
 import codecs
 import hashlib
@@ -10,7 +7,7 @@ import lzma
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, Literal, Protocol, cast
+from typing import Any, BinaryIO, Final, Literal, cast
 
 from isal import igzip_lib
 
@@ -42,16 +39,6 @@ class UnreadableError(Exception):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
-
-
-class _Decompressor(Protocol):
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def needs_input(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +111,7 @@ def _read_up_to(stream: BinaryIO, size: int) -> bytes:
 
 
 def _inflated(head: bytes, stream: BinaryIO, compression: _Compression, max_bytes: int) -> Iterator[bytes]:
-    member: _Decompressor = compression.start()
+    member = compression.start()
     taken, given = len(head), 0
     pending = head
     while True:
@@ -208,10 +195,10 @@ _UTF16_MARKS: Final = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "u
 
 def numbered_lines(chunks: Iterable[bytes]) -> Iterator[Lines]:
     """The lines of a log in blocks, numbered through; at least one block, of an empty text an empty one."""
-    before = 0
+    position = 1
     for block in line_blocks(in_utf8(chunks)):
-        lines = read_lines(block, before)
-        before = lines.following
+        lines = read_lines(block, position)
+        position = lines.following
         yield lines
 
 
