@@ -307,8 +307,8 @@ class Figures:
             ("lines of the library", self.lines),
             ("files without the simulator", self.library_files),
             ("lines without the simulator", self.library_lines),
-            (f"modules under {SHORT_LINES} lines", self.short),
-            ("modules with one importer", self.one_importer),
+            (f"modules under {SHORT_LINES} lines, without the simulator", self.short),
+            ("modules with one importer, without the simulator", self.one_importer),
             ("modules of pipelines", self.pipelines),
             ("files that a reading passes", self.reading),
         ]
