@@ -33,7 +33,7 @@ LEFT_OUT: Final = frozenset(
     {
         "run_id", "ingest_time", "ingest_date", "modified_time", "updated_time", "published_time", "closed_time",
         "restated_time", "batch", "path", "model_version", "code_version", "input_versions", "table_versions",
-        "factor_set_version", "settings_hash", "publication_id", "row_hash", "content_hash",
+        "factor_set_version", "settings_hash", "file_digests", "publication_id", "row_hash", "content_hash",
     }
 )  # fmt: skip
 # Logs without a key: what makes two of their rows the same statement. Of other logs every column but doubles does.
