@@ -19,7 +19,7 @@ import yaml
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, LakeError
 from lepton_etl.lake import tables
-from lepton_etl.schema.declare import DOUBLE, STRING, STRINGS, Table
+from lepton_etl.schema.declare import DOUBLE, STRING, STRINGS, TIMESTAMP, Table
 from lepton_etl.schema.publication import PUBLICATION, RESTATEMENT
 from lepton_etl.schema.tables import TABLES
 
@@ -270,7 +270,8 @@ def _numbered(table: Table, rows: pl.DataFrame, key: Sequence[str]) -> pl.DataFr
         for name in lists
     )
     order: list[pl.Expr] = []
-    for one in table.fields:
+    # Times before names: what a run calls a publication says nothing of which one came first.
+    for one in sorted(table.fields, key=lambda field: field.type != TIMESTAMP):
         if one.name in key:
             continue
         if one.name in LEFT_OUT and one.type == STRING:
