@@ -30,7 +30,7 @@ from lepton_etl.ingest.decoded import Decoded, Origin
 from lepton_etl.lake.landing import Landing, ObjectStore
 from lepton_etl.lake.lease import Lease
 from lepton_etl.lake.runs import new_run_id
-from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Lake
 from lepton_etl.streaming import device_now as recent
 from lepton_etl.streaming.device_now import MEANINGS, Clock, Watcher, utc_now
 from lepton_etl.streaming.follow import Following, Mark, Passage, Span, head_of, passage, spans
@@ -255,7 +255,7 @@ def run(
         # A folder that is not there is said before anything is started.
         next(iter(followed.landing.delivered(source)), None)
     with Lease(root, "watch", run_id := new_run_id()):
-        watcher = Watcher(SparkLake(root, spark=spark), settings, run_id, clock)
+        watcher = Watcher(Lake(root), settings, run_id, clock)
         spark.dataSource.register(log_stream(followed))
         writer = (
             spark.readStream.format(NAME)
