@@ -38,10 +38,10 @@ class AttributionSettings(Section):
         default=31.0,
         gt=0,
         le=366,
-        description="Days after its start until which a run without a known end is believed to go on.",
+        description="Days after its start up to which a run without a known end counts as running.",
     )
     idle_gpu_utilisation_ratio: float = ratio(
-        0.01, "Utilisation below which a held GPU does nothing: wasted energy."
+        0.01, "Utilisation below which the energy of a held GPU is wasted energy."
     )
 
 
@@ -208,7 +208,7 @@ class KpiSettings(Section):
     reference_wet_bulb_c: tuple[float, ...] = Field(
         default=(0.0, 5.0, 10.0, 15.0, 20.0, 25.0),
         min_length=1,
-        description="Wet bulbs of the normalised PUE, equally weighted; sites compare that keep the same.",
+        description="Wet bulbs of the normalised PUE, equally weighted; keep them equal at sites that are compared.",
     )
     reference_load_ratio: tuple[float, ...] = Field(
         default=(0.6, 0.8, 1.0, 1.2),
@@ -228,7 +228,7 @@ class LedgerSettings(Section):
     residual_max_ratio: float = ratio(0.05, "Largest |residual| of a day over its sources.")
     residual_hour_max_ratio: float = ratio(0.15, "Largest |residual| of an hour over its sources.")
     unattributed_max_ratio: float = ratio(
-        0.10, "Largest share of a day's IT energy without an owner; judged where jobs are accounted."
+        0.10, "Largest share of a day's IT energy without an owner; checked where there is job accounting."
     )
 
 
@@ -241,7 +241,7 @@ class TariffSettings(Section):
 
 
 class BillingSettings(Section):
-    """The invoices that gold/bill_check holds against the ledger."""
+    """Invoices that gold/bill_check compares with the ledger."""
 
     invoices: Path | None = Field(default=None, description="CSV of invoices, one row a billed month.")
     tolerance_ratio: float = ratio(0.02, "Difference to the invoice up to which the two agree.")
@@ -314,11 +314,13 @@ class ModelSettings(Section):
 
 
 class PowerDownSettings(Section):
-    """Nodes may be put to sleep: what that brings and costs, as measured or from the vendor's sheet."""
+    """Nodes may be put to sleep: their standby power and what waking takes, as measured or from the vendor's sheet."""
 
     standby_power_w: float = Field(ge=0, le=1e4, description="Power of a sleeping node, W.")
-    wake_s: float = Field(ge=0, le=86_400, description="From the wish to a node that takes jobs, seconds.")
-    wake_kwh: float = Field(ge=0, le=100, description="Energy of one waking, kWh.")
+    wake_s: float = Field(
+        ge=0, le=86_400, description="Time from the command to wake a node until it takes jobs, seconds."
+    )
+    wake_kwh: float = Field(ge=0, le=100, description="Energy of waking a node once, kWh.")
     demand_quantile_ratio: float = Field(
         default=0.95, gt=0.5, lt=1, description="Quantile of the busy nodes of like hours that stays served."
     )
@@ -332,32 +334,37 @@ class PowerDownSettings(Section):
 
 
 class ShiftSettings(Section):
-    """Jobs that may wait: which, how long, and what for."""
+    """Jobs that may start later: which, by how long, and what the plan minimises."""
 
     partitions: tuple[str, ...] = Field(min_length=1, description="Partitions whose pending jobs may wait.")
     max_delay_h: int = Field(default=24, ge=1, le=96, description="Longest delay of a job's end, hours.")
     objective: Literal["energy", "carbon", "cost"] = Field(
-        default="carbon", description="What is to be least."
+        default="carbon", description="What the plan minimises: energy, carbon or cost."
     )
     preemptible: bool = Field(default=False, description="Whether such jobs may pause and go on.")
 
 
 class OptimizeSettings(Section):
-    """Levers and their guard-rails; a lever whose data the site does not state proposes nothing and says so."""
+    """Levers and their guard-rails; a lever whose data the site does not give makes no proposal and gives the reason."""
 
     history_days: int = Field(
         default=28, ge=7, le=366, description="Days that usual demand and idle power rest on."
     )
     slowdown_max_ratio: float = ratio(0.05, "Most that a cap may slow a job down by.")
-    idle_h: int = Field(default=6, ge=1, le=24, description="Hours without a job from which a node is named.")
+    idle_h: int = Field(
+        default=6, ge=1, le=24, description="Hours without a job after which a node is reported as idle."
+    )
     zombie_h: int = Field(
-        default=3, ge=1, le=24, description="Hours without utilisation from which a job is named."
+        default=3,
+        ge=1,
+        le=24,
+        description="Hours without utilisation after which a job is reported as a zombie.",
     )
     zombie_utilisation_ratio: float = Field(
-        default=0.02, ge=0, le=0.5, description="Utilisation up to which a job does nothing."
+        default=0.02, ge=0, le=0.5, description="Utilisation up to which a job counts as unused."
     )
     baseline_days: int = Field(
-        default=60, ge=14, le=366, description="Days before a change that it is measured by."
+        default=60, ge=14, le=366, description="Days before a change that its baseline is fitted on."
     )
     power_down: PowerDownSettings | None = Field(
         default=None, description="Sleeping nodes; null: not possible here."
@@ -376,7 +383,7 @@ class WatchSettings(Section):
     """The streaming job `watch`."""
 
     trigger_s: int = Field(
-        default=30, ge=1, le=600, description="Seconds from one look at the logs to the next."
+        default=30, ge=1, le=600, description="Time from one reading of the logs to the next, seconds."
     )
     window_s: int = Field(
         default=60, ge=10, le=300, description="Length of the means that a state is judged by, seconds."
@@ -385,11 +392,11 @@ class WatchSettings(Section):
         default=3600,
         ge=600,
         le=86_400,
-        description="Files that were last written longer ago are not looked at, seconds.",
+        description="Files that were last written longer ago are left out, seconds.",
     )
     settle_s: float = Field(
         default=10.0,
         ge=0,
         le=600,
-        description="A compressed file, a document or an object is read once it is unchanged for so long, seconds.",
+        description="How long a compressed file, a document or an object must be unchanged before it is read, seconds.",
     )

@@ -79,11 +79,14 @@ class Fleet(Section):
 class Facility(Section):
     meters: Path | None = Field(default=None, description="CSV of facility meters.")
     pue_assumed: float | None = Field(
-        default=None, ge=1.0, le=10.0, description="PUE where no meter stands; its basis is said."
+        default=None,
+        ge=1.0,
+        le=10.0,
+        description="PUE where none is metered; published with the basis `assumed`.",
     )
     transformer: Transformer | None = Field(
         default=None,
-        description="Nameplate of the transformer, for its loss where no meter stands behind it.",
+        description="Nameplate of the transformer, for its loss where its output is not metered.",
     )
     model: FacilityModelSettings = FacilityModelSettings()
     operating: OperatingSettings | None = Field(
@@ -157,7 +160,7 @@ class Energy(Section):
         default=None,
         ge=0,
         le=1,
-        description="Gain error of node sensors of which the inventory says nothing, one sigma; null: by the sensor's "
+        description="Gain error, one sigma, of node sensors for which the inventory has none; null: by the sensor's "
         "class (conf/factors/sensor_classes.csv).",
     )
 

@@ -107,7 +107,7 @@ class ColumnReading(Column):
 
     quantity: str
     unit: str = Field(
-        description="Unit of the column, in pint's words (W, kW, degC, percent, ratio, kWh, g/kWh)."
+        description="Unit of the column, in pint's names (W, kW, degC, percent, ratio, kWh, g/kWh)."
     )
     statistic: Statistic = "instant"
     window_s: float = Field(

@@ -58,7 +58,8 @@ class PlainGrid(GridHours):
     zone: str = Field(min_length=1, description="Zone id of rows in a file without a column `zone`.")
     unit: str = Field(default="g/kWh", description="Unit of the column `intensity`, such as lb/MWh or t/MWh.")
     basis: Literal["direct", "lifecycle"] = Field(
-        default="direct", description="What the intensity counts: at the chimney, or the whole life cycle."
+        default="direct",
+        description="What the intensity counts: stack emissions (direct), or the whole life cycle.",
     )
     label: Label = LABEL
     delimiter: str = Field(default=",", pattern=r"^[^\"\r\n]$", description="One character between cells.")
