@@ -345,7 +345,7 @@ class ShiftSettings(Section):
 
 
 class OptimizeSettings(Section):
-    """Levers and their guard-rails; a lever whose data the site does not give makes no proposal and gives the reason."""
+    """Levers and their guard-rails; a lever without its data makes no proposal and gives the reason."""
 
     history_days: int = Field(
         default=28, ge=7, le=366, description="Days that usual demand and idle power rest on."
