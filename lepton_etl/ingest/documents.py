@@ -106,7 +106,7 @@ class _Scanner:
 
     def scan(self, last: bool) -> list[Document | Fault]:
         """All that the text holds; an unfinished document stays in `text` unless this is the last part."""
-        found: list[Document | Fault] = []
+        items: list[Document | Fault] = []
         at, line_at = 0, 0
         while True:
             at = (
@@ -121,15 +121,15 @@ class _Scanner:
             line_at = at
             try:
                 value, end = _DECODER.raw_decode(self.text, at)
-                found.append(Document(self._line, value))
+                items.append(Document(self._line, value))
             except RecursionError:
-                found.append(self._fault("too_deep", at))
+                items.append(self._fault("too_deep", at))
             except ValueError:
                 # A line that begins an object ends the object before it, which then was broken, not unfinished.
                 unfinished = not last and (self.text[at] == "[" or self.text.find("\n{", at) < 0)
                 if unfinished and len(self.text) - at <= self._limit:
                     break
-                found.append(self._fault("too_large" if unfinished else "bad_json", at))
+                items.append(self._fault("too_large" if unfinished else "bad_json", at))
             else:
                 at = end
                 continue
@@ -138,7 +138,7 @@ class _Scanner:
             at = len(self.text) - 1  # The next part may begin with the bracket that ends the damage.
         self._line += self.text.count("\n", line_at, at)
         self.text = self.text[at:]
-        return found
+        return items
 
     def _fault(self, reason: str, at: int) -> Fault:
         self._damaged = True
@@ -149,8 +149,8 @@ class _Scanner:
 
 def _next(pattern: re.Pattern[str], text: str, at: int) -> int:
     """Where the next match from `at` on ends; the end of the text if there is none."""
-    found = pattern.search(text, at)
-    return found.end() if found else len(text)
+    match = pattern.search(text, at)
+    return match.end() if match else len(text)
 
 
 Event = tuple[str, Any]

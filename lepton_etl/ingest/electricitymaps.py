@@ -51,5 +51,5 @@ class ElectricityMaps(GridHours):
 def _canonical(name: str) -> str:
     """A header name in lower case with plain digits and spaces; the two intensities by their kind."""
     plain = " ".join(unicodedata.normalize("NFKC", name).lower().split())
-    found = _INTENSITY.fullmatch(plain)
-    return _KINDS.get(found["kind"], plain) if found else plain
+    match = _INTENSITY.fullmatch(plain)
+    return _KINDS.get(match["kind"], plain) if match else plain

@@ -78,8 +78,8 @@ Cell = tuple[int, str, str]
 
 def value_and_unit(text: str) -> tuple[str, str]:
     """`62.10 W` as number and unit; a text that is no number stays whole and has no unit."""
-    found = _VALUE.fullmatch(text)
-    return (found[1], found[2] or "") if found else (text, "")
+    match = _VALUE.fullmatch(text)
+    return (match[1], match[2] or "") if match else (text, "")
 
 
 def board_samples(
@@ -99,10 +99,10 @@ def board_samples(
 
 def iso_of_ctime(text: str) -> str:
     """`Fri Aug  4 11:44:30 2023` as ISO 8601 without a zone; another text stays as it is, to be refused as a stamp."""
-    found = _CTIME.fullmatch(text.strip())
-    if found is None or found[1] not in _MONTHS:
+    match = _CTIME.fullmatch(text.strip())
+    if match is None or match[1] not in _MONTHS:
         return text
-    return f"{found[4]}-{_MONTHS.index(found[1]) + 1:02d}-{int(found[2]):02d} {found[3]}"
+    return f"{match[4]}-{_MONTHS.index(match[1]) + 1:02d}-{int(match[2]):02d} {match[3]}"
 
 
 @dataclass
@@ -454,7 +454,7 @@ class _Decoder:
         self._clock = MonitorClock(origin)
         self._unstamped: set[tuple[tuple[str, str], ...]] = set()
         """Boards that a row without a stamp has told of already."""
-        self._found: list[Sample | Fault] = []
+        self._items: list[Sample | Fault] = []
         self._frames: list[pl.DataFrame] = []
         self._ignored: Counter[tuple[str, str]] = Counter()
         self._structure = 0
@@ -470,18 +470,18 @@ class _Decoder:
         if last:
             self._close()
         self._end_query()
-        found, structure_lines = self._found, self._structure
-        self._found, self._structure = [], 0
+        items, structure_lines = self._items, self._structure
+        self._items, self._structure = [], 0
         rules, ignored = self._settings.sensors, self._ignored
         self._ignored = Counter()
-        samples = (item for item in found if isinstance(item, Sample))
+        samples = (item for item in items if isinstance(item, Sample))
         frames = [sample_cells(samples, self._origin, rules, ignored), *self._frames]
         self._frames = []
         return decode_cells(
             pl.concat(frames).sort("source_position", maintain_order=True),
             +ignored,
             self._origin,
-            faults=[item for item in found if isinstance(item, Fault)],
+            faults=[item for item in items if isinstance(item, Fault)],
             structure_lines=structure_lines,
         )
 
@@ -538,14 +538,14 @@ class _Decoder:
     def _close(self) -> None:
         document, self._document = self._document, None
         if isinstance(document, XmlSnapshot) and (document.fault is not None or not document.is_closed):
-            self._found.append(
+            self._items.append(
                 document.fault or Fault(document.line, "bad_xml", "a document without its end")
             )
         elif document is not None:
-            self._found.extend(document.samples())
+            self._items.extend(document.samples())
 
     def _bad_line(self, text: str) -> None:
-        self._found.append(Fault(self._line, "bad_line", text[:MAX_RAW_TEXT_CHARS]))
+        self._items.append(Fault(self._line, "bad_line", text[:MAX_RAW_TEXT_CHARS]))
 
     def _comment(self, text: str) -> None:
         """Headers of dmon and pmon; a shell's prompt before its output; other comments."""
@@ -579,7 +579,7 @@ class _Decoder:
         # Rows of pmon are processes, several a board.
         of_board = stamp is None and self._columns[0] != "pmon.gpu"
         if not of_board or self._is_of_the_path((("index", row.get("gpu", "")),), text):
-            self._found.extend(board_samples(values, {"index": row.get("gpu", "")}, stamp, self._units))
+            self._items.extend(board_samples(values, {"index": row.get("gpu", "")}, stamp, self._units))
         return True
 
     def _header(self, text: str) -> bool:
@@ -609,7 +609,7 @@ class _Decoder:
     def _is_of_the_path(self, whose: tuple[tuple[str, str], ...], text: str) -> bool:
         """Of a loop without stamps only the first round is of the path's time; the rest is of no known one."""
         if whose in self._unstamped:
-            self._found.append(Fault(self._line, "no_time", text[:MAX_RAW_TEXT_CHARS]))
+            self._items.append(Fault(self._line, "no_time", text[:MAX_RAW_TEXT_CHARS]))
             return False
         self._unstamped.add(whose)
         return True

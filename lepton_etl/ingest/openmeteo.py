@@ -49,17 +49,17 @@ class OpenMeteo(LogFormat):
             faults: list[Fault] = []
             ignored: Counter[tuple[str, str]] = Counter()
             for item in part:
-                for found in [item] if isinstance(item, Fault) else _variables(item):
-                    if isinstance(found, Fault):
-                        faults.append(found)
-                    elif (mapped := self.sensors.find(found.name)) is None:
-                        ignored[(found.name, "unmapped")] += len(found.values)
+                for variable in [item] if isinstance(item, Fault) else _variables(item):
+                    if isinstance(variable, Fault):
+                        faults.append(variable)
+                    elif (mapped := self.sensors.find(variable.name)) is None:
+                        ignored[(variable.name, "unmapped")] += len(variable.values)
                     else:
-                        if None in found.values:
-                            ignored[(found.name, "no_value")] += found.values.count(None)
-                        known = pl.Series([value is not None for value in found.values], dtype=pl.Boolean)
-                        cells.append(self._cells(found, mapped).filter(known))
-                        times.append(found.times.filter(known))
+                        if None in variable.values:
+                            ignored[(variable.name, "no_value")] += variable.values.count(None)
+                        known = pl.Series([value is not None for value in variable.values], dtype=pl.Boolean)
+                        cells.append(self._cells(variable, mapped).filter(known))
+                        times.append(variable.times.filter(known))
             timed = with_times(pl.concat(cells), pl.concat(times), origin)
             yield assemble(timed, [fault_frame(faults)], dict(ignored), 0, None, origin)
 

@@ -54,8 +54,8 @@ def walk(value: Any, line: int, settings: OtlpJson) -> Iterator[Item]:
     time of the path. Source: OTLP specification 1.x, JSON encoding; semantic conventions for hardware.
     """
     if isinstance(value, dict) and isinstance(value.get("resourceMetrics"), list):
-        found = list(_points(value, line, settings))
-        yield from found or [STRUCTURE]
+        points = list(_points(value, line, settings))
+        yield from points or [STRUCTURE]
     elif isinstance(value, dict) and ("resourceSpans" in value or "resourceLogs" in value):
         yield STRUCTURE
     else:

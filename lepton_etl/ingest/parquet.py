@@ -115,9 +115,9 @@ def _unusable(file: pq.ParquetFile, settings: Parquet) -> Decoded | None:
     """The one reject of a file whose columns are not those of the settings."""
     schema = file.schema_arrow
     for name in settings.needed:
-        found = schema.get_all_field_indices(name)
-        if len(found) != 1:
-            reason = "ambiguous_column" if found else "missing_column"
+        places = schema.get_all_field_indices(name)
+        if len(places) != 1:
+            reason = "ambiguous_column" if places else "missing_column"
             return only_reject(reason, f"{name!r} in columns {schema.names}", sensor=name)
         kind = schema.field(name).type
         if not _is_plain(kind):

@@ -176,11 +176,11 @@ def read_labels(text: str | None) -> Labels | None:
     rest = (text or "").rstrip(" \t")
     at = 0
     while at < len(rest):
-        found = _LABEL.match(rest, at)
-        if found is None:
+        match = _LABEL.match(rest, at)
+        if match is None:
             return None
-        labels[found[1]] = re.sub(r"\\[\\\"n]", lambda escape: _ESCAPES[escape[0]], found[2])
-        at = found.end()
+        labels[match[1]] = re.sub(r"\\[\\\"n]", lambda escape: _ESCAPES[escape[0]], match[2])
+        at = match.end()
     return labels
 
 

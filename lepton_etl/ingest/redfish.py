@@ -79,9 +79,9 @@ def walk(value: Any, line: int) -> Iterator[Item]:
     one is a reject (no_resource), an error message of the service too. Source: DMTF DSP2046, DSP0268.
     """
     for document in value if isinstance(value, list) else [value]:
-        found = list(_resource(document, _Place(line))) if isinstance(document, dict) else []
-        if found:
-            yield from found
+        items = list(_resource(document, _Place(line))) if isinstance(document, dict) else []
+        if items:
+            yield from items
         elif isinstance(document, dict) and ("@odata.id" in document or "@odata.type" in document):
             yield STRUCTURE
         else:
@@ -121,8 +121,8 @@ def _member(array: str, number: int, member: Json, place: _Place) -> Iterator[It
     labels = _labels(member) | {"number": str(number), "unit": unit}
     absent = _is_absent(member)
     place = replace(place, capacity_w=_number(member.get("PowerCapacityWatts")))
-    said = [key for keys in ARRAYS[array] if (key := _first_key(member, keys)) is not None]
-    for key in said or ARRAYS[array][0][:1]:
+    given = [key for keys in ARRAYS[array] if (key := _first_key(member, keys)) is not None]
+    for key in given or ARRAYS[array][0][:1]:
         value = "" if absent else member.get(key)
         yield _checked(Sample(place.line, f"{array}.{key} {name}", text_of(value), unit, labels), key, place)
     if array == "PowerControl":

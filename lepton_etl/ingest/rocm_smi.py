@@ -93,5 +93,5 @@ def _leaves(value: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
 
 
 def _value_and_unit(text: str) -> tuple[str, str]:
-    found = _VALUE.fullmatch(text)
-    return (found[1], found[2]) if found else (text, "")
+    match = _VALUE.fullmatch(text)
+    return (match[1], match[2]) if match else (text, "")

@@ -176,10 +176,10 @@ def gpus_of(gres: str) -> tuple[int | None, list[str]]:
     """
     count: int | None = None
     devices: list[str] = []
-    for found in _GPU.finditer(gres):
-        indices = expanded(found["idx"] or "")
-        count = (count or 0) + (int(found["count"]) if found["count"] else len(indices) or 1)
-        stem = "mig" if _MIG.search(found["type"] or "") else "gpu"
+    for gpu in _GPU.finditer(gres):
+        indices = expanded(gpu["idx"] or "")
+        count = (count or 0) + (int(gpu["count"]) if gpu["count"] else len(indices) or 1)
+        stem = "mig" if _MIG.search(gpu["type"] or "") else "gpu"
         devices += [f"{stem}{index}" for index in indices]
     return count, devices if len(devices) == (count or 0) else []
 

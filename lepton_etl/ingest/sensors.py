@@ -167,9 +167,9 @@ class RuleTable(BaseModel):
         """The first rule that fits name and labels, its device templates filled with their groups (in lower case)."""
         for number, groups in _matches(self._patterns, sensor):
             rule = self.rules[number]
-            told = _label_groups(rule.labels, labels)
-            if told is not None:
-                devices = tuple(_fill(template, groups + told) for template in rule.device)
+            label_groups = _label_groups(rule.labels, labels)
+            if label_groups is not None:
+                devices = tuple(_fill(template, groups + label_groups) for template in rule.device)
                 return Mapped(number, rule.quantity, devices, rule.statistic, rule.point)
         return None
 
@@ -234,19 +234,19 @@ def _matches(patterns: tuple[str, ...], sensor: str) -> tuple[tuple[int, Groups]
 
     Remembered, because a fleet's thousands of files name the same few hundred sensors.
     """
-    found = ((number, re.fullmatch(pattern, sensor)) for number, pattern in enumerate(patterns))
-    return tuple((number, _groups(match)) for number, match in found if match is not None)
+    matches = ((number, re.fullmatch(pattern, sensor)) for number, pattern in enumerate(patterns))
+    return tuple((number, _groups(match)) for number, match in matches if match is not None)
 
 
 def _label_groups(wanted: Mapping[str, str], labels: Mapping[str, str]) -> Groups | None:
     """The groups of a rule's label patterns; None if a label does not fit."""
-    told: Groups = ()
+    label_groups: Groups = ()
     for name, pattern in wanted.items():
         match = re.fullmatch(pattern, labels.get(name, ""))
         if match is None:
             return None
-        told += _groups(match)
-    return told
+        label_groups += _groups(match)
+    return label_groups
 
 
 def _groups(match: re.Match[str]) -> Groups:

@@ -104,10 +104,10 @@ def text_chunks(stream: BinaryIO, name: str = "", max_bytes: int = MAX_BYTES) ->
 
 def _read_up_to(stream: BinaryIO, size: int) -> bytes:
     """The first bytes; a pipe or an object store may give them in pieces."""
-    found = b""
-    while len(found) < size and (more := stream.read(size - len(found))):
-        found += more
-    return found
+    head = b""
+    while len(head) < size and (more := stream.read(size - len(head))):
+        head += more
+    return head
 
 
 def _inflated(head: bytes, stream: BinaryIO, compression: _Compression, max_bytes: int) -> Iterator[bytes]:
