@@ -8,6 +8,8 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from lepton_etl.ingest.registry import setting
+
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
@@ -20,13 +22,8 @@ def _identifier(value: str) -> str:
 Identifier = Annotated[str, AfterValidator(_identifier)]
 
 
-def setting(default: Any, description: str | None = None, **bounds: Any) -> Any:
-    """A setting with a default; `bounds` as pydantic's Field takes them."""
-    return Field(default=default, description=description, **bounds)
-
-
 def ratio(default: float, description: str | None = None) -> Any:
-    """A setting that is a ratio, 0 to 1."""
+    """Return a setting that is a ratio, 0 to 1."""
     return setting(default, description, ge=0, le=1)
 
 

@@ -35,10 +35,10 @@ from lepton_etl.config.sections import (
     Transformer,
     WatchSettings,
     ratio,
-    setting,
 )
 from lepton_etl.config.sources import SOURCES, AnySource, Source
 from lepton_etl.errors import ConfigurationError
+from lepton_etl.ingest.registry import setting
 from lepton_etl.ingest.units import Zone
 
 _VARIABLE: Final = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
@@ -234,7 +234,7 @@ class Settings(BaseSettings):
 
 
 def load(path: str | Path) -> Settings:
-    """Settings of a YAML file.
+    """Return settings of a YAML file.
 
     Raises ConfigurationError naming the file, the key, the value and what is allowed.
     """
@@ -281,7 +281,7 @@ def _expand(value: Any, key: str, file: Path) -> Any:
 
 
 def _explain(error: ValidationError) -> str:
-    """One line a mistake: key, value, what is allowed."""
+    """Return one line a mistake: key, value, what is allowed."""
     lines = []
     for mistake in error.errors(include_url=False):
         key = ".".join(str(part) for part in mistake["loc"]) or "settings"
@@ -327,7 +327,7 @@ def _absolute(tree: Tree, folder: Path) -> Tree:
 
 
 def _absolute_place(place: str, folder: Path) -> str:
-    """A path or the file of a SQLite URI below the folder; any other URI as it is."""
+    """Return a path or the file of a SQLite URI below the folder; any other URI as it is."""
     path = place.removeprefix("sqlite:///")
     if "://" in path or (path != place and path.startswith("/")):
         return place

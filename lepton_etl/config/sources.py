@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
 from pydantic import ConfigDict, Field, create_model, model_validator
 
-from lepton_etl.config.sections import Identifier, setting
-from lepton_etl.ingest.registry import LogFormat, formats
+from lepton_etl.config.sections import Identifier
+from lepton_etl.ingest.registry import LogFormat, formats, setting
 from lepton_etl.ingest.units import Zone
 
 

@@ -15,17 +15,16 @@ from xml.parsers import expat
 from zoneinfo import ZoneInfo
 
 import polars as pl
-from pydantic import Field
 
 from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, NUMBER, Decoded, Origin, with_columns_of
-from lepton_etl.ingest.registry import LogFormat, log_format, rule_table
+from lepton_etl.ingest.registry import LogFormat, log_format, rule_table, setting
 from lepton_etl.ingest.samples import CELLS, Fault, Sample, decode_cells, sample_cells
 from lepton_etl.ingest.sensors import Mapped, Rules, RuleTable, template_names
 from lepton_etl.ingest.text import MAX_DOCUMENT_BYTES, in_utf8, line_blocks
 
 
 def monitor_cells(text: str) -> list[str]:
-    """The cells of a row: between blanks, or between commas (`--format csv`)."""
+    """Return the cells of a row: between blanks, or between commas (`--format csv`)."""
     return [cell.strip() for cell in text.split(",")] if "," in text else text.split()
 
 
@@ -85,7 +84,7 @@ def value_and_unit(text: str) -> tuple[str, str]:
 def board_samples(
     cells: list[Cell], labels: dict[str, str], stamp: str | None, units: dict[str, str] | None = None
 ) -> Iterator[Sample]:
-    """The samples of one board at one time. Label `first` marks the name to take of several for one thing."""
+    """Yield the samples of one board at one time. Label `first` marks the name to take of several for one thing."""
     valued = {name for _, name, text in cells if text[:1].isdigit()}
     others = {
         other for names in ALTERNATIVES for other in names
@@ -141,7 +140,7 @@ class Snapshot:
             board.cells.append((line, name, text))
 
     def samples(self) -> Iterator[Sample | Fault]:
-        """All values, each with its board's index.
+        """Yield all values, each with its board's index.
 
         The document does not say the index: boards are listed in its order, so where all are listed it is the place;
         of a part of them (`-i`) the minor number, that of /dev/nvidia<n>, else the UUID names the board.
@@ -261,7 +260,7 @@ class QueryRows:
         self._texts.append(text)
 
     def labels(self, text: str) -> tuple[tuple[str, str], ...]:
-        """What a row says of whose it is."""
+        """Return what a row says of whose it is."""
         cells = zip(self.columns, text.split(","), strict=True)
         return tuple(sorted((LABEL_OF[name], cell.strip()) for name, cell in cells if name in LABEL_OF))
 
@@ -307,7 +306,7 @@ class QueryRows:
         return pl.col(f"{self.columns.index(STAMP)}").str.replace_all("/", "-", literal=True)
 
     def _label(self, label: str) -> pl.Expr:
-        """The label's column, null where it is empty; null where no column gives it."""
+        """Return the label's column, null where it is empty; null where no column gives it."""
         places = [place for place, name in enumerate(self.columns) if LABEL_OF.get(name) == label]
         filled = [pl.when(pl.col(f"{place}") != "").then(pl.col(f"{place}")) for place in places]
         return pl.coalesce(*filled, pl.lit(None, dtype=pl.String)).alias(label)
@@ -363,7 +362,7 @@ class QueryRows:
 
 
 def _device(templates: tuple[str, ...]) -> pl.Expr:
-    """The first device template whose labels are all there; null if none is."""
+    """Return the first device template whose labels are all there; null if none is."""
     devices = [
         pl.concat_str(
             *(
@@ -404,9 +403,7 @@ class NvidiaSmi(LogFormat):
 
     format: Literal["nvidia_smi"] = "nvidia_smi"
     sensors: Rules = rule_table("nvidia_smi")
-    columns: tuple[str, ...] = Field(
-        default=(), description="Fields of --query-gpu in order, for logs written with noheader."
-    )
+    columns: tuple[str, ...] = setting((), "Fields of --query-gpu in order, for logs written with noheader.")
 
     @staticmethod
     def looks_like(head: bytes) -> bool:
@@ -462,7 +459,7 @@ class _Decoder:
             self._mode = "csv"
 
     def decode(self, block: bytes, last: bool) -> Decoded:
-        """The records of the next block of whole lines; those of an unfinished document come with its end."""
+        """Return the records of the next block of whole lines; those of an unfinished document come with its end."""
         lines = block.decode("utf-8", errors="replace").split("\n")
         for text in lines if lines[-1] else lines[:-1]:
             self._line += 1
@@ -583,7 +580,7 @@ class _Decoder:
         return True
 
     def _header(self, text: str) -> bool:
-        """Whether the line is the header of a query; its units may stand in brackets."""
+        """Return whether the line is the header of a query; its units may stand in brackets."""
         first, *others = text.split(",")
         if _HEADER_CELL.fullmatch(first.strip()) is None:
             return False

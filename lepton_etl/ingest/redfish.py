@@ -64,7 +64,7 @@ class Redfish(LogFormat):
 
     @staticmethod
     def looks_like(head: bytes) -> bool:
-        """Whether a text begins as documents of a Redfish service do: JSON with OData annotations."""
+        """Return whether a text begins as documents of a Redfish service do: JSON with OData annotations."""
         return head.lstrip()[:1] in (b"{", b"[") and _ANNOTATION.search(head) is not None
 
     def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
@@ -73,7 +73,7 @@ class Redfish(LogFormat):
 
 
 def walk(value: Any, line: int) -> Iterator[Item]:
-    """The readings of one document: a resource, an array of them, or a collection with its members expanded.
+    """Yield the readings of one document: a resource, an array of them, or a collection with its members expanded.
 
     A document of the service without a reading (Chassis, a collection of links) is structure; anything else without
     one is a reject (no_resource), an error message of the service too. Source: DMTF DSP2046, DSP0268.
@@ -115,7 +115,7 @@ def _resource(document: Json, place: _Place) -> Iterator[Item]:
 
 
 def _member(array: str, number: int, member: Json, place: _Place) -> Iterator[Item]:
-    """The readings of one member of an array of Power or Thermal; one that says no value counts once, as none."""
+    """Yield the readings of one member of an array of Power or Thermal; one that says no value counts once, as none."""
     name = _first(member, "Name", "FanName", "MemberId") or str(number)
     unit = text_of(_first(member, "ReadingUnits", "Units"))
     labels = _labels(member) | {"number": str(number), "unit": unit}
@@ -224,13 +224,13 @@ def _is_absent(document: Json) -> bool:
 
 
 def _owner(document: Json) -> str:
-    """What a metrics resource belongs to: collection and member above it in its address, such as Chassis/1U."""
+    """Return what a metrics resource belongs to: collection and member above it in its address, such as Chassis/1U."""
     parts = text_of(document.get("@odata.id")).removeprefix(_ROOT).strip("/").split("/")[:-1]
     return "/".join([part for part in parts if part not in _SUBSYSTEMS][-2:])
 
 
 def _first_key(document: Json, keys: tuple[str, ...]) -> str | None:
-    """The first of `keys` that has a value, else the first that is there."""
+    """Return the first of `keys` that has a value, else the first that is there."""
     there = [key for key in keys if key in document]
     return next((key for key in there if document[key] is not None), there[0] if there else None)
 

@@ -52,12 +52,12 @@ def literals(meant: tuple[object, ...]) -> list[pl.Expr]:
 
 
 def as_tuple(value: Any) -> Any:
-    """One string of a YAML file stands for a list of one."""
+    """Return one string of a YAML file stands for a list of one."""
     return (value,) if isinstance(value, str) else value
 
 
 def python_pattern(pattern: str) -> str:
-    """A regular expression as Python's `re` takes it; ValueError otherwise."""
+    """Return a regular expression as Python's `re` takes it; ValueError otherwise."""
     try:
         re.compile(pattern)
     except re.error as error:
@@ -66,7 +66,7 @@ def python_pattern(pattern: str) -> str:
 
 
 def column_pattern(pattern: str) -> str:
-    """A regular expression that runs on columns, without look-around; ValueError otherwise."""
+    """Return a regular expression that runs on columns, without look-around; ValueError otherwise."""
     try:
         pl.Series([""]).str.contains(f"^(?:{pattern})$")
     except pl.exceptions.ComputeError as error:
@@ -174,11 +174,11 @@ class RuleTable(BaseModel):
         return None
 
     def may_map(self, sensor: str) -> bool:
-        """Whether a rule fits the name, whatever it asks of the labels."""
+        """Return whether a rule fits the name, whatever it asks of the labels."""
         return bool(_matches(self._patterns, sensor))
 
     def is_no_value(self, text: str) -> bool:
-        """Whether a text without blanks around it says that there is no value."""
+        """Return whether a text without blanks around it says that there is no value."""
         if text.lower() in self.no_value:
             return True
         return self.no_value_pattern is not None and re.fullmatch(self.no_value_pattern, text) is not None
@@ -195,7 +195,7 @@ class RuleTable(BaseModel):
         return tuple(rule.match for rule in self.rules)
 
     def convert(self, rule: int, raw_unit: str) -> Conversion | None:
-        """How a unit as logged is converted under a rule; None is a unit mismatch."""
+        """Return how a unit as logged is converted under a rule; None is a unit mismatch."""
         sensor_rule = self.rules[rule]
         unit = sensor_rule.unit_is.get(raw_unit) or self.units.get(raw_unit, raw_unit)
         return conversion(unit, sensor_rule.quantity) if unit in sensor_rule.unit else None
@@ -221,7 +221,7 @@ class RuleTable(BaseModel):
 
 
 def template_names(template: str) -> list[str]:
-    """The names in braces of a device template."""
+    """Return the names in braces of a device template."""
     return [name for _, name, _, _ in Formatter().parse(template) if name]
 
 
@@ -239,7 +239,7 @@ def _matches(patterns: tuple[str, ...], sensor: str) -> tuple[tuple[int, Groups]
 
 
 def _label_groups(wanted: Mapping[str, str], labels: Mapping[str, str]) -> Groups | None:
-    """The groups of a rule's label patterns; None if a label does not fit."""
+    """Return the groups of a rule's label patterns; None if a label does not fit."""
     label_groups: Groups = ()
     for name, pattern in wanted.items():
         match = re.fullmatch(pattern, labels.get(name, ""))
@@ -278,7 +278,7 @@ def load_rules(path: Path) -> RuleTable:
 
 
 def rules_or_file(value: Any) -> Any:
-    """A path in the settings stands for the rule table in that file."""
+    """Return a path in the settings stands for the rule table in that file."""
     return load_rules(Path(value)) if isinstance(value, str | Path) else value
 
 
