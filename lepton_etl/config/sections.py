@@ -37,10 +37,10 @@ class AttributionSettings(Section):
     """Section `attribution` of the settings."""
 
     longest_run_d: float = setting(
-        31.0, "Days after its start until which a run without a known end is believed to go on.", gt=0, le=366
+        31.0, "Days after its start up to which a run without a known end counts as running.", gt=0, le=366
     )
     idle_gpu_utilisation_ratio: float = ratio(
-        0.01, "Utilisation below which a held GPU does nothing: wasted energy."
+        0.01, "Utilisation below which the energy of a held GPU is wasted energy."
     )
 
 
@@ -191,7 +191,7 @@ class KpiSettings(Section):
     )
     reference_wet_bulb_c: tuple[float, ...] = setting(
         (0.0, 5.0, 10.0, 15.0, 20.0, 25.0),
-        "Wet bulbs of the normalised PUE, equally weighted; sites compare that keep the same.",
+        "Wet bulbs of the normalised PUE, equally weighted; keep them equal at sites that are compared.",
         min_length=1,
     )
     reference_load_ratio: tuple[float, ...] = setting(
@@ -212,7 +212,7 @@ class LedgerSettings(Section):
     residual_max_ratio: float = ratio(0.05, "Largest |residual| of a day over its sources.")
     residual_hour_max_ratio: float = ratio(0.15, "Largest |residual| of an hour over its sources.")
     unattributed_max_ratio: float = ratio(
-        0.10, "Largest share of a day's IT energy without an owner; judged where jobs are accounted."
+        0.10, "Largest share of a day's IT energy without an owner; checked where there is job accounting."
     )
 
 
@@ -223,7 +223,7 @@ class TariffSettings(Section):
 
 
 class BillingSettings(Section):
-    """The invoices that gold/bill_check holds against the ledger."""
+    """Invoices that gold/bill_check compares with the ledger."""
 
     invoices: Path | None = setting(None, "CSV of invoices, one row a billed month.")
     tolerance_ratio: float = ratio(0.02, "Difference to the invoice up to which the two agree.")
@@ -296,11 +296,13 @@ class ModelSettings(Section):
 
 
 class PowerDownSettings(Section):
-    """Nodes may be put to sleep: what that brings and costs, as measured or from the vendor's sheet."""
+    """Nodes may be put to sleep: their standby power and what waking takes, as measured or from the vendor's sheet."""
 
     standby_power_w: float = Field(ge=0, le=1e4, description="Power of a sleeping node, W.")
-    wake_s: float = Field(ge=0, le=86_400, description="From the wish to a node that takes jobs, seconds.")
-    wake_kwh: float = Field(ge=0, le=100, description="Energy of one waking, kWh.")
+    wake_s: float = Field(
+        ge=0, le=86_400, description="Time from the command to wake a node until it takes jobs, seconds."
+    )
+    wake_kwh: float = Field(ge=0, le=100, description="Energy of waking a node once, kWh.")
     demand_quantile_ratio: float = setting(
         0.95, "Quantile of the busy nodes of like hours that stays served.", gt=0.5, lt=1
     )
@@ -310,25 +312,29 @@ class PowerDownSettings(Section):
 
 
 class ShiftSettings(Section):
-    """Jobs that may wait: which, how long, and what for."""
+    """Jobs that may start later: which, by how long, and what the plan minimises."""
 
     partitions: tuple[str, ...] = Field(min_length=1, description="Partitions whose pending jobs may wait.")
     max_delay_h: int = setting(24, "Longest delay of a job's end, hours.", ge=1, le=96)
-    objective: Literal["energy", "carbon", "cost"] = setting("carbon", "What is to be least.")
+    objective: Literal["energy", "carbon", "cost"] = setting(
+        "carbon", "What the plan minimises: energy, carbon or cost."
+    )
     preemptible: bool = setting(False, "Whether such jobs may pause and go on.")
 
 
 class OptimizeSettings(Section):
-    """Levers and their guard-rails; a lever whose data the site does not state proposes nothing and says so."""
+    """Levers and their guard-rails; a lever without its data makes no proposal and gives the reason."""
 
     history_days: int = setting(28, "Days that usual demand and idle power rest on.", ge=7, le=366)
     slowdown_max_ratio: float = ratio(0.05, "Most that a cap may slow a job down by.")
-    idle_h: int = setting(6, "Hours without a job from which a node is named.", ge=1, le=24)
-    zombie_h: int = setting(3, "Hours without utilisation from which a job is named.", ge=1, le=24)
-    zombie_utilisation_ratio: float = setting(
-        0.02, "Utilisation up to which a job does nothing.", ge=0, le=0.5
+    idle_h: int = setting(6, "Hours without a job after which a node is reported as idle.", ge=1, le=24)
+    zombie_h: int = setting(
+        3, "Hours without utilisation after which a job is reported as a zombie.", ge=1, le=24
     )
-    baseline_days: int = setting(60, "Days before a change that it is measured by.", ge=14, le=366)
+    zombie_utilisation_ratio: float = setting(
+        0.02, "Utilisation up to which a job counts as unused.", ge=0, le=0.5
+    )
+    baseline_days: int = setting(60, "Days before a change that its baseline is fitted on.", ge=14, le=366)
     power_down: PowerDownSettings | None = setting(None, "Sleeping nodes; null: not possible here.")
     shift: ShiftSettings | None = setting(None, "Jobs that may wait; null: none.")
 
@@ -343,14 +349,14 @@ class RestateSettings(Section):
 class WatchSettings(Section):
     """The streaming job `watch`."""
 
-    trigger_s: int = setting(30, "Seconds from one look at the logs to the next.", ge=1, le=600)
+    trigger_s: int = setting(30, "Time from one reading of the logs to the next, seconds.", ge=1, le=600)
     window_s: int = setting(60, "Length of the means that a state is judged by, seconds.", ge=10, le=300)
     look_back_s: int = setting(
-        3600, "Files that were last written longer ago are not looked at, seconds.", ge=600, le=86_400
+        3600, "Files that were last written longer ago are left out, seconds.", ge=600, le=86_400
     )
     settle_s: float = setting(
         10.0,
-        "A compressed file, a document or an object is read once it is unchanged for so long, seconds.",
+        "How long a compressed file, a document or an object must be unchanged before it is read, seconds.",
         ge=0,
         le=600,
     )

@@ -78,10 +78,10 @@ class Fleet(Section):
 class Facility(Section):
     meters: Path | None = setting(None, "CSV of facility meters.")
     pue_assumed: float | None = setting(
-        None, "PUE where no meter stands; its basis is said.", ge=1.0, le=10.0
+        None, "PUE where none is metered; published with the basis `assumed`.", ge=1.0, le=10.0
     )
     transformer: Transformer | None = setting(
-        None, "Nameplate of the transformer, for its loss where no meter stands behind it."
+        None, "Nameplate of the transformer, for its loss where its output is not metered."
     )
     model: FacilityModelSettings = FacilityModelSettings()
     operating: OperatingSettings | None = setting(
@@ -144,8 +144,8 @@ class Energy(Section):
     idle_utilisation_ratio: float = ratio(0.05, "Utilisation below which a node is idle.")
     sensor_gain_ratio: float | None = setting(
         None,
-        "Gain error of node sensors of which the inventory says nothing, one sigma; null: by the sensor's "
-        "class (conf/factors/sensor_classes.csv).",
+        "Gain error, one sigma, of node sensors for which the inventory has none; null: by the "
+        "sensor's class (conf/factors/sensor_classes.csv).",
         ge=0,
         le=1,
     )

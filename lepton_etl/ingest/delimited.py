@@ -101,7 +101,7 @@ class ColumnReading(Column):
 
     quantity: str
     unit: str = Field(
-        description="Unit of the column, in pint's words (W, kW, degC, percent, ratio, kWh, g/kWh)."
+        description="Unit of the column, in pint's names (W, kW, degC, percent, ratio, kWh, g/kWh)."
     )
     statistic: Statistic = "instant"
     window_s: float = setting(0.0, "Window of a mean, min or max.", ge=0.0, allow_inf_nan=False)

@@ -58,7 +58,7 @@ class PlainGrid(GridHours):
     zone: str = Field(min_length=1, description="Zone id of rows in a file without a column `zone`.")
     unit: str = setting("g/kWh", "Unit of the column `intensity`, such as lb/MWh or t/MWh.")
     basis: Literal["direct", "lifecycle"] = setting(
-        "direct", "What the intensity counts: at the chimney, or the whole life cycle."
+        "direct", "What the intensity counts: stack emissions (direct), or the whole life cycle."
     )
     label: Label = LABEL
     delimiter: str = setting(",", "One character between cells.", pattern=r"^[^\"\r\n]$")

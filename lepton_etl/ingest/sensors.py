@@ -93,11 +93,11 @@ class SensorRule(BaseModel):
         "whose names are all there.",
     )
     unit: Strings = Field(
-        description="Units that the sensor may speak, in pint's words; another is a reject."
+        description="Units that the sensor may have, in pint's names; any other is a reject."
     )
     unit_is: Mapping[str, str] = Field(
         default_factory=dict,
-        description="What a unit as logged means for this sensor, before the table's own words.",
+        description="What a unit as logged means for this sensor; goes before the table's own names.",
     )
     statistic: Statistic = "instant"
     point: str | None = Field(default=None, description="Where a power is taken.")
@@ -153,11 +153,9 @@ class RuleTable(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rules: tuple[SensorRule, ...] = Field(min_length=1)
-    units: Mapping[str, str] = Field(
-        default_factory=dict, description="Unit as logged -> pint's word for it."
-    )
+    units: Mapping[str, str] = Field(default_factory=dict, description="Unit as logged -> pint's name of it.")
     no_value: tuple[str, ...] = Field(
-        default=(), description="Texts, in lower case, that say there is no value."
+        default=(), description="Texts, in lower case, that mean that there is no value."
     )
     no_value_pattern: ColumnPattern | None = Field(
         default=None, description="Whole texts that are no measurement."
