@@ -157,7 +157,7 @@ def _of_files(version: int, rows: pl.DataFrame, what: str, remedy: str) -> Itera
 
 
 def _remedy(table: Table, file: DataFile) -> str:
-    if table.name.startswith("bronze/") or file.day is None:
+    if table.name.startswith("bronze/") or table.partition != "date":
         return _RESTORE
     return f"{_RESTORE}, or remove its day from the table and run the night of {file.day} again"
 

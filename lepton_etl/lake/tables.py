@@ -291,7 +291,7 @@ def read_files(
 def data_files(root: Path, table: Table, log: DeltaTable, days: Days | None) -> list[DataFile]:
     """The files of this version that may hold rows of the days, by path."""
     actions = pa.table(log.get_add_actions(flatten=True))
-    column = day_column(table) if days is not None or table.partition else None
+    column = day_column(table) if days is not None or {"date", "ingest_date"} & set(table.columns) else None
     found = []
     for action in actions.to_pylist():
         day = action.get(f"partition.{table.partition}") if table.partition else None
@@ -538,7 +538,7 @@ def day_column(table: Table) -> str:
     """The column that holds a row's UTC day."""
     if table.name == "bronze/reading":
         return "reading_date"
-    if table.name in ("bronze/reject", "bronze/file"):
+    if "ingest_date" in table.columns:
         return "ingest_date"
     if "date" in table.columns:
         return "date"
