@@ -20,25 +20,23 @@ from typing import Final
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from bench.measure import figure, print_figures, write
 from lepton_etl.config.sections import LedgerSettings
 from lepton_etl.days import Days
-from lepton_etl.energy.aggregate import sum_nodes
-from lepton_etl.energy.node_hours import measured_node_hours, node_hours
+from lepton_etl.energy.aggregate import group_sums
+from lepton_etl.energy.gaps import with_imputed
+from lepton_etl.energy.node_hours import measured_node_hours, node_hours, node_intervals
 from lepton_etl.intervals.channels import READING_COLUMNS
 from lepton_etl.intervals.node_day import IntervalPolicy, intervals
 from lepton_etl.intervals.readings import roster
 from lepton_etl.intervals.sensor_classes import SensorClass, sensor_classes
 from lepton_etl.intervals.usual_values import HISTORY_COLUMNS
-from lepton_etl.lake.session import spark_session
 from lepton_etl.ledger.accounts import IT_HOURS, METERS, class_sigma_ratio, modelled_hours, site_accounts
 from lepton_etl.ledger.balance import ledger_rows
 from lepton_etl.registers.factors import load_factors
-from lepton_etl.schema.fleet import INTERVAL, NODE
-from lepton_etl.schema.types import arrow_schema, spark_schema
+from lepton_etl.schema.fleet import NODE
+from lepton_etl.schema.types import arrow_schema
 from lepton_etl.simulator import power
 from lepton_etl.simulator.hardware import CLASSES
 from lepton_etl.simulator.load import NodeTask, node_tasks
@@ -170,9 +168,7 @@ def inventory_of(hours: list[NodeHour]) -> pl.DataFrame:
     return pl.concat([empty, pl.DataFrame(known)], how="diagonal_relaxed").select(schema.names)
 
 
-def node_coverage(
-    spark: SparkSession, hours: list[NodeHour], classes: dict[str, SensorClass], name: str
-) -> tuple[float, int]:
+def node_coverage(hours: list[NodeHour], classes: dict[str, SensorClass], name: str) -> tuple[float, int]:
     """Share of cluster-hours whose true energy lies inside gold's interval, and their number."""
     nodes = inventory_of(hours)
     inventory = nodes.to_arrow().cast(arrow_schema(NODE))
@@ -181,16 +177,13 @@ def node_coverage(
         readings_of(hours, classes, name).to_arrow(), pl.DataFrame(schema=HISTORY_COLUMNS).to_arrow(),
         roster(inventory), policy,
     )  # fmt: skip
-    silver = spark.createDataFrame(rows, spark_schema(INTERVAL))
+    silver, days = pl.DataFrame(rows), Days.of(DAY)
     shares = {sensor: found.shared_variance_ratio for sensor, found in classes.items()}
-    gold = (
-        spark.createDataFrame(inventory, spark_schema(NODE))
-        .transform(measured_node_hours(silver, Days.of(DAY), idle_utilisation_ratio=0.05))
-        .transform(_without_gaps)
-        .transform(node_hours(0.9))
-        .transform(sum_nodes(("date", "hour_start", "site_id", "cluster_id"), 0.9, shares))
-    )
-    found = pl.DataFrame(gold.toArrow())
+    listed = pl.DataFrame(inventory)
+    measured = measured_node_hours(silver, node_intervals(silver), listed, days, idle_utilisation_ratio=0.05)
+    # Without history nothing is imputed.
+    hours_of_nodes = node_hours(with_imputed(measured, measured.clear(), None), 0.9)
+    found = group_sums(hours_of_nodes, ("date", "hour_start", "site_id", "cluster_id"), 0.9, shares)
     truth = pl.DataFrame(
         [(f"f{fleet:04d}", sum(node.energy_kwh for node in group)) for fleet, group in _by_fleet(hours).items()],
         schema=["cluster_id", "true_kwh"], orient="row",
@@ -198,12 +191,6 @@ def node_coverage(
     held = found.join(truth, on="cluster_id", how="inner").filter(pl.col("it_energy_kwh").is_not_null())
     inside = held["true_kwh"].is_between(held["it_energy_lower_kwh"], held["it_energy_upper_kwh"])
     return int(inside.sum()) / held.height, held.height
-
-
-def _without_gaps(rows: DataFrame) -> DataFrame:
-    return rows.withColumns(
-        {name: F.lit(None).cast("double") for name in ("filled_kwh", "filled_sigma_kwh", "filled_s")}
-    )
 
 
 def board_coverage(hours: list[NodeHour], classes: dict[str, SensorClass]) -> tuple[float, int]:
@@ -270,11 +257,7 @@ def main() -> None:
     count = parser.parse_args().fleets
     classes = sensor_classes(load_factors(), DAY)
     hours = list(fleets(count))
-    spark = spark_session("bench coverage", {})
-    try:
-        found = {name: node_coverage(spark, hours, classes, name) for name in NODE_QUANTITY}
-    finally:
-        spark.stop()
+    found = {name: node_coverage(hours, classes, name) for name in NODE_QUANTITY}
     found[BOARD] = board_coverage(hours, classes)
     found["meter"] = meter_coverage(hours)
     low, high = WANTED

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lepton_etl.attribution.node_energy import roll
-from lepton_etl.attribution.node_split import split_nodes
+from lepton_etl.attribution.node_split import HOLDING_COLUMNS, split_nodes
+from lepton_etl.attribution.node_split import INTERVAL_COLUMNS as SPLIT_COLUMNS
 from lepton_etl.attribution.tenants import job_energy, tenant_day
 from lepton_etl.billing.bill import Invoice, bill_check, cluster_months, month_cost, period_of, read_invoices
 from lepton_etl.billing.costs import Meters, cluster_costs, currency_of, site_costs
@@ -43,8 +44,9 @@ from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
 from lepton_etl.energy.aggregate import group_sums, with_inlet_p99, with_peak_power
 from lepton_etl.energy.exact_sums import exact_sum, rows_of
-from lepton_etl.energy.gaps import HISTORY_DAYS, with_imputed
+from lepton_etl.energy.gaps import HISTORY_COLUMNS, HISTORY_DAYS, with_imputed
 from lepton_etl.energy.node_hours import (
+    INTERVAL_COLUMNS,
     NODE_HOUR_KEY,
     inlet_counts,
     measured_node_hours,
@@ -55,10 +57,7 @@ from lepton_etl.energy.node_hours import (
 from lepton_etl.energy.owners import with_job_idle
 from lepton_etl.facility.meter_hours import (
     HOUR_S,
-    VOLUME_COLUMNS,
-    VOLUME_QUANTITIES,
     bucket_starts,
-    volume_intervals,
 )
 from lepton_etl.facility.modelled_meters import with_modelled_overhead
 from lepton_etl.facility.pue import (
@@ -73,21 +72,21 @@ from lepton_etl.facility.pue import (
 from lepton_etl.intervals.sensor_classes import sensor_classes
 from lepton_etl.lake import tables as plain
 from lepton_etl.lake.runs import recorded_models
-from lepton_etl.lake.tables import Lake, Written
-from lepton_etl.models.gap_features import gap_features
+from lepton_etl.lake.tables import DataFile, Written, read_files
+from lepton_etl.models.device_hours import gap_features, interval_columns
 from lepton_etl.models.registry import Registry
 from lepton_etl.models.stored import FORWARD_ERROR_TAG
 from lepton_etl.registers.factors import FactorSet, load_factors
-from lepton_etl.registers.instruments import fuel_kgco2e, read_instruments, read_scope1
-from lepton_etl.schema.carbon import INSTRUMENT, MARKET_YEAR, SCOPE1, VOLUME_INTERVAL
+from lepton_etl.registers.instruments import fuel_kgco2e
+from lepton_etl.schema.carbon import INSTRUMENT, MARKET_YEAR, VOLUME_INTERVAL
 from lepton_etl.schema.declare import SECONDS_PER_HOUR, Table
 from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, SITE_HOUR
 from lepton_etl.schema.fleet import FACILITY_INTERVAL, GRID_HOUR, INTERVAL, METER, NODE, WEATHER_HOUR
 from lepton_etl.schema.jobs import JOB_ENERGY, JOB_NODE, JOB_RUN, TENANT_DAY
 from lepton_etl.schema.ledger import BILL_CHECK, CLUSTER_COST, COST_MONTH, ENERGY_LEDGER, SITE_COST, TARIFF
-from lepton_etl.schema.logs import READING
 from lepton_etl.schema.types import arrow_schema
 from pipelines import ledger
+from pipelines.engine import InlineEngine
 from pipelines.ledger import fits_of, run_fit
 from pipelines.publish import with_status
 from pipelines.stage import StageContext, StageResult
@@ -104,7 +103,7 @@ NODE_DAYS: Final = 256
 def run(context: StageContext) -> StageResult:
     """Make the gold tables of the context's days. Raises LedgerError, before any is written, if it does not close."""
     lake, days = context.lake, context.days
-    rows_in = lake.read(INTERVAL, days, columns=["date"]).height
+    rows_in = sum(file.rows for file in lake.files(INTERVAL, days))
     fitted = run_fit(context)
     fleet = node_figures(context)
     intensity, meters = _intensity(context), _meter_hours(context)
@@ -149,16 +148,22 @@ class Fleet:
 
 def node_figures(context: StageContext) -> Fleet:
     """Return the node-hours of the days and what is summed from nodes, made bucket by bucket of nodes."""
-    lake, days = context.lake, context.days
+    lake, days, settings = context.lake, context.days, context.settings
     nodes, clusters = lake.read(NODE), accounted_clusters(context)
-    for table in (INTERVAL, NODE_HOUR, *((JOB_NODE,) if clusters else ())):
-        found = lake.version(table)
-        if found is not None:
-            lake.inputs[table.name] = found
-    work = NodeWork(Path(lake.root), days, context.settings, tuple(clusters))
-    seen = [work.measured(bucket) for bucket in node_buckets(nodes, days)]
+    intervals = tuple(lake.files(INTERVAL, days))
+    before = Days(days.start - timedelta(days=HISTORY_DAYS), days.start - timedelta(days=1))
+    held = tuple(lake.files(JOB_NODE, days)) if clusters else ()
+    measure = MeasureNodes(days, intervals, settings.energy.idle_utilisation_ratio)
+    make = MakeNodes(
+        intervals, tuple(lake.files(NODE_HOUR, before)), held, tuple(clusters), _limit(context),
+        settings.attribution.idle_gpu_utilisation_ratio,
+    )  # fmt: skip
+    buckets = node_buckets(nodes, days)
+    # One bucket is not worth the start of an engine.
+    engine = context.engine if len(buckets) > 1 else InlineEngine()
+    seen = engine.map(measure, buckets)
     modelled = modelled_gaps(context, pl.concat([one.gaps for one in seen]))
-    made = [work.made(one, modelled) for one in seen]
+    made = engine.map(make, [(one, modelled) for one in seen])
     return Fleet(
         node_hours=pl.concat([one.node_hours for one in made]),
         power=pl.concat([one.power for one in seen]),
@@ -218,47 +223,61 @@ class Made:
 
 
 @dataclass(frozen=True)
-class NodeWork:
-    """The work of one task: a bucket's rows of silver in, its rows of gold out. Travels to executors."""
+class MeasureNodes:
+    """The first work of a task: intervals of a bucket of nodes -> measured node-hours and sums over nodes."""
 
-    root: Path
     days: Days
-    settings: Settings
-    clusters: tuple[str, ...]
+    intervals: tuple[DataFile, ...]
+    idle_utilisation_ratio: float
 
-    def measured(self, nodes: pl.DataFrame) -> Measured:
-        """Intervals of a bucket of nodes -> measured node-hours and what is summed over nodes."""
-        intervals = self._read(INTERVAL, self.days, nodes)
+    def __call__(self, nodes: pl.DataFrame) -> Measured:
+        names = tuple(dict.fromkeys((*INTERVAL_COLUMNS, *interval_columns("node"))))
+        intervals = read_files(INTERVAL, self.intervals, names, _of(nodes))
         means = node_intervals(intervals)
         hours = measured_node_hours(
-            intervals, means, nodes, self.days,
-            idle_utilisation_ratio=self.settings.energy.idle_utilisation_ratio,
-        )  # fmt: skip
-        return Measured(
-            nodes, hours, power_sums(means), inlet_counts(means), gap_features(intervals, hours, nodes)
+            intervals, means, nodes, self.days, idle_utilisation_ratio=self.idle_utilisation_ratio
         )
+        gaps = gap_features(intervals, hours, nodes)
+        return Measured(nodes, hours, power_sums(means), inlet_counts(means), gaps)
 
-    def made(self, seen: Measured, modelled: pl.DataFrame | None) -> Made:
-        """Fill the gaps of measured node-hours by the model or their own history, and split them by jobs."""
-        before = Days(self.days.start - timedelta(days=HISTORY_DAYS), self.days.start - timedelta(days=1))
-        history = self._read(NODE_HOUR, before, seen.nodes)
-        hours = node_hours(
-            with_imputed(seen.node_hours, history, modelled), self.settings.energy.coverage_min_ratio
-        )
-        listed = pl.col("cluster_id").is_in(self.clusters)
-        # Without accounting nothing is read: the split of no rows has its columns.
-        of_jobs = seen.nodes if self.clusters else seen.nodes.clear()
+
+@dataclass(frozen=True)
+class MakeNodes:
+    """The second work: measured node-hours of a bucket -> gold/node_hour, gaps filled, and its split by jobs.
+
+    `history` are files of gold/node_hour of the days before, `held` those of silver/job_node, `clusters` have
+    accounting.
+    """
+
+    intervals: tuple[DataFile, ...]
+    history: tuple[DataFile, ...]
+    held: tuple[DataFile, ...]
+    clusters: tuple[str, ...]
+    coverage_min_ratio: float
+    idle_gpu_utilisation_ratio: float
+
+    def __call__(self, inputs: tuple[Measured, pl.DataFrame | None]) -> Made:
+        seen, modelled = inputs
+        history = read_files(NODE_HOUR, self.history, HISTORY_COLUMNS, _of(seen.nodes))
+        hours = node_hours(with_imputed(seen.node_hours, history, modelled), self.coverage_min_ratio)
+        accounted = pl.col("cluster_id").is_in(self.clusters)
+        mine = accounted & _of(seen.nodes)
         job_hours, split = split_nodes(
-            self._read(INTERVAL, self.days, of_jobs).filter(listed), hours.filter(listed),
-            self._read(JOB_NODE, self.days, of_jobs).filter(listed), roll(seen.nodes.to_arrow()),
-            self.settings.attribution.idle_gpu_utilisation_ratio,
+            read_files(INTERVAL, self.intervals if self.clusters else (), SPLIT_COLUMNS, mine),
+            hours.filter(accounted), read_files(JOB_NODE, self.held, HOLDING_COLUMNS, mine),
+            roll(seen.nodes.to_arrow()), self.idle_gpu_utilisation_ratio,
         )  # fmt: skip
-        return Made(with_job_idle(hours, split) if self.clusters else hours, job_hours, split)
+        return Made(with_job_idle(hours, split), job_hours, split)
 
-    def _read(self, table: Table, days: Days, nodes: pl.DataFrame) -> pl.DataFrame:
-        """The rows of these nodes and of their chassis."""
-        names = pl.concat([nodes["node_id"], nodes["chassis_id"]]).drop_nulls().unique().sort()
-        return Lake(self.root).read(table, days, where=pc.field("node_id").isin(names.to_list()))
+
+def _of(nodes: pl.DataFrame) -> pl.Expr:
+    """Whether a row is of one of these nodes or of their chassis."""
+    names = pl.concat_list("node_id", "chassis_id")
+    sites = nodes.group_by("site_id").agg(names.explode().drop_nulls().unique().sort()).sort("site_id")
+    return pl.any_horizontal(
+        pl.lit(value=False),
+        *((pl.col("site_id") == site) & pl.col("node_id").is_in(ids) for site, ids in sites.iter_rows()),
+    )
 
 
 def accounted_clusters(context: StageContext) -> list[str]:
@@ -311,7 +330,9 @@ def _by_model(
         return None
     context.lake.inputs[f"model/{name}"] = int(version)
     predicted = pl.Series("model_kwh", model.predict(gaps.to_pandas()), dtype=pl.Float64)
-    filled = gaps.with_columns(predicted * gaps["gap_s"] / SECONDS_PER_HOUR).filter(pl.col("model_kwh") >= 0)
+    filled = gaps.with_columns(predicted * (gaps["gap_s"] / SECONDS_PER_HOUR)).filter(
+        pl.col("model_kwh") >= 0
+    )
     return filled.select(*NODE_HOUR_KEY, "model_kwh", (pl.col("model_kwh") * error).alias("model_sigma_kwh"))
 
 
@@ -415,54 +436,6 @@ def _limit(context: StageContext) -> float:
 
 def _lives(context: StageContext) -> pl.DataFrame:
     return service_lives(context.lake.read(NODE), load_factors(context.settings.carbon.factors))
-
-
-def registers(context: StageContext) -> tuple[Written, ...]:
-    """instruments.csv and scope1.csv -> silver/instrument and silver/scope1; empty where the settings name none."""
-    carbon, site_id, lake = context.settings.carbon, context.settings.site.site_id, context.lake
-    instruments = (
-        read_instruments(carbon.instruments, site_id)
-        if carbon.instruments
-        else arrow_schema(INSTRUMENT).empty_table()
-    )
-    scope1 = (
-        read_scope1(carbon.scope1, site_id, load_factors(carbon.factors), carbon.gwp_set)
-        if carbon.scope1
-        else arrow_schema(SCOPE1).empty_table()
-    )
-    return lake.overwrite(INSTRUMENT, instruments), lake.overwrite(SCOPE1, scope1)
-
-
-def volume_interval(context: StageContext, meters: pa.Table) -> Written:
-    """Readings of listed water and fuel meters -> silver/volume_interval; a site has few, so the driver does it."""
-    lake, days, energy = context.lake, context.days, context.settings.energy
-    known = pl.DataFrame(meters).filter(pl.col("carrier").is_in(("water", "fuel")))
-    rows = arrow_schema(VOLUME_INTERVAL).empty_table()
-    if known.height:
-        first, last = (int(at.timestamp() * 1_000_000) for at in (days.from_time, days.until_time))
-        readings = _volume_readings(context, known).to_arrow()
-        rows = volume_intervals(readings, context.settings.site.site_id, energy.interval_s, first, last)
-    return lake.replace(VOLUME_INTERVAL, days, rows, allow_empty=True)
-
-
-def _volume_readings(context: StageContext, meters: pl.DataFrame) -> pl.DataFrame:
-    """Bronze of water and fuel of the days and of a day on both sides, as VOLUME_COLUMNS; stamps are window starts."""
-    days, one_day = context.days, timedelta(days=1)
-    facts = meters.select("meter_id", "carrier", "multiplier", "label", "valid_from", "valid_to")
-    is_volume = (pc.field("site_id") == context.settings.site.site_id) & pc.field("quantity").isin(
-        list(VOLUME_QUANTITIES)
-    )
-    around = Days(days.start - one_day, days.end + one_day)
-    readings = context.lake.read(READING, around, where=is_volume)
-    window_us = (pl.col("window_s") * 1_000_000).cast(pl.Int64)
-    shift_us = pl.when(pl.col("label") == "end").then(window_us).otherwise(0)
-    at, until = pl.col("reading_time"), pl.col("valid_to")
-    return (
-        readings.join(facts, left_on="device_id", right_on="meter_id", how="inner")
-        .filter((at >= pl.col("valid_from")) & (until.is_null() | (at < until)))
-        .with_columns(pl.col("device_id").alias("meter_id"), (at.dt.epoch("us") - shift_us).alias("time_us"))
-        .select(VOLUME_COLUMNS)
-    )
 
 
 def site_volume(context: StageContext, carrier: str, name: str) -> pl.DataFrame:

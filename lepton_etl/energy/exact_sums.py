@@ -22,8 +22,22 @@ FINE_DIGITS: Final = 18
 
 def exact_sum(value: pl.Expr, digits: int = ENERGY_DIGITS) -> pl.Expr:
     """Sum of a number over the rows of a group, null where every addend is null; the same for any order of rows."""
-    scaled = (value.cast(pl.Float64) * 10.0**digits).round(mode="half_away_from_zero").cast(pl.Int128)
-    return pl.when(value.count() > 0).then(scaled.sum().cast(pl.Float64) / 10.0**digits)
+    number = value.cast(pl.Float64)
+    if digits == FINE_DIGITS:
+        # As decimals of their printed digits: so a sum of halves of the ninth digit is such a half again.
+        total = number.cast(pl.String).str.to_decimal(scale=digits).sum().cast(pl.Float64)
+    else:
+        total = _units(number, digits).sum().cast(pl.Float64) / 10.0**digits
+    return pl.when(value.count() > 0).then(total)
+
+
+def _units(number: pl.Expr, digits: int) -> pl.Expr:
+    """Whole units of the last digit; halves, as their digits are printed, away from zero."""
+    size, scale = number.abs(), 10.0**digits
+    whole = (size * scale).floor()
+    # The product itself may round up to a half. Above 2^51 a double has no half.
+    rounds_up = (whole < 2.0**51) & (size >= (whole + 0.5) / scale)
+    return ((whole + rounds_up.cast(pl.Float64)) * number.sign()).cast(pl.Int128)
 
 
 def quotient(numerator: pl.Expr, denominator: pl.Expr) -> pl.Expr:
@@ -34,7 +48,10 @@ def quotient(numerator: pl.Expr, denominator: pl.Expr) -> pl.Expr:
 def weighted_mean(value: pl.Expr, weight: pl.Expr) -> pl.Expr:
     """Mean of `value` by `weight` over the rows that have a value; null where none has, or no weight."""
     known_weight = pl.when(value.is_not_null()).then(weight)
-    return quotient(exact_sum(value * weight, FINE_DIGITS), exact_sum(known_weight, FINE_DIGITS))
+    products, weights = (
+        _units(part.cast(pl.Float64), FINE_DIGITS).sum() for part in (value * weight, known_weight)
+    )
+    return quotient(products.cast(pl.Float64), weights.cast(pl.Float64))
 
 
 def whole_sum(value: pl.Expr, needed: pl.Expr | None = None, digits: int = ENERGY_DIGITS) -> pl.Expr:

@@ -43,6 +43,8 @@ HOURS: Final = pl.Schema(
         "expected_s": pl.Float64,
     }
 )
+# What is read of gold/node_hour of the days before.
+HISTORY_COLUMNS: Final = (*NODE_HOUR_KEY, "it_energy_measured_kwh", "observed_s", "expected_s")
 _KEY: Final = ("site_id", "cluster_id", "node_id", "hour")
 _MODELLED: Final = pl.Schema(
     dict.fromkeys(NODE_HOUR_KEY[:3], pl.String())

@@ -28,6 +28,13 @@ CHASSIS_BELOW_NODES: Final = "chassis_below_nodes"
 CHASSIS_MISMATCH_S: Final = 120.0
 
 NODE_HOUR_KEY: Final = ("site_id", "cluster_id", "node_id", "hour_start")
+# What is read of silver/interval.
+INTERVAL_COLUMNS: Final = (
+    "site_id", "cluster_id", "node_id", "device_id", "interval_start", "interval_s", "multiplicity", "counts_in_total",
+    "energy_kwh", "observed_s", "power_mean_w", "gain_sigma_kwh", "resolution_sigma_kwh", "sampling_sigma_kwh",
+    "energy_source", "sensor_class", "cpu_utilisation_ratio", "gpu_utilisation_ratio", "inlet_temp_c", "device_temp_c",
+    "flags",
+)  # fmt: skip
 _NODE: Final = NODE_HOUR_KEY[:3]
 _BOARD: Final = r"^gpu\d+$"
 _FACTS: Final = (

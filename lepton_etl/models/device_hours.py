@@ -12,6 +12,8 @@ import pandas as pd
 import polars as pl
 
 from lepton_etl.config.sections import DeviceKind
+from lepton_etl.energy.gaps import SHORTEST_GAP_S
+from lepton_etl.energy.node_hours import NODE_HOUR_KEY
 from lepton_etl.models.features import FEATURES, KEYS, TARGET, UNKNOWN
 from lepton_etl.schema.declare import SECONDS_PER_HOUR
 
@@ -57,6 +59,32 @@ def device_hours(device: DeviceKind, intervals: pl.DataFrame, nodes: pl.DataFram
     rows = _with_nameplate(rows, nodes, device)
     typed = [pl.col(f.name).cast(pl.String if f.category else pl.Float64) for f in FEATURES[device]]
     return rows.select(*KEYS, "date", "observed_s", TARGET, *typed).sort(KEYS)
+
+
+def gap_features(intervals: pl.DataFrame, measured: pl.DataFrame, nodes: pl.DataFrame) -> pl.DataFrame:
+    """Return the node-hours whose power was not seen and whose load was: key, `gap_s` and the features of a node.
+
+    `measured` are rows of energy.node_hours.measured_node_hours. A node that said nothing itself has its row from its
+    components.
+    """
+    gap_s, has_load = pl.col("expected_s") - pl.col("observed_s"), pl.any_horizontal(
+        pl.col("cpu_utilisation_ratio", "gpu_utilisation_ratio").is_not_null()
+    )  # fmt: skip
+    gaps = measured.filter((gap_s > SHORTEST_GAP_S) & has_load).select(*NODE_HOUR_KEY, gap_s.alias("gap_s"))
+    own = intervals.select(interval_columns("node")).join(
+        gaps,
+        left_on=[*NODE_HOUR_KEY[:3], pl.col("interval_start").dt.truncate("1h")],
+        right_on=NODE_HOUR_KEY,
+        how="semi",
+    )
+    silent = gaps.select(
+        *NODE_HOUR_KEY[:3], pl.lit("node").alias("device_id"), pl.col("hour_start").alias("interval_start"),
+        pl.col("hour_start").dt.date().alias("date"), pl.lit(int(SECONDS_PER_HOUR)).alias("interval_s"),
+        pl.lit(1).alias("multiplicity"), pl.lit(0.0).alias("observed_s"),
+    )  # fmt: skip
+    hours = device_hours("node", pl.concat([own, silent], how="diagonal_relaxed"), nodes)
+    features = hours.filter(has_load).drop("device_id", "date", "observed_s", TARGET)
+    return gaps.join(features, on=NODE_HOUR_KEY, how="inner").sort(NODE_HOUR_KEY)
 
 
 def covered(hours: pl.DataFrame, coverage_min_ratio: float) -> pl.DataFrame:

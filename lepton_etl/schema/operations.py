@@ -1,4 +1,4 @@
-"""What the runs did: the run record, and which versions of the gold tables belong together."""
+"""Fields and tables of the record of runs, and of which versions of the gold tables belong together."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FIELDS: Final[tuple[Field, ...]] = (
 )
 
 RUN: Final = Table(
-    "ops/run", grain="one run of the night, in one state", key=("run_id", "state"), owner="operations",
+    "ops/run", grain="one run of the night, in one state", key=("run_id", "state"), owner="lake",
     columns=(
         "run_id", "state", "date_from", "date_until", "start_time", "end_time", "duration_s", "exit_code",
         "message", "code_version", "settings_hash",
@@ -48,7 +48,7 @@ RUN: Final = Table(
 )  # fmt: skip
 
 STAGE_RUN: Final = Table(
-    "ops/stage_run", grain="one stage of one run", key=("run_id", "stage"), owner="operations",
+    "ops/stage_run", grain="one stage of one run", key=("run_id", "stage"), owner="lake",
     columns=(
         "run_id", "stage", "state", "date_from", "date_until", "start_time", "end_time", "duration_s", "rows_in",
         "rows_out", "input_versions", "table_versions", "code_version", "message",
@@ -57,7 +57,7 @@ STAGE_RUN: Final = Table(
 
 NIGHT: Final = Table(
     "ops/night", grain="one published UTC day: the gold tables that belong together", key=("date",),
-    owner="operations", partition="date",
+    owner="lake", partition="date",
     columns=("date", "run_id", "published_time", "table_versions", "file_digests", "code_version"),
     not_null=("published_time", "table_versions", "file_digests"),
 )  # fmt: skip

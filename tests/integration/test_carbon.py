@@ -1,26 +1,24 @@
-"""Carbon on Spark frames: sources, three views on the same kWh, embodied carbon, water; one day of two clusters."""
+"""Carbon of hours: sources, three views on the same kWh, embodied carbon, water; one day of two clusters."""
 
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
 from typing import Any
 
+import polars as pl
 import pytest
-from pyspark.sql import DataFrame, SparkSession
 
 from lepton_etl.carbon.embodied import embodied_hours, with_embodied, with_node_embodied
 from lepton_etl.carbon.emissions import (
     GeneratorFactor,
     IntensityError,
     emission_days,
+    location_emissions,
     source_ratios,
-    with_location_emissions,
 )
-from lepton_etl.carbon.market import MarketMix, with_market_emissions
+from lepton_etl.carbon.market import MarketMix, market_emissions
 from lepton_etl.carbon.water import with_water
 from lepton_etl.uncertainty import Z
-
-pytestmark = pytest.mark.spark
 
 YEAR_S = 31_557_600.0
 
@@ -29,69 +27,69 @@ def hour(of: int, day: int = 3) -> datetime:
     return datetime(2025, 6, day, of, tzinfo=UTC)
 
 
+TIME = pl.Datetime("us", "UTC")
+
+
+def frame(rows: list[tuple[Any, ...]], **schema: Any) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
 @pytest.fixture(scope="module")
-def hours(spark: SparkSession) -> DataFrame:
+def hours() -> pl.DataFrame:
     """Site: 200 kWh an hour for 100 kWh IT; hour 1 with 50 kWh of sun and 30 kWh of diesel; 400 and 500 g/kWh."""
-    clusters = spark.createDataFrame(
+    number, text = pl.Float64, pl.String
+    clusters = frame(
         [
             (date(2025, 6, 3), hour(h), "s", name, it, it * 1.1, 2 * it, "measured")
             for h in (0, 1)
             for name, it in (("a", 75.0), ("b", 25.0))
         ],
-        "date date, hour_start timestamp, site_id string, cluster_id string, it_energy_kwh double, "
-        "it_energy_upper_kwh double, facility_energy_kwh double, facility_basis string",
-    )
-    sites = spark.createDataFrame(
+        date=pl.Date, hour_start=TIME, site_id=text, cluster_id=text, it_energy_kwh=number,
+        it_energy_upper_kwh=number, facility_energy_kwh=number, facility_basis=text,
+    )  # fmt: skip
+    sites = frame(
         [("s", hour(0), 200.0, "measured", 200.0, None), ("s", hour(1), 200.0, "measured", 120.0, 30.0)],
-        "site_id string, hour_start timestamp, facility_energy_kwh double, facility_basis string, "
-        "utility_kwh double, generator_kwh double",
-    )
-    intensity = spark.createDataFrame(
+        site_id=text, hour_start=TIME, facility_energy_kwh=number, facility_basis=text, utility_kwh=number,
+        generator_kwh=number,
+    )  # fmt: skip
+    intensity = frame(
         [(hour(0), 400.0, 50.0, False), (hour(1), 500.0, 50.0, True)],
-        "hour_start timestamp, carbon_intensity_gco2e_per_kwh double, upstream_gco2e_per_kwh double, "
-        "estimated boolean",
-    )
-    water = spark.createDataFrame(
-        [("s", hour(0), 180.0), ("s", hour(1), 60.0)], "site_id string, hour_start timestamp, water_l double"
+        hour_start=TIME, carbon_intensity_gco2e_per_kwh=number, upstream_gco2e_per_kwh=number, estimated=pl.Boolean,
+    )  # fmt: skip
+    water = frame(
+        [("s", hour(0), 180.0), ("s", hour(1), 60.0)], site_id=text, hour_start=TIME, water_l=number
     )
     mix = MarketMix(2025, 1e6, (), 0.25, 20.0, None, "residual_mix_missing")
     sources = source_ratios(sites, GeneratorFactor(2.7, 0.7))
-    return (
-        clusters.transform(with_location_emissions(intensity, sources, IntensityError(0.03, 0.4)))
-        .transform(with_market_emissions([mix]))
-        .transform(with_embodied(nodes(spark).transform(embodied_hours)))
-        .transform(with_water(water))
-        .persist()
-    )
+    located = location_emissions(clusters, intensity, sources, IntensityError(0.03, 0.4))
+    return with_water(with_embodied(market_emissions(located, [mix]), embodied_hours(nodes())), water)
 
 
-def nodes(spark: SparkSession) -> DataFrame:
+def nodes() -> pl.DataFrame:
     """a1 lives on, a2 is retired early at 02:00, a3 has outlived its four years; b1's mass is unknown."""
-    lives = spark.createDataFrame(
+    text, number = pl.String, pl.Float64
+    lives = frame(
         [
             ("s", "a1", hour(0, 1), None, 1400.0, 4 * YEAR_S, "inventory"),
             ("s", "a2", hour(0, 1), hour(2), 1000.0, 4 * YEAR_S, "archetype"),
             ("s", "a3", datetime(2020, 1, 1, tzinfo=UTC), None, 1000.0, 4 * YEAR_S, "inventory"),
             ("s", "b1", hour(0, 1), None, None, 4 * YEAR_S, "none"),
         ],
-        "site_id string, node_id string, in_service_from timestamp, retired_at timestamp, "
-        "embodied_te_kgco2e double, life_s double, embodied_basis string",
-    )
+        site_id=text, node_id=text, in_service_from=TIME, retired_at=TIME, embodied_te_kgco2e=number, life_s=number,
+        embodied_basis=text,
+    )  # fmt: skip
     rows = [
         ("s", name[0], name, hour(h), 3600.0)
         for h in (0, 1)
         for name in ("a1", "a2", "a3", "b1")
     ]  # fmt: skip
-    frame = spark.createDataFrame(
-        rows,
-        "site_id string, cluster_id string, node_id string, hour_start timestamp, expected_s double",
-    )
-    return frame.transform(with_node_embodied(lives))
+    hours = frame(rows, site_id=text, cluster_id=text, node_id=text, hour_start=TIME, expected_s=number)
+    return with_node_embodied(hours, lives)
 
 
 @pytest.fixture(scope="module")
-def found(hours: DataFrame) -> dict[tuple[str, int], dict[str, Any]]:
-    return {(row["cluster_id"], row["hour_start"].hour): row.asDict() for row in hours.collect()}
+def found(hours: pl.DataFrame) -> dict[tuple[str, int], dict[str, Any]]:
+    return {(row["cluster_id"], row["hour_start"].hour): row for row in hours.to_dicts()}
 
 
 def test_own_generation_is_not_charged_at_the_grids_intensity(
@@ -141,8 +139,8 @@ def test_water_follows_it_energy_and_not_pue(found: dict[tuple[str, int], dict[s
     assert litres[0] / found["a", 0]["it_energy_kwh"] == pytest.approx(180 / 100)
 
 
-def test_a_day_is_the_sum_of_its_hours_with_correlated_errors(hours: DataFrame) -> None:
-    rows = {row["cluster_id"]: row.asDict() for row in hours.transform(emission_days(0.9)).collect()}
+def test_a_day_is_the_sum_of_its_hours_with_correlated_errors(hours: pl.DataFrame) -> None:
+    rows = {row["cluster_id"]: row for row in emission_days(hours, 0.9).to_dicts()}
     a = rows["a"]
     assert a["emissions_location_kgco2e"] == pytest.approx(60 + 45)
     assert a["grid_import_kwh"] == pytest.approx(150 + 90)

@@ -10,13 +10,12 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import structlog
-from pyspark.sql import SparkSession
 
 from lepton_etl.config.settings import load
 from lepton_etl.days import Days
 from lepton_etl.facility.fit import FacilityFit, predict_overhead
 from lepton_etl.facility.hours import PlantHours
-from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Lake
 from lepton_etl.models.registry import Registry
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import SITE_HOUR
@@ -29,7 +28,6 @@ from pipelines.stage import StageContext
 from pipelines.train import model_name, register_fits
 from tests.unit.facility.plant import FIRST_DAY, simulated
 
-pytestmark = pytest.mark.spark
 SITE = "simsite"
 DAYS = 20
 SETTINGS = """\
@@ -46,7 +44,7 @@ def rows(table: Table, found: list[dict[str, object]]) -> pa.Table:
     return pa.Table.from_pylist(found, schema=arrow_schema(table))
 
 
-def lay_down(lake: SparkLake, hours: PlantHours) -> None:
+def lay_down(lake: Lake, hours: PlantHours) -> None:
     """The hours as site hours, ledger accounts and meters of the UPS."""
     starts = [datetime(1970, 1, 1, tzinfo=UTC) + timedelta(hours=hour) for hour in hours.hour.tolist()]
     days = Days(starts[0].date(), starts[-1].date())
@@ -78,15 +76,15 @@ def lay_down(lake: SparkLake, hours: PlantHours) -> None:
     ]  # fmt: skip
     lake.overwrite(METER, rows(METER, meters))
     for table, found in ((SITE_HOUR, sites), (ENERGY_LEDGER, accounts), (FACILITY_INTERVAL, intervals)):
-        lake.replace_few(table, days, lake.spark.createDataFrame(rows(table, found)))
+        lake.replace(table, days, rows(table, found))
 
 
 def test_the_fit_of_a_day_is_of_earlier_days_and_comes_back_for_it(
-    spark: SparkSession, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     (tmp_path / "site.yaml").write_text(SETTINGS)
     settings = load(tmp_path / "site.yaml")
-    lake = SparkLake(settings.lake.root, spark=spark)
+    lake = Lake(settings.lake.root)
     hours = simulated(DAYS)
     lay_down(lake, hours)
     day = FIRST_DAY + timedelta(days=DAYS - 1)
@@ -99,7 +97,7 @@ def test_the_fit_of_a_day_is_of_earlier_days_and_comes_back_for_it(
     assert written is not None and (written.rows, written.changed) == (1, True)
     again = run_fit(context(day))
     assert again is not None and not again.changed
-    (row,) = lake.read_few(FACILITY_FIT, Days.of(day)).toArrow().to_pylist()
+    (row,) = lake.read(FACILITY_FIT, Days.of(day)).to_dicts()
     assert (row["fitted_from"], row["fitted_until"]) == (FIRST_DAY, day - timedelta(days=1))
     assert row["fit_hours"] == (DAYS - 1) * 24
     fits, stages = fits_of(lake, day)

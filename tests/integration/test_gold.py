@@ -1,4 +1,4 @@
-"""Silver -> gold on Delta tables, against cases that were worked out by hand (tests/cases/gold)."""
+"""Silver -> gold on Delta tables, against cases that were worked out by hand (tests/cases/gold). No JVM."""
 
 from __future__ import annotations
 
@@ -9,25 +9,24 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import structlog
 import yaml
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
-from pyspark.sql import types as T
+from polars.testing import assert_frame_equal
 
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
-from lepton_etl.lake.spark import SparkLake
-from lepton_etl.schema.columns import exact_sum
-from lepton_etl.schema.declare import Table
+from lepton_etl.energy.aggregate import with_inlet_p99, with_peak_power
+from lepton_etl.energy.exact_sums import whole_sum
+from lepton_etl.lake.tables import Lake
+from lepton_etl.schema.declare import BOOLEAN, DATE, DOUBLE, INT, LONG, STRINGS, TIMESTAMP, Table
 from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, SITE_HOUR
 from lepton_etl.schema.fleet import FACILITY_INTERVAL, GRID_HOUR, INTERVAL, METER, NODE, WEATHER_HOUR
-from lepton_etl.schema.types import spark_schema
 from pipelines import gold
+from pipelines.engine import InlineEngine
 from pipelines.stage import StageContext
-
-pytestmark = pytest.mark.spark
+from tests.integration.laying import lay
 
 CASES = Path(__file__).resolve().parents[1] / "cases" / "gold"
 DAYS = Days.of(date(2025, 6, 3))
@@ -56,57 +55,88 @@ def test_case(case: str, gold_rows: dict[str, dict[str, list[dict[str, Any]]]]) 
     assert compared
 
 
-def test_a_second_run_commits_nothing(ran: SparkLake) -> None:
+def test_a_second_run_commits_nothing(ran: Lake) -> None:
     before = {table.name: ran.version(table) for table in OUTPUTS}
     result = gold.run(context(ran, settings_of({}, ran), DAYS))
     assert [one.changed for one in result.written] == [False] * 7
     assert {table.name: ran.version(table) for table in OUTPUTS} == before
     assert result.rows_out == sum(one.rows for one in result.written)
-    assert result.rows_in == ran.read(INTERVAL, DAYS).count()
+    assert result.rows_in == ran.read(INTERVAL, DAYS).height
 
 
-def test_clusters_share_the_whole_overhead_and_no_residual(ran: SparkLake) -> None:
-    site = ["site_id", "hour_start"]
-    clusters = (
-        ran.read(CLUSTER_HOUR, DAYS)
-        .groupBy(*site)
-        .agg(
-            exact_sum(F.col("facility_energy_kwh") - F.col("it_energy_kwh")).alias("shares_kwh"),
-            F.count_if(F.col("it_energy_kwh").isNull()).alias("unknown"),
-        )
+def test_many_buckets_give_the_rows_of_one(ran: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = gold.node_figures(context(ran, settings_of({}, ran), DAYS))
+    monkeypatch.setattr(gold, "NODE_DAYS", 1)
+    parted = gold.node_figures(context(ran, settings_of({}, ran), DAYS))
+    assert len(gold.node_buckets(ran.read(NODE), DAYS)) > 10
+    key = list(NODE_HOUR.key)
+    assert parted.node_hours.sort(key).equals(whole.node_hours.sort(key))
+    hours = ran.read(CLUSTER_HOUR, DAYS).select("site_id", "cluster_id", "hour_start", "it_energy_kwh")
+    order = ["site_id", "cluster_id", "hour_start"]
+    for fleet in (whole, parted):
+        assert fleet.power.height
+    peaks = [with_peak_power(hours, fleet.power).sort(order) for fleet in (whole, parted)]
+    inlets = [with_inlet_p99(hours, fleet.inlets, "hour_start").sort(order) for fleet in (whole, parted)]
+    assert_frame_equal(peaks[0], peaks[1], check_exact=True)
+    assert_frame_equal(inlets[0], inlets[1], check_exact=True)
+
+
+def test_a_chassis_stays_in_one_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a node moved from one chassis to another: both are of its bucket."""
+    monkeypatch.setattr(gold, "NODE_DAYS", 2)
+    rows = [(f"n{i}", f"ch{i // 3}") for i in range(9)] + [
+        ("n2", "ch1"),
+        *((f"x{i}", None) for i in range(5)),
+    ]
+    nodes = pl.DataFrame(
+        [
+            {"site_id": "s", "node_id": node, "chassis_id": chassis, "valid_from": None}
+            for node, chassis in rows
+        ]
     )
-    rest = F.col("facility_energy_kwh") - F.col("it_energy_kwh")
+    buckets = [set(bucket["node_id"]) for bucket in gold.node_buckets(nodes, DAYS)]
+    assert sum(len(bucket) for bucket in buckets) == 14
+    assert {f"n{i}" for i in range(6)} in [bucket & {f"n{i}" for i in range(6)} for bucket in buckets]
+    assert any({"n6", "n7", "n8"} <= bucket for bucket in buckets)
+    assert max(map(len, buckets)) <= 6 + 2
+
+
+def test_clusters_share_the_whole_overhead_and_no_residual(ran: Lake) -> None:
+    site = ["site_id", "hour_start"]
+    share = whole_sum(
+        pl.col("facility_energy_kwh") - pl.col("it_energy_kwh"), pl.col("it_energy_kwh").is_null()
+    )
+    clusters = ran.read(CLUSTER_HOUR, DAYS).group_by(site).agg(
+        share.alias("shares_kwh"), pl.col("it_energy_kwh").null_count().alias("unknown")
+    )  # fmt: skip
+    rest = pl.col("facility_energy_kwh") - pl.col("it_energy_kwh")
     rows = (
         ran.read(SITE_HOUR, DAYS)
-        .join(clusters, site, how="inner")
-        .where("pue_basis IN ('measured', 'partial') AND unknown = 0")
-        .withColumn("whole_kwh", F.coalesce("overhead_kwh", rest))
+        .join(clusters, on=site, how="inner")
+        .filter(pl.col("pue_basis").is_in(("measured", "partial")) & (pl.col("unknown") == 0))
+        .select(pl.coalesce("overhead_kwh", rest), "shares_kwh")
     )
-    pairs = [(row["whole_kwh"], row["shares_kwh"]) for row in rows.toLocalIterator()]
-    assert len(pairs) > 15
-    assert all(math.isclose(whole, parts, rel_tol=1e-9) for whole, parts in pairs)
+    assert rows.height > 15
+    assert all(math.isclose(whole, parts, rel_tol=1e-9) for whole, parts in rows.iter_rows())
 
 
-def test_upper_and_lower_enclose_the_energy(ran: SparkLake) -> None:
+def test_upper_and_lower_enclose_the_energy(ran: Lake) -> None:
+    lower, upper = pl.col("it_energy_lower_kwh"), pl.col("it_energy_upper_kwh")
+    energy = pl.col("it_energy_kwh")
     for table in (NODE_HOUR, CLUSTER_HOUR, CLUSTER_DAY):
-        outside = ran.read(table, DAYS).where(
-            "it_energy_lower_kwh > it_energy_kwh OR it_energy_upper_kwh < it_energy_kwh OR it_energy_lower_kwh < 0"
-        )
-        assert outside.count() == 0
+        assert ran.read(table, DAYS).filter((lower > energy) | (upper < energy) | (lower < 0)).is_empty()
 
 
 # --- the runs ---
 
 
 @pytest.fixture(scope="module")
-def ran(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> SparkLake:
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """A lake in which gold ran on every case: one run for the plain ones, one a day for those with settings."""
-    lake = SparkLake(tmp_path_factory.mktemp("gold") / "lake", spark=spark)
+    lake = Lake(tmp_path_factory.mktemp("gold") / "lake")
     for table in INPUTS:
-        write(
-            lake, table, frame(spark, [row for case in CASE_NAMES for row in case_rows(case, table)], table)
-        )
-    write(lake, GRID_HOUR, frame(spark, read_csv(CASES / "grid_hour.csv"), GRID_HOUR))
+        put(lake, table, [row for case in CASE_NAMES for row in case_rows(case, table)])
+    put(lake, GRID_HOUR, read_csv(CASES / "grid_hour.csv"))
     gold.run(context(lake, settings_of({}, lake), DAYS))
     for case in CASE_NAMES:
         own = own_settings(case)
@@ -116,24 +146,22 @@ def ran(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> SparkL
 
 
 @pytest.fixture(scope="module")
-def gold_rows(ran: SparkLake) -> dict[str, dict[str, list[dict[str, Any]]]]:
+def gold_rows(ran: Lake) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Table -> case -> rows."""
     found: dict[str, dict[str, list[dict[str, Any]]]] = {table.name: {} for table in OUTPUTS}
     for table in OUTPUTS:
-        for row in ran.read(table).collect():
-            found[table.name].setdefault(row["site_id"], []).append(row.asDict())
+        for row in ran.read(table).to_dicts():
+            found[table.name].setdefault(row["site_id"], []).append(row)
     return found
 
 
-def write(lake: SparkLake, table: Table, rows: DataFrame) -> None:
-    if table.partition:
-        lake.replace_frame(table, ALL_DAYS, rows)
-    else:
-        lake.overwrite(table, rows)
+def put(lake: Lake, table: Table, rows: list[dict[str, str]]) -> None:
+    parsed = [parse(FILLED | {"date": day_of(row)} | row, table) for row in rows]
+    lay(lake, table, parsed, ALL_DAYS if table.partition else None)
 
 
-def context(lake: SparkLake, settings: Settings, days: Days) -> StageContext:
-    return StageContext(lake, settings, days, "test", structlog.stdlib.get_logger())
+def context(lake: Lake, settings: Settings, days: Days) -> StageContext:
+    return StageContext(lake, settings, days, "test", structlog.stdlib.get_logger(), InlineEngine())
 
 
 def own_settings(case: str) -> dict[str, Any]:
@@ -141,7 +169,7 @@ def own_settings(case: str) -> dict[str, Any]:
     return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def settings_of(own: dict[str, Any], lake: SparkLake) -> Settings:
+def settings_of(own: dict[str, Any], lake: Lake) -> Settings:
     source = {
         "name": "bmc",
         "format": "ipmitool",
@@ -178,36 +206,30 @@ def case_rows(case: str, table: Table) -> Iterator[dict[str, str]]:
         yield row | {"site_id": case}
 
 
-def frame(spark: SparkSession, rows: list[dict[str, str]], table: Table) -> DataFrame:
-    schema = spark_schema(table)
-    parsed = [parse(FILLED | {"date": day_of(row)} | row, table) for row in rows]
-    return spark.createDataFrame([tuple(row.get(c.name) for c in schema) for row in parsed], schema)
-
-
 def day_of(row: dict[str, str]) -> str:
     return (row.get("interval_start") or row.get("hour_start") or "")[:10]
 
 
 def parse(row: dict[str, str], table: Table) -> dict[str, Any]:
-    types = {c.name: c.dataType for c in spark_schema(table)}
+    types = {field.name: field.type for field in table.fields}
     assert not [name for name in row if name not in types and name not in FILLED and name != "date"], row
     return {name: parse_cell(cell, types[name]) for name, cell in row.items() if name in types}
 
 
-def parse_cell(cell: str, type_: T.DataType) -> Any:
-    if isinstance(type_, T.ArrayType):
+def parse_cell(cell: str, type_: str) -> Any:
+    if type_ == STRINGS:
         return sorted(cell.split("+")) if cell else []
     if cell == "":
         return None
-    if isinstance(type_, T.TimestampType):
+    if type_ == TIMESTAMP:
         return datetime.fromisoformat(cell).astimezone(UTC)
-    if isinstance(type_, T.DateType):
+    if type_ == DATE:
         return date.fromisoformat(cell)
-    if isinstance(type_, T.BooleanType):
+    if type_ == BOOLEAN:
         return cell == "true"
-    if isinstance(type_, T.IntegralType):
+    if type_ in (INT, LONG):
         return int(cell)
-    return float(cell) if isinstance(type_, T.DoubleType) else cell
+    return float(cell) if type_ == DOUBLE else cell
 
 
 def compare(rows: list[dict[str, Any]], expected: list[dict[str, Any]], table: Table) -> None:
@@ -229,8 +251,5 @@ def compare(rows: list[dict[str, Any]], expected: list[dict[str, Any]], table: T
 
 
 def normal(value: Any) -> str:
-    """A key as text; the session hands timestamps out as naive times of the machine's zone."""
-    if isinstance(value, datetime):
-        aware = value if value.tzinfo else value.astimezone(UTC)
-        return aware.astimezone(UTC).isoformat()
-    return str(value)
+    """A key as text."""
+    return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else str(value)

@@ -3,41 +3,34 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
-from pyspark.sql import SparkSession
 
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
-from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.carbon import INSTRUMENT, KPI, MARKET_YEAR
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, SITE_HOUR
 from lepton_etl.schema.fleet import FACILITY_INTERVAL, METER
-from lepton_etl.schema.types import spark_schema
 from pipelines import gold as carbon
 from pipelines import kpi
 from pipelines.stage import StageContext
-
-pytestmark = pytest.mark.spark
+from tests.integration.laying import lay
 
 DAY = date(2025, 6, 3)
 DAYS = Days.of(DAY)
 HOURS = [datetime(2025, 6, 3, tzinfo=UTC) + timedelta(hours=n) for n in range(24)]
 
 
-def put(lake: SparkLake, table: Table, rows: list[dict[str, Any]]) -> None:
-    filled = [{name: row.get(name) for name in table.columns} for row in rows]
-    frame = lake.spark.createDataFrame([tuple(row.values()) for row in filled], spark_schema(table))
-    if table.partition is None:
-        lake.overwrite(table, frame)
-    else:
-        lake.replace_few(table, DAYS, frame)
+def put(lake: Lake, table: Table, rows: list[dict[str, Any]]) -> None:
+    lay(lake, table, rows, DAYS if table.partition else None)
 
 
-def site(lake: SparkLake) -> None:
+def site(lake: Lake) -> None:
     """100 kWh IT an hour at PDU outputs, 98 by sensors, 130 facility; half the nodes at 20 degC, half at 30."""
     same = {"site_id": "s", "date": DAY, "status": "provisional"}
     bases = {"facility_basis": "measured", "pue_basis": "measured", "energy_basis": "measured"}
@@ -75,7 +68,7 @@ def site(lake: SparkLake) -> None:
     ])  # fmt: skip
 
 
-def settings(lake: SparkLake) -> Settings:
+def settings(lake: Lake) -> Settings:
     return Settings.model_validate(
         {
             "site": {"site_id": "s"},
@@ -89,12 +82,13 @@ def settings(lake: SparkLake) -> Settings:
     )
 
 
-def test_a_day_its_month_and_its_year(lake: SparkLake, spark: SparkSession) -> None:
+def test_a_day_its_month_and_its_year(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
     site(lake)
     context = StageContext(lake, settings(lake), DAYS, "run", structlog.get_logger())
     carbon.market_year(context)
     first = kpi.run(context)
-    rows = lake.rows(KPI).to_pylist()
+    rows = lake.read(KPI).to_dicts()
     of = {(row["period"], row["boundary"], row["kpi"]): row for row in rows}
     expected = {
         "pue2": 1.3, "pue3": 130 / 98, "dcie": 100 / 130, "cue": 0.44, "wue": 0.9, "ref": (0.1 * 110 + 20) / 130,
@@ -112,9 +106,29 @@ def test_a_day_its_month_and_its_year(lake: SparkLake, spark: SparkSession) -> N
     assert of["month", "site", "pue2"]["date"] == date(2025, 6, 1)
     year = of["year", "site", "pue2"]
     assert (year["kpi_value"], year["is_interim"], year["last_date"]) == (pytest.approx(1.3), True, DAY)
-    (balance,) = lake.rows(MARKET_YEAR).to_pylist()
+    (balance,) = lake.read(MARKET_YEAR).to_dicts()
     assert (balance["matched_kwh"], balance["balance_kwh"]) == (264.0, 0.0)
     again = kpi.run(context)
     assert not carbon.market_year(context).changed
     assert [one.changed for one in first.written] == [True]
     assert [one.changed for one in again.written] == [False]
+
+
+def test_iteusv_weighs_servers_by_what_was_seen_of_them(tmp_path: Path) -> None:
+    """A server whose power nobody knows is on where it says its utilisation; half an hour seen weighs half."""
+    lake = Lake(tmp_path / "lake")
+    site(lake)
+    put(lake, NODE_HOUR, [
+        {"site_id": "s", "date": DAY, "status": "provisional", "cluster_id": "c", "node_id": node, "hour_start": hour,
+         "energy_basis": "measured", "expected_s": 3600.0, "observed_s": seen_s, "gpu_count": 0,
+         "cpu_utilisation_ratio": busy, "power_mean_w": power_w}
+        for hour in HOURS
+        for node, busy, seen_s, power_w in (
+            ("whole", 0.9, 3600.0, 500.0), ("half", 0.3, 1800.0, 500.0), ("unmetered", 0.6, 0.0, None),
+            ("off", 0.0, 3600.0, 0.0),
+        )
+    ])  # fmt: skip
+    kpi.run(StageContext(lake, settings(lake), DAYS, "run", structlog.get_logger()))
+    of = {(row["boundary"], row["kpi"]): row for row in lake.read(KPI).to_dicts() if row["period"] == "day"}
+    assert of["c", "iteusv"]["kpi_value"] == pytest.approx((0.9 + 0.3 / 2 + 0.6) / 2.5)
+    assert of["c", "iteusv"]["denominator"] == pytest.approx(24 * 2.5)

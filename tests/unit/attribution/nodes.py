@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 
 from lepton_etl.attribution.node_energy import NodeFacts, Roll
 from lepton_etl.attribution.node_split import HOLDING_COLUMNS, INTERVAL_COLUMNS, node_days
+from lepton_etl.schema.declare import Table
 from lepton_etl.schema.fleet import INTERVAL
 from lepton_etl.schema.jobs import JOB_NODE
 from lepton_etl.schema.types import arrow_schema
@@ -43,21 +46,20 @@ def holding(job_id: str, start: float, end: float, **more: Any) -> dict[str, Any
     } | more  # fmt: skip
 
 
-def intervals_table(rows: list[dict[str, Any]]) -> pa.Table:
-    schema = pa.schema([arrow_schema(INTERVAL).field(name) for name in INTERVAL_COLUMNS])
-    return pa.Table.from_pylist(rows, schema=schema)
-
-
-def holdings_table(rows: list[dict[str, Any]]) -> pa.Table:
-    schema = pa.schema([arrow_schema(JOB_NODE).field(name) for name in HOLDING_COLUMNS])
-    return pa.Table.from_pylist(rows, schema=schema)
+def table_of(rows: list[dict[str, Any]], table: Table, names: Sequence[str]) -> pl.DataFrame:
+    schema = pa.schema([arrow_schema(table).field(name) for name in names])
+    return pl.DataFrame(pa.Table.from_pylist(rows, schema=schema))
 
 
 def split(
     intervals: list[dict[str, Any]], held: list[dict[str, Any]], nodes: Roll
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of jobs and rows of the node."""
-    rows = node_days(intervals_table(intervals), holdings_table(held), nodes, 0.01).to_pylist()
+    measured, holdings = (
+        table_of(intervals, INTERVAL, INTERVAL_COLUMNS),
+        table_of(held, JOB_NODE, HOLDING_COLUMNS),
+    )
+    rows = node_days(measured, holdings, nodes, 0.01).to_dicts()
     return [row for row in rows if row["job_id"]], [row for row in rows if not row["job_id"]]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pytest
 
@@ -17,7 +18,7 @@ from lepton_etl.schema.types import arrow_schema
 def lives_of(*rows: dict[str, Any]) -> dict[str, dict[str, Any]]:
     filled = [{"site_id": "s", "cluster_id": "c", **row} for row in rows]
     nodes = pa.Table.from_pylist(filled, schema=arrow_schema(NODE))
-    return {row["node_id"]: row for row in service_lives(nodes, load_factors()).to_dicts()}
+    return {row["node_id"]: row for row in service_lives(pl.DataFrame(nodes), load_factors()).to_dicts()}
 
 
 def on(year: int, month: int = 1) -> datetime:
@@ -55,4 +56,4 @@ def test_the_inventory_wins_and_a_move_is_no_retirement() -> None:
 
 
 def test_an_empty_inventory_has_no_lives() -> None:
-    assert service_lives(arrow_schema(NODE).empty_table(), load_factors()).is_empty()
+    assert service_lives(pl.DataFrame(arrow_schema(NODE).empty_table()), load_factors()).is_empty()

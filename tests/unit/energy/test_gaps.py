@@ -28,7 +28,7 @@ def hours(
 
 
 def filled(frame: pl.DataFrame) -> dict[int, dict[str, float]]:
-    return {row["hour"] - FIRST: row for row in fill_gaps(frame.to_arrow()).to_pylist()}
+    return {row["hour"] - FIRST: row for row in fill_gaps(frame).to_dicts()}
 
 
 def day_of(power_w: float) -> list[float | None]:

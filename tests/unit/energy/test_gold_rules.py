@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+import math
+import random
+from decimal import ROUND_HALF_UP, Decimal
 
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lepton_etl.energy.exact_sums import ENERGY_DIGITS, FINE_DIGITS, exact_sum, most_frequent, weighted_mean
 from lepton_etl.facility.pue import IT_CATEGORY, NODE_CATEGORY
-from lepton_etl.schema.columns import ENERGY_SUM, FINE_SUM
 from lepton_etl.schema.common import BOUNDARY
 from lepton_etl.uncertainty import CONFIDENCE, Z
 
@@ -26,7 +33,37 @@ def test_categories_grow_towards_the_it_input() -> None:
     assert IT_CATEGORY["ups_out"] < IT_CATEGORY["pdu_out"] < NODE_CATEGORY
 
 
+def summed(values: list[float | None], digits: int = ENERGY_DIGITS) -> float | None:
+    found = pl.DataFrame({"v": pl.Series(values, dtype=pl.Float64)}).select(exact_sum(pl.col("v"), digits))
+    return found.item()  # type: ignore[no-any-return]
+
+
 def test_sums_have_room_for_the_largest_energy() -> None:
-    # The dictionary's largest energy is 1e9 kWh; a sum of a billion such rows still fits.
-    assert ENERGY_SUM.precision - ENERGY_SUM.scale >= 18
-    assert FINE_SUM.precision - FINE_SUM.scale >= 18
+    # The dictionary's largest energy is 1e9 kWh; at 18 digits a sum of ten thousand million such rows still fits.
+    assert summed([1e9] * 1000, FINE_DIGITS) == 1e12
+    assert 1e9 * 1e10 * 10.0**FINE_DIGITS < 2.0**127
+
+
+def test_a_sum_is_the_same_for_any_order_of_its_rows() -> None:
+    rng = random.Random(7)
+    values: list[float | None] = [rng.random() * 10.0 ** rng.randint(-9, 6) for _ in range(2000)]
+    for digits in (ENERGY_DIGITS, FINE_DIGITS):
+        sums = {summed(rng.sample(values, len(values)), digits) for _ in range(5)}
+        assert len(sums) == 1
+    assert summed([0.1] * 10) == 1.0
+    assert (summed([None, None]), summed([None, 2.0])) == (None, 2.0)
+
+
+@given(st.floats(-1e5, 1e5), st.integers(-(10**12), 10**12), st.sampled_from([-1, 0, 1]))
+def test_a_number_is_rounded_as_its_digits_are(number: float, half: int, side: int) -> None:
+    """Also a half of the last digit, and the next doubles above and below it."""
+    near_half = (2 * half + 1) / 2e9
+    for value in (number, near_half if side == 0 else math.nextafter(near_half, side * math.inf)):
+        expected = Decimal(repr(value)).quantize(Decimal("1e-9"), ROUND_HALF_UP)
+        assert summed([value]) == float(expected)
+
+
+def test_a_mean_weighs_what_is_known_and_the_most_frequent_value_wins() -> None:
+    rows = pl.DataFrame({"k": [1, 1, 1], "v": [1.0, None, 4.0], "w": [1.0, 7.0, 2.0], "s": ["b", "a", None]})
+    assert rows.select(weighted_mean(pl.col("v"), pl.col("w"))).item() == 3.0
+    assert most_frequent(rows, ["k"], "s").rows() == [(1, "a")], "of equals the first by its order"

@@ -33,21 +33,21 @@ def account(
             "ledger_account": name, "account_kwh": kwh, "account_basis": basis}  # fmt: skip
 
 
-def heat(*rows: tuple[int, str, float | None]) -> pa.Table:
+def heat(*rows: tuple[int, str, float | None]) -> pl.DataFrame:
     return pl.DataFrame(
         [("here", hour(at), point, kwh) for at, point, kwh in rows],
         schema={"site_id": pl.String, "hour_start": pl.Datetime("us", "UTC"), "point": pl.String,
                 "energy_kwh": pl.Float64},
         orient="row",
-    ).to_arrow()  # fmt: skip
+    )  # fmt: skip
 
 
 def hours_of(
-    sites: list[dict[str, Any]], accounts: list[dict[str, Any]], heats: pa.Table | None = None
+    sites: list[dict[str, Any]], accounts: list[dict[str, Any]], heats: pl.DataFrame | None = None
 ) -> dict[str, PlantHours]:
     return plant_hours(
-        pa.Table.from_pylist(sites, schema=arrow_schema(SITE_HOUR)),
-        pa.Table.from_pylist(accounts, schema=arrow_schema(ENERGY_LEDGER)),
+        pl.DataFrame(pa.Table.from_pylist(sites, schema=arrow_schema(SITE_HOUR))),
+        pl.DataFrame(pa.Table.from_pylist(accounts, schema=arrow_schema(ENERGY_LEDGER))),
         heat() if heats is None else heats,
     )
 
