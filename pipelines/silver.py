@@ -36,7 +36,7 @@ from lepton_etl.facility.meter_hours import (
     with_meter,
 )
 from lepton_etl.intervals.channels import arrow_of
-from lepton_etl.intervals.node_day import UNLISTED_CLUSTER, IntervalPolicy, node_days
+from lepton_etl.intervals.node_day import UNLISTED_CLUSTER, IntervalPolicy, NodeDays, node_days
 from lepton_etl.intervals.readings import (
     ROSTER_COLUMNS,
     SourceFacts,
@@ -49,7 +49,6 @@ from lepton_etl.intervals.readings import (
     roster,
     units_of,
 )
-from lepton_etl.intervals.sensor_checks import CHECKED_DEVICES, sensor_checks
 from lepton_etl.intervals.sensor_classes import sensor_classes
 from lepton_etl.intervals.source_choice import INTERVAL_QUANTITIES
 from lepton_etl.intervals.usual_values import HISTORY_DAYS, SENSOR_DAY_COLUMNS
@@ -221,15 +220,11 @@ class Making:
         staged: list[StagedFile] = []
         unlisted: set[str] = set()
         states = [pl.DataFrame(arrow_schema(INTERVAL).empty_table()).select(_STATE_COLUMNS)]
-        for rows, said in self._node_days(found, inventory):
-            intervals = pl.DataFrame(rows)
-            staged += stage(self.root, INTERVAL, rows)
-            staged += stage(self.root, SENSOR_DAY, _sensor_day_rows(said, self.policy.site_id))
-            checked = (pl.col("device_id").str.contains(CHECKED_DEVICES)) & pl.col(
-                "power_mean_w"
-            ).is_not_null()
-            checks = sensor_checks(intervals.filter(checked).to_arrow(), inventory, self.policy.gains)
-            staged += stage(self.root, SENSOR_CHECK, checks)
+        for made in self._node_days(found, inventory):
+            intervals = pl.DataFrame(made.intervals)
+            staged += stage(self.root, INTERVAL, made.intervals)
+            staged += stage(self.root, SENSOR_CHECK, made.checks)
+            staged += stage(self.root, SENSOR_DAY, _sensor_day_rows(made.sensor_days, self.policy.site_id))
             unlisted |= set(intervals.filter(pl.col("cluster_id") == UNLISTED_CLUSTER)["node_id"].unique())
             states.append(intervals.filter(pl.col("device_id") == "node").select(_STATE_COLUMNS))
         if self.with_states:
@@ -240,10 +235,8 @@ class Making:
             staged += stage(self.root, FACILITY_INTERVAL, self._facility(meters))
         return Made(tuple(staged), tuple(sorted(unlisted)))
 
-    def _node_days(
-        self, found: _Unpacked, inventory: pl.DataFrame
-    ) -> Iterator[tuple[pa.Table, pl.DataFrame]]:
-        """Interval rows and sensor-days of the bucket; of many readings some days a call, each with those before it."""
+    def _node_days(self, found: _Unpacked, inventory: pl.DataFrame) -> Iterator[NodeDays]:
+        """What the readings of the bucket say; of many readings some days a call, each with those before it."""
         readings = found.table("reading")
         if readings is None:
             return
@@ -256,7 +249,7 @@ class Making:
             days = numbers[call == number]
             chosen = readings if len(days) == len(numbers) else readings.filter(arrow_of(np.isin(day, days)))
             made = node_days(chosen, past, inventory, self.policy, [int(one) for one in days if one >= first])
-            yield made.intervals, made.sensor_days
+            yield made
             past = pl.concat([past, made.sensor_days])
 
     def _facility(self, meters: pa.Table) -> pa.Table:
