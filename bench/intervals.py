@@ -29,9 +29,8 @@ import pyarrow as pa
 from bench.inputs import REAL
 from bench.measure import Figure, figure, print_figures, write
 from lepton_etl.days import Days
-from lepton_etl.ingest.decoded import Origin
-from lepton_etl.ingest.formats import decode
-from lepton_etl.ingest.specs import spec_of
+from lepton_etl.ingest.decoded import Decoded, Origin
+from lepton_etl.ingest.ipmitool import Ipmitool
 from lepton_etl.intervals.node_day import IntervalPolicy, node_days
 from lepton_etl.intervals.readings import SourceFacts, for_each_day, of_quantities, roster
 from lepton_etl.intervals.sensor_classes import sensor_classes
@@ -62,11 +61,8 @@ def harvard() -> pl.DataFrame:
     for path in sorted((REAL / "harvard-ipmi-weather" / "ipmi").glob("*.txt.gz")):
         content = path.read_bytes()
         node_id = path.name.removesuffix("-2025-06-03.txt.gz")
-        done = decode(
-            gzip.decompress(content),
-            Origin("bench", "bmc", path.name, node_id, "UTC"),
-            spec_of({"format": "ipmitool"}),
-        )
+        origin = Origin("bench", "bmc", path.name, node_id, "UTC")
+        done = Decoded.merge(Ipmitool(format="ipmitool").read([gzip.decompress(content)], origin))
         frames.append(pl.DataFrame(done.readings).with_columns(file_id=pl.lit(sha256(content).hexdigest())))
     return pl.concat(frames)
 

@@ -57,10 +57,7 @@ from lepton_etl.energy.node_hours import (
 from lepton_etl.energy.owners import with_job_idle
 from lepton_etl.facility.meter_hours import (
     HOUR_S,
-    VOLUME_COLUMNS,
-    VOLUME_QUANTITIES,
     bucket_starts,
-    volume_intervals,
 )
 from lepton_etl.facility.modelled_meters import with_modelled_overhead
 from lepton_etl.facility.pue import (
@@ -80,14 +77,13 @@ from lepton_etl.models.device_hours import gap_features, interval_columns
 from lepton_etl.models.registry import Registry
 from lepton_etl.models.stored import FORWARD_ERROR_TAG
 from lepton_etl.registers.factors import FactorSet, load_factors
-from lepton_etl.registers.instruments import fuel_kgco2e, read_instruments, read_scope1
-from lepton_etl.schema.carbon import INSTRUMENT, MARKET_YEAR, SCOPE1, VOLUME_INTERVAL
+from lepton_etl.registers.instruments import fuel_kgco2e
+from lepton_etl.schema.carbon import INSTRUMENT, MARKET_YEAR, VOLUME_INTERVAL
 from lepton_etl.schema.declare import SECONDS_PER_HOUR, Table
 from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, SITE_HOUR
 from lepton_etl.schema.fleet import FACILITY_INTERVAL, GRID_HOUR, INTERVAL, METER, NODE, WEATHER_HOUR
 from lepton_etl.schema.jobs import JOB_ENERGY, JOB_NODE, JOB_RUN, TENANT_DAY
 from lepton_etl.schema.ledger import BILL_CHECK, CLUSTER_COST, COST_MONTH, ENERGY_LEDGER, SITE_COST, TARIFF
-from lepton_etl.schema.logs import READING
 from lepton_etl.schema.types import arrow_schema
 from pipelines import ledger
 from pipelines.engine import InlineEngine
@@ -440,54 +436,6 @@ def _limit(context: StageContext) -> float:
 
 def _lives(context: StageContext) -> pl.DataFrame:
     return service_lives(context.lake.read(NODE), load_factors(context.settings.carbon.factors))
-
-
-def registers(context: StageContext) -> tuple[Written, ...]:
-    """instruments.csv and scope1.csv -> silver/instrument and silver/scope1; empty where the settings name none."""
-    carbon, site_id, lake = context.settings.carbon, context.settings.site.site_id, context.lake
-    instruments = (
-        read_instruments(carbon.instruments, site_id)
-        if carbon.instruments
-        else arrow_schema(INSTRUMENT).empty_table()
-    )
-    scope1 = (
-        read_scope1(carbon.scope1, site_id, load_factors(carbon.factors), carbon.gwp_set)
-        if carbon.scope1
-        else arrow_schema(SCOPE1).empty_table()
-    )
-    return lake.overwrite(INSTRUMENT, instruments), lake.overwrite(SCOPE1, scope1)
-
-
-def volume_interval(context: StageContext, meters: pa.Table) -> Written:
-    """Readings of listed water and fuel meters -> silver/volume_interval; a site has few, so the driver does it."""
-    lake, days, energy = context.lake, context.days, context.settings.energy
-    known = pl.DataFrame(meters).filter(pl.col("carrier").is_in(("water", "fuel")))
-    rows = arrow_schema(VOLUME_INTERVAL).empty_table()
-    if known.height:
-        first, last = (int(at.timestamp() * 1_000_000) for at in (days.from_time, days.until_time))
-        readings = _volume_readings(context, known).to_arrow()
-        rows = volume_intervals(readings, context.settings.site.site_id, energy.interval_s, first, last)
-    return lake.replace(VOLUME_INTERVAL, days, rows, allow_empty=True)
-
-
-def _volume_readings(context: StageContext, meters: pl.DataFrame) -> pl.DataFrame:
-    """Bronze of water and fuel of the days and of a day on both sides, as VOLUME_COLUMNS; stamps are window starts."""
-    days, one_day = context.days, timedelta(days=1)
-    facts = meters.select("meter_id", "carrier", "multiplier", "label", "valid_from", "valid_to")
-    is_volume = (pc.field("site_id") == context.settings.site.site_id) & pc.field("quantity").isin(
-        list(VOLUME_QUANTITIES)
-    )
-    around = Days(days.start - one_day, days.end + one_day)
-    readings = context.lake.read(READING, around, where=is_volume)
-    window_us = (pl.col("window_s") * 1_000_000).cast(pl.Int64)
-    shift_us = pl.when(pl.col("label") == "end").then(window_us).otherwise(0)
-    at, until = pl.col("reading_time"), pl.col("valid_to")
-    return (
-        readings.join(facts, left_on="device_id", right_on="meter_id", how="inner")
-        .filter((at >= pl.col("valid_from")) & (until.is_null() | (at < until)))
-        .with_columns(pl.col("device_id").alias("meter_id"), (at.dt.epoch("us") - shift_us).alias("time_us"))
-        .select(VOLUME_COLUMNS)
-    )
 
 
 def site_volume(context: StageContext, carrier: str, name: str) -> pl.DataFrame:

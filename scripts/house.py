@@ -322,7 +322,9 @@ def unreached(root: Path) -> tuple[list[str], list[str]]:
     """
     from vulture import Vulture
 
-    seer = Vulture(ignore_decorators=["@*.command", "@*.callback", "@field_validator", "@model_validator"])
+    seer = Vulture(
+        ignore_decorators=["@*.command", "@*.callback", "@field_validator", "@model_validator", "@log_format"]
+    )
     seer.scavenge([str(root / package) for package in (*PACKAGES, "scripts")])
     reasons = read_reasons(root)
     found: dict[str, str] = {}

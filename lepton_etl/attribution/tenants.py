@@ -129,16 +129,14 @@ def tenant_day(jobs: pl.DataFrame, limit: float) -> pl.DataFrame:
         )
     )
     rules = ("it_energy_kwh", "it_energy_usage_kwh", "it_energy_equal_kwh")
+    shares: tuple[pl.Expr | str, ...] = (parts, "_usage", "_equal")
     spread = pl.max_horizontal(rules) - pl.min_horizontal(rules)
     emitted_g = (pl.col("emissions_location_kgco2e") + pl.col("embodied_kgco2e")) * GRAMS_PER_KILOGRAM
     covered = _is_covered(limit)
     rows = (
         _with_basis(sums, limit)
         .with_columns(
-            *(
-                pl.when(covered).then(value).alias(name)
-                for name, value in zip(rules, (parts, pl.col("_usage"), pl.col("_equal")), strict=True)
-            ),
+            *(pl.when(covered).then(value).alias(name) for name, value in zip(rules, shares, strict=True)),
             *(pl.when(covered).then(name).alias(name) for name in _ENDS),
         )
         .with_columns(

@@ -16,7 +16,7 @@ from rich.table import Table as RichTable
 
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, LakeError
-from lepton_etl.lake.compare import compare_lakes, read_corrections
+from lepton_etl.lake.compare import Tolerance, compare_lakes, read_corrections
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import CLUSTER_DAY
@@ -74,11 +74,14 @@ def print_comparison(
     ignore: Sequence[str],
     expected: Path | None,
     days: Days | None,
+    tolerance: Tolerance,
 ) -> bool:
     """Whether two lakes agree but for the expected corrections; print what differs, table by table."""
     corrections = read_corrections(expected) if expected else []
     agree, counted = True, 0
-    for compared in compare_lakes(left, right, only=only, ignore=ignore, expected=corrections, days=days):
+    for compared in compare_lakes(
+        left, right, only=only, ignore=ignore, expected=corrections, days=days, tolerance=tolerance
+    ):
         counted += 1
         agree &= compared.as_expected
         for line in compared.lines():

@@ -13,7 +13,6 @@ from datetime import datetime
 from typing import Any, Final
 
 Row = Mapping[str, Any]
-SYSTEMS: Final = ("slurm", "kubernetes")
 # Kubernetes' own controllers ignore it: a queue that honours it, or a person, looks at it.
 NOT_BEFORE: Final = "lepton-etl/not-before"
 _HEAD: Final = (
@@ -103,4 +102,3 @@ _MAKERS: Final[Mapping[str, Callable[[Row, Mapping[str, Any], str], list[str]]]]
     "power_down": _power_down,
     "end_job": _look_at_job,
 }
-ACTIONS: Final = tuple(_MAKERS)

@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 import structlog
 from deltalake import DeltaTable
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
@@ -38,7 +37,7 @@ from lepton_etl.errors import ConfigurationError
 from lepton_etl.intervals.node_day import UNLISTED_CLUSTER
 from lepton_etl.intervals.source_choice import COMPONENT_OF, ENVIRONMENT, NODE_SOURCES
 from lepton_etl.lake import tables as plain
-from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Lake, read_files
 from lepton_etl.registers.inventory import read_nodes
 from lepton_etl.schema.diagnosis import DEVICE_NOW
 from lepton_etl.schema.fleet import INTERVAL
@@ -120,7 +119,7 @@ class Batch:
 class Watcher:
     """Takes the batches of the stream, in order; holds the last hour of each device and its last state."""
 
-    lake: SparkLake
+    lake: Lake
     settings: Settings
     run_id: str
     clock: Clock = utc_now
@@ -256,21 +255,13 @@ class Watcher:
         return self._history
 
 
-def history(lake: SparkLake, today: date, most_rows: int = HISTORY_ROWS) -> pl.DataFrame:
+def history(lake: Lake, today: date, most_rows: int = HISTORY_ROWS) -> pl.DataFrame:
     """Intervals of devices that have a state, of the days before today, thinned evenly in time to `most_rows`."""
     columns = (*KEY, "interval_start", *INPUTS)
-    empty = pl.DataFrame(
-        schema=dict.fromkeys(KEY, pl.String)
-        | {"interval_start": pl.Datetime("us", "UTC")}
-        | dict.fromkeys(INPUTS, pl.Float64)
-    )  # fmt: skip
-    if not lake.exists(INTERVAL):
-        return empty
     days = Days(today - timedelta(days=STATE_HISTORY_DAYS), today - timedelta(days=1))
-    rows = lake.read_frame(INTERVAL, days).where(F.col("device_id").rlike(DEVICES))
-    count = rows.count()
-    if count > most_rows:
-        step = -(-count // most_rows)
-        rows = rows.where(F.unix_seconds("interval_start") / F.col("interval_s") % step == 0)
-    arrow: pa.Table = rows.select(*columns).toArrow()
-    return pl.DataFrame(arrow) if arrow.num_rows else empty
+    is_device = pl.col("device_id").str.contains(DEVICES)
+    files = lake.files(INTERVAL, days)
+    count = sum(read_files(INTERVAL, [file], ["device_id"], is_device).height for file in files)
+    step = -(-count // most_rows)
+    kept = pl.col("interval_start").dt.epoch("s") // pl.col("interval_s") % max(step, 1) == 0
+    return read_files(INTERVAL, files, columns, is_device if step <= 1 else is_device & kept)

@@ -9,25 +9,23 @@ from typing import Any
 import polars as pl
 import pytest
 import structlog
-from pyspark.sql import SparkSession
 
+from lepton_etl.attribution.node_energy import roll
+from lepton_etl.attribution.node_split import split_nodes
 from lepton_etl.attribution.node_states import node_states
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
 from lepton_etl.intervals.readings import roster
-from lepton_etl.lake.spark import SparkLake
-from lepton_etl.schema.declare import Table
+from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.energy import CLUSTER_HOUR, NODE_HOUR
 from lepton_etl.schema.fleet import INTERVAL, NODE
 from lepton_etl.schema.jobs import JOB_ENERGY, JOB_NODE, JOB_RUN, NODE_STATE, TENANT_DAY
 from lepton_etl.schema.logs import JOB
-from lepton_etl.schema.types import arrow_schema, spark_schema
 from pipelines import gold as attribution
 from pipelines import silver as accounting
 from pipelines.stage import StageContext
+from tests.integration.laying import lay, rows_of
 from tests.unit.attribution.accounting import SITE, bronze
-
-pytestmark = pytest.mark.spark
 
 DAY = date(2025, 6, 3)
 DAYS = Days.of(DAY)
@@ -71,39 +69,21 @@ def intervals(node_id: str, power_w: float, silent_hour: int | None = None) -> l
     ]  # fmt: skip
 
 
-def filled(lake: SparkLake, table: Table, rows: list[dict[str, Any]]) -> None:
-    import pyarrow as pa
-
-    frame = lake.spark.createDataFrame(
-        pa.Table.from_pylist(rows, schema=arrow_schema(table)), spark_schema(table)
-    )
-    if "date" in table.columns:
-        lake.replace_few(table, DAYS, frame)
-    else:
-        lake.overwrite(table, frame)
-
-
-def node_hours(lake: SparkLake) -> Any:
+def node_hours() -> pl.DataFrame:
     """Hours of the nodes; the silent one of n2 is imputed with 0.3 kWh, embodied carbon is 0.01 kg an hour."""
     rows = [
         {
             "site_id": SITE, "cluster_id": "alpha", "node_id": name, "hour_start": hour, "date": DAY,
             "it_energy_imputed_kwh": 0.3 if (name, hour.hour) == ("n2", 5) else None, "imputed_s": 3600.0,
-            "embodied_kgco2e": 0.01, "it_energy_kwh": 0.3, "it_energy_lower_kwh": 0.27,
-            "it_energy_upper_kwh": 0.36,
+            "it_energy_kwh": 0.3, "it_energy_lower_kwh": 0.27, "it_energy_upper_kwh": 0.36,
         }
         for name in ("n1", "n2")
         for hour in HOURS
     ]  # fmt: skip
-    schema = ",".join(
-        f"{field.name} {field.dataType.simpleString()}"
-        for field in spark_schema(NODE_HOUR).fields
-        if field.name in rows[0]
-    )
-    return lake.spark.createDataFrame(rows, f"{schema},embodied_kgco2e double")
+    return rows_of(NODE_HOUR, rows).with_columns(pl.lit(0.01).alias("embodied_kgco2e"))
 
 
-def cluster_hours(lake: SparkLake, unknown_hour: int) -> Any:
+def cluster_hours(unknown_hour: int) -> pl.DataFrame:
     """Hours of 2 kWh with all figures; of one hour the market-based emissions are unknown."""
     rows = [
         {"site_id": SITE, "cluster_id": "alpha", "hour_start": hour, "it_energy_kwh": 2.0,
@@ -111,48 +91,41 @@ def cluster_hours(lake: SparkLake, unknown_hour: int) -> Any:
          **({"emissions_market_kgco2e": None} if hour.hour == unknown_hour else {})}
         for hour in HOURS
     ]  # fmt: skip
-    names = rows[0].keys()
-    schema = ",".join(
-        f"{field.name} {field.dataType.simpleString()}"
-        for field in spark_schema(CLUSTER_HOUR).fields
-        if field.name in names
-    )
-    return lake.spark.createDataFrame(rows, schema)
+    return rows_of(CLUSTER_HOUR, rows)
 
 
 @pytest.fixture(scope="module")
-def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     root = tmp_path_factory.mktemp("attribution")
-    lake = SparkLake(root / "lake", spark=spark)
+    lake = Lake(root / "lake")
     context = context_of(lake, root)
-    assert accounting.accounting(context, lake.rows(NODE)) == ([], None)
-    filled(lake, NODE, [node("n1"), node("n2"), node("n3", "beta")])
-    filled(
-        lake,
-        INTERVAL,
-        [*intervals("n1", 300.0), *intervals("n2", 300.0, silent_hour=5), *intervals("n3", 20.0)],
-    )
-    assert attribution.frames(context, node_hours(lake)) is None
+    lay(lake, NODE, [node("n1"), node("n2"), node("n3", "beta")])
+    nodes = lake.read(NODE).to_arrow()
+    assert accounting.accounting(context, nodes) == ([], None)
+    measured = [*intervals("n1", 300.0), *intervals("n2", 300.0, silent_hour=5), *intervals("n3", 20.0)]
+    lay(lake, INTERVAL, measured, DAYS)
+    assert attribution.accounted_clusters(context) == []
     lake.ensure(JOB)
     lake.write_rows(JOB, bronze(SACCT).to_pylist())
-    nodes = lake.rows(NODE)
-    written, held = accounting.accounting(context, nodes)
-    assert held is not None
-    own, jobs_held = lake.read(INTERVAL, DAYS), pl.DataFrame(held)
-    lake.replace(NODE_STATE, DAYS, node_states(own, jobs_held, roster(nodes), SITE))
-    found = attribution.frames(context, node_hours(lake))
-    assert found is not None
-    split = [row.asDict() for row in found.node_split.collect()]
-    hours = [row.asDict() for row in found.job_hours.collect()]
-    attribution.write(context, found, node_hours(lake), cluster_hours(lake, unknown_hour=2))
-    again = attribution.write(context, found, node_hours(lake), cluster_hours(lake, unknown_hour=2))
-    found.release()
-    tables = {table.name: [row.asDict() for row in lake.read_frame(table).collect()]
-              for table in (JOB_RUN, JOB_NODE, NODE_STATE, JOB_ENERGY, TENANT_DAY)}  # fmt: skip
-    return {"written": written, "split": split, "hours": hours, "again": again, **tables}
+    written, holdings = accounting.accounting(context, nodes)
+    assert holdings is not None
+    own, held = lake.read(INTERVAL, DAYS), pl.DataFrame(holdings)
+    lake.replace(NODE_STATE, DAYS, node_states(own, held, roster(nodes), SITE))
+    clusters = attribution.accounted_clusters(context)
+    assert clusters == ["alpha"]
+    accounted = pl.col("cluster_id").is_in(clusters)
+    hours, split = split_nodes(own.filter(accounted), node_hours(), held.filter(accounted), roll(nodes), 0.01)
+    again: list[Any] = []
+    for _ in range(2):
+        again = attribution.write_jobs(context, hours, node_hours(), cluster_hours(unknown_hour=2))
+    tables = {
+        table.name: lake.read(table).to_dicts()
+        for table in (JOB_RUN, JOB_NODE, NODE_STATE, JOB_ENERGY, TENANT_DAY)
+    }
+    return {"written": written, "split": split.to_dicts(), "again": again, **tables}
 
 
-def context_of(lake: SparkLake, root: Path) -> StageContext:
+def context_of(lake: Lake, root: Path) -> StageContext:
     settings = Settings(
         site={"site_id": SITE}, lake={"root": lake.root}, fleet={"inventory": root / "nodes.csv"},
         sources=[{"name": "jobs", "format": "slurm", "path": "landing/*.txt"}],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import pyarrow as pa
 import pytest
@@ -14,7 +14,7 @@ import structlog
 from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.lake import tables as plain
-from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import CLUSTER_HOUR, SITE_HOUR
 from lepton_etl.schema.fleet import FACILITY_INTERVAL, METER
@@ -22,9 +22,6 @@ from lepton_etl.schema.ledger import BILL_CHECK, CLUSTER_COST, COST_MONTH, SITE_
 from lepton_etl.schema.types import arrow_schema
 from pipelines.gold import run_bill as run
 from pipelines.stage import StageContext
-
-if TYPE_CHECKING:
-    pass
 
 FIRST = datetime(2025, 6, 1, tzinfo=UTC)
 BOTH = Days(date(2025, 6, 1), date(2025, 6, 2))
@@ -109,7 +106,7 @@ def replace_days(root: Path, table: Table, rows: list[dict[str, Any]]) -> None:
 
 
 def bill(settings: Settings, days: Days = BOTH) -> None:
-    lake = SparkLake(settings.lake.root)
+    lake = Lake(settings.lake.root)
     run(StageContext(lake, settings, days, "r1", structlog.get_logger()))
 
 

@@ -16,8 +16,6 @@ from lepton_etl.attribution.node_split import node_days
 from lepton_etl.attribution.runs import job_nodes, job_runs
 from lepton_etl.days import Days
 from lepton_etl.ingest.decoded import Origin
-from lepton_etl.ingest.formats import decode
-from lepton_etl.ingest.specs import spec_of
 from lepton_etl.intervals.channels import DAY_US, READING_COLUMNS
 from lepton_etl.intervals.node_day import intervals
 from lepton_etl.intervals.readings import roster
@@ -26,6 +24,7 @@ from lepton_etl.intervals.usual_values import HISTORY_COLUMNS
 from lepton_etl.registers.inventory import read_nodes
 from lepton_etl.simulator.plan import ClusterPlan, Fault, FleetPlan
 from lepton_etl.simulator.simulate import simulate
+from tests.decoding import decode, settings_of
 from tests.unit.attribution.accounting import bronze
 from tests.unit.intervals.readings import POLICY
 
@@ -72,8 +71,8 @@ def split_of(plan: FleetPlan, out: Path) -> Split:
                 readings(out, node_id, days), HISTORY_COLUMNS.to_frame().to_arrow(), listed, POLICY
             )
             own = held.filter(pa.compute.equal(held["node_id"], node_id))
-            tables.append(node_days(rows, own, known, 0.01))
-    both = pl.DataFrame(pa.concat_tables(tables))
+            tables.append(node_days(pl.DataFrame(rows), pl.DataFrame(own), known, 0.01))
+    both = pl.concat(tables)
     is_job = pl.col("job_id").is_not_null()
     return Split(out, both.filter(is_job), both.filter(~is_job))
 
@@ -89,7 +88,7 @@ def readings(out: Path, node_id: str, days: Days) -> pa.Table:
                 continue
             found.append(
                 decode(
-                    text, Origin("s", format_, path.name, node_id, "UTC"), spec_of({"format": format_})
+                    text, Origin("s", format_, path.name, node_id, "UTC"), settings_of({"format": format_})
                 ).readings
             )
     frame = pl.DataFrame(pa.concat_tables(found)).filter(pl.col("quantity").is_in(INTERVAL_QUANTITIES))
