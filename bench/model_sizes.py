@@ -18,13 +18,13 @@ import pandas as pd
 from bench.measure import Figure, figure, print_figures
 from bench.model_inputs import BASE
 from lepton_etl.models.candidates import CANDIDATES, Inputs, inputs_of
-from lepton_etl.models.cards import Fitted
 from lepton_etl.models.export_onnx import export
 from lepton_etl.models.features import TARGET
 from lepton_etl.models.footprint import joules_per_million
 from lepton_etl.models.fusion import Choice, energy_kwh, fitted
 from lepton_etl.models.metrics import Values, errors
 from lepton_etl.models.select import AS_CHOSEN, family, size_bytes
+from lepton_etl.models.stored import FittedModel
 
 LEARNERS: Final = ("boosting", "forest")
 POOLED_NORMALISED: Final = "pooled, normalised"
@@ -101,7 +101,7 @@ def _onnx_figures(stem: str, models: dict[str, tuple[Any, Inputs]], rows: pd.Dat
     for name in (OWN, "student: pruned tree"):
         model, what = models[name]
         columns = tuple({"name": n, "unit": "", "category": n in what.categories} for n in what.names)
-        made = export(Fitted(model, columns), rows.head(_ROWS))
+        made = export(FittedModel(model, columns), rows.head(_ROWS))
         if made.data is None or made.million is None:
             print(f"{stem}/{name}: {made.reason}")
             continue

@@ -16,7 +16,7 @@ from bench.measure import timed
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
 from lepton_etl.lake.session import spark_session
-from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.logs import FILE, READING, REJECT
 from pipelines import bronze
 from pipelines.stage import StageContext
@@ -73,7 +73,7 @@ def main(kind: str, folder: Path, target: Path) -> None:
     cores = len(os.sched_getaffinity(0))
     spark = spark_session("bench", {"spark.master": f"local[{cores}]", "spark.driver.memory": "2g"})
     spark.sparkContext.setLogLevel("ERROR")
-    lake = SparkLake(target, spark=spark)
+    lake = Lake(target)
     now = datetime.now(UTC)
     context = StageContext(
         lake, settings(kind, folder, target), Days(date(2025, 6, 3), date(2025, 6, 3)), f"bench-{now:%H%M%S}",
@@ -88,9 +88,9 @@ def main(kind: str, folder: Path, target: Path) -> None:
 
 
 def _warm(number: int) -> int:
-    from lepton_etl.ingest import formats
+    from lepton_etl.ingest.registry import formats
 
-    return len(formats.FORMATS)
+    return len(formats())
 
 
 if __name__ == "__main__":

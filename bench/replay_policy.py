@@ -1,11 +1,23 @@
-"""The planned policy: which of the levers are pulled, each from what earlier logs taught.
+"""Plan a policy: which of the levers are pulled, each from what earlier logs taught.
 
-- What finished jobs tell of the next ones: how much of the requested time is used, board power, nodes to
-  keep on.
-- Power caps learned while jobs run: windows under a few caps in long jobs, then the cap that takes the
-  least energy.
-- The set point of the supply air, hour by hour, by what the meters have shown: cooling against outdoors and
-  set point.
+Finished jobs tell of the next ones how much of the requested time is used, board power, and how many nodes to keep on.
+
+Caps are learned while jobs run. Throughput under a cap is set against that of the same workload on the same class in
+the logs from before any cap, or, without such, against an uncapped start of the job itself. Every logged stretch
+under a cap counts, from the moment that it is logged and for all jobs of the workload. Caps are tried from a mild one
+down in steps that shrink near the bound, then by halving between the lowest that held and the highest that did not.
+Trials are in the replay with their energy and time. Nothing is promised where nothing was tried.
+Source: You, Chung and Chowdhury, Zeus, NSDI 2023 (profiling within the job).
+
+The set point of the supply air follows, hour by hour, what the meters have shown of cooling against outdoors:
+
+    cooling_kwh / heat_kwh = c(wet bulb - set point) + a (set point - usual) + b heat / largest heat
+    it_kwh(T)              = it_kwh (1 + l (T - usual) + s max(T - T_knee, 0))
+
+c is linear between knots. Warmer supply acts as cooler weather, so c is learned from the weather before any set point
+has moved; a is what is left of that, drawn to 0 until the set point has moved. l (leakage) and s (fans) are design
+values; s is learned on from the hours at other set points. The plant itself is another equation.
+Source: ASHRAE TC 9.9, Thermal Guidelines, 5th edition (2021), for the envelope and the rate of change.
 """
 
 from __future__ import annotations

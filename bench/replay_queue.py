@@ -1,14 +1,13 @@
-"""A cluster's queue run again: one event after another, EASY backfill over nodes that may sleep.
+"""Run a cluster's queue again: one event after another, EASY backfill over nodes that may sleep.
 
 A job holds its nodes from `held_s`; it begins when all of them are on. Events of one instant are taken together before
-jobs are started, so that the result does not depend on their order.
+jobs are started, so that the result does not depend on their order. What each node drew is recorded without holes.
 
-- The state of the nodes while a replay runs, and the record of what each drew.
-- What a replayed queue has to tell: jobs as they ran, promises to the head of the queue, what the nodes
-  drew.
-- The parts of a policy as small objects: order of the queue, choice of nodes, power-down, caps.
-- EASY backfill: where a job fits now, when the head of the queue fits at the latest, and what others may
-  take.
+A policy is made of small objects: order of the queue, choice of nodes, power-down, caps. The baseline is first come
+first served, nodes that are on before sleeping ones in inventory order, power-down after an idle time, no caps: what
+Slurm does where nothing is tuned. Source: Slurm Power Saving Guide (SuspendTime).
+Backfill: where a job fits now, when the head of the queue fits at the latest, and what others may take. Source: Lifka,
+The ANL/IBM SP scheduling system, JSSPP 1995; Mu'alem and Feitelson, IEEE TPDS 12(6), 2001.
 """
 
 from __future__ import annotations

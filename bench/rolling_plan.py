@@ -1,4 +1,7 @@
-"""The next origin: the same problem an hour or more later, what has run taken off, what has begun kept to its end."""
+"""Plan anew every hour: the same problem at its next origin, what has run taken off, what has begun kept to its end.
+
+Reached by tests alone so far: the nightly stage plans once, at the end of its day.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ from lepton_etl.recommend.job_shift import Plan
 
 def advance(
     problem: Problem,
-    made: Plan,
+    plan: Plan,
     hours: int,
     groups: tuple[NodeGroup, ...],
     sites: tuple[SiteHours, ...],
     arriving: tuple[Job, ...] = (),
 ) -> Problem:
-    """The problem `hours` after the origin of `made`, on the forecasts and capacities of then (H hours again).
+    """Return the problem `hours` after the origin of `plan`, on the forecasts and capacities of then (H hours again).
 
     `groups` state what is free beside everything but the jobs of `problem`. Jobs that were to begin by then have
     begun: one that cannot be stopped holds its units to its end and is planned no more; one that can be keeps its group
@@ -28,27 +31,27 @@ def advance(
     group_at = {group.group_id: index for index, group in enumerate(problem.groups)}
     capacity = {group.group_id: group.capacity.copy() for group in groups}
     left: list[Job] = []
-    for one in made.jobs:
-        row = row_of[one.job_id]
+    for planned in plan.jobs:
+        row = row_of[planned.job_id]
         job = problem.jobs[row]
         later = replace(
             job, release_h=max(job.release_h - hours, 0), deadline_h=job.deadline_h - hours
         )  # fmt: skip
-        run = [hour for hour in one.hours if hour < hours]
-        if not run or one.group_id is None:
+        run = [hour for hour in planned.hours if hour < hours]
+        if not run or planned.group_id is None:
             left.append(later)
             continue
-        coming = [hour - hours for hour in one.hours if hour >= hours]
+        coming = [hour - hours for hour in planned.hours if hour >= hours]
         if coming and not job.preemptible:
-            capacity[one.group_id][coming] -= job.units
+            capacity[planned.group_id][coming] -= job.units
         elif coming:
-            need = int(arrays.need_h[row, group_at[one.group_id]])
-            home = problem.groups[group_at[one.group_id]]
+            need = int(arrays.need_h[row, group_at[planned.group_id]])
+            home = problem.groups[group_at[planned.group_id]]
             draws = home.relative_power / problem.groups[group_at[job.group_id]].relative_power
             speed = home.relative_speed / problem.groups[group_at[job.group_id]].relative_speed
             left.append(
                 replace(
-                    later, group_id=one.group_id, allowed=(one.group_id,), transfer_kwh=0.0,
+                    later, group_id=planned.group_id, allowed=(planned.group_id,), transfer_kwh=0.0,
                     duration_h=job.duration_h / speed * len(coming) / need,
                     power_w=job.power_w * draws, power_lower_w=job.power_lower_w * draws,
                     power_upper_w=job.power_upper_w * draws,

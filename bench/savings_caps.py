@@ -79,12 +79,9 @@ def figures(folder: Path = REAL / "zeus-gpu-power-limits") -> list[Figure]:
     found: list[Figure] = []
     for path in sorted(folder.glob("summary_power_*.csv")):
         made = curves_of(table_of(path))
-        print(
-            f"{path.stem}: {len(made.curves)} workloads, {made.unusable_rows} unusable rows, "
-            f"{len(made.without_default)} without the default limit"
-        )
-        if made.curves:
-            found += gpu_figures(made.curves)
+        print(f"{path.stem}: {len(made)} workloads")
+        if made:
+            found += gpu_figures(made)
     if not found:
         raise SystemExit(f"bench: no summary_power_*.csv in {folder}: set LEPTON_REAL_DATA to the real data")
     return found

@@ -86,8 +86,7 @@ def _less(after: Period, saving_ratio: float = TRUE_SAVING) -> Period:
 
 def _graded(pairs: Sequence[tuple[Period, Period]], fits: Sequence[Baseline | None]) -> list[Grade]:
     return [
-        grade_saving(before, after, "daily", SETTINGS, fit)
-        for (before, after), fit in zip(pairs, fits, strict=True)
+        grade_saving(before, after, SETTINGS, fit) for (before, after), fit in zip(pairs, fits, strict=True)
     ]
 
 
@@ -123,9 +122,11 @@ def _scored(
     rated = [g for g in grades if g.saving_kwh is not None]
     proven = 100 * sum(g.proven for g in grades) / count
     loss = 100 * sum(g.verdict == "loss" for g in grades) / count
-    saving = [g.saving_ratio or 0.0 for g in rated]
+    saving = [(g.saving_kwh.value if g.saving_kwh else 0.0) / (g.expected_kwh or np.nan) for g in rated]
     errors = [abs(s - truth_ratio) for s in saving]
-    half = [(g.guideline14_error_kwh or np.nan) / (g.expected_kwh or np.nan) for g in rated]
+    half = [
+        (g.guideline14_fractional_uncertainty or np.nan) * abs(s) for g, s in zip(rated, saving, strict=True)
+    ]
     inside = [_holds_truth(g, truth_ratio) for g in rated]
     cells = [100 * float(np.nanmedian(v)) if rated else float("nan") for v in (saving, errors, half)]
     held = 100 * float(np.mean(inside)) if rated else float("nan")
@@ -163,10 +164,9 @@ def _scored(
 
 def _holds_truth(grade: Grade, truth_ratio: float) -> bool:
     """Whether the interval holds the true saving: realised energy is (1 - ratio) of what would have been used."""
-    assert grade.lower_kwh is not None
-    assert grade.upper_kwh is not None
+    assert grade.saving_kwh is not None
     true_kwh = grade.realised_kwh * truth_ratio / (1.0 - truth_ratio)
-    return grade.lower_kwh <= true_kwh <= grade.upper_kwh
+    return grade.saving_kwh.lower <= true_kwh <= grade.saving_kwh.upper
 
 
 def _print_refusals(grades: Sequence[Grade]) -> None:

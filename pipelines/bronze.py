@@ -25,7 +25,6 @@ from lepton_etl.config.sources import Source
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.ingest import text as codec
 from lepton_etl.ingest.decoded import EARLIEST, LATEST, Decoded, Origin, only_reject
-from lepton_etl.ingest.formats import decode_parts
 from lepton_etl.lake.file_register import FileRegister
 from lepton_etl.lake.landing import UNSAFE, Delivered, Landing, ObjectStore, identity
 from lepton_etl.lake.maintenance import compact
@@ -132,7 +131,7 @@ class Decoding:
         source = self.sources[hashed.file.source_name]
         identity = codec.FileIdentity(source.name, hashed.file.node_id)
         chunks = identity.watch(self._chunks(hashed.file))
-        parts = decode_parts(chunks, self._origin(hashed.file, source), source)
+        parts = source.read(chunks, self._origin(hashed.file, source))
         tally = Tally(hashed)
         first = next(parts, Decoded.merge([]))
         second = next(parts, None)
@@ -150,13 +149,13 @@ class Decoding:
     def _chunks(self, file: Delivered) -> Iterator[bytes]:
         """The text of a file in bounded chunks; UnreadableError where there is none."""
         if file.unsafe:
-            raise codec.UnreadableError(codec.Failure(file.unsafe, f"{file.path} is not opened"))
+            raise codec.UnreadableError(file.unsafe, f"{file.path} is not opened")
         try:
             with self.landing.open(file) as handle:
                 yield from codec.text_chunks(handle, file.path)
         except OSError as error:
             detail = error.strerror or str(error)
-            raise codec.UnreadableError(codec.Failure("unreadable_file", detail)) from error
+            raise codec.UnreadableError("unreadable_file", detail) from error
 
     def _origin(self, file: Delivered, source: Source) -> Origin:
         earliest, latest = stamp_window(file, source)
@@ -233,7 +232,7 @@ def stamp_window(file: Delivered, source: Source) -> tuple[datetime, datetime]:
 def _check_identity(identity: codec.FileIdentity, hashed: Hashed) -> None:
     # The plan named these bytes; a file rewritten since then is another file, loaded by the next run.
     if identity.file_id != hashed.file_id:
-        raise codec.UnreadableError(codec.Failure(CHANGED, "the bytes are not those of the plan"))
+        raise codec.UnreadableError(CHANGED, "the bytes are not those of the plan")
 
 
 def _with(table: pa.Table, columns: Mapping[str, Any]) -> pa.Table:
@@ -330,8 +329,7 @@ def run(context: StageContext) -> StageResult:
 
 def _job_tables(context: StageContext) -> tuple[Table, ...]:
     """bronze/job where a source may hold a scheduler's accounting; other sites have no such table."""
-    formats = {source.format for source in context.settings.all_sources}
-    return (JOB,) if formats & {"slurm", "scontrol", "opencost", "auto"} else ()
+    return (JOB,) if any("jobs" in source.subjects for source in context.settings.all_sources) else ()
 
 
 def _plan(context: StageContext, files: Sequence[Delivered]) -> int:

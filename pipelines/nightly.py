@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import polars as pl
 import structlog
@@ -22,19 +22,16 @@ from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, Exit, LeptonError, NoInputError
 from lepton_etl.lake.file_register import FileRegister
 from lepton_etl.lake.lease import DaysLease, Lease
+from lepton_etl.lake.nights import adopt, name_night
 from lepton_etl.lake.runs import BATCH_KEY, RunRecord, StageRecord, new_run_id
 from lepton_etl.lake.tables import Lake, read_files
 from lepton_etl.quality.rules import load_rules
 from lepton_etl.registers.inventory import read_meters, read_nodes
 from lepton_etl.schema.logs import READING
-from pipelines.engine import Engine, SparkEngine
+from lepton_etl.schema.operations import NIGHT
+from pipelines.engine import Engine
 from pipelines.publish import dirty_days
 from pipelines.stage import StageContext, StageResult
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
-    from lepton_etl.lake.spark import SparkLake
 
 # What is made of a range of days, in this order; the figures are out when the last of them is done.
 DAILY: Final = ("silver", "gate", "gold", "kpi", "publish")
@@ -86,7 +83,7 @@ def run_night(
     `watch` is called as each stage starts.
     """
     night = Night(new_run_id())
-    lake = _lake(engine, settings)
+    lake = Lake(settings.lake.root)
     record = RunRecord(lake, night.run_id, days, settings.digest)
     log = structlog.get_logger("nightly").bind(run_id=night.run_id, date=str(days))
     context = StageContext(lake, settings, days, night.run_id, log, engine)
@@ -125,15 +122,37 @@ class _Run:
             batch = FileRegister(lake).last_batch()
             ranges = dirty_days(lake, self.context.settings, self.context.days)
         with DaysLease(root, ranges, run_id):
+            if whole:
+                adopt(lake, run_id)
             for days in ranges:
                 for name in DAILY:
                     if name in wanted:
                         self._stage(
                             name, days, extra={BATCH_KEY: batch} if whole and days == ranges[-1] else {}
                         )
+                if whole and self.context.days.start not in days:
+                    self._name(days)
             for name in AFTER_PUBLICATION:
+                if whole and name == AFTER_PUBLICATION[-1]:
+                    # The last commit of the night: the page, and every other reader, sees all of it or nothing.
+                    self._name(next(days for days in ranges if self.context.days.start in days))
                 if name in wanted:
                     self._after_publication(name, whole=whole)
+            if not whole:
+                self._name_stage(wanted)
+
+    def _name(self, days: Days, *, only_named: bool = False) -> None:
+        lake = self.context.lake
+        lake.metadata = {"run_id": self.night.run_id, "stage": "night"}
+        name_night(lake, days, self.night.run_id, only_named=only_named)
+
+    def _name_stage(self, wanted: Iterable[str]) -> None:
+        """What a single stage changed is seen at once: `publish` publishes, a later stage changes what is published."""
+        if "publish" in wanted:
+            adopt(self.context.lake, self.night.run_id)
+            self._name(self.context.days)
+        elif set(wanted) & set(AFTER_PUBLICATION[:-1]) and self.context.lake.exists(NIGHT):
+            self._name(self.context.days, only_named=True)
 
     def _after_publication(self, name: str, *, whole: bool) -> None:
         try:
@@ -186,22 +205,6 @@ class _Run:
         log.info(
             "stage done", rows_in=done.rows_in, rows_out=done.rows_out, seconds=round(done.duration_s, 1)
         )
-
-
-def _lake(engine: Engine, settings: Settings) -> SparkLake:
-    """The lake; a stage that plans in Spark gets the session of the night, started when it is first asked for."""
-
-    def start() -> SparkSession:
-        if isinstance(engine, SparkEngine):
-            return engine.session()
-        from lepton_etl.lake.session import spark_session
-
-        return spark_session("lepton-etl nightly", dict(settings.spark))
-
-    # Imported here: what is left to plan in Spark is all that needs it.
-    from lepton_etl.lake.spark import SparkLake
-
-    return SparkLake(settings.lake.root, start=start)
 
 
 def _require_input(lake: Lake, days: Days) -> None:

@@ -30,6 +30,7 @@ from lepton_etl.errors import NoInputError
 from lepton_etl.lake import tables as plain
 from lepton_etl.lake.file_register import FileRegister
 from lepton_etl.lake.lease import DaysLease
+from lepton_etl.lake.nights import name_night
 from lepton_etl.lake.rows import checked
 from lepton_etl.lake.runs import code_version, last_published_batch, new_run_id, recorded_models
 from lepton_etl.lake.tables import Lake, Written
@@ -67,6 +68,7 @@ from lepton_etl.schema.fleet import FACILITY_INTERVAL, GRID_HOUR, INTERVAL, METE
 from lepton_etl.schema.jobs import JOB_ENERGY, JOB_NODE, JOB_RUN, TENANT_DAY
 from lepton_etl.schema.ledger import TARIFF
 from lepton_etl.schema.logs import JOB
+from lepton_etl.schema.operations import NIGHT
 from lepton_etl.schema.publication import PERIOD, PUBLICATION, RESTATEMENT
 from lepton_etl.schema.tables import TABLES
 from lepton_etl.schema.types import arrow_schema
@@ -309,6 +311,9 @@ def close_month(settings: Settings, month: str) -> Close:
         closed = _period_rows(press, month, list(last.values()))
         plain.replace_keyed(root, PERIOD, closed, {"run_id": press.run_id})
         counts = {row["table_name"]: row["row_count"] for row in closed}
+        lake = Lake(root, {"run_id": press.run_id})
+        if lake.exists(NIGHT):
+            name_night(lake, days, press.run_id, only_named=True)
         return Close(month, closed[0]["closed_time"], counts, already=False)
 
 

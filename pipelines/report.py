@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -47,7 +47,8 @@ _NODE_HOUR: Final = (
 def run(context: StageContext) -> StageResult:
     """Write `<report.folder>/<day or range>/index.html`; a re-run overwrites it."""
     page = page_path(context.settings.report.folder, context.days)
-    data = read(context, page.parent)
+    # The page shows a night that is whole, also while another run makes the days anew.
+    data = read(replace(context, lake=context.lake.as_published(context.days)), page.parent)
     page.parent.mkdir(parents=True, exist_ok=True)
     fresh = page.with_suffix(".html.new")
     fresh.write_text(render(data), encoding="utf-8")

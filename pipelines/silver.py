@@ -1,9 +1,9 @@
 """Silver: inventory, meters, jobs and readings -> intervals, sensor checks and days, node states, runs, hours.
 
-The day's bronze is read once. Tasks read its files and part the readings by the unit of their node (a chassis, or a node
-without one) and by meter; one call a bucket gives everything that has a row a node-interval, a sensor or a meter and
-stages it as Parquet; the driver commits. Names travel as dictionaries, and a bucket gets the inventory, the holdings
-and the past of its own nodes alone.
+The day's bronze is read once. Tasks read its files and part the readings by the unit of their node (a chassis, or a
+node without one) and by meter; one call a bucket gives everything that has a row a node-interval, a sensor or a meter
+and stages it as Parquet; the driver commits. Names travel as dictionaries, and a bucket gets the inventory, the
+holdings and the past of its own nodes alone.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from lepton_etl.facility.meter_hours import (
     volume_readings,
     with_meter,
 )
+from lepton_etl.intervals.channels import arrow_of
 from lepton_etl.intervals.node_day import UNLISTED_CLUSTER, IntervalPolicy, node_days
 from lepton_etl.intervals.readings import (
     ROSTER_COLUMNS,
@@ -149,24 +150,24 @@ class Parting:
 
     def _readings(self, readings: pa.Table) -> Iterator[tuple[int, bytes]]:
         near = self._near(readings)
-        readings = readings.filter(pa.array(near)) if not near.all() else readings
+        readings = readings.filter(arrow_of(near)) if not near.all() else readings
         of_nodes = of_quantities(readings, INTERVAL_QUANTITIES, self.site_id)
         of_nodes &= readings["node_id"].is_valid().to_numpy()
         touched = for_each_day(
-            readings.filter(pa.array(of_nodes)), self.days, self.sources, self.unnamed, self.interval_s,
+            readings.filter(arrow_of(of_nodes)), self.days, self.sources, self.unnamed, self.interval_s,
             own_days=self.own_days,
         )  # fmt: skip
         yield from self._by_node("reading", touched)
-        rest = readings.filter(pa.array(~of_nodes))
+        rest = readings.filter(arrow_of(~of_nodes))
         of_meters = of_quantities(rest, METER_QUANTITIES, self.site_id)
         listed = of_meters & is_one_of(rest["device_id"], self.meter_ids)
-        yield from self._by_meter(rest.filter(pa.array(listed)))
+        yield from self._by_meter(rest.filter(arrow_of(listed)))
         own = self._of_days(rest)
-        unlisted = rest.filter(pa.array(of_meters & ~listed & own))["device_id"].unique().to_pylist()
+        unlisted = rest.filter(arrow_of(of_meters & ~listed & own))["device_id"].unique().to_pylist()
         hours = of_quantities(rest, GRID_QUANTITIES) | of_quantities(rest, WEATHER_QUANTITIES, self.site_id)
         chosen = (hours & own) | of_quantities(rest, VOLUME_QUANTITIES, self.site_id)
         facts = {"rows": int(self._of_days(readings).sum()), "unlisted": unlisted}
-        yield self.buckets, _packed("site", rest.filter(pa.array(chosen)), facts)
+        yield self.buckets, _packed("site", rest.filter(arrow_of(chosen)), facts)
 
     def _near(self, readings: pa.Table) -> np.ndarray:
         """Of the days, of a day on both sides (longest step and window are at most a day), or of `own_days`."""
@@ -253,7 +254,7 @@ class Making:
         call = (np.cumsum(counts) - counts) // _CALL_READINGS
         for number in np.unique(call):
             days = numbers[call == number]
-            chosen = readings if len(days) == len(numbers) else readings.filter(pa.array(np.isin(day, days)))
+            chosen = readings if len(days) == len(numbers) else readings.filter(arrow_of(np.isin(day, days)))
             made = node_days(chosen, past, inventory, self.policy, [int(one) for one in days if one >= first])
             yield made.intervals, made.sensor_days
             past = pl.concat([past, made.sensor_days])
@@ -547,7 +548,7 @@ def _parted(kind: str, rows: pa.Table, buckets: np.ndarray) -> Iterator[tuple[in
     order = np.argsort(buckets, kind="stable")
     numbers, starts = np.unique(buckets[order], return_index=True)
     for number, taken in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):
-        yield int(number), _packed(kind, rows.take(pa.array(taken)))
+        yield int(number), _packed(kind, rows.take(arrow_of(taken)))
 
 
 def _plain(rows: pa.Table) -> pl.DataFrame:

@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING
 import structlog
 
 from lepton_etl.days import Days
-from lepton_etl.lake.tables import Written
+from lepton_etl.lake.tables import Lake, Written
 from pipelines.engine import Engine, InlineEngine
 
 if TYPE_CHECKING:
     from lepton_etl.config.settings import Settings
-    from lepton_etl.lake.spark import SparkLake
 
 
 @dataclass(frozen=True)
 class StageContext:
     """One stage of one run: the lake, the settings in force, the UTC days to make, and where its tasks run."""
 
-    lake: SparkLake
+    lake: Lake
     settings: Settings
     days: Days
     run_id: str

@@ -27,7 +27,7 @@ from lepton_etl.facility.stored_fit import TARGET as OVERHEAD
 from lepton_etl.lake.node_parts import NodePart, node_parts
 from lepton_etl.lake.runs import code_version
 from lepton_etl.lake.tables import Lake, partitions
-from lepton_etl.models.cards import Fitted, cards
+from lepton_etl.models.cards import cards
 from lepton_etl.models.classes import ClassFit, ClassTask, fit_class
 from lepton_etl.models.device_hours import capped, capped_by_class, covered, device_hours, interval_columns
 from lepton_etl.models.drift import drift_since, is_young
@@ -46,7 +46,7 @@ from lepton_etl.models.fit import (
 from lepton_etl.models.metrics import ALL_NODES, as_lines, overall
 from lepton_etl.models.promotion import Release, Verdict
 from lepton_etl.models.registry import FACILITY_PREFIX, Registry, back_to_better
-from lepton_etl.models.stored import FORWARD_ERROR_TAG, VerifiedModel, Version
+from lepton_etl.models.stored import FORWARD_ERROR_TAG, FittedModel, VerifiedModel, Version
 from lepton_etl.schema.facility import FACILITY_FIT
 from lepton_etl.schema.fleet import INTERVAL, NODE
 from pipelines.stage import StageContext, StageResult
@@ -89,7 +89,7 @@ def _registered(context: StageContext, registry: Registry, row: Mapping[str, Any
 
 def _release(context: StageContext, row: Mapping[str, Any], key: str, verdict: Verdict) -> Release:
     fit, _ = fit_of(row)
-    model = Fitted(estimator(fit), COLUMNS)
+    model = FittedModel(estimator(fit), COLUMNS)
     rows = _rows(fit, row)
     graph = export(model, rows)
     return Release(

@@ -147,7 +147,13 @@ class House:
         """Whether a module of ingest reads a format: it says which files look like it, or decodes them."""
         tree = ast.parse(self.paths[name].read_text(encoding="utf-8"))
         defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-        return bool(defined & {"looks_like", "read", "Decoder"})
+        registered = any(
+            isinstance(mark, ast.Name) and mark.id == "log_format"
+            for node in tree.body
+            if isinstance(node, ast.ClassDef)
+            for mark in node.decorator_list
+        )
+        return registered or bool(defined & {"looks_like", "read", "Decoder"})
 
 
 def room_of(name: str) -> str:
@@ -316,7 +322,9 @@ def unreached(root: Path) -> tuple[list[str], list[str]]:
     """
     from vulture import Vulture
 
-    seer = Vulture(ignore_decorators=["@*.command", "@*.callback", "@field_validator", "@model_validator"])
+    seer = Vulture(
+        ignore_decorators=["@*.command", "@*.callback", "@field_validator", "@model_validator", "@log_format"]
+    )
     seer.scavenge([str(root / package) for package in (*PACKAGES, "scripts")])
     reasons = read_reasons(root)
     found: dict[str, str] = {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 
 from locked_packages import (
@@ -60,7 +61,12 @@ def compile_locks(upgrade: list[str]) -> None:
     compile_lock += ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-header"]
     for lock, made_from in LOCKS:
         remedy = f"{lock} was not made: change the bound in setup.cfg that uv names, or UPGRADE= what it pins"
-        run([*compile_lock, *made_from, "--output-file", lock], LOG, remedy, environment)
+        # uv prefers the pins of the file that it writes. The developers' lock has every pin there is: so one stays
+        # when its package moves from the tools to what runs need. The lock itself is replaced when all is well.
+        new = LOG.parent / lock
+        shutil.copy(DEVELOPER_LOCK if lock == USER_LOCK else lock, new)
+        run([*compile_lock, *made_from, "--output-file", str(new)], LOG, remedy, environment)
+        new.replace(lock)
 
 
 if __name__ == "__main__":

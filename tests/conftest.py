@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from lepton_etl.lake.spark import SparkLake
+    from lepton_etl.lake.tables import Lake
 
 
 # Two workers and Spark share the cores: threads of OpenMP that wait for each other would take most of them.
@@ -81,8 +81,8 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
 
 
 @pytest.fixture
-def lake(spark: SparkSession, tmp_path: Path) -> SparkLake:
+def lake(tmp_path: Path) -> Lake:
     """An empty lake."""
-    from lepton_etl.lake.spark import SparkLake
+    from lepton_etl.lake.tables import Lake
 
-    return SparkLake(tmp_path / "lake", spark=spark)
+    return Lake(tmp_path / "lake")

@@ -86,7 +86,7 @@ def node_states(
 
 
 def _lines(node_days: pl.DataFrame, inventory: pl.DataFrame) -> pl.DataFrame:
-    """The days of nodes with the row of their cluster that holds last on the day: line, _WHOSE, midnight_us, limit_w."""
+    """The days of nodes, by the last row of their cluster that holds on it: line, _WHOSE, midnight_us, limit_w."""
     midnight = pl.col("date").cast(pl.Datetime("us", "UTC")).dt.epoch("us").alias("midnight_us")
     on_day = (pl.col("from_us") < pl.col("midnight_us") + DAY_US) & (
         pl.col("until_us") > pl.col("midnight_us")

@@ -1,7 +1,4 @@
-"""The month's bill by the ledger, whose it is, and how it stands against the supplier's invoice.
-
-- invoices.csv: what the supplier billed, one row a month.
-"""
+"""The month's bill by the ledger, each cluster's share of it, and its difference to the invoice (invoices.csv)."""
 
 from __future__ import annotations
 

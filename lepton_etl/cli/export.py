@@ -48,13 +48,15 @@ def eu_text(settings: Settings, year: int, form: str) -> str:
     """The report as CSV or JSON. Raises NoInputError where gold/kpi has no row of the year."""
     from lepton_etl.carbon.market import RENEWABLE
     from lepton_etl.indicators.eu_report import as_records, eu_report, in_scope
-    from lepton_etl.lake import tables as plain
+    from lepton_etl.lake.tables import Lake
     from lepton_etl.schema.carbon import INSTRUMENT, KPI, MARKET_YEAR
 
-    root, site_id = settings.lake.root, settings.site.site_id
+    lake, site_id = Lake(settings.lake.root), settings.site.site_id
+    first = Days.of(date(year, 1, 1))
+    published = lake.as_published(first)
     rows = [
         row
-        for row in plain.read(root, KPI, Days.of(date(year, 1, 1))).to_pylist()
+        for row in published.read(KPI, first).to_dicts()
         if row["period"] == "year" and row["site_id"] == site_id
     ]
     if not rows:
@@ -62,13 +64,11 @@ def eu_text(settings: Settings, year: int, form: str) -> str:
             f"no KPI of {year}", where="gold/kpi", remedy="run the night of a day of that year first"
         )
     renewable = {
-        row["instrument_id"]
-        for row in plain.read(root, INSTRUMENT).to_pylist()
-        if row["technology"] in RENEWABLE
+        row["instrument_id"] for row in lake.read(INSTRUMENT).to_dicts() if row["technology"] in RENEWABLE
     }
     balance = [
         row
-        for row in plain.read(root, MARKET_YEAR).to_pylist()
+        for row in published.read(MARKET_YEAR).to_dicts()
         if row["reporting_year"] == year and row["instrument_id"] in renewable
     ]
     declared = settings.kpi.eu

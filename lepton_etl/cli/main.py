@@ -227,12 +227,25 @@ def tables_compare(
         typer.Option(formats=["%Y-%m-%d"], help="Only this UTC day, of tables that have one."),
     ] = None,
     until: LastDay = None,
+    relative: Annotated[
+        float, typer.Option(min=0.0, help="How far doubles may be apart, as a share of the larger.")
+    ] = 1e-9,
+    absolute: Annotated[float, typer.Option(min=0.0, help="How far doubles may be apart in all.")] = 1e-12,
 ) -> None:
     """Compare two lakes by key, table by table; exit 1 where they differ in more than run ids, times and versions."""
     from lepton_etl.cli.tables import print_comparison
+    from lepton_etl.lake.compare import Tolerance
 
-    days = _days(date, until) if date else None
-    if not print_comparison(left, right, only=table or (), ignore=ignore or (), expected=expected, days=days):
+    agree = print_comparison(
+        left,
+        right,
+        only=table or (),
+        ignore=ignore or (),
+        expected=expected,
+        days=_days(date, until) if date else None,
+        tolerance=Tolerance(relative, absolute),
+    )
+    if not agree:
         raise typer.Exit(int(Exit.UNEXPECTED))
 
 

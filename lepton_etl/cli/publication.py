@@ -83,6 +83,7 @@ def figures_as_of(root: Path, name: str, moment: datetime, days: Days | None = N
     import pyarrow.compute as pc
 
     from lepton_etl.lake import tables as plain
+    from lepton_etl.lake.tables import Lake
     from lepton_etl.publication.published_rows import last_said, standing
     from lepton_etl.schema.publication import PUBLICATION
     from lepton_etl.schema.tables import TABLES
@@ -92,7 +93,8 @@ def figures_as_of(root: Path, name: str, moment: datetime, days: Days | None = N
     if name not in published:
         known = f"one of {', '.join(published)}" if published else "run a night first"
         raise ConfigurationError(f"{name!r} was never published", where="figures", remedy=known)
-    published_rows = plain.read(root, PUBLICATION, days, pc.field("table_name") == name)
+    lake = Lake(root).as_published(days)
+    published_rows = lake.read(PUBLICATION, days, where=pc.field("table_name") == name).to_arrow()
     last = last_said(published_rows, moment)
     schema = arrow_schema(TABLES[name])
     rows = [

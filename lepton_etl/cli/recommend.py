@@ -123,13 +123,14 @@ def newest(config: Path, day: datetime | date | None, *, standing_only: bool) ->
     import pyarrow as pa
 
     from lepton_etl.config.settings import load
-    from lepton_etl.lake import tables as plain
+    from lepton_etl.lake.tables import Lake
     from lepton_etl.recommend.lifecycle import EXPIRED, REJECTED
     from lepton_etl.schema.recommend import RECOMMENDATION
     from lepton_etl.schema.types import arrow_schema
 
     root = load(config).lake.root
-    days = plain.partitions(root, RECOMMENDATION)
+    published = Lake(root).as_published()
+    days = sorted({str(file.day) for file in published.files(RECOMMENDATION)})
     wanted = f"{day:%Y-%m-%d}" if day is not None else max(days, default="")
     if wanted not in days:
         raise NoInputError(
@@ -137,7 +138,7 @@ def newest(config: Path, day: datetime | date | None, *, standing_only: bool) ->
             where=RECOMMENDATION.name,
             remedy="run the night's stage recommend" if not days else f"the newest are of {max(days)}",
         )
-    rows = plain.read(root, RECOMMENDATION, Days.of(date.fromisoformat(wanted))).to_pylist()
+    rows = published.read(RECOMMENDATION, Days.of(date.fromisoformat(wanted))).to_dicts()
     kept = [
         row for row in rows if not standing_only or row["recommendation_state"] not in (EXPIRED, REJECTED)
     ]

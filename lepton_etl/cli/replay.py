@@ -1,4 +1,4 @@
-"""Jobs of history under other policies: what each would have emitted and cost, in parallel over sites and policies."""
+"""`lepton-etl replay`: jobs of history under other start-time policies, in parallel over sites and policies."""
 
 from __future__ import annotations
 

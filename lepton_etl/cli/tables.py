@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from deltalake import DeltaTable as DeltaLog
 from rich.console import Console
 from rich.table import Table as RichTable
 
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, LakeError
-from lepton_etl.lake.compare import compare_lakes, read_corrections
+from lepton_etl.lake.compare import Tolerance, compare_lakes, read_corrections
+from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import CLUSTER_DAY
 from lepton_etl.schema.recommend import RECOMMENDATION
@@ -74,11 +74,14 @@ def print_comparison(
     ignore: Sequence[str],
     expected: Path | None,
     days: Days | None,
+    tolerance: Tolerance,
 ) -> bool:
     """Whether two lakes agree but for the expected corrections; print what differs, table by table."""
     corrections = read_corrections(expected) if expected else []
     agree, counted = True, 0
-    for compared in compare_lakes(left, right, only=only, ignore=ignore, expected=corrections, days=days):
+    for compared in compare_lakes(
+        left, right, only=only, ignore=ignore, expected=corrections, days=days, tolerance=tolerance
+    ):
         counted += 1
         agree &= compared.as_expected
         for line in compared.lines():
@@ -116,15 +119,12 @@ def show_rows(
 
 
 def _rows(root: Path, table: Table, days: Days | None) -> pa.Table:
-    if not (root / table.name / "_delta_log").is_dir():
-        raise LakeError(
-            "the table does not exist yet", where=str(root / table.name), remedy="run a night first"
-        )
-    found = DeltaLog(str(root / table.name)).to_pyarrow_dataset()
-    within = None
-    if days is not None and "date" in table.columns:
-        within = (pc.field("date") >= days.start) & (pc.field("date") <= days.end)
-    rows = pa.table(found.to_table(columns=list(table.columns), filter=within))
+    """The published rows: a night that is being made, or was stopped, shows the night before."""
+    lake = Lake(root)
+    if not lake.exists(table):
+        raise LakeError("the table does not exist yet", where=lake.path(table), remedy="run a night first")
+    within = days if days is not None and "date" in table.columns else None
+    rows = lake.as_published(within).read(table, within).to_arrow()
     order = table.key or table.columns[:1]
     return rows.sort_by([(column, "ascending") for column in order])
 

@@ -1,27 +1,38 @@
-"""How closely the devices are watched.
-
-- What the settings say about jobs.
-- Settings of factors, instruments, Scope 1 and embodied carbon.
-- Settings of the facility: the nameplate of the transformer, and what the fitted model must reach.
-- Settings of the KPIs and of the EU report: what no meter can say.
-- What the ledger tolerates before it refuses to publish.
-- Settings of the model stage; `Settings.model` of the nightly run holds one of these.
-- What the site allows its recommendations to propose.
-- When a changed figure is restated, and when the change is material.
-"""
+"""The sections of the settings that rooms read by themselves; `settings` puts them into one tree."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
-class AttributionSettings(BaseModel):
-    """Section `attribution` of the settings."""
+def _identifier(value: str) -> str:
+    if not _IDENTIFIER.fullmatch(value):
+        raise ValueError("letters, digits, '_', '.', '-', at most 63, starting with a letter or digit")
+    return value
+
+
+Identifier = Annotated[str, AfterValidator(_identifier)]
+
+
+def ratio(default: float, description: str | None = None) -> Any:
+    """A setting that is a ratio, 0 to 1."""
+    return Field(default, ge=0, le=1, description=description)
+
+
+class Section(BaseModel):
+    """One section of the settings: nothing unknown in it, nothing changed after."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class AttributionSettings(Section):
+    """Section `attribution` of the settings."""
 
     longest_run_d: float = Field(
         default=31.0,
@@ -29,18 +40,13 @@ class AttributionSettings(BaseModel):
         le=366,
         description="Days after its start until which a run without a known end is believed to go on.",
     )
-    idle_gpu_utilisation_ratio: float = Field(
-        default=0.01,
-        ge=0,
-        le=1,
-        description="Utilisation below which a held GPU does nothing: wasted energy.",
+    idle_gpu_utilisation_ratio: float = ratio(
+        0.01, "Utilisation below which a held GPU does nothing: wasted energy."
     )
 
 
-class CarbonSettings(BaseModel):
+class CarbonSettings(Section):
     """Where the factors and registers stand, and which market the site buys in."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     factors: Path | None = Field(
         default=None, description="Folder of factor tables; default: the ones shipped in conf/factors."
@@ -72,23 +78,19 @@ class CarbonSettings(BaseModel):
     )
 
 
-class Transformer(BaseModel):
+class Transformer(Section):
     """Nameplate of the site's transformer: loss = rated power x (no-load + load x (output / rated power)^2).
 
     Source: IEC 60076-1 (no-load loss at rated voltage, load loss at rated current, square in the current).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rated_power_w: float = Field(gt=0, le=2e9, description="Rated power of all transformers together, W.")
     no_load_loss_ratio: float = Field(ge=0, lt=0.1, description="Loss at no load over rated power.")
     load_loss_ratio: float = Field(ge=0, lt=0.1, description="Loss added at full load over rated power.")
 
 
-class OperatingSettings(BaseModel):
+class OperatingSettings(Section):
     """Design data of the air side, from which the best supply temperature and flow are computed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     supply_temp_c: float = Field(ge=5, le=45, description="Present set point of the supply air, degC.")
     flow_ratio: float = Field(gt=0, le=1.5, description="Present air flow over rated flow.")
@@ -120,13 +122,11 @@ class OperatingSettings(BaseModel):
         return self
 
 
-class FacilityGates(BaseModel):
+class FacilityGates(Section):
     """What the model must reach on later days to be used where the cooling meter is missing.
 
     Source: ASHRAE Guideline 14 (hourly data): CV(RMSE) at most 30 %, NMBE within 10 %.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     cv_rmse_max_ratio: float = Field(default=0.30, gt=0, le=1, description="Largest CV(RMSE), a ratio.")
     nmbe_max_ratio: float = Field(default=0.10, gt=0, le=1, description="Largest absolute NMBE, a ratio.")
@@ -135,10 +135,8 @@ class FacilityGates(BaseModel):
     )
 
 
-class FacilityModelSettings(BaseModel):
+class FacilityModelSettings(Section):
     """How the cooling and management energy of a site is fitted."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     look_back_days: int = Field(
         default=400, ge=2, description="Days before the night that a fit looks back on."
@@ -167,10 +165,8 @@ class FacilityModelSettings(BaseModel):
         return self
 
 
-class EuReport(BaseModel):
+class EuReport(Section):
     """What an operator declares for Delegated Regulation (EU) 2024/1364; null is reported as not available."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     installed_it_power_kw: float | None = Field(
         default=None, gt=0, description="PD_IT, installed information technology power demand."
@@ -195,10 +191,8 @@ class EuReport(BaseModel):
     cooling_degree_days: float | None = Field(default=None, ge=0, description="CDD of the year.")
 
 
-class KpiSettings(BaseModel):
+class KpiSettings(Section):
     """What the KPIs need beyond the lake."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     ashrae_class: Literal["A1", "A2", "A3", "A4"] = Field(
         default="A1", description="Allowable envelope of the rack cooling index."
@@ -224,48 +218,33 @@ class KpiSettings(BaseModel):
     eu: EuReport = Field(default=EuReport(), description="Declarations of the EU report.")
 
 
-class LedgerSettings(BaseModel):
+class LedgerSettings(Section):
     """Limits of the closed ledger; beyond them a night ends with exit code 3 and gold stays as it was.
 
     A residual inside three standard deviations of its own error is never refused: the meters cannot tell it
     from zero.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    residual_max_ratio: float = Field(
-        default=0.05, ge=0, le=1, description="Largest |residual| of a day over its sources."
-    )
-    residual_hour_max_ratio: float = Field(
-        default=0.15, ge=0, le=1, description="Largest |residual| of an hour over its sources."
-    )
-    unattributed_max_ratio: float = Field(
-        default=0.10,
-        ge=0,
-        le=1,
-        description="Largest share of a day's IT energy without an owner; judged where jobs are accounted.",
+    residual_max_ratio: float = ratio(0.05, "Largest |residual| of a day over its sources.")
+    residual_hour_max_ratio: float = ratio(0.15, "Largest |residual| of an hour over its sources.")
+    unattributed_max_ratio: float = ratio(
+        0.10, "Largest share of a day's IT energy without an owner; judged where jobs are accounted."
     )
 
 
-class TariffSettings(BaseModel):
+class TariffSettings(Section):
     """What a kWh, a kW and a month cost."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: Path | None = Field(
         default=None, description="CSV of prices (docs/methodology.md, bills and tariffs)."
     )
 
 
-class BillingSettings(BaseModel):
+class BillingSettings(Section):
     """The invoices that gold/bill_check holds against the ledger."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     invoices: Path | None = Field(default=None, description="CSV of invoices, one row a billed month.")
-    tolerance_ratio: float = Field(
-        default=0.02, ge=0, le=1, description="Difference to the invoice up to which the two agree."
-    )
+    tolerance_ratio: float = ratio(0.02, "Difference to the invoice up to which the two agree.")
 
 
 DeviceKind = Literal["node", "gpu"]
@@ -282,7 +261,7 @@ CandidateName = Literal[
 ]
 
 
-class GateSettings(BaseModel):
+class GateSettings(Section):
     """What a model must reach on the forward test to become champion.
 
     `champion_tolerance_ratio` is what it may be worse than the champion by over all, `scope_tolerance_ratio` in any one
@@ -290,17 +269,15 @@ class GateSettings(BaseModel):
     taught on to those after. Source: ASHRAE Guideline 14 (hourly data): CV(RMSE) at most 30 %, NMBE within 10 %.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     cv_rmse_max_ratio: float = Field(default=0.30, gt=0, le=1)
     nmbe_max_ratio: float = Field(default=0.10, gt=0, le=1)
-    champion_tolerance_ratio: float = Field(default=0.02, ge=0, le=1)
-    scope_tolerance_ratio: float = Field(default=0.10, ge=0, le=1)
-    gap_max_ratio: float = Field(default=0.15, ge=0, le=1)
+    champion_tolerance_ratio: float = ratio(0.02)
+    scope_tolerance_ratio: float = ratio(0.10)
+    gap_max_ratio: float = ratio(0.15)
     min_test_rows: int = Field(default=24, ge=2)
 
 
-class ModelSettings(BaseModel):
+class ModelSettings(Section):
     """E = f(P, T, L) of one kind of device.
 
     `device` node: the node's own power, inlet temperature; gpu: GPU boards, die temperature.
@@ -312,8 +289,6 @@ class ModelSettings(BaseModel):
     `class_max_rows`. With `slim` a smaller variant of the chosen model replaces it where it is within the tolerance.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: str = Field(default="node-energy", pattern=r"^[a-z][a-z0-9_-]{0,62}$")
     device: DeviceKind = "node"
     train_days: int | None = Field(default=None, ge=2)
@@ -322,7 +297,7 @@ class ModelSettings(BaseModel):
     min_rows: int = Field(default=200, ge=20)
     max_rows: int = Field(default=200_000, ge=100)
     coverage_min_ratio: float = Field(default=0.9, gt=0, le=1)
-    busy_utilisation_ratio: float = Field(default=0.10, ge=0, le=1)
+    busy_utilisation_ratio: float = ratio(0.10)
     candidates: tuple[CandidateName, ...] = Field(
         default=("linear", "boosting_gentle", "boosting", "forest"), min_length=1
     )
@@ -338,10 +313,8 @@ class ModelSettings(BaseModel):
     gates: GateSettings = GateSettings()
 
 
-class PowerDownSettings(BaseModel):
+class PowerDownSettings(Section):
     """Nodes may be put to sleep: what that brings and costs, as measured or from the vendor's sheet."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     standby_power_w: float = Field(ge=0, le=1e4, description="Power of a sleeping node, W.")
     wake_s: float = Field(ge=0, le=86_400, description="From the wish to a node that takes jobs, seconds.")
@@ -352,18 +325,14 @@ class PowerDownSettings(BaseModel):
     reserve_nodes: int = Field(
         default=1, ge=0, description="Nodes of each cluster that stay on beyond demand."
     )
-    reserve_ratio: float = Field(
-        default=0.05, ge=0, le=1, description="Share of each cluster that stays on as well."
-    )
+    reserve_ratio: float = ratio(0.05, "Share of each cluster that stays on as well.")
     least_on_per_rack: int = Field(
         default=1, ge=0, description="Nodes of each rack that are never put to sleep."
     )
 
 
-class ShiftSettings(BaseModel):
+class ShiftSettings(Section):
     """Jobs that may wait: which, how long, and what for."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     partitions: tuple[str, ...] = Field(min_length=1, description="Partitions whose pending jobs may wait.")
     max_delay_h: int = Field(default=24, ge=1, le=96, description="Longest delay of a job's end, hours.")
@@ -373,17 +342,13 @@ class ShiftSettings(BaseModel):
     preemptible: bool = Field(default=False, description="Whether such jobs may pause and go on.")
 
 
-class OptimizeSettings(BaseModel):
+class OptimizeSettings(Section):
     """Levers and their guard-rails; a lever whose data the site does not state proposes nothing and says so."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     history_days: int = Field(
         default=28, ge=7, le=366, description="Days that usual demand and idle power rest on."
     )
-    slowdown_max_ratio: float = Field(
-        default=0.05, ge=0, le=1, description="Most that a cap may slow a job down by."
-    )
+    slowdown_max_ratio: float = ratio(0.05, "Most that a cap may slow a job down by.")
     idle_h: int = Field(default=6, ge=1, le=24, description="Hours without a job from which a node is named.")
     zombie_h: int = Field(
         default=3, ge=1, le=24, description="Hours without utilisation from which a job is named."
@@ -400,26 +365,15 @@ class OptimizeSettings(BaseModel):
     shift: ShiftSettings | None = Field(default=None, description="Jobs that may wait; null: none.")
 
 
-class RestateSettings(BaseModel):
+class RestateSettings(Section):
     """Limits of gold/restatement. A closed month's change is restated whatever its size."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    min_change_ratio: float = Field(
-        default=0.001,
-        ge=0,
-        le=1,
-        description="Change below which a provisional figure writes no restatement.",
-    )
-    material_ratio: float = Field(
-        default=0.01, ge=0, le=1, description="Change from which a restatement is called material."
-    )
+    min_change_ratio: float = ratio(0.001, "Change below which a provisional figure writes no restatement.")
+    material_ratio: float = ratio(0.01, "Change from which a restatement is called material.")
 
 
-class WatchSettings(BaseModel):
+class WatchSettings(Section):
     """The streaming job `watch`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     trigger_s: int = Field(
         default=30, ge=1, le=600, description="Seconds from one look at the logs to the next."

@@ -11,11 +11,11 @@ import os
 import re
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 from zoneinfo import ZoneInfo
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lepton_etl.config.sections import (
@@ -23,36 +23,37 @@ from lepton_etl.config.sections import (
     BillingSettings,
     CarbonSettings,
     FacilityModelSettings,
+    Identifier,
     KpiSettings,
     LedgerSettings,
     ModelSettings,
     OperatingSettings,
     OptimizeSettings,
     RestateSettings,
+    Section,
     TariffSettings,
     Transformer,
     WatchSettings,
+    ratio,
 )
-from lepton_etl.config.sources import (
-    Eia930Source,
-    ElectricityMapsSource,
-    Identifier,
-    PlainGridSource,
-    Section,
-    Source,
-    TimeZone,
-)
+from lepton_etl.config.sources import SOURCES, AnySource, Source
 from lepton_etl.errors import ConfigurationError
+from lepton_etl.ingest.units import Zone
 
 _VARIABLE: Final = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 _ENV_PREFIX: Final = "LEPTON__"
 _SECONDS_PER_HOUR: Final = 3600
 GRID_SOURCE: Final = "grid"
 
+if TYPE_CHECKING:
+    GridFormat = str
+else:
+    GridFormat = Literal[tuple(name for name, source in SOURCES.items() if "grid" in source.subjects)]
+
 
 class Site(Section):
     site_id: Identifier = Field(description="Name of the site in every table.")
-    timezone: TimeZone = Field(default="UTC", description="IANA zone of local dates in the report.")
+    timezone: Zone = Field(default="UTC", description="IANA zone of local dates in the report.")
 
     @property
     def zone(self) -> ZoneInfo:
@@ -93,17 +94,17 @@ class Facility(Section):
 class Grid(Section):
     zone: str = Field(description="Zone id as the intensity files name it.", min_length=1)
     intensity: str = Field(description="Path pattern of the hourly intensity files.")
-    format: Literal["electricitymaps", "eia930", "grid_csv"] = Field(
+    format: GridFormat = Field(
         default="electricitymaps",
         description="Who wrote the files: Electricity Maps, EIA-930 (life-cycle intensity: upstream emissions alone), "
         "or a table with the columns time, intensity and if known zone and estimated.",
     )
     unit: str = Field(default="g/kWh", description="Unit of the intensity; of grid_csv alone.")
-    timezone: TimeZone = Field(
+    timezone: Zone = Field(
         default="UTC", description="IANA zone of stamps that carry none; of grid_csv alone."
     )
     intensity_basis: Literal["direct", "lifecycle"] = Field(
-        "direct", description="Basis that emissions take."
+        default="direct", description="Basis that emissions take."
     )
     signal: Literal["average", "marginal"] = "average"
     flow: Literal["production", "consumption"] = "consumption"
@@ -126,18 +127,21 @@ class Grid(Section):
         return self
 
     @property
-    def source(self) -> ElectricityMapsSource | Eia930Source | PlainGridSource:
-        """The source that reads the intensity files."""
-        common: dict[str, Any] = {"name": GRID_SOURCE, "path": self.intensity, "credit": self.credit}
-        if self.label is not None:
-            common["label"] = self.label
-        if self.format == "eia930":
-            return Eia930Source(zone=self.zone, **common)
-        if self.format == "grid_csv":
-            return PlainGridSource(
-                zone=self.zone, unit=self.unit, basis=self.intensity_basis, timezone=self.timezone, **common
-            )
-        return ElectricityMapsSource(**common)
+    def source(self) -> Source:
+        """The source that reads the intensity files; a format takes what it has a setting for."""
+        declared = SOURCES[self.format]
+        own: dict[str, Any] = {
+            "zone": self.zone,
+            "unit": self.unit,
+            "basis": self.intensity_basis,
+            "label": self.label,
+        }
+        known = {
+            key: value for key, value in own.items() if key in declared.model_fields and value is not None
+        }
+        return declared(
+            name=GRID_SOURCE, path=self.intensity, credit=self.credit, timezone=self.timezone, **known
+        )
 
 
 class Energy(Section):
@@ -147,12 +151,8 @@ class Energy(Section):
     max_gap_s: float = Field(
         default=330.0, gt=0, le=3600, description="Longest step that the trapezoid bridges."
     )
-    coverage_min_ratio: float = Field(
-        default=0.9, ge=0, le=1, description="Least coverage at which a total is published."
-    )
-    idle_utilisation_ratio: float = Field(
-        default=0.05, ge=0, le=1, description="Utilisation below which a node is idle."
-    )
+    coverage_min_ratio: float = ratio(0.9, "Least coverage at which a total is published.")
+    idle_utilisation_ratio: float = ratio(0.05, "Utilisation below which a node is idle.")
     sensor_gain_ratio: float | None = Field(
         default=None,
         ge=0,
@@ -190,7 +190,7 @@ class Settings(BaseSettings):
     lake: LakeSettings
     mlflow: MlflowSettings = MlflowSettings()
     fleet: Fleet
-    sources: tuple[Annotated[Source, Field(discriminator="format")], ...] = Field(min_length=1)
+    sources: tuple[AnySource, ...] = Field(min_length=1)
     facility: Facility = Facility()
     grid: Grid | None = None
     energy: Energy = Energy()
@@ -255,23 +255,18 @@ def load(path: str | Path) -> Settings:
     try:
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigurationError(
-            f"cannot read the settings: {error.strerror}",
-            where=str(file),
-            remedy="give --config an existing YAML file",
-        ) from error
+        what, remedy = f"cannot read the settings: {error.strerror}", "give --config an existing YAML file"
+        raise ConfigurationError(what, where=str(file), remedy=remedy) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"not YAML: {error}", where=str(file), remedy="mend the syntax") from error
     if not isinstance(raw, dict):
-        raise ConfigurationError(
-            "the settings file is not a mapping", where=str(file), remedy="see conf/examples"
-        )
+        what = "the settings file is not a mapping"
+        raise ConfigurationError(what, where=str(file), remedy="see conf/examples")
     try:
         settings = Settings(**_expand(raw, "", file))
     except ValidationError as error:
-        raise ConfigurationError(
-            _explain(error), where=str(file), remedy="see conf/examples and docs/settings.md"
-        ) from error
+        remedy = "see conf/examples and docs/settings.md"
+        raise ConfigurationError(_explain(error), where=str(file), remedy=remedy) from error
     return _absolute(settings, file.resolve().parent)
 
 
@@ -316,51 +311,37 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _absolute(settings: Settings, folder: Path) -> Settings:
-    """Resolve relative paths against the settings file's folder."""
+# Texts that are paths, patterns of paths or URIs; what is typed as a path needs no mention.
+_PLACES: Final[dict[type[BaseModel], tuple[str, ...]]] = {
+    Source: ("path",),
+    Grid: ("intensity",),
+    MlflowSettings: ("tracking_uri", "artifact_location"),
+}
+Tree = TypeVar("Tree", bound=BaseModel)
 
-    def under(path: Path) -> Path:
-        return Path(os.path.normpath(folder / path))
 
-    def maybe(path: Path | None) -> Path | None:
-        return under(path) if path else None
+def _absolute(tree: Tree, folder: Path) -> Tree:
+    """Resolve relative paths against the settings file's folder, in all sections and sources."""
+    places = {name for kind, names in _PLACES.items() if isinstance(tree, kind) for name in names}
+    changed: dict[str, Any] = {}
+    for name in type(tree).model_fields:
+        value = getattr(tree, name)
+        if isinstance(value, Path):
+            changed[name] = Path(os.path.normpath(folder / value))
+        elif name in places:
+            changed[name] = _absolute_place(value, folder)
+        elif isinstance(value, Section):
+            changed[name] = _absolute(value, folder)
+        elif isinstance(value, tuple):
+            changed[name] = tuple(
+                _absolute(item, folder) if isinstance(item, Source) else item for item in value
+            )
+    return tree.model_copy(update=changed)
 
-    def pattern(path: str) -> str:
-        return path if "://" in path else str(under(Path(path)))
 
-    mlflow = settings.mlflow
-    uri = mlflow.tracking_uri
-    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
-        uri = f"sqlite:///{under(Path(uri.removeprefix('sqlite:///')))}"
-    elif "://" not in uri:
-        uri = str(under(Path(uri)))
-    artifacts = mlflow.artifact_location
-    if "://" not in artifacts:
-        artifacts = str(under(Path(artifacts)))
-    grid = settings.grid
-    return settings.model_copy(
-        update={
-            "lake": LakeSettings(root=under(settings.lake.root)),
-            "mlflow": mlflow.model_copy(update={"tracking_uri": uri, "artifact_location": artifacts}),
-            "fleet": Fleet(inventory=under(settings.fleet.inventory)),
-            "sources": tuple(s.model_copy(update={"path": pattern(s.path)}) for s in settings.sources),
-            "facility": settings.facility.model_copy(update={"meters": maybe(settings.facility.meters)}),
-            "grid": grid.model_copy(update={"intensity": pattern(grid.intensity)}) if grid else None,
-            "quality": settings.quality.model_copy(
-                update={
-                    "expectations": maybe(settings.quality.expectations),
-                    "docs": under(settings.quality.docs),
-                }
-            ),
-            "carbon": settings.carbon.model_copy(
-                update={
-                    name: maybe(getattr(settings.carbon, name))
-                    for name in ("factors", "instruments", "scope1")
-                }
-            ),
-            "kpi": settings.kpi.model_copy(update={"cfe_hours": maybe(settings.kpi.cfe_hours)}),
-            "tariff": settings.tariff.model_copy(update={"file": maybe(settings.tariff.file)}),
-            "billing": settings.billing.model_copy(update={"invoices": maybe(settings.billing.invoices)}),
-            "report": Report(folder=under(settings.report.folder)),
-        }
-    )
+def _absolute_place(place: str, folder: Path) -> str:
+    """A path or the file of a SQLite URI below the folder; any other URI as it is."""
+    path = place.removeprefix("sqlite:///")
+    if "://" in path or (path != place and path.startswith("/")):
+        return place
+    return place.removesuffix(path) + os.path.normpath(folder / path)

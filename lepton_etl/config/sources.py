@@ -1,62 +1,27 @@
-"""What the settings say about each source of raw files: how to find them, and the spec of their format.
+"""What the settings say about each source of raw files: how to find them, and the settings of their format.
 
-`Source` is any of them, told by its key `format`. A source is plain data and travels to executors.
+There is one class a registered format, told by the key `format`. A source is plain data and travels to executors.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final, Self
-from zoneinfo import available_timezones
+from functools import reduce
+from inspect import cleandoc
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, create_model, model_validator
 
-from lepton_etl.ingest.specs import (
-    AutoSpec,
-    DelimitedSpec,
-    Eia930Spec,
-    ElectricityMapsSpec,
-    IpmitoolSpec,
-    NvidiaSmiSpec,
-    OpenCostSpec,
-    OpenMeteoSpec,
-    OtlpJsonSpec,
-    ParquetSpec,
-    PlainGridSpec,
-    PrometheusSpec,
-    RedfishSpec,
-    RocmSmiSpec,
-    ScontrolSpec,
-    SlurmSpec,
-)
-
-_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+from lepton_etl.config.sections import Identifier
+from lepton_etl.ingest.registry import LogFormat, formats
+from lepton_etl.ingest.units import Zone
 
 
-def _zone(value: str) -> str:
-    if value not in available_timezones():
-        raise ValueError("not an IANA time zone such as UTC or America/New_York")
-    return value
+class Source(LogFormat):
+    """A source of any format: what every source says. The format's own settings and its decoder come with it."""
 
-
-def _identifier(value: str) -> str:
-    if not _IDENTIFIER.fullmatch(value):
-        raise ValueError("letters, digits, '_', '.', '-', at most 63, starting with a letter or digit")
-    return value
-
-
-TimeZone = Annotated[str, AfterValidator(_zone)]
-Identifier = Annotated[str, AfterValidator(_identifier)]
-
-
-class Section(BaseModel):
-    """One section of the settings: nothing unknown in it, nothing changed after."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class _SourceSettings(Section):
-    """What every source says, whatever its format."""
+    model_config = ConfigDict(validate_default=True)
 
     name: Identifier = Field(description="Name of the source in every reading.")
     path: str = Field(
@@ -69,7 +34,7 @@ class _SourceSettings(Section):
     time_from_path: str | None = Field(
         default=None, description="Regular expression with a group `time` (ISO 8601, UTC)."
     )
-    timezone: TimeZone = Field(default="UTC", description="IANA zone of stamps that carry none.")
+    timezone: Zone = Field(default="UTC", description="IANA zone of stamps that carry none.")
     sampling_period_s: float | None = Field(
         default=None, gt=0, le=86_400, description="Declared distance of readings."
     )
@@ -119,91 +84,24 @@ class _SourceSettings(Section):
         return self
 
 
-class IpmitoolSource(_SourceSettings, IpmitoolSpec):
-    """Tables of `ipmitool sdr`."""
+def _source_of(declared: type[LogFormat]) -> type[Source]:
+    """The class of sources of one format. It stands in this module under its name, where executors look it up."""
+    name = f"{declared.__name__}Source"
+    told_by = declared.model_fields["format"]
+    own: dict[str, Any] = {
+        "__base__": (Source, declared),
+        "__module__": __name__,
+        "__doc__": cleandoc(declared.__doc__ or "").partition("\n\n")[0],
+        "format": (told_by.annotation, told_by.default),
+    }
+    made: type[Source] = create_model(name, **own)
+    globals()[name] = made
+    return made
 
 
-class DelimitedSource(_SourceSettings, DelimitedSpec):
-    """CSV, TSV and the like."""
+SOURCES: Final = {name: _source_of(declared) for name, declared in formats().items()}
 
-    timezone: TimeZone = Field(default="UTC", description="IANA zone of stamps that carry none.")
-
-
-class ParquetSource(_SourceSettings, ParquetSpec):
-    """Parquet files."""
-
-    timezone: TimeZone = Field(default="UTC", description="IANA zone of stamps that carry none.")
-
-
-class PrometheusSource(_SourceSettings, PrometheusSpec):
-    """Text exposition, and the JSON of range and instant queries."""
-
-
-class RedfishSource(_SourceSettings, RedfishSpec):
-    """Resources of a BMC."""
-
-
-class NvidiaSmiSource(_SourceSettings, NvidiaSmiSpec):
-    """What nvidia-smi prints."""
-
-
-class RocmSmiSource(_SourceSettings, RocmSmiSpec):
-    """What rocm-smi prints."""
-
-
-class SlurmSource(_SourceSettings, SlurmSpec):
-    """Slurm's accounting."""
-
-
-class ScontrolSource(_SourceSettings, ScontrolSpec):
-    """Jobs as slurmctld shows them."""
-
-
-class OpenCostSource(_SourceSettings, OpenCostSpec):
-    """Kubernetes allocations."""
-
-
-class OtlpJsonSource(_SourceSettings, OtlpJsonSpec):
-    """OpenTelemetry metrics."""
-
-
-class OpenMeteoSource(_SourceSettings, OpenMeteoSpec):
-    """Hourly weather."""
-
-
-class ElectricityMapsSource(_SourceSettings, ElectricityMapsSpec):
-    """Hourly grid intensity; made from the section `grid`."""
-
-
-class Eia930Source(_SourceSettings, Eia930Spec):
-    """Hourly grid generation and intensity; made from the section `grid`."""
-
-
-class PlainGridSource(_SourceSettings, PlainGridSpec):
-    """Hourly grid intensity in a table of one's own; made from the section `grid`."""
-
-    timezone: TimeZone = Field(default="UTC", description="IANA zone of stamps that carry none.")
-
-
-class AutoSource(_SourceSettings, AutoSpec):
-    """Files of any format that needs no settings, told by their content."""
-
-
-Source = (
-    IpmitoolSource
-    | DelimitedSource
-    | ParquetSource
-    | PrometheusSource
-    | RedfishSource
-    | NvidiaSmiSource
-    | RocmSmiSource
-    | SlurmSource
-    | ScontrolSource
-    | OpenCostSource
-    | OtlpJsonSource
-    | OpenMeteoSource
-    | ElectricityMapsSource
-    | Eia930Source
-    | PlainGridSource
-    | AutoSource
-)
+if TYPE_CHECKING:
+    AnySource = Source
+else:
+    AnySource = Annotated[reduce(or_, SOURCES.values()), Field(discriminator="format")]

@@ -1,8 +1,8 @@
-"""From hourly scores to gold/anomaly: episodes with begin, end, excess, confidence and the reason in words.
+"""Detect anomalies of devices and racks: rows of gold/anomaly with begin, end, excess, confidence and the reason.
 
-- One device's hours on a gapless grid: measured and expected energy, load, and what is normal between them.
-- One number an hour for each kind of fault, from that hour and the ones before; larger is odder.
-- Scores of every kind for a rack of devices, each against bounds from the devices' own earlier hours.
+Each kind of fault has one statistic an hour, from that hour and the ones before; larger is odder. All take arrays of
+shape (n,) on an hourly grid with NaN for the unknown and give (n,); NaN where too little is known. A statistic is set
+against a bound from the devices' own earlier hours; stretches above it become episodes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class DeviceHours:
 
     @property
     def log_ratio(self) -> Floats:
-        """log(measured / expected); NaN where either is unknown or not above 0."""
+        """Return log(measured / expected); NaN where either is unknown or not above 0."""
         usable = (self.measured_kwh > 0) & (self.expected_kwh > 0)
         ratio = np.divide(
             self.measured_kwh, self.expected_kwh, out=np.full(len(usable), np.nan), where=usable
@@ -57,7 +57,7 @@ class DeviceHours:
         return self.first_hour + timedelta(hours=position)
 
     def part(self, start: int, end: int) -> DeviceHours:
-        """Hours start..end-1 as hours of their own."""
+        """Return hours start..end-1 as hours of their own."""
         cut = slice(start, end)
         return DeviceHours(
             self.site_id, self.cluster_id, self.rack_id, self.node_id, self.device_id, self.hour(start),
@@ -87,7 +87,7 @@ def bins(load_ratio: Floats) -> NDArray[np.int64]:
 
 
 def normal(history: DeviceHours, half_life_h: float = 30 * 24.0) -> Normal:
-    """What has been normal, recent hours weighing most; a bin of few hours takes the figures of all."""
+    """Return what has been normal, recent hours weighing most; a bin with too few hours takes the figures of all."""
     value, at = history.log_ratio, bins(history.load_ratio)
     age = np.arange(len(value), 0, -1.0)
     weight = np.where(np.isfinite(value), 0.5 ** (age / half_life_h), 0.0)
@@ -111,8 +111,9 @@ def weighted_median(values: Floats, weights: Floats) -> float:
 
 
 def devices(hours: pl.DataFrame) -> list[DeviceHours]:
-    """Each device of a frame (site_id, cluster_id, rack_id, node_id, device_id, hour_start, energy_kwh, expected_kwh,
-    load_ratio), all on the grid of the frame's hours.
+    """Return each device of a frame on the grid of the frame's hours.
+
+    Columns: site_id, cluster_id, rack_id, node_id, device_id, hour_start, energy_kwh, expected_kwh, load_ratio.
 
     Raises ValueError where a device has an hour twice.
     """
@@ -158,13 +159,13 @@ _DRIFT_SHARE: Final = 0.3
 
 
 def trailing(values: Floats, length: int) -> Floats:
-    """Windows (n, length) that end with each hour; NaN before the first."""
+    """Return windows (n, length) that end with each hour; NaN before the first."""
     padded = np.concatenate([np.full(length - 1, np.nan), values])
     return np.asarray(sliding_window_view(padded, length), dtype=np.float64)
 
 
 def trailing_mean(value: Floats, weight: Floats, length: int) -> Floats:
-    """Weighted mean of the last `length` hours, NaN where under half of them are known."""
+    """Return the weighted mean of the last `length` hours, NaN where under half of them are known."""
     known = np.isfinite(value)
     weighed = np.where(known, value, 0.0) * weight
     sums = [
@@ -177,7 +178,7 @@ def trailing_mean(value: Floats, weight: Floats, length: int) -> Floats:
 
 
 def stuck(hours: DeviceHours) -> Floats:
-    """How much more the expected energy moved than the measured over STUCK_H hours, in octaves; a repeat adds.
+    """Return how much more the expected energy moved than the measured over STUCK_H hours, in octaves; a repeat adds.
 
     Variance collapse: log2 of the ratio of the two standard deviations, relative to the means. A sensor that says
     the very same number for the whole window counts more the more the load moved, and is odd even at rest.
@@ -194,14 +195,14 @@ def stuck(hours: DeviceHours) -> Floats:
 
 
 def shifted(hours: DeviceHours, normal: Normal, length: int) -> Floats:
-    """Absolute weighted mean deviation of the log ratio over the last `length` hours, of hours under load."""
+    """Return the absolute weighted mean deviation of the log ratio over the last `length` hours under load."""
     value, weight = normal.deviation(hours)
     loaded = hours.load_ratio >= LOAD_EDGES[0]
     return np.asarray(np.abs(trailing_mean(np.where(loaded, value, np.nan), weight * loaded, length)))
 
 
 def strange_level(hours: DeviceHours, length: int) -> Floats:
-    """How far idle levels of the last `length` hours lie from any level that the device has idled at before.
+    """Return how far idle levels of the last `length` hours lie from any level that the device has idled at before.
 
     Idle power has levels (clocks, resident contexts) that come and go: a level seen before is normal however far it is
     from the mean. The distance in log energy to the NEIGHBOURS-th nearest earlier idle hour, and that in log ratio,
@@ -220,8 +221,10 @@ def strange_level(hours: DeviceHours, length: int) -> Floats:
 
 
 def _novelty(values: Floats) -> Floats:
-    """Distance to the NEIGHBOURS-th nearest value of earlier blocks, (n,); counted from the end, so that the newest
-    block is whole."""
+    """Return the distance to the NEIGHBOURS-th nearest value of earlier blocks, (n,).
+
+    Blocks are counted from the end, so that the newest one is whole.
+    """
     found = np.full(len(values), np.nan)
     for end in range(len(values), 0, -BLOCK_H):
         start = max(0, end - BLOCK_H)
@@ -240,7 +243,7 @@ def _novelty(values: Floats) -> Floats:
 
 
 def drift(hours: DeviceHours, normal: Normal) -> Floats:
-    """Absolute median change from one day to the next over the last DRIFT_DAYS days, log ratio a week.
+    """Return the absolute median change from one day to the next over the last DRIFT_DAYS days, log ratio a week.
 
     Hours are held against the same hour of the day before, in the same load bin, each pair weighing as its bin is calm.
     Work that starts and ends, and levels that jump, change few pairs; a gain that creeps changes all of them. After the
@@ -262,14 +265,14 @@ def drift(hours: DeviceHours, normal: Normal) -> Floats:
 
 
 def idle_but_drawing(hours: DeviceHours, normal: Normal) -> Floats:
-    """The least excess over IDLE_H hours of no load; NaN where the device worked in any of them."""
+    """Return the least excess over IDLE_H hours of no load; NaN where the device worked in any of them."""
     value, _ = normal.deviation(hours)
     idle = np.where(hours.load_ratio < LOAD_EDGES[0], value, np.nan)
     return np.asarray(trailing(idle, IDLE_H).min(axis=1))
 
 
 def rack(deviations: Floats, weights: Floats) -> Floats:
-    """Signed median over peers of their mean deviation of the last RACK_H hours; inputs (nodes, n), needs 3 peers."""
+    """Return the peers' signed median of the mean deviation over RACK_H hours; inputs (nodes, n), needs 3 peers."""
     means = np.stack([trailing_mean(v, w, RACK_H) for v, w in zip(deviations, weights, strict=True)])
     enough = np.isfinite(means).sum(axis=0) >= 3
     found = np.full(means.shape[1], np.nan)
@@ -300,7 +303,7 @@ class Bound:
     daily_maxima: Floats
 
     def confidence(self, value: float) -> float:
-        """Share of quiet days below the value, by conformal rank: never quite 1."""
+        """Return the share of quiet days below the value, by conformal rank: never quite 1."""
         below = int(np.searchsorted(self.daily_maxima, value, side="left"))
         return below / (len(self.daily_maxima) + 1)
 
@@ -323,7 +326,7 @@ class Scores:
 
 
 def learn(history: Sequence[DeviceHours]) -> tuple[list[Learnt], Bound | None]:
-    """Normal and bounds of the devices of one rack, from hours before the ones to be judged, and the rack's bound."""
+    """Learn normal and bounds of one rack's devices, and the rack's bound, from hours before those to be judged."""
     normals = [normal(one) for one in history]
     shared = _rack_median(history, normals)
     values = [_statistics(one, usual, shared) for one, usual in zip(history, normals, strict=True)]
@@ -346,7 +349,7 @@ def learn(history: Sequence[DeviceHours]) -> tuple[list[Learnt], Bound | None]:
 def score(
     history: Sequence[DeviceHours], hours: Sequence[DeviceHours]
 ) -> tuple[list[Scores], Floats | None, Bound | None]:
-    """Scores of the devices of one rack over `hours`, in the order of `history`, and the rack's signed median.
+    """Return scores of the devices of one rack over `hours`, in the order of `history`, and the rack's signed median.
 
     The hours follow the history without a gap; windows reach back into it. Raises ValueError where devices differ.
     """
@@ -371,7 +374,7 @@ def score(
 
 
 def _statistics(one: DeviceHours, usual: Normal, shared: Floats | None) -> dict[str, Floats]:
-    """Each kind's statistic; what the rack's peers share is taken off first where there are enough of them."""
+    """Return each kind's statistic; what the rack's peers share is taken off first where there are enough of them."""
     own = one
     if shared is not None:
         lift = np.exp(np.nan_to_num(shared))
@@ -398,14 +401,14 @@ def _rack_median(devices: Sequence[DeviceHours], normals: Sequence[Normal]) -> F
 
 
 def _daily_maxima(values: Floats) -> Floats:
-    """Sorted maxima of the days in which anything is known."""
+    """Return the sorted maxima of the days in which anything is known."""
     whole = values[: len(values) // 24 * 24].reshape(-1, 24)
     known = np.isfinite(whole).any(axis=1)
     return np.sort(np.nanmax(whole[known], axis=1)) if known.any() else np.empty(0)
 
 
 def _bound(maxima: Floats, floor: float) -> Bound:
-    """The conformal rank of 1 - 1 / QUIET_DAYS among daily maxima; with fewer days the largest.
+    """Return the conformal rank of 1 - 1 / QUIET_DAYS among daily maxima; with fewer days the largest.
 
     Source: split conformal prediction on block maxima, which are nearly independent where hours are not.
     """
@@ -450,7 +453,7 @@ class Span:
 
 
 def spans(kind: str, values: Floats) -> list[Span]:
-    """Stretches of scores above 1, joined over JOIN_H hours; each begins half a window before its first alarm.
+    """Return stretches of scores above 1, joined over JOIN_H hours; each begins half a window before its first alarm.
 
     A trailing window alarms when about half of it is faulty, so the fault began about half a window earlier.
     """
@@ -466,7 +469,7 @@ def spans(kind: str, values: Floats) -> list[Span]:
 
 
 def device_spans(by_kind: dict[str, Floats]) -> list[Span]:
-    """The episodes of one device; one mostly inside another that scores higher is left out, and whatever a
+    """Return the episodes of one device; one mostly inside another that scores higher is left out, and whatever a
     stuck sensor says beside is its own."""
     every = [span for kind in KINDS if kind in by_kind for span in spans(kind, by_kind[kind])]
     kept: list[Span] = []
@@ -478,7 +481,7 @@ def device_spans(by_kind: dict[str, Floats]) -> list[Span]:
 
 
 def anomaly_rows(history: Sequence[DeviceHours], hours: Sequence[DeviceHours]) -> pl.DataFrame:
-    """Rows of gold/anomaly for the devices of one rack, largest absolute excess first.
+    """Return rows of gold/anomaly for the devices of one rack, largest absolute excess first.
 
     `history` are the hours before `hours`, without a gap. A device without enough history has no
     row: unknown is not odd.
@@ -521,7 +524,7 @@ def _rack_rows(devices: Sequence[Scores], shared: Floats, bound: Bound) -> Itera
 
 
 def _excess(device: Scores, span: Span) -> tuple[float, float]:
-    """Measured less expected energy, kWh, and their ratio less 1, the usual bias taken off.
+    """Return measured less expected energy, kWh, and their ratio less 1, the usual bias taken off.
 
     Unknown hours add nothing.
     """

@@ -1,7 +1,10 @@
-"""Rows of gold/state from silver/interval: a day's intervals of devices, judged by the days before.
+"""Decide the performance state of a device: rows of gold/state from a day's intervals, judged by the days before.
 
-- What an interval says about its device: seven figures, each NaN where it is unknown or says nothing.
-- The decision model: probabilities of seven states from the evidence, carried from interval to interval.
+Evidence: seven figures an interval, relative to the device's own limit and its own recent past, so that none is fitted
+to a make; NaN where a figure is unknown or says nothing. Decision: a naive Bayes of stated likelihoods, so that every
+term can be read, tempered because terms of one interval are not independent, in a filter of sticky states. A figure
+that is unknown contributes no term: probabilities stay nearer to the prior.
+Sources: Rabiner, Proc. IEEE 77 (1989), forward recursion; Guo et al., ICML 2017, temperature scaling.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ class Intervals:
 def evidence(
     now: Intervals, history: Intervals, frozen_intervals: int = FROZEN_INTERVALS
 ) -> dict[str, Floats]:
-    """The figures of EVIDENCE for `now`, judged by `history` of the same devices (ended before).
+    """Return the figures of EVIDENCE for `now`, judged by `history` of the same devices (ended before).
 
     load: utilisation. of_cap: power over limit, under load. clock: over the highest the device has held under load
     (95th percentile). memory: in use, under load. heat_margin_k: slow-down temperature less the device's. residual:
@@ -55,7 +58,7 @@ def evidence(
     with np.errstate(invalid="ignore", divide="ignore"):
         of_cap = now.power_w / now.power_limit_w
         residual = np.log(np.maximum(now.power_w, 1e-3) / usual_power(now.load_ratio, history))
-        clock = now.clock_hz / held_clock(history)[:, None]
+        clock = now.clock_hz / highest_clock(history)[:, None]
     return {
         "load": now.load_ratio,
         "of_cap": np.where(busy, of_cap, np.nan),
@@ -68,7 +71,7 @@ def evidence(
 
 
 def unknown(now: Intervals, figures: dict[str, Floats]) -> dict[str, NDArray[np.bool_]]:
-    """Where a figure would have said something and is not known; clocks at rest say nothing and are not missed."""
+    """Return where a figure would matter and is not known; clocks at rest do not matter."""
     relevant = now.load_ratio >= BUSY
     needs_load = {"of_cap", "clock", "memory"}
     return {
@@ -78,7 +81,7 @@ def unknown(now: Intervals, figures: dict[str, Floats]) -> dict[str, NDArray[np.
 
 
 def usual_power(load_ratio: Floats, history: Intervals) -> Floats:
-    """Median power of the device in the load's bin over its history, W; NaN below MIN_HISTORY intervals."""
+    """Return the median power of the device in the load's bin over its history, W; NaN below MIN_HISTORY intervals."""
     usual = np.full(load_ratio.shape, np.nan)
     past, at = np.digitize(history.load_ratio, LOAD_BINS), np.digitize(load_ratio, LOAD_BINS)
     known = np.isfinite(history.load_ratio) & np.isfinite(history.power_w)
@@ -92,8 +95,8 @@ def usual_power(load_ratio: Floats, history: Intervals) -> Floats:
     return usual
 
 
-def held_clock(history: Intervals) -> Floats:
-    """95th percentile of the clock under load, Hz, (devices,); NaN below MIN_HISTORY intervals."""
+def highest_clock(history: Intervals) -> Floats:
+    """Return the 95th percentile of the clock under load, Hz, (devices,); NaN below MIN_HISTORY intervals."""
     busy = np.where(history.load_ratio >= BUSY, history.clock_hz, np.nan)
     enough = np.isfinite(busy).sum(axis=1) >= MIN_HISTORY
     found = np.full(len(busy), np.nan)
@@ -103,7 +106,7 @@ def held_clock(history: Intervals) -> Floats:
 
 
 def _frozen(now: Intervals, intervals: int) -> Floats:
-    """log2 of the load's range over the power's relative range, of the last intervals; NaN where load is still."""
+    """Return log2 of the load's range over the power's relative range, over the last intervals; NaN at still load."""
 
     def spread(values: Floats) -> Floats:
         padded = np.concatenate([np.full((len(values), intervals - 1), np.nan), values], axis=1)
@@ -163,7 +166,7 @@ def log_terms(figures: dict[str, Floats]) -> dict[str, Floats]:
 
 
 def probabilities(figures: dict[str, Floats], temperature: float = TEMPERATURE) -> Floats:
-    """Probabilities (states, devices, intervals), in order of time; they sum to 1."""
+    """Return probabilities (states, devices, intervals), in order of time; they sum to 1."""
     terms = log_terms(figures)
     total = temperature * np.sum(list(terms.values()), axis=0)
     prior = np.array([PRIOR[state] for state in STATES])[:, None]
@@ -179,8 +182,8 @@ def probabilities(figures: dict[str, Floats], temperature: float = TEMPERATURE) 
     return np.asarray(found)
 
 
-def held(chances: Floats) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    """Index of the state (devices, intervals): the likeliest; the last one stays if it trails by < HOLD_MARGIN."""
+def with_hysteresis(chances: Floats) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    """Return the likeliest state's index (devices, intervals); the last one stays if it trails by < HOLD_MARGIN."""
     best = chances.argmax(axis=0)
     states = np.empty(best.shape, dtype=np.int64)
     rows = np.arange(best.shape[0])
@@ -219,7 +222,7 @@ def state_rows(
     frozen_intervals: int = FROZEN_INTERVALS,
     newest_only: bool = False,
 ) -> pl.DataFrame:
-    """Rows of gold/state for each row of `intervals` (silver/interval, of one interval length), by `history` before it.
+    """Return a row of gold/state for each row of silver/interval (one interval length), by the `history` before it.
 
     Load is GPU utilisation, else CPU utilisation. `slowdown_temp_c`, where the frame has it, goes before the common
     limit. A row of which no figure is known has no state. `frozen_intervals` make an hour; `newest_only` gives the last
@@ -235,7 +238,7 @@ def state_rows(
     past, _ = _grid(_with_load(history), names)
     figures = evidence(now, past, frozen_intervals)
     chances = probabilities(figures)
-    states = held(chances)
+    states = with_hysteresis(chances)
     if newest_only:
         last = np.flatnonzero(frame.select(pl.struct(*KEY).is_last_distinct()).to_series().to_numpy())
         frame, places = frame[last], (places[0][last], places[1][last])
@@ -266,7 +269,7 @@ def _with_load(frame: pl.DataFrame) -> pl.DataFrame:
 def _grid(
     frame: pl.DataFrame, names: pl.DataFrame
 ) -> tuple[Intervals, tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """The frame as arrays (devices, instants) on the instants that it has, and where its rows lie."""
+    """Return the frame as arrays (devices, instants) on the instants that it has, and where its rows lie."""
     rows = frame.join(names, on=KEY, how="inner", nulls_equal=True, maintain_order="left").with_columns(
         (pl.col("interval_start").rank("dense") - 1).cast(pl.Int64).alias("_at")
     )
@@ -302,7 +305,7 @@ def _words(
     state: list[str | None] = []
     adjustment: list[str] = []
     reason: list[str] = []
-    shown: list[list[str]] = []
+    reasons: list[list[str]] = []
     without: list[list[str]] = []
     for row in range(len(place)):
         name = STATES[int(chosen[row])]
@@ -311,7 +314,7 @@ def _words(
             state.append(None)
             adjustment.append("none")
             reason.append("nothing is known of this interval")
-            shown.append([])
+            reasons.append([])
             continue
         state.append(name)
         sure = bool(chance[row] >= SURE)
@@ -320,9 +323,9 @@ def _words(
             ADJUSTMENT[name][1] if sure else f"{name} is likeliest at {chance[row]:.0%}: too unsure to act"
         )
         tops = [EVIDENCE[int(one)] for one in order[:_SHOWN, row] if weights[int(one)][row] > 0]
-        shown.append([f"{one} {values[one][row]:.2f}" for one in tops])
+        reasons.append([f"{one} {values[one][row]:.2f}" for one in tops])
     return {
         "performance_state": (state, pl.String), "adjustment": (adjustment, pl.String),
-        "adjustment_reason": (reason, pl.String), "evidence": (shown, pl.List(pl.String)),
+        "adjustment_reason": (reason, pl.String), "evidence": (reasons, pl.List(pl.String)),
         "unknown_inputs": (without, pl.List(pl.String)),
     }  # fmt: skip

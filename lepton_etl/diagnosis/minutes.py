@@ -1,4 +1,4 @@
-"""Short means of each device from readings as they come: sums that can be added up, and the intervals they make.
+"""Average each device's readings as they come: sums that can be added up, and the intervals that they make.
 
 Polars in and out. A reading belongs to the window that holds its time. Sums of a window are added over batches, so its
 mean does not depend on how the readings were cut into batches.
@@ -16,7 +16,7 @@ import polars as pl
 MICROSECONDS: Final = 1_000_000
 # A node is judged by its own row, its boards each by theirs; supplies, fans and chassis have no state.
 DEVICES: Final = r"^(node|gpu[0-9]*)$"
-HELD_S: Final = 3600
+KEPT_S: Final = 3600
 # A stamp that is further ahead than clocks drift is no reading of now.
 AHEAD_S: Final = 300
 SUMS: Final = {
@@ -32,7 +32,7 @@ INPUTS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Meanings:
+class QuantityRoles:
     """Which quantity speaks for which of INPUTS.
 
     `node_power`: quantities of a node's power, best first. `of_device`, `of_node`: quantity -> column of the device's
@@ -50,20 +50,18 @@ class Meanings:
         return frozenset((*self.node_power, *self.device_power, *self.of_device, *self.of_node))
 
 
-def sums(readings: pl.DataFrame, meanings: Meanings, window_s: int) -> pl.DataFrame:
-    """Rows of SUMS from readings (telemetry's READING_SCHEMA): moments, and means over at most two windows.
+def sums(readings: pl.DataFrame, roles: QuantityRoles, window_s: int) -> pl.DataFrame:
+    """Return rows of SUMS from readings (telemetry's READING_SCHEMA): moments, and means over at most two windows.
 
     A component's power at the node stands at the component; what a board says of temperature and utilisation speaks
     for its node too. Readings without a node, of other quantities and of other devices are left out.
     """
-    component = pl.col("quantity").replace_strict(
-        dict(meanings.component), default=None, return_dtype=pl.String
-    )
+    component = pl.col("quantity").replace_strict(dict(roles.component), default=None, return_dtype=pl.String)
     own = (
         readings.lazy()
         .filter(
             pl.col("node_id").is_not_null(),
-            pl.col("quantity").is_in(list(meanings.quantities)),
+            pl.col("quantity").is_in(list(roles.quantities)),
             (pl.col("statistic") == "instant")
             | ((pl.col("statistic") == "mean") & (pl.col("window_s") <= 2 * window_s)),
         )
@@ -76,7 +74,7 @@ def sums(readings: pl.DataFrame, meanings: Meanings, window_s: int) -> pl.DataFr
         )
     )
     at_node = own.filter(
-        pl.col("quantity").is_in(list(meanings.of_node)), pl.col("device_id") != "node"
+        pl.col("quantity").is_in(list(roles.of_node)), pl.col("device_id") != "node"
     ).with_columns(device_id=pl.lit("node"))
     width = window_s * MICROSECONDS
     return (
@@ -94,7 +92,7 @@ def sums(readings: pl.DataFrame, meanings: Meanings, window_s: int) -> pl.DataFr
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class RecentSums:
     """The sums of the newest hour of each device, and what was not taken: readings too old, or ahead of the clock."""
 
     rows: pl.DataFrame
@@ -102,46 +100,48 @@ class Held:
     ahead: int = 0
 
 
-def added(held: pl.DataFrame, fresh: pl.DataFrame, now: datetime) -> Held:
-    """`held` with the sums of a batch; windows more than an hour before a device's newest are let go.
+def added(recent: pl.DataFrame, fresh: pl.DataFrame, now: datetime) -> RecentSums:
+    """Return `recent` with the sums of a batch; windows more than an hour before a device's newest are let go.
 
     The hour is the device's own, so that one with a wrong clock costs no other its past.
     """
     limit = int((now.timestamp() + AHEAD_S) * MICROSECONDS)
     believed = fresh.filter(pl.col("newest_us") <= limit)
     together = (
-        pl.concat([held, believed])
+        pl.concat([recent, believed])
         .group_by(_KEY, maintain_order=True)
         .agg(pl.col("value_sum").sum(), pl.col("value_count").sum(), pl.col("newest_us").max())
     )
     newest = together.group_by(_DEVICE).agg(
-        (pl.col("window_us").max() - HELD_S * MICROSECONDS).alias("_from")
+        (pl.col("window_us").max() - KEPT_S * MICROSECONDS).alias("_from")
     )
     late = believed.join(newest, on=_DEVICE, how="inner").filter(pl.col("window_us") <= pl.col("_from"))
     kept = together.join(newest, on=_DEVICE, how="inner").filter(pl.col("window_us") > pl.col("_from"))
     ahead = fresh.filter(pl.col("newest_us") > limit)
-    return Held(kept.select(list(SUMS)), int(late["value_count"].sum()), int(ahead["value_count"].sum()))
+    return RecentSums(
+        kept.select(list(SUMS)), int(late["value_count"].sum()), int(ahead["value_count"].sum())
+    )
 
 
 def minutes(
-    held: pl.DataFrame, meanings: Meanings, site_id: str, clusters: Mapping[str, str], unlisted: str
+    recent: pl.DataFrame, roles: QuantityRoles, site_id: str, clusters: Mapping[str, str], unlisted: str
 ) -> pl.DataFrame:
-    """Intervals in the columns of silver/interval that a state is judged by; an input without readings is null."""
+    """Return intervals in the columns of silver/interval that a state is judged by; null without readings."""
     mean = (pl.col("value_sum") / pl.col("value_count")).alias("mean")
     at_node = pl.col("device_id") == "node"
-    rank = {name: place for place, name in enumerate((*meanings.node_power, *meanings.device_power))}
+    rank = {name: place for place, name in enumerate((*roles.node_power, *roles.device_power))}
     powers = list(rank)
-    is_power = pl.when(at_node).then(pl.col("quantity").is_in(list(meanings.node_power))).otherwise(
-        pl.col("quantity").is_in(list(meanings.device_power))
+    is_power = pl.when(at_node).then(pl.col("quantity").is_in(list(roles.node_power))).otherwise(
+        pl.col("quantity").is_in(list(roles.device_power))
     )  # fmt: skip
     column = (
         pl.when(is_power).then(pl.lit("power_mean_w"))
-        .when(at_node).then(_named(meanings.of_node))
-        .otherwise(_named(meanings.of_device))
+        .when(at_node).then(_named(roles.of_node))
+        .otherwise(_named(roles.of_device))
         .alias("input")
     )  # fmt: skip
     cells = (
-        held.with_columns(
+        recent.with_columns(
             mean, column, pl.col("quantity").replace_strict(rank, default=len(powers)).alias("rank")
         )
         .filter(pl.col("input").is_in(INPUTS))
@@ -164,9 +164,9 @@ def minutes(
     )  # fmt: skip
 
 
-def newest_times(held: pl.DataFrame) -> pl.DataFrame:
-    """(node_id, device_id, newest_us): when each device last said anything."""
-    return held.group_by(_DEVICE).agg(pl.col("newest_us").max())
+def newest_times(recent: pl.DataFrame) -> pl.DataFrame:
+    """Return (node_id, device_id, newest_us): when each device was last heard of."""
+    return recent.group_by(_DEVICE).agg(pl.col("newest_us").max())
 
 
 def _named(names: Mapping[str, str]) -> pl.Expr:

@@ -68,4 +68,4 @@ def weather_hours(readings: pl.DataFrame) -> pl.DataFrame:
 def exact_mean(value: pl.Expr) -> pl.Expr:
     """Mean whatever the order of rows, null of none."""
     billionths = (value * _BILLION).round().cast(pl.Int64)
-    return pl.when(value.count() > 0).then(billionths.sum() / value.count() / _BILLION)
+    return pl.when(value.count() > 0).then((billionths.sum() / value.count() / _BILLION).round(13))

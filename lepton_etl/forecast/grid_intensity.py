@@ -1,11 +1,9 @@
-"""The newest origin of a zone as rows of gold/forecast.
+"""Forecast the grid's intensity of the hours ahead: rows of gold/forecast for the newest origin of a zone.
 
-- A zone's hours on a gapless grid, what is known of them, and their lags.
-- The members of the fusion: seasonal naive, 7-day profile, ridge on lags, and boosted trees on the ridge's
-  errors.
-- Weights of the members and intervals around the fusion, both from forecasts whose hours have come true.
-- Every origin of a stretch of hours, forecast as it would have been: members, their fusion, and its
-  interval.
+Four members (seasonal naive, 7-day profile, ridge on lags, boosted trees on the ridge's errors) each learn from targets
+that were known at their own origin and give g/kWh of shape (origins, HORIZONS). They are stacked with weights, and the
+stack gets an interval, from forecasts whose hours have come true. Every earlier origin is forecast as it would have
+been then, so what is learnt of the errors is forward in time.
 """
 
 from __future__ import annotations
@@ -44,7 +42,7 @@ class ZoneSeries:
     target: Floats
 
     def position(self, at: datetime) -> int:
-        """Row of the hour that begins at `at`; may lie after the series."""
+        """Return the row of the hour that begins at `at`; may lie after the series."""
         return round((at - self.first_hour) / _HOUR)
 
     def hour(self, position: int) -> datetime:
@@ -52,7 +50,7 @@ class ZoneSeries:
 
 
 def zone_series(hours: pl.DataFrame, until: datetime | None = None) -> ZoneSeries:
-    """The series of one zone from silver/grid_hour (hour_start, carbon_intensity_gco2e_per_kwh, estimated).
+    """Return the series of one zone from silver/grid_hour (hour_start, carbon_intensity_gco2e_per_kwh, estimated).
 
     Missing rows and NaN are holes; so are hours after the last row and before `until`, published late. Raises
     ValueError for no row, or two rows of one hour.
@@ -77,7 +75,7 @@ def zone_series(hours: pl.DataFrame, until: datetime | None = None) -> ZoneSerie
 
 
 def filled(published: Floats) -> Floats:
-    """Holes take the newest value of the same hour of the day, at most two weeks old; causal. Shape (n,)."""
+    """Fill holes with the newest value of the same hour of the day, at most two weeks old; causal. Shape (n,)."""
     known = published.copy()
     for at in np.flatnonzero(np.isnan(published)):
         earlier = known[at - DAY_H * np.arange(1, min(_FILL_DAYS, int(at) // DAY_H) + 1)]
@@ -88,18 +86,18 @@ def filled(published: Floats) -> Floats:
 
 
 def at_hours(values: Floats, positions: NDArray[np.int64]) -> Floats:
-    """Values at positions of any shape; NaN outside the series."""
+    """Return values at positions of any shape; NaN outside the series."""
     inside = (positions >= 0) & (positions < len(values))
     return np.where(inside, values[np.clip(positions, 0, len(values) - 1)], np.nan)
 
 
 def targets(values: Floats, origins: NDArray[np.int64], horizons: int = HORIZONS) -> Floats:
-    """What came true for each origin, shape (origins, horizons); NaN where unknown."""
+    """Return what came true for each origin, shape (origins, horizons); NaN where unknown."""
     return at_hours(values, origins[:, None] + np.arange(horizons)[None, :])
 
 
 def same_hours(values: Floats, origins: NDArray[np.int64], days: int, horizons: int = HORIZONS) -> Floats:
-    """The hour of the day of each target on the `days` newest known days, shape (days, origins, horizons)."""
+    """Return the hour of the day of each target on the `days` newest known days, shape (days, origins, horizons)."""
     ahead = np.arange(horizons)
     newest = origins[:, None] + ahead[None, :] - DAY_H * (ahead // DAY_H + 1)[None, :]
     back = DAY_H * np.arange(days)[:, None, None]
@@ -121,12 +119,12 @@ _ORIGIN_STEP_ROWS: Final = 4  # horizons drawn for each origin that trains the t
 
 
 def seasonal_naive(series: ZoneSeries, origins: Origins) -> Floats:
-    """The newest known value of the same hour of the day."""
+    """Return the newest known value of the same hour of the day."""
     return np.asarray(same_hours(series.known, origins, 1)[0])
 
 
 def profile(series: ZoneSeries, origins: Origins, days: int = PROFILE_DAYS) -> Floats:
-    """Mean of the same hour over the newest known days."""
+    """Return the mean of the same hour over the newest known days."""
     seen = same_hours(series.known, origins, days)
     count = np.isfinite(seen).sum(axis=0)
     total = np.nansum(seen, axis=0)
@@ -146,7 +144,7 @@ class Ridge:
 
     @staticmethod
     def fit(series: ZoneSeries, until: int) -> Ridge:
-        """From origins whose 96 hours had all ended at `until`; raises ValueError below two weeks of them."""
+        """Fit from origins whose 96 hours had all ended at `until`; raises ValueError below two weeks of them."""
         origins = np.arange(WEEK_H, until - HORIZONS + 1)
         scale = float(np.nanstd(series.known[:until]))
         inputs, level = ridge_inputs(series.known, origins, scale)
@@ -155,8 +153,8 @@ class Ridge:
         if usable.sum() < 2 * WEEK_H:
             raise ValueError(f"{int(usable.sum())} complete origins before row {until}; {2 * WEEK_H} needed")
         # An estimated target counts as the profile's: leaving out rows would break one solve for all horizons.
-        stand_in = profile(series, origins) - level[:, None]
-        wanted = np.where(np.isfinite(wanted), wanted, stand_in)[usable]
+        typical = profile(series, origins) - level[:, None]
+        wanted = np.where(np.isfinite(wanted), wanted, typical)[usable]
         known = np.isfinite(wanted).all(axis=1)
         x = inputs[usable][known]
         gram = x.T @ x
@@ -169,7 +167,7 @@ class Ridge:
 
 
 def ridge_inputs(known: Floats, origins: Origins, scale: float) -> tuple[Floats, Floats]:
-    """Inputs (origins, columns) and the level taken off, the mean of the last week (origins,)."""
+    """Return inputs (origins, columns) and the level taken off, the mean of the last week (origins,)."""
     back = np.arange(1, WEEK_H + 1)
     lags = at_hours(known, origins[:, None] - back[None, :])
     level = lags.mean(axis=1)
@@ -194,7 +192,7 @@ class Boosted:
 
     @staticmethod
     def fit(series: ZoneSeries, ridge: Floats, first: int, until: int, seed: int) -> Boosted | None:
-        """From out-of-sample ridge forecasts, `ridge[i]` of origin first + i; None below two weeks of origins."""
+        """Fit from out-of-sample ridge forecasts, `ridge[i]` of origin first + i; None below two weeks of origins."""
         from sklearn.ensemble import HistGradientBoostingRegressor
 
         origins = np.arange(first, min(first + len(ridge), until - 1))
@@ -224,7 +222,7 @@ class Boosted:
 def _boosted_inputs(
     series: ZoneSeries, origins: Origins, ahead: NDArray[np.int64], paths: Floats, ridge: Floats
 ) -> Floats:
-    """Features of rows (origin, horizon), relative to the mean of the last day so that levels may drift."""
+    """Return features of rows (origin, horizon), relative to the mean of the last day so that levels may drift."""
     known, target = series.known, origins + ahead
     last = at_hours(known, origins[:, None] - np.arange(1, DAY_H + 1)[None, :])
     level = last.mean(axis=1)
@@ -295,7 +293,7 @@ class Replay:
 
 
 def replay(series: ZoneSeries, until: int, policy: ForecastPolicy | None = None) -> Replay:
-    """Forecasts of all origins that have enough history, up to and with row `until` (at most the series' length).
+    """Forecast from all origins that have enough history, up to and with row `until` (at most the series' length).
 
     A member learns at the first origin of its block from what was known then; weights and intervals move daily.
     Raises ValueError where the history is too short.
@@ -347,7 +345,7 @@ def _fused(members: Floats, came_true: Floats, policy: ForecastPolicy) -> tuple[
 
 
 def _intervals(fused: Floats, came_true: Floats, policy: ForecastPolicy) -> tuple[Floats, Floats]:
-    """Conformal ends of each band, moved daily; the level asked for follows what the last days really held.
+    """Return conformal ends of each band, moved daily; the level asked for follows how often they held of late.
 
     Residuals drift with the seasons, so a window of the past holds a little less than it promises: each day the missed
     share asked for moves by `interval_step` of what the newest finished day missed beside it.
@@ -383,7 +381,7 @@ MODEL_VERSION: Final = "1"
 def forecast_rows(
     hours: pl.DataFrame, zone_id: str, origin: datetime, policy: ForecastPolicy | None = None
 ) -> pl.DataFrame:
-    """Rows of gold/forecast for one zone and origin, from its silver/grid_hour of one basis, signal and flow.
+    """Return rows of gold/forecast for one zone and origin, from its silver/grid_hour of one basis, signal and flow.
 
     Hours stamped at or after the origin are not looked at. With too little history the 7-day
     profile stands alone, without an interval, and `forecast_basis` says so.

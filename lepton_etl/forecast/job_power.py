@@ -1,4 +1,4 @@
-"""Mean power of a run before it starts, from what its request says and what earlier-ended runs drew.
+"""Predict the mean power of a run before it starts, from what its request says and what earlier-ended runs drew.
 
 Power of a run over all its nodes, W, predicted as a rate of each requested unit (GPU, else core) times the units: a
 user's rate where the user has runs, pulled towards that of the partition, and that towards that of all with the same
@@ -38,7 +38,7 @@ class Rates:
 
 
 def predict_jobs(requests: pl.DataFrame, history: pl.DataFrame, at: datetime) -> pl.DataFrame:
-    """`requests` with predicted_power_w, its lower and upper end, and prediction_basis; same rows, same order.
+    """Return `requests` with predicted_power_w, its lower and upper end, and prediction_basis; same rows, same order.
 
     `history` are runs with their measured mean power, W over all nodes; only those that ended by `at` count. With no
     run of the same kind of unit all three figures are null and the basis is `none`.
@@ -67,7 +67,7 @@ _ADDED: Final = (
 
 
 def _units(frame: pl.DataFrame) -> pl.DataFrame:
-    """Units requested, their kind, and how many as a power of two; a request of neither has no units."""
+    """Return units requested, their kind, and how many as a power of two; a request of neither has no units."""
     gpus, cores = pl.col("gpu_count").fill_null(0), pl.col("cpu_count").fill_null(0)
     return frame.with_columns(
         pl.when(gpus > 0).then(gpus).when(cores > 0).then(cores).cast(pl.Float64).alias("_units"),
@@ -96,7 +96,7 @@ def _rates(known: pl.DataFrame, at: datetime) -> Rates:
 
 
 def _apply(rows: pl.DataFrame, rates: Rates) -> pl.DataFrame:
-    """`_log`, the log rate, and `prediction_basis`, the narrowest group that had a run."""
+    """Return `_log`, the log rate, and `prediction_basis`, the narrowest group that had a run."""
 
     def joined(left: pl.DataFrame, right: pl.DataFrame, keys: list[str], name: str) -> pl.DataFrame:
         named = right.rename({"_mean": f"_{name}", "_n": f"_{name}_n"})

@@ -1,8 +1,4 @@
-"""Days -> KPIs of a calendar month and year: sums over the days, then the formula.
-
-- Rows of gold of one hour -> Totals: what the KPIs of a site and of its clusters are made of.
-- Hours of a boundary -> its KPIs of the day. Pure: no lake, no session.
-"""
+"""KPIs by day, month and year: totals of the known hours, summed over the days, then the formula. No storage."""
 
 from __future__ import annotations
 

@@ -1,14 +1,10 @@
-"""From cells with everything known about them to readings, rejects and duplicates. Shared by all decoders.
-
-- Bytes of a log as numbered lines, without a Python loop per line.
-- What every decoder takes and gives: where bytes came from, and the readings and rejects they hold.
-"""
+"""What every decoder takes and gives: numbered lines in; readings, rejects and duplicates, each counted, out."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,27 +16,27 @@ _NEWLINE = 10
 
 @dataclass(frozen=True)
 class Lines:
-    """The lines of a text, or of one block of it; line n of the file is item n - 1 - before here."""
+    """The lines of a text, or of one block of it."""
 
     array: pa.LargeStringArray
     damaged: bool
     """Whether any line may hold NUL bytes or bytes that were no UTF-8 (now U+FFFD)."""
-    before: int = 0
-    """Lines of the file in front of this block."""
+    first_position: int = 1
+    """The 1-based number in the file of the first line here."""
 
     @property
     def following(self) -> int:
-        """`before` of the next block."""
-        return self.before + len(self.array)
-
-    @property
-    def first_position(self) -> int:
-        """The 1-based number in the file of the first line here."""
-        return self.before + 1
+        """`first_position` of the next block."""
+        return self.first_position + len(self.array)
 
     def series(self) -> pl.Series:
         """All lines, line ends cut off."""
         return _without_ends(pl.Series("line", self.array))
+
+    def frame(self, name: str) -> pl.DataFrame:
+        """All lines as the column `name` beside their `source_position`."""
+        position = pl.int_range(self.first_position, self.following, eager=True).alias("source_position")
+        return pl.DataFrame([position, self.series().alias(name)])
 
     def distinct(self) -> tuple[npt.NDArray[np.int32], list[str]]:
         """(code of every line, distinct lines by code, line ends cut off): log tables repeat themselves."""
@@ -55,8 +51,8 @@ class Lines:
         return _without_ends(pl.Series("raw_text", taken)).str.slice(0, MAX_RAW_TEXT_CHARS)
 
 
-def read_lines(data: bytes, before: int = 0) -> Lines:
-    """Split UTF-8 text (as `blocks.in_utf8` gives it) at line feeds; never raises.
+def read_lines(data: bytes, first_position: int = 1) -> Lines:
+    """Split UTF-8 text (as `text.in_utf8` gives it) at line feeds; never raises.
 
     Bytes that are not UTF-8 become U+FFFD and mark the text as damaged.
     """
@@ -67,7 +63,7 @@ def read_lines(data: bytes, before: int = 0) -> Lines:
         ends = np.append(ends, len(text))
     offsets = np.concatenate((np.zeros(1, dtype=np.int64), ends.astype(np.int64)))
     array = pa.LargeStringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(text))
-    return Lines(array, damaged, before)
+    return Lines(array, damaged, first_position)
 
 
 def damaged_line(line: pl.Expr) -> pl.Expr:
@@ -89,65 +85,36 @@ def _without_ends(lines: pl.Series) -> pl.Series:
     return lines.str.strip_chars_end("\r\n")
 
 
-IgnoredReason = Literal["unmapped", "no_value"]
 Ignored = dict[tuple[str, str], int]
 
 MAX_RAW_TEXT_CHARS = 1000
 
-READING_SCHEMA = pa.schema(
-    [
-        pa.field("node_id", pa.string()),
-        pa.field("device_id", pa.string(), nullable=False),
-        pa.field("quantity", pa.string(), nullable=False),
-        pa.field("value", pa.float64(), nullable=False),
-        pa.field("statistic", pa.string(), nullable=False),
-        pa.field("window_s", pa.float64(), nullable=False),
-        pa.field("reading_time", pa.timestamp("us", tz="UTC"), nullable=False),
-        pa.field("multiplicity", pa.int32(), nullable=False),
-        pa.field("point", pa.string()),
-        pa.field("sensor", pa.string(), nullable=False),
-        pa.field("raw_value", pa.string(), nullable=False),
-        pa.field("raw_unit", pa.string(), nullable=False),
-        pa.field("source_position", pa.int64(), nullable=False),
-    ]
-)
+_TEXT, _NUMBER, _COUNT, _PLACE = pa.string(), pa.float64(), pa.int32(), pa.int64()
+_TIME = pa.timestamp("us", tz="UTC")
 
-REJECT_SCHEMA = pa.schema(
-    [
-        pa.field("source_position", pa.int64(), nullable=False),
-        pa.field("sensor", pa.string()),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("raw_text", pa.string(), nullable=False),
-    ]
-)
 
-JOB_SCHEMA = pa.schema(
-    [
-        pa.field("cluster_name", pa.string()),
-        pa.field("job_id", pa.string(), nullable=False),
-        pa.field("step_id", pa.string()),
-        pa.field("restart", pa.int32()),
-        pa.field("user_name", pa.string()),
-        pa.field("account", pa.string()),
-        pa.field("partition", pa.string()),
-        pa.field("state", pa.string()),
-        pa.field("submit_time", pa.timestamp("us", tz="UTC")),
-        pa.field("start_time", pa.timestamp("us", tz="UTC")),
-        pa.field("end_time", pa.timestamp("us", tz="UTC")),
-        pa.field("node_list", pa.string()),
-        pa.field("node_count", pa.int32()),
-        pa.field("cpu_count", pa.int32()),
-        pa.field("gpu_count", pa.int32()),
-        pa.field("memory_byte", pa.float64()),
-        pa.field("consumed_energy_j", pa.float64()),
-        pa.field("source_position", pa.int64(), nullable=False),
-        pa.field("record", pa.string(), nullable=False),
-        pa.field("node_id", pa.string()),
-        pa.field("device_ids", pa.list_(pa.string())),
-        pa.field("tenant_id", pa.string()),
-        pa.field("cpu_time_s", pa.float64()),
-    ]
-)
+def _schema(nullable: str, **columns: pa.DataType) -> pa.Schema:
+    """Columns of these types; those that `nullable` names may be null."""
+    return pa.schema(
+        [pa.field(name, kind, nullable=name in nullable.split()) for name, kind in columns.items()]
+    )
+
+
+READING_SCHEMA: Final = _schema(
+    "node_id point",
+    node_id=_TEXT, device_id=_TEXT, quantity=_TEXT, value=_NUMBER, statistic=_TEXT, window_s=_NUMBER,
+    reading_time=_TIME, multiplicity=_COUNT, point=_TEXT, sensor=_TEXT, raw_value=_TEXT, raw_unit=_TEXT,
+    source_position=_PLACE,
+)  # fmt: skip
+REJECT_SCHEMA: Final = _schema("sensor", source_position=_PLACE, sensor=_TEXT, reason=_TEXT, raw_text=_TEXT)
+JOB_SCHEMA: Final = _schema(
+    "cluster_name step_id restart user_name account partition state submit_time start_time end_time node_list "
+    "node_count cpu_count gpu_count memory_byte consumed_energy_j node_id device_ids tenant_id cpu_time_s",
+    cluster_name=_TEXT, job_id=_TEXT, step_id=_TEXT, restart=_COUNT, user_name=_TEXT, account=_TEXT, partition=_TEXT,
+    state=_TEXT, submit_time=_TIME, start_time=_TIME, end_time=_TIME, node_list=_TEXT, node_count=_COUNT,
+    cpu_count=_COUNT, gpu_count=_COUNT, memory_byte=_NUMBER, consumed_energy_j=_NUMBER, source_position=_PLACE,
+    record=_TEXT, node_id=_TEXT, device_ids=pa.list_(_TEXT), tenant_id=_TEXT, cpu_time_s=_NUMBER,
+)  # fmt: skip
 
 EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 LATEST: Final = datetime(2101, 1, 1, tzinfo=UTC)
@@ -241,7 +208,6 @@ def only_reject(reason: str, raw_text: str, position: int = 1, sensor: str | Non
 
 NUMBER: Final = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 
-REJECT_COLUMNS: Final = ("source_position", "sensor", "reason")
 SAME_READING: Final = ("node_id", "device_id", "sensor", "point", "reading_time", "raw_value")
 
 
@@ -276,36 +242,42 @@ def without_repeats(readings: pl.DataFrame, same: tuple[str, ...] = SAME_READING
     return readings.unique(subset=same, keep="first", maintain_order=True)
 
 
-def reading_table(readings: pl.DataFrame) -> pa.Table:
-    """Columns of READING_SCHEMA out of a frame that has them all."""
-    return (
-        readings.select(READING_SCHEMA.names)
-        .to_arrow(compat_level=pl.CompatLevel.oldest())
-        .cast(READING_SCHEMA)
+def as_table(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
+    """Return the columns of a schema out of a frame that has them all."""
+    return frame.select(schema.names).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema)
+
+
+REJECTS: Final = {
+    "source_position": pl.Int64,
+    "sensor": pl.String,
+    "reason": pl.String,
+    "raw_text": pl.String,
+}
+
+
+def with_columns_of(frame: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFrame:
+    """Return the columns of a schema; those that the frame lacks are null."""
+    return frame.select(
+        (pl.col(name) if name in frame.columns else pl.lit(None)).cast(kind).alias(name)
+        for name, kind in schema.items()
     )
 
 
 def reject_table(rejects: list[pl.DataFrame], lines: Lines | None) -> pa.Table:
-    """Rejects (source_position, sensor, reason) of several frames by position, each with its line's text.
+    """Rejects (source_position, reason, and where known sensor) of several frames by position, with their texts.
 
-    Without `lines` the frames bring their own `raw_text`.
+    Without `lines` to take them from, the frames bring their own `raw_text`.
     """
     if not any(frame.height for frame in rejects):
         return REJECT_SCHEMA.empty_table()
-    schema: dict[str, pl.DataType] = {
-        "source_position": pl.Int64(), "sensor": pl.String(), "reason": pl.String()
-    }  # fmt: skip
-    if lines is None:
-        schema["raw_text"] = pl.String()
-    frames = [frame.select(pl.col(name).cast(kind) for name, kind in schema.items()) for frame in rejects]
-    together = pl.concat([pl.DataFrame(schema=schema), *frames]).sort("source_position", maintain_order=True)
+    frames = [with_columns_of(frame, REJECTS) for frame in rejects]
+    together = pl.concat(frames).sort("source_position", maintain_order=True)
     texts = (
-        lines.texts(together.get_column("source_position"))
-        if lines is not None
-        else together.get_column("raw_text").str.slice(0, MAX_RAW_TEXT_CHARS)
+        together.get_column("raw_text").str.slice(0, MAX_RAW_TEXT_CHARS)
+        if lines is None
+        else lines.texts(together.get_column("source_position"))
     )
-    table = together.with_columns(texts.alias("raw_text")).to_arrow(compat_level=pl.CompatLevel.oldest())
-    return table.cast(REJECT_SCHEMA)
+    return as_table(together.with_columns(texts.alias("raw_text")), REJECT_SCHEMA)
 
 
 def _out_of_window(cells: pl.DataFrame, origin: Origin) -> pl.DataFrame:
@@ -333,8 +305,8 @@ def assemble(
     """The result of one file or block.
 
     `cells` holds every mapped cell with a value: the reading columns and `reason` (null: usable). `faults` are other
-    rejects (source_position, sensor, reason). Both bring `raw_text` where there are no `lines` to take it from. Raises
-    nothing for bad input: it stands in `reason` by now.
+    rejects (source_position, reason, and where known sensor). Both bring `raw_text` where there are no `lines` to take
+    it from. Raises nothing for bad input: it stands in `reason` by now.
     """
     cells = _out_of_window(cells, origin)
     usable, refused = cells, cells.clear()
@@ -347,18 +319,16 @@ def assemble(
     rejects = reject_table([*faults, refused], lines)
     duplicates = usable.height - kept.height
     return Decoded(
-        readings=reading_table(kept),
+        readings=as_table(kept, READING_SCHEMA),
         rejects=rejects,
         records=kept.height + rejects.num_rows + duplicates + sum(ignored.values()),
         duplicates=duplicates,
-        ignored=ignored,
+        ignored=dict(sorted(ignored.items())),
         structure_lines=structure_lines,
     )
 
 
-def count_ignored(sensors: pl.DataFrame) -> Ignored:
-    """(sensor, reason) -> records from columns sensor, reason and count."""
-    totals = sensors.group_by("sensor", "reason").agg(pl.col("count").sum()).filter(pl.col("count") > 0)
-    return {
-        (sensor, reason): int(count) for sensor, reason, count in totals.sort("sensor", "reason").iter_rows()
-    }
+def count_ignored(sensors: pl.Series, reason: str) -> Ignored:
+    """(sensor, reason) -> records, from the sensor of each record."""
+    counts = sensors.alias("sensor").value_counts(name="count")
+    return {(sensor, reason): count for sensor, count in counts.iter_rows()}

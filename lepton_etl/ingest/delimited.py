@@ -1,18 +1,21 @@
-"""Character-separated text: one row per time (and device), columns mapped by the settings.
+"""Tables with named columns: one row a time (and device), columns mapped to quantities by the settings.
 
-- Columns of a table to cells, by the settings: whose a row is, when it was, what each column says.
+Character-separated text is read here; `parquet` and the grid's formats share the settings and the mapping.
 """
 
 import csv
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Literal, Self
 
 import numpy as np
 import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lepton_etl.ingest.decoded import (
     Decoded,
+    Ignored,
     Lines,
     Origin,
     assemble,
@@ -20,159 +23,316 @@ from lepton_etl.ingest.decoded import (
     damaged_line,
     number_of,
     only_reject,
-    read_lines,
     value_reason,
 )
-from lepton_etl.ingest.specs import ColumnReading, DelimitedSpec, TableSpec
-from lepton_etl.ingest.text import by_lines
-from lepton_etl.ingest.units import MICROSECONDS_PER, UTC_TIME, conversion, parse_stamps, with_value
+from lepton_etl.ingest.registry import LogFormat, log_format
+from lepton_etl.ingest.sensors import MEANING, ColumnPattern, Statistic, meaning
+from lepton_etl.ingest.text import drain, numbered_lines
+from lepton_etl.ingest.units import (
+    MICROSECONDS_PER,
+    UTC_TIME,
+    Ambiguous,
+    EpochUnit,
+    Zone,
+    conversion,
+    parse_stamps,
+    says_a_day,
+    with_value,
+)
 from lepton_etl.schema.common import QUANTITIES
 
+FOOTERS_OF_SQL_SERVER: Final = (r"\(\d+ rows? affected\)", r"Completion time: .*")
 _CENTURY_US: Final = 100 * 366 * 86_400 * 1e6
+QUOTE: Final = '"'
+# Columns of rows: the cells of a column as text, and of one that holds numbers as these.
+TEXT: Final = "text of "
+NUMBER: Final = "number of "
 
 
-def needed_columns(spec: TableSpec) -> list[str]:
-    """The columns that a file must have."""
-    return [spec.time.column, *spec.identity_columns(), *(reading.column for reading in spec.readings)]
+class Part(BaseModel):
+    """A group of settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Columns(Protocol):
-    """Rows with `source_position` whose columns can be asked for as text."""
+class Column(Part):
+    """A column by its name in the header."""
+
+    column: str = Field(min_length=1)
+
+
+class ColumnOrValue(Part):
+    """A column, or one value for the whole source."""
+
+    column: str | None = Field(default=None, min_length=1)
+    value: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if (self.column is None) == (self.value is None):
+            raise ValueError("give either column or value")
+        return self
+
+
+class TimeColumn(Column):
+    """Where the stamp stands and how it is written."""
+
+    format: str | None = Field(
+        default=None, description="chrono format as polars takes it; without it and `epoch`: ISO 8601."
+    )
+    epoch: EpochUnit | None = Field(default=None, description="Unit of a stamp counted from 1970-01-01 UTC.")
+    elapsed: EpochUnit | None = Field(
+        default=None, description="Unit of a stamp counted from the time that the path names."
+    )
+    label: Literal["start", "end"] = Field(
+        default="start", description="Which end of its window a stamp names."
+    )
+    ambiguous: Ambiguous = Field(
+        default="reject",
+        description="The local hour that happens twice: `reject` its rows, or `merged` where one row is the window of "
+        "both hours (definitions.md section 9).",
+    )
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if sum(given is not None for given in (self.format, self.epoch, self.elapsed)) > 1:
+            raise ValueError("give one of format, epoch and elapsed")
+        if self.format is not None and not says_a_day(self.format):
+            raise ValueError(f"format {self.format!r} does not give back the day that it writes")
+        return self
+
+
+class ColumnReading(Column):
+    """One column that holds a quantity."""
+
+    quantity: str
+    unit: str = Field(
+        description="Unit of the column, in pint's words (W, kW, degC, percent, ratio, kWh, g/kWh)."
+    )
+    statistic: Statistic = "instant"
+    window_s: float = Field(
+        default=0.0, ge=0.0, allow_inf_nan=False, description="Window of a mean, min or max."
+    )
+    multiplicity: int = Field(default=1, ge=1, description="How many devices one shared mean stands for.")
+    point: str | None = Field(default=None, description="Where a power is taken; null takes the source's.")
+    device: str | None = Field(default=None, description="Device of this column; null takes the source's.")
+    words: Mapping[str, float] = Field(
+        default_factory=dict, description="Words (lower case) that stand for numbers."
+    )
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        if self.quantity not in QUANTITIES:
+            raise ValueError(f"quantity {self.quantity!r} is not in the field dictionary")
+        if conversion(self.unit, self.quantity) is None:
+            raise ValueError(f"unit {self.unit!r} cannot be brought to {QUANTITIES[self.quantity].unit}")
+        if (self.window_s > 0) != (self.statistic in ("mean", "min", "max")):
+            raise ValueError("window_s belongs to mean, min and max, and to these always")
+        return self
+
+
+class Table(LogFormat):
+    """A table with named columns: one row per time (and device), columns mapped to quantities."""
+
+    timezone: Zone | None = Field(
+        default=None,
+        description="Zone of stamps that carry none; null takes the origin's, the source's or site's.",
+    )
+    time: TimeColumn
+    node_id: Column | None = Field(
+        default=None, description="Column of the node; null takes the path's, if any."
+    )
+    device_id: ColumnOrValue = ColumnOrValue(value="node")
+    point: str | None = None
+    readings: tuple[ColumnReading, ...] = Field(min_length=1)
+    no_value: tuple[str, ...] = Field(
+        default=("",), description="Texts, in lower case, of a cell without a value."
+    )
+
+    @model_validator(mode="after")
+    def _columns_are_distinct(self) -> Self:
+        for reading in self.readings:
+            if self.needed.count(reading.column) > 1:
+                raise ValueError(f"column {reading.column!r} is mapped twice")
+        return self
+
+    def identity_columns(self) -> list[str]:
+        """Return the columns that say whose a row is."""
+        named = (self.node_id.column if self.node_id else None, self.device_id.column)
+        return [name for name in named if name is not None]
 
     @property
-    def rows(self) -> pl.DataFrame: ...
-
-    def column(self, name: str) -> pl.Expr: ...
-
-    def number(self, name: str) -> pl.Expr | None:
-        """The values of a column that holds numbers, not text."""
+    def needed(self) -> list[str]:
+        """The columns that a file must have."""
+        return [self.time.column, *self.identity_columns(), *(reading.column for reading in self.readings)]
 
 
-def rows_with_identity(grid: Columns, origin: Origin, spec: TableSpec) -> pl.DataFrame:
-    """The rows of a grid with stamp_time, merged, row_reason, node_id, device_id."""
-    path_node = pl.lit(origin.node_id, dtype=pl.String)
-    node = path_node if spec.node_id is None else _filled(grid.column(spec.node_id.column))
-    device = pl.lit(spec.device_id.value) if spec.device_id.column is None else _filled(
-        grid.column(spec.device_id.column)
-    )  # fmt: skip
-    stamps = _stamps(grid.rows.select(grid.column(spec.time.column)).to_series(), origin, spec)
-    rows = grid.rows.with_columns(node.alias("node_id"), device.alias("device_id"))
-    rows = pl.concat([rows, stamps.rename({"time": "stamp_time", "reason": "row_reason"})], how="horizontal")
-    no_node = pl.col("node_id").is_null() & pl.lit(spec.node_id is not None)
-    nameless = (
-        pl.when(no_node).then(pl.lit("empty_node_id"))
-        .when(pl.col("device_id").is_null()).then(pl.lit("empty_device_id"))
-    )  # fmt: skip
-    return rows.with_columns(pl.coalesce("row_reason", nameless).alias("row_reason"))
+@log_format
+class Delimited(Table):
+    """Character-separated text with a header line."""
 
-
-def _stamps(texts: pl.Series, origin: Origin, spec: TableSpec) -> pl.DataFrame:
-    """time, reason and merged of the time column; see `parse_stamps`."""
-    time = spec.time
-    zone = spec.timezone or origin.timezone
-    if time.elapsed is None:
-        return parse_stamps(
-            texts, timezone=zone, format=time.format, epoch=time.epoch, ambiguous=time.ambiguous
-        )
-    micros = number_of(pl.col("text")) * MICROSECONDS_PER[time.elapsed]
-    start = pl.lit(origin.path_time, dtype=UTC_TIME)
-    # Beyond a century the sum is no date; so is what is no finite number.
-    since = (
-        pl.when(micros.is_finite() & (micros.abs() < _CENTURY_US))
-        .then(micros)
-        .round()
-        .cast(pl.Duration("us"))
-    )
-    unusable = pl.lit("no_time" if origin.path_time is None else "bad_time")
-    return pl.DataFrame({"text": texts}).select(
-        (start + since).alias("time"),
-        pl.when((start + since).is_null()).then(unusable).alias("reason"),
-        pl.lit(False).alias("merged"),
+    format: Literal["delimited"] = "delimited"
+    followed_by = "lines below a header"
+    delimiter: str = Field(default=",", pattern=r"^[^\"\r\n]$", description="One character between cells.")
+    footers: tuple[ColumnPattern, ...] = Field(
+        default=FOOTERS_OF_SQL_SERVER,
+        description="Regular expressions of whole lines that are no data, such as a row count.",
     )
 
+    def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
+        """Decode a file with a header line; a record is a cell, as `read_delimited` says."""
+        return read_delimited(chunks, origin, self)
 
-def _filled(cell: pl.Expr) -> pl.Expr:
-    return pl.when(cell != "").then(cell)
 
+def read_delimited(
+    chunks: Iterable[bytes],
+    origin: Origin,
+    settings: Delimited,
+    columns_of: Callable[[list[str]], Delimited] | None = None,
+) -> Iterator[Decoded]:
+    """Decode one delimited file, block after block.
 
-def long_cells(base: pl.DataFrame, grid: Columns, spec: TableSpec) -> pl.DataFrame:
-    """Every mapped cell, one column of the table after the other: the reading columns and `reason`.
-
-    `base` is `rows_with_identity` of the grid.
+    A record is one cell of a mapped column, or a cell with text of any other column (ignored, unmapped) except the
+    identity and time columns. A line with too few or too many cells is one bad_line. A file that lacks a mapped
+    column is one reject, missing_column. Numbers have a decimal point. `columns_of` gives the mapping of a file's very
+    header, for publishers whose names vary.
     """
-    texts = [base.select(grid.column(reading.column)).to_series() for reading in spec.readings]
-    numbers = [
-        _numbers(base, grid, reading, text) for reading, text in zip(spec.readings, texts, strict=True)
-    ]
-    rows = base.select("source_position", "node_id", "device_id", "stamp_time", "merged", "row_reason")
+    header: list[str] | None = None
+    blocks = numbered_lines(chunks)
+    for lines in blocks:
+        grid = cut(lines, settings.delimiter, settings.footers, header)
+        if grid is None:
+            drain(blocks)
+            yield only_reject("missing_column", f"{origin.path}: the file has no header line")
+            return
+        if header is None:
+            header = grid.header
+            settings = settings if columns_of is None else columns_of(header)
+            wrong = next((name for name in settings.needed if header.count(name) != 1), None)
+            if wrong is not None:
+                drain(blocks)
+                reason = "ambiguous_column" if wrong in header else "missing_column"
+                yield only_reject(reason, f"{wrong!r} in header {header}", grid.header_position, sensor=wrong)
+                return
+        yield _decoded(grid, lines, origin, settings)
+
+
+def _decoded(grid: "Grid", lines: Lines, origin: Origin, settings: Delimited) -> Decoded:
+    """Readings and rejects of the cells of one block."""
+    needed = settings.needed
+    rows = grid.rows.select("source_position", *(grid.column(name).alias(TEXT + name) for name in needed))
+    cells = mapped_cells(rows, origin, settings)
+    empty = without_value(cells, settings.no_value)
+    ignored = count_ignored(cells.filter(empty).get_column("sensor"), "no_value") | _unmapped(grid, needed)
+    faults = [grid.bad.with_columns(reason=pl.lit("bad_line"))]
+    valued = cells.filter(~empty) if empty.any() else cells
+    return assemble(valued, faults, ignored, grid.structure_lines, lines, origin)
+
+
+def mapped_cells(rows: pl.DataFrame, origin: Origin, settings: Table) -> pl.DataFrame:
+    """Return every mapped cell, one column of the table after the other: the reading columns and `reason`.
+
+    `rows` has `source_position`, and as TEXT (and where they are numbers NUMBER) the needed columns.
+    """
+    filled = {
+        name: pl.when(pl.col(TEXT + name) != "").then(pl.col(TEXT + name))
+        for name in settings.identity_columns()
+    }
+    node, device = settings.node_id, settings.device_id
+    no_node = pl.col("node_id").is_null() & pl.lit(node is not None)
+    no_device = pl.when(pl.col("device_id").is_null()).then(pl.lit("empty_device_id"))
+    stamps = _stamps(rows.get_column(TEXT + settings.time.column), origin, settings)
+    named = rows.select(
+        "source_position",
+        (filled[node.column] if node else pl.lit(origin.node_id, dtype=pl.String)).alias("node_id"),
+        (filled[device.column] if device.column else pl.lit(device.value)).alias("device_id"),
+    )
+    named = pl.concat([named, stamps], how="horizontal").with_columns(
+        pl.coalesce("row_reason", pl.when(no_node).then(pl.lit("empty_node_id")), no_device).alias(
+            "row_reason"
+        )
+    )
+    count = len(settings.readings)
+    texts = [rows.get_column(TEXT + reading.column) for reading in settings.readings]
+    numbers = [_numbers(rows, reading) for reading in settings.readings]
     cells = pl.concat(
         [
-            pl.concat([rows] * len(spec.readings), rechunk=True),
-            _meaning(spec)[np.repeat(np.arange(len(spec.readings)), base.height)],
+            pl.concat([named] * count, rechunk=True),
+            _meaning(settings)[np.repeat(np.arange(count), named.height)],
             pl.DataFrame({"raw_value": pl.concat(texts).fill_null(""), "number": pl.concat(numbers)}),
         ],
         how="horizontal",
     )
-    return (
-        with_value(cells)
-        .with_columns(
-            pl.coalesce("own_device", "device_id").alias("device_id"),
-            (pl.col("stamp_time") - pl.duration(microseconds="back_us")).alias("reading_time"),
-            (pl.col("window_s") * pl.when("merged").then(2.0).otherwise(1.0)).alias("window_s"),
-            pl.coalesce("row_reason", value_reason()).alias("reason"),
-        )
-        .drop(
-            "row_reason", "number", "factor", "divisor", "offset", "low", "high", "own_device", "stamp_time", "merged",
-            "back_us",
-        )
+    return with_value(cells).select(
+        "source_position", "node_id", "quantity", "statistic", "multiplicity", "point", "sensor", "raw_unit",
+        "raw_value", "value",
+        pl.coalesce("own_device", "device_id").alias("device_id"),
+        (pl.col("stamp_time") - pl.duration(microseconds="back_us")).alias("reading_time"),
+        (pl.col("window_s") * pl.when("merged").then(2.0).otherwise(1.0)).alias("window_s"),
+        pl.coalesce("row_reason", value_reason()).alias("reason"),
     )  # fmt: skip
 
 
-def _meaning(spec: TableSpec) -> pl.DataFrame:
+def _stamps(texts: pl.Series, origin: Origin, settings: Table) -> pl.DataFrame:
+    """stamp_time, row_reason and merged of the time column; see `parse_stamps`."""
+    time = settings.time
+    if time.elapsed is None:
+        zone = settings.timezone or origin.timezone
+        stamps = parse_stamps(
+            texts, timezone=zone, format=time.format, epoch=time.epoch, ambiguous=time.ambiguous
+        )
+        return stamps.rename({"time": "stamp_time", "reason": "row_reason"})
+    micros = number_of(pl.col("text")) * MICROSECONDS_PER[time.elapsed]
+    # Beyond a century the sum is no date; so is what is no finite number.
+    sane = micros.is_finite() & (micros.abs() < _CENTURY_US)
+    stamp = pl.lit(origin.path_time, dtype=UTC_TIME) + pl.when(sane).then(micros).round().cast(
+        pl.Duration("us")
+    )
+    unusable = pl.lit("no_time" if origin.path_time is None else "bad_time")
+    return pl.DataFrame({"text": texts}).select(
+        stamp.alias("stamp_time"),
+        pl.when(stamp.is_null()).then(unusable).alias("row_reason"),
+        pl.lit(False).alias("merged"),
+    )
+
+
+def _meaning(settings: Table) -> pl.DataFrame:
     """What each mapped column says, a row a column."""
-    rows = []
-    for reading in spec.readings:
-        quantity = QUANTITIES[reading.quantity]
-        change = conversion(reading.unit, reading.quantity)
-        if change is None:
-            raise ValueError(f"unit {reading.unit!r} passed the settings but has no way to {quantity.unit}")
-        # A stamp at the end of its window stands one (unmerged) window later than its start.
-        back_us = round(reading.window_s * 1e6) if spec.time.label == "end" else 0
-        rows.append(
-            (reading.device, reading.quantity, reading.statistic, reading.window_s, back_us, reading.multiplicity,
-             reading.point or spec.point, reading.column, reading.unit, change.factor, change.divisor, change.offset,
-             quantity.ge, quantity.le)
-        )  # fmt: skip
-    schema = {
-        "own_device": pl.String, "quantity": pl.String, "statistic": pl.String, "window_s": pl.Float64,
-        "back_us": pl.Int64, "multiplicity": pl.Int32, "point": pl.String, "sensor": pl.String, "raw_unit": pl.String,
-        "factor": pl.Float64, "divisor": pl.Float64, "offset": pl.Float64, "low": pl.Float64, "high": pl.Float64,
-    }  # fmt: skip
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    rows = [
+        (
+            reading.column, reading.device, reading.window_s,
+            # A stamp at the end of its window stands one (unmerged) window later than its start.
+            round(reading.window_s * 1e6) if settings.time.label == "end" else 0,
+            reading.multiplicity,
+            *meaning(
+                reading.quantity, reading.statistic, reading.point or settings.point, reading.unit,
+                conversion(reading.unit, reading.quantity),
+            ),
+        )
+        for reading in settings.readings
+    ]  # fmt: skip
+    own = {"sensor": pl.String, "own_device": pl.String, "window_s": pl.Float64, "back_us": pl.Int64}
+    return pl.DataFrame(rows, schema={**own, "multiplicity": pl.Int32, **MEANING}, orient="row")
 
 
-def _numbers(base: pl.DataFrame, grid: Columns, reading: ColumnReading, texts: pl.Series) -> pl.Series:
+def _numbers(rows: pl.DataFrame, reading: ColumnReading) -> pl.Series:
     """The numbers of one column: its own, those of its texts, or what its words stand for."""
-    own = grid.number(reading.column)
-    if own is not None:
-        return base.select(own.alias("number")).to_series()
-    frame = pl.DataFrame({"text": texts})
-    number = number_of(pl.col("text"))
+    if NUMBER + reading.column in rows.columns:
+        return rows.get_column(NUMBER + reading.column).alias("number")
+    text = pl.col(TEXT + reading.column)
+    number = number_of(text)
     if reading.words:
-        words = pl.col("text").str.to_lowercase()
-        said = words.replace_strict(dict(reading.words), default=None, return_dtype=pl.Float64)
-        number = pl.coalesce(said, number)
-    return frame.select(number.alias("number")).to_series()
+        meant = text.str.to_lowercase().replace_strict(
+            dict(reading.words), default=None, return_dtype=pl.Float64
+        )
+        number = pl.coalesce(meant, number)
+    return rows.select(number.alias("number")).to_series()
 
 
 def without_value(cells: pl.DataFrame, no_value: tuple[str, ...]) -> pl.Series:
     """Whether a cell holds one of the texts, in lower case, that stand for no value."""
     texts = cells.get_column("raw_value")
     return texts.is_in(["", *no_value]) if set(no_value) <= {""} else texts.str.to_lowercase().is_in(no_value)
-
-
-QUOTE: Final = '"'
-NO_TEXT: Final = pl.lit(None, dtype=pl.String)
 
 
 @dataclass(frozen=True)
@@ -191,82 +351,6 @@ class Grid:
         """The cells of one column, blanks around them cut off."""
         return pl.col("cells").list.get(self.header.index(name), null_on_oob=True).str.strip_chars()
 
-    def number(self, name: str) -> None:
-        """All columns are text here."""
-
-
-class Decoder:
-    """Readings and rejects of one delimited file with a header line, block after block.
-
-    A record is one cell of a mapped column, or a cell with text of any other column (ignored, unmapped) except the
-    identity and time columns. A line with too few or too many cells is one bad_line. A file that lacks a mapped
-    column is one reject, missing_column. Numbers have a decimal point.
-
-    `mapped` gives the mapping of a file's very header, for publishers whose names vary.
-    """
-
-    def __init__(
-        self,
-        origin: Origin,
-        spec: DelimitedSpec,
-        mapped: Callable[[list[str]], DelimitedSpec] | None = None,
-    ) -> None:
-        self._origin = origin
-        self._spec = spec
-        self._mapped = mapped
-        self._lines_before = 0
-        self._header: list[str] | None = None
-        self._refused = False
-
-    def decode(self, block: bytes) -> Decoded:
-        """The records of the next block of whole lines."""
-        lines = read_lines(block, self._lines_before)
-        self._lines_before = lines.following
-        if self._refused:
-            # One reject has named the whole file.
-            return Decoded.merge([])
-        grid = cut(lines, self._spec.delimiter, self._spec.footers, self._header)
-        if grid is None:
-            self._refused = True
-            return only_reject("missing_column", f"{self._origin.path}: the file has no header line")
-        if self._header is None:
-            self._header = grid.header
-            if self._mapped is not None:
-                self._spec = self._mapped(grid.header)
-            refused = _unusable_header(grid, self._spec)
-            if refused is not None:
-                self._refused = True
-                return refused
-        return decode_grid(grid, lines, self._origin, self._spec)
-
-
-def _unusable_header(grid: Grid, spec: DelimitedSpec) -> Decoded | None:
-    """The one reject of a file whose header lacks a mapped column or has it twice."""
-    for name in needed_columns(spec):
-        if grid.header.count(name) != 1:
-            reason = "ambiguous_column" if name in grid.header else "missing_column"
-            return only_reject(reason, f"{name!r} in header {grid.header}", grid.header_position, sensor=name)
-    return None
-
-
-def decode_grid(grid: Grid, lines: Lines, origin: Origin, spec: DelimitedSpec) -> Decoded:
-    """Readings and rejects of the cells of a grid; the part that other tabular formats share."""
-    needed = needed_columns(spec)
-    base = rows_with_identity(grid, origin, spec)
-    cells = long_cells(base, grid, spec)
-    empty = without_value(cells, spec.no_value)
-    ignored = pl.concat(
-        [
-            cells.filter(empty).group_by("sensor").agg(pl.len().alias("count")).with_columns(
-                pl.lit("no_value").alias("reason")
-            ).select("sensor", "reason", pl.col("count").cast(pl.Int64)),
-            _unmapped(grid, needed),
-        ]
-    )  # fmt: skip
-    faults = [grid.bad.with_columns(NO_TEXT.alias("sensor"), pl.lit("bad_line").alias("reason"))]
-    there = cells.filter(~empty) if empty.any() else cells
-    return assemble(there, faults, count_ignored(ignored), grid.structure_lines, lines, origin)
-
 
 def cut(
     lines: Lines, delimiter: str, footers: tuple[str, ...] = (), header: list[str] | None = None
@@ -275,10 +359,7 @@ def cut(
 
     `header` is the file's, where an earlier block held it.
     """
-    frame = pl.DataFrame({"line": lines.series()}).with_row_index(
-        "source_position", offset=lines.first_position
-    )
-    frame = frame.with_columns(pl.col("source_position").cast(pl.Int64))
+    frame = lines.frame("line")
     footer = f"^(?:{'|'.join(footers)})$" if footers else "^$"
     stripped = pl.col("line").str.strip_chars()
     structure = (stripped == "") | stripped.str.contains(footer)
@@ -290,7 +371,7 @@ def cut(
         header_position, header_line = content.row(0)
         header = [cell.strip() for cell in _split_quoted(header_line, delimiter) or []]
         headers = 1
-    rows = content.slice(headers).with_columns(_cells(delimiter))
+    rows = content.slice(headers).with_columns(pl.col("line").str.split(delimiter).alias("cells"))
     quoted = rows.filter(pl.col("line").str.contains(QUOTE, literal=True))
     if quoted.height:
         rows = _with_quotes(rows, quoted, delimiter)
@@ -305,10 +386,6 @@ def cut(
         bad=rows.filter(~fits).select("source_position"),
         structure_lines=frame.height - content.height + headers,
     )
-
-
-def _cells(delimiter: str) -> pl.Expr:
-    return pl.col("line").str.split(delimiter).alias("cells")
 
 
 def _with_quotes(rows: pl.DataFrame, quoted: pl.DataFrame, delimiter: str) -> pl.DataFrame:
@@ -331,17 +408,15 @@ def _split_quoted(line: str, delimiter: str) -> list[str] | None:
         return None
 
 
-def _unmapped(grid: Grid, needed: list[str]) -> pl.DataFrame:
-    """sensor, reason, count: cells with text in columns that the settings do not name."""
-    extra = [name for name in grid.header if name not in needed]
-    by_index = [
-        (pl.col("cells").list.get(index, null_on_oob=True).str.strip_chars() != "").sum().alias(str(index))
-        for index, name in enumerate(grid.header)
-        if name not in needed
+def _unmapped(grid: Grid, needed: list[str]) -> Ignored:
+    """How many cells of each column that the settings do not name hold text."""
+    extra = [(place, name) for place, name in enumerate(grid.header) if name not in needed]
+    cell = pl.col("cells").list
+    filled = [
+        (cell.get(place, null_on_oob=True).str.strip_chars() != "").sum().alias(str(place))
+        for place, _ in extra
     ]
-    counts = list(zip(extra, grid.rows.select(by_index).row(0) if by_index else (), strict=True))
-    frame = pl.DataFrame(counts, schema={"sensor": pl.String, "count": pl.Int64}, orient="row")
-    return frame.select("sensor", pl.lit("unmapped").alias("reason"), "count")
-
-
-read = by_lines(Decoder)
+    counts: Counter[tuple[str, str]] = Counter()
+    for (_, name), count in zip(extra, grid.rows.select(filled).row(0) if filled else (), strict=True):
+        counts[(name, "unmapped")] += count
+    return dict(+counts)

@@ -1,25 +1,27 @@
-"""Objects of named arrays of a JSON document of any size, some at a time, each built only when it is complete.
-
-- JSON texts of any size, document by document: one document, several laid one after another, or JSON lines.
-"""
+"""JSON texts: documents one after another, or the objects of one document of any size, one by one."""
 
 import codecs
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
 
 import ijson
 
-from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, Origin
+from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, Decoded, Origin
 from lepton_etl.ingest.samples import Fault, Sample, decode_samples
 from lepton_etl.ingest.sensors import RuleTable
-from lepton_etl.ingest.text import MAX_DOCUMENT_BYTES, Parts, Spec, in_utf8
+from lepton_etl.ingest.text import MAX_DOCUMENT_BYTES, drain, in_utf8
 from lepton_etl.ingest.units import EpochUnit
 
+Walked = TypeVar("Walked")
 # Parsed text takes some ten times its size, so a part is kept smaller than a log's.
 PART_CHARS: Final = 4 << 20
-_BETWEEN: Final = " \t\r\n\x1e"  # RFC 7464 separates documents by the record separator.
+# RFC 7464 separates documents by the record separator.
+_NO_BLANK: Final = re.compile(r"(?=[^ \t\r\n\x1e])")
+# A line that opens an object or array.
+_BRACKET: Final = re.compile(r"\n(?=[{\[])")
 # Numbers keep the digits that were logged; what becomes of NaN is judged with the values.
 _DECODER: Final = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
 
@@ -29,9 +31,7 @@ class Structure:
 
 
 STRUCTURE: Final = Structure()
-Found = Sample | Fault | Structure
-# What stands in one document that begins at a line of the text.
-Walk = Callable[[Any, int, Spec], Iterator[Found]]
+Item = Sample | Fault | Structure
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,29 +42,29 @@ class Document:
     value: Any
 
 
-def by_documents(
-    walk: Callable[[Any, int, Spec], Iterator[Found]],
-    rules_of: Callable[[Spec], RuleTable],
+def decode_documents(
+    chunks: Iterable[bytes],
+    origin: Origin,
+    rules: RuleTable,
+    items_of: Callable[[Any, int], Iterable[Item]],
     *,
     epoch: EpochUnit | None = None,
-) -> Callable[[Iterable[bytes], Origin, Spec], Parts]:
-    """How a text of JSON documents is read: in parts of some megabytes, each by `walk` and the format's rules."""
-
-    def read(chunks: Iterable[bytes], origin: Origin, spec: Spec) -> Parts:
-        for part in documents(chunks):
-            found: list[Found] = []
-            for item in part:
-                found.extend([item] if isinstance(item, Fault) else walk(item.value, item.line, spec))
-            yield decode_samples(
-                (item for item in found if isinstance(item, Sample)),
-                origin,
-                rules_of(spec),
-                faults=[item for item in found if isinstance(item, Fault)],
-                structure_lines=sum(isinstance(item, Structure) for item in found),
-                epoch=epoch,
+) -> Iterator[Decoded]:
+    """Decode a text of JSON documents in parts of some megabytes; `items_of` walks a document and knows its line."""
+    for part in documents(chunks):
+        items: list[Item] = []
+        for document in part:
+            items.extend(
+                [document] if isinstance(document, Fault) else items_of(document.value, document.line)
             )
-
-    return read
+        yield decode_samples(
+            (item for item in items if isinstance(item, Sample)),
+            origin,
+            rules,
+            faults=[item for item in items if isinstance(item, Fault)],
+            structure_lines=sum(isinstance(item, Structure) for item in items),
+            epoch=epoch,
+        )
 
 
 def documents(
@@ -109,7 +109,11 @@ class _Scanner:
         found: list[Document | Fault] = []
         at, line_at = 0, 0
         while True:
-            at = _next_bracket(self.text, at) if self._damaged else _past_blanks(self.text, at)
+            at = (
+                _next(_BRACKET, self.text, max(at - 1, 0))
+                if self._damaged
+                else _next(_NO_BLANK, self.text, at)
+            )
             if at >= len(self.text):
                 break
             self._damaged = False
@@ -138,32 +142,37 @@ class _Scanner:
 
     def _fault(self, reason: str, at: int) -> Fault:
         self._damaged = True
-        end = min(_next_bracket(self.text, at + 1), at + MAX_RAW_TEXT_CHARS)
+        end = min(_next(_BRACKET, self.text, at), at + MAX_RAW_TEXT_CHARS)
         raw_text = self.text[at:end].replace("\r\n", "\n").rstrip("\n")
         return Fault(self._line, reason, raw_text)
 
 
-def _past_blanks(text: str, at: int) -> int:
-    while at < len(text) and text[at] in _BETWEEN:
-        at += 1
-    return at
+def _next(pattern: re.Pattern[str], text: str, at: int) -> int:
+    """Where the next match from `at` on ends; the end of the text if there is none."""
+    found = pattern.search(text, at)
+    return found.end() if found else len(text)
 
 
-def _next_bracket(text: str, at: int) -> int:
-    """Where the next line after `at` begins that opens an object or array; the end of the text if none does."""
-    ends = (text.find("\n" + bracket, max(at - 1, 0)) for bracket in "{[")
-    return min((end + 1 for end in ends if end >= 0), default=len(text))
+Event = tuple[str, Any]
+OPENING: Final = ("start_map", "start_array")
+CLOSING: Final = ("end_map", "end_array")
+# No tool nests so far; the limit keeps a hostile document from the interpreter's stack.
+MAX_DEPTH: Final = 64
 
 
-class Bounded:
-    """A file object over chunks for ijson; what is open since `passed` may not be larger than a document may be."""
+class JsonEvents:
+    """The parser's events of documents of any size; a single value may not be larger than a document may be.
+
+    What ends the text early is told in `fault`, and the rest is read: a file's identity is only known at its end.
+    """
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
+        self.fault: str | None = None
         self._chunks = iter(chunks)
         self._open_bytes = 0
 
     def read(self, size: int) -> bytes:
-        """The next chunk, whatever its size; none of no bytes, which would be the end."""
+        """The next chunk, whatever its size, as the parser asks for it; none of no bytes, which would be the end."""
         if size == 0:
             return b""
         chunk = next((chunk for chunk in self._chunks if chunk), b"")
@@ -172,18 +181,32 @@ class Bounded:
             raise ijson.JSONError(f"one value of more than {MAX_DOCUMENT_BYTES} bytes")
         return chunk
 
-    def drain(self) -> None:
-        """Read what is left: a file's identity is only known at its end."""
-        for _ in self._chunks:
-            pass
+    def __iter__(self) -> Iterator[Event]:
+        # Not use_float: it refuses whole numbers of 64 bits without sign, which Slurm writes for "not known".
+        for event in ijson.basic_parse(self, multiple_values=True):
+            self._open_bytes = 0
+            yield event
 
-    def passed(self) -> None:
-        """What came so far is done with."""
-        self._open_bytes = 0
+    def walked(self, walk: Callable[[Iterator[Event]], Iterator[Walked]]) -> Iterator[Walked]:
+        """What `walk` makes of the events, up to the first that cannot be read."""
+        try:
+            yield from walk(iter(self))
+        except (ijson.JSONError, ValueError, OverflowError) as error:
+            drain(self._chunks)
+            self.fault = " ".join(str(error).split())  # The parser draws an arrow over several lines.
+
+
+def skip(events: Iterator[Event]) -> None:
+    """Go to the end of the array or object that has been opened."""
+    depth = 1
+    for event, _ in events:
+        depth += (event in OPENING) - (event in CLOSING)
+        if not depth:
+            return
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class Member:
     """One object: the key of its array, its number among all in the file, and what it says."""
 
     key: str
@@ -191,92 +214,72 @@ class Item:
     value: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Some objects after another, and what could not be read."""
+def members(
+    chunks: Iterable[bytes], keys: tuple[str, ...], batch: int
+) -> Iterator[tuple[list[Member], list[Fault]]]:
+    """The objects of the arrays `keys` at the top of one document, or of several laid one after another.
 
-    objects: list[Item] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
+    At least one batch; a document that breaks off, or has none of the arrays, ends in a fault (bad_json).
+    """
+    events = JsonEvents(chunks)
+    taken: list[Member] = []
+    seen, arrays = 0, set[str]()
+
+    def objects(parsed: Iterator[Event]) -> Iterator[Member]:
+        for key in _opened(parsed, keys):
+            arrays.add(key)
+            for value in _array(parsed):
+                yield Member(key, seen + 1, value)
+
+    for member in events.walked(objects):
+        seen += 1
+        taken.append(member)
+        if len(taken) >= batch:
+            yield taken, []
+            taken = []
+    fault = events.fault or ("" if arrays else f"no array named {' or '.join(keys)}")
+    yield taken, [Fault(seen + 1, "bad_json", f"after {seen} objects: {fault}")] if fault else []
 
 
-OPENING: Final = ("start_map", "start_array")
-CLOSING: Final = ("end_map", "end_array")
-# No tool nests so far; the limit keeps a hostile document from the interpreter's stack.
-MAX_DEPTH: Final = 64
-NOTHING_FOUND: Final = "no array named {}"
-
-
-class Objects:
-    """The objects of the arrays `keys` at the top of one document, or of several laid one after another."""
-
-    def __init__(self, chunks: Iterable[bytes], keys: tuple[str, ...], batch: int) -> None:
-        self._source = Bounded(chunks)
-        self._keys = keys
-        self._batch = batch
-        self._seen = 0
-        self._arrays = 0
-
-    def batches(self) -> Iterator[Batch]:
-        """At least one batch; a document that breaks off, or has none of the arrays, ends in a fault (bad_json)."""
-        found: list[Item] = []
-        faults: list[Fault] = []
-        try:
-            for item in self._items():
-                found.append(item)
-                if len(found) >= self._batch:
-                    yield Batch(found)
-                    found = []
-            if not self._arrays:
-                raise ValueError(NOTHING_FOUND.format(" or ".join(self._keys)))
-        except (ijson.JSONError, ValueError, OverflowError) as error:
-            what = " ".join(str(error).split())  # The parser draws an arrow over several lines.
-            self._source.drain()
-            faults.append(Fault(self._seen + 1, "bad_json", f"after {self._seen} objects: {what}"))
-        yield Batch(found, faults)
-
-    def _items(self) -> Iterator[Item]:
-        # Not use_float: it refuses whole numbers of 64 bits without sign, which Slurm writes for "not known".
-        events = ijson.basic_parse(self._source, multiple_values=True)
-        depth, key = 0, None
-        for event, value in events:
-            self._source.passed()
-            if event == "map_key":
-                key = value if depth == 1 and value in self._keys else None
-                continue
-            if key is not None and event == "start_array":
-                self._arrays += 1
-                for item in self._array(events):
-                    self._seen += 1
-                    yield Item(key, self._seen, item)
-            else:
-                depth += (event in OPENING) - (event in CLOSING)
-            key = None
-
-    def _array(self, events: Iterator[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
-        """The objects of an array that has been opened; anything else in it stands under an empty key."""
-        depth = 0
-        for event, value in events:
-            self._source.passed()
-            if depth == 0 and event == "start_map":
-                yield self._object(events)
-                continue
-            if depth == 0 and event != "end_array":
-                yield {"": event if value is None else value}
+def _opened(events: Iterator[Event], keys: tuple[str, ...]) -> Iterator[str]:
+    """Each key of `keys` at the top of a document whose array has just been opened; it is to be read to its end."""
+    depth, key = 0, None
+    for event, value in events:
+        if event == "map_key":
+            key = value if depth == 1 and value in keys else None
+            continue
+        if key is not None and event == "start_array":
+            yield key
+        else:
             depth += (event in OPENING) - (event in CLOSING)
-            if depth < 0:
-                return
+        key = None
 
-    def _object(self, events: Iterator[tuple[str, Any]]) -> dict[str, Any]:
-        """The object that has been opened."""
-        builder = ijson.ObjectBuilder()
-        builder.event("start_map", None)
-        depth = 1
-        for event, value in events:
-            builder.event(event, value)
-            depth += (event in OPENING) - (event in CLOSING)
-            if depth > MAX_DEPTH:
-                raise ValueError(f"an object nested more than {MAX_DEPTH} deep")
-            if depth == 0:
-                break
-        found: dict[str, Any] = builder.value
-        return found
+
+def _array(events: Iterator[Event]) -> Iterator[dict[str, Any]]:
+    """The objects of an array that has been opened; anything else in it stands under an empty key."""
+    depth = 0
+    for event, value in events:
+        if depth == 0 and event == "start_map":
+            yield _object(events)
+            continue
+        if depth == 0 and event != "end_array":
+            yield {"": event if value is None else value}
+        depth += (event in OPENING) - (event in CLOSING)
+        if depth < 0:
+            return
+
+
+def _object(events: Iterator[Event]) -> dict[str, Any]:
+    """The object that has been opened."""
+    builder = ijson.ObjectBuilder()
+    builder.event("start_map", None)
+    depth = 1
+    for event, value in events:
+        builder.event(event, value)
+        depth += (event in OPENING) - (event in CLOSING)
+        if depth > MAX_DEPTH:
+            raise ValueError(f"an object nested more than {MAX_DEPTH} deep")
+        if depth == 0:
+            break
+    built: dict[str, Any] = builder.value
+    return built

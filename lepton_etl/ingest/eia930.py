@@ -1,79 +1,80 @@
 """Hourly generation by fuel and average intensity of a US balancing authority (EIA-930)."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, Literal
 
 import polars as pl
+from pydantic import AwareDatetime, Field
 
-from lepton_etl.ingest import delimited
-from lepton_etl.ingest.decoded import READING_SCHEMA, Decoded, Origin
-from lepton_etl.ingest.electricitymaps import DELIMITER, HOUR_S, LIFECYCLE
-from lepton_etl.ingest.specs import (
-    ColumnOrValue,
-    ColumnReading,
-    DelimitedSpec,
-    Eia930Spec,
-    LabelUntil,
-    TimeColumn,
-)
-from lepton_etl.ingest.text import by_lines
+from lepton_etl.ingest.decoded import READING_SCHEMA, Decoded, Origin, as_table
+from lepton_etl.ingest.delimited import ColumnOrValue, Delimited, Part, TimeColumn
+from lepton_etl.ingest.grid_csv import HOUR_S, NO_INTENSITY, GridHours, Label, intensity
+from lepton_etl.ingest.registry import log_format
+
+
+class LabelUntil(Part):
+    """Which end of the hour the stamps before an instant name."""
+
+    until: AwareDatetime
+    label: Label
+
 
 # California's operator named the start of the hour up to its local midnight of that day; its solar noon moves then.
 KNOWN_LABELS: Final = {"CISO": (LabelUntil(until=datetime(2022, 6, 16, 7, tzinfo=UTC), label="start"),)}
 
 
-class Decoder(delimited.Decoder):
-    """Readings and rejects of one hourly file: grid_intensity (g/kWh, point lifecycle) at the zone of the settings.
+@log_format
+class Eia930(GridHours):
+    """Hourly generation and average intensity of a US balancing authority.
 
     avg_CI weighs each fuel by a life-cycle median, so it is no direct intensity. The generation by fuel is ignored
-    (unmapped), an hour without an intensity too (no_value). Stamps name the end of the hour, with dated exceptions;
-    a reading names its start. Source: EIA form 930; docs/definitions.md section 9.
+    (unmapped). Stamps name the end of the hour, with dated exceptions; a reading names its start.
+    Source: EIA form 930; docs/definitions.md section 9.
     """
 
-    def __init__(self, origin: Origin, spec: Eia930Spec) -> None:
-        super().__init__(replace(origin, node_id=None), _columns(spec))
-        self._label = spec.label
-        authority = spec.zone.rpartition("-")[2]
-        self._before = KNOWN_LABELS.get(authority, ()) if spec.label_before is None else spec.label_before
+    format: Literal["eia930"] = "eia930"
+    zone: str = Field(min_length=1, description="Zone id that the rows of a file belong to.")
+    label: Label = Field(
+        default="end",
+        description="Which end of the hour the stamp names; EIA-930 hours are named by their end.",
+    )
+    label_before: tuple[LabelUntil, ...] | None = Field(
+        default=None,
+        description="Other labels that held before some instants; null: those known of the balancing authority that "
+        "the zone ends in (CISO named the start of the hour until 2022-06-16).",
+    )
 
-    def decode(self, block: bytes) -> Decoded:
-        """The records of the next block of whole lines."""
-        decoded = super().decode(block)
-        if not self._before or not decoded.readings.num_rows:
-            return decoded
-        readings = pl.DataFrame(decoded.readings).with_columns(self._start().alias("reading_time"))
-        table = readings.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(READING_SCHEMA)
-        return replace(decoded, readings=table)
+    def columns(self, header: list[str]) -> Delimited:
+        """Return the mapping; the header is fixed by the publisher."""
+        return Delimited(
+            timezone="UTC",
+            time=TimeColumn(column="timestamp", label=self.label),
+            device_id=ColumnOrValue(value=self.zone),
+            readings=(intensity("avg_CI", "lifecycle"),),
+            no_value=NO_INTENSITY,
+        )
 
-    def _start(self) -> pl.Expr:
+    def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
+        """Decode one file, and move the hours whose stamps another label named."""
+        known = KNOWN_LABELS.get(self.zone.rpartition("-")[2], ())
+        start = self._start(known if self.label_before is None else self.label_before)
+        for part in super().read(chunks, origin):
+            moved = pl.DataFrame(part.readings).with_columns(start.alias("reading_time"))
+            yield replace(part, readings=as_table(moved, READING_SCHEMA))
+
+    def _start(self, exceptions: tuple[LabelUntil, ...]) -> pl.Expr:
         """The start of each hour by the label that held at its stamp."""
         hour = timedelta(seconds=HOUR_S)
-        stamp = pl.col("reading_time") + (hour if self._label == "end" else timedelta(0))
         start = pl.col("reading_time")
+        stamp = start + (hour if self.label == "end" else timedelta(0))
         # The earliest exception that a stamp falls under holds.
-        for exception in sorted(self._before, key=lambda label: label.until, reverse=True):
-            back = hour if exception.label == "end" else timedelta(0)
+        for exception in sorted(exceptions, key=lambda label: label.until, reverse=True):
+            before = stamp < pl.lit(exception.until.astimezone(UTC))
             start = (
-                pl.when(stamp < pl.lit(exception.until.astimezone(UTC))).then(stamp - back).otherwise(start)
+                pl.when(before)
+                .then(stamp - (hour if exception.label == "end" else timedelta(0)))
+                .otherwise(start)
             )
         return start
-
-
-def _columns(spec: Eia930Spec) -> DelimitedSpec:
-    return DelimitedSpec(
-        delimiter=DELIMITER,
-        timezone="UTC",
-        time=TimeColumn(column="timestamp", label=spec.label),
-        device_id=ColumnOrValue(value=spec.zone),
-        readings=(
-            ColumnReading(
-                column="avg_CI", quantity="grid_intensity", unit="g/kWh", statistic="mean", window_s=HOUR_S,
-                point=LIFECYCLE,
-            ),
-        ),
-        no_value=("", "nan"),
-    )  # fmt: skip
-
-
-read = by_lines(Decoder)

@@ -1,33 +1,35 @@
 """What `ipmitool` prints (and ipmiutil, its twin), each table below a line that stamps it.
 
-- What a log's lines mean, understood once a distinct text and remembered over the files of a task.
-- The shapes of one sensor in ipmitool's and ipmiutil's outputs, as (sensor, reading).
+Lines repeat themselves: what a distinct text means is worked out once and remembered over the files of a task.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from pydantic import Field
 
 from lepton_etl.ingest.decoded import (
     NUMBER,
     Decoded,
     Ignored,
+    Lines,
     Origin,
     assemble,
     damaged_line,
     number_of,
-    read_lines,
     value_reason,
 )
-from lepton_etl.ingest.specs import IpmitoolSpec
-from lepton_etl.ingest.text import by_lines
+from lepton_etl.ingest.registry import LogFormat, log_format, rule_table
+from lepton_etl.ingest.sensors import Rules, RuleTable
+from lepton_etl.ingest.text import numbered_lines
 from lepton_etl.ingest.units import UTC_TIME, parse_stamps, with_value
 
 # Some 40 MB. A log of ever new texts (counters in every line) starts again instead of growing.
@@ -37,13 +39,13 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Same(Generic[Value]):
-    """A value as a cache key by what it is, not by what it says: settings hold mappings, which have no hash."""
+class ById(Generic[Value]):
+    """A value as a cache key by its identity: settings hold mappings, which have no hash."""
 
     value: Value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and self.value is other.value
+        return isinstance(other, ById) and self.value is other.value
 
     def __hash__(self) -> int:
         return id(self.value)
@@ -104,18 +106,43 @@ LINE: Final = re.compile(
 )
 """A stamp line, or a line of one of the shapes above, to be matched in full."""
 
-_SENSOR_COLUMNS: Final = 10
-_ELIST_COLUMNS: Final = 5
-_CANONICAL_COLUMNS: Final = 8
+# Of a table by the number of its columns: the places of sensor, reading, and a unit beside it.
+_TABLES: Final[dict[int, tuple[int, int, int | None]]] = {
+    3: (0, 1, None),  # sdr
+    5: (0, 4, None),  # sdr elist
+    8: (4, 7, None),  # ipmiutil sensor -c
+    10: (0, 1, 2),  # sensor
+}
 
 
 def split_dialect(texts: pl.Series) -> pl.DataFrame:
     """Columns line, sensor, reading (number and unit), is_row, is_heading; one row a text."""
     line = pl.col("line")
-    bars = pl.col("bars").list
-    commas = pl.col("commas").list
-    # Two columns of a table that stand for one text; `na` and the states of discrete sensors have no unit.
-    no_unit = pl.col("unit").is_in(["na", "discrete", ""]) | pl.col("number").is_in(["na", "no reading"])
+    bars, commas = pl.col("bars").list, pl.col("commas").list
+    places = pl.DataFrame(
+        [(columns, *cells) for columns, cells in _TABLES.items()],
+        schema={"columns": pl.UInt32, "sensor_at": pl.Int64, "reading_at": pl.Int64, "unit_at": pl.Int64},
+        orient="row",
+    )
+    is_comma = (bars.len() == 1) & commas.get(3, null_on_oob=True).str.contains(f"^{_STATUS}$").fill_null(
+        False
+    )
+    number = (
+        pl.when(is_comma)
+        .then(commas.get(1, null_on_oob=True))
+        .otherwise(bars.get(pl.col("reading_at"), null_on_oob=True))
+    )
+    unit = (
+        pl.when(is_comma)
+        .then(commas.get(2, null_on_oob=True))
+        .otherwise(bars.get(pl.col("unit_at"), null_on_oob=True))
+    )
+    # `na` and the states of discrete sensors have no unit.
+    no_unit = (
+        pl.col("unit").is_null()
+        | pl.col("unit").is_in(["na", "discrete", ""])
+        | pl.col("number").is_in(["na", "no reading"])
+    )
     return (
         pl.DataFrame({"line": texts})
         .with_columns(
@@ -125,55 +152,26 @@ def split_dialect(texts: pl.Series) -> pl.DataFrame:
             line.str.extract_groups(_IPMIUTIL).alias("ipmiutil"),
             line.str.contains(f"^{_HEADING}$").alias("is_heading"),
         )
-        .with_columns(
-            pl.when(bars.len() == _SENSOR_COLUMNS)
-            .then(pl.lit("sensor"))
-            .when(bars.len() == _CANONICAL_COLUMNS)
-            .then(pl.lit("canonical"))
-            .when(bars.len() == _ELIST_COLUMNS)
-            .then(pl.lit("elist"))
-            .when(bars.len() == 3)
-            .then(pl.lit("sdr"))
-            .when((bars.len() == 1) & commas.get(3, null_on_oob=True).str.contains(f"^{_STATUS}$"))
-            .then(pl.lit("csv"))
-            .when(pl.col("dcmi").struct["sensor"].is_not_null())
-            .then(pl.lit("dcmi"))
-            .when(pl.col("ipmiutil").struct["sensor"].is_not_null())
-            .then(pl.lit("ipmiutil"))
-            .alias("dialect")
-        )
-        .with_columns(
-            pl.when(pl.col("dialect") == "sensor").then(bars.get(2, null_on_oob=True))
-            .otherwise(commas.get(2, null_on_oob=True)).alias("unit"),
-            pl.when(pl.col("dialect") == "sensor").then(bars.get(1, null_on_oob=True))
-            .otherwise(commas.get(1, null_on_oob=True)).alias("number"),
-        )
-        .with_columns(
-            pl.when(no_unit).then("number").otherwise(pl.concat_str("number", "unit", separator=" ")).alias("together")
-        )
+        .with_columns(bars.len().alias("columns"))
+        .join(places, on="columns", how="left", maintain_order="left")
+        .with_columns(is_comma.alias("is_comma"), number.alias("number"), unit.alias("unit"))
         .select(
             "line",
-            _by_dialect(
-                sdr=bars.get(0, null_on_oob=True), elist=bars.get(0, null_on_oob=True),
-                sensor=bars.get(0, null_on_oob=True), canonical=bars.get(4, null_on_oob=True),
-                csv=commas.get(0, null_on_oob=True), dcmi=pl.col("dcmi").struct["sensor"],
-                ipmiutil=pl.col("ipmiutil").struct["sensor"].str.strip_chars(),
+            pl.coalesce(
+                pl.when(pl.col("is_comma")).then(commas.get(0, null_on_oob=True)),
+                bars.get(pl.col("sensor_at"), null_on_oob=True),
+                pl.col("dcmi").struct["sensor"],
+                pl.col("ipmiutil").struct["sensor"].str.strip_chars(),
             ).alias("sensor"),
-            _by_dialect(
-                sdr=bars.get(1, null_on_oob=True), elist=bars.get(4, null_on_oob=True), sensor=pl.col("together"),
-                canonical=bars.get(7, null_on_oob=True), csv=pl.col("together"),
-                dcmi=pl.col("dcmi").struct["reading"].str.strip_chars(),
-                ipmiutil=pl.col("ipmiutil").struct["reading"].str.strip_chars(),
+            pl.coalesce(
+                pl.when(no_unit).then("number").otherwise(pl.concat_str("number", "unit", separator=" ")),
+                pl.col("dcmi").struct["reading"].str.strip_chars(),
+                pl.col("ipmiutil").struct["reading"].str.strip_chars(),
             ).alias("reading"),
-            pl.col("dialect").is_not_null().alias("is_row"),
             "is_heading",
         )
-    )  # fmt: skip
-
-
-def _by_dialect(**values: pl.Expr) -> pl.Expr:
-    """The value of the line's own dialect; null where it has none."""
-    return pl.coalesce(pl.when(pl.col("dialect") == name).then(value) for name, value in values.items())
+        .with_columns(pl.col("sensor").is_not_null().alias("is_row"))
+    )
 
 
 BLANK: Final = 0
@@ -186,107 +184,111 @@ _HEAD_LINES: Final = 200
 _ENOUGH: Final = 0.5
 
 
-class Decoder:
-    """Readings and rejects of one log of `ipmitool` tables, block after block.
+@log_format
+class Ipmitool(LogFormat):
+    """`ipmitool sdr` tables below stamp lines.
 
     A stamp line stamps the rows below it until the next one; rows before any stamp have the time of the path. Without
-    that, or below a stamp that cannot be read, they are rejects (no_time, bad_time for the stamp
-    itself). An empty table is structure. The status of a row is a threshold state and does not unmake a value.
+    that, or below a stamp that cannot be read, they are rejects (no_time, bad_time for the stamp itself). An empty
+    table is structure. The status of a row is a threshold state and does not unmake a value.
     """
 
-    def __init__(self, origin: Origin, spec: IpmitoolSpec) -> None:
-        self._origin = origin
-        self._spec = spec
-        self._vocabulary = _vocabulary(Same(spec))
-        self._lines_before = 0
-        self._time = origin.path_time
-        """Of the last stamp so far; None where there is none, or where it cannot be read."""
+    format: Literal["ipmitool"] = "ipmitool"
+    sensors: Rules = rule_table("ipmitool")
+    stamp_prefix: str = Field(
+        default="Timestamp:", min_length=1, description="What a stamp line starts with."
+    )
 
-    def decode(self, block: bytes) -> Decoded:
-        """The records of the next block of whole lines."""
-        lines = read_lines(block, self._lines_before)
-        self._lines_before = lines.following
+    @staticmethod
+    def looks_like(head: bytes) -> bool:
+        """Whether most lines are stamps or rows of ipmitool."""
+        text = head[: head.rfind(b"\n") + 1] or head
+        lines = [line for line in text.decode("utf-8", "replace").splitlines() if line.strip()][:_HEAD_LINES]
+        fitting = sum(LINE.fullmatch(line) is not None for line in lines)
+        return fitting > 0 and fitting >= _ENOUGH * len(lines)
+
+    def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
+        """Decode one log, block after block."""
+        vocabulary = _vocabulary(ById(self))
+        last = origin.path_time
+        for lines in numbered_lines(chunks):
+            part, last = self._block(lines, origin, vocabulary, last)
+            yield part
+
+    def _block(
+        self, lines: Lines, origin: Origin, vocabulary: Vocabulary, last: datetime | None
+    ) -> tuple[Decoded, datetime | None]:
+        """The records of a block, and the time of the last stamp so far; None where it cannot be read."""
         codes, texts = lines.distinct()
-        prefix = self._spec.stamp_prefix
         # Stamps are new in every file: they are parsed together here and leave the vocabulary to the rows.
-        is_stamp = np.fromiter((text.startswith(prefix) for text in texts), np.bool_, len(texts))
+        is_stamp = np.fromiter((text.startswith(self.stamp_prefix) for text in texts), np.bool_, len(texts))
         ids = np.zeros(len(texts), np.int64)
-        ids[~is_stamp] = self._vocabulary.ids([text for text in texts if not text.startswith(prefix)])
-        known = self._vocabulary.rows
+        ids[~is_stamp] = vocabulary.ids([text for text in texts if not text.startswith(self.stamp_prefix)])
+        known = vocabulary.rows
         kind_of_text = np.full(len(texts), STAMP, np.int8)
         kind_of_text[~is_stamp] = known.get_column("kind").to_numpy()[ids[~is_stamp]]
         kind_of_line = kind_of_text[codes]
         stamp_rows = np.flatnonzero(kind_of_line == STAMP)
         value_rows = np.flatnonzero(kind_of_line == VALUE)
-        stamps = self._stamps([texts[code] for code in codes[stamp_rows].tolist()])
-        times = pl.concat([pl.Series("time", [self._time], dtype=UTC_TIME), stamps.get_column("time")])
-        self._time = times[-1]
-        cells = self._cells(
-            known.drop("kind")[ids[codes[value_rows]]],
-            value_rows + lines.first_position,
-            times.gather(np.searchsorted(stamp_rows, value_rows)),
+        stamped = pl.Series("stamp", [texts[code] for code in codes[stamp_rows].tolist()], dtype=pl.String)
+        # No stamp is damaged and yet readable: a NUL or U+FFFD is no digit.
+        stamps = parse_stamps(stamped.str.slice(len(self.stamp_prefix)), timezone=origin.timezone)
+        times = pl.concat([pl.Series("time", [last], dtype=UTC_TIME), stamps.get_column("time")])
+        row_times = times.gather(np.searchsorted(stamp_rows, value_rows))
+        no_time = pl.when(row_times.is_null()).then(pl.lit("no_time"))
+        cells = known.drop("kind")[ids[codes[value_rows]]].with_columns(
+            pl.Series("source_position", value_rows + lines.first_position),
+            row_times.alias("reading_time"),
+            pl.lit(origin.node_id, dtype=pl.String).alias("node_id"),
+            pl.lit(0.0).alias("window_s"),
+            pl.lit(1, dtype=pl.Int32).alias("multiplicity"),
+            pl.coalesce("reason", no_time).alias("reason") if row_times.null_count() else pl.col("reason"),
         )
         counts = np.bincount(codes, minlength=len(texts))
         bad_stamps = stamps.get_column("reason").is_not_null().to_numpy()
         bad_lines = np.flatnonzero(kind_of_line == BAD_LINE)
         faults = [
-            _faults(bad_lines + lines.first_position, pl.Series("reason", ["bad_line"] * len(bad_lines))),
-            _faults(stamp_rows[bad_stamps] + lines.first_position, stamps.get_column("reason").drop_nulls()),
+            pl.DataFrame({"source_position": bad_lines + lines.first_position}).with_columns(
+                reason=pl.lit("bad_line")
+            ),
+            pl.DataFrame(
+                {
+                    "source_position": stamp_rows[bad_stamps] + lines.first_position,
+                    "reason": stamps.get_column("reason").drop_nulls(),
+                }
+            ),
         ]
         structure = int(counts[kind_of_text == BLANK].sum() + np.count_nonzero(~bad_stamps))
-        ignored = self._ignored(ids, kind_of_text, counts)
-        return assemble(cells, faults, ignored, structure, lines, self._origin)
-
-    def _stamps(self, texts: list[str]) -> pl.DataFrame:
-        """time and reason of each stamp line."""
-        stamped = pl.Series("stamp", texts, dtype=pl.String).str.slice(len(self._spec.stamp_prefix))
-        stamps = parse_stamps(stamped, timezone=self._origin.timezone)
-        # No stamp is damaged and yet readable: a NUL or U+FFFD is no digit.
-        return stamps.select("time", "reason")
-
-    def _cells(self, rows: pl.DataFrame, positions: npt.NDArray[np.int64], times: pl.Series) -> pl.DataFrame:
-        """The rows with a value, with what is the same for every reading of such a log."""
-        no_time = pl.when(times.is_null()).then(pl.lit("no_time"))
-        return rows.with_columns(
-            pl.Series("source_position", positions),
-            times.alias("reading_time"),
-            pl.lit(self._origin.node_id, dtype=pl.String).alias("node_id"),
-            pl.lit(0.0).alias("window_s"),
-            pl.lit(1, dtype=pl.Int32).alias("multiplicity"),
-            pl.coalesce("reason", no_time).alias("reason") if times.null_count() else pl.col("reason"),
-        )
-
-    def _ignored(
-        self, ids: npt.NDArray[np.int64], kinds: npt.NDArray[np.int8], counts: npt.NDArray[np.int64]
-    ) -> Ignored:
-        """How often a sensor stood there that no rule names, or that had no value."""
-        found: Counter[tuple[str, str]] = Counter()
-        sensors = self._vocabulary.rows.get_column("sensor")
-        for kind, reason in ((UNMAPPED, "unmapped"), (NO_VALUE, "no_value")):
-            chosen = kinds == kind
-            for sensor, count in zip(sensors[ids[chosen]].to_list(), counts[chosen].tolist(), strict=True):
-                found[(sensor, reason)] += count
-        return dict(sorted(found.items()))
+        ignored = _ignored(known.get_column("sensor"), ids, kind_of_text, counts)
+        return assemble(cells, faults, ignored, structure, lines, origin), times[-1]
 
 
-def looks_like(head: bytes) -> bool:
-    """Whether most lines are stamps or rows of ipmitool."""
-    text = head[: head.rfind(b"\n") + 1] or head
-    lines = [line for line in text.decode("utf-8", "replace").splitlines() if line.strip()][:_HEAD_LINES]
-    fitting = sum(LINE.fullmatch(line) is not None for line in lines)
-    return fitting > 0 and fitting >= _ENOUGH * len(lines)
+def _ignored(
+    sensors: pl.Series, ids: npt.NDArray[np.int64], kinds: npt.NDArray[np.int8], counts: npt.NDArray[np.int64]
+) -> Ignored:
+    """How often a sensor stood there that no rule names, or that had no value."""
+    total: Counter[tuple[str, str]] = Counter()
+    for kind, reason in ((UNMAPPED, "unmapped"), (NO_VALUE, "no_value")):
+        chosen = kinds == kind
+        for sensor, count in zip(sensors[ids[chosen]].to_list(), counts[chosen].tolist(), strict=True):
+            total[(sensor, reason)] += count
+    return dict(sorted(total.items()))
 
 
 @lru_cache(maxsize=8)
-def _vocabulary(spec: Same[IpmitoolSpec]) -> Vocabulary:
-    return Vocabulary(lambda texts: _understand(texts, spec.value))
+def _vocabulary(settings: ById[Ipmitool]) -> Vocabulary:
+    return Vocabulary(lambda texts: _understand(texts, settings.value.sensors))
 
 
-def _understand(texts: pl.Series, spec: IpmitoolSpec) -> pl.DataFrame:
+def _understand(texts: pl.Series, rules: RuleTable) -> pl.DataFrame:
     """One row per distinct line: its kind, and of a row with a value everything but its time."""
-    rules = spec.sensors
-    split = split_dialect(texts)
-    mapped = rules.map_names(split.filter("is_row").get_column("sensor"))
+    parts = pl.col("reading").str.extract_groups(
+        rf"^(?<number>{NUMBER}|(?i:[+-]?(?:nan|inf)))(?:\s+(?<unit>.*))?$"
+    )
+    split = split_dialect(texts).with_columns(
+        parts.struct["number"].alias("digits"), parts.struct["unit"].fill_null("").alias("raw_unit")
+    )
+    meanings = rules.meanings(split.filter("is_row"))
     line = pl.col("line")
     kind = (
         pl.when(damaged_line(line))
@@ -295,37 +297,17 @@ def _understand(texts: pl.Series, spec: IpmitoolSpec) -> pl.DataFrame:
         .then(BLANK)
         .when(~pl.col("is_row") | (pl.col("sensor") == ""))
         .then(BAD_LINE)
-        .when(pl.col("rule").is_null())
+        .when(pl.col("quantity").is_null())
         .then(UNMAPPED)
         .when(rules.says_no_value(pl.col("reading")))
         .then(NO_VALUE)
         .otherwise(VALUE)
     )
-    parts = pl.col("reading").str.extract_groups(
-        rf"^(?<number>{NUMBER}|(?i:[+-]?(?:nan|inf)))(?:\s+(?<unit>.*))?$"
+    rows = split.join(meanings, on=["sensor", "raw_unit"], how="left", maintain_order="left").with_columns(
+        kind.cast(pl.Int8).alias("kind"), number_of(pl.col("digits")).alias("number")
     )
-    rows = split.join(mapped, on="sensor", how="left", maintain_order="left").with_columns(
-        kind.cast(pl.Int8).alias("kind"),
-        parts.struct["number"].alias("digits"),
-        parts.struct["unit"].fill_null("").alias("raw_unit"),
-    )
-    pairs = rows.filter(pl.col("kind") == VALUE)
-    converted = rows.join(
-        rules.convert_pairs(pairs), on=["rule", "raw_unit"], how="left", maintain_order="left"
-    ).with_columns(number_of(pl.col("digits")).alias("number"))
-    return with_value(converted).select(
+    return with_value(rows).select(
         "kind", "sensor", "quantity", "device_id", "statistic", "point", "raw_unit", "value",
         pl.coalesce("digits", "reading").alias("raw_value"),
         value_reason().alias("reason"),
     )  # fmt: skip
-
-
-def _faults(positions: npt.NDArray[np.int64], reasons: pl.Series) -> pl.DataFrame:
-    """Rejects that name no sensor."""
-    return pl.DataFrame(
-        {"source_position": positions, "sensor": [None] * len(positions), "reason": reasons},
-        schema_overrides={"sensor": pl.String, "reason": pl.String},
-    )
-
-
-read = by_lines(Decoder)

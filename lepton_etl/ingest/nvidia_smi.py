@@ -1,9 +1,7 @@
 """What nvidia-smi prints: CSV queries, `-q` as text and XML, dmon, also one after another in one log.
 
-- Cells and stamps of nvidia-smi's scrolling monitors, dmon and pmon.
-- One `nvidia-smi -q` document, as text or XML: the values of its boards, known as a whole at its end only.
-- Rows of `nvidia-smi --query-gpu` as columns: a loop writes millions of cells, too many to look at one by
-  one.
+The values of a `-q` document are known as a whole at its end only. Rows of `--query-gpu` are decoded as columns: a loop
+writes millions of cells, too many to look at one by one.
 """
 
 import re
@@ -17,13 +15,13 @@ from xml.parsers import expat
 from zoneinfo import ZoneInfo
 
 import polars as pl
+from pydantic import Field
 
-from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, NUMBER, Decoded, Origin
+from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, NUMBER, Decoded, Origin, with_columns_of
+from lepton_etl.ingest.registry import LogFormat, log_format, rule_table
 from lepton_etl.ingest.samples import CELLS, Fault, Sample, decode_cells, sample_cells
-from lepton_etl.ingest.sensors import Mapped, RuleTable, template_names
-from lepton_etl.ingest.specs import NvidiaSmiSpec
-from lepton_etl.ingest.text import MAX_DOCUMENT_BYTES, Parts, in_utf8, line_blocks
-from lepton_etl.schema.common import QUANTITIES
+from lepton_etl.ingest.sensors import Mapped, Rules, RuleTable, template_names
+from lepton_etl.ingest.text import MAX_DOCUMENT_BYTES, in_utf8, line_blocks
 
 
 def monitor_cells(text: str) -> list[str]:
@@ -72,7 +70,7 @@ ALTERNATIVES: Final = (
     ("GPU Power Readings.Power Draw", "GPU Power Readings.Average Power Draw",
      "GPU Power Readings.Instantaneous Power Draw"),
 )  # fmt: skip
-_GROUP: Final = {name: number for number, names in enumerate(ALTERNATIVES) for name in names}
+FIRST: Final = {"first": "yes"}
 
 Cell = tuple[int, str, str]
 """Line, sensor, text."""
@@ -88,15 +86,14 @@ def board_samples(
     cells: list[Cell], labels: dict[str, str], stamp: str | None, units: dict[str, str] | None = None
 ) -> Iterator[Sample]:
     """The samples of one board at one time. Label `first` marks the name to take of several for one thing."""
-    first: dict[int, str] = {}
-    for names in ALTERNATIVES:
-        there = {name for _, name, text in cells if name in names and text[:1].isdigit()}
-        for name in names:
-            if name in there:
-                first.setdefault(_GROUP[name], name)
+    valued = {name for _, name, text in cells if text[:1].isdigit()}
+    others = {
+        other for names in ALTERNATIVES for other in names
+        if other != next((name for name in names if name in valued), other)
+    }  # fmt: skip
     for line, name, text in cells:
         value, unit = value_and_unit(text)
-        marked = labels | {"first": "yes"} if first.get(_GROUP.get(name, -1), name) == name else labels
+        marked = labels if name in others else labels | FIRST
         yield Sample(line, name, value, unit or (units or {}).get(name, ""), marked, stamp)
 
 
@@ -246,7 +243,6 @@ LABEL_OF: Final = {
     "index": "index", "uuid": "uuid", "gpu_uuid": "uuid", "pci.bus_id": "bus", "gpu_bus_id": "bus",
 }  # fmt: skip
 STAMP: Final = "timestamp"
-_FIRST: Final = {"first": "yes"}
 
 
 class QueryRows:
@@ -294,7 +290,7 @@ class QueryRows:
             filled = rows.filter(text != "").with_columns(
                 text.alias("text"), self._is_first(name).alias("first")
             )
-            for is_first, labels in ((True, _FIRST), (False, {})):
+            for is_first, labels in ((True, FIRST), (False, {})):
                 column = filled.filter(pl.col("first") == is_first)
                 mapped = rules.find(name, labels)
                 if mapped is None:
@@ -302,7 +298,7 @@ class QueryRows:
                     continue
                 valued = column.filter(~rules.says_no_value(pl.col("text")))
                 ignored[(name, "no_value")] += column.height - valued.height
-                frames.append(self._mapped(valued, name, mapped, origin, rules))
+                frames.append(self._mapped(valued, name, mapped, labels, origin, rules))
         return frames
 
     def _stamp(self) -> pl.Expr:
@@ -329,50 +325,41 @@ class QueryRows:
         return taken | ~pl.any_horizontal(*valued.values())
 
     def _mapped(
-        self, column: pl.DataFrame, name: str, mapped: Mapped, origin: Origin, rules: RuleTable
+        self,
+        column: pl.DataFrame,
+        name: str,
+        mapped: Mapped,
+        labels: dict[str, str],
+        origin: Origin,
+        rules: RuleTable,
     ) -> pl.DataFrame:
-        quantity = QUANTITIES[mapped.quantity]
         parts = pl.col("text").str.extract_groups(rf"^(?<number>{NUMBER})\s*(?<unit>[^\s\d.].*)?$")
+        number = parts.struct["number"]
         own = pl.coalesce(parts.struct["unit"], pl.lit(self._units.get(name, "")))
-        spoken = column.with_columns(
-            pl.coalesce(parts.struct["number"], pl.col("text")).alias("raw_value"),
-            pl.when(parts.struct["number"].is_not_null())
-            .then(own)
-            .otherwise(pl.lit(""))
-            .alias("logged_unit"),
-            pl.lit(mapped.rule, dtype=pl.Int32).alias("rule"),
-            _device(mapped.devices).alias("device_id"),
-        ).with_columns(
-            pl.when(pl.col("logged_unit") == "")
-            .then(pl.lit(rules.rules[mapped.rule].unit[0]))
-            .otherwise("logged_unit")
-            .alias("raw_unit")
-        )
-        converted = spoken.join(
-            rules.convert_pairs(spoken), on=["rule", "raw_unit"], how="left", maintain_order="left"
-        )
-        said = pl.concat_str(
+        logged = column.with_columns(
+            pl.lit(name).alias("sensor"),
+            pl.coalesce(number, "text").alias("raw_value"),
+            pl.when(number.is_not_null()).then(own).otherwise(pl.lit("")).alias("logged_unit"),
+            pl.when(number.is_not_null() & (own != "")).then(own)
+            .otherwise(pl.lit(rules.rules[mapped.rule].unit[0])).alias("raw_unit"),
+        )  # fmt: skip
+        meanings = rules.meanings(logged, labels).drop("sensor", "device_id")
+        at = pl.when(pl.col("stamp").is_not_null()).then(pl.concat_str(pl.lit(" at "), "stamp"))
+        value = pl.concat_str(
             pl.lit(f"{name} = "), "raw_value", pl.lit(" "), "logged_unit"
         ).str.strip_chars_end()
-        reason = (
-            pl.lit("empty_node_id")
-            if origin.node_id is None
-            else pl.when(pl.col("device_id").is_null()).then(pl.lit("empty_device_id"))
-        )
-        when = pl.when(pl.col("stamp").is_not_null()).then(pl.concat_str(pl.lit(" at "), "stamp"))
-        return converted.with_columns(
-            pl.lit(name).alias("sensor"),
+        device = _device(mapped.devices)
+        cells = logged.join(meanings, on="raw_unit", how="left", maintain_order="left").with_columns(
             pl.lit(origin.node_id, dtype=pl.String).alias("node_id"),
-            pl.lit(mapped.quantity).alias("quantity"),
-            pl.lit(mapped.statistic).alias("statistic"),
-            pl.lit(mapped.point, dtype=pl.String).alias("point"),
+            device.alias("device_id"),
             pl.lit(0.0).alias("window_s"),
-            pl.lit(1, dtype=pl.Int32).alias("multiplicity"),
-            pl.lit(quantity.ge).alias("low"),
-            pl.lit(quantity.le).alias("high"),
-            reason.alias("found_reason"),
-            pl.concat_str(said, when.otherwise(pl.lit(""))).alias("raw_text"),
-        ).select(pl.col(column).cast(kind) for column, kind in CELLS.items())
+            pl.lit(1).alias("multiplicity"),
+            pl.lit("empty_node_id").alias("found_reason")
+            if origin.node_id is None
+            else pl.when(device.is_null()).then(pl.lit("empty_device_id")).alias("found_reason"),
+            pl.concat_str(value, at.otherwise(pl.lit(""))).alias("raw_text"),
+        )
+        return with_columns_of(cells, CELLS)
 
 
 def _device(templates: tuple[str, ...]) -> pl.Expr:
@@ -406,23 +393,61 @@ _KNOWN: Final = frozenset(LABEL_OF) | {"timestamp", "name", "gpu_name", "driver_
 Mode = Literal["free", "other", "csv", "monitor"]
 
 
-class Decoder:
-    """Readings and rejects of one log, block after block.
+@log_format
+class NvidiaSmi(LogFormat):
+    """What nvidia-smi prints: CSV queries, `-q` text, `-q -x` XML, dmon.
 
-    Every kind of output is told by how it begins, so a log may hold several. Stamps are the node's wall clock, in the
-    zone of the source; output without one takes the path's time. Between banners of `#`, as capture scripts write
-    them, only the output of a query or a monitor is read, the rest is structure. Source: nvidia-smi(1).
+    Stamps are the node's wall clock, in the zone of the source; output without one takes the path's time. Between
+    banners of `#`, as capture scripts write them, only the output of a query or a monitor is read, the rest is
+    structure. Source: nvidia-smi(1).
     """
 
-    def __init__(self, origin: Origin, spec: NvidiaSmiSpec) -> None:
+    format: Literal["nvidia_smi"] = "nvidia_smi"
+    sensors: Rules = rule_table("nvidia_smi")
+    columns: tuple[str, ...] = Field(
+        default=(), description="Fields of --query-gpu in order, for logs written with noheader."
+    )
+
+    @staticmethod
+    def looks_like(head: bytes) -> bool:
+        """Whether a text begins as output of nvidia-smi does: its XML, its log title, a monitor or a query's header."""
+        start = head[:4096].lstrip()
+        if b"<nvidia_smi_log" in start or b"NVSMI LOG" in start or b"\n# $ nvidia-smi" in head:
+            return True
+        first = start.split(b"\n", 1)[0].decode("utf-8", errors="replace").strip()
+        if first.startswith("#"):
+            return (
+                bool(_MONITOR.match(first))
+                and {"pwr", "gtemp", "sm", "fb", "pid"} & set(monitor_cells(first)) != set()
+            )
+        cells = [_HEADER_CELL.fullmatch(cell.strip()) for cell in first.split(",")]
+        names = {cell[1] for cell in cells if cell is not None}
+        fields = ("power.draw", "temperature.gpu", "utilization.gpu", "clocks.current.", "fan.speed")
+        return None not in cells and any(name.startswith(fields) for name in names)
+
+    def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
+        """Decode the log in blocks of lines; records of an unfinished document come with its end."""
+        decoder = _Decoder(origin, self)
+        block = b""
+        for following in line_blocks(in_utf8(chunks), BLOCK_BYTES):
+            if block:
+                yield decoder.decode(block, last=False)
+            block = following
+        yield decoder.decode(block, last=True)
+
+
+class _Decoder:
+    """Where in a log we are. Every kind of output is told by how it begins, so a log may hold several."""
+
+    def __init__(self, origin: Origin, settings: NvidiaSmi) -> None:
         self._origin = origin
-        self._spec = spec
+        self._settings = settings
         self._line = 0
         self._mode: Mode = "free"
         self._is_announced = False
         """Whether the banner being read names a command whose output is read."""
         self._document: TextSnapshot | XmlSnapshot | None = None
-        self._query = QueryRows(list(spec.columns), {}) if spec.columns else None
+        self._query = QueryRows(list(settings.columns), {}) if settings.columns else None
         self._columns: list[str] = []
         """Of the monitor being read; so are the units."""
         self._units: dict[str, str] = {}
@@ -433,7 +458,7 @@ class Decoder:
         self._frames: list[pl.DataFrame] = []
         self._ignored: Counter[tuple[str, str]] = Counter()
         self._structure = 0
-        if spec.columns:
+        if settings.columns:
             self._mode = "csv"
 
     def decode(self, block: bytes, last: bool) -> Decoded:
@@ -447,7 +472,7 @@ class Decoder:
         self._end_query()
         found, structure_lines = self._found, self._structure
         self._found, self._structure = [], 0
-        rules, ignored = self._spec.sensors, self._ignored
+        rules, ignored = self._settings.sensors, self._ignored
         self._ignored = Counter()
         samples = (item for item in found if isinstance(item, Sample))
         frames = [sample_cells(samples, self._origin, rules, ignored), *self._frames]
@@ -463,7 +488,7 @@ class Decoder:
     def _end_query(self) -> None:
         """Bring the rows of the query so far into cells."""
         if self._query is not None:
-            self._frames.extend(self._query.cells(self._origin, self._spec.sensors, self._ignored))
+            self._frames.extend(self._query.cells(self._origin, self._settings.sensors, self._ignored))
 
     def _take(self, text: str) -> None:
         if isinstance(self._document, XmlSnapshot) and not text.startswith(_XML[0]):
@@ -564,7 +589,7 @@ class Decoder:
             return False
         cells = [_HEADER_CELL.fullmatch(cell.strip()) for cell in (first, *others)]
         names = [cell[1] for cell in cells if cell is not None]
-        known = any(name in _KNOWN or self._spec.sensors.find(name, {"first": "yes"}) for name in names)
+        known = any(name in _KNOWN or self._settings.sensors.find(name, FIRST) for name in names)
         if len(names) != len(cells) or not known:
             return False
         self._mode = "csv"
@@ -588,31 +613,3 @@ class Decoder:
             return False
         self._unstamped.add(whose)
         return True
-
-
-def looks_like(head: bytes) -> bool:
-    """Whether a text begins as output of nvidia-smi does: its XML, its log title, a monitor or a query's header."""
-    start = head[:4096].lstrip()
-    if b"<nvidia_smi_log" in start or b"NVSMI LOG" in start or b"\n# $ nvidia-smi" in head:
-        return True
-    first = start.split(b"\n", 1)[0].decode("utf-8", errors="replace").strip()
-    if first.startswith("#"):
-        return (
-            bool(_MONITOR.match(first))
-            and {"pwr", "gtemp", "sm", "fb", "pid"} & set(monitor_cells(first)) != set()
-        )
-    cells = [_HEADER_CELL.fullmatch(cell.strip()) for cell in first.split(",")]
-    names = {cell[1] for cell in cells if cell is not None}
-    fields = ("power.draw", "temperature.gpu", "utilization.gpu", "clocks.current.", "fan.speed")
-    return None not in cells and any(name.startswith(fields) for name in names)
-
-
-def read(chunks: Iterable[bytes], origin: Origin, spec: NvidiaSmiSpec) -> Parts:
-    """The log in blocks of lines."""
-    decoder = Decoder(origin, spec)
-    block = b""
-    for following in line_blocks(in_utf8(chunks), BLOCK_BYTES):
-        if block:
-            yield decoder.decode(block, last=False)
-        block = following
-    yield decoder.decode(block, last=True)

@@ -4,15 +4,18 @@ Source: OpenCost Allocation API (fields start, end, cpuCores, cpuCoreUsageAverag
 `properties.*` are those of opencost-parquet-exporter.
 """
 
-from typing import Final
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Final, Literal
 
 import polars as pl
+from pydantic import Field
 
-from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, Decoded, Origin, number_of, only_reject, read_lines
+from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, Decoded, Origin, number_of, only_reject
 from lepton_etl.ingest.delimited import Grid, cut
+from lepton_etl.ingest.registry import LogFormat, log_format
 from lepton_etl.ingest.slurm_jobs import decode_jobs
-from lepton_etl.ingest.specs import OpenCostSpec
-from lepton_etl.ingest.text import by_lines
+from lepton_etl.ingest.text import drain, numbered_lines
 
 NAMESPACE: Final = "properties.namespace"
 POD: Final = "properties.pod"
@@ -29,41 +32,50 @@ _NOTHING: Final = pl.lit(None, dtype=pl.String)
 _MINUTES_PER_S: Final = 1 / 60.0
 
 
-class Decoder:
-    """Allocations and rejects of one CSV, block after block: a row is one pod on one node over one window.
+@log_format
+class OpenCost(LogFormat):
+    """Kubernetes allocations of OpenCost or Kubecost as a CSV with flattened names.
 
-    The tenant is the namespace, the job `namespace/pod`, submitted when its row starts: a pod that runs through
-    several exported windows is one run a window. Rows of OpenCost's own (`__idle__`, `__unallocated__`,
-    `__unmounted__`) are ignored: idle energy is measured here. A row without pod, node or namespace is a reject
-    (no_job_id, empty_node_id).
+    A row is one pod on one node over one window. The tenant is the namespace, the job `namespace/pod`, submitted when
+    its row starts: a pod that runs through several exported windows is one run a window. Rows of OpenCost's own
+    (`__idle__`, `__unallocated__`, `__unmounted__`) are ignored: idle energy is measured here. A row without pod, node
+    or namespace is a reject (no_job_id, empty_node_id).
     """
 
-    def __init__(self, origin: Origin, spec: OpenCostSpec) -> None:
-        self._origin = origin
-        self._spec = spec
-        self._lines_before = 0
-        self._header: list[str] | None = None
-        self._refused = False
+    format: Literal["opencost"] = "opencost"
+    subjects = ("jobs",)
+    followed_by = "whole files"
+    cluster: str | None = Field(
+        default=None, min_length=1, description="Cluster of the pods; null: the column properties.cluster."
+    )
+    delimiter: str = Field(default=",", pattern=r"^[^\"\r\n]$", description="One character between cells.")
 
-    def decode(self, block: bytes) -> Decoded:
-        """The records of the next block of whole lines."""
-        lines = read_lines(block, self._lines_before)
-        self._lines_before = lines.following
-        if self._refused:
-            return Decoded.merge([])
-        grid = cut(lines, self._spec.delimiter, (), self._header)
-        missing = [] if grid is None else [name for name in NEEDED if grid.header.count(name) != 1]
-        if grid is None or missing:
-            self._refused = True
-            what = "the file has no header line" if grid is None else f"{', '.join(missing)} in {grid.header}"
-            return only_reject("missing_column", f"{self._origin.path}: {what}")
-        self._header = grid.header
-        text = pl.DataFrame({"raw_text": lines.series()}).with_row_index(
-            "source_position", offset=lines.first_position
-        )
-        return self._allocations(grid, text.cast({"source_position": pl.Int64}))
+    @staticmethod
+    def looks_like(head: bytes) -> bool:
+        """Whether a text begins with the header of flattened allocations."""
+        header = head.lstrip().partition(b"\n")[0].decode("utf-8", "replace")
+        return set(NEEDED) <= {name.strip().strip('"') for name in header.split(",")}
 
-    def _allocations(self, grid: Grid, text: pl.DataFrame) -> Decoded:
+    def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
+        """Decode one CSV, block after block."""
+        header: list[str] | None = None
+        blocks = numbered_lines(chunks)
+        for lines in blocks:
+            grid = cut(lines, self.delimiter, (), header)
+            missing = [] if grid is None else [name for name in NEEDED if grid.header.count(name) != 1]
+            if grid is None or missing:
+                drain(blocks)
+                what = (
+                    "the file has no header line"
+                    if grid is None
+                    else f"{', '.join(missing)} in {grid.header}"
+                )
+                yield only_reject("missing_column", f"{origin.path}: {what}")
+                return
+            header = grid.header
+            yield self._allocations(grid, lines.frame("raw_text"), origin)
+
+    def _allocations(self, grid: Grid, text: pl.DataFrame, origin: Origin) -> Decoded:
         own = grid.column(POD).str.contains("^__.*__$") | grid.column(NAMESPACE).str.contains("^__.*__$")
         own_rows = grid.rows.filter(own)
         rows = grid.rows.filter(~own).join(text, on="source_position", how="left", maintain_order="left")
@@ -75,16 +87,12 @@ class Decoder:
         refused = pl.concat([frame.select("source_position", "reason", "raw_text") for frame in faults])
         decoded = decode_jobs(
             rows.filter(~nameless).select(self._fields(grid)),
-            self._origin.timezone,
+            origin.timezone,
             refused.with_columns(pl.col("raw_text").str.slice(0, MAX_RAW_TEXT_CHARS)).sort("source_position"),
             grid.structure_lines,
         )
         ignored = {("__idle__", "unmapped"): own_rows.height} if own_rows.height else {}
-        return Decoded(
-            readings=decoded.readings, rejects=decoded.rejects, records=decoded.records + own_rows.height,
-            duplicates=decoded.duplicates, ignored=ignored, structure_lines=decoded.structure_lines,
-            jobs=decoded.jobs,
-        )  # fmt: skip
+        return replace(decoded, records=decoded.records + own_rows.height, ignored=ignored)
 
     def _fields(self, grid: Grid) -> list[pl.Expr]:
         """A row in the fields of the accounting; a pod's cores are counted whole, half a core as one."""
@@ -106,7 +114,7 @@ class Decoder:
         )  # fmt: skip
         named = {
             "JobIDRaw": pl.concat_str(cell(NAMESPACE), pl.lit("/"), cell(POD)),
-            "Cluster": pl.lit(self._spec.cluster) if self._spec.cluster else cell(CLUSTER),
+            "Cluster": pl.lit(self.cluster) if self.cluster else cell(CLUSTER),
             "TenantId": cell(NAMESPACE), "State": pl.lit("COMPLETED"), "Submit": start, "Start": start, "End": end,
             "NodeList": cell(NODE), "NNodes": pl.lit("1"), "AllocCPUS": whole(cores), "AllocTRES": held,
             "Record": pl.lit("allocation"), "NodeId": cell(NODE),
@@ -115,15 +123,6 @@ class Decoder:
         return [pl.col("source_position"), pl.col("raw_text"), *(e.alias(name) for name, e in named.items())]
 
 
-def looks_like(head: bytes) -> bool:
-    """Whether a text begins with the header of flattened allocations."""
-    header = head.lstrip().partition(b"\n")[0].decode("utf-8", "replace")
-    return set(NEEDED) <= {name.strip().strip('"') for name in header.split(",")}
-
-
 def _instant(stamp: pl.Expr) -> pl.Expr:
     """ISO 8601 as OpenCost writes it; null where it is not, which decode_jobs refuses."""
     return stamp.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", strict=False, time_zone="UTC")
-
-
-read = by_lines(Decoder)

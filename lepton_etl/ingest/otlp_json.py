@@ -1,12 +1,17 @@
 """OpenTelemetry metrics in OTLP/JSON: one export a document or a line, as the collector's file exporter writes them."""
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any, Final, Literal
 
-from lepton_etl.ingest.documents import STRUCTURE, Found, by_documents, text_of
+from pydantic import Field
+
+from lepton_etl.ingest.decoded import Decoded, Origin
+from lepton_etl.ingest.documents import STRUCTURE, Item, decode_documents, text_of
+from lepton_etl.ingest.registry import LogFormat, log_format, rule_table
 from lepton_etl.ingest.samples import Fault, Sample
-from lepton_etl.ingest.specs import OtlpJsonSpec
+from lepton_etl.ingest.sensors import Rules
 
 # Data points of one number each; those of the other kinds are distributions.
 _NUMBERS: Final = ("gauge", "sum")
@@ -20,7 +25,28 @@ Json = Mapping[str, Any]
 Attributes = dict[str, str]
 
 
-def walk(value: Any, line: int, spec: OtlpJsonSpec) -> Iterator[Found]:
+@log_format
+class OtlpJson(LogFormat):
+    """OpenTelemetry metrics in OTLP/JSON, one export a line or one a file."""
+
+    format: Literal["otlp_json"] = "otlp_json"
+    followed_by = "whole files"
+    sensors: Rules = rule_table("otlp_json")
+    node_attribute: str = Field(
+        default="host.name", min_length=1, description="Resource attribute that names the node."
+    )
+
+    @staticmethod
+    def looks_like(head: bytes) -> bool:
+        """Whether a text begins as an export of metrics does."""
+        return re.match(rb'\{\s*"resourceMetrics"\s*:\s*\[', head.lstrip()) is not None
+
+    def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
+        """Decode the documents of a file; see `walk`."""
+        return decode_documents(chunks, origin, self.sensors, partial(walk, settings=self), epoch="ns")
+
+
+def walk(value: Any, line: int, settings: OtlpJson) -> Iterator[Item]:
     """The data points of one ExportMetricsServiceRequest; traces and logs of the same exporter are structure.
 
     A sensor is the metric's name and, where there is one, its `hw.id`. Attributes are labels, their dots and those of
@@ -28,7 +54,7 @@ def walk(value: Any, line: int, spec: OtlpJsonSpec) -> Iterator[Found]:
     time of the path. Source: OTLP specification 1.x, JSON encoding; semantic conventions for hardware.
     """
     if isinstance(value, dict) and isinstance(value.get("resourceMetrics"), list):
-        found = list(_points(value, line, spec))
+        found = list(_points(value, line, settings))
         yield from found or [STRUCTURE]
     elif isinstance(value, dict) and ("resourceSpans" in value or "resourceLogs" in value):
         yield STRUCTURE
@@ -36,16 +62,16 @@ def walk(value: Any, line: int, spec: OtlpJsonSpec) -> Iterator[Found]:
         yield Fault(line, "no_resource", text_of(value))
 
 
-def _points(export: Json, line: int, spec: OtlpJsonSpec) -> Iterator[Found]:
+def _points(export: Json, line: int, settings: OtlpJson) -> Iterator[Item]:
     for resource in _objects(export, "resourceMetrics"):
         holder = resource.get("resource")
-        node = _attributes(holder if isinstance(holder, dict) else {}).get(spec.node_attribute)
+        node = _attributes(holder if isinstance(holder, dict) else {}).get(settings.node_attribute)
         for scope in _objects(resource, "scopeMetrics"):
             for metric in _objects(scope, "metrics"):
-                yield from _metric(metric, node or None, line, spec)
+                yield from _metric(metric, node or None, line, settings)
 
 
-def _metric(metric: Json, node: str | None, line: int, spec: OtlpJsonSpec) -> Iterator[Found]:
+def _metric(metric: Json, node: str | None, line: int, settings: OtlpJson) -> Iterator[Item]:
     name, unit = text_of(metric.get("name")), text_of(metric.get("unit"))
     for kind in (*_NUMBERS, *_DISTRIBUTIONS):
         data = metric.get(kind)
@@ -56,7 +82,7 @@ def _metric(metric: Json, node: str | None, line: int, spec: OtlpJsonSpec) -> It
             labels = _labels(name, _attributes(point))
             sensor = f"{name} {labels.get('hw_id', '')}".rstrip()
             raw_value = _number(point) if kind in _NUMBERS else kind
-            if is_delta and spec.sensors.find(sensor, labels) is not None:
+            if is_delta and settings.sensors.find(sensor, labels) is not None:
                 # What a point adds to the last one is no counter, and without all of them no energy either.
                 yield Fault(line, "delta_counter", f"{sensor} = {raw_value} {unit}".rstrip(), sensor)
                 continue
@@ -100,11 +126,3 @@ def _labels(name: str, attributes: Attributes) -> dict[str, str]:
     if typed is not None:
         labels.setdefault("hw_type", typed[1])
     return labels
-
-
-def looks_like(head: bytes) -> bool:
-    """Whether a text begins as an export of metrics does."""
-    return re.match(rb'\{\s*"resourceMetrics"\s*:\s*\[', head.lstrip()) is not None
-
-
-read = by_documents(walk, lambda spec: spec.sensors, epoch="ns")

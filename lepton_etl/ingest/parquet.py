@@ -2,61 +2,71 @@
 
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Literal
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, Decoded, Ignored, Origin, assemble, only_reject
-from lepton_etl.ingest.delimited import long_cells, needed_columns, rows_with_identity, without_value
-from lepton_etl.ingest.specs import ParquetSpec, TimeColumn
-from lepton_etl.ingest.text import Parts
+from lepton_etl.ingest.decoded import (
+    MAX_RAW_TEXT_CHARS,
+    Decoded,
+    Ignored,
+    Origin,
+    assemble,
+    count_ignored,
+    only_reject,
+)
+from lepton_etl.ingest.delimited import NUMBER, TEXT, Table, TimeColumn, mapped_cells, without_value
+from lepton_etl.ingest.registry import log_format
 
 # Held in memory up to here, beyond it in a file of the worker's scratch folder: the footer is at the end.
 SPOOL_BYTES: Final = 64 << 20
 # A batch is some hundred megabytes of cells, however many columns are mapped.
 BATCH_CELLS: Final = 500_000
 READ_BYTES: Final = 1 << 20
-TEXT: Final = "text of "
-NUMBER: Final = "number of "
-
 # What a damaged file makes pyarrow raise.
 DAMAGE: Final = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
 
 
-def read(chunks: Iterable[bytes], origin: Origin, spec: ParquetSpec) -> Parts:
-    """Readings and rejects, a batch of rows after another; a position is the number of the row.
+@log_format
+class Parquet(Table):
+    """Parquet files with columns of plain types."""
 
-    A record is a cell of a mapped column, or a cell with a value of any other (ignored, unmapped). A stamp of a column
-    with a zone is an instant, one without is local in the zone of the settings; integers and texts are stamps as in a
-    delimited file. A file that is no Parquet, is cut short, or fails the checksum of a page is one reject
-    (unreadable_file), and rows before the damage are kept. Source: Apache Parquet format 2.
-    """
-    with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
-        for chunk in chunks:
-            spool.write(chunk)
-        spool.seek(0)
-        yield from _parts(spool, origin, spec)
+    format: Literal["parquet"] = "parquet"
+    followed_by = "whole files"
+
+    def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
+        """Decode a batch of rows after another; a position is the number of the row.
+
+        A record is a cell of a mapped column, or a cell with a value of any other (ignored, unmapped). A stamp of a
+        column with a zone is an instant, one without is local in the zone of the settings; integers and texts are
+        stamps as in a delimited file. A file that is no Parquet, is cut short, or fails the checksum of a page is one
+        reject (unreadable_file), and rows before the damage are kept. Source: Apache Parquet format 2.
+        """
+        with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
+            for chunk in chunks:
+                spool.write(chunk)
+            spool.seek(0)
+            yield from _parts(spool, origin, self)
 
 
-def _parts(spool: IO[bytes], origin: Origin, spec: ParquetSpec) -> Iterator[Decoded]:
+def _parts(spool: IO[bytes], origin: Origin, settings: Parquet) -> Iterator[Decoded]:
     try:
         file = _opened(spool, [])
         file = _opened(spool, _texts(file.metadata))
-        refused = _unusable(file, spec)
+        refused = _unusable(file, settings)
     except DAMAGE as error:
         yield only_reject("unreadable_file", f"{origin.path}: {error}")
         return
     if refused is not None:
         yield refused
         return
-    parts = _batches(file, origin, spec)
+    parts = _batches(file, origin, settings)
     first = next(parts, None)
     # A file without rows has a part too.
-    yield _decode(file.schema_arrow.empty_table(), 0, origin, spec) if first is None else first
+    yield _decode(file.schema_arrow.empty_table(), 0, origin, settings) if first is None else first
     yield from parts
 
 
@@ -82,10 +92,10 @@ def _texts(footer: pq.FileMetaData) -> list[str]:
     ]
 
 
-def _batches(file: pq.ParquetFile, origin: Origin, spec: ParquetSpec) -> Iterator[Decoded]:
+def _batches(file: pq.ParquetFile, origin: Origin, settings: Parquet) -> Iterator[Decoded]:
     # All columns are read: how many values the others hold is said nowhere but in the footer's chunk metadata, and
     # pyarrow 25 ends the process (an exception of C++ that nobody catches) where that is damaged.
-    rows = max(1, BATCH_CELLS // max(len(file.schema_arrow), len(spec.readings)))
+    rows = max(1, BATCH_CELLS // max(len(file.schema_arrow), len(settings.readings)))
     before = 0
     batches = file.iter_batches(rows, use_threads=False)
     while True:
@@ -97,14 +107,14 @@ def _batches(file: pq.ParquetFile, origin: Origin, spec: ParquetSpec) -> Iterato
         except DAMAGE as error:
             yield only_reject("unreadable_file", f"{origin.path}: after row {before}: {error}", before + 1)
             return
-        yield _decode(pa.Table.from_batches([batch]), before, origin, spec)
+        yield _decode(pa.Table.from_batches([batch]), before, origin, settings)
         before += batch.num_rows
 
 
-def _unusable(file: pq.ParquetFile, spec: ParquetSpec) -> Decoded | None:
+def _unusable(file: pq.ParquetFile, settings: Parquet) -> Decoded | None:
     """The one reject of a file whose columns are not those of the settings."""
     schema = file.schema_arrow
-    for name in needed_columns(spec):
+    for name in settings.needed:
         found = schema.get_all_field_indices(name)
         if len(found) != 1:
             reason = "ambiguous_column" if found else "missing_column"
@@ -128,24 +138,11 @@ def _is_plain(kind: pa.DataType) -> bool:
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Rows of a batch with the mapped columns as text, and those of numbers as numbers too."""
-
-    rows: pl.DataFrame
-
-    def column(self, name: str) -> pl.Expr:
-        return pl.col(TEXT + name)
-
-    def number(self, name: str) -> pl.Expr | None:
-        return pl.col(NUMBER + name) if NUMBER + name in self.rows.columns else None
-
-
-def _decode(table: pa.Table, before: int, origin: Origin, spec: ParquetSpec) -> Decoded:
+def _decode(table: pa.Table, before: int, origin: Origin, settings: Parquet) -> Decoded:
     """Readings and rejects of the rows of one batch."""
     columns: dict[str, Any] = {}
     ignored: Ignored = {}
-    needed = needed_columns(spec)
+    needed = settings.needed
     for name, values in zip(table.column_names, table.columns, strict=True):
         if name in needed:
             columns[TEXT + name] = _text(values)
@@ -155,18 +152,18 @@ def _decode(table: pa.Table, before: int, origin: Origin, spec: ParquetSpec) -> 
             there = ignored.get((name, "unmapped"), 0)
             ignored[(name, "unmapped")] = there + len(values) - values.null_count
     position = pl.int_range(before + 1, before + 1 + table.num_rows, eager=True).alias("source_position")
-    frame = pl.from_arrow(pa.table(columns))
-    assert isinstance(frame, pl.DataFrame)
-    grid = _Rows(frame.with_columns(position))
-    if _is_time(table.schema.field(spec.time.column).type):
-        time = TimeColumn(column=spec.time.column, label=spec.time.label, ambiguous=spec.time.ambiguous)
-        spec = spec.model_copy(update={"time": time})  # A column of times needs no format.
-    base = rows_with_identity(grid, origin, spec)
-    cells = long_cells(base, grid, spec)
-    empty = without_value(cells, tuple({"", *spec.no_value}))
-    counts = cells.filter(empty).group_by("sensor").len().sort("sensor")
-    no_value = {(sensor, "no_value"): int(count) for sensor, count in counts.iter_rows()}
-    stamps = pl.concat([base.get_column(TEXT + spec.time.column)] * len(spec.readings)).alias("stamp")
+    frame = pl.DataFrame(pa.table(columns)).with_columns(position)
+    if _is_time(table.schema.field(settings.time.column).type):
+        time = TimeColumn(
+            column=settings.time.column, label=settings.time.label, ambiguous=settings.time.ambiguous
+        )
+        settings = settings.model_copy(update={"time": time})  # A column of times needs no format.
+    cells = mapped_cells(frame, origin, settings)
+    empty = without_value(cells, tuple({"", *settings.no_value}))
+    no_value = count_ignored(cells.filter(empty).get_column("sensor"), "no_value")
+    stamps = pl.concat([frame.get_column(TEXT + settings.time.column)] * len(settings.readings)).alias(
+        "stamp"
+    )
     text = pl.format("{} = {} at {}", "sensor", "raw_value", stamps.fill_null("no time"))
     refused = pl.when(pl.col("reason").is_not_null()).then(text)
     valued = cells.with_columns(refused.alias("raw_text")).filter(~empty)

@@ -1,41 +1,30 @@
-"""Prometheus and OpenMetrics: text exposition, metric{labels} value [stamp], and the JSON of queries.
+"""Prometheus and OpenMetrics: text exposition, metric{labels} value [stamp], and the JSON of range and instant queries.
 
-- Samples of Prometheus series, from text or JSON, to readings and rejects by a rule table.
-- JSON of Prometheus queries: range (`matrix`) and instant (`vector`) answers, and collections of such
-  results.
+JSON also comes as collections {metric name: [series, ...]}. Both are brought to samples and mapped series by series.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final, Literal
 
-import ijson
 import polars as pl
+from pydantic import Field
 
-from lepton_etl.ingest.decoded import (
-    Decoded,
-    Lines,
-    Origin,
-    assemble,
-    count_ignored,
-    damaged_line,
-    read_lines,
-)
-from lepton_etl.ingest.documents import CLOSING, OPENING, Bounded
-from lepton_etl.ingest.samples import Fault, device_of, fault_frame, with_times
-from lepton_etl.ingest.specs import PrometheusSpec
-from lepton_etl.ingest.text import Parts, by_lines, in_utf8, peek
-from lepton_etl.ingest.units import EpochUnit, conversion, parse_stamps
-from lepton_etl.schema.common import QUANTITIES
+from lepton_etl.ingest.decoded import Decoded, Lines, Origin, assemble, count_ignored, damaged_line
+from lepton_etl.ingest.documents import CLOSING, OPENING, Event, JsonEvents, skip
+from lepton_etl.ingest.registry import LogFormat, log_format, rule_table
+from lepton_etl.ingest.samples import Fault, device_of, fault_frame, nameless, with_times
+from lepton_etl.ingest.sensors import MEANING, Rules, Strings
+from lepton_etl.ingest.text import in_utf8, numbered_lines, peek
+from lepton_etl.ingest.units import EpochUnit, parse_stamps
 
 SAMPLE_SCHEMA: Final = {
     "source_position": pl.Int64, "metric": pl.String, "labels": pl.String, "value": pl.String, "stamp": pl.String,
 }  # fmt: skip
 SERIES_SCHEMA: Final = {
     "metric": pl.String, "labels": pl.String, "found_reason": pl.String, "sensor": pl.String, "node_id": pl.String,
-    "device_id": pl.String, "quantity": pl.String, "statistic": pl.String, "point": pl.String, "raw_unit": pl.String,
-    "low": pl.Float64, "high": pl.Float64, "factor": pl.Float64, "divisor": pl.Float64, "offset": pl.Float64,
+    "device_id": pl.String, **MEANING,
 }  # fmt: skip
 UNMAPPED: Final = "unmapped"
 BAD_LINE: Final = "bad_line"
@@ -43,13 +32,100 @@ BAD_LINE: Final = "bad_line"
 _LABEL: Final = re.compile(r'\s*([^\s="{},]+)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|$)')
 _ESCAPES: Final = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
 _PORT: Final = re.compile(r":\d+$")
-
-Labels = dict[str, str]
-Numbers = dict[tuple[str, str], tuple[str, str]]
+# Braces may stand inside a quoted label, and again in the exemplar of OpenMetrics behind the sample, which is dropped:
+# it names a trace, not a measurement.
+_LABELS: Final = r"(?:[^\"}]|\"(?:[^\"\\]|\\.)*\")*"
+_EXEMPLAR: Final = rf"(?:[ \t]+#[ \t]*\{{{_LABELS}\}}[ \t]+[^\s{{}}#]+(?:[ \t]+[^\s{{}}#]+)?)?"
+_SAMPLE: Final = (
+    rf"^\s*(?<metric>[a-zA-Z_:][a-zA-Z0-9_:]*)[ \t]*(?:\{{(?<labels>{_LABELS})\}})?[ \t]+(?<value>[^\s{{}}#]+)"
+    rf"(?:[ \t]+(?<stamp>[^\s{{}}#]+))?{_EXEMPLAR}\s*$"
+)
+_HEAD_LINES: Final = 200
+_SERIES: Final = re.compile(rb'"metric"\s*:\s*\{[^{}]*\}\s*,\s*"(?:values?|histograms?)"\s*:\s*\[')
+_ANSWER: Final = re.compile(rb'"resultType"\s*:\s*"(?:matrix|vector)"')
 # OpenMetrics and the HTTP API stamp in seconds, the older text in milliseconds; a file may hold scrapes of both. The
 # years that a stamp may name (2000 to 2100) are below this number in seconds and above it in milliseconds.
 SECONDS_BELOW: Final = 1e11
 EPOCH_UNITS: Final[tuple[EpochUnit, ...]] = ("s", "ms")
+BATCH_SAMPLES: Final = 100_000
+MAX_LABELS: Final = 1_000
+
+Labels = dict[str, str]
+Numbers = dict[tuple[str, str], tuple[str, str]]
+Row = tuple[int, str, str, str, str]
+Point = tuple[str, str]
+
+
+@log_format
+class Prometheus(LogFormat):
+    """Prometheus or OpenMetrics text exposition, and the JSON of range and instant queries.
+
+    Source: Prometheus exposition formats, text 0.0.4; OpenMetrics 1.0; Prometheus HTTP API.
+    """
+
+    format: Literal["prometheus"] = "prometheus"
+    followed_by = "lines below a header"
+    sensors: Rules = rule_table("prometheus")
+    node_label: Strings = Field(
+        default=("Hostname", "hostname", "nodename", "node_name", "node", "instance"),
+        description="Label that names the node, or a list of which the first that is there does (a trailing :port is "
+        "cut off); series without it belong to the node of the path. []: always the path.",
+    )
+
+    @staticmethod
+    def looks_like(head: bytes) -> bool:
+        """Whether a text begins with lines of an exposition, or is the JSON of a query."""
+        if head.lstrip().startswith(b"{"):
+            return _ANSWER.search(head) is not None or _SERIES.search(head) is not None
+        whole_lines = head[: head.rfind(b"\n") + 1] or head
+        lines = pl.Series(
+            [line.decode("utf-8", "replace") for line in whole_lines.splitlines()[:_HEAD_LINES]],
+            dtype=pl.String,
+        )
+        content = lines.filter((lines.str.strip_chars() != "") & ~lines.str.starts_with("#"))
+        typed = lines.str.contains(r"^# (?:TYPE|HELP) [a-zA-Z_:]").any()
+        labelled = content.str.contains(r"^[a-zA-Z_:][a-zA-Z0-9_:]*\{").any()
+        return bool((typed or labelled) and content.str.contains(_SAMPLE).all())
+
+    def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
+        """Decode text, or JSON where the first byte that is no blank is a brace.
+
+        Of text a position is the line. Of JSON it is the number of the sample; a document that breaks off keeps what
+        came before the break, and one reject (bad_json) says where; an answer that reports an error is one reject
+        (query_failed).
+        """
+        head, stream = peek(in_utf8(chunks))
+        mapper = SeriesMapper(origin, self)
+        if not head.lstrip().startswith(b"{"):
+            for lines in numbered_lines(stream):
+                samples, structure_lines = _samples(lines)
+                bad = pl.col("metric").is_null()
+                faults = samples.filter(bad).select("source_position", pl.lit(BAD_LINE).alias("reason"))
+                yield mapper.decode(samples.filter(~bad), faults, structure_lines, lines)
+            return
+        answer = _Answer()
+        rows: list[Row] = []
+        for row in answer.samples(JsonEvents(stream)):
+            rows.append(row)
+            if len(rows) >= BATCH_SAMPLES:
+                yield mapper.decode(_frame(rows), fault_frame([]), 0, None)
+                rows.clear()
+        yield mapper.decode(_frame(rows), fault_frame(answer.faults), 0, None)
+
+
+def _frame(rows: list[Row]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=SAMPLE_SCHEMA, orient="row")
+
+
+def _samples(lines: Lines) -> tuple[pl.DataFrame, int]:
+    """(source_position, metric, labels, value, stamp) of every line that is no structure, and how many lines are."""
+    frame = lines.frame("line")
+    stripped = pl.col("line").str.strip_chars_start()
+    structure = (stripped == "") | stripped.str.starts_with("#")
+    content = frame.filter(~structure)
+    text = pl.when(~damaged_line(pl.col("line"))).then("line") if lines.damaged else pl.col("line")
+    parts = content.select("source_position", text.str.extract_groups(_SAMPLE).alias("parts"))
+    return parts.unnest("parts"), frame.height - content.height
 
 
 @dataclass
@@ -61,7 +137,7 @@ class SeriesMapper:
     """
 
     origin: Origin
-    spec: PrometheusSpec
+    settings: Prometheus
     _numbers: Numbers = field(default_factory=dict)
     """What the metrics that number the devices have said so far."""
 
@@ -70,41 +146,28 @@ class SeriesMapper:
     ) -> Decoded:
         """Readings and rejects of SAMPLE_SCHEMA rows; `faults` (source_position, reason) could not be read at all.
 
-        Without `lines` the faults bring their `raw_text`, and a sample is written out as a line of text.
+        Without `lines` the faults bring their `raw_text`.
         """
-        self._numbers |= _index_labels(samples, self.spec)
-        named = self._may_be_mapped(samples.get_column("metric"))
+        self._numbers |= _index_labels(samples, self.settings)
+        metrics = samples.get_column("metric")
+        named = metrics.is_in([name for name in metrics.unique() if self.settings.sensors.may_map(name)])
         wanted = samples.filter(named)
-        series = _series(wanted, self._numbers, self.origin, self.spec)
-        text = [] if lines is not None else [_as_text().alias("raw_text")]
-        joined = wanted.with_columns(text).join(
+        series = _series(wanted, self._numbers, self.origin, self.settings)
+        if lines is None:  # A sample is written out as a line of text.
+            parts = ("metric", pl.lit("{"), "labels", pl.lit("} "), "value", pl.lit(" "), "stamp")
+            wanted = wanted.with_columns(raw_text=pl.concat_str(*parts, ignore_nulls=True))
+        joined = wanted.join(
             series, on=["metric", "labels"], how="left", maintain_order="left", nulls_equal=True
         )
         reason = pl.col("found_reason")
         outside, malformed = (reason == UNMAPPED).fill_null(False), (reason == BAD_LINE).fill_null(False)
         unmapped = pl.concat(
-            [samples.filter(~named).select("metric"), joined.filter(outside).select("metric")]
+            [samples.filter(~named).get_column("metric"), joined.filter(outside).get_column("metric")]
         )
-        ignored = (
-            unmapped.group_by(pl.col("metric").alias("sensor"))
-            .agg(pl.len().cast(pl.Int64).alias("count"))
-            .select("sensor", pl.lit(UNMAPPED).alias("reason"), "count")
-        )
-        no_sensor = pl.lit(None, dtype=pl.String).alias("sensor")
-        broken = joined.filter(malformed).with_columns(no_sensor, pl.lit(BAD_LINE).alias("reason"))
+        broken = joined.filter(malformed).with_columns(reason=pl.lit(BAD_LINE))
         cells = _stamped(joined.filter(~outside & ~malformed), self.origin)
-        return assemble(
-            cells,
-            [faults.with_columns(no_sensor), broken],
-            count_ignored(ignored),
-            structure_lines,
-            lines,
-            self.origin,
-        )
-
-    def _may_be_mapped(self, metrics: pl.Series) -> pl.Series:
-        names = [name for name in metrics.unique().to_list() if self.spec.sensors.may_map(name)]
-        return metrics.is_in(names)
+        ignored = count_ignored(unmapped, UNMAPPED)
+        return assemble(cells, [faults, broken], ignored, structure_lines, lines, self.origin)
 
 
 def read_labels(text: str | None) -> Labels | None:
@@ -130,17 +193,10 @@ def write_labels(labels: Mapping[str, str]) -> str:
     return ",".join(f'{name}="{value}"' for name, value in escaped)
 
 
-def _as_text() -> pl.Expr:
-    """A sample as a line of text, for rejects of documents that have no lines."""
-    return pl.concat_str(
-        "metric", pl.lit("{"), "labels", pl.lit("} "), "value", pl.lit(" "), "stamp", ignore_nulls=True
-    )
-
-
-def _index_labels(samples: pl.DataFrame, spec: PrometheusSpec) -> Numbers:
+def _index_labels(samples: pl.DataFrame, settings: Prometheus) -> Numbers:
     """(key label, its value) -> (label, number) out of the metrics that number the devices."""
     numbers: Numbers = {}
-    for index in spec.sensors.index_labels:
+    for index in settings.sensors.index_labels:
         rows = (
             samples.filter(pl.col("metric") == index.metric)
             .select("labels", "value")
@@ -153,39 +209,32 @@ def _index_labels(samples: pl.DataFrame, spec: PrometheusSpec) -> Numbers:
     return numbers
 
 
-def _series(wanted: pl.DataFrame, numbers: Numbers, origin: Origin, spec: PrometheusSpec) -> pl.DataFrame:
+def _series(wanted: pl.DataFrame, numbers: Numbers, origin: Origin, settings: Prometheus) -> pl.DataFrame:
     """One row (SERIES_SCHEMA) per distinct series of a metric that a rule names."""
     rows = []
     for metric, text in wanted.select("metric", "labels").unique().iter_rows():
         labels = read_labels(text)
-        mapped = None if labels is None else spec.sensors.find(metric, labels)
+        mapped = None if labels is None else settings.sensors.find(metric, labels)
         if labels is None or mapped is None:
             reason = BAD_LINE if labels is None else UNMAPPED
             rows.append((metric, text, reason, *[None] * (len(SERIES_SCHEMA) - 3)))
             continue
-        rule = spec.sensors.rules[mapped.rule]
-        told = {name: labels[name] for name in rule.labels if name in labels}
-        sensor = metric + (f"{{{write_labels(told)}}}" if told else "")
+        rule = settings.sensors.rules[mapped.rule]
+        asked = {name: labels[name] for name in rule.labels if name in labels}
+        sensor = metric + (f"{{{write_labels(asked)}}}" if asked else "")
         for key, value in list(labels.items()):
             name, number = numbers.get((key, value), (key, value))
             labels.setdefault(name, number)
-        node = _node_of(labels, origin, spec)
+        node = _node_of(labels, origin, settings)
         device = device_of(mapped.devices, labels)
-        found = "empty_node_id" if node is None else "empty_device_id" if device is None else None
-        unit = rule.unit[0]
-        quantity = QUANTITIES[mapped.quantity]
-        change = conversion(unit, mapped.quantity)
-        scale = (change.factor, change.divisor, change.offset) if change else (None, None, None)
-        rows.append(
-            (metric, text, found, sensor, node, device, mapped.quantity, mapped.statistic, mapped.point, unit,
-             quantity.ge, quantity.le, *scale)
-        )  # fmt: skip
+        means = settings.sensors.meaning(mapped, rule.unit[0])
+        rows.append((metric, text, nameless(node, device), sensor, node, device, *means))
     return pl.DataFrame(rows, schema=SERIES_SCHEMA, orient="row")
 
 
-def _node_of(labels: Labels, origin: Origin, spec: PrometheusSpec) -> str | None:
+def _node_of(labels: Labels, origin: Origin, settings: Prometheus) -> str | None:
     """The node by the first label of `node_label` that is there, else by the path."""
-    named = next((labels[name] for name in spec.node_label if labels.get(name)), "")
+    named = next((labels[name] for name in settings.node_label if labels.get(name)), "")
     return _PORT.sub("", named) or origin.node_id
 
 
@@ -207,101 +256,53 @@ def _stamped(joined: pl.DataFrame, origin: Origin) -> pl.DataFrame:
     return with_times(cells, stamps, origin)
 
 
-BATCH_SAMPLES: Final = 100_000
-MAX_LABELS: Final = 1_000
-NAME: Final = "__name__"
-UNNAMED: Final = "(unnamed)"
+class _Answer:
+    """What the JSON of a query says beside its samples, and where in it we are."""
 
-_SERIES: Final = re.compile(rb'"metric"\s*:\s*\{[^{}]*\}\s*,\s*"(?:values?|histograms?)"\s*:\s*\[')
-_ANSWER: Final = re.compile(rb'"resultType"\s*:\s*"(?:matrix|vector)"')
-SCALARS: Final = ("number", "string", "boolean", "null")
-
-Row = tuple[int, str, str, str, str]
-Point = tuple[str, str]
-
-
-def read_query_json(chunks: Iterable[bytes], origin: Origin, spec: PrometheusSpec) -> Parts:
-    """Readings and rejects, a batch of samples after another; a position is the number of the sample in the file.
-
-    A document that breaks off keeps what came before the break, and one reject (bad_json) says where; an answer that
-    reports an error is one reject (query_failed).
-    """
-    mapper = SeriesMapper(origin, spec)
-    walk = _Walk(chunks)
-    rows: list[Row] = []
-    for row in walk.samples():
-        rows.append(row)
-        if len(rows) >= BATCH_SAMPLES:
-            yield mapper.decode(_frame(rows), fault_frame([]), 0, None)
-            rows.clear()
-    yield mapper.decode(_frame(rows), fault_frame(walk.faults), 0, None)
-
-
-def looks_like_query_json(head: bytes) -> bool:
-    """Whether a JSON text begins as the answer of a query or a collection of its series."""
-    return _ANSWER.search(head) is not None or _SERIES.search(head) is not None
-
-
-def _frame(rows: list[Row]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema=SAMPLE_SCHEMA, orient="row")
-
-
-Events = Iterator[tuple[str, Any]]
-
-
-class _Walk:
-    """Where in the document we are, and what it has said."""
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
+    def __init__(self) -> None:
         self.faults: list[Fault] = []
-        self._source = Bounded(chunks)
         self._samples_seen = 0
         self._answered = False
         """Whether a series or an answer of series was found."""
         self._failure: dict[str, str] = {}
 
-    def samples(self) -> Iterator[Row]:
+    def samples(self, events: JsonEvents) -> Iterator[Row]:
         """Every sample of every series; what could not be read is left in `faults`."""
-        try:
-            events = ijson.basic_parse(self._source, multiple_values=True)
-            for event, value in events:
-                self._source.passed()
-                if event == "map_key":
-                    yield from self._member(value, events)
-        except (ijson.JSONError, ValueError, OverflowError) as error:
-            self._source.drain()
-            what = " ".join(str(error).split())  # The parser draws an arrow over several lines.
-            self._fault("bad_json", f"after {self._samples_seen} samples: {what}")
-            return
-        if self._failure.get("status") == "error":
-            said = f"{self._failure.get('errorType', '')}: {self._failure.get('error', '')}"
-            self._fault("query_failed", said)
+        yield from events.walked(self._members)
+        if events.fault is not None:
+            self._fault("bad_json", f"after {self._samples_seen} samples: {events.fault}")
+        elif self._failure.get("status") == "error":
+            kind, what = (self._failure.get(key, "") for key in ("errorType", "error"))
+            self._fault("query_failed", f"{kind}: {what}")
         elif not self._answered:
             self._fault("bad_json", "no series of a query result")
 
     def _fault(self, reason: str, text: str) -> None:
         self.faults.append(Fault(self._samples_seen + 1, reason, text))
 
-    def _member(self, key: str, events: Events) -> Iterator[Row]:
-        """One key of an object outside a series; a series is taken whole from its `metric` on."""
-        if key in ("status", "errorType", "error", "resultType"):
-            event, value = next(events)
-            if event in SCALARS:
-                self._failure[key] = str(value)
-                self._answered |= key == "resultType" and value in ("matrix", "vector")
-        elif key == "metric":
-            event, _ = next(events)
-            if event == "start_map":
-                yield from self._series(events)
-        elif key in ("value", "values"):
-            # Prometheus writes the labels first; without them nobody knows whose the samples are.
-            self._fault("bad_json", f"{key!r} before its 'metric'")
+    def _members(self, events: Iterator[Event]) -> Iterator[Row]:
+        """The keys of objects outside a series; a series is taken whole from its `metric` on."""
+        for event, key in events:
+            if event != "map_key":
+                continue
+            if key in ("status", "errorType", "error", "resultType"):
+                event, value = next(events)
+                if event in ("number", "string", "boolean", "null"):
+                    self._failure[key] = str(value)
+                    self._answered |= key == "resultType" and value in ("matrix", "vector")
+            elif key == "metric":
+                event, _ = next(events)
+                if event == "start_map":
+                    yield from self._series(events)
+            elif key in ("value", "values"):
+                # Prometheus writes the labels first; without them nobody knows whose the samples are.
+                self._fault("bad_json", f"{key!r} before its 'metric'")
 
-    def _series(self, events: Events) -> Iterator[Row]:
+    def _series(self, events: Iterator[Event]) -> Iterator[Row]:
         """The samples of a series whose labels begin, up to the end of its object."""
-        labels = self._labels(events)
+        labels = _labels(events)
         self._answered = True
-        metric = labels.pop(NAME, "") or UNNAMED
+        metric = labels.pop("__name__", "") or "(unnamed)"
         text = write_labels(labels)
         for event, key in events:
             if event == "end_map":
@@ -311,131 +312,49 @@ class _Walk:
                 continue
             # A native histogram is no number: its samples are counted, and refused if their metric is wanted.
             if key in ("value", "histogram"):
-                points: Iterable[Point] = [self._point(events)]
+                points: Iterable[Point] = [_point(events)]
             elif key in ("values", "histograms"):
-                points = self._points(events)
+                points = _points(events)
             else:
-                self._skip(events)
+                skip(events)
                 continue
             for stamp, value in points:
                 self._samples_seen += 1
                 yield self._samples_seen, metric, text, value, stamp
 
-    def _labels(self, events: Events) -> dict[str, str]:
-        labels: dict[str, str] = {}
-        for event, key in events:
-            if event == "end_map":
-                break
-            if len(labels) >= MAX_LABELS:
-                raise ValueError(f"a series of more than {MAX_LABELS} labels")
-            event, value = next(events)
-            if event in OPENING:
-                self._skip(events)
-            else:
-                labels[key] = str(value)
-        return labels
 
-    def _points(self, events: Events) -> Iterator[Point]:
-        """The points of an array that has been opened."""
-        for event, value in events:
-            if event == "end_array":
-                return
-            if event in OPENING:
-                yield self._point(events)
-            else:
-                yield "", str(value)
-
-    def _point(self, events: Events) -> Point:
-        """Stamp and value of the array that has been opened; empty where it holds none."""
-        self._source.passed()
-        parts: list[str] = []
-        for event, value in events:
-            if event in CLOSING:
-                break
-            if event in OPENING:
-                self._skip(events)
-            elif len(parts) < 2 and event != "map_key":
-                parts.append(str(value))
-        stamp, value = (*parts, "", "")[:2]
-        return stamp, value
-
-    def _skip(self, events: Events) -> None:
-        """To the end of the array or object that has been opened."""
-        depth = 1
-        for event, _ in events:
-            self._source.passed()
-            depth += (event in OPENING) - (event in CLOSING)
-            if not depth:
-                return
+def _labels(events: Iterator[Event]) -> Labels:
+    labels: Labels = {}
+    for event, key in events:
+        if event == "end_map":
+            break
+        if len(labels) >= MAX_LABELS:
+            raise ValueError(f"a series of more than {MAX_LABELS} labels")
+        event, value = next(events)
+        if event in OPENING:
+            skip(events)
+        else:
+            labels[key] = str(value)
+    return labels
 
 
-# Braces may stand inside a quoted label, and again in the exemplar of OpenMetrics behind the sample.
-_LABELS: Final = r"(?:[^\"}]|\"(?:[^\"\\]|\\.)*\")*"
-_EXEMPLAR: Final = rf"(?:[ \t]+#[ \t]*\{{{_LABELS}\}}[ \t]+[^\s{{}}#]+(?:[ \t]+[^\s{{}}#]+)?)?"
-_SAMPLE: Final = (
-    rf"^\s*(?<metric>[a-zA-Z_:][a-zA-Z0-9_:]*)[ \t]*(?:\{{(?<labels>{_LABELS})\}})?[ \t]+(?<value>[^\s{{}}#]+)"
-    rf"(?:[ \t]+(?<stamp>[^\s{{}}#]+))?{_EXEMPLAR}\s*$"
-)
-_HEAD_LINES: Final = 200
+def _points(events: Iterator[Event]) -> Iterator[Point]:
+    """The points of an array that has been opened."""
+    for event, value in events:
+        if event == "end_array":
+            return
+        yield _point(events) if event in OPENING else ("", str(value))
 
 
-class Decoder:
-    """Readings and rejects of one text exposition, or of several laid one after another, block after block.
-
-    An exemplar behind a sample is dropped: it names a trace, not a measurement.
-    Source: Prometheus exposition formats, text 0.0.4; OpenMetrics 1.0.
-    """
-
-    def __init__(self, origin: Origin, spec: PrometheusSpec) -> None:
-        self._mapper = SeriesMapper(origin, spec)
-        self._lines_before = 0
-
-    def decode(self, block: bytes) -> Decoded:
-        """The records of the next block of whole lines."""
-        lines = read_lines(block, self._lines_before)
-        self._lines_before = lines.following
-        samples, structure_lines = _samples(lines)
-        bad = pl.col("metric").is_null()
-        faults = samples.filter(bad).select("source_position", pl.lit(BAD_LINE).alias("reason"))
-        return self._mapper.decode(samples.filter(~bad), faults, structure_lines, lines)
-
-
-def _samples(lines: Lines) -> tuple[pl.DataFrame, int]:
-    """(source_position, metric, labels, value, stamp) of every line that is no structure, and how many lines are."""
-    frame = pl.DataFrame({"line": lines.series()}).with_row_index(
-        "source_position", offset=lines.first_position
-    )
-    stripped = pl.col("line").str.strip_chars_start()
-    structure = (stripped == "") | stripped.str.starts_with("#")
-    content = frame.filter(~structure)
-    text = pl.when(~damaged_line(pl.col("line"))).then("line") if lines.damaged else pl.col("line")
-    parts = content.select(
-        pl.col("source_position").cast(pl.Int64), text.str.extract_groups(_SAMPLE).alias("parts")
-    )
-    return parts.unnest("parts"), frame.height - content.height
-
-
-_read_text = by_lines(Decoder)
-
-
-def read(chunks: Iterable[bytes], origin: Origin, spec: PrometheusSpec) -> Parts:
-    """Text, or JSON where the first byte that is no blank is a brace."""
-    head, stream = peek(in_utf8(chunks))
-    if head.lstrip().startswith(b"{"):
-        return read_query_json(stream, origin, spec)
-    return _read_text(stream, origin, spec)
-
-
-def looks_like(head: bytes) -> bool:
-    """Whether a text begins with lines of an exposition, or is the JSON of a query."""
-    if head.lstrip().startswith(b"{"):
-        return looks_like_query_json(head)
-    whole_lines = head[: head.rfind(b"\n") + 1] or head
-    lines = pl.Series(
-        [line.decode("utf-8", "replace") for line in whole_lines.splitlines()[:_HEAD_LINES]], dtype=pl.String
-    )
-    content = lines.filter((lines.str.strip_chars() != "") & ~lines.str.starts_with("#"))
-    typed = lines.str.contains(r"^# (?:TYPE|HELP) [a-zA-Z_:]").any()
-    labelled = content.str.contains(r"^[a-zA-Z_:][a-zA-Z0-9_:]*\{").any()
-    samples = content.str.contains(_SAMPLE)
-    return bool((typed or labelled) and samples.all())
+def _point(events: Iterator[Event]) -> Point:
+    """Stamp and value of the array that has been opened; empty where it holds none."""
+    parts: list[str] = []
+    for event, value in events:
+        if event in CLOSING:
+            break
+        if event in OPENING:
+            skip(events)
+        elif len(parts) < 2 and event != "map_key":
+            parts.append(str(value))
+    stamp, value = (*parts, "", "")[:2]
+    return stamp, value

@@ -1,13 +1,15 @@
 """Redfish resources as a BMC serves them: Power, Thermal, sensors, metrics and metric reports, in JSON."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from lepton_etl.ingest.documents import STRUCTURE, Found, by_documents, text_of
+from lepton_etl.ingest.decoded import Decoded, Origin
+from lepton_etl.ingest.documents import STRUCTURE, Item, decode_documents, text_of
+from lepton_etl.ingest.registry import LogFormat, log_format, rule_table
 from lepton_etl.ingest.samples import Fault, Sample
-from lepton_etl.ingest.specs import RedfishSpec
+from lepton_etl.ingest.sensors import Rules
 
 # Arrays of Power and Thermal, and the readings of a member: the first of these names that it has. HPE's iLO 4 wrote
 # CurrentReading where the schema says ReadingCelsius or Reading.
@@ -52,7 +54,25 @@ class _Place:
     """What the power supply that holds this resource can deliver."""
 
 
-def walk(value: Any, line: int, spec: RedfishSpec) -> Iterator[Found]:
+@log_format
+class Redfish(LogFormat):
+    """JSON resources of a BMC's Redfish service: Power, Thermal, Sensor, metrics and metric reports."""
+
+    format: Literal["redfish"] = "redfish"
+    followed_by = "whole files"
+    sensors: Rules = rule_table("redfish")
+
+    @staticmethod
+    def looks_like(head: bytes) -> bool:
+        """Whether a text begins as documents of a Redfish service do: JSON with OData annotations."""
+        return head.lstrip()[:1] in (b"{", b"[") and _ANNOTATION.search(head) is not None
+
+    def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
+        """Decode the documents of a file; see `walk`."""
+        return decode_documents(chunks, origin, self.sensors, walk)
+
+
+def walk(value: Any, line: int) -> Iterator[Item]:
     """The readings of one document: a resource, an array of them, or a collection with its members expanded.
 
     A document of the service without a reading (Chassis, a collection of links) is structure; anything else without
@@ -68,7 +88,7 @@ def walk(value: Any, line: int, spec: RedfishSpec) -> Iterator[Found]:
             yield Fault(line, "no_resource", text_of(document))
 
 
-def _resource(document: Json, place: _Place) -> Iterator[Found]:
+def _resource(document: Json, place: _Place) -> Iterator[Item]:
     if place.depth > MAX_DEPTH:
         yield Fault(place.line, "too_deep", text_of(document.get("@odata.id")))
         return
@@ -94,7 +114,7 @@ def _resource(document: Json, place: _Place) -> Iterator[Found]:
                 yield from _excerpt(kind, name, item, _owner(document), place)
 
 
-def _member(array: str, number: int, member: Json, place: _Place) -> Iterator[Found]:
+def _member(array: str, number: int, member: Json, place: _Place) -> Iterator[Item]:
     """The readings of one member of an array of Power or Thermal; one that says no value counts once, as none."""
     name = _first(member, "Name", "FanName", "MemberId") or str(number)
     unit = text_of(_first(member, "ReadingUnits", "Units"))
@@ -113,7 +133,7 @@ def _member(array: str, number: int, member: Json, place: _Place) -> Iterator[Fo
             yield Sample(place.line, sensor, text_of(limit["LimitInWatts"]), labels=labels)
 
 
-def _window(control: Json, name: str, labels: Mapping[str, str], place: _Place) -> Iterator[Found]:
+def _window(control: Json, name: str, labels: Mapping[str, str], place: _Place) -> Iterator[Item]:
     """Average, lowest and highest power over the last IntervalInMin minutes; without these they are of no time."""
     metrics = control.get("PowerMetrics")
     if not isinstance(metrics, dict):
@@ -130,7 +150,7 @@ def _window(control: Json, name: str, labels: Mapping[str, str], place: _Place) 
             yield Sample(place.line, sensor, value, labels=labels, window_s=window_s)
 
 
-def _sensor(document: Json, place: _Place) -> Iterator[Found]:
+def _sensor(document: Json, place: _Place) -> Iterator[Item]:
     unit = text_of(document.get("ReadingUnits"))
     kind = document.get("ReadingType") or TYPE_OF_UNIT.get(unit, unit)
     name = _first(document, "Name", "Id")
@@ -142,7 +162,7 @@ def _sensor(document: Json, place: _Place) -> Iterator[Found]:
     )  # fmt: skip
 
 
-def _excerpt(kind: str, name: str, value: Json, owner: str, place: _Place) -> Iterator[Found]:
+def _excerpt(kind: str, name: str, value: Json, owner: str, place: _Place) -> Iterator[Item]:
     """Copies of sensors within metrics: {"Reading": ...}, a group of such, or the set point of a limit."""
     key = "Reading" if "Reading" in value else "SetPoint"
     if key in value:
@@ -162,7 +182,7 @@ def _excerpt(kind: str, name: str, value: Json, owner: str, place: _Place) -> It
                 yield from _excerpt(kind, f"{name}.{inner}", item, owner, place)
 
 
-def _report(document: Json, place: _Place) -> Iterator[Found]:
+def _report(document: Json, place: _Place) -> Iterator[Item]:
     """Values of a metric report by id and property; each has its own stamp, else the report's."""
     for entry in document["MetricValues"]:
         if not isinstance(entry, dict):
@@ -225,11 +245,3 @@ def _first(document: Json, *keys: str) -> Any:
 def _number(value: Any) -> float | None:
     text = text_of(value)
     return float(text) if _NUMBER.fullmatch(text) else None
-
-
-def looks_like(head: bytes) -> bool:
-    """Whether a text begins as documents of a Redfish service do: JSON with OData annotations."""
-    return head.lstrip()[:1] in (b"{", b"[") and _ANNOTATION.search(head) is not None
-
-
-read = by_documents(walk, lambda spec: spec.sensors)

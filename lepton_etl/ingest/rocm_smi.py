@@ -1,12 +1,14 @@
 """JSON of AMD's tools: `rocm-smi -a --json` (cards with flat texts) and `amd-smi metric --json` (nested values)."""
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, Literal
 
-from lepton_etl.ingest.documents import STRUCTURE, Found, by_documents, text_of
+from lepton_etl.ingest.decoded import Decoded, Origin
+from lepton_etl.ingest.documents import STRUCTURE, Item, decode_documents, text_of
+from lepton_etl.ingest.registry import LogFormat, log_format, rule_table
 from lepton_etl.ingest.samples import Fault, Sample
-from lepton_etl.ingest.specs import RocmSmiSpec
+from lepton_etl.ingest.sensors import Rules
 
 _CARD: Final = re.compile(r"card(\d+)")
 # `Average Graphics Package Power (W)`: the unit ends the name; `(1402Mhz)`: it ends the value.
@@ -18,7 +20,29 @@ MAX_DEPTH: Final = 16
 Json = Mapping[str, Any]
 
 
-def walk(value: Any, line: int, spec: RocmSmiSpec) -> Iterator[Found]:
+@log_format
+class RocmSmi(LogFormat):
+    """JSON of rocm-smi and amd-smi."""
+
+    format: Literal["rocm_smi"] = "rocm_smi"
+    sensors: Rules = rule_table("rocm_smi")
+
+    @staticmethod
+    def looks_like(head: bytes) -> bool:
+        """Whether a text begins as JSON of rocm-smi or amd-smi does."""
+        start = head.lstrip()
+        if start[:1] not in (b"{", b"["):
+            return False
+        rocm = re.match(rb'\{\s*"card\d+"\s*:', start) is not None
+        amd = re.match(rb'(?:\{\s*"gpu_data"\s*:\s*)?\[\s*\{[^{}]*"gpu"\s*:', start) is not None
+        return rocm or (amd and re.search(rb'"(?:usage|power|temperature|energy)"\s*:', head) is not None)
+
+    def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
+        """Decode the documents of a file; see `walk`."""
+        return decode_documents(chunks, origin, self.sensors, walk, epoch="s")
+
+
+def walk(value: Any, line: int) -> Iterator[Item]:
     """The readings of one document of either tool; JSON that is neither's is a reject (no_resource).
 
     A sensor is rocm-smi's own name for it, or amd-smi's path (power.socket_power). Only `amd-smi --watch` logs a time,
@@ -44,7 +68,7 @@ def walk(value: Any, line: int, spec: RocmSmiSpec) -> Iterator[Found]:
             yield Fault(line, "no_resource", text_of(value if board is None else board))
 
 
-def _card(card: Json, labels: dict[str, str], line: int) -> Iterator[Found]:
+def _card(card: Json, labels: dict[str, str], line: int) -> Iterator[Item]:
     for name, value in card.items():
         text = text_of(value)
         number, unit = _value_and_unit(text)
@@ -71,16 +95,3 @@ def _leaves(value: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
 def _value_and_unit(text: str) -> tuple[str, str]:
     found = _VALUE.fullmatch(text)
     return (found[1], found[2]) if found else (text, "")
-
-
-def looks_like(head: bytes) -> bool:
-    """Whether a text begins as JSON of rocm-smi or amd-smi does."""
-    start = head.lstrip()
-    if start[:1] not in (b"{", b"["):
-        return False
-    rocm = re.match(rb'\{\s*"card\d+"\s*:', start) is not None
-    amd = re.match(rb'(?:\{\s*"gpu_data"\s*:\s*)?\[\s*\{[^{}]*"gpu"\s*:', start) is not None
-    return rocm or (amd and re.search(rb'"(?:usage|power|temperature|energy)"\s*:', head) is not None)
-
-
-read = by_documents(walk, lambda spec: spec.sensors, epoch="s")

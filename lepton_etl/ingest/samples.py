@@ -11,34 +11,17 @@ from typing import Final
 
 import polars as pl
 
-from lepton_etl.ingest.decoded import Decoded, Origin, assemble, number_of, value_reason
-from lepton_etl.ingest.sensors import Mapped, RuleTable, template_names
+from lepton_etl.ingest.decoded import REJECTS, Decoded, Origin, assemble, number_of, value_reason
+from lepton_etl.ingest.sensors import MEANING, Mapped, RuleTable, template_names
 from lepton_etl.ingest.units import UTC_TIME, EpochUnit, parse_stamps, with_value
-from lepton_etl.schema.common import QUANTITIES
 
 CELLS: Final = pl.Schema(
     {
-        "source_position": pl.Int64,
-        "sensor": pl.String,
-        "raw_value": pl.String,
-        "raw_unit": pl.String,
-        "stamp": pl.String,
-        "node_id": pl.String,
-        "device_id": pl.String,
-        "quantity": pl.String,
-        "statistic": pl.String,
-        "point": pl.String,
-        "window_s": pl.Float64,
-        "multiplicity": pl.Int32,
-        "low": pl.Float64,
-        "high": pl.Float64,
-        "factor": pl.Float64,
-        "divisor": pl.Float64,
-        "offset": pl.Float64,
-        "found_reason": pl.String,
-        "raw_text": pl.String,
+        "source_position": pl.Int64, "sensor": pl.String, "raw_value": pl.String, "stamp": pl.String,
+        "node_id": pl.String, "device_id": pl.String, "window_s": pl.Float64, "multiplicity": pl.Int32, **MEANING,
+        "found_reason": pl.String, "raw_text": pl.String,
     }
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +102,9 @@ def decode_cells(
     epoch: EpochUnit | None = None,
 ) -> Decoded:
     """Readings and rejects of mapped cells (CELLS): stamps, values and bounds as `decode_samples` says."""
-    return assemble(
-        with_times(
-            cells, parse_stamps(cells.get_column("stamp"), timezone=origin.timezone, epoch=epoch), origin
-        ),
-        [fault_frame(faults)],
-        dict(sorted(ignored.items())),
-        structure_lines,
-        None,
-        origin,
-    )
+    stamps = parse_stamps(cells.get_column("stamp"), timezone=origin.timezone, epoch=epoch)
+    timed = with_times(cells, stamps, origin)
+    return assemble(timed, [fault_frame(faults)], dict(ignored), structure_lines, None, origin)
 
 
 def device_of(templates: tuple[str, ...], labels: Mapping[str, str]) -> str | None:
@@ -141,21 +117,21 @@ def device_of(templates: tuple[str, ...], labels: Mapping[str, str]) -> str | No
 
 def _row(sample: Sample, mapped: Mapped, origin: Origin, rules: RuleTable) -> tuple[object, ...]:
     """One mapped sample by the columns of CELLS."""
-    rule = rules.rules[mapped.rule]
-    quantity = QUANTITIES[mapped.quantity]
-    unit = sample.raw_unit or rule.unit[0]
-    change = rules.convert(mapped.rule, unit)
+    unit = sample.raw_unit or rules.rules[mapped.rule].unit[0]
     device = device_of(mapped.devices, sample.labels)
     node = sample.node_id or origin.node_id
-    reason = "empty_node_id" if node is None else "empty_device_id" if device is None else None
     raw_value = sample.raw_value.strip()
+    at = "" if sample.stamp is None else f" at {sample.stamp}"
     return (
-        sample.position, sample.sensor, raw_value, unit, sample.stamp, node, device, mapped.quantity,
-        mapped.statistic, mapped.point, sample.window_s, 1, quantity.ge, quantity.le,
-        *((change.factor, change.divisor, change.offset) if change else (None, None, None)), reason,
-        f"{sample.sensor} = {raw_value} {sample.raw_unit}".rstrip()
-        + (f" at {sample.stamp}" if sample.stamp is not None else ""),
+        sample.position, sample.sensor, raw_value, sample.stamp, node, device, sample.window_s, 1,
+        *rules.meaning(mapped, unit), nameless(node, device),
+        f"{sample.sensor} = {raw_value} {sample.raw_unit}".rstrip() + at,
     )  # fmt: skip
+
+
+def nameless(node: str | None, device: str | None) -> str | None:
+    """Return why a cell is refused that does not say whose it is."""
+    return "empty_node_id" if node is None else "empty_device_id" if device is None else None
 
 
 def with_times(cells: pl.DataFrame, stamps: pl.DataFrame, origin: Origin) -> pl.DataFrame:
@@ -185,5 +161,4 @@ def with_times(cells: pl.DataFrame, stamps: pl.DataFrame, origin: Origin) -> pl.
 def fault_frame(faults: Iterable[Fault]) -> pl.DataFrame:
     """Faults as rejects that bring their own text."""
     rows = [(fault.position, fault.sensor, fault.reason, fault.raw_text) for fault in faults]
-    schema = {"source_position": pl.Int64, "sensor": pl.String, "reason": pl.String, "raw_text": pl.String}
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    return pl.DataFrame(rows, schema=REJECTS, orient="row")

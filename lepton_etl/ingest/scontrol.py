@@ -3,14 +3,15 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import polars as pl
+from pydantic import Field
 
 from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, Decoded, Origin
+from lepton_etl.ingest.registry import LogFormat, log_format
 from lepton_etl.ingest.slurm_jobs import JOB_FIELDS, decode_jobs
-from lepton_etl.ingest.specs import ScontrolSpec
-from lepton_etl.ingest.text import Parts, in_utf8, line_blocks
+from lepton_etl.ingest.text import numbered_lines
 
 BATCH_JOBS: Final = 2_000
 _BEGIN: Final = re.compile(r"^JobId=(\d+)\b")
@@ -27,6 +28,7 @@ _GPU: Final = re.compile(
     r"(?:^|,)gpu(?::(?P<type>[^:(,]+(?=[:(])))?(?::(?P<count>\d+))?(?:\(IDX:(?P<idx>[\d,-]+)\))?"
 )
 _MIG: Final = re.compile(r"\d+g\.\d+gb", re.IGNORECASE)
+_DAMAGE: Final = re.compile("[\x00\ufffd]")
 _QUIET: Final = "No jobs in the system"
 _MEGABYTES: Final = "M"
 
@@ -37,135 +39,121 @@ class _Job:
 
     position: int
     text: list[str]
-    values: dict[str, str] = field(default_factory=dict)
+    values: dict[str, str]
     allocations: list[tuple[int, str, re.Match[str]]] = field(default_factory=list)
-    bad: list[tuple[int, str]] = field(default_factory=list)
 
-
-class _Reader:
-    """Lines to jobs: a job is complete when the next one begins or the text ends."""
-
-    def __init__(self) -> None:
-        self.done: list[_Job] = []
-        self.stray: list[tuple[int, str]] = []
-        self.structure_lines = 0
-        self._open: _Job | None = None
-        self._position = 0
-
-    def take(self, line: str) -> None:
-        self._position += 1
-        text = line.strip()
-        begins = _BEGIN.match(text)
-        if begins and "\x00" not in line and "\ufffd" not in line:
-            self.finish()
-            self._open = _Job(self._position, [text])
-            named = text.partition(" JobName=")[0]
-            self._open.values = dict(_PAIR.findall(named))
-        elif self._open is None or "\x00" in line:
-            if text and text != _QUIET:
-                self.stray.append((self._position, text))
-            else:
-                self.structure_lines += 1
-        else:
-            self._detail(self._open, text)
-
-    def finish(self) -> None:
-        """Close the job that is open, at the end of its lines."""
-        if self._open is not None:
-            self.done.append(self._open)
-        self._open = None
-
-    def _detail(self, job: _Job, text: str) -> None:
-        job.text.append(text)
+    def take(self, position: int, text: str) -> bool:
+        """Take a line; False where it is an allocation that cannot be read."""
+        self.text.append(text)
         if text.startswith("Nodes="):
-            found = _ALLOCATION.match(text)
-            if found:
-                job.allocations.append((self._position, text, found))
-            else:
-                job.bad.append((self._position, text))
-            return
-        self.structure_lines += 1
+            allocation = _ALLOCATION.match(text)
+            if allocation:
+                self.allocations.append((position, text, allocation))
+            return allocation is not None
         if text.partition("=")[0] in _PLAIN_LINES:
             for key, value in _PAIR.findall(text):
-                job.values.setdefault(key, value)
+                self.values.setdefault(key, value)
+        return True
 
 
-def read(chunks: Iterable[bytes], origin: Origin, spec: ScontrolSpec) -> Parts:
-    """Jobs, allocations and rejects, some thousands of jobs at a time.
+@dataclass
+class _Batch:
+    """Some jobs after another, the lines that are no part of any, and how many lines are structure."""
+
+    jobs: list[_Job] = field(default_factory=list)
+    bad: list[tuple[int, str]] = field(default_factory=list)
+    structure_lines: int = 0
+
+
+@log_format
+class Scontrol(LogFormat):
+    """`scontrol show job -d`: jobs and what they hold on their nodes.
 
     A record is a job or one of its `Nodes=` lines; the other lines of a job are its structure. A block without a
     submission time is a reject (bad_line), as is any line that belongs to no job. Stamps are local in the source's
     zone. Source: man scontrol, show job --details; gres of Slurm 17.11 to 24.11.
     """
-    reader = _Reader()
-    given = False
-    for block in line_blocks(in_utf8(chunks)):
-        for line in block.decode("utf-8", "replace").splitlines():
-            reader.take(line)
-            if len(reader.done) >= BATCH_JOBS:
-                yield _decoded(reader, origin, spec)
-                given = True
-    reader.finish()
-    if reader.done or reader.stray or reader.structure_lines or not given:
-        yield _decoded(reader, origin, spec)
 
-
-def looks_like(head: bytes) -> bool:
-    """Whether a text begins with a job as scontrol shows it."""
-    return _LOOKS_LIKE.search(head) is not None
-
-
-def _decoded(reader: _Reader, origin: Origin, spec: ScontrolSpec) -> Decoded:
-    jobs, stray, structure_lines = reader.done, reader.stray, reader.structure_lines
-    reader.done, reader.stray, reader.structure_lines = [], [], 0
-    faults = [*stray, *(bad for job in jobs for bad in job.bad)]
-    rows: list[dict[str, Any]] = []
-    for job in jobs:
-        if "SubmitTime" not in job.values:
-            faults.append((job.position, " ".join(job.text)))
-            faults += [(position, text) for position, text, _ in job.allocations]
-            continue
-        rows.extend(_rows(job, spec.cluster))
-    return decode_jobs(
-        pl.DataFrame(rows, schema=JOB_FIELDS, orient="row"), origin.timezone, _faults(faults), structure_lines
+    format: Literal["scontrol"] = "scontrol"
+    subjects = ("jobs",)
+    cluster: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Cluster of the jobs; null: that of their nodes in the inventory.",
     )
 
+    @staticmethod
+    def looks_like(head: bytes) -> bool:
+        """Whether a text begins with a job as scontrol shows it."""
+        return _LOOKS_LIKE.search(head) is not None
 
-def _faults(found: list[tuple[int, str]]) -> pl.DataFrame:
-    return pl.DataFrame(
-        [(position, "bad_line", text[:MAX_RAW_TEXT_CHARS]) for position, text in sorted(found)],
+    def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
+        """Decode jobs, allocations and rejects, some thousands of jobs at a time."""
+        batch, job = _Batch(), None
+        for lines in numbered_lines(chunks):
+            for position, line in enumerate(lines.series(), lines.first_position):
+                text = line.strip()
+                if _BEGIN.match(text) and not _DAMAGE.search(line):
+                    if len(batch.jobs) >= BATCH_JOBS:
+                        yield _decoded(batch, origin, self.cluster)
+                        batch = _Batch()
+                    job = _Job(position, [text], dict(_PAIR.findall(text.partition(" JobName=")[0])))
+                    batch.jobs.append(job)
+                elif job is None or "\x00" in line:
+                    if text and text != _QUIET:
+                        batch.bad.append((position, text))
+                    else:
+                        batch.structure_lines += 1
+                elif not job.take(position, text):
+                    batch.bad.append((position, text))
+                elif not text.startswith("Nodes="):
+                    batch.structure_lines += 1
+        yield _decoded(batch, origin, self.cluster)
+
+
+def _decoded(batch: _Batch, origin: Origin, cluster: str | None) -> Decoded:
+    rows: list[dict[str, Any]] = []
+    for job in batch.jobs:
+        if "SubmitTime" in job.values:
+            rows.extend(_rows(job, cluster))
+        else:
+            batch.bad += [(job.position, " ".join(job.text)), *(held[:2] for held in job.allocations)]
+    faults = pl.DataFrame(
+        [(position, "bad_line", text[:MAX_RAW_TEXT_CHARS]) for position, text in sorted(batch.bad)],
         schema={"source_position": pl.Int64, "reason": pl.String, "raw_text": pl.String},
         orient="row",
     )
+    jobs = pl.DataFrame(rows, schema=JOB_FIELDS, orient="row")
+    return decode_jobs(jobs, origin.timezone, faults, batch.structure_lines)
 
 
 def _rows(job: _Job, cluster: str | None) -> Iterator[dict[str, Any]]:
     """The job in sacct's fields, then what it holds, a row a `Nodes=` line."""
-    said = job.values
+    values = job.values
     common = {
-        "JobIDRaw": said["JobId"],
+        "JobIDRaw": values["JobId"],
         "Cluster": cluster,
-        "User": said.get("UserId", "").partition("(")[0],
-        "Account": said.get("Account"),
-        "Partition": said.get("Partition"),
-        "State": said.get("JobState"),
-        "Submit": said["SubmitTime"],
-        "Start": said.get("StartTime"),
-        "End": said.get("EndTime"),
-        "Restarts": said.get("Restarts"),
+        "User": values.get("UserId", "").partition("(")[0],
+        "Account": values.get("Account"),
+        "Partition": values.get("Partition"),
+        "State": values.get("JobState"),
+        "Submit": values["SubmitTime"],
+        "Start": values.get("StartTime"),
+        "End": values.get("EndTime"),
+        "Restarts": values.get("Restarts"),
     }
     yield common | {
         "source_position": job.position,
         "raw_text": " ".join(job.text)[:MAX_RAW_TEXT_CHARS],
         "Record": "job",
-        "NodeList": said.get("NodeList"),
+        "NodeList": values.get("NodeList"),
         # NumNodes of a job that waits is a range.
-        "NNodes": said.get("NumNodes", "").partition("-")[0],
-        "AllocCPUS": said.get("NumCPUs", "").partition("-")[0],
-        "AllocTRES": said.get("AllocTRES", said.get("TRES")),
+        "NNodes": values.get("NumNodes", "").partition("-")[0],
+        "AllocCPUS": values.get("NumCPUs", "").partition("-")[0],
+        "AllocTRES": values.get("AllocTRES", values.get("TRES")),
     }
-    for position, text, found in job.allocations:
-        nodes, cpus, memory, suffix, gres = found.groups()
+    for position, text, allocation in job.allocations:
+        nodes, cpus, memory, suffix, gres = allocation.groups()
         count, devices = gpus_of(gres or "")
         # Mem=0: memory is not what this cluster shares out.
         parts = [f"mem={memory}{suffix or _MEGABYTES}"] if int(memory) else []

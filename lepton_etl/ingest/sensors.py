@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from string import Formatter
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import polars as pl
 import yaml
@@ -30,16 +29,27 @@ Statistic = Literal["instant", "mean", "min", "max", "counter"]
 RULES_FOLDER: Final = conf_path("sensors")
 
 NO_LABELS: Final[Mapping[str, str]] = {}
-MAPPED_SCHEMA: Final = {
-    "sensor": pl.String,
-    "rule": pl.Int32,
-    "quantity": pl.String,
-    "device_id": pl.String,
-    "statistic": pl.String,
-    "point": pl.String,
-    "low": pl.Float64,
-    "high": pl.Float64,
-}
+# What a cell means under its rule: columns of every decoder between the sensor and the value.
+MEANING: Final = {
+    "quantity": pl.String, "statistic": pl.String, "point": pl.String, "raw_unit": pl.String, "low": pl.Float64,
+    "high": pl.Float64, "factor": pl.Float64, "divisor": pl.Float64, "offset": pl.Float64,
+}  # fmt: skip
+
+
+def meaning(
+    quantity: str, statistic: str, point: str | None, raw_unit: str, change: Conversion | None
+) -> tuple[object, ...]:
+    """Return a row of MEANING: bounds of the field dictionary, and nulls for a unit that does not convert."""
+    bounds = QUANTITIES[quantity]
+    return quantity, statistic, point, raw_unit, bounds.ge, bounds.le, *(change or (None, None, None))
+
+
+def literals(meant: tuple[object, ...]) -> list[pl.Expr]:
+    """Return a row of MEANING as columns of one value."""
+    return [
+        pl.lit(value, dtype=kind).alias(name)
+        for (name, kind), value in zip(MEANING.items(), meant, strict=True)
+    ]
 
 
 def as_tuple(value: Any) -> Any:
@@ -116,8 +126,7 @@ class SensorRule(BaseModel):
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class Mapped:
+class Mapped(NamedTuple):
     """What one sensor name stands for."""
 
     rule: int
@@ -157,7 +166,7 @@ class RuleTable(BaseModel):
 
     def find(self, sensor: str, labels: Mapping[str, str] = NO_LABELS) -> Mapped | None:
         """The first rule that fits name and labels, its device templates filled with their groups (in lower case)."""
-        for number, groups in self._named(sensor):
+        for number, groups in _matches(self._patterns, sensor):
             rule = self.rules[number]
             told = _label_groups(rule.labels, labels)
             if told is not None:
@@ -167,7 +176,7 @@ class RuleTable(BaseModel):
 
     def may_map(self, sensor: str) -> bool:
         """Whether a rule fits the name, whatever it asks of the labels."""
-        return bool(self._named(sensor))
+        return bool(_matches(self._patterns, sensor))
 
     def is_no_value(self, text: str) -> bool:
         """Whether a text without blanks around it says that there is no value."""
@@ -182,26 +191,9 @@ class RuleTable(BaseModel):
             return word
         return word | text.str.contains(f"^(?:{self.no_value_pattern})$")
 
-    def _named(self, sensor: str) -> "tuple[tuple[int, Groups], ...]":
-        return _matches(self._patterns, sensor)
-
     @cached_property
     def _patterns(self) -> tuple[str, ...]:
         return tuple(rule.match for rule in self.rules)
-
-    def map_names(self, sensors: pl.Series) -> pl.DataFrame:
-        """One row (MAPPED_SCHEMA) for each distinct name that a rule fits; rules run once a name, not once a row."""
-        rows = []
-        for sensor in sensors.unique().drop_nulls().to_list():
-            mapped = self.find(sensor)
-            if mapped is None:
-                continue
-            quantity = QUANTITIES[mapped.quantity]
-            rows.append(
-                (sensor, mapped.rule, mapped.quantity, mapped.devices[0], mapped.statistic, mapped.point,
-                 quantity.ge, quantity.le)
-            )  # fmt: skip
-        return pl.DataFrame(rows, schema=MAPPED_SCHEMA, orient="row")
 
     def convert(self, rule: int, raw_unit: str) -> Conversion | None:
         """How a unit as logged is converted under a rule; None is a unit mismatch."""
@@ -209,17 +201,24 @@ class RuleTable(BaseModel):
         unit = sensor_rule.unit_is.get(raw_unit) or self.units.get(raw_unit, raw_unit)
         return conversion(unit, sensor_rule.quantity) if unit in sensor_rule.unit else None
 
-    def convert_pairs(self, pairs: pl.DataFrame) -> pl.DataFrame:
-        """(rule, raw_unit) -> factor, divisor, offset for each distinct pair that converts."""
-        rows = []
-        for rule, raw_unit in pairs.select("rule", "raw_unit").unique().drop_nulls().iter_rows():
-            found = self.convert(rule, raw_unit)
-            if found is not None:
-                rows.append((rule, raw_unit, found.factor, found.divisor, found.offset))
-        schema = {
-            "rule": pl.Int32, "raw_unit": pl.String, "factor": pl.Float64, "divisor": pl.Float64, "offset": pl.Float64
-        }  # fmt: skip
-        return pl.DataFrame(rows, schema=schema, orient="row")
+    def meaning(self, mapped: Mapped, raw_unit: str) -> tuple[object, ...]:
+        """Return the row of MEANING of a sensor with the unit as logged."""
+        change = self.convert(mapped.rule, raw_unit)
+        return meaning(mapped.quantity, mapped.statistic, mapped.point, raw_unit, change)
+
+    def meanings(self, pairs: pl.DataFrame, labels: Mapping[str, str] = NO_LABELS) -> pl.DataFrame:
+        """Return sensor, device_id and MEANING of each distinct (sensor, raw_unit) that a rule fits.
+
+        Rules run once a pair, not once a row.
+        """
+        rows = [
+            (sensor, mapped.devices[0], *self.meaning(mapped, raw_unit))
+            for sensor, raw_unit in pairs.select("sensor", "raw_unit").unique().drop_nulls().iter_rows()
+            if (mapped := self.find(sensor, labels)) is not None
+        ]
+        return pl.DataFrame(
+            rows, schema={"sensor": pl.String, "device_id": pl.String, **MEANING}, orient="row"
+        )
 
 
 def template_names(template: str) -> list[str]:
@@ -236,7 +235,7 @@ def _matches(patterns: tuple[str, ...], sensor: str) -> tuple[tuple[int, Groups]
 
     Remembered, because a fleet's thousands of files name the same few hundred sensors.
     """
-    found = ((number, pattern.fullmatch(sensor)) for number, pattern in enumerate(_compiled(patterns)))
+    found = ((number, re.fullmatch(pattern, sensor)) for number, pattern in enumerate(patterns))
     return tuple((number, _groups(match)) for number, match in found if match is not None)
 
 
@@ -255,11 +254,6 @@ def _groups(match: re.Match[str]) -> Groups:
     return tuple((name, text.lower()) for name, text in match.groupdict().items() if text is not None)
 
 
-@lru_cache(maxsize=32)
-def _compiled(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
-    return tuple(re.compile(pattern) for pattern in patterns)
-
-
 def _fill(template: str, groups: Groups) -> str:
     for name, text in groups:
         template = template.replace("{" + name + "}", text)
@@ -273,21 +267,15 @@ def load_rules(path: Path) -> RuleTable:
     Raises ConfigurationError naming the file and what is wrong in it.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(
-            f"sensor rules cannot be read: {error}", where=str(path), remedy="name a file of conf/sensors"
-        ) from error
-    try:
-        return RuleTable.model_validate(content)
+        return RuleTable.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(
-            f"{key}: {first['msg']}",
-            where=str(path),
-            remedy="correct the rule; docs/formats.md shows the keys",
-        ) from error
+        what = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        remedy = "correct the rule; docs/formats.md shows the keys"
+        raise ConfigurationError(what, where=str(path), remedy=remedy) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        what = f"sensor rules cannot be read: {error}"
+        raise ConfigurationError(what, where=str(path), remedy="name a file of conf/sensors") from error
 
 
 def rules_or_file(value: Any) -> Any:

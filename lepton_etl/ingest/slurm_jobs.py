@@ -4,9 +4,8 @@ from dataclasses import replace
 from typing import Final
 
 import polars as pl
-import pyarrow as pa
 
-from lepton_etl.ingest.decoded import JOB_SCHEMA, READING_SCHEMA, Decoded, number_of, reject_table
+from lepton_etl.ingest.decoded import JOB_SCHEMA, READING_SCHEMA, Decoded, as_table, number_of, reject_table
 from lepton_etl.ingest.units import parse_stamps
 
 # sacct's names of what a job row is made of, in the order in which they are believed.
@@ -81,17 +80,14 @@ def decode_jobs(rows: pl.DataFrame, timezone: str, faults: pl.DataFrame, structu
     same = [name for name in JOB_SCHEMA.names if name != "source_position"]
     kept = usable.unique(subset=same, keep="first", maintain_order=True)
     refused = jobs.filter(pl.col("reason").is_not_null())
-    nameless = [
-        frame.with_columns(pl.lit(None, dtype=pl.String).alias("sensor")) for frame in (faults, refused)
-    ]
-    rejects = reject_table(nameless, None)
+    rejects = reject_table([faults, refused], None)
     return Decoded(
         readings=READING_SCHEMA.empty_table(),
         rejects=rejects,
         records=usable.height + rejects.num_rows,
         duplicates=usable.height - kept.height,
         structure_lines=structure_lines,
-        jobs=_job_table(kept),
+        jobs=as_table(kept.with_columns(pl.col("device_ids").str.split(",")), JOB_SCHEMA),
     )
 
 
@@ -99,11 +95,6 @@ def beside(readings: Decoded, jobs: Decoded) -> Decoded:
     """Readings and jobs of one document together."""
     together = Decoded.merge([readings, jobs])
     return replace(together, rejects=together.rejects.sort_by("source_position"))
-
-
-def _job_table(jobs: pl.DataFrame) -> pa.Table:
-    listed = jobs.with_columns(pl.col("device_ids").str.split(","))
-    return listed.select(JOB_SCHEMA.names).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(JOB_SCHEMA)
 
 
 def _known(name: str) -> pl.Expr:

@@ -1,21 +1,17 @@
-"""A stream of text in pieces that a decoder can take one after another, in bounded memory.
-
-- Bytes as delivered to the text inside, chunk by chunk: plain, gzip, zstd or xz; and a file's identity.
-"""
+"""Delivered bytes to text in bounded memory: decompressed (gzip, zstd, xz), as UTF-8, in blocks of whole lines."""
 
 import codecs
 import hashlib
-import io
 import itertools
 import lzma
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, Literal, Protocol, TypeVar, cast
+from typing import Any, BinaryIO, Final, Literal, cast
 
 from isal import igzip_lib
 
-from lepton_etl.ingest.decoded import Decoded, Origin
+from lepton_etl.ingest.decoded import Lines, read_lines
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -36,30 +32,13 @@ RATIO_FROM_BYTES: Final = 16 << 20
 _WINDOW_BYTES: Final = 128 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a delivered file cannot be read; it is discarded whole with one reject of this reason."""
-
-    reason: str
-    detail: str
-
-
 class UnreadableError(Exception):
-    """The stream of a delivered file ends here, with the failure that says why."""
+    """A delivered file cannot be read on from here; it is discarded whole with one reject of this reason."""
 
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(f"{failure.reason}: {failure.detail}")
-        self.failure = failure
-
-
-class _Decompressor(Protocol):
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def needs_input(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +49,9 @@ class _Compression:
     max_ratio: float
     start: Callable[[], Any]
     errors: tuple[type[Exception], ...]
+
+    def truncated(self, detail: str) -> UnreadableError:
+        return UnreadableError(f"truncated_{self.name}", detail)
 
 
 _COMPRESSIONS: Final = (
@@ -90,9 +72,6 @@ _COMPRESSIONS: Final = (
         (lzma.LZMAError, EOFError),
     ),
 )  # fmt: skip
-_TRUNCATED: Final = {
-    "gzip": "truncated_gzip", "zstd": "truncated_zstd", "xz": "truncated_xz"
-}  # fmt: skip
 
 
 def text_chunks(stream: BinaryIO, name: str = "", max_bytes: int = MAX_BYTES) -> Iterator[bytes]:
@@ -111,28 +90,16 @@ def text_chunks(stream: BinaryIO, name: str = "", max_bytes: int = MAX_BYTES) ->
             return
     if promised is not None:
         if len(head) < len(promised.magic) and promised.magic.startswith(head):
-            raise UnreadableError(
-                Failure(_TRUNCATED[promised.name], f"{promised.name} file of {len(head)} bytes")
-            )
-        raise UnreadableError(
-            Failure("unreadable_file", f"named {promised.suffix} but does not start as {promised.name}")
-        )
+            raise promised.truncated(f"{promised.name} file of {len(head)} bytes")
+        detail = f"named {promised.suffix} but does not start as {promised.name}"
+        raise UnreadableError("unreadable_file", detail)
     given = 0
     while head:
         given += len(head)
         if given > max_bytes:
-            raise UnreadableError(Failure("too_large", f"more than {max_bytes} bytes"))
+            raise UnreadableError("too_large", f"more than {max_bytes} bytes")
         yield head
         head = stream.read(CHUNK_BYTES)
-
-
-def read_bytes(source: bytes | BinaryIO, name: str = "", max_bytes: int = MAX_BYTES) -> bytes | Failure:
-    """The whole text of a small file, or why there is none; see `text_chunks`."""
-    stream = io.BytesIO(source) if isinstance(source, bytes) else source
-    try:
-        return b"".join(text_chunks(stream, name, max_bytes))
-    except UnreadableError as error:
-        return error.failure
 
 
 def _read_up_to(stream: BinaryIO, size: int) -> bytes:
@@ -144,7 +111,7 @@ def _read_up_to(stream: BinaryIO, size: int) -> bytes:
 
 
 def _inflated(head: bytes, stream: BinaryIO, compression: _Compression, max_bytes: int) -> Iterator[bytes]:
-    member: _Decompressor = compression.start()
+    member = compression.start()
     taken, given = len(head), 0
     pending = head
     while True:
@@ -157,32 +124,27 @@ def _inflated(head: bytes, stream: BinaryIO, compression: _Compression, max_byte
                 return
             if pending[0] != compression.magic[0]:
                 raise UnreadableError(
-                    Failure("unreadable_file", f"bytes that are no {compression.name} follow the text")
+                    "unreadable_file", f"bytes that are no {compression.name} follow the text"
                 )
             member = compression.start()
         elif not pending and member.needs_input:
             pending = stream.read(CHUNK_BYTES)
             taken += len(pending)
             if not pending:
-                raise UnreadableError(
-                    Failure(
-                        _TRUNCATED[compression.name],
-                        f"the {compression.name} stream ends after {taken} bytes, unfinished",
-                    )
+                raise compression.truncated(
+                    f"the {compression.name} stream ends after {taken} bytes, unfinished"
                 )
         try:
             text = member.decompress(pending, CHUNK_BYTES)
         except compression.errors as error:
-            raise UnreadableError(
-                Failure("unreadable_file", f"damaged {compression.name}: {error}")
-            ) from error
+            raise UnreadableError("unreadable_file", f"damaged {compression.name}: {error}") from error
         pending = b""
         given += len(text)
         if given > max_bytes:
-            raise UnreadableError(Failure("too_large", f"more than {max_bytes} bytes of text"))
+            raise UnreadableError("too_large", f"more than {max_bytes} bytes of text")
         if given > RATIO_FROM_BYTES and given > compression.max_ratio * taken:
             detail = f"compressed more than {compression.max_ratio:g}-fold: {given} bytes out of {taken}"
-            raise UnreadableError(Failure("too_large", detail))
+            raise UnreadableError("too_large", detail)
         if text:
             yield text
 
@@ -216,8 +178,7 @@ class FileIdentity:
 def file_id(source_name: str, node_id: str | None, data: bytes) -> str:
     """The identity of a file whose bytes are at hand."""
     identity = FileIdentity(source_name, node_id)
-    for _ in identity.watch([data]):
-        pass
+    drain(identity.watch([data]))
     return identity.file_id
 
 
@@ -231,28 +192,20 @@ MAX_DOCUMENT_BYTES: Final = 32 << 20
 HEAD_BYTES: Final = 64 << 10
 _UTF16_MARKS: Final = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
-Parts = Iterator[Decoded]
-# The spec is the format's own.
-Read = Callable[[Iterable[bytes], Origin, Any], Parts]
-Spec = TypeVar("Spec")
+
+def numbered_lines(chunks: Iterable[bytes]) -> Iterator[Lines]:
+    """The lines of a log in blocks, numbered through; at least one block, of an empty text an empty one."""
+    position = 1
+    for block in line_blocks(in_utf8(chunks)):
+        lines = read_lines(block, position)
+        position = lines.following
+        yield lines
 
 
-class BlockDecoder(Protocol):
-    """Keeps between blocks what a log says once: its header, its last stamp."""
-
-    def decode(self, block: bytes) -> Decoded: ...
-
-
-def by_lines(
-    decoder: Callable[[Origin, Spec], BlockDecoder],
-) -> Callable[[Iterable[bytes], Origin, Spec], Parts]:
-    """How a log of lines is read: blocks of whole lines, one after another, by one decoder a file."""
-
-    def read(chunks: Iterable[bytes], origin: Origin, spec: Spec) -> Parts:
-        reader = decoder(origin, spec)
-        return (reader.decode(block) for block in line_blocks(in_utf8(chunks)))
-
-    return read
+def drain(chunks: Iterable[object]) -> None:
+    """Read what is left: a file's identity is only known at its end."""
+    for _ in chunks:
+        pass
 
 
 def in_utf8(chunks: Iterable[bytes]) -> Iterator[bytes]:

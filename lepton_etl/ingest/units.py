@@ -5,14 +5,15 @@
 """
 
 import tokenize
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
-from typing import Final, Literal
+from functools import cache, lru_cache
+from typing import Annotated, Final, Literal, NamedTuple
+from zoneinfo import available_timezones
 
 import numpy as np
 import pint
 import polars as pl
+from pydantic import AfterValidator
 
 from lepton_etl.schema.common import QUANTITIES
 from lepton_etl.schema.declare import ureg
@@ -29,18 +30,25 @@ ALIASES: Final[dict[str, str]] = {
 # A divisor is preferred where it is whole: 35 percent / 100 is 0.35, 35 percent * 0.01 is not.
 _WHOLE: Final = 1e-9
 
+known_zones: Final = cache(available_timezones)
 
-@dataclass(frozen=True, slots=True)
-class Conversion:
+
+def known_zone(name: str) -> str:
+    """Return the IANA zone `name` if this machine knows it. Raises ValueError otherwise."""
+    if name not in known_zones():
+        raise ValueError("not an IANA time zone such as UTC or America/New_York")
+    return name
+
+
+Zone = Annotated[str, AfterValidator(known_zone)]
+
+
+class Conversion(NamedTuple):
     """canonical = raw * factor / divisor + offset."""
 
     factor: float
     divisor: float
     offset: float
-
-    def apply(self, raw: float) -> float:
-        """One value in the canonical unit."""
-        return raw * self.factor / self.divisor + self.offset
 
 
 @lru_cache(maxsize=4096)

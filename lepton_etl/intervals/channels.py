@@ -104,7 +104,7 @@ def by_channel(
     coded = [codes_of(readings[name]) for name in CHANNEL[1:]]
     number, first = _numbered([days - days.min(), *(codes for codes, _ in coded)])
     names = {
-        name: pl.Series(values.take(pa.array(codes[first])), dtype=pl.String)
+        name: pl.Series(values.take(arrow_of(codes[first])), dtype=pl.String)
         for name, (codes, values) in zip(CHANNEL[1:], coded, strict=True)
     }
     raw = place(pl.DataFrame({"day": pl.Series(days[first], dtype=pl.Int64), **names}))
@@ -124,12 +124,19 @@ def by_channel(
     return sensors.unique("channel", keep="first", maintain_order=True).drop("raw"), frame
 
 
+def arrow_of(values: np.ndarray) -> pa.Array:
+    """Return an array as Arrow, NaN as it is; pyarrow's own way imports pandas, a second of each process."""
+    return pl.Series(values).to_arrow()
+
+
 def codes_of(column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
     """Return the code of each row of a column of names, and the names by code, of which the last is null."""
+    if not len(column):
+        return np.empty(0, dtype=np.int64), pa.nulls(1, pa.string())
     encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     array = encoded.unify_dictionaries().combine_chunks()
     values = pa.concat_arrays([array.dictionary.cast(pa.string()), pa.nulls(1, pa.string())])
-    codes: Ints = array.indices.fill_null(len(values) - 1).to_numpy().astype(np.int64)
+    codes: Ints = pl.Series(array.indices).fill_null(len(values) - 1).cast(pl.Int64).to_numpy()
     return codes, values
 
 

@@ -205,4 +205,4 @@ def _renumbered(parts: list[Spoken]) -> Spoken:
 def _like(rows: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
     """The columns of `frame`; those that rows lack are null."""
     absent = [pl.lit(None).alias(name) for name in frame.columns if name not in rows.columns]
-    return rows.with_columns(absent).select(frame.columns).cast(dict(frame.schema))
+    return rows.with_columns(absent).select(frame.columns).cast(frame.schema)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lepton_etl.days import Days
-from lepton_etl.intervals.channels import DAY_US, READING_COLUMNS, codes_of
+from lepton_etl.intervals.channels import DAY_US, READING_COLUMNS, arrow_of, codes_of
 from lepton_etl.intervals.integrate import MICROSECONDS, Bools, Floats, Ints
 
 # Beyond any date a lake will hold, and far from the end of int64.
@@ -136,17 +136,16 @@ def for_each_day(
     rows = np.concatenate([np.repeat(np.arange(len(times)), times), extra])
     offset = np.arange(int(times.sum())) - np.repeat(np.cumsum(times) - times, times)
     day = np.concatenate([first[rows[: len(offset)]] + offset, own[extra]])
-    found = {
-        "day": pa.array(day),
-        "time_us": pa.array(time_us[rows]),
-        "max_gap_s": pa.array(gap_s[rows]),
-        "counter_max_j": pa.array(counter_max_j[rows], from_pandas=True),
-        "spot_samples": pa.array(spot_samples[rows], from_pandas=True).cast(pa.int32()),
-        "file_rank": pa.array(_file_ranks(readings["file_id"])[rows]),
-    }
-    kept = [name for name in (*READING_COLUMNS, *further) if name not in found]
-    taken = readings.select(kept).take(pa.array(rows))
-    columns = found | {name: taken[name] for name in kept}
+    made = pl.DataFrame(
+        {
+            "day": day, "time_us": time_us[rows], "max_gap_s": gap_s[rows], "counter_max_j": counter_max_j[rows],
+            "spot_samples": spot_samples[rows], "file_rank": _file_ranks(readings["file_id"])[rows],
+        }
+    ).with_columns(pl.col("counter_max_j", "spot_samples").fill_nan(None)).cast({"spot_samples": pl.Int32})  # fmt: skip
+    found = made.to_arrow()
+    kept = [name for name in (*READING_COLUMNS, *further) if name not in found.column_names]
+    taken = readings.select(kept).take(arrow_of(rows))
+    columns = {name: found[name] for name in found.column_names} | {name: taken[name] for name in kept}
     return pa.table({name: columns[name] for name in (*READING_COLUMNS, *further)})
 
 
@@ -159,7 +158,8 @@ def of_quantities(readings: pa.Table, quantities: Iterable[str], site_id: str | 
 def is_one_of(column: pa.ChunkedArray, names: Iterable[str]) -> Bools:
     """Return which rows of a column of names have one of `names`."""
     codes, values = codes_of(column)
-    found: Bools = pc.is_in(values, pa.array(list(names), pa.string())).to_numpy(zero_copy_only=False)[codes]
+    wanted = pl.Series(list(names), dtype=pl.String).to_arrow().cast(pa.string())
+    found: Bools = pc.is_in(values, wanted).to_numpy(zero_copy_only=False)[codes]
     return found
 
 

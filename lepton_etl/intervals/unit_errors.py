@@ -97,7 +97,8 @@ def _suspects(readings: pl.DataFrame, sensors: pl.DataFrame) -> Bools:
     lowest, highest = np.fmin.reduceat(value, starts), np.fmax.reduceat(value, starts)
     kind = sensors.select(
         is_counter=_IS_COUNTER, is_power=_IS_POWER, is_inlet=_IS_INLET, is_die=_IS_DIE, is_ratio=_IS_RATIO,
-        usual=pl.col("usual").fill_null(float("nan")), limit=(rated_power() * RATED_LIMIT_RATIO).fill_null(float("nan")),
+        usual=pl.col("usual").fill_null(float("nan")),
+        limit=(rated_power() * RATED_LIMIT_RATIO).fill_null(float("nan")),
     )  # fmt: skip
     of = {name: kind[name].to_numpy() for name in kind.columns}
     usual, limit = of["usual"], of["limit"]
@@ -173,28 +174,38 @@ def power_flag(readings: pl.DataFrame) -> pl.Series:
     )
     if not readings.select((tiny | huge).any()).item():
         return none
-    limit = rated_power() * RATED_LIMIT_RATIO
-    floor = pl.max_horizontal(rated_power() * FLOOR_OF_RATED, pl.when(_is_total()).then(_idle_floor()))
-    usual = pl.coalesce("usual", _other_scale_of_the_day())
+    # Each step stands before the next one names it twice: an expression is computed wherever it is named.
+    known = readings.with_columns(
+        limit=rated_power() * RATED_LIMIT_RATIO,
+        floor=pl.max_horizontal(rated_power() * FLOOR_OF_RATED, pl.when(_is_total()).then(_idle_floor())),
+        usual=pl.coalesce("usual", _other_scale_of_the_day()),
+        full_scale=(pl.col("quantity") == "chassis_input_power") & (value == FULL_SCALE_W),
+        tiny=tiny,
+    )
+    usual, limit, floor = pl.col("usual"), pl.col("limit"), pl.col("floor")
     step = value / usual
     is_thousandfold = (usual >= AWAKE_W) & step.is_between(THOUSAND / LOAD_RATIO, THOUSAND * LOAD_RATIO)
     is_thousandth = step.is_between(1 / (THOUSAND * LOAD_RATIO), LOAD_RATIO / THOUSAND)
-    full_scale = (pl.col("quantity") == "chassis_input_power") & (value == FULL_SCALE_W)
     sure = (
-        pl.when(full_scale | ~value.is_finite()).then(None)
-        .when(tiny & (value * THOUSAND).is_between(floor, limit)).then(pl.lit(KW_AS_W))
+        pl.when(pl.col("full_scale") | ~value.is_finite()).then(None)
+        .when(pl.col("tiny") & (value * THOUSAND).is_between(floor, limit)).then(pl.lit(KW_AS_W))
         .when((value > limit) & (value / THOUSAND).is_between(floor, limit)).then(pl.lit(MW_AS_W))
-        .when((tiny & is_thousandth) | is_thousandfold).then(pl.lit(CHANGED))
+        .when((pl.col("tiny") & is_thousandth) | is_thousandfold).then(pl.lit(CHANGED))
     )  # fmt: skip
     # kW of a busy or a round value (5.2, 1.0) stands between readings that are sure.
-    usually = pl.coalesce(usual, rated_power() / 2)
-    is_normal = value >= usually / NORMAL_RATIO
-    said = pl.when(sure.is_not_null()).then(sure).when(is_normal).then(pl.lit("")).otherwise(None)
-    before, after = said.forward_fill().over("channel"), said.backward_fill().over("channel")
-    near = pl.coalesce(before, after)
-    doubtful = (value > 0) & said.is_null() & (near == pl.coalesce(after, before)) & (near != "")
-    return readings.select(
-        pl.coalesce(sure, pl.when(doubtful & ~full_scale).then(near)).alias("scale")
+    is_normal = value >= pl.coalesce(usual, rated_power() / 2) / NORMAL_RATIO
+    sured = known.with_columns(sure=sure)
+    if not sured["sure"].count():
+        return none
+    said = pl.coalesce("sure", pl.when(is_normal).then(pl.lit("")))
+    near = sured.with_columns(said=said).with_columns(
+        before=pl.col("said").forward_fill().over("channel"),
+        after=pl.col("said").backward_fill().over("channel"),
+    )
+    first, last = pl.coalesce("before", "after"), pl.coalesce("after", "before")
+    doubtful = (value > 0) & pl.col("said").is_null() & (first == last) & (first != "")
+    return near.select(
+        pl.coalesce("sure", pl.when(doubtful & ~pl.col("full_scale")).then(first)).alias("scale")
     ).to_series()
 
 

@@ -21,10 +21,15 @@ HISTORY_DAYS: Final = 7
 SENSOR: Final = ["node_id", "device_id", "quantity", "sensor", "statistic"]
 # A sensor's day: how many readings its typical value is of (of a power those of the decade that it spoke most).
 SENSOR_DAY_COLUMNS: Final = pl.Schema(
-    {"on_day": pl.Int64, **dict.fromkeys(SENSOR, pl.String), "readings": pl.Int64, "typical": pl.Float64}
+    [
+        ("on_day", pl.Int64()),
+        *((name, pl.String()) for name in SENSOR),
+        ("readings", pl.Int64()),
+        ("typical", pl.Float64()),
+    ]
 )
 # The same, for each `day` that it is the past of.
-HISTORY_COLUMNS: Final = pl.Schema({"day": pl.Int64, **SENSOR_DAY_COLUMNS})
+HISTORY_COLUMNS: Final = pl.Schema([("day", pl.Int64()), *SENSOR_DAY_COLUMNS.items()])
 
 # Load moves a device's daily mean less than this; no mistaken unit is nearer (x1000).
 _ONE_SCALE_RATIO: Final = 30.0

@@ -33,7 +33,7 @@ LEFT_OUT: Final = frozenset(
     {
         "run_id", "ingest_time", "ingest_date", "modified_time", "updated_time", "published_time", "closed_time",
         "restated_time", "batch", "path", "model_version", "code_version", "input_versions", "table_versions",
-        "factor_set_version", "settings_hash", "publication_id", "row_hash", "content_hash",
+        "factor_set_version", "settings_hash", "publication_id", "row_hash", "content_hash", "file_digests",
     }
 )  # fmt: skip
 # Logs without a key: what makes two of their rows the same statement. Of other logs every column but doubles does.
@@ -41,9 +41,19 @@ _LOG_KEYS: Final = {
     PUBLICATION.name: ("table_name", "row_key"),
     RESTATEMENT.name: ("table_name", "row_key", "column_name"),
 }
+# Rows of gold/publication that hold digests of what a day rests on: names of files, which every run makes anew.
+_INPUTS: Final = "inputs"
 _ORDINAL: Final = "_ordinal"
 _LEFT: Final = "_in_left"
 _RIGHT: Final = "_in_right"
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far two doubles may be apart: by this share of the larger, or by this much."""
+
+    relative: float = RELATIVE
+    absolute: float = ABSOLUTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,21 +112,21 @@ class TableComparison:
     def lines(self) -> Iterator[str]:
         """Yield one line for the table and one for each way in which it differs."""
         if self.equal and not self.misses:
-            yield f"{self.table}: equal, {self.left_rows:,} rows"
+            yield f"{self.table}: equal, {_rows(self.left_rows)}"
             return
         word = "differs as expected" if self.as_expected else "differs"
-        yield f"{self.table}: {word} ({self.left_rows:,} rows left, {self.right_rows:,} rows right)"
+        yield f"{self.table}: {word} ({_rows(self.left_rows)} left, {_rows(self.right_rows)} right)"
         because = f"; expected: {self.rows_expected}" if self.rows_expected else ""
         for count, side, example in (
             (self.only_left, "left", self.example_left),
             (self.only_right, "right", self.example_right),
         ):
             if count:
-                yield f"  {count:,} rows only {side}, such as {_shown(example)}{because}"
+                yield f"  {_rows(count)} only {side}, such as {_shown(example)}{because}"
         for one in self.columns:
             because = f"; expected: {one.expected}" if one.expected else ""
             yield (
-                f"  {one.column} differs in {one.rows:,} rows, such as {_shown(one.key)}: "
+                f"  {one.column} differs in {_rows(one.rows)}, such as {_shown(one.key)}: "
                 f"left {_cell(one.left)}, right {_cell(one.right)}{because}"
             )
         for miss in self.misses:
@@ -131,6 +141,7 @@ def compare_lakes(
     ignore: Collection[str] = (),
     expected: Sequence[Correction] = (),
     days: Days | None = None,
+    tolerance: Tolerance | None = None,
 ) -> Iterator[TableComparison]:
     """Yield the comparison of each declared table that either lake has; `days` bounds the tables with a `date`.
 
@@ -154,6 +165,7 @@ def compare_lakes(
                 cast(pl.DataFrame, pl.from_arrow(tables.read(right, table, bound))),
                 ignore={name.rpartition(".")[2] for name in ignore if name.startswith(f"{table.name}.")},
                 expected=[one for one in expected if one.table == table.name],
+                tolerance=tolerance,
             )
 
 
@@ -164,8 +176,12 @@ def compare_rows(
     *,
     ignore: Collection[str] = (),
     expected: Sequence[Correction] = (),
+    tolerance: Tolerance | None = None,
 ) -> TableComparison:
     """Compare two frames of a declared table by its key; a column that one lacks must be null in the other."""
+    tolerance = tolerance or Tolerance()
+    if table.name == PUBLICATION.name:
+        left, right = (rows.filter(pl.col("table_name") != _INPUTS) for rows in (left, right))
     key = _compared_key(table)
     if key is None:
         raise ConfigurationError("a record of runs has nothing to compare", where=table.name)
@@ -190,9 +206,9 @@ def compare_rows(
     reasons = {one.column: one for one in expected}
     columns = []
     for name in values:
-        unequal = _unequal(table, both, name)
+        unequal = _unequal(table, both, name, tolerance)
         if unequal.height:
-            first = unequal.row(0, named=True)
+            first = unequal.sort(key, nulls_last=True).row(0, named=True)
             columns.append(
                 ColumnDifference(
                     name,
@@ -282,13 +298,13 @@ def _numbered(table: Table, rows: pl.DataFrame, key: Sequence[str]) -> pl.DataFr
     return rows.with_columns(pl.int_range(pl.len()).over(key).alias(_ORDINAL))
 
 
-def _unequal(table: Table, both: pl.DataFrame, name: str) -> pl.DataFrame:
+def _unequal(table: Table, both: pl.DataFrame, name: str, tolerance: Tolerance) -> pl.DataFrame:
     """Return the rows whose cells of this column differ beyond the tolerance."""
     left, right = pl.col(name), pl.col(f"{name}:right")
     kind = next(one.type for one in table.fields if one.name == name)
     if kind == DOUBLE:
         near = (left - right).abs() <= pl.max_horizontal(
-            pl.lit(ABSOLUTE), RELATIVE * pl.max_horizontal(left.abs(), right.abs())
+            pl.lit(tolerance.absolute), tolerance.relative * pl.max_horizontal(left.abs(), right.abs())
         )
         return both.filter(~(left.eq_missing(right) | near.fill_null(False)))
     unequal = both.filter(left.ne_missing(right))
@@ -296,28 +312,31 @@ def _unequal(table: Table, both: pl.DataFrame, name: str) -> pl.DataFrame:
         return unequal
     # Published figures are JSON text: their doubles are held to the same tolerance.
     mask = [
-        not _same_json(one, other) for one, other in zip(unequal[name], unequal[f"{name}:right"], strict=True)
+        not _same_json(one, other, tolerance)
+        for one, other in zip(unequal[name], unequal[f"{name}:right"], strict=True)
     ]
     return unequal.filter(pl.Series(mask, dtype=pl.Boolean))
 
 
-def _same_json(left: str | None, right: str | None) -> bool:
+def _same_json(left: str | None, right: str | None, tolerance: Tolerance) -> bool:
     if left is None or right is None:
         return left is right
     try:
-        return _near(json.loads(left), json.loads(right))
+        return _near(json.loads(left), json.loads(right), tolerance)
     except ValueError:
         return False
 
 
-def _near(left: Any, right: Any) -> bool:
+def _near(left: Any, right: Any, tolerance: Tolerance) -> bool:
     if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(_near(left[name], right[name]) for name in left)
+        return left.keys() == right.keys() and all(_near(left[name], right[name], tolerance) for name in left)
     if isinstance(left, list) and isinstance(right, list):
-        return len(left) == len(right) and all(map(_near, left, right))
+        return len(left) == len(right) and all(
+            _near(one, other, tolerance) for one, other in zip(left, right, strict=True)
+        )
     numbers = isinstance(left, int | float) and isinstance(right, int | float)
     if numbers and not isinstance(left, bool) and not isinstance(right, bool):
-        return math.isclose(left, right, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+        return math.isclose(left, right, rel_tol=tolerance.relative, abs_tol=tolerance.absolute)
     return bool(left == right)
 
 
@@ -327,7 +346,7 @@ def _misses(expected: Iterable[Correction], seen: dict[str, int]) -> Iterator[st
         if rows == 0:
             yield f"expected and not seen: {one.name} ({one.reason})"
         elif one.rows is not None and rows != one.rows:
-            yield f"expected in {one.rows:,} rows and seen in {rows:,}: {one.name} ({one.reason})"
+            yield f"expected in {_rows(one.rows)} and seen in {rows:,}: {one.name} ({one.reason})"
 
 
 def _check_names(names: Iterable[str]) -> None:
@@ -341,8 +360,12 @@ def _check_names(names: Iterable[str]) -> None:
             )
 
 
+def _rows(count: int) -> str:
+    return f"{count:,} row" if count == 1 else f"{count:,} rows"
+
+
 def _key_of(rows: pl.DataFrame, key: Sequence[str]) -> dict[str, Any] | None:
-    return rows.select(key).row(0, named=True) if rows.height else None
+    return rows.select(key).sort(key).row(0, named=True) if rows.height else None
 
 
 def _shown(key: dict[str, Any] | None) -> str:

@@ -79,6 +79,24 @@ def write(
     )
 
 
+def read_log(
+    table: Table,
+    log: DeltaTable,
+    days: Days | None,
+    columns: Sequence[str],
+    where: pc.Expression | None = None,
+) -> pl.DataFrame:
+    """Return the rows of one version: these columns, of these UTC days and by `where` where given."""
+    within = where
+    if days is not None:
+        day = pc.field(day_column(table))
+        in_days = (day >= pa.scalar(days.start)) & (day <= pa.scalar(days.end))
+        within = in_days if where is None else in_days & where
+    known = {one.name for one in log.schema().fields}
+    found = log.to_pyarrow_dataset().to_table(columns=[n for n in columns if n in known], filter=within)
+    return pl.DataFrame(columns_of(table, pa.table(found), columns))
+
+
 def exists(root: Path, table: Table) -> bool:
     """Whether the table has a log."""
     return (root / table.name / "_delta_log").is_dir()
@@ -163,7 +181,7 @@ def _present_digests(root: Path, table: Table, log: DeltaTable, days: Days) -> d
     """The digest of the rows that stand on each of the days: said by the files' names, or told from the rows."""
     found: dict[date, Digest] = {}
     unnamed: set[date] = set()
-    for file in _files(root, table, log, days):
+    for file in data_files(root, table, log, days):
         assert file.day is not None
         said = digest_of_name(file.path, file.rows)
         if said is None:
@@ -270,7 +288,7 @@ def read_files(
     return pl.concat(pl.collect_all(frames)) if frames else empty.select(names)
 
 
-def _files(root: Path, table: Table, log: DeltaTable, days: Days | None) -> list[DataFile]:
+def data_files(root: Path, table: Table, log: DeltaTable, days: Days | None) -> list[DataFile]:
     """The files of this version that may hold rows of the days, by path."""
     actions = pa.table(log.get_add_actions(flatten=True))
     column = day_column(table) if days is not None or table.partition else None
@@ -367,14 +385,17 @@ class Lake:
             return pl.DataFrame(arrow_schema(table).empty_table().select(names))
         log = self.log(table)
         self.inputs[table.name] = log.version()
-        within = where
-        if days is not None:
-            day = pc.field(day_column(table))
-            in_days = (day >= pa.scalar(days.start)) & (day <= pa.scalar(days.end))
-            within = in_days if where is None else in_days & where
-        known = {one.name for one in log.schema().fields}
-        found = log.to_pyarrow_dataset().to_table(columns=[n for n in names if n in known], filter=within)
-        return pl.DataFrame(columns_of(table, pa.table(found), names))
+        return read_log(table, log, days, names, where)
+
+    def as_published(self, days: Days | None = None) -> Lake:
+        """Return the lake as readers see it: gold tables in the versions that ops/night names for these days.
+
+        Without days all of ops/night is read, and whole tables can be.
+        """
+        # The nights know every gold table, and the tables' door no table at all.
+        from lepton_etl.lake.nights import PublishedLake
+
+        return PublishedLake(self, days)
 
     def replace(
         self, table: Table, days: Days, rows: pl.DataFrame | pa.Table, *, allow_empty: bool = False
@@ -401,7 +422,7 @@ class Lake:
             return []
         log = self.log(table)
         self.inputs[table.name] = log.version()
-        return _files(self.root, table, log, days)
+        return data_files(self.root, table, log, days)
 
     def commit(
         self, table: Table, days: Days, staged: Sequence[StagedFile], *, allow_empty: bool = False

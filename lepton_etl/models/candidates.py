@@ -1,9 +1,11 @@
-"""The candidates by name: each builds an unfitted scikit-learn estimator of E = f(P, T, L) on a pandas frame.
+"""Build the candidates by name: unfitted scikit-learn estimators of E = f(P, T, L) on a pandas frame.
 
 Only classes of scikit-learn: what is fitted here can be stored with skops and read by consumers who do not have
 this package. Trees and histogram boosting split on unknown (NaN) by themselves; the others take the median.
 
-- Idle to rated: the scale on which devices of different classes look alike.
+Devices of different classes look alike on the scale from idle to rated: a pooled model learns
+x = (P - P_idle) / (P_rated - P_idle) and predicts for a class that it has never seen from its inventory row.
+Source: Fan, Weber, Barroso, ISCA 2007 (power between idle and peak as a function of utilisation alone).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ _WATT_PER_KILOWATT: Final = 1000.0
 
 
 def idle_and_span(hours: pd.DataFrame) -> tuple[Values, Values]:
-    """Idle energy of an hour and rated minus idle, kWh, (n,) each, from `rated_power_w` and `idle_power_w` of the rows.
+    """Return idle energy of an hour and rated minus idle, kWh, (n,) each, from the rows' nameplate.
 
     An unknown idle is 0: the model then learns idle as a share of rated. The span is NaN where rated is unknown or
     not above idle.
@@ -32,7 +34,7 @@ def idle_and_span(hours: pd.DataFrame) -> tuple[Values, Values]:
 
 
 def can_be_normalised(hours: pd.DataFrame) -> bool:
-    """Whether the inventory gives every one of these hours a scale; one class without a nameplate spoils a pool."""
+    """Return whether every one of these hours has a scale; one class without a nameplate spoils a pool."""
     return len(hours) > 0 and bool(np.isfinite(idle_and_span(hours)[1]).all())
 
 
@@ -67,7 +69,7 @@ class Candidate:
 
 
 def inputs_of(columns: list[str], table: pd.DataFrame, seed: int = 20250603) -> Inputs:
-    """Inputs of the columns that the table knows anything of; utilisation of the hour itself is load."""
+    """Return inputs of the columns that the table knows anything of; utilisation of the hour itself is load."""
     known = [name for name in columns if table[name].notna().any()]
     categories = tuple(name for name in known if not pd.api.types.is_numeric_dtype(table[name]))
     numbers = tuple(name for name in known if name not in categories)
@@ -101,7 +103,7 @@ def _filled(*steps: Any) -> Any:
 
 
 def linear(inputs: Inputs) -> Any:
-    """Least squares on all inputs."""
+    """Return least squares on all inputs."""
     from sklearn.linear_model import LinearRegression
 
     return _encoded(inputs, _filled(), LinearRegression())
@@ -129,7 +131,7 @@ def _neighbours(inputs: Inputs) -> Any:
 
 
 def forest(trees: int = 40, min_samples_leaf: int = 5) -> Callable[[Inputs], Any]:
-    """Random forest; its trees split on unknown by themselves, so nothing is imputed."""
+    """Return a random forest; its trees split on unknown by themselves, so nothing is imputed."""
 
     def build(inputs: Inputs) -> Any:
         from sklearn.ensemble import RandomForestRegressor
@@ -143,7 +145,7 @@ def forest(trees: int = 40, min_samples_leaf: int = 5) -> Callable[[Inputs], Any
 
 
 def pruned_tree() -> Callable[[Inputs], Any]:
-    """One regression tree of at most 256 leaves; whoever teaches it sets the alpha of its cost-complexity pruning."""
+    """Return one regression tree of at most 256 leaves; its teacher sets the alpha of its cost-complexity pruning."""
 
     def build(inputs: Inputs) -> Any:
         from sklearn.tree import DecisionTreeRegressor
@@ -164,7 +166,7 @@ def _extra_trees(inputs: Inputs) -> Any:
 
 
 def boosting(**changed: Any) -> Callable[[Inputs], Any]:
-    """Histogram gradient boosting, monotone in load; `changed` are parameters other than the house's.
+    """Return histogram gradient boosting, monotone in load; `changed` are parameters other than the house's.
 
     Source: scikit-learn HistGradientBoostingRegressor, `monotonic_cst`.
     """

@@ -1,4 +1,4 @@
-"""The model card and the error card: what a stranger must know before relying on a version.
+"""Write the model card and the error card: what a stranger must know before relying on a version.
 
 Source: Mitchell et al., Model Cards for Model Reporting, FAT* 2019.
 """
@@ -9,9 +9,6 @@ import csv
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import pandas as pd
 
 from lepton_etl.config.sections import ModelSettings
 from lepton_etl.models.classes import KNOWN, OWN, POOLED
@@ -20,27 +17,12 @@ from lepton_etl.models.export_onnx import Exported, export
 from lepton_etl.models.features import FEATURES, described
 from lepton_etl.models.fit import Trained
 from lepton_etl.models.footprint import DEFAULT_CORE_POWER_W, RAPL
-from lepton_etl.models.metrics import Errors, Values, as_lines, records
-from lepton_etl.models.stored import predict
+from lepton_etl.models.metrics import Errors, as_lines, records
+from lepton_etl.models.stored import FittedModel
 
 # Rows whose SHAP values stand for all, and rows on which an export is compared.
 _EXPLAINED_ROWS = 20
 _EXPORT_ROWS = 500
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A trained model with its columns, before it has a version."""
-
-    pipeline: Any
-    columns: tuple[dict[str, Any], ...]
-
-    @property
-    def feature_names(self) -> tuple[str, ...]:
-        return tuple(column["name"] for column in self.columns)
-
-    def predict(self, rows: pd.DataFrame) -> Values:
-        return predict(self.pipeline, self.columns, rows)
 
 
 @dataclass(frozen=True)
@@ -52,8 +34,8 @@ class Cards:
 
 
 def cards(trained: Trained, settings: ModelSettings, tags: Mapping[str, str]) -> Cards:
-    """model_card.md, error_card.csv, and the ONNX graph or the reason why there is none."""
-    model = Fitted(trained.pipeline, described(FEATURES[settings.device]))
+    """Return model_card.md, error_card.csv, and the ONNX graph or the reason why there is none."""
+    model = FittedModel(trained.pipeline, described(FEATURES[settings.device]))
     sample = trained.background
     # Spread over the training time; few, because a routed model is asked some hundred times for each.
     spread = sample.iloc[:: max(1, len(sample) // _EXPLAINED_ROWS)].head(_EXPLAINED_ROWS)
@@ -112,7 +94,7 @@ def _choice(trained: Trained) -> list[str]:
 
 
 def _classes(trained: Trained) -> list[str]:
-    """Who answers for which class, on what scale, and what an unseen class may expect."""
+    """Return who answers for which class, on what scale, and what an unseen class may expect."""
     composed = trained.composed
     scale = (
         "Pooled over normalised power, (P - idle) / (rated - idle) of the inventory: a class that it has never seen is "
@@ -156,13 +138,13 @@ def _smaller(trained: Trained) -> list[str]:
 
 
 def _cost(trained: Trained, onnx: Exported) -> list[str]:
-    spent, million = trained.spent, trained.per_million
+    cost, million = trained.training_cost, trained.per_million
     estimated = f"CPU-seconds x {DEFAULT_CORE_POWER_W} W a core, not measured"
-    how = "measured by RAPL" if spent.basis == RAPL else estimated
+    how = "measured by RAPL" if cost.basis == RAPL else estimated
     return [
         "## What it costs",
         "",
-        f"- Choosing and training: {spent.cpu_s:.1f} CPU-s, {spent.energy_j:.0f} J ({how})",
+        f"- Choosing and training: {cost.cpu_s:.1f} CPU-s, {cost.energy_j:.0f} J ({how})",
         f"- A million predictions: {million.cpu_s:.1f} CPU-s, {million.energy_j:.0f} J",
         *(
             [
@@ -178,7 +160,7 @@ def _cost(trained: Trained, onnx: Exported) -> list[str]:
 def _limits(trained: Trained, onnx: Exported) -> list[str]:
     gap = _gap(trained.train_errors, trained)
     covered = trained.coverage
-    held = (
+    interval = (
         "no interval: too few days to validate on"
         if covered is None
         else f"the 90 % interval (+-{trained.half_width_ratio:.1%} of the prediction) held {covered.inside_ratio:.1%} "
@@ -187,8 +169,10 @@ def _limits(trained: Trained, onnx: Exported) -> list[str]:
     exported = (
         onnx.reason or f"ONNX in float32, {onnx.differing_ratio:.2%} of {onnx.rows} rows at a split differ"
     )
-    monotone = "; ".join(str(fall) for fall in trained.falls) or "more load never lowers its mean response"
-    return ["", "## Limits", "", f"- {gap}", f"- {held}", f"- {monotone}", f"- Export: {exported}"]
+    monotone = (
+        "; ".join(str(drop) for drop in trained.response_drops) or "more load never lowers its mean response"
+    )
+    return ["", "## Limits", "", f"- {gap}", f"- {interval}", f"- {monotone}", f"- Export: {exported}"]
 
 
 def _percent(ratio: float | None) -> str:

@@ -1,13 +1,21 @@
-"""A model for every hardware class, beside the one of all classes: who has its own, and is it worth it?
+"""Fit a model for every hardware class beside the one of all classes, and keep it where it pays.
 
-The pooled model learns where the power lies between idle and rated (`scale.py`) and answers for any class from its
+The pooled model learns where the power lies between idle and rated (`candidates.py`) and answers for any class from its
 inventory row; where a training row has no nameplate it learns kWh. A class of at least `class_min_rows` training hours
-is taught a model of its own in kWh: a pure function of the class's rows, so that Spark can run one a class at once
-(`groupBy("hardware_class").applyInArrow`). Beside a pool over normalised power stands one model in kWh of all known
-classes, which knows the class by name. For each class that one answers which is the smallest (pooled, known classes,
-own) within the tolerance of the best, by CV(RMSE) on the hours that all of them validated forward in time.
+is taught a model of its own in kWh: a pure function of the class's rows, so that executors can fit one a class at once.
+Beside a pool over normalised power stands one model in kWh of all known classes, which knows the class by name. For
+each class that one answers which is the smallest (pooled, known classes, own) within the tolerance of the best, by
+CV(RMSE) on the hours that all of them validated forward in time.
 
-- One scikit-learn estimator of many models: who predicts is told by the hardware class, and on which scale.
+All of them are stored as one scikit-learn estimator:
+
+    kWh = g0 (idle + x (rated - idle)) + g1 m1 + g2 m2 + ...
+
+g are 1 for the rows of a class (or of some) and 0 elsewhere, g0 for all other rows, x the pooled model over normalised
+power, m the models in kWh of a class or of some. A StackingRegressor of fitted members gives g, idle, span,
+x and m of every row; PolynomialFeatures makes the products, a LinearRegression with the constants 0 and 1 adds them.
+So whoever has scikit-learn and skops can load it, without this package. Every member predicts every row: the price
+is the sum of the members', which the card states.
 """
 
 from __future__ import annotations
@@ -60,12 +68,12 @@ class Routes:
 
     @property
     def classes(self) -> list[str]:
-        """Every class that is not left to the pooled model."""
+        """Return every class that is not left to the pooled model."""
         return sorted(name for names in self.of_classes for name in names)
 
 
 def routed(routes: Routes, hours: pd.DataFrame, names: Sequence[str]) -> Any:
-    """The estimator of all routes: the pooled model alone where nothing is to be routed or scaled.
+    """Return the estimator of all routes: the pooled model alone where nothing is to be routed or scaled.
 
     `hours` are training rows with the features `names` and the target. A row without a nameplate is taken at the median
     rated power of these rows, one without an idle power at 0 (a pooled model in kWh asks for neither).
@@ -87,7 +95,7 @@ def routed(routes: Routes, hours: pd.DataFrame, names: Sequence[str]) -> Any:
 
 
 def _of_row(routes: Routes, hours: pd.DataFrame) -> Any:
-    """A linear map of the row: g0, g1, ..., gk and, for a normalised pool, rated minus idle and idle in kWh."""
+    """Return a linear map of the row: g0, g1, ..., gk and, for a normalised pool, rated minus idle and idle in kWh."""
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LinearRegression
@@ -136,14 +144,14 @@ def _sum(normalised: bool, count: int) -> Any:
 
 
 def _columns(normalised: bool, count: int) -> list[list[int]]:
-    """Columns of each route in what the members say: [g0, span, idle, x] or [g0, m0], then [g, m] of the classes."""
+    """Return the columns of each route among the members': [g0, span, idle, x] or [g0, m0], then [g, m] of classes."""
     pooled = 1 + count + (2 if normalised else 0)
     scale = [1 + count, 2 + count] if normalised else []
     return [[0, *scale, pooled], *([1 + i, pooled + 1 + i] for i in range(count))]
 
 
 def _set_sum(final: Any, normalised: bool, count: int) -> None:
-    """Constants instead of what least squares found on the few rows: 1 for the products that the sum is of, else 0."""
+    """Set the constants that least squares could not find on so few rows: 1 for products in the sum, else 0."""
     wanted = {(1, 1, 0, 1), (1, 0, 1, 0)} if normalised else {(1, 1)}
     found: list[float] = []
     for i in range(1 + count):
@@ -176,7 +184,7 @@ class ClassTask:
 
     @classmethod
     def of(cls, training: pd.DataFrame, cut_time: datetime, settings: ModelSettings) -> ClassTask:
-        """The blocks of all classes are those of the pooled model's training rows: then their errors compare."""
+        """Take the blocks of all classes from the pooled model's training rows: then their errors compare."""
         return cls(settings, cut_time, block_edges(training, settings.validation_blocks))
 
 
@@ -222,7 +230,7 @@ class Composed:
 
     @property
     def name(self) -> str:
-        """What was chosen, in words of a tag."""
+        """Return what was chosen, in words of a tag."""
         over = " over normalised power" if self.normalised else ""
         of_classes = [
             f", {count} classes by {by}"
@@ -258,7 +266,7 @@ def fit_class(hours: pd.DataFrame, task: ClassTask) -> ClassFit | None:
 
 
 def fit_classes(hours: pd.DataFrame, task: ClassTask) -> list[ClassFit]:
-    """Every class of these ordered hours, one after the other in this process."""
+    """Fit every class of these ordered hours, one after the other in this process."""
     groups = (rows.reset_index(drop=True) for _, rows in hours.groupby("hardware_class"))
     return [fit for fit in (fit_class(rows, task) for rows in groups) if fit is not None]
 
@@ -277,7 +285,7 @@ def compose(training: pd.DataFrame, settings: ModelSettings, fits: Sequence[Clas
         validated[KNOWN] = pd.Series(known.predicted_kwh, index=known.index)
     by_class = {fit.hardware_class: fit for fit in fits}
     taken = size_bytes(pooled.estimator) + (size_bytes(known.estimator) if known else 0)
-    said = pd.Series(pooled.predicted_kwh, index=pooled.index)
+    predicted_kwh = pd.Series(pooled.predicted_kwh, index=pooled.index)
     outcomes: list[ClassOutcome] = []
     for name in sorted(names, key=lambda name: -int(counts[name])):
         here = validated[training.loc[validated.index, "hardware_class"] == name]
@@ -285,7 +293,7 @@ def compose(training: pd.DataFrame, settings: ModelSettings, fits: Sequence[Clas
         fits_in = fit is not None and taken + _unpacked_bytes(fit.data) <= _MOST_BYTES
         outcome, answer = _judge(name, int(counts[name]), here, fit if fits_in else None, training, settings)
         outcomes.append(outcome)
-        said.loc[answer.index] = answer
+        predicted_kwh.loc[answer.index] = answer
         if outcome.has_own and fit is not None:
             taken += _unpacked_bytes(fit.data)
     outcomes.sort(key=lambda one: one.hardware_class)
@@ -297,7 +305,7 @@ def compose(training: pd.DataFrame, settings: ModelSettings, fits: Sequence[Clas
         of_classes[by_name] = known.estimator
     routes = Routes(pooled.estimator, normalised, of_classes)
     estimator = routed(routes, training, feature_names(settings.device))
-    selected = replace(pooled, estimator=estimator, predicted_kwh=_values(said))
+    selected = replace(pooled, estimator=estimator, predicted_kwh=_values(predicted_kwh))
     left_out = _left_out(training, pooled, settings, inputs_for) if names and normalised else {}
     return Composed(selected, normalised, tuple(outcomes), left_out)
 
@@ -315,7 +323,7 @@ def _judge(
     training: pd.DataFrame,
     settings: ModelSettings,
 ) -> tuple[ClassOutcome, pd.Series[float]]:
-    """The outcome of a class, and the predictions of who answers, by their row of the training table."""
+    """Return the outcome of a class, and the predictions of who answers, by their row of the training table."""
     table = validated.assign(row=validated.index, measured=training.loc[validated.index, TARGET])
     if fit is not None and len(fit.validated):
         own = fit.validated[[*KEYS, _PREDICTED]].rename(columns={_PREDICTED: OWN})

@@ -1,4 +1,4 @@
-"""Has the world moved away from what a model was trained on: its inputs, or its errors?"""
+"""Detect that the world has moved away from what a model was trained on: its inputs, or its errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Drift:
 
 
 def drift_since(champion: VerifiedModel, hours: pd.DataFrame, device: DeviceKind) -> list[Drift]:
-    """What has moved in the device-hours after the champion's test against those until then: errors, then inputs."""
+    """Return what has moved since the champion's test against the hours until then: errors, then inputs."""
     tested = _tested_until(champion)
     newest, before = hours[hours["hour_start"] > tested], hours[hours["hour_start"] <= tested]
     if newest.empty or before.empty:
@@ -51,7 +51,7 @@ def drift_since(champion: VerifiedModel, hours: pd.DataFrame, device: DeviceKind
 
 
 def is_young(champion: VerifiedModel, day: date, days: int) -> bool:
-    """Whether the champion's test ended fewer than `days` days before `day`; never in a back-fill."""
+    """Return whether the champion's test ended fewer than `days` days before `day`; never in a back-fill."""
     return 0 <= (day - _tested_until(champion).date()).days < days
 
 
@@ -60,7 +60,7 @@ def _tested_until(champion: VerifiedModel) -> pd.Timestamp:
 
 
 def stability_index(reference: Values, newest: Values) -> float | None:
-    """PSI of two samples (any length, any unit) over the reference's deciles and the unknown; None where too few."""
+    """Return the PSI of two samples (any unit) over the reference's deciles and the unknown; None where too few."""
     if min(len(reference), len(newest)) < _MIN_ROWS:
         return None
     known = reference[~np.isnan(reference)]
@@ -70,7 +70,7 @@ def stability_index(reference: Values, newest: Values) -> float | None:
 
 
 def input_drift(reference: pd.DataFrame, newest: pd.DataFrame, device: DeviceKind) -> list[Drift]:
-    """The numeric features whose population has changed, largest first."""
+    """Return the numeric features whose population has changed, largest first."""
     found = []
     for feature in FEATURES[device]:
         if feature.category:
@@ -84,7 +84,7 @@ def input_drift(reference: pd.DataFrame, newest: pd.DataFrame, device: DeviceKin
 
 
 def error_drift(measured_kwh: Values, predicted_kwh: Values, registered_cv: float | None) -> list[Drift]:
-    """Whether the newest hours' CV(RMSE) has outgrown that of the registered forward test."""
+    """Return whether the newest hours' CV(RMSE) has outgrown that of the registered forward test."""
     if registered_cv is None or registered_cv <= 0 or len(measured_kwh) < _MIN_ROWS:
         return []
     now = errors(measured_kwh, predicted_kwh).cv_rmse_ratio
@@ -93,7 +93,7 @@ def error_drift(measured_kwh: Values, predicted_kwh: Values, registered_cv: floa
 
 
 def _shares(values: Values, edges: Values) -> Values:
-    """Shares of the bins, the unknown last; an empty one counts as 1 in 10,000, or the logarithm has no value."""
+    """Return shares of the bins, the unknown last; an empty one counts as 1 in 10,000 for the logarithm."""
     known = values[~np.isnan(values)]
     counts = np.bincount(np.digitize(known, edges), minlength=len(edges) + 1)
     shares = np.append(counts, len(values) - len(known)) / len(values)

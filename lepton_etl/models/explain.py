@@ -1,4 +1,4 @@
-"""Why the model says so: additive parts of one prediction, sensitivities, and a check by a local surrogate.
+"""Explain a prediction: its additive parts, sensitivities, and a check by a local surrogate.
 
 The parts are SHAP values: with the base value they add up to the prediction. Trees give them exactly (TreeSHAP), any
 other estimator by permutation of the same background rows. Sources: Lundberg et al., Nature Machine Intelligence 2
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from lepton_etl.models.metrics import Values
-from lepton_etl.models.stored import Predictor, model_inputs
+from lepton_etl.models.stored import FittedModel, model_inputs
 
 Matrix = npt.NDArray[np.float64]
 
@@ -41,7 +41,7 @@ class Explanation:
     method: str
 
     def importance_kwh(self) -> dict[str, float]:
-        """Mean absolute part of each feature over the rows, largest first: the global view."""
+        """Return the mean absolute part of each feature over the rows, largest first: the global view."""
         means = np.abs(self.parts_kwh).mean(axis=0)
         order = np.argsort(-means, kind="stable")
         return {self.names[i]: float(means[i]) for i in order}
@@ -73,8 +73,10 @@ class SurrogateCheck:
         return all(self.agree.values())
 
 
-def explain(model: Predictor, rows: pd.DataFrame, background: pd.DataFrame, *, seed: int = 0) -> Explanation:
-    """SHAP values of the rows, a frame with the model's columns; `background` are rows of its training time."""
+def explain(
+    model: FittedModel, rows: pd.DataFrame, background: pd.DataFrame, *, seed: int = 0
+) -> Explanation:
+    """Return SHAP values of the rows, a frame with the model's columns; `background` are rows of its training time."""
     names = model.feature_names
     found = _by_trees(model, rows)
     if found is not None:
@@ -84,8 +86,8 @@ def explain(model: Predictor, rows: pd.DataFrame, background: pd.DataFrame, *, s
     return Explanation(names, base, parts, model.predict(rows), PERMUTATION_SHAP)
 
 
-def sensitivities(model: Predictor, row: pd.DataFrame) -> list[Sensitivity]:
-    """dE/dx of every known number of one row (a frame of one row): how E answers to P rated, T and L.
+def sensitivities(model: FittedModel, row: pd.DataFrame) -> list[Sensitivity]:
+    """Return dE/dx of every known number of one row (a frame of one row): how E answers to P rated, T and L.
 
     A load moves with its minimum and maximum of the hour, as in reality; what cannot move beyond its bounds is
     stepped within them. Source: docs/definitions.md section 8 (T is the inlet's for any decision).
@@ -105,7 +107,7 @@ def sensitivities(model: Predictor, row: pd.DataFrame) -> list[Sensitivity]:
 
 
 def chain_rule(of_inputs: Sequence[Sensitivity], change_per_hour: dict[str, float]) -> float:
-    """dE/dt = dE/dP dP/dt + dE/dT dT/dt + dE/dL dL/dt in kWh of an hour for each hour.
+    """Return dE/dt = dE/dP dP/dt + dE/dT dT/dt + dE/dL dL/dt in kWh of an hour for each hour.
 
     `change_per_hour` are the inputs' own changes; one without a known change does not move. Source: the brief.
     """
@@ -113,7 +115,7 @@ def chain_rule(of_inputs: Sequence[Sensitivity], change_per_hour: dict[str, floa
 
 
 def surrogate_check(
-    model: Predictor, row: pd.DataFrame, parts_kwh: Values, background: pd.DataFrame, *, seed: int = 0
+    model: FittedModel, row: pd.DataFrame, parts_kwh: Values, background: pd.DataFrame, *, seed: int = 0
 ) -> SurrogateCheck:
     """Fit a weighted ridge to the model around one row and compare its directions with SHAP's parts.
 
@@ -151,8 +153,8 @@ def surrogate_check(
     return SurrogateCheck(float(ridge.score(scaled, answer, sample_weight=weight)), agree)
 
 
-def in_words(explanation: Explanation, model: Predictor, row: pd.DataFrame, most: int = 6) -> list[str]:
-    """The largest parts of the first row as sentences for a person, in Wh."""
+def in_words(explanation: Explanation, model: FittedModel, row: pd.DataFrame, most: int = 6) -> list[str]:
+    """Return the largest parts of the first row as sentences for a person, in Wh."""
     parts = explanation.parts_kwh[0]
     lines = [f"the model expects {1000 * explanation.predicted_kwh[0]:.1f} Wh in this hour; "
              f"over its training hours {1000 * explanation.base_kwh:.1f} Wh is usual"]  # fmt: skip
@@ -172,8 +174,8 @@ def _is_extreme(name: str) -> bool:
     return name.endswith(("_min_ratio", "_max_ratio"))
 
 
-def _moved(model: Predictor, row: pd.DataFrame, name: str, step: float) -> pd.DataFrame:
-    """The row with one input moved; of a load its minimum and maximum too, all within 0..1."""
+def _moved(model: FittedModel, row: pd.DataFrame, name: str, step: float) -> pd.DataFrame:
+    """Return the row with one input moved; of a load its minimum and maximum too, all within 0..1."""
     moved = row.copy()
     together = [name]
     if name.endswith("_ratio"):
@@ -185,8 +187,8 @@ def _moved(model: Predictor, row: pd.DataFrame, name: str, step: float) -> pd.Da
     return moved
 
 
-def _by_trees(model: Predictor, rows: pd.DataFrame) -> tuple[float, Matrix] | None:
-    """Base and parts by TreeSHAP where the pipeline is an encoder before trees, or a mean of such; else None."""
+def _by_trees(model: FittedModel, rows: pd.DataFrame) -> tuple[float, Matrix] | None:
+    """Return base and parts by TreeSHAP where the pipeline is an encoder before trees, or a mean of such; else None."""
     return _tree_parts(model.pipeline, model_inputs(model.columns, rows), model.feature_names)
 
 
@@ -235,7 +237,7 @@ def _tree_explainer(trees: Any) -> Any:
 
 
 def _feature_of(column: str, names: Sequence[str]) -> int:
-    """Which feature an encoded column is from: `<transformer>__<feature>` or `<transformer>__<feature>_<category>`."""
+    """Return the feature of an encoded column: `<transformer>__<feature>`, a category behind it or not."""
     plain = column.partition("__")[2] or column
     found = [i for i, name in enumerate(names) if plain == name] or [
         i for i, name in enumerate(names) if plain.startswith((f"{name}_", f"missingindicator_{name}"))
@@ -244,9 +246,9 @@ def _feature_of(column: str, names: Sequence[str]) -> int:
 
 
 def _by_permutation(
-    model: Predictor, rows: pd.DataFrame, background: pd.DataFrame, seed: int
+    model: FittedModel, rows: pd.DataFrame, background: pd.DataFrame, seed: int
 ) -> tuple[float, Matrix]:
-    """SHAP by permutation; categories travel as the numbers of their order."""
+    """Explain by permutation; categories travel as the numbers of their order."""
     import shap
 
     names = list(model.feature_names)
@@ -261,7 +263,7 @@ def _by_permutation(
     return float(np.ravel(found.base_values)[0]), np.asarray(found.values, dtype=np.float64)
 
 
-def _coded(rows: pd.DataFrame, model: Predictor) -> tuple[Matrix, Any]:
+def _coded(rows: pd.DataFrame, model: FittedModel) -> tuple[Matrix, Any]:
     words = {c["name"]: sorted(rows[c["name"]].astype(str).unique()) for c in model.columns if c["category"]}
     columns = [
         rows[name].astype(str).map(words[name].index) if name in words else pd.to_numeric(rows[name])

@@ -1,4 +1,4 @@
-"""The model for consumers without scikit-learn: an ONNX graph in float32, or the reason why there is none.
+"""Export a model for consumers without scikit-learn: an ONNX graph in float32, or the reason why there is none.
 
 ONNX' trees compare in float32, so a row within float32 of a split may fall on its other side: those rows are counted
 and named, they are no error of the export.
@@ -12,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from lepton_etl.models.footprint import Spent, joules_per_million
+from lepton_etl.models.footprint import ComputeCost, joules_per_million
 from lepton_etl.models.metrics import Values
-from lepton_etl.models.stored import Predictor, model_inputs
+from lepton_etl.models.stored import FittedModel, model_inputs
 
 RELATIVE: Final = 1e-6
 # Share of the checked rows that may lie at a split.
@@ -32,11 +32,11 @@ class Exported:
     reason: str
     rows: int = 0
     differing_ratio: float | None = None
-    million: Spent | None = None
+    million: ComputeCost | None = None
 
 
-def export(model: Predictor, rows: pd.DataFrame) -> Exported:
-    """The model as ONNX, compared with the model itself on these rows; kWh, float32.
+def export(model: FittedModel, rows: pd.DataFrame) -> Exported:
+    """Export the model as ONNX, compared with the model itself on these rows; kWh, float32.
 
     Rows are rounded to float32 first: both then see the same numbers, and what differs more than RELATIVE lies at a
     split. More of those than AT_SPLITS_MAX_RATIO, or no converter for a part: not exportable, with the reason.
@@ -60,7 +60,7 @@ def export(model: Predictor, rows: pd.DataFrame) -> Exported:
 
 
 def run(data: bytes, columns: tuple[dict[str, Any], ...], rows: pd.DataFrame) -> Values:
-    """kWh of each row by the graph alone, through ONNX runtime; scikit-learn is not needed. Shape (n,)."""
+    """Return kWh of each row by the graph alone, through ONNX runtime; scikit-learn is not needed. Shape (n,)."""
     return _run(_session(data), columns, rows)
 
 
@@ -84,7 +84,7 @@ def _run(session: Any, columns: tuple[dict[str, Any], ...], rows: pd.DataFrame) 
     return np.asarray(session.run(None, feed)[0], dtype=np.float64).ravel()
 
 
-def _convert(model: Predictor) -> bytes:
+def _convert(model: FittedModel) -> bytes:
     from skl2onnx import to_onnx
     from skl2onnx.common.data_types import FloatTensorType, StringTensorType
 
@@ -96,7 +96,7 @@ def _convert(model: Predictor) -> bytes:
     return data
 
 
-def _as_float32(model: Predictor, rows: pd.DataFrame) -> pd.DataFrame:
+def _as_float32(model: FittedModel, rows: pd.DataFrame) -> pd.DataFrame:
     rounded = rows.copy()
     for column in model.columns:
         if not column["category"]:

@@ -1,4 +1,4 @@
-"""The features of E = f(P, T, L), and the guard that keeps the target out of them.
+"""Declare the features of E = f(P, T, L), and guard that the target stays out of them.
 
 The target `energy_kwh` is the energy of **one device over one full hour**: the time-weighted mean power of
 the hour times one hour; of a shared mean (multiplicity 2) it is the energy of one of the two.
@@ -103,7 +103,7 @@ def feature_names(device: DeviceKind) -> tuple[str, ...]:
 
 
 def described(features: Iterable[Feature]) -> tuple[dict[str, Any], ...]:
-    """The columns as a stored model carries them: name, unit, description, whether it is a category."""
+    """Return the columns as a stored model carries them: name, unit, description, whether it is a category."""
     return tuple(
         {"name": f.name, "unit": f.unit, "description": f.description, "category": f.category}
         for f in features

@@ -1,4 +1,4 @@
-"""From a training table to a fitted model with its errors on later days; no Spark, no storage."""
+"""Fit a model on the earlier days of a training table and measure it on the later ones; no Spark, no storage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lepton_etl.config.sections import DeviceKind, ModelSettings
 from lepton_etl.models.candidates import ClassMean, linear
 from lepton_etl.models.classes import ClassFit, ClassTask, Composed, compose, fit_classes
 from lepton_etl.models.features import FEATURES, KEYS, TARGET, feature_names, refuse_power_features
-from lepton_etl.models.footprint import Spent, joules_per_million, spending, with_work_elsewhere
+from lepton_etl.models.footprint import ComputeCost, joules_per_million, measured_cost, with_executors
 from lepton_etl.models.metrics import (
     CardRow,
     Coverage,
@@ -30,7 +30,14 @@ from lepton_etl.models.metrics import (
     is_busy,
     overall,
 )
-from lepton_etl.models.promotion import Fall, Shown, Verdict, falls, judge, worse_scopes
+from lepton_etl.models.promotion import (
+    ForwardTest,
+    ResponseDrop,
+    Verdict,
+    judge,
+    response_drops,
+    worse_scopes,
+)
 from lepton_etl.models.select import ForwardSplit, Selected, inputs, split_forward
 from lepton_etl.uncertainty import conformal_quantile
 
@@ -64,12 +71,12 @@ class Trained:
     card: tuple[CardRow, ...]
     half_width_ratio: float
     coverage: Coverage | None
-    falls: tuple[Fall, ...]
+    response_drops: tuple[ResponseDrop, ...]
     verdict: Verdict
     example: pd.DataFrame
     background: pd.DataFrame
-    spent: Spent
-    per_million: Spent
+    training_cost: ComputeCost
+    per_million: ComputeCost
 
     @property
     def selected(self) -> Selected:
@@ -77,27 +84,27 @@ class Trained:
 
     @property
     def pipeline(self) -> Any:
-        """The estimator that is stored."""
+        """Return the estimator that is stored."""
         return self.selected.estimator
 
     @property
     def cpu_s(self) -> float:
-        return self.spent.cpu_s
+        return self.training_cost.cpu_s
 
     def refused(self, reason: str) -> Trained:
-        """The same model with one more reason against promotion."""
+        """Return the same model with one more reason against promotion."""
         return replace(self, verdict=Verdict(False, (*self.verdict.reasons, reason)))
 
 
 def order_rows(hours: pd.DataFrame) -> pd.DataFrame:
-    """Rows in time order, ties by key: the order in which a forest draws its samples must not vary."""
+    """Return rows in time order, ties by key: the order in which a forest draws its samples must not vary."""
     return hours.sort_values(
         ["hour_start", *[k for k in KEYS if k != "hour_start"]], kind="stable"
     ).reset_index(drop=True)
 
 
 def table_sha256(hours: pd.DataFrame, device: DeviceKind) -> str:
-    """SHA-256 of keys, target and features of the ordered rows, to the last bit."""
+    """Return SHA-256 of keys, target and features of the ordered rows, to the last bit."""
     digest = sha256()
     for name in (*KEYS, TARGET, *feature_names(device)):
         column = hours[name]
@@ -112,13 +119,13 @@ def table_sha256(hours: pd.DataFrame, device: DeviceKind) -> str:
 
 
 def training_key(table_hash: str, settings: ModelSettings) -> str:
-    """What makes two trainings the same: the table, the features and the settings of the model."""
+    """Return what makes two trainings the same: the table, the features and the settings of the model."""
     text = "\n".join([table_hash, settings.model_dump_json(), *feature_names(settings.device)])
     return sha256(text.encode()).hexdigest()
 
 
 def why_not(hours: pd.DataFrame, settings: ModelSettings) -> str | None:
-    """Why this table cannot train a model, or None."""
+    """Return why this table cannot train a model, or None."""
     if len(hours) < settings.min_rows:
         return f"{len(hours):,} {settings.device} hours with energy, {settings.min_rows:,} needed"
     split = split_forward(hours, settings.test_ratio, settings.embargo_hours)
@@ -132,7 +139,7 @@ def why_not(hours: pd.DataFrame, settings: ModelSettings) -> str | None:
 
 
 def class_task(hours: pd.DataFrame, settings: ModelSettings) -> ClassTask:
-    """What whoever teaches the classes elsewhere (Spark) must know of a training on these ordered hours."""
+    """Return what whoever teaches the classes elsewhere (Spark) must know of a training on these ordered hours."""
     split = split_forward(hours, settings.test_ratio, settings.embargo_hours)
     assert split is not None
     return ClassTask.of(split.train, split.cut_time, settings)
@@ -168,11 +175,11 @@ def _trained(
     names = list(feature_names(settings.device))
     split = split_forward(hours, settings.test_ratio, settings.embargo_hours)
     assert split is not None
-    with spending() as spent:
+    with measured_cost() as cost:
         fits = fit_classes(hours, class_task(hours, settings)) if class_fits is None else class_fits
         composed = compose(split.train, settings, fits)
     if class_fits is not None:
-        spent = with_work_elsewhere(spent, sum(fit.cpu_s for fit in class_fits))
+        cost = with_executors(cost, sum(fit.cpu_s for fit in class_fits))
     selected = composed.selected
 
     def predict(rows: pd.DataFrame) -> Values:
@@ -185,9 +192,9 @@ def _trained(
         rivals[CHAMPION] = theirs
     rows = [
         row
-        for name, said in ({MODEL: predicted} | rivals).items()
+        for name, kwh in ({MODEL: predicted} | rivals).items()
         for row in error_table(
-            name, split.test, measured, said, is_busy(split.test, settings.busy_utilisation_ratio)
+            name, split.test, measured, kwh, is_busy(split.test, settings.busy_utilisation_ratio)
         )
     ]
     width = conformal_quantile(np.abs(_relative(selected.measured_kwh, selected.predicted_kwh)))
@@ -197,15 +204,18 @@ def _trained(
         if np.isfinite(width)
         else None
     )
-    fallen, taught = falls(predict, split.train, names), errors(_target(split.train), predict(split.train))
-    shown = Shown(
+    drops, taught = (
+        response_drops(predict, split.train, names),
+        errors(_target(split.train), predict(split.train)),
+    )
+    result = ForwardTest(
         overall(rows, MODEL),
         taught,
         overall(rows, CLASS_MEAN),
         overall(rows, CHAMPION) if theirs is not None else None,
         tuple(_worse(split.test, measured, predicted, theirs, settings)),
         covered,
-        tuple(fallen),
+        tuple(drops),
     )
     return Trained(
         composed=composed,
@@ -220,11 +230,11 @@ def _trained(
         card=tuple(error_card(split.test, measured, predicted)),
         half_width_ratio=width,
         coverage=covered,
-        falls=tuple(fallen),
-        verdict=judge(shown, settings.gates),
+        response_drops=tuple(drops),
+        verdict=judge(result, settings.gates),
         example=split.train[names].head(5),
         background=split.train[names].iloc[:: max(1, len(split.train) // _BACKGROUND_ROWS)],
-        spent=spent,
+        training_cost=cost,
         per_million=joules_per_million(predict, split.test),
     )
 
@@ -234,7 +244,7 @@ def _target(hours: pd.DataFrame) -> Values:
 
 
 def _relative(measured: Values, predicted: Values) -> Values:
-    """Residuals by prediction: a device of 3 kW misses by more than one of 100 W."""
+    """Return residuals by prediction: a device of 3 kW misses by more than one of 100 W."""
     known = np.abs(predicted) > 0
     return np.asarray((measured[known] - predicted[known]) / predicted[known])
 

@@ -1,9 +1,8 @@
-"""What a model costs itself: Joules of training, and of a million predictions.
+"""Measure what a model costs itself: Joules of training, and of a million predictions.
 
 Where the kernel lets the process read the CPU's energy counters (RAPL) the energy is measured; elsewhere it is
-CPU-seconds times a stated power of one busy core, and the basis says so.
-
-- CPU-seconds of a run with all the processes that it started.
+CPU-seconds times a stated power of one busy core, and the basis says so. The CPU-seconds of a whole run, with all the
+processes that it started, are counted here too.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from lepton_etl.models.metrics import Values
 
 
 def tree() -> list[psutil.Process]:
-    """This process and all below it, the JVM and its workers among them."""
+    """Return this process and all below it, the JVM and its workers among them."""
     me = psutil.Process()
     return [me, *me.children(recursive=True)]
 
 
 def tree_cpu_s() -> float:
-    """CPU-seconds of the tree until now, user and system, with those of children that have ended."""
+    """Return CPU-seconds of the tree until now, user and system, with those of children that have ended."""
     return sum(_cpu_s(tree()))
 
 
@@ -51,7 +50,7 @@ _MILLION: Final = 1_000_000
 
 
 @dataclass
-class Spent:
+class ComputeCost:
     """Filled when the block ends: CPU-seconds, Joules and how these are known."""
 
     cpu_s: float = 0.0
@@ -60,29 +59,31 @@ class Spent:
 
 
 @contextmanager
-def spending(core_power_w: float = DEFAULT_CORE_POWER_W) -> Iterator[Spent]:
+def measured_cost(core_power_w: float = DEFAULT_CORE_POWER_W) -> Iterator[ComputeCost]:
     """Measure the block: package energy of the machine by RAPL where readable, else CPU-seconds x W of a core."""
-    spent, before, started = Spent(), package_energy_j(), time.process_time()
+    cost, before, started = ComputeCost(), package_energy_j(), time.process_time()
     try:
-        yield spent
+        yield cost
     finally:
-        spent.cpu_s = time.process_time() - started
+        cost.cpu_s = time.process_time() - started
         after = package_energy_j()
         if before is not None and after is not None and after >= before:
-            spent.energy_j, spent.basis = after - before, RAPL
+            cost.energy_j, cost.basis = after - before, RAPL
         else:
-            spent.energy_j = spent.cpu_s * core_power_w
+            cost.energy_j = cost.cpu_s * core_power_w
 
 
-def with_work_elsewhere(spent: Spent, cpu_s: float, core_power_w: float = DEFAULT_CORE_POWER_W) -> Spent:
-    """The same with CPU-seconds of other processes (executors): their energy is CPU-seconds x W in any case."""
+def with_executors(
+    cost: ComputeCost, cpu_s: float, core_power_w: float = DEFAULT_CORE_POWER_W
+) -> ComputeCost:
+    """Return the same with CPU-seconds of other processes (executors): their energy is CPU-seconds x W in any case."""
     if cpu_s <= 0:
-        return spent
-    return Spent(spent.cpu_s + cpu_s, spent.energy_j + cpu_s * core_power_w, CPU_SECONDS)
+        return cost
+    return ComputeCost(cost.cpu_s + cpu_s, cost.energy_j + cpu_s * core_power_w, CPU_SECONDS)
 
 
 def package_energy_j(powercap: Path = _POWERCAP) -> float | None:
-    """Sum of the packages' RAPL counters in J; None where there are none or they may not be read."""
+    """Return the sum of the packages' RAPL counters in J; None where there are none or they may not be read."""
     found = []
     for counter in sorted(powercap.glob("intel-rapl:[0-9]*/energy_uj")):
         try:
@@ -96,10 +97,10 @@ def package_energy_j(powercap: Path = _POWERCAP) -> float | None:
 
 def joules_per_million(
     predict: Callable[[pd.DataFrame], Values], rows: pd.DataFrame, core_power_w: float = DEFAULT_CORE_POWER_W
-) -> Spent:
-    """The energy of a million predictions: what at least 20,000 cost (`rows`, repeated), scaled."""
+) -> ComputeCost:
+    """Return the energy of a million predictions: what at least 20,000 cost (`rows`, repeated), scaled."""
     batch = pd.concat([rows] * max(1, -(-20_000 // len(rows))), ignore_index=True)
-    with spending(core_power_w) as spent:
+    with measured_cost(core_power_w) as cost:
         predict(batch)
     scale = _MILLION / len(batch)
-    return Spent(spent.cpu_s * scale, spent.energy_j * scale, spent.basis)
+    return ComputeCost(cost.cpu_s * scale, cost.energy_j * scale, cost.basis)

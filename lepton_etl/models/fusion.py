@@ -1,4 +1,4 @@
-"""Algorithm fusion: select, fuse, evaluate, iterate, on predictions that were made forward in time.
+"""Fuse candidates: select, fuse, evaluate, iterate, on predictions that were made forward in time.
 
 1. Every candidate is fitted on the blocks (months, weeks) before a block and predicts it: `forward_predictions`.
 2. Fuse, two ways: non-negative weights that sum to one, by non-negative least squares on the blocks before (newer
@@ -47,7 +47,7 @@ class Choice:
     rows: int = 0
 
     def predict(self, members: pd.DataFrame) -> Values:
-        """The weighted mean of member predictions, one column a member."""
+        """Return the weighted mean of member predictions, one column a member."""
         names = list(self.weights)
         shares = np.array([self.weights[name] for name in names])
         return np.asarray(members[names].to_numpy(dtype=np.float64) @ shares)
@@ -76,7 +76,7 @@ def forward_block(
 
 
 def fitted(candidate: Candidate, inputs: Inputs, hours: pd.DataFrame) -> Any:
-    """The candidate's estimator fitted on `hours` (device-hours with the target), older rows by its half-life."""
+    """Fit the candidate's estimator on `hours` (device-hours with the target), older rows by its half-life."""
     model = candidate.build(inputs)
     weights = {}
     if candidate.half_life_days is not None:
@@ -87,7 +87,7 @@ def fitted(candidate: Candidate, inputs: Inputs, hours: pd.DataFrame) -> Any:
 
 
 def target(hours: pd.DataFrame, inputs: Inputs) -> Values:
-    """What a model of these inputs learns, (n,): kWh of the hour, or its place between idle and rated."""
+    """Return what a model of these inputs learns, (n,): kWh of the hour, or its place between idle and rated."""
     measured = hours[TARGET].to_numpy(dtype=np.float64)
     if not inputs.normalised:
         return measured
@@ -96,7 +96,7 @@ def target(hours: pd.DataFrame, inputs: Inputs) -> Values:
 
 
 def energy_kwh(model: Any, inputs: Inputs, hours: pd.DataFrame) -> Values:
-    """kWh of each row (n,) by a model that learnt `target`; below zero is no energy, linear members leave the range."""
+    """Return kWh of each row (n,) by a model that learnt `target`; linear members may fall below zero: that is 0."""
     found = np.asarray(model.predict(hours[inputs.names]), dtype=np.float64)
     if inputs.normalised:
         idle_kwh, span_kwh = idle_and_span(hours)
@@ -112,7 +112,7 @@ def stack(measured: Values, predicted: Values, row_weight: Values) -> Values:
 
 
 def best_shares(count: int) -> Weigher:
-    """Equal shares of the `count` members with the smallest weighted squares. Source: Clemen (1989), combining."""
+    """Return equal shares of the `count` members of smallest weighted squares. Source: Clemen (1989), combining."""
 
     def weigh(measured: Values, predicted: Values, row_weight: Values) -> Values:
         squares = (row_weight[:, None] * (predicted - measured[:, None]) ** 2).sum(axis=0)
@@ -126,7 +126,7 @@ def best_shares(count: int) -> Weigher:
 def prequential(
     measured: Values, members: pd.DataFrame, block: npt.NDArray[Any], weigh: Weigher = stack
 ) -> Values:
-    """The fused prediction of every block with shares of the blocks before it; NaN in the first block."""
+    """Return the fused prediction of every block with shares of the blocks before it; NaN in the first block."""
     fused = np.full(len(measured), np.nan)
     table = members.to_numpy(dtype=np.float64)
     order = np.unique(block)
@@ -145,7 +145,7 @@ def choose(
     tolerance_ratio: float = 0.0,
     preference: Sequence[str] = (),
 ) -> Choice:
-    """What to publish after these forward predictions: the fusion, or the best member.
+    """Return what to publish after these forward predictions: the fusion, or the best member.
 
     `members` (n rows, one column a candidate), `block` the forward block of each row. Two blocks at least allow a
     fusion; with one the best member is chosen. `preference` names members from small to large: the first within
@@ -171,7 +171,7 @@ def choose(
 def _iterate(
     measured: Values, members: pd.DataFrame, block: npt.NDArray[Any], later: npt.NDArray[np.bool_]
 ) -> tuple[float, list[str], Weigher]:
-    """The way to fuse with the least prequential error: stack, stack of fewer, or mean of the best few."""
+    """Return the way to fuse with the least prequential error: stack, stack of fewer, or mean of the best few."""
 
     def cv_of(names: list[str], weigh: Weigher) -> float:
         return _cv(measured[later], prequential(measured, members[names], block, weigh)[later])
@@ -206,7 +206,7 @@ def _cv(measured: Values, predicted: Values) -> float:
 
 
 def assemble(choice: Choice, models: dict[str, Any], hours: pd.DataFrame, inputs: Inputs) -> Any:
-    """One scikit-learn estimator of the choice from its fitted members: the member itself, or their weighted mean."""
+    """Assemble one scikit-learn estimator from fitted members: the member itself, or their weighted mean."""
     if len(choice.weights) == 1:
         return models[next(iter(choice.weights))]
     from sklearn.ensemble import VotingRegressor

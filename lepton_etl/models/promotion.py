@@ -1,9 +1,7 @@
-"""What becomes a version in the registry, whichever model it is.
+"""Judge whether a new model becomes champion: good enough on days it has not seen, and no worse than the present one.
 
-- Does more load ever cost less energy? A check of a fitted model's response, by itself and not by its
-  settings.
-- Who becomes champion: a model good enough on days it has not seen, and no worse than the present one.
-- Is the challenger no worse where it counts: in every hardware class and every cluster with enough hours?
+No worse overall and in every hardware class and every cluster with enough hours; and more load must never cost less
+energy, as a check of the fitted model's response and not of its settings.
 """
 
 from __future__ import annotations
@@ -27,22 +25,22 @@ _MOST_ROWS: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Fall:
+class ResponseDrop:
     """The largest fall of the mean response to a load: from and to (load ratios), as a share of the mean energy."""
 
     load: str
     load_from: float
     load_to: float
-    fall_ratio: float
+    drop_ratio: float
 
     def __str__(self) -> str:
-        return f"{self.fall_ratio:.1%} less energy at {self.load} {self.load_to:.1f} than at {self.load_from:.1f}"
+        return f"{self.drop_ratio:.1%} less energy at {self.load} {self.load_to:.1f} than at {self.load_from:.1f}"
 
 
-def falls(
+def response_drops(
     predict: Callable[[pd.DataFrame], Values], rows: pd.DataFrame, columns: Sequence[str]
-) -> list[Fall]:
-    """The loads whose mean response over these rows falls by more than the tolerance, [] for a monotone model.
+) -> list[ResponseDrop]:
+    """Return the loads whose mean response over these rows falls by more than the tolerance, [] for a monotone model.
 
     A load is swept from 0 to 1 with its minimum and maximum of the hour, within the range that the rows show (a
     model says nothing about loads it has never seen); all else stays. Source: partial dependence (Friedman 2001).
@@ -56,7 +54,7 @@ def falls(
         grid = _GRID[(low - 0.05 <= _GRID) & (high + 0.05 >= _GRID)]
         if len(grid) > 1:
             worst = _worst(load, grid, [_response(predict, sample, load, level, columns) for level in grid])
-            found += [worst] if worst.fall_ratio > TOLERANCE_RATIO else []
+            found += [worst] if worst.drop_ratio > TOLERANCE_RATIO else []
     return found
 
 
@@ -71,13 +69,13 @@ def _response(
     return float(np.mean(predict(moved)))
 
 
-def _worst(load: str, grid: Values, responses: Sequence[float]) -> Fall:
-    """The deepest fall below the highest response so far."""
+def _worst(load: str, grid: Values, responses: Sequence[float]) -> ResponseDrop:
+    """Return the deepest fall below the highest response so far."""
     highest = np.maximum.accumulate(responses)
     depth = (highest - responses) / np.mean(responses)
     at = int(np.argmax(depth))
     start = int(np.argmax(responses[: at + 1]))
-    return Fall(load, float(grid[start]), float(grid[at]), float(depth[at]))
+    return ResponseDrop(load, float(grid[start]), float(grid[at]), float(depth[at]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +91,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ForwardTest:
     """What a candidate has shown on the forward test: errors beside those of its rivals, and what else is asked.
 
     `worse_scopes` are sentences, one for each class or cluster where the champion is better by more than allowed.
@@ -105,15 +103,15 @@ class Shown:
     champion: Errors | None = None
     worse_scopes: tuple[str, ...] = ()
     coverage: Coverage | None = None
-    falls: tuple[Fall, ...] = ()
+    response_drops: tuple[ResponseDrop, ...] = ()
 
 
-def judge(shown: Shown, gates: GateSettings) -> Verdict:
-    """The verdict on errors that all stem from the same forward test rows, with every reason against promotion.
+def judge(result: ForwardTest, gates: GateSettings) -> Verdict:
+    """Return the verdict on errors that all stem from the same forward test rows, with every reason against promotion.
 
     Source: ASHRAE Guideline 14, hourly calibration: CV(RMSE) <= 30 %, |NMBE| <= 10 %.
     """
-    candidate, class_mean, champion = shown.candidate, shown.class_mean, shown.champion
+    candidate, class_mean, champion = result.candidate, result.class_mean, result.champion
     cv, nmbe = candidate.cv_rmse_ratio, candidate.nmbe_ratio
     if candidate.rows < gates.min_test_rows:
         return Verdict(False, (f"{candidate.rows} test rows, {gates.min_test_rows} needed",))
@@ -130,15 +128,15 @@ def judge(shown: Shown, gates: GateSettings) -> Verdict:
         limit = champion.cv_rmse_ratio * (1 + gates.champion_tolerance_ratio)
         if cv > limit:
             reasons.append(f"CV(RMSE) {cv:.2%} worse than the champion's {champion.cv_rmse_ratio:.2%}")
-    reasons += shown.worse_scopes
-    taught = shown.on_training.cv_rmse_ratio
+    reasons += result.worse_scopes
+    taught = result.on_training.cv_rmse_ratio
     if taught is not None and cv - taught > gates.gap_max_ratio:
         reasons.append(f"overfitted: CV(RMSE) {taught:.1%} on its training hours, {cv:.1%} after them")
-    if shown.coverage is not None and shown.coverage.misses():
+    if result.coverage is not None and result.coverage.misses():
         reasons.append(
-            f"its 90 % interval holds {shown.coverage.inside_ratio:.1%} of {shown.coverage.rows:,} hours"
+            f"its 90 % interval holds {result.coverage.inside_ratio:.1%} of {result.coverage.rows:,} hours"
         )
-    reasons += [str(fall) for fall in shown.falls]
+    reasons += [str(drop) for drop in result.response_drops]
     return Verdict(not reasons, tuple(reasons))
 
 
@@ -154,7 +152,7 @@ def worse_scopes(
     tolerance_ratio: float,
     min_rows: int,
 ) -> list[str]:
-    """One sentence for each class or cluster where the challenger's CV(RMSE) exceeds the champion's by the tolerance.
+    """Return a sentence for each class or cluster where the challenger's CV(RMSE) is worse beyond the tolerance.
 
     `hours` has the columns of SCOPES it is to be judged by; energies (n,) in kWh of the same forward test hours.
     """

@@ -1,4 +1,4 @@
-"""Nightly recalibration: how far a model of all history was off on the newest days, at similar load.
+"""Recalibrate nightly: correct a model of all history by how far it was off on the newest days, at similar load.
 
 A driver, a fan curve or a mode of the firmware moves the power of one device by a level that no feature tells,
 from one day to the next. When the product predicts day D it knows all that was measured up to D-1: the residuals
@@ -46,14 +46,14 @@ class Recalibration:
 
 
 def is_temperature(name: str) -> bool:
-    """Whether a column is a temperature, which is alike within kelvins, and no ratio."""
+    """Return whether a column is a temperature, which is alike within kelvins, and no ratio."""
     return name in ("inlet_temp_c", "device_temp_c", "device_temp_min_c", "device_temp_max_c")
 
 
 def corrections(
     hours: pd.DataFrame, residual_kwh: Values, columns: Sequence[str], settings: Recalibration
 ) -> Values:
-    """What to add to the prediction of each device-hour, kWh; the same shape as `residual_kwh`.
+    """Return what to add to the prediction of each device-hour, kWh; the same shape as `residual_kwh`.
 
     `hours`: `site_id`, `node_id`, `device_id`, `hour_start`, `date` (the day the product books the hour on) and
     `columns`; `residual_kwh` (n,) or (n, models): measured minus predicted, NaN where not measured. A day is

@@ -1,7 +1,8 @@
-"""Predicting without Spark: what a scheduler or dashboard does with the registered model.
+"""Keep models in MLflow, by its only door: log, register, promote, roll back, and load what was verified.
 
-- The only door to MLflow: log, register, promote, and load what was verified.
-- When the champion has become worse than the gate allows: back to the newest earlier champion that has not.
+MLflow costs seconds to import, so it is imported inside the functions. A model comes out of here only through
+`verified_model`, which checks the folder against the hash that was recorded when the version was registered. A
+scheduler or dashboard predicts with `load_champion`, without Spark.
 """
 
 from __future__ import annotations
@@ -66,11 +67,11 @@ class Registry:
 
     @classmethod
     def of(cls, settings: MlflowSettings) -> Registry:
-        """The server that the settings name."""
+        """Return the registry on the server that the settings name."""
         return cls(settings.tracking_uri, settings.artifact_location, settings.experiment)
 
     def latest(self, name: str, tag: str, value: str) -> Version | None:
-        """The newest version of the model that carries this tag."""
+        """Return the newest version of the model that carries this tag."""
         # The value is compared here: what comes from outside is no part of a filter string.
         found = [v for v in self.versions(name) if v.tags.get(tag) == value]
         return max(found, key=lambda v: int(v.version), default=None)
@@ -79,7 +80,7 @@ class Registry:
         return next((v for v in self.versions(name) if v.version == version), None)
 
     def names(self, prefixes: tuple[str, ...]) -> list[str]:
-        """The registered models whose names begin with one of the prefixes, sorted."""
+        """Return the registered models whose names begin with one of the prefixes, sorted."""
         client, found, token = self._connected(), [], None
         while True:
             page = client.search_registered_models(max_results=1000, page_token=token)
@@ -89,7 +90,7 @@ class Registry:
                 return sorted(found)
 
     def champion(self, name: str, alias: str = CHAMPION_ALIAS) -> Version | None:
-        """The version behind the alias, None where model or alias do not exist."""
+        """Return the version behind the alias, None where model or alias do not exist."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -159,7 +160,7 @@ class Registry:
     def verified_model(
         self, name: str, alias: str = CHAMPION_ALIAS, version: str | None = None
     ) -> VerifiedModel:
-        """The model behind the alias, or of a given version, after every check of `safe_load`.
+        """Return the model behind the alias, or of a given version, after every check of `stored.py`.
 
         Raises ModelError where there is none or where it is not what was registered; nothing is loaded then.
         """
@@ -176,7 +177,7 @@ class Registry:
         columns = tuple((described.get("metadata") or {}).get("columns") or ())
         if not columns:
             raise ModelError("the model does not say its columns", where=uri, remedy="train again")
-        return VerifiedModel(found, columns, data, build(data))
+        return VerifiedModel(build(data), columns, found, data)
 
     def _decide(self, version: Version, verdict: Verdict) -> None:
         client = self._connected()
@@ -208,7 +209,7 @@ class Registry:
         client.set_registered_model_alias(name, CHAMPION_ALIAS, version)
 
     def versions(self, name: str) -> Iterator[Version]:
-        """Every registered version of the model. Raises ModelError for what is no model name."""
+        """Return every registered version of the model. Raises ModelError for what is no model name."""
         if not _NAME.fullmatch(name):
             raise ModelError(
                 f"{name!r} is no model name", where="model.name", remedy="letters, digits, '_', '-'"
@@ -224,7 +225,7 @@ class Registry:
                 return
 
     def _connected(self) -> MlflowClient:
-        """A client on an initialised store, with the experiment in place.
+        """Return a client on an initialised store, with the experiment in place.
 
         Two processes on a fresh SQLite file crash in MLflow's migration, so the first contact is under a
         file lock.
@@ -241,7 +242,7 @@ class Registry:
 
     @contextmanager
     def _fluent(self) -> Iterator[None]:
-        """MLflow's module functions pointed at this store, and back."""
+        """Point MLflow's module functions at this store, and back."""
         import mlflow
 
         before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
@@ -312,7 +313,7 @@ def _requirements() -> list[str]:
 
 
 def _metrics(trained: Trained) -> dict[str, float]:
-    """Metrics by `<model>.<hours>.<figure>` over all nodes; the errors of each node stand in errors.json."""
+    """Return metrics by `<model>.<hours>.<figure>` over all nodes; the errors of each node stand in errors.json."""
     found = {
         f"{row.model}.{row.hours}.{name}": value
         for row in trained.errors
@@ -322,7 +323,7 @@ def _metrics(trained: Trained) -> dict[str, float]:
     }
     counts = {"train_rows": trained.train_rows, "test_rows": trained.test_rows}
     costs = {
-        "training_cpu_s": trained.spent.cpu_s, "training_energy_j": trained.spent.energy_j,
+        "training_cpu_s": trained.training_cost.cpu_s, "training_energy_j": trained.training_cost.energy_j,
         "million_predictions_cpu_s": trained.per_million.cpu_s,
         "million_predictions_energy_j": trained.per_million.energy_j,
     }  # fmt: skip
@@ -383,12 +384,12 @@ def back_to_better(
 
 
 def load_champion(tracking_uri: str, name: str, alias: str = CHAMPION_ALIAS) -> VerifiedModel:
-    """The verified model behind `models:/<name>@<alias>`."""
+    """Return the verified model behind `models:/<name>@<alias>`."""
     return Registry(tracking_uri).verified_model(name, alias)
 
 
 def read_rows(source: Path) -> pd.DataFrame:
-    """Rows of a CSV file, a Parquet file or a Delta table's folder."""
+    """Return rows of a CSV file, a Parquet file or a Delta table's folder."""
     if (source / "_delta_log").is_dir():
         from deltalake import DeltaTable
 
@@ -402,7 +403,7 @@ def read_rows(source: Path) -> pd.DataFrame:
 
 
 def with_predictions(model: VerifiedModel, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with `predicted_kwh`, `model_name` and `model_version`."""
+    """Return the rows with `predicted_kwh`, `model_name` and `model_version`."""
     return rows.assign(
         predicted_kwh=model.predict(rows), model_name=model.version.name, model_version=model.version.version
     )

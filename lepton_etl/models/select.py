@@ -1,8 +1,16 @@
-"""Which candidate or fusion, and in which size, the earlier days speak for: forward in time, in blocks of days.
+"""Select the candidate or fusion, and its size, that the earlier days speak for: forward in time, in blocks of days.
 
-- A split forward in time: train on earlier days, test on the last ones, an embargo between.
-- What smaller would cost: pruned, shortened and distilled variants of the chosen model, validated forward
-  in time.
+The chosen model is then set against smaller variants of itself:
+- A forest: its first half and quarter of trees; all its trees pruned by cost-complexity, so that about a half and an
+  eighth of the path's steps are left (alpha from the path of its first tree).
+- Boosting: a half and a quarter of its iterations.
+- Any model, fusions too: students that learn its **predictions** on the training rows and once more on these rows with
+  sensor noise: a pruned tree, one monotone tree of 64 leaves, a small monotone boosting.
+
+Each variant is one more candidate: on the same blocks, fitted on at most 10,000 rows of the past. The smallest by
+stored bytes within the tolerance of the chosen model wins and is fitted on all rows.
+Sources: Breiman et al., Classification and Regression Trees (1984), chapter 3; Hinton, Vinyals, Dean,
+arXiv:1503.02531 (distillation).
 """
 
 from __future__ import annotations
@@ -29,7 +37,7 @@ from lepton_etl.models.candidates import (
     pruned_tree,
 )
 from lepton_etl.models.features import TARGET, feature_names
-from lepton_etl.models.footprint import Spent, joules_per_million
+from lepton_etl.models.footprint import ComputeCost, joules_per_million
 from lepton_etl.models.fusion import Choice, assemble, choose, energy_kwh, fitted, forward_block, target
 from lepton_etl.models.metrics import Values, errors
 
@@ -44,7 +52,7 @@ class ForwardSplit:
 
 
 def split_forward(hours: pd.DataFrame, test_ratio: float, embargo_hours: int) -> ForwardSplit | None:
-    """The last `test_ratio` of the days that have rows (at least one day) test; None below two days.
+    """Split so that the last `test_ratio` of the days that have rows (at least one day) test; None below two days.
 
     `hours` has `date` (UTC day) and `hour_start` (UTC). An hour trains only if it ends `embargo_hours` before
     the cut: neighbouring hours resemble each other, and a random split would give the answers away.
@@ -59,7 +67,7 @@ def split_forward(hours: pd.DataFrame, test_ratio: float, embargo_hours: int) ->
 
 
 def before(hours: pd.DataFrame, cut_time: datetime, embargo_hours: int) -> pd.DataFrame:
-    """The hours that end `embargo_hours` before the cut, in their order."""
+    """Return the hours that end `embargo_hours` before the cut, in their order."""
     ends = hours["hour_start"] + timedelta(hours=1)
     return hours[ends <= cut_time - timedelta(hours=embargo_hours)].reset_index(drop=True)
 
@@ -94,7 +102,7 @@ class Variant:
     cv_rmse_ratio: float
     size_bytes: int
     fit_cpu_s: float
-    million: Spent
+    million: ComputeCost
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,7 @@ def slim(
 
 
 def smallest(variants: Sequence[Variant], tolerance_ratio: float) -> str:
-    """The variant of fewest bytes whose error is within the tolerance of the chosen model's; ties by the order."""
+    """Return the variant of fewest bytes whose error is within the tolerance of the chosen model's; ties by order."""
     limit = next(one.cv_rmse_ratio for one in variants if one.name == AS_CHOSEN) * (1 + tolerance_ratio)
     return min((one for one in variants if one.cv_rmse_ratio <= limit), key=lambda one: one.size_bytes).name
 
@@ -150,7 +158,7 @@ def family(
     what: Inputs,
     only: str | None = None,
 ) -> Family:
-    """The chosen model fitted on these rows, and each variant of it (`only` one where it is named)."""
+    """Return the chosen model fitted on these rows, and each variant of it (`only` one where it is named)."""
     started = time.process_time()
     teacher = assemble(
         choice, {name: fitted(members[name], what, hours) for name in choice.weights}, hours, what
@@ -166,7 +174,7 @@ def family(
 
 
 def with_sensor_noise(hours: pd.DataFrame, names: Sequence[str], seed: int) -> pd.DataFrame:
-    """The rows with normal noise on temperatures and ratios, ratios within 0..1; what is unknown stays so."""
+    """Return the rows with normal noise on temperatures and ratios, ratios within 0..1; what is unknown stays so."""
     rng = np.random.default_rng(seed)
     noisy = hours.copy()
     for name in names:
@@ -178,7 +186,7 @@ def with_sensor_noise(hours: pd.DataFrame, names: Sequence[str], seed: int) -> p
 
 
 def size_bytes(model: Any) -> int:
-    """Bytes of the estimator as the registry stores it."""
+    """Return bytes of the estimator as the registry stores it."""
     import skops.io
 
     return len(skops.io.dumps(model))
@@ -187,7 +195,7 @@ def size_bytes(model: Any) -> int:
 def _shorter(
     teacher: Any, hours: pd.DataFrame, what: Inputs, choice: Choice, members: Mapping[str, Candidate]
 ) -> dict[str, Callable[[], Any]]:
-    """Pruned and shortened forms of a single forest or boosting; a fusion and a line have none."""
+    """Return pruned and shortened forms of a single forest or boosting; a fusion and a line have none."""
     steps: dict[str, Any] = getattr(teacher, "named_steps", {})
     model: Any = steps.get("model")
     if hasattr(model, "max_iter") and hasattr(model, "n_iter_"):
@@ -294,24 +302,24 @@ class Selected:
 
     @property
     def name(self) -> str:
-        """What was chosen, and in which size."""
+        """Return what was chosen, and in which size."""
         size = self.slimmed.chosen if self.slimmed else AS_CHOSEN
         return self.choice.name if size == AS_CHOSEN else f"{self.choice.name}, {size}"
 
 
 def inputs(settings: ModelSettings, hours: pd.DataFrame) -> Inputs:
-    """The features of the device that these hours know anything of; histogram boosting bins no column of unknowns."""
+    """Return the device's features that these hours know; histogram boosting bins no column of unknowns."""
     return inputs_of(list(feature_names(settings.device)), hours, settings.seed)
 
 
 def pooled_inputs(settings: ModelSettings, hours: pd.DataFrame) -> Inputs:
-    """The same without class and nameplate, for a model over normalised power: a class never seen is like any other."""
+    """Return the same without class and nameplate, over normalised power: a class never seen is like any other."""
     of_row = [name for name in feature_names(settings.device) if name not in OF_INVENTORY]
     return replace(inputs_of(of_row, hours, settings.seed), normalised=True)
 
 
 def candidates(settings: ModelSettings) -> list[Candidate]:
-    """The candidates of the settings, the forest with their trees and leaves."""
+    """Return the candidates of the settings, the forest with their trees and leaves."""
     own = {"forest": Candidate("forest", "random forest", forest(settings.trees, settings.min_samples_leaf))}
     return [(CANDIDATES | own)[name] for name in settings.candidates]
 
@@ -350,28 +358,28 @@ def select(
     tolerance = settings.small_model_tolerance_ratio
     slimmed = slim(hours, block, choice, by_name, known, tolerance) if settings.slim else None
     size = slimmed.chosen if slimmed else AS_CHOSEN
-    said = choice.predict(members)
+    predicted_kwh = choice.predict(members)
     if slimmed and size != AS_CHOSEN:
-        said = np.asarray(slimmed.predicted_kwh.loc[members.index], dtype=np.float64)
+        predicted_kwh = np.asarray(slimmed.predicted_kwh.loc[members.index], dtype=np.float64)
     model = family(hours, choice, by_name, what, size)[size][0]
-    return Selected(model, what, choice, cpu_s, members.index, measured, said, slimmed)
+    return Selected(model, what, choice, cpu_s, members.index, measured, predicted_kwh, slimmed)
 
 
 def block_edges(hours: pd.DataFrame, blocks: int) -> npt.NDArray[np.datetime64]:
-    """The first day of each of `blocks` blocks of equal numbers of days that have rows; fewer where days are few."""
+    """Return the first day of each of `blocks` blocks, or fewer, of equal numbers of days that have rows."""
     days = np.unique(pd.to_datetime(hours["date"]).to_numpy())
     count = min(blocks, len(days))
     return np.asarray(days[[-(-number * len(days) // count) for number in range(count)]])
 
 
 def blocks_at(hours: pd.DataFrame, edges: npt.NDArray[np.datetime64]) -> npt.NDArray[np.int64]:
-    """The block of each row between these first days; a day before the first edge is of the first block."""
+    """Return the block of each row between these first days; a day before the first edge is of the first block."""
     found = np.searchsorted(edges, pd.to_datetime(hours["date"]).to_numpy(), side="right") - 1
     return np.asarray(np.maximum(found, 0), dtype=np.int64)
 
 
 def day_blocks(hours: pd.DataFrame, blocks: int) -> npt.NDArray[np.int64]:
-    """The block of each row, 0..blocks-1 by equal numbers of days that have rows; fewer where days are few."""
+    """Return the block of each row, 0..blocks-1 or fewer, by equal numbers of days that have rows."""
     return blocks_at(hours, block_edges(hours, blocks))
 
 

@@ -1,6 +1,9 @@
-"""A model that passed every check, and how it predicts; neither MLflow nor Spark is needed here.
+"""Read a stored model without running what may be hidden in it, and predict with it; needs neither MLflow nor Spark.
 
-- Reading a stored model without running what may be hidden in it.
+skops alone is no boundary: MLflow takes skops' list of trusted types from the model's own MLmodel file. So
+the folder's hash comes first (against the registry's tag), then an allow-list of file names, then our own
+list of types and node kinds, read from the archive's schema as plain JSON; only then is the model built.
+Source: GHSA-w582-9x45-8mpx, mlflow issue 25686.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -75,7 +78,7 @@ _MAX_UNPACKED_BYTES: Final = 1 << 30
 
 
 def folder_sha256(folder: Path) -> str:
-    """SHA-256 over the relative names and the bytes of every file; a symbolic link is refused."""
+    """Return SHA-256 over the relative names and the bytes of every file; a symbolic link is refused."""
     digest = sha256()
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder).as_posix()
@@ -91,7 +94,7 @@ def folder_sha256(folder: Path) -> str:
 
 
 def checked_bytes(folder: Path, expected_sha256: str | None, where: str) -> tuple[bytes, dict[str, Any]]:
-    """The bytes of `model.skops` and the parsed MLmodel of a folder that passed every check.
+    """Return the bytes of `model.skops` and the parsed MLmodel of a folder that passed every check.
 
     Raises ModelError naming the model and what is wrong; nothing of the folder is executed.
     """
@@ -110,7 +113,7 @@ def checked_bytes(folder: Path, expected_sha256: str | None, where: str) -> tupl
 
 
 def build(data: bytes) -> Any:
-    """The estimator of checked bytes."""
+    """Return the estimator of checked bytes."""
     import skops.io
 
     return skops.io.loads(data, trusted=list(TRUSTED))
@@ -147,7 +150,7 @@ def _refuse_unknown_types(data: bytes, where: str) -> None:
 
 
 def _nodes(content: object) -> Iterator[tuple[str, str]]:
-    """(node kind, qualified type) of every node of a skops schema."""
+    """Return (node kind, qualified type) of every node of a skops schema."""
     if isinstance(content, dict):
         if "__loader__" in content or "__class__" in content:
             yield str(content.get("__loader__")), f"{content.get('__module__')}.{content.get('__class__')}"
@@ -166,9 +169,6 @@ def _refused(what: str, where: str) -> ModelError:
     )
 
 
-if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
-
 # CV(RMSE) over all nodes and hours of the forward test, as a ratio: what a figure that rests on the model may miss by.
 FORWARD_ERROR_TAG: Final = "forward_cv_rmse_ratio"
 
@@ -183,41 +183,32 @@ class Version:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-class Predictor(Protocol):
-    """A fitted estimator with the columns that it takes: what explanations and exports need of a model."""
-
-    @property
-    def columns(self) -> tuple[dict[str, Any], ...]: ...
-
-    @property
-    def pipeline(self) -> Any: ...
-
-    @property
-    def feature_names(self) -> tuple[str, ...]: ...
-
-    def predict(self, rows: pd.DataFrame) -> Values: ...
-
-
 @dataclass(frozen=True)
-class VerifiedModel:
-    """A model whose folder passed the checks: its columns, its bytes (for executors) and the estimator."""
+class FittedModel:
+    """A fitted estimator with the columns that it takes, whether it has a version yet or not."""
 
-    version: Version
+    pipeline: Any
     columns: tuple[dict[str, Any], ...]
-    data: bytes
-    pipeline: Pipeline
 
     @property
     def feature_names(self) -> tuple[str, ...]:
         return tuple(column["name"] for column in self.columns)
 
     def predict(self, rows: pd.DataFrame) -> Values:
-        """kWh of each device-hour; `rows` has the feature columns in their units, unknown is NaN or None."""
+        """Return kWh of each device-hour; `rows` has the feature columns in their units, unknown is NaN or None."""
         return predict(self.pipeline, self.columns, rows)
 
 
-def predict(pipeline: Pipeline, columns: tuple[dict[str, Any], ...], rows: pd.DataFrame) -> Values:
-    """kWh of each row of `rows`, an array of shape (n,). Raises ModelError naming missing columns."""
+@dataclass(frozen=True)
+class VerifiedModel(FittedModel):
+    """A model whose folder passed the checks, with its version and its bytes (for executors)."""
+
+    version: Version
+    data: bytes
+
+
+def predict(pipeline: Any, columns: tuple[dict[str, Any], ...], rows: pd.DataFrame) -> Values:
+    """Return kWh of each row of `rows`, an array of shape (n,). Raises ModelError naming missing columns."""
     missing = [column["name"] for column in columns if column["name"] not in rows.columns]
     if missing:
         raise ModelError(
@@ -231,7 +222,7 @@ def predict(pipeline: Pipeline, columns: tuple[dict[str, Any], ...], rows: pd.Da
 
 
 def model_inputs(columns: tuple[dict[str, Any], ...], rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows as the pipeline takes them: the columns in order, numbers as float64, unknown categories named."""
+    """Return the rows as the pipeline takes them: columns in order, numbers as float64, unknown categories named."""
     inputs = {}
     for column in columns:
         values = rows[column["name"]]

@@ -1,1 +1,1 @@
-"""Publication: what was said when, what changed since and why."""
+"""What was published when, what changed since, and why."""

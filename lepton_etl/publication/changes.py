@@ -1,7 +1,4 @@
-"""What a new publication changes: the rows to append, and which figures of which rows were restated.
-
-- Why a figure changed: what the day rests on now against what it rested on when it was last published.
-"""
+"""What a new publication changes: rows to append, figures that were restated, and the reasons."""
 
 from __future__ import annotations
 

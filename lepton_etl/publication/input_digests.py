@@ -1,7 +1,7 @@
-"""What a day's figures rest on, as one short mark an input: equal marks, equal input.
+"""Digests of what a day's figures rest on, one an input: equal digests, equal input.
 
 A dated row (inventory, meters, prices, factors, instruments) counts for the UTC days in which it is valid, so a
-changed row marks exactly the days of its span.
+changed row changes the digests of exactly the days of its span.
 """
 
 from __future__ import annotations

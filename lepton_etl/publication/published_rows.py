@@ -1,4 +1,4 @@
-"""What a publication says: rows of any table as canonical JSON, and the last word on each row.
+"""Published rows of any table as canonical JSON, and the newest published one of each row.
 
 Canonical: keys sorted, no blanks, unknown figures left out, so that equal content has equal text on every machine and
 a column that a later release adds changes nothing while it is null. `status` is the publication's own and stands

@@ -1,4 +1,4 @@
-"""The life of a figure: provisional, closed with its month, restated when it changes after that."""
+"""Status of a published row: provisional, closed with its month, restated when it changes after that."""
 
 from __future__ import annotations
 

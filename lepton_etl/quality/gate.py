@@ -1,4 +1,4 @@
-"""Judge slices of the night's tables: what holds, what does not, and the Data Docs that show it.
+"""Check the run's days of silver before gold: which expectations hold, and the Data Docs that show it.
 
 DuckDB computes every check of a table in one pass over the lake's own files; Great Expectations gives the verdicts.
 """

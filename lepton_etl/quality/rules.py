@@ -1,9 +1,7 @@
 """Checks of a table: the field dictionary's (required, bounds, sets, key) and those of conf/expectations.
 
 A check is one aggregate over the slice and the range it must lie in, so all checks of a table cost one pass.
-
-- What the gate found, for the operator and the run record.
-- Rule files of conf/expectations: what a table must fulfil beyond the field dictionary, as data.
+Rule files hold what a table must fulfil beyond the field dictionary; outcomes are for the operator and the run record.
 """
 
 from __future__ import annotations

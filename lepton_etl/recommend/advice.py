@@ -1,4 +1,4 @@
-"""One piece of advice, as every lever gives it: what to change on what, and the saving that it promises.
+"""Declare one piece of advice, as every lever gives it: what to change on what, and the saving that it promises.
 
 Emissions and money of the kWh saved follow by one stated method; the advice that performance states ask for stands
 here too, as it promises nothing.

@@ -1,14 +1,18 @@
-"""Interval of a saving from a circular moving-block bootstrap of daily residuals.
+"""Fit a baseline: a day's energy as a piecewise linear function of work done and weather, before the change.
 
-Blocks keep the days' likeness to their neighbours. They are as long as the reporting period, so that its whole sum is
-met as it stood in the baseline, or longer where Carlstein's rule for first-order autocorrelation says so. So few blocks
-are a small sample: the width grows by Student's quantile over the normal one.
+energy = b0 + b1 work [+ b2 (work - w0)+] [+ b3 weather or b3 (weather - c0)+ [, times work]]: a term stands where the
+days support it by an information criterion that counts autocorrelated points as the few they are worth. Normalised by
+work, so that more work is no loss and less work no saving.
+Source: IPMVP (2022) options C and D; the change-point family of ASHRAE RP-1050 (Kissock et al. 2003); BIC of
+Schwarz (1978).
+
+The uncertainty of a saving against it is told twice: by ASHRAE Guideline 14's formula for days that err alike, and by
+a circular moving-block bootstrap of the baseline's residuals. Blocks keep the days' likeness to their neighbours. They
+are as long as the reporting period, so that its whole sum is met as it stood in the baseline, or longer where
+Carlstein's rule for first-order autocorrelation says so. So few blocks are a small sample: the width grows by Student's
+quantile over the normal one.
 Source: Kuensch, Annals of Statistics 17 (1989) 1217; Politis and Romano (1992) for the circle; Carlstein, Annals of
 Statistics 14 (1986) 1171, for the block length.
-
-- Uncertainty of a saving where neighbouring hours or days err alike.
-- Energy of a day or an hour as a piecewise linear function of work done and weather, fitted before the
-  change.
 """
 
 from __future__ import annotations
@@ -16,17 +20,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil, inf, log, sqrt
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from lepton_etl.uncertainty import CONFIDENCE
+from lepton_etl.uncertainty import CONFIDENCE, Estimate
 
 Floats = npt.NDArray[np.float64]
-Resolution = Literal["hourly", "daily", "monthly"]
 
-HOURLY_K: Final = 1.26
+DAYS_PER_MONTH: Final = 365.25 / 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class ModelErrors:
 
 
 def autocorrelation(residuals: Floats) -> float:
-    """Lag-1 autocorrelation of residuals in order of time, (n,); 0 for fewer than three or none that differ."""
+    """Return the lag-1 autocorrelation of residuals in order of time, (n,); 0 below three or where none differ."""
     if len(residuals) < 3:
         return 0.0
     centred = residuals - residuals.mean()
@@ -50,46 +53,40 @@ def autocorrelation(residuals: Floats) -> float:
 
 
 def effective_points(points: int, autocorrelation: float) -> float:
-    """n' = n (1 - rho) / (1 + rho). A negative rho counts as 0: no more points than there are."""
+    """Return n' = n (1 - rho) / (1 + rho). A negative rho counts as 0: no more points than there are."""
     rho = min(max(autocorrelation, 0.0), 1.0)
     return points * (1.0 - rho) / (1.0 + rho)
-
-
-def factor_k(resolution: Resolution, months: float) -> float:
-    """What the simplified formula falls short by, for a reporting period of so many months."""
-    if resolution == "hourly":
-        return HOURLY_K
-    if resolution == "daily":
-        return -0.00024 * months**2 + 0.03535 * months + 1.00286
-    return -0.00022 * months**2 + 0.03306 * months + 0.94054
 
 
 def saving_error_kwh(
     model: ModelErrors,
     expected_kwh: float,
-    reported_points: int,
-    months: float,
-    resolution: Resolution,
+    reported_days: int,
     confidence: float = CONFIDENCE,
 ) -> float:
-    """Half-width, kWh: k t E_pred CV' sqrt(n / (m n') (1 + 2 / n')), CV' = sqrt(SSE / (n' - p)) / mean.
+    """Return the half-width, kWh: k t E_pred CV' sqrt(n / (m n') (1 + 2 / n')), CV' = sqrt(SSE / (n' - p)) / mean.
 
-    t is Student's, two-sided, of n' - p degrees. Infinite where n' does not exceed p: such a baseline says nothing.
+    t is Student's, two-sided, of n' - p degrees; k, of a reporting period in months, is what the simplified formula
+    falls short by for daily data. Infinite where n' does not exceed p: such a baseline says nothing.
+    Source: ASHRAE Guideline 14-2014, annex B; Sun and Baltazar, ASHRAE Transactions 119 (2013), for k; the form of
+    eemeter's common metrics.
     """
     from scipy.stats import t
 
     effective = effective_points(model.points, model.autocorrelation)
     freedom = effective - model.parameters
-    if freedom <= 0 or model.mean_kwh <= 0 or reported_points < 1:
+    if freedom <= 0 or model.mean_kwh <= 0 or reported_days < 1:
         return inf
     cv = sqrt(model.sse_kwh2 / freedom) / model.mean_kwh
-    spread = sqrt(model.points / (reported_points * effective) * (1.0 + 2.0 / effective))
+    spread = sqrt(model.points / (reported_days * effective) * (1.0 + 2.0 / effective))
     student = float(t.ppf(0.5 + confidence / 2, freedom))
-    return factor_k(resolution, months) * student * expected_kwh * cv * spread
+    months = reported_days / DAYS_PER_MONTH
+    factor_k = -0.00024 * months**2 + 0.03535 * months + 1.00286
+    return factor_k * student * expected_kwh * cv * spread
 
 
 def fractional_uncertainty(error_kwh: float, saving_kwh: float) -> float:
-    """Half-width over the saving; infinite where there is none, so that it can prove nothing."""
+    """Return the half-width over the saving; infinite where there is none, so that it can prove nothing."""
     return error_kwh / saving_kwh if saving_kwh > 0 else inf
 
 
@@ -145,7 +142,7 @@ class Form:
         return 2 + bends + int(self.weather)
 
     def design(self, period: Period) -> Floats:
-        """The terms of each point, (n, p)."""
+        """Return the terms of each point, (n, p)."""
         terms: list[Floats] = [np.ones(len(period)), period.work]
         if self.work_bend is not None:
             terms.append(np.asarray(np.maximum(period.work - self.work_bend, 0.0), np.float64))
@@ -172,13 +169,13 @@ class Baseline:
     nmbe_ratio: float
 
     def expected_kwh(self, period: Period) -> Floats:
-        """What the points would have used without the change, (m,)."""
+        """Return what the points would have used without the change, (m,)."""
         expected: Floats = self.form.design(period) @ self.coefficients
         return expected
 
 
 def fit_baseline(period: Period) -> Baseline | None:
-    """The best supported model of the period; None where no model can be fitted or energy does not rise with work.
+    """Fit the best supported model of the period; None where none can be fitted or energy does not rise with work.
 
     The gates' CV(RMSE) and NMBE are of the parts left out in turn, with the form chosen anew each time.
     """
@@ -207,7 +204,7 @@ def _solve(form: Form, period: Period) -> Floats:
 
 
 def _left_out_residuals(period: Period) -> Floats | None:
-    """Residuals of each sixth of the period under a model of the others."""
+    """Return residuals of each sixth of the period under a model of the others."""
     fold = np.arange(len(period)) * FOLDS // max(len(period), 1)
     residuals: Floats = np.full(len(period), np.nan)
     for one in range(FOLDS):
@@ -223,29 +220,29 @@ def _left_out_residuals(period: Period) -> Floats | None:
 
 
 def _best_form(period: Period) -> Form | None:
-    """Least n' log(SSE / n) + p log(n') among the forms whose energy rises with work; n' by the plain form's rho."""
+    """Return the form of least n' log(SSE / n) + p log(n') whose energy rises with work; n' by the plain form's rho."""
     count = len(period)
     if count < 3 * FOLDS or np.ptp(period.work) <= 0:
         return None
     plain = Form()
     missed = period.energy_kwh - plain.design(period) @ _solve(plain, period)
-    worth = max(effective_points(count, autocorrelation(missed)), 2.0)
+    effective = max(effective_points(count, autocorrelation(missed)), 2.0)
     best, least = None, np.inf
     for form in _forms(period):
         design = form.design(period)
         solved = np.linalg.lstsq(design, period.energy_kwh, rcond=None)
         coefficients, rank = np.asarray(solved[0], np.float64), int(solved[2])
-        if rank < design.shape[1] or form.parameters >= worth or not _rises(form, coefficients):
+        if rank < design.shape[1] or form.parameters >= effective or not _rises(form, coefficients):
             continue
         sse = float(((period.energy_kwh - design @ coefficients) ** 2).sum())
-        score = worth * log(max(sse, 1e-12) / count) + form.parameters * log(worth)
+        score = effective * log(max(sse, 1e-12) / count) + form.parameters * log(effective)
         if score < least:
             best, least = form, score
     return best
 
 
 def _rises(form: Form, coefficients: Floats) -> bool:
-    """Energy never falls with work, neither below nor above the bend."""
+    """Return whether energy never falls with work, neither below nor above the bend."""
     slopes = [coefficients[1]]
     if form.work_bend is not None:
         slopes.append(coefficients[1] + coefficients[2])
@@ -274,17 +271,11 @@ LEAST_BLOCK_DAYS: Final = 7
 LEAST_BLOCKS: Final = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """Two-sided interval of a saving, kWh, and the length of the blocks it rests on."""
-
-    lower_kwh: float
-    upper_kwh: float
-    block_days: int
-
-
 def block_days(residuals: Floats, reported_days: int) -> int:
-    """Longest of ceil((sqrt(6) rho / (1 - rho^2))^(2/3) n^(1/3)), the reporting period and a week; at most n / 5."""
+    """Return the longest of ceil((sqrt(6) rho / (1 - rho^2))^(2/3) n^(1/3)), the reporting period and a week.
+
+    It is at most n / 5.
+    """
     count = len(residuals)
     rho = min(max(autocorrelation(residuals), 0.0), 0.99)
     best: float = (6.0**0.5 * rho / (1.0 - rho * rho)) ** (2.0 / 3.0) * count ** (1.0 / 3.0)
@@ -292,7 +283,7 @@ def block_days(residuals: Floats, reported_days: int) -> int:
 
 
 def small_sample_factor(days: int, block: int, confidence: float = CONFIDENCE) -> float:
-    """Student's quantile over the normal one, for as many degrees of freedom as there are blocks less one."""
+    """Return Student's quantile over the normal one, for as many degrees of freedom as there are blocks less one."""
     from scipy.stats import norm, t
 
     tail = 0.5 + confidence / 2
@@ -306,8 +297,8 @@ def saving_interval(
     reported_design: Floats,
     seed: int,
     confidence: float = CONFIDENCE,
-) -> Interval:
-    """Interval of a saving of a linear model: its coefficients' error and the reporting days' own scatter.
+) -> Estimate:
+    """Return the interval of a saving of a linear model: its coefficients' error and the reporting days' own scatter.
 
     `design` (n, p) and `reported_design` (m, p) are the model's terms by day, `residuals_kwh` (n,) what it missed on
     days it was not fitted on, in order of time. Change points are held. A basic (reflected) bootstrap interval.
@@ -322,11 +313,12 @@ def saving_interval(
     missed = fitted_on @ leverage - reported.sum(axis=1)
     tails = np.quantile(missed, [0.5 - confidence / 2, 0.5 + confidence / 2])
     low, high = tails * small_sample_factor(len(centred), days, confidence)
-    return Interval(float(saving_kwh - high), float(saving_kwh - low), days)
+    lower, upper = float(saving_kwh - high), float(saving_kwh - low)
+    return Estimate(saving_kwh, min(lower, saving_kwh), max(upper, saving_kwh))
 
 
 def blocks(residuals: Floats, length: int, block: int, random: np.random.Generator) -> Floats:
-    """Replicates (REPLICATES, length) of whole blocks of the circle, the last one cut."""
+    """Return replicates (REPLICATES, length) of whole blocks of the circle, the last one cut."""
     count = ceil(length / block)
     starts = random.integers(0, len(residuals), size=(REPLICATES, count))
     position = (starts[:, :, None] + np.arange(block)).reshape(REPLICATES, count * block)

@@ -50,7 +50,7 @@ class Node:
 
     @property
     def break_even_h(self) -> float:
-        """Hours off that pay the waking; infinite where standby saves nothing."""
+        """Return hours off that pay the waking; infinite where standby saves nothing."""
         return self.wake_kwh * 1000 / self.saved_w if self.saved_w > 0 else float("inf")
 
 
@@ -83,61 +83,37 @@ class PowerDown:
     saving_kwh: Estimate
 
 
-@dataclass(frozen=True, slots=True)
-class Consolidation:
-    """The runs, units on by cluster and hour, and why nodes stay on, by node_id."""
-
-    runs: tuple[PowerDown, ...]
-    units_on: dict[str, Floats]
-    kept: dict[str, str]
-
-
 def consolidate(
     nodes: Sequence[Node], demand_units: Mapping[str, Floats], quantile: float, rules: Rules | None = None
-) -> Consolidation:
+) -> list[PowerDown]:
     """Return runs of power-down over H hours; `demand_units` of a cluster (H,) is the `quantile` of its forecast.
 
-    NaN demand keeps the whole cluster on in that hour. A cluster without demand keeps every node, with its reason.
+    NaN demand keeps the whole cluster on in that hour. A cluster without demand keeps every node.
     """
     asked = rules or Rules()
-    kept: dict[str, str] = {}
     runs: list[PowerDown] = []
-    units_on: dict[str, Floats] = {}
     by_cluster: dict[str, list[Node]] = {}
+    on_in_domain: dict[tuple[str, str], NDArray[np.int64]] = {}
+    hours = len(next(iter(demand_units.values()))) if demand_units else 0
     for node in nodes:
         by_cluster.setdefault(node.cluster_id, []).append(node)
-    hours = len(next(iter(demand_units.values()))) if demand_units else 0
-    on_in_domain: dict[tuple[str, str], NDArray[np.int64]] = {}
-    for node in nodes:
         for domain in node.domains.items():
             count = on_in_domain.setdefault(domain, np.zeros(hours, dtype=np.int64))
             count += int(node.on)
-    for cluster_id, members in sorted(by_cluster.items()):
-        demand = demand_units.get(cluster_id)
-        if demand is None:
-            kept |= {node.node_id: "no forecast of the cluster's demand" for node in members}
-            continue
-        awake = [node for node in members if node.on and node.kind == _WORK]
-        units_on[cluster_id] = np.full(hours, sum(node.units for node in awake))
-        needed = demand + _reserve(awake, asked)
+    for cluster_id in sorted(set(by_cluster) & set(demand_units)):
+        awake = [node for node in by_cluster[cluster_id] if node.on and node.kind == _WORK]
+        units_on = np.full(hours, sum(node.units for node in awake))
+        needed = demand_units[cluster_id] + _reserve(awake, asked)
         order = sorted(
             awake, key=lambda node: (-node.saved_w / max(node.units, 1e-9), node.break_even_h, node.node_id)
         )
         for node in order:
-            found, reason = _runs(node, units_on[cluster_id], needed, on_in_domain, asked)
-            for start, end in found:
-                units_on[cluster_id][start:end] -= node.units
+            for start, end in _runs(node, units_on, needed, on_in_domain, asked):
+                units_on[start:end] -= node.units
                 for domain in node.domains.items():
                     on_in_domain[domain][start:end] -= 1
                 runs.append(_power_down(node, start, end, quantile))
-            if not found:
-                kept[node.node_id] = reason
-        for node in members:
-            if node.kind != _WORK:
-                kept[node.node_id] = f"a {node.kind} node"
-            elif not node.on:
-                kept[node.node_id] = "not on"
-    return Consolidation(tuple(runs), units_on, kept)
+    return runs
 
 
 def _reserve(awake: list[Node], rules: Rules) -> float:
@@ -151,23 +127,18 @@ def _runs(
     needed: Floats,
     on_in_domain: Mapping[tuple[str, str], NDArray[np.int64]],
     rules: Rules,
-) -> tuple[list[tuple[int, int]], str]:
-    """Return rows [start, end) in which the node can be down and it pays, or why there are none."""
+) -> list[tuple[int, int]]:
+    """Return rows [start, end) in which the node can be down and it pays."""
     if not node.saved_w > 0:
-        return [], f"standby draws {node.standby_w:g} W, idle {node.idle_w.value:g} W: nothing to save"
+        return []
     hours = np.arange(len(units_on))
     # A NaN demand compares false: the node stays.
     spare: Bools = np.asarray((units_on - node.units >= needed) & (hours >= node.free_from_h))
-    if not spare.any():
-        return [], "needed for the forecast demand and the reserve, or busy"
-    for kind, name in node.domains.items():
-        spare &= on_in_domain[kind, name] > rules.least_on
-        if not spare.any():
-            return [], f"{kind} {name} keeps {rules.least_on} on"
+    for domain in node.domains.items():
+        spare &= on_in_domain[domain] > rules.least_on
     least = max(rules.least_off_h, ceil(node.break_even_h + node.wake_h))
     edges = np.flatnonzero(np.diff(np.concatenate([[0], spare.astype(np.int8), [0]])))
-    found = [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True) if b - a >= least]
-    return found, f"no run of {least} h: break-even {node.break_even_h:.1f} h, waking {node.wake_h:g} h"
+    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True) if b - a >= least]
 
 
 def _power_down(node: Node, start: int, end: int, quantile: float) -> PowerDown:

@@ -1,4 +1,4 @@
-"""Recommendations in the forms that an operator takes along: commands to read and then run, never run by us.
+"""Export recommendations in forms that an operator takes along: commands to read and then run, never run here.
 
 Every value is quoted for the shell: identifiers come from logs. What has no command that is safe to type becomes a line
 of comment.
@@ -13,7 +13,6 @@ from datetime import datetime
 from typing import Any, Final
 
 Row = Mapping[str, Any]
-SYSTEMS: Final = ("slurm", "kubernetes")
 # Kubernetes' own controllers ignore it: a queue that honours it, or a person, looks at it.
 NOT_BEFORE: Final = "lepton-etl/not-before"
 _HEAD: Final = (
@@ -25,7 +24,7 @@ _HEAD: Final = (
 
 
 def commands(rows: Iterable[Row], system: str) -> str:
-    """A shell script of the rows (gold/recommendation) for `slurm` or `kubernetes`, one block a recommendation."""
+    """Return a shell script of rows of gold/recommendation for `slurm` or `kubernetes`, a block for each."""
     blocks = [*_HEAD]
     for row in rows:
         blocks += ["", *_words(row)]
@@ -43,7 +42,7 @@ def _words(row: Row) -> list[str]:
 
 
 def _one_line(text: str) -> str:
-    """A comment ends with its line: what comes from logs must not end it earlier."""
+    """Keep a comment on its line: what comes from logs must not end it earlier."""
     return "".join(one if one.isprintable() else " " for one in text)
 
 
@@ -93,8 +92,8 @@ def _look_at_job(row: Row, numbers: Mapping[str, Any], system: str) -> list[str]
 
 
 def _by_hand(row: Row, numbers: Mapping[str, Any], system: str) -> list[str]:
-    told = ", ".join(f"{name} {value}" for name, value in sorted(numbers.items()))
-    return [_one_line(f"# by hand: {row['action']}{': ' + told if told else ''}")]
+    listed = ", ".join(f"{name} {value}" for name, value in sorted(numbers.items()))
+    return [_one_line(f"# by hand: {row['action']}{': ' + listed if listed else ''}")]
 
 
 _MAKERS: Final[Mapping[str, Callable[[Row, Mapping[str, Any], str], list[str]]]] = {
@@ -103,4 +102,3 @@ _MAKERS: Final[Mapping[str, Callable[[Row, Mapping[str, Any], str], list[str]]]]
     "power_down": _power_down,
     "end_job": _look_at_job,
 }
-ACTIONS: Final = tuple(_MAKERS)

@@ -1,7 +1,7 @@
 """Advise on the idle nodes of one cluster from its node-hours: which may be powered down, which draw too much at rest.
 
 Nodes power down where the settings state what standby draws; where they do not, nodes without work are named and
-nothing is promised.
+nothing is promised. Only what was seen counts: an hour whose power or work is unknown is neither idle nor wasted.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class ClusterHours:
 
 
 def node_advice(rows: pl.DataFrame, day: date, settings: OptimizeSettings) -> list[Advice]:
-    """Advice for the day after `day` from COLUMNS of one cluster's hours of the days up to it."""
+    """Return advice for the day after `day` from COLUMNS of one cluster's hours of the days up to it."""
     hours = _cluster_hours(rows, day, settings.history_days)
     idle = [_idle_power_w(hours, at) for at in range(len(hours.node_ids))]
     down = settings.power_down
@@ -104,13 +104,13 @@ def _idle_power_w(hours: ClusterHours, at: int) -> Estimate | None:
 def _power_down(
     hours: ClusterHours, idle: Sequence[Estimate | None], down: PowerDownSettings, day: date
 ) -> list[Advice]:
-    """One advice a cluster: the nodes that forecast demand, reserve and racks do not need on the next day."""
+    """Return one advice: the nodes that forecast demand, reserve and racks do not need on the next day."""
     demand = _demand(hours, down.demand_quantile_ratio)
     if demand is None:
         return []
     nodes = [_node(hours, at, power, down) for at, power in enumerate(idle)]
     rules = Rules(down.reserve_nodes, down.reserve_ratio, down.least_on_per_rack)
-    runs = consolidate(nodes, {hours.cluster_id: demand}, down.demand_quantile_ratio, rules).runs
+    runs = consolidate(nodes, {hours.cluster_id: demand}, down.demand_quantile_ratio, rules)
     paying = [run for run in runs if run.saving_kwh.value > 0]
     if not paying:
         return []
@@ -141,7 +141,7 @@ def _power_down(
 
 
 def _node(hours: ClusterHours, at: int, idle: Estimate | None, down: PowerDownSettings) -> Node:
-    """A node as the planner takes it; one whose idle power is not known serves, and saves nothing asleep."""
+    """Return a node as the planner takes it; one whose idle power is not known serves, and saves nothing asleep."""
     standby_w, drawn_w = down.standby_power_w, hours.power_w[at, -1]
     power = idle or Estimate(standby_w, standby_w, standby_w)
     return Node(
@@ -161,7 +161,7 @@ def _node(hours: ClusterHours, at: int, idle: Estimate | None, down: PowerDownSe
 
 
 def _demand(hours: ClusterHours, quantile: float) -> Floats | None:
-    """Nodes that worked at each hour of the day, (24,): the quantile over days; None: too few days are known."""
+    """Return nodes that worked at each hour of the day, (24,): the quantile over days; None: too few days are known."""
     known = np.isfinite(hours.busy).any(axis=0)
     # What is not known of a node in an hour that others are known in counts as work.
     count = np.where(np.isfinite(hours.busy), hours.busy, 1.0).sum(axis=0)
@@ -173,7 +173,7 @@ def _demand(hours: ClusterHours, quantile: float) -> Floats | None:
 
 
 def _without_work(hours: ClusterHours, settings: OptimizeSettings, day: date) -> list[Advice]:
-    """Nodes without a job at the end of the day, by name: without a standby power nothing can be promised."""
+    """Return nodes without a job at the end of the day, by name: without a standby power nothing can be promised."""
     newest = hours.busy[:, -settings.idle_h :]
     is_compute = np.array([kind == "compute" for kind in hours.kinds])
     names = [hours.node_ids[at] for at in np.flatnonzero((newest == 0).all(axis=1) & is_compute)]

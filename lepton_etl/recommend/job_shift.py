@@ -13,7 +13,7 @@ import polars as pl
 
 from lepton_etl.config.sections import ShiftSettings
 from lepton_etl.recommend.advice import Advice, Subject
-from lepton_etl.recommend.job_places import (
+from lepton_etl.recommend.job_placement import (
     LINEAR_COLUMNS,
     PROVEN_RATIO,
     WHOLE_COLUMNS,

@@ -1,4 +1,4 @@
-"""The life of a recommendation: proposed, accepted, applied, expired, rejected.
+"""Keep the states of a recommendation: proposed, accepted, applied, expired, rejected.
 
 Every night the levers propose afresh. What is the same change of the same subject keeps its identity and its first day;
 what a person has accepted keeps the promise that they accepted, whatever the levers say since.
@@ -56,7 +56,7 @@ def standing(
     before: Sequence[Mapping[str, Any]],
     decisions: Iterable[Decision],
 ) -> list[dict[str, Any]]:
-    """Rows of gold/recommendation at the end of a UTC day, by id.
+    """Return rows of gold/recommendation at the end of a UTC day, by id.
 
     `proposals` are rows of `Advice.row`, valued or not; `before` are the rows of the newest earlier night, `decisions`
     all of them: those recorded after the day's end do not count, so that a re-run of the day gives the same rows. What
@@ -80,7 +80,7 @@ def standing(
 
 
 def state_now(row: Mapping[str, Any], decisions: Iterable[Decision]) -> str:
-    """The state of a row of gold/recommendation with the decisions taken since its night."""
+    """Return the state of a row of gold/recommendation with the decisions taken since its night."""
     own = [one for one in decisions if one.recommendation_id == row["recommendation_id"]]
     later = [one for one in own if one.decided_time > row["state_time"]]
     if not later or row["recommendation_state"] == EXPIRED:
@@ -121,7 +121,7 @@ def _row(
 def _decided(
     before: Mapping[str, Any] | None, decision: Decision | None, end: datetime
 ) -> tuple[str, datetime]:
-    """The state by the newest decision, and since when; without one as it was."""
+    """Return the state by the newest decision, and since when; without one as it was."""
     if decision is not None:
         if decision.decision == WITHDRAWN:
             return EXPIRED, decision.decided_time

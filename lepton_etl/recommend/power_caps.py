@@ -1,9 +1,15 @@
 """Propose power caps for GPUs, by job class and hardware class, from logged power, clock and limits.
 
 Runs become curves: energy and time per unit of work of each workload under each cap that it was logged under. A
-workload that never ran under a cap here takes what other workloads of the same hardware class that resemble it have
-shown, by a kernel over cap and power demand; a cap is proposed only where the evidence keeps the slowdown within its
-bound, and the interval of the saving above 0, by conformal prediction over networks left out in turn.
+workload that never ran under a cap here is placed by its mean power under the default limit over that limit (its
+demand), a cap by its share of that limit; what to expect is a Nadaraya-Watson mean with Gaussian weights over other
+workloads of the hardware class, in which each network counts the same however many of its workloads were logged.
+Source: Nadaraya (1964), Watson (1964).
+
+The width of caution is set so that the same procedure, with each network left out in turn, broke the slowdown bound
+for no larger a share of workloads than allowed. Source: conformal risk control, Angelopoulos et al., ICLR 2024
+(arXiv:2208.02814), here with the workloads of left-out networks as the calibration rows. Workloads of one network are
+alike, so the guarantee is that of a few networks, not of as many workloads: the bench measures it from outside.
 """
 
 from __future__ import annotations
@@ -50,12 +56,12 @@ class CapCurve:
 
     @property
     def default_power_w(self) -> float:
-        """Mean power under the default limit, W: what every uncapped run tells for free."""
+        """Return the mean power under the default limit, W: what every uncapped run tells for free."""
         return float(self.energy_per_work_j[-1] / self.time_per_work_s[-1])
 
     @property
     def demand_ratio(self) -> float:
-        """Mean power under the default limit over that limit."""
+        """Return the mean power under the default limit over that limit."""
         return self.default_power_w / self.default_limit_w
 
     @property
@@ -64,18 +70,18 @@ class CapCurve:
 
     @property
     def slowdown_ratio(self) -> Floats:
-        """Extra time per unit of work against the default limit; negative where it was faster."""
+        """Return extra time per unit of work against the default limit; negative where it was faster."""
         slowdown: Floats = self.time_per_work_s / self.time_per_work_s[-1] - 1.0
         return slowdown
 
     @property
     def saving_ratio(self) -> Floats:
-        """Energy per unit of work saved against the default limit."""
+        """Return energy per unit of work saved against the default limit."""
         saving: Floats = 1.0 - self.energy_per_work_j / self.energy_per_work_j[-1]
         return saving
 
     def at(self, power_limit_w: float) -> int:
-        """Position of a logged cap; raises KeyError for one that was not logged."""
+        """Return the position of a logged cap; raises KeyError for one that was not logged."""
         found = np.flatnonzero(np.isclose(self.power_limit_w, power_limit_w))
         if not len(found):
             raise KeyError(
@@ -84,23 +90,13 @@ class CapCurve:
         return int(found[0])
 
 
-@dataclass(frozen=True, slots=True)
-class Curves:
-    """The curves, and what could not become one."""
-
-    curves: tuple[CapCurve, ...]
-    unusable_rows: int
-    """Rows with a missing, infinite or not positive cap, time or power."""
-    without_default: tuple[str, ...]
-    """Workloads never logged under the highest limit of their class: there is nothing to compare them with."""
-
-
-def curves_of(runs: pd.DataFrame) -> Curves:
-    """Curves of logged runs: a row is a run of `work` units (1 where there is no such column) under one cap.
+def curves_of(runs: pd.DataFrame) -> tuple[CapCurve, ...]:
+    """Return curves of logged runs: a row is a run of `work` units (1 where there is no such column) under one cap.
 
     Columns: COLUMNS; `power_w` is the mean over the run, `time_per_work_s` its seconds per unit of work. Runs alike
     in workload and cap are joined by sums of energy, time and work. The default is the highest limit logged in the
-    hardware class. Raises ValueError naming the columns that are missing.
+    hardware class: a workload never logged under it has no curve, nor has a row without a positive cap, time, power
+    and work. Raises ValueError naming the columns that are missing.
     """
     missing = [name for name in CURVES_COLUMNS if name not in runs.columns]
     if missing:
@@ -116,21 +112,20 @@ def curves_of(runs: pd.DataFrame) -> Curves:
     keys = ["hardware_class", "network_id", "workload_id"]
     sums = kept.groupby([*keys, "power_limit_w"], sort=True).sum().reset_index()
     default_w = {str(c): float(w) for c, w in sums.groupby("hardware_class")["power_limit_w"].max().items()}
-    found, without = [], []
+    found = []
     for (hardware, network, workload), rows in sums.groupby(keys, sort=True):
         caps_w = rows["power_limit_w"].to_numpy(np.float64)
         if caps_w[-1] != default_w[str(hardware)]:
-            without.append(str(workload))
             continue
         per_work = rows[["seconds", "joules"]].to_numpy(np.float64) / rows[["work"]].to_numpy(np.float64)
         found.append(
             CapCurve(str(hardware), str(network), str(workload), caps_w, per_work[:, 0], per_work[:, 1])
         )
-    return Curves(tuple(found), int((~usable).sum()), tuple(without))
+    return tuple(found)
 
 
 def others(curves: Sequence[CapCurve], network_id: str) -> tuple[CapCurve, ...]:
-    """The curves of every other network: the evidence for a workload that was never capped here."""
+    """Return the curves of every other network: the evidence for a workload that was never capped here."""
     return tuple(c for c in curves if c.network_id != network_id)
 
 
@@ -170,11 +165,11 @@ class Neighbours:
         self._outcomes: Floats = np.column_stack([np.minimum(slowdown, SLOWDOWN_CLIP_RATIO), saving])
 
     def knows_demand(self, demand_ratio: float) -> bool:
-        """Whether the demand lies within that of the curves: beyond it nothing was measured."""
+        """Return whether the demand lies within that of the curves: beyond it nothing was measured."""
         return bool(self._demand.min() <= demand_ratio <= self._demand.max())
 
     def estimate(self, demand_ratio: float, cap_ratio: Floats) -> Expected:
-        """What to expect of one workload under caps (q,), both over the default limit."""
+        """Return what to expect of one workload under caps (q,), both over the default limit."""
         apart = ((cap_ratio[:, None] - self._cap) / CAP_WIDTH_RATIO) ** 2
         apart = apart + ((demand_ratio - self._demand) / DEMAND_WIDTH_RATIO) ** 2
         near: Floats = np.exp(-0.5 * apart)
@@ -186,34 +181,6 @@ class Neighbours:
         spread = np.sqrt(variance + LEAST_SPREAD_RATIO**2)
         supported = (near.sum(axis=1) >= LEAST_WEIGHT) & self.knows_demand(demand_ratio)
         return Expected(mean[:, 0], spread[:, 0], mean[:, 1], spread[:, 1], supported)
-
-
-@dataclass(frozen=True, slots=True)
-class CapFigures:
-    """One cap of one workload, per unit of work; ratios against the default limit."""
-
-    power_limit_w: float
-    time_per_work_s: float
-    energy_per_work_j: float
-    edp_js: float
-    ed2p_js2: float
-    slowdown_ratio: float
-    saving_ratio: float
-
-
-def cap_figures(curve: CapCurve) -> tuple[CapFigures, ...]:
-    """Each logged cap with EDP = E x T and ED2P = E x T squared.
-
-    Source: Gonzalez and Horowitz, IEEE JSSC 31 (1996) 1277 (EDP); Martin, Nystroem and Penzes (2002) (ED2P).
-    """
-    rows = zip(
-        curve.power_limit_w, curve.time_per_work_s, curve.energy_per_work_j, curve.slowdown_ratio,
-        curve.saving_ratio, strict=True,
-    )  # fmt: skip
-    return tuple(
-        CapFigures(float(w), float(t), float(e), float(e * t), float(e * t * t), float(s), float(v))
-        for w, t, e, s, v in rows
-    )
 
 
 HARDWARE_UNSEEN: Final = "hardware class never logged under a cap"
@@ -278,7 +245,7 @@ class BlindCaps:
     slowdown_score: float
 
     def choose(self, default_power_w: float, caps_allowed_w: Sequence[float] | None = None) -> CapChoice:
-        """A cap for a workload of this mean power (W) under the default limit, or a refusal with its reason.
+        """Return a cap for a workload of this mean power (W) under the default limit, or a refusal with its reason.
 
         `caps_allowed_w` narrows the caps to what the operator allows; one that was never measured is not added by it.
         """
@@ -300,7 +267,7 @@ class BlindCaps:
 
 
 def learn_blind(evidence: Sequence[CapCurve], settings: CapSettings | None = None) -> BlindCaps | str:
-    """What `evidence` (curves of one hardware class, none of the network to be capped) allows, or why nothing."""
+    """Learn from `evidence` (curves of one hardware class, none of the network to be capped), or return why not."""
     settings = settings or CapSettings()
     evidence = [curve for curve in evidence if len(curve.power_limit_w) > 1]
     if not evidence:
@@ -332,7 +299,7 @@ def blind_choice(
     settings: CapSettings | None = None,
     caps_allowed_w: Sequence[float] | None = None,
 ) -> CapChoice:
-    """A cap for one workload from the curves of every other network of its hardware class; any class in `curves`."""
+    """Choose a cap for one workload from the curves of every other network of its hardware class."""
     own = [c for c in curves if c.hardware_class == hardware_class]
     learned = learn_blind(others(own, network_id), settings)
     if isinstance(learned, str):
@@ -343,7 +310,7 @@ def blind_choice(
 
 
 def _left_out(evidence: Sequence[CapCurve], networks: Sequence[str]) -> list[tuple[CapCurve, Expected]]:
-    """Each curve with what the curves of the other networks would have said of it."""
+    """Return each curve with what is expected of it from the curves of the other networks."""
     found = []
     for network in networks:
         neighbours = Neighbours(others(evidence, network))
@@ -354,7 +321,7 @@ def _left_out(evidence: Sequence[CapCurve], networks: Sequence[str]) -> list[tup
 
 
 def _scores(left_out: Sequence[tuple[CapCurve, Expected]], settings: CapSettings) -> tuple[float, float]:
-    """Conformal widths of saving and slowdown in spreads, over the caps that would be thought of at all."""
+    """Return conformal widths of saving and slowdown in spreads, over the caps that may keep the bound."""
     saving: list[Floats] = []
     slowdown: list[Floats] = []
     for curve, expected in left_out:
@@ -373,7 +340,7 @@ def _scores(left_out: Sequence[tuple[CapCurve, Expected]], settings: CapSettings
 def _caution(
     left_out: Sequence[tuple[CapCurve, Expected]], saving_score: float, settings: CapSettings
 ) -> float | None:
-    """The least caution at which (violations + 1) / (workloads + 1) stays within the allowed share."""
+    """Return the least caution at which (violations + 1) / (workloads + 1) stays within the allowed share."""
     for caution in CAUTIONS:
         violations = 0
         for curve, expected in left_out:
@@ -385,7 +352,7 @@ def _caution(
 
 
 def _best(expected: Expected, caution: float, saving_score: float, slowdown_max_ratio: float) -> int | None:
-    """The cap of largest expected saving among those that are supported, slow enough and surely saving."""
+    """Return the cap of largest expected saving among those that are supported, slow enough and surely saving."""
     allowed = (
         expected.supported
         & (expected.slowdown + caution * expected.slowdown_spread <= slowdown_max_ratio)
@@ -415,7 +382,7 @@ LEAST_H: Final = 2.0
 def cap_advice(
     rows: pd.DataFrame, day: date, settings: OptimizeSettings
 ) -> tuple[list[Advice], tuple[str, ...]]:
-    """Caps for job classes of the day after `day`, from COLUMNS; and why there are none for a hardware class."""
+    """Return caps for job classes of the day after `day`, from COLUMNS; and why there are none for a hardware class."""
     asked = CapSettings(slowdown_max_ratio=settings.slowdown_max_ratio)
     known = rows[(rows["hours"] >= LEAST_H) & (rows["work_rate"] > 0)]
     found: list[Advice] = []
@@ -428,7 +395,7 @@ def cap_advice(
                 f"no cap for {hardware_class}: logged under {logged} alone; cap some runs to learn from"
             ] = None
             continue
-        curves = curves_of(_runs(own)).curves
+        curves = curves_of(_runs(own))
         for (user, job_class), jobs in own.groupby(["user_name", "job_class"], sort=True):
             newest = float(jobs["newest_kwh"].sum())
             at_default = jobs[np.isclose(jobs["power_limit_w"], limits[-1])]
@@ -465,7 +432,7 @@ def cap_advice(
 
 
 def _runs(own: pd.DataFrame) -> pd.DataFrame:
-    """Rows as the curves take them: a unit of work is 1e9 clock cycles at full utilisation."""
+    """Return rows as the curves take them: a unit of work is 1e9 clock cycles at full utilisation."""
     return pd.DataFrame(
         {
             "hardware_class": own["hardware_class"], "network_id": own["user_name"], "workload_id": own["job_class"],
@@ -476,17 +443,19 @@ def _runs(own: pd.DataFrame) -> pd.DataFrame:
 
 
 def _products(curves: tuple[CapCurve, ...], job_class: str) -> dict[str, object]:
-    """EDP and ED2P under the caps that this job class itself ran under, over those at the default limit."""
+    """Return energy-delay products under the caps that this job class itself ran under, over those at the default.
+
+    Source: Gonzalez and Horowitz, IEEE JSSC 31 (1996) 1277 (EDP = E x T); Martin, Nystroem and Penzes (2002) (ED2P).
+    """
     for curve in curves:
         if curve.workload_id == job_class:
-            figures = cap_figures(curve)
-            last = figures[-1]
+            edp = curve.energy_per_work_j * curve.time_per_work_s
+            found = {"edp_ratio": edp, "ed2p_ratio": edp * curve.time_per_work_s}
             return {
-                "edp_ratio": {_cap(one): round(one.edp_js / last.edp_js, 4) for one in figures},
-                "ed2p_ratio": {_cap(one): round(one.ed2p_js2 / last.ed2p_js2, 4) for one in figures},
+                name: {
+                    f"{cap_w:.0f}": round(float(value), 4)
+                    for cap_w, value in zip(curve.power_limit_w, product / product[-1], strict=True)
+                }
+                for name, product in found.items()
             }
     return {}
-
-
-def _cap(one: CapFigures) -> str:
-    return f"{one.power_limit_w:.0f}"

@@ -1,8 +1,9 @@
-"""Jobs of history started elsewhen: simple rules, a planned rule, the clairvoyant bound; one site and policy at a time.
+"""Replay jobs of history under other policies: simple rules, a planned rule, the clairvoyant bound; a site at a time.
 
 A job keeps the energy, the run time and the nodes that it had; only its start moves, within what it may wait and what
 the site has room for. Facility energy is the job's own, so energy is equal under every policy by construction: what
-differs is carbon, money, delay and deadlines. Time counts in steps of the intensity's hours.
+differs is carbon, money, delay and deadlines. Hours count from the origin of the replay; series are steps of one hour,
+NaN where unknown, begun `past` hours before.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import Final
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from lepton_etl.errors import LeptonError
@@ -56,7 +56,7 @@ class Signals:
 def wanted_start(
     policy: str, released_h: float, latest_h: float, lasts_h: float, signals: Signals, rules: HistoryRules
 ) -> float:
-    """The hour at which a job wants to start, from its release to its latest start; ties start sooner.
+    """Return the hour at which a job wants to start, from its release to its latest start; ties start sooner.
 
     Only `clairvoyant` looks at intensities of hours that were not over at the release, and `threshold` at each hour's
     when that hour begins (its own is taken as known, as a live signal gives it). Prices are known ahead.
@@ -84,7 +84,7 @@ def wanted_start(
 
 
 def _below(starts: Floats, signals: Signals, rules: HistoryRules) -> float:
-    """The first start whose hour lies below the quantile of the hours before it; the last one where none does."""
+    """Return the first start whose hour lies below the quantile of the hours before it; the last where none does."""
     for start in starts:
         at = signals.past + int(np.floor(start))
         before = signals.intensity[max(at - rules.history_h, 0) : at]
@@ -95,7 +95,7 @@ def _below(starts: Floats, signals: Signals, rules: HistoryRules) -> float:
 
 
 def same_hours(before: Floats, history_h: int) -> Floats:
-    """The mean of the same hours of the day over the last `history_h`, for two days ahead; NaN where none is known."""
+    """Return the mean of the same hours of the day over `history_h`, for two days ahead; NaN where none is known."""
     days = history_h // _DAY_H
     wanted = days * _DAY_H
     padded = np.concatenate([np.full(max(wanted - len(before), 0), np.nan), before[-wanted:]]).reshape(
@@ -108,7 +108,7 @@ def same_hours(before: Floats, history_h: int) -> Floats:
 
 
 def window_means(hourly: Floats, starts_h: Floats, lasts_h: float) -> Floats:
-    """Mean of an hourly step series over [start, start + lasts]; NaN where it is left or not known."""
+    """Return mean of an hourly step series over [start, start + lasts]; NaN where it is left or not known."""
     found = np.full(len(starts_h), np.nan)
     for place, start in enumerate(starts_h):
         hours, share = spread(start, lasts_h)
@@ -118,7 +118,7 @@ def window_means(hourly: Floats, starts_h: Floats, lasts_h: float) -> Floats:
 
 
 def spread(start_h: float, lasts_h: float) -> tuple[Ints, Floats]:
-    """The hours that a run touches and the share of its time in each; shares sum to 1. An instant lies in its hour."""
+    """Return the hours that a run touches and the share of its time in each; an instant lies in its hour."""
     first = int(np.floor(start_h))
     end = start_h + max(lasts_h, 1e-6)
     last = max(int(np.ceil(end - 1e-9)), first + 1)
@@ -147,7 +147,7 @@ class SiteTotals:
 
 
 def job_rows(job_energy: pl.DataFrame, job_run: pl.DataFrame) -> pl.DataFrame:
-    """One row a run of a job out of gold/job_energy (a row a day) and silver/job_run, as `replay_site` takes them.
+    """Return a row for each run from gold/job_energy (a row a day) and silver/job_run, as `replay_site` takes them.
 
     Columns: the run's key, start_time, end_time, node_count, gpu_count, energy_kwh and energy_basis: facility energy,
     IT where a day of it is null. A run whose energy or end is unknown is left out.
@@ -175,9 +175,9 @@ def job_rows(job_energy: pl.DataFrame, job_run: pl.DataFrame) -> pl.DataFrame:
 
 
 def replay_site(
-    jobs: pl.DataFrame | pa.Table, node_capacity: int, intensity: pl.DataFrame | pa.Table,
-    price: pl.DataFrame | pa.Table | None, policy: str, first: datetime, last: datetime,
-    rules: HistoryRules | None = None, forecast: pl.DataFrame | pa.Table | None = None,
+    jobs: pl.DataFrame, node_capacity: int, intensity: pl.DataFrame,
+    price: pl.DataFrame | None, policy: str, first: datetime, last: datetime,
+    rules: HistoryRules | None = None, forecast: pl.DataFrame | None = None,
 ) -> SiteTotals:  # fmt: skip
     """Run one policy over the jobs of one site that were submitted in [first, last), in UTC.
 
@@ -193,7 +193,7 @@ def replay_site(
     if policy == "cheapest_window" and price is None:
         raise ReplayError("cheapest_window needs prices, and there are none", remedy="load a tariff")
     chosen = rules or HistoryRules()
-    rows = _frame(jobs).filter(pl.col("submit_time").is_between(first, last, closed="left"))
+    rows = jobs.filter(pl.col("submit_time").is_between(first, last, closed="left"))
     rows = rows.sort("submit_time", "job_id")
     if not len(rows):
         return SiteTotals(policy, 0, 0.0, 0.0, 0.0, float("nan"), 0, 0)
@@ -203,18 +203,16 @@ def replay_site(
     lasts = _since_h(rows["end_time"], origin) - _since_h(rows["start_time"], origin)
     latest, deadline = released + chosen.flexibility_h, np.full(len(rows), np.inf)
     if "deadline_time" in rows.columns:
-        told = _since_h(rows["deadline_time"], origin)
-        deadline = np.where(np.isfinite(told), told, np.inf)
-        latest = np.where(np.isfinite(told), told - lasts, latest)
+        stated_h = _since_h(rows["deadline_time"], origin)
+        deadline = np.where(np.isfinite(stated_h), stated_h, np.inf)
+        latest = np.where(np.isfinite(stated_h), stated_h - lasts, latest)
     horizon = int(np.ceil(max(latest.max(), released.max()) + lasts.sum())) + 2
     past = chosen.history_h
     signals = Signals(
-        _hourly(_frame(intensity), _INTENSITY, origin, past, horizon),
-        np.full(past + horizon, np.nan)
-        if price is None
-        else _hourly(_frame(price), "price", origin, past, horizon),
+        _hourly(intensity, _INTENSITY, origin, past, horizon),
+        np.full(past + horizon, np.nan) if price is None else _hourly(price, "price", origin, past, horizon),
         past,
-        _forecasts(None if forecast is None else _frame(forecast), origin),
+        _forecasts(forecast, origin),
     )
     starts = np.empty(len(rows))
     load = np.zeros(horizon)
@@ -239,7 +237,7 @@ def replay_site(
 
 
 def totals_row(site_id: str, totals: SiteTotals) -> dict[str, object]:
-    """A row for a table or an Arrow batch."""
+    """Return the totals as a row of a table."""
     return {"site_id": site_id, **asdict(totals)}
 
 
@@ -256,7 +254,7 @@ def _refuse(rows: pl.DataFrame, node_capacity: int) -> None:
 
 
 def _with_room(load: Floats, wanted_h: float, lasts_h: float, nodes: float, capacity: float) -> float:
-    """The first start from `wanted_h` on at which the nodes are free in every hour it touches; takes them."""
+    """Return the first start from `wanted_h` on at which the nodes are free in every hour it touches; takes them."""
     start = wanted_h
     while True:
         hours, share = spread(start, lasts_h)
@@ -267,22 +265,14 @@ def _with_room(load: Floats, wanted_h: float, lasts_h: float, nodes: float, capa
         start = float(np.floor(start) + 1)
 
 
-def _frame(table: pl.DataFrame | pa.Table) -> pl.DataFrame:
-    if isinstance(table, pl.DataFrame):
-        return table
-    made = pl.from_arrow(table)
-    assert isinstance(made, pl.DataFrame)
-    return made
-
-
 def _since_h(times: pl.Series, origin: datetime) -> Floats:
-    """Hours since the origin; NaN where a time is null."""
+    """Return hours since the origin; NaN where a time is null."""
     milliseconds = (times - origin).dt.total_milliseconds().cast(pl.Float64)
     return np.asarray(milliseconds.fill_null(float("nan")).to_numpy() / 3.6e6, dtype=np.float64)
 
 
 def _hourly(frame: pl.DataFrame, column: str, origin: datetime, past: int, horizon: int) -> Floats:
-    """The column by hour from `past` before the origin; NaN where there is no row."""
+    """Return the column by hour from `past` before the origin; NaN where there is no row."""
     hours = np.round(_since_h(frame["hour_start"], origin)).astype(np.int64) + past
     if len(np.unique(hours)) < len(hours):
         raise ReplayError(
@@ -295,7 +285,7 @@ def _hourly(frame: pl.DataFrame, column: str, origin: datetime, past: int, horiz
 
 
 def _forecasts(frame: pl.DataFrame | None, origin: datetime) -> Callable[[int], Floats | None]:
-    """What the newest forecast at or before an hour expects of that hour and the next ones; None: there is none."""
+    """Return a look-up: the newest forecast at or before an hour, of that hour and the next ones; None: none."""
     made: dict[int, Floats] = {}
     for (time,), rows in frame.group_by("origin_time") if frame is not None else ():
         at = int(np.floor(_since_h(pl.Series([time]), origin)[0] + 1e-9))

@@ -1,14 +1,15 @@
 """Measure what applied recommendations have saved: rows of gold/saving from daily energy, work and weather.
 
 A change is graded against a baseline fitted to the days before it (IPMVP option C), or, for power caps, by the energy
-per unit of work of the capped devices themselves (option B). A saving counts as proven only where its interval lies
-above 0 and is narrow beside it; how many of a lever's promises held stands beside each row.
+per unit of work of the capped devices themselves (option B, retrofit isolation: the boundary is the device, so neither
+weather nor the rest of the site has a say). A saving counts as proven only where its interval lies above 0 and is
+narrow beside it; how many of a lever's promises held stands beside each row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any, Final, Literal
 
@@ -19,7 +20,6 @@ from lepton_etl.recommend.baseline import (
     Baseline,
     Floats,
     Period,
-    Resolution,
     block_days,
     blocks,
     fit_baseline,
@@ -28,11 +28,9 @@ from lepton_etl.recommend.baseline import (
     saving_interval,
     small_sample_factor,
 )
-from lepton_etl.uncertainty import CONFIDENCE
+from lepton_etl.uncertainty import CONFIDENCE, Estimate
 
 Verdict = Literal["proven", "not proven", "loss", "insufficient baseline", "outside support"]
-
-DAYS_PER_MONTH: Final = 365.25 / 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +43,6 @@ class SavingSettings:
     cv_rmse_max_ratio: float = 0.20
     nmbe_max_ratio: float = 0.05
     fractional_uncertainty_max_ratio: float = 0.5
-    guideline14_required: bool = False
-    """Whether Guideline 14's fractional uncertainty must keep the limit too, or only stands beside."""
     baseline_min_days: int = 60
     reported_min_days: int = 14
     beyond_range_ratio: float = 0.1
@@ -62,29 +58,19 @@ class SavingSettings:
 class Grade:
     """kWh over the reporting period. A figure that the verdict leaves unknown is None.
 
-    `lower_kwh` and `upper_kwh` are the two-sided interval of the block bootstrap, `fractional_uncertainty` is half its
-    width over the saving (or loss); the `guideline14_*` figures stand beside them. `reason` is empty where none is
-    needed.
+    The saving's interval is that of the block bootstrap, `fractional_uncertainty` half its width over the saving (or
+    loss); Guideline 14's stands beside it. `reason` is empty where none is needed.
     """
 
     verdict: Verdict
     reason: str
-    baseline_points: int
-    reported_points: int
     realised_kwh: float
     expected_kwh: float | None = None
-    saving_kwh: float | None = None
-    saving_ratio: float | None = None
-    lower_kwh: float | None = None
-    upper_kwh: float | None = None
-    block_days: int | None = None
+    saving_kwh: Estimate | None = None
     fractional_uncertainty: float | None = None
-    guideline14_error_kwh: float | None = None
     guideline14_fractional_uncertainty: float | None = None
     cv_rmse_ratio: float | None = None
     nmbe_ratio: float | None = None
-    autocorrelation: float | None = None
-    model: str | None = None
 
     @property
     def proven(self) -> bool:
@@ -92,13 +78,9 @@ class Grade:
 
 
 def grade_saving(
-    before: Period,
-    after: Period,
-    resolution: Resolution = "daily",
-    settings: SavingSettings | None = None,
-    baseline: Baseline | None = None,
+    before: Period, after: Period, settings: SavingSettings | None = None, baseline: Baseline | None = None
 ) -> Grade:
-    """Option C or D: the energy that `after` would have used by the baseline of `before`, less what it used.
+    """Grade by IPMVP option C or D: the energy that `after` would have used by the baseline of `before`, less its own.
 
     Proven: the lower bound is above 0 and half the interval's width below the limit's share of the saving. A loss is
     claimed by the same proof, mirrored. A `baseline` already fitted to `before` spares fitting it again. Raises
@@ -108,60 +90,47 @@ def grade_saving(
     if len(before) and len(after) and after.day[0] <= before.day[-1]:
         raise ValueError("savings: the reporting period begins before the baseline ends")
     realised = float(after.energy_kwh.sum())
-    counts = (len(before), len(after), realised)
-    days, reported_days = len(np.unique(before.day)), len(np.unique(after.day))
-    if days < settings.baseline_min_days or reported_days < settings.reported_min_days:
-        return Grade("insufficient baseline", f"{days} days before, {reported_days} days after", *counts)
+    if len(before) < settings.baseline_min_days or len(after) < settings.reported_min_days:
+        return _too_short(len(before), len(after), realised)
     baseline = baseline or fit_baseline(before)
     if baseline is None:
-        return Grade("insufficient baseline", "energy cannot be told from work", *counts)
-    outside = _outside(baseline, after, settings)
-    refusal = _gate(baseline, settings)
+        return Grade("insufficient baseline", "energy cannot be told from work", realised)
+    outside, refusal = _outside(baseline, after, settings), _gate(baseline, settings)
     if refusal or outside:
         return Grade(
-            "insufficient baseline" if refusal else "outside support", refusal or outside, *counts,
+            "insufficient baseline" if refusal else "outside support", refusal or outside, realised,
             cv_rmse_ratio=baseline.cv_rmse_ratio, nmbe_ratio=baseline.nmbe_ratio,
-            autocorrelation=baseline.errors.autocorrelation, model=_name(baseline),
         )  # fmt: skip
-    return _graded(baseline, after, resolution, settings)
-
-
-def _graded(baseline: Baseline, after: Period, resolution: Resolution, settings: SavingSettings) -> Grade:
-    realised = float(after.energy_kwh.sum())
     expected = float(baseline.expected_kwh(after).sum())
-    saving = expected - realised
-    interval = saving_interval(
-        saving, _by_day(baseline.form.design(baseline.period), baseline.period),
-        _by_day(baseline.left_out_residuals_kwh[:, None], baseline.period)[:, 0],
-        _by_day(baseline.form.design(after), after), settings.seed, settings.confidence,
+    saving = saving_interval(
+        expected - realised, baseline.form.design(baseline.period), baseline.left_out_residuals_kwh,
+        baseline.form.design(after), settings.seed, settings.confidence,
     )  # fmt: skip
-    months = len(np.unique(after.day)) / DAYS_PER_MONTH
-    error = saving_error_kwh(baseline.errors, expected, len(after), months, resolution, settings.confidence)
-    uncertainty = fractional_uncertainty((interval.upper_kwh - interval.lower_kwh) / 2, abs(saving))
-    beside = fractional_uncertainty(error, abs(saving))
-    decisive = max(uncertainty, beside) if settings.guideline14_required else uncertainty
-    verdict, reason = judged(interval.lower_kwh, interval.upper_kwh, decisive, settings)
-    return Grade(
-        verdict, reason, len(baseline.period), len(after), realised, expected, saving,
-        saving / expected if expected > 0 else None, interval.lower_kwh, interval.upper_kwh, interval.block_days,
-        _known(uncertainty), _known(error), _known(beside),
-        baseline.cv_rmse_ratio, baseline.nmbe_ratio, baseline.errors.autocorrelation, _name(baseline),
+    error = saving_error_kwh(baseline.errors, expected, len(after), settings.confidence)
+    beside = fractional_uncertainty(error, abs(saving.value))
+    return replace(
+        _judged(realised, expected, saving, settings),
+        guideline14_fractional_uncertainty=beside if np.isfinite(beside) else None,
+        cv_rmse_ratio=baseline.cv_rmse_ratio, nmbe_ratio=baseline.nmbe_ratio,
     )  # fmt: skip
 
 
-def judged(
-    lower_kwh: float, upper_kwh: float, uncertainty: float, settings: SavingSettings
-) -> tuple[Verdict, str]:
-    """A saving or a loss is claimed by the same proof; all else is not proven, and says why."""
-    if lower_kwh <= 0 <= upper_kwh:
-        return "not proven", "the interval holds 0"
-    if uncertainty >= settings.fractional_uncertainty_max_ratio:
-        return "not proven", f"fractional uncertainty {uncertainty:.0%}"
-    return ("proven" if lower_kwh > 0 else "loss"), ""
+def _judged(realised: float, expected: float, saving: Estimate, settings: SavingSettings) -> Grade:
+    """Return the grade of a saving, kWh: a loss is claimed by the same proof, all else is not proven and says why."""
+    uncertainty = fractional_uncertainty((saving.upper - saving.lower) / 2, abs(saving.value))
+    verdict: Verdict
+    if saving.lower <= 0 <= saving.upper:
+        verdict, reason = "not proven", "the interval holds 0"
+    elif uncertainty >= settings.fractional_uncertainty_max_ratio:
+        verdict, reason = "not proven", f"fractional uncertainty {uncertainty:.0%}"
+    else:
+        verdict, reason = ("proven" if saving.lower > 0 else "loss"), ""
+    known = uncertainty if np.isfinite(uncertainty) else None
+    return Grade(verdict, reason, realised, expected, saving, known)
 
 
-def _known(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+def _too_short(before_days: int, after_days: int, realised: float) -> Grade:
+    return Grade("insufficient baseline", f"{before_days} days before, {after_days} days after", realised)
 
 
 def _gate(baseline: Baseline, settings: SavingSettings) -> str:
@@ -173,7 +142,7 @@ def _gate(baseline: Baseline, settings: SavingSettings) -> str:
 
 
 def _outside(baseline: Baseline, after: Period, settings: SavingSettings) -> str:
-    """Which variable of the model leaves the baseline's range for too many of the reporting points; else empty."""
+    """Return which variable leaves the baseline's range for too many of the reporting points; else empty."""
     checked: list[tuple[str, Floats, Floats | None]] = [("work", baseline.period.work, after.work)]
     if baseline.form.weather and baseline.period.weather_c is not None:
         checked.append(("weather", baseline.period.weather_c, after.weather_c))
@@ -189,23 +158,6 @@ def _outside(baseline: Baseline, after: Period, settings: SavingSettings) -> str
     return ""
 
 
-def _by_day(values: Floats, period: Period) -> Floats:
-    """Sums by day, (days, p)."""
-    _, whose = np.unique(period.day, return_inverse=True)
-    sums = np.zeros((int(whose.max()) + 1, values.shape[1]))
-    np.add.at(sums, whose, values)
-    return sums
-
-
-def _name(baseline: Baseline) -> str:
-    form = baseline.form
-    terms = ["work" if form.work_bend is None else f"work with a bend at {form.work_bend:.3g}"]
-    if form.weather:
-        warm = "weather" if form.weather_bend_c is None else f"weather above {form.weather_bend_c:.1f} degC"
-        terms.append(f"{warm} times work" if form.weather_by_work else warm)
-    return " + ".join(terms)
-
-
 def grade_isolated(
     before_kwh: Floats,
     before_work: Floats,
@@ -213,7 +165,7 @@ def grade_isolated(
     after_work: Floats,
     settings: SavingSettings | None = None,
 ) -> Grade:
-    """Days of the capped devices in order of time, (n,) and (m,); work in one unit, days without work left out.
+    """Grade days of the capped devices in order of time, (n,) and (m,); work in one unit, days without work left out.
 
     Saving = (energy per work before - after) x work after. Its interval is a circular block bootstrap of both
     periods' days; the Guideline 14 figure is left None: there is no regression that it could be of. The fractional
@@ -225,33 +177,25 @@ def grade_isolated(
             raise ValueError("savings: days need finite energy and work of one length")
         if (work <= 0).any() or (energy < 0).any():
             raise ValueError("savings: a day without work has no energy per work; energy is not negative")
-    counts = (len(before_kwh), len(after_kwh), float(after_kwh.sum()))
+    realised = float(after_kwh.sum())
     if len(before_kwh) < settings.reported_min_days or len(after_kwh) < settings.reported_min_days:
-        return Grade(
-            "insufficient baseline", f"{len(before_kwh)} days before, {len(after_kwh)} days after", *counts
-        )
+        return _too_short(len(before_kwh), len(after_kwh), realised)
     expected = float(before_kwh.sum() / before_work.sum() * after_work.sum())
-    saving = expected - float(after_kwh.sum())
+    saving = expected - realised
     random = np.random.default_rng(settings.seed)
     before, before_factor = _ratios(before_kwh, before_work, settings.confidence, random)
     after, after_factor = _ratios(after_kwh, after_work, settings.confidence, random)
     missed = (before - after) * float(after_work.sum()) - saving
     tails = np.quantile(missed, [0.5 - settings.confidence / 2, 0.5 + settings.confidence / 2])
     low, high = tails * max(before_factor, after_factor)
-    lower, upper = float(saving - high), float(saving - low)
-    uncertainty = fractional_uncertainty((upper - lower) / 2, abs(saving))
-    verdict, reason = judged(lower, upper, uncertainty, settings)
-    return Grade(
-        verdict, reason, *counts, expected, saving, saving / expected if expected > 0 else None, lower, upper,
-        block_days(before_kwh / before_work, 1), uncertainty if np.isfinite(uncertainty) else None,
-        model="energy per unit of work of the capped devices",
-    )  # fmt: skip
+    interval = Estimate(saving, min(float(saving - high), saving), max(float(saving - low), saving))
+    return _judged(realised, expected, interval, settings)
 
 
 def _ratios(
     energy_kwh: Floats, work: Floats, confidence: float, random: np.random.Generator
 ) -> tuple[Floats, float]:
-    """Replicates of energy per work from whole blocks of days, (replicates,), and the factor for few blocks."""
+    """Return replicates of energy per work from whole blocks of days, (replicates,), and the factor for few blocks."""
     block = block_days(energy_kwh / work, 1)
     drawn = blocks(np.arange(len(work), dtype=np.float64), len(work), block, random).astype(np.int64)
     ratios: Floats = energy_kwh[drawn].sum(axis=1) / work[drawn].sum(axis=1)
@@ -283,7 +227,7 @@ class Spans:
 
 
 def spans(row: Mapping[str, Any], day: date, baseline_days: int) -> Spans:
-    """The periods of an applied recommendation at the end of `day`."""
+    """Return the periods of an applied recommendation at the end of `day`."""
     changed = row["state_time"].date()
     return Spans(
         changed - timedelta(days=baseline_days),
@@ -300,7 +244,7 @@ def saving_rows(
     baseline_days: int,
     settings: SavingSettings | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of gold/saving of the applied rows of gold/recommendation; `daily` is DAILY by recommendation_id.
+    """Return rows of gold/saving of the applied rows of gold/recommendation; `daily` is DAILY by recommendation_id.
 
     `hit_ratio` is of the lever's graded recommendations of this night; null where none could be graded.
     """
@@ -334,14 +278,15 @@ def _row(
     after = _part(daily, when.reporting_from, when.reporting_until)
     grade = _grade(METHODS[lever], before, after, settings)
     promised = _promised_ends_kwh(row, after.height)
-    if promised is not None and grade.saving_kwh is not None:
-        found["kept_promise"] = promised[0] <= grade.saving_kwh <= promised[1]
+    saving = grade.saving_kwh
+    if promised is not None and saving is not None:
+        found["kept_promise"] = promised[0] <= saving.value <= promised[1]
     return found | {
         "baseline_from": _end(before, first=True), "baseline_until": _end(before, first=False),
         "reporting_from": _end(after, first=True), "reporting_until": _end(after, first=False),
         "expected_kwh": grade.expected_kwh, "realised_kwh": grade.realised_kwh,
-        "realised_saving_kwh": grade.saving_kwh, "realised_saving_lower_kwh": grade.lower_kwh,
-        "realised_saving_upper_kwh": grade.upper_kwh,
+        "realised_saving_kwh": saving and saving.value, "realised_saving_lower_kwh": saving and saving.lower,
+        "realised_saving_upper_kwh": saving and saving.upper,
         "savings_uncertainty_ratio": grade.fractional_uncertainty,
         "guideline14_uncertainty_ratio": grade.guideline14_fractional_uncertainty,
         "cv_rmse_ratio": grade.cv_rmse_ratio, "bias_ratio": grade.nmbe_ratio, "proven": grade.proven,
@@ -356,11 +301,11 @@ def _grade(method: str, before: pl.DataFrame, after: pl.DataFrame, settings: Sav
             (part["energy_kwh"].to_numpy(), part["work"].to_numpy()) for part in worked
         )
         return grade_isolated(kwh, work, kwh_after, work_after, settings)
-    return grade_saving(_period(before), _period(after), settings=settings)
+    return grade_saving(_period(before), _period(after), settings)
 
 
 def _part(daily: pl.DataFrame, first: date, last: date) -> pl.DataFrame:
-    """Days with energy and work; the others are coverage, not energy."""
+    """Return days with energy and work; the others are coverage, not energy."""
     return (
         daily.filter(pl.col("date").is_between(first, last)).drop_nulls(["energy_kwh", "work"]).sort("date")
     )

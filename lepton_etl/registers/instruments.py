@@ -1,6 +1,6 @@
 """instruments.csv and scope1.csv -> silver/instrument and silver/scope1, every cell checked.
 
-- Scope 1: fuel that the site burnt and refrigerant that it lost, by mass or volume and warming potential.
+Scope 1 is fuel burnt on the site and refrigerant lost, by volume or mass and warming potential.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Which charts the page shows, with what each says: title, unit, how to read it, or why there is none.
-
-- Vega-Lite specifications of the report's charts, as plain dictionaries.
-"""
+"""Charts of the page as Vega-Lite specifications: title, unit, how to read each, or why there is none."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""The ledger and the tenants of the report: sums over the range, and what of it is unknown.
-
-- How figures are written: a unit people read, three to five digits, a dash for the unknown.
-- Cluster days -> totals over the range and the list of what is not known.
-- The tiles at the top of the report: the figures of the whole site with what each rests on.
-"""
+"""Figures of the page: totals over the days, what is unknown in them, headline tiles, ledger and tenants."""
 
 from __future__ import annotations
 

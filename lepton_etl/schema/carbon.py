@@ -1,7 +1,4 @@
-"""Instruments, Scope 1, water and fuel, KPIs.
-
-- Fields of emissions, instruments, embodied carbon, water and KPIs.
-"""
+"""Fields and tables of carbon: certificates and contracts, Scope 1, water and fuel, KPIs."""
 
 from __future__ import annotations
 
@@ -115,7 +112,7 @@ MARKET_YEAR: Final = Table(
 
 KPI: Final = Table(
     "gold/kpi", grain="one KPI of one boundary over one calendar period; date is its first day",
-    partition="date", owner="kpi", key=("date", "period", "site_id", "boundary", "kpi"),
+    partition="date", owner="indicators", key=("date", "period", "site_id", "boundary", "kpi"),
     columns=(
         "date", "period", "site_id", "boundary", "kpi", "kpi_value", "kpi_unit", "kpi_basis", "kpi_reason",
         "pue_category", "edition", "is_interim", "numerator", "numerator_unit", "denominator",

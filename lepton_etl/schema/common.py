@@ -1,8 +1,4 @@
-"""Who and when: identifiers and times that every table shares.
-
-- The words that more than one field, or code, chooses from.
-- What sensors measure, each with its canonical unit and the bounds of a possible value.
-"""
+"""Fields that every table shares (identifiers, times), sets of names that fields choose from, and quantities."""
 
 from __future__ import annotations
 
@@ -93,7 +89,7 @@ FIELDS: Final[tuple[Field, ...]] = (
     text("cluster_id", "Cluster; IT outside clusters is `_shared`."),
     text("rack_id", "Rack."),
     text("chassis_id", "Chassis that the node shares with others."),
-    text("node_id", "Node; null for facility meters; a shared chassis stands under its chassis_id."),
+    text("node_id", "Node; null for facility meters; of a shared chassis its chassis_id."),
     text("device_id", "Device; 'node' is the node itself."),
     text("meter_id", "Facility meter."),
     text("parent_id", "Meter upstream of this one."),

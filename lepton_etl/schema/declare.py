@@ -1,7 +1,4 @@
-"""What a table declares.
-
-- What a field and a quantity are, the unit registry, and the kinds of field that stand often.
-"""
+"""Declare fields, quantities and tables: their types, the unit registry, and helpers for fields of a kind."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What is expected, what state a device is in, and what is odd.
-
-- Fields of what is expected, what state a device is in, and what is odd.
-"""
+"""Fields and tables of forecasts, device states and anomalies."""
 
 from __future__ import annotations
 
@@ -35,15 +32,15 @@ FIELDS: Final[tuple[Field, ...]] = (
     watts("predicted_power_upper_w", "Upper end of the 90 % conformal interval of the run's mean power.", 1e9),
     text("prediction_basis", "Whose earlier runs the expectation rests on.", JOB_POWER_BASIS),
     # State of a device
-    text("performance_state", "Likeliest state, held against flapping; null: nothing known.", PERFORMANCE_STATES),
+    text("performance_state", "Most likely state, with hysteresis; null where nothing is known.", PERFORMANCE_STATES),
     *(
         ratio(f"{state}_probability_ratio", f"Probability of state {state}, from the interval and the last ones.")
         for state in PERFORMANCE_STATES
     ),
     text("adjustment", "What the operator may do about it.", ADJUSTMENTS),
-    text("adjustment_reason", "Why, in words and numbers."),
-    Field("evidence", STRINGS, None, "What spoke for the state, strongest first."),
-    Field("unknown_inputs", STRINGS, None, "What the decision had to do without."),
+    text("adjustment_reason", "Reason, as a sentence with numbers."),
+    Field("evidence", STRINGS, None, "Evidence for the state, strongest first."),
+    Field("unknown_inputs", STRINGS, None, "Inputs that were not known."),
     time("updated_time", "When the row was written, UTC."),
     time("newest_reading_time", "Stamp of the device's newest reading, UTC."),
     Field(
@@ -59,7 +56,7 @@ FIELDS: Final[tuple[Field, ...]] = (
     ),
     Field("anomaly_score", DOUBLE, None, "How far beyond its bound: 1 is at the bound.", ge=0.0, le=1e6),
     ratio("confidence_ratio", "One less the share of earlier quiet hours that scored as high."),
-    text("explanation", "What was seen, in words and numbers."),
+    text("explanation", "What was observed, as a sentence with numbers."),
 )  # fmt: skip
 
 FORECAST: Final = Table(
@@ -85,7 +82,7 @@ JOB_POWER: Final = Table(
 )  # fmt: skip
 
 STATE: Final = Table(
-    "gold/state", grain="the performance state of one device over one interval", partition="date", owner="states",
+    "gold/state", grain="the performance state of one device over one interval", partition="date", owner="diagnosis",
     key=("site_id", "cluster_id", "node_id", "device_id", "interval_start"),
     columns=(
         "date", "interval_start", "site_id", "cluster_id", "node_id", "device_id", "performance_state",
@@ -97,7 +94,7 @@ STATE: Final = Table(
 )  # fmt: skip
 
 DEVICE_NOW: Final = Table(
-    "gold/device_now", grain="the newest performance state of one device, by the job `watch`", owner="states",
+    "gold/device_now", grain="the newest performance state of one device, by the job `watch`", owner="diagnosis",
     key=("site_id", "cluster_id", "node_id", "device_id"),
     columns=(
         "site_id", "cluster_id", "node_id", "device_id", "interval_start", "performance_state",
@@ -113,7 +110,7 @@ DEVICE_NOW: Final = Table(
 )  # fmt: skip
 
 ANOMALY: Final = Table(
-    "gold/anomaly", grain="one episode of one kind of fault", partition="date", owner="anomalies",
+    "gold/anomaly", grain="one episode of one kind of fault", partition="date", owner="diagnosis",
     key=("anomaly_id",),
     columns=(
         "anomaly_id", "date", "site_id", "cluster_id", "rack_id", "node_id", "device_id", "anomaly_kind",

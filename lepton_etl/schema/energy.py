@@ -1,7 +1,4 @@
-"""What people read.
-
-- Fields of the figures that people read.
-"""
+"""Fields and tables of energy by node, site and cluster, and of the predictions of a model."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ FIELDS: Final[tuple[Field, ...]] = (
         "it_energy_kwh", "Energy into IT equipment, measured plus imputed; null below the coverage limit."
     ),
     energy("it_energy_measured_kwh", "The part from accepted readings."),
-    energy("it_energy_imputed_kwh", "The part filled by a model; null while there is none."),
+    energy("it_energy_imputed_kwh", "The part filled by a model or by the node's own history."),
     energy("it_energy_lower_kwh", "Lower end of the 90 % interval by sensor gain and resolution."),
     energy("it_energy_upper_kwh", "Upper end of the 90 % interval by sensor gain and resolution."),
     energy("gpu_energy_kwh", "Energy of GPU boards, all devices; never added to the node."),
@@ -37,7 +34,7 @@ FIELDS: Final[tuple[Field, ...]] = (
     energy("idle_energy_kwh", "Energy of node-intervals without work; see idle_basis."),
     text(
         "idle_basis",
-        "How idle was told: by utilisation below the limit, by jobs, or not.",
+        "How idle energy was found: by utilisation below the limit, by jobs, or not at all.",
         ("utilisation", "jobs", "none"),
     ),
     energy("facility_energy_kwh", "IT energy plus the share of overheads."),
@@ -64,7 +61,10 @@ FIELDS: Final[tuple[Field, ...]] = (
         "emissions_location_kgco2e", "Location-based: facility energy by the hour's direct average intensity."
     ),
     kilograms("emissions_upstream_kgco2e", "Life-cycle minus direct intensity, on the same energy."),
-    kilograms("emissions_market_kgco2e", "Market-based; null while no contract table exists."),
+    kilograms(
+        "emissions_market_kgco2e",
+        "Market-based: energy that instruments match by their factors, the rest by the residual mix; see market_basis.",
+    ),
     energy("emissions_missing_kwh", "Facility energy in hours without an intensity."),
     text("emissions_basis", "Where emissions come from.", ("measured", "estimated", "partial", "none")),
     kilograms(
@@ -73,12 +73,12 @@ FIELDS: Final[tuple[Field, ...]] = (
     Field("water_l", DOUBLE, "liter", "Water drawn.", ge=0.0, le=1e12),
     text("energy_basis", "What the energy figure rests on.", ENERGY_BASIS),
     text("facility_basis", "What the facility figure rests on.", PUE_BASIS),
-    text("status", "Life of a published figure.", ("provisional", "closed", "restated")),
+    text("status", "State of a published figure.", ("provisional", "closed", "restated")),
 )
 
 ESTIMATED: Final = "Rows whose coverage_ratio is below 1 rest on fewer seconds than the day has."
 IDLE_BY_UTILISATION: Final = (
-    "idle_energy_kwh is told by utilisation until job accounting is loaded (idle_basis)."
+    "idle_energy_kwh is judged by utilisation until job accounting is loaded (idle_basis)."
 )
 
 NODE_HOUR: Final = Table(

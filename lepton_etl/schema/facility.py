@@ -1,7 +1,4 @@
-"""The fitted model of the facility.
-
-- Fields of the facility model.
-"""
+"""Fields and table of the fitted facility model."""
 
 from __future__ import annotations
 
@@ -54,11 +51,11 @@ FIELDS: Final[tuple[Field, ...]] = (
     Field("nmbe_ratio", DOUBLE, "dimensionless", "Mean bias, measured - predicted.", ge=-1e6, le=1e6),
     _error("it_share_cv_rmse_ratio", "CV(RMSE) of a constant share of IT energy on the same hours."),
     _error("last_week_cv_rmse_ratio", "CV(RMSE) of the same hour a week before, where that is known."),
-    _error("design_condition_ratio", "Condition number of the scaled design; large: parameters trade places."),
+    _error("design_condition_ratio", "Condition number of the scaled design; large: parameters cannot be separated."),
     temperature("wet_bulb_p05_c", "5th percentile of wet bulb over the fit's hours."),
     temperature("wet_bulb_p95_c", "95th percentile of wet bulb over the fit's hours."),
     _error("it_variation_ratio", "Standard deviation over mean of hourly IT energy."),
-    Field("identifiable", BOOLEAN, None, "Whether cooling ratio and management load can be told apart."),
+    Field("identifiable", BOOLEAN, None, "Whether cooling ratio and management load can be separated."),
     Field("accepted", BOOLEAN, None, "Whether the model passed its gates and may stand for a missing meter."),
     text("fit_reason", "Why not identifiable or not accepted, or what else is to be known."),
     text("code_sha256", "Hash of the code of the facility model."),

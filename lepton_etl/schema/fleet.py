@@ -1,7 +1,4 @@
-"""Inventory, and readings brought to intervals and hours.
-
-- Fields of intervals, inventory, meters, grid and weather.
-"""
+"""Fields and tables of the inventory, and of readings brought to intervals and hours."""
 
 from __future__ import annotations
 
@@ -51,11 +48,11 @@ FIELDS: Final[tuple[Field, ...]] = (
     Field("resolution_s", DOUBLE, "second", "Median distance of the readings used.", ge=0.0, le=31_622_400.0),
     text("energy_source", "Which sensor the energy is from.", ENERGY_SOURCES),
     Field("flags", STRINGS, None, "What is odd about the interval, sorted."),
-    count("conflicts", "Readings of the same sensor and time with another value that lost."),
+    count("conflicts", "Readings of the same sensor and time with another value, which were not taken."),
     # What the sensors of one node say about one another
     text("check_source", "The source that is checked; components: CPU, DRAM and GPU together."),
-    text("against_source", "The source that it is held against."),
-    count("samples", "Intervals in which both spoke."),
+    text("against_source", "The source that it is compared with."),
+    count("samples", "Intervals in which both were read."),
     Field("median_ratio", DOUBLE, "dimensionless", "Median of checked over other power.", ge=0.0, le=1e9),
     Field("offset_w", DOUBLE, "watt", "Median of checked minus other power.", ge=-1e9, le=1e9),
     Field(
@@ -72,8 +69,8 @@ FIELDS: Final[tuple[Field, ...]] = (
         "typical_value",
         DOUBLE,
         None,
-        "Unit of the quantity: mean of the positive powers of the decade most spoken, mean temperature, highest ratio; of a "
-        "counter its mean rate in W.",
+        "Unit of the quantity: mean of the positive powers of the most frequent decade, mean temperature, highest "
+        "ratio; of a counter its mean rate in W.",
         ge=-1e18,
         le=1e18,
     ),
@@ -95,7 +92,11 @@ FIELDS: Final[tuple[Field, ...]] = (
         "counter_max_kwh", "Where the meter's counter begins again at 0, as logged (before the multiplier)."
     ),
     watts("meter_peak_power_w", "Highest power that the meter can pass, as logged (before the multiplier)."),
-    text("kind", "How the meter speaks.", ("interval", "counter", "power")),
+    text(
+        "kind",
+        "What the meter reports: means of intervals, a counter, or momentary power.",
+        ("interval", "counter", "power"),
+    ),
     text("label", "Whether the stamp is the start or the end of the window.", ("start", "end")),
     Field("class_pct", DOUBLE, None, "Accuracy class in percent of the reading.", ge=0.0, le=100.0),
     # Grid and weather
@@ -117,7 +118,7 @@ FIELDS: Final[tuple[Field, ...]] = (
 
 NODE: Final = Table(
     "silver/node", grain="one node while one inventory row holds", key=("site_id", "node_id", "valid_from"),
-    owner="inventory",
+    owner="registers",
     columns=(
         "site_id", "cluster_id", "rack_id", "chassis_id", "node_id", "node_kind", "hardware_class",
         "rated_power_w", "idle_power_w", "gpu_count", "gpu_rated_power_w", "psu_count", "sensor_gain_ratio",
@@ -128,7 +129,7 @@ NODE: Final = Table(
 
 METER: Final = Table(
     "silver/meter", grain="one facility meter while one row holds", key=("site_id", "meter_id", "valid_from"),
-    owner="inventory",
+    owner="registers",
     columns=(
         "site_id", "meter_id", "parent_id", "point", "serves", "carrier", "sign", "unit", "multiplier", "kind",
         "label", "class_pct", "valid_from", "valid_to", "counter_max_kwh", "meter_peak_power_w",

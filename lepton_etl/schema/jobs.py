@@ -1,7 +1,4 @@
-"""Jobs, what they held, and the energy they are charged with.
-
-- Fields of jobs, tenants and what they held.
-"""
+"""Fields and tables of jobs, of what they held, and of the energy that jobs and tenants are charged with."""
 
 from __future__ import annotations
 
@@ -40,7 +37,7 @@ FIELDS: Final[tuple[Field, ...]] = (
     Field("held_s", DOUBLE, "second", "Seconds in which the job held a part of the node.", ge=0.0, le=1e12),
     Field("covered_s", DOUBLE, "second", "Held seconds with measured or imputed energy.", ge=0.0, le=1e12),
     text("node_state", "What the node was doing.", NODE_STATES),
-    text("state_basis", "What told the state.", ("jobs", "power", "silence")),
+    text("state_basis", "What the state was found by.", ("jobs", "power", "silence")),
     # What a node has to share out (inventory)
     Field("core_count", INT, None, "Cores of the node as its scheduler counts them.", ge=1, le=100_000),
     Field("memory_total_byte", DOUBLE, "byte", "Memory of the node.", ge=0.0, le=1e18),
@@ -59,7 +56,7 @@ FIELDS: Final[tuple[Field, ...]] = (
         "rule_spread_ratio", DOUBLE, "dimensionless",
         "Largest less smallest of the three rules over `reservation`.", ge=0.0, le=1e9,
     ),
-    count("job_count", "Runs that held something on the day."),
+    count("job_count", "Runs that held a part of a node on the day."),
     Field("gpu_held_h", DOUBLE, "hour", "GPU-hours held.", ge=0.0, le=1e12),
     Field("node_held_h", DOUBLE, "hour", "Node-hours held, by reserved share.", ge=0.0, le=1e12),
     energy("scheduler_energy_kwh", "Energy by the scheduler's plugin, of runs alone on their nodes within the day."),

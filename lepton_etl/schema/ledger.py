@@ -1,9 +1,4 @@
-"""The accounts of a site-hour, bills and tariffs.
-
-- Fields of imputation, of the accounts of a site-hour and of what is left against its meter.
-- Fields of the accounts, the balance, bills and tariffs.
-- The closed ledger of a site-hour.
-"""
+"""Fields and tables of the ledger of a site-hour, and of tariffs, costs and bills."""
 
 from __future__ import annotations
 
@@ -39,7 +34,7 @@ ACCOUNTS_FIELDS: Final[tuple[Field, ...]] = (
     text("detail", "Which meters are silent or which part is not metered."),
     _signed("residual_kwh", "Sources minus the known accounts; never part of an account."),
     energy("residual_sigma_kwh", "One standard deviation of the residual by the errors of all its sensors."),
-    energy("residual_tolerance_kwh", "Largest residual that is let pass in the hour."),
+    energy("residual_tolerance_kwh", "Largest residual that is tolerated in the hour."),
     text(
         "balance_state",
         "closed: all known, residual tolerable; exceeded: not tolerable; silent: a feed is silent; open: never known.",
@@ -105,7 +100,7 @@ _MONEY: Final[tuple[Field, ...]] = (
     text("verdict", "Whether the energies agree within billing.tolerance_ratio.", VERDICTS),
     watts("demand_peak_w", "Largest 15-minute mean of the metered import."),
     time("demand_peak_time", "Start of the 15 minutes of the largest mean, UTC."),
-    _money("invoice_cost", "Amount that the invoice asks."),
+    _money("invoice_cost", "Amount of the invoice."),
     _money("cost_difference", "Cost of the ledger minus the invoice's."),
     Field(
         "cost_difference_ratio",
@@ -140,7 +135,7 @@ LEDGER_CHECK: Final = Table(
 )  # fmt: skip
 
 TARIFF: Final = Table(
-    "silver/tariff", grain="one price of a tariff while one row holds", owner="ledger",
+    "silver/tariff", grain="one price of a tariff while one row holds", owner="billing",
     key=("site_id", "tariff_id", "charge", "weekdays", "local_from", "valid_from"),
     columns=(
         "site_id", "tariff_id", "charge", "price", "currency", "weekdays", "local_from", "local_to",
@@ -151,7 +146,7 @@ TARIFF: Final = Table(
 
 COST_MONTH: Final = Table(
     "gold/cost_month", grain="one cluster over one billed month", key=("site_id", "cluster_id", "month"),
-    owner="ledger",
+    owner="billing",
     columns=(
         "site_id", "cluster_id", "month", "facility_energy_kwh", "energy_cost", "demand_cost", "fixed_cost",
         "cost", "currency", "cost_basis",
@@ -161,7 +156,7 @@ COST_MONTH: Final = Table(
 
 BILL_CHECK: Final = Table(
     "gold/bill_check", grain="one billed month of one site against its invoice", key=("site_id", "month"),
-    owner="ledger",
+    owner="billing",
     columns=(
         "site_id", "month", "first_day", "last_day", "invoice_id", "ledger_kwh", "ledger_known_kwh",
         "ledger_basis", "missing_hours", "invoice_kwh", "difference_kwh", "difference_ratio", "verdict",
@@ -172,14 +167,14 @@ BILL_CHECK: Final = Table(
 )  # fmt: skip
 
 SITE_COST: Final = Table(
-    "gold/site_cost", grain="the energy cost of one site over one hour", partition="date", owner="ledger",
+    "gold/site_cost", grain="the energy cost of one site over one hour", partition="date", owner="billing",
     key=("site_id", "hour_start"),
     columns=("date", "hour_start", "site_id", "energy_price", "energy_cost", "currency", "cost_basis"),
     not_null=("date", "cost_basis"),
 )  # fmt: skip
 
 CLUSTER_COST: Final = Table(
-    "gold/cluster_cost", grain="the energy cost of one cluster over one hour", partition="date", owner="ledger",
+    "gold/cluster_cost", grain="the energy cost of one cluster over one hour", partition="date", owner="billing",
     key=("site_id", "cluster_id", "hour_start"),
     columns=("date", "hour_start", "site_id", "cluster_id", "energy_cost", "currency", "cost_basis"),
     not_null=("date", "cost_basis"),

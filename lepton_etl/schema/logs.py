@@ -1,7 +1,4 @@
-"""What was delivered, as logged.
-
-- Fields of what was delivered: readings, files, job accounting as logged.
-"""
+"""Fields and tables of what was delivered: files, readings, rejects and job accounting as logged."""
 
 from __future__ import annotations
 
@@ -68,7 +65,7 @@ FIELDS: Final[tuple[Field, ...]] = (
 
 READING: Final = Table(
     "bronze/reading", grain="one sensor value as logged, in canonical unit", key=(), append_only=True,
-    partition="ingest_date", owner="telemetry",
+    partition="ingest_date", owner="ingest",
     columns=(
         "site_id", "node_id", "device_id", "quantity", "value", "statistic", "window_s", "reading_time",
         "multiplicity", "point", "sensor", "raw_value", "raw_unit", "source_name", "file_id",
@@ -79,7 +76,7 @@ READING: Final = Table(
 
 REJECT: Final = Table(
     "bronze/reject", grain="one record that could not be used", key=(), append_only=True,
-    partition="ingest_date", owner="telemetry",
+    partition="ingest_date", owner="ingest",
     columns=(
         "site_id", "node_id", "sensor", "reason", "raw_text", "path", "source_name", "file_id",
         "source_position", "ingest_time", "ingest_date",
@@ -88,7 +85,7 @@ REJECT: Final = Table(
 )  # fmt: skip
 
 FILE: Final = Table(
-    "bronze/file", grain="one raw file as delivered, in one state", key=("path", "file_id"), owner="telemetry",
+    "bronze/file", grain="one raw file as delivered, in one state", key=("path", "file_id"), owner="ingest",
     columns=(
         "path", "file_id", "source_name", "node_id", "size_bytes", "modified_time", "batch", "state",
         "records", "readings", "rejects", "duplicates", "ignored", "ignored_detail", "structure_lines",
@@ -99,7 +96,7 @@ FILE: Final = Table(
 
 JOB: Final = Table(
     "bronze/job", grain="one job, or one step of one, as accounted", key=(), append_only=True,
-    partition="ingest_date", owner="telemetry",
+    partition="ingest_date", owner="ingest",
     columns=(
         "site_id", "cluster_name", "job_id", "step_id", "restart", "user_name", "account", "partition",
         "job_state", "submit_time", "start_time", "end_time", "node_list", "node_count", "cpu_count", "gpu_count",

@@ -1,7 +1,4 @@
-"""What the runs did.
-
-- Fields of predictions and of the run record.
-"""
+"""Fields and tables of the record of runs, and of which versions of the gold tables belong together."""
 
 from __future__ import annotations
 
@@ -36,10 +33,14 @@ FIELDS: Final[tuple[Field, ...]] = (
     Field("duration_s", DOUBLE, "second", "Wall time.", ge=0.0, le=1e9),
     text("table_versions", "JSON: table -> Delta version after the stage."),
     text("input_versions", "JSON: table -> Delta version that the stage read."),
+    text(
+        "file_digests",
+        "JSON: table -> digest of the names of the day's files; of a table without days, of all.",
+    ),
 )
 
 RUN: Final = Table(
-    "ops/run", grain="one run of the night, in one state", key=("run_id", "state"), owner="operations",
+    "ops/run", grain="one run of the night, in one state", key=("run_id", "state"), owner="lake",
     columns=(
         "run_id", "state", "date_from", "date_until", "start_time", "end_time", "duration_s", "exit_code",
         "message", "code_version", "settings_hash",
@@ -47,9 +48,16 @@ RUN: Final = Table(
 )  # fmt: skip
 
 STAGE_RUN: Final = Table(
-    "ops/stage_run", grain="one stage of one run", key=("run_id", "stage"), owner="operations",
+    "ops/stage_run", grain="one stage of one run", key=("run_id", "stage"), owner="lake",
     columns=(
         "run_id", "stage", "state", "date_from", "date_until", "start_time", "end_time", "duration_s", "rows_in",
         "rows_out", "input_versions", "table_versions", "code_version", "message",
     ),
+)  # fmt: skip
+
+NIGHT: Final = Table(
+    "ops/night", grain="one published UTC day: the gold tables that belong together", key=("date",),
+    owner="lake", partition="date",
+    columns=("date", "run_id", "published_time", "table_versions", "file_digests", "code_version"),
+    not_null=("published_time", "table_versions", "file_digests"),
 )  # fmt: skip

@@ -1,7 +1,4 @@
-"""What was published when, and what changed since.
-
-- Fields of what was published and restated.
-"""
+"""Fields and tables of what was published when, and what changed since."""
 
 from __future__ import annotations
 
@@ -11,9 +8,12 @@ from lepton_etl.schema.common import REASONS
 from lepton_etl.schema.declare import DOUBLE, Field, Table, count, text, time
 
 FIELDS: Final[tuple[Field, ...]] = (
-    text("publication_id", "One publication: SHA-256 of what it says and of what it follows, 16 digits."),
+    text("publication_id", "One publication: SHA-256 of its rows and of the publication before, 16 digits."),
     time("published_time", "When the publication was made, UTC."),
-    text("table_name", "Table whose row was published; `inputs` says what the figures of a day rest on."),
+    text(
+        "table_name",
+        "Table whose row was published; `inputs` for the digests of what the figures of a day rest on.",
+    ),
     text("row_key", "Canonical JSON of the row's key."),
     text(
         "figures",

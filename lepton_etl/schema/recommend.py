@@ -1,7 +1,4 @@
-"""What to change, what people decided about it, and what it brought.
-
-- Fields of what to change, what people decided about it, and what it brought.
-"""
+"""Fields and tables of recommendations, of decisions on them, and of what they saved."""
 
 from __future__ import annotations
 
@@ -34,12 +31,12 @@ FIELDS: Final[tuple[Field, ...]] = (
     text("job_class", "Jobs of one user and partition, or of a hardware class."),
     text("recommendation_id", "Hash of site, lever, action and subject; the same every night."),
     text("lever", "What is changed.", LEVERS),
-    text("action", "What to do, as a word that a program may read."),
-    text("advice", "What to do and why, in words and numbers."),
+    text("action", "What to do, as an identifier for programs."),
+    text("advice", "What to do and why, as a sentence with numbers."),
     text("action_json", "JSON: the action's numbers, each with its unit in its name."),
     text("recommendation_state", "Where the recommendation stands.", RECOMMENDATION_STATES),
     Field("first_proposed_date", DATE, None, "UTC day of the night that first proposed it."),
-    time("state_time", "Since when it stands there, UTC."),
+    time("state_time", "Since when it is in this state, UTC."),
     time("window_start", "First instant for which the promise holds, UTC."),
     time("window_end", "First instant after, UTC; then it expires."),
     energy("baseline_kwh", "Energy over the window if nothing is changed."),
@@ -55,7 +52,7 @@ FIELDS: Final[tuple[Field, ...]] = (
     time("decided_time", "When it was recorded, UTC."),
     time("effective_time", "From when it holds, UTC."),
     text("decided_by", "Who decided, as they gave it."),
-    text("note", "Why, in their words."),
+    text("note", "Reason given with the decision."),
     # What it brought
     text("saving_method", "IPMVP option of the measurement.", SAVING_METHODS),
     Field("baseline_from", DATE, None, "First UTC day of the period before."),
@@ -91,7 +88,7 @@ PROMISE: Final = (
 
 RECOMMENDATION: Final = Table(
     "gold/recommendation", grain="one recommendation as it stands at the end of one night", partition="date",
-    owner="optimize", key=("date", "recommendation_id"),
+    owner="recommend", key=("date", "recommendation_id"),
     columns=(
         "date", "recommendation_id", "site_id", "lever", "action", *SUBJECT, "advice", "action_json",
         "recommendation_state", "first_proposed_date", "state_time", "window_start", "window_end", *PROMISE,
@@ -110,14 +107,14 @@ RECOMMENDATION: Final = Table(
 
 DECISION: Final = Table(
     "ops/decision", grain="one decision of a person about one recommendation", key=(), append_only=True,
-    owner="operations",
+    owner="lake",
     columns=("recommendation_id", "decision", "decided_time", "effective_time", "decided_by", "note"),
     not_null=("recommendation_id", "decision", "decided_time", "effective_time"),
 )  # fmt: skip
 
 SAVING: Final = Table(
     "gold/saving", grain="what one applied recommendation has brought until one night", partition="date",
-    owner="optimize", key=("date", "recommendation_id"),
+    owner="recommend", key=("date", "recommendation_id"),
     columns=(
         "date", "recommendation_id", "site_id", "lever", *SUBJECT, "saving_method", "baseline_from", "baseline_until",
         "reporting_from", "reporting_until", "expected_kwh", "realised_kwh", "realised_saving_kwh",

@@ -1,4 +1,4 @@
-"""What the scheduler says of the jobs: `sacct --parsable2` of each day, and `scontrol show job -d` of what runs."""
+"""Accounting as Slurm writes it: `sacct --parsable2` of each day, and `scontrol show job -d` of what runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fleet's own words: `ipmitool sdr` tables and Prometheus text exposition, gzip without a time stamp."""
+"""The log formats that the fleet writes: `ipmitool sdr` tables and Prometheus text, gzip without a time stamp."""
 
 from __future__ import annotations
 

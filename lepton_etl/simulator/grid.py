@@ -1,4 +1,4 @@
-"""Hourly carbon intensity of a made-up grid zone: demand, sun and wind decide how much gas and coal runs."""
+"""Hourly carbon intensity of an invented grid zone: demand, sun and wind decide how much gas and coal runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a node is asked to do on a day: task, traits, the targets its jobs set, the air it breathes."""
+"""Load of a node on a day: traits, the levels that its jobs set, and its inlet air."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a node's instruments say about a day: controller snapshots and GPU scrapes, sampled from the truth."""
+"""Logs of a node's instruments for a day: controller snapshots and GPU scrapes, sampled from the truth."""
 
 from __future__ import annotations
 

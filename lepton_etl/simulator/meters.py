@@ -1,4 +1,4 @@
-"""The site's meters: what each of them measures, and the files in which they speak."""
+"""The site's meters: what each of them measures, and the files that they write."""
 
 from __future__ import annotations
 

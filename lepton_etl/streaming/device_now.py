@@ -1,6 +1,6 @@
 """Batches of the stream of logs -> gold/device_now: the last hour of each device, its state, one commit a batch.
 
-- What the job `watch` holds between its batches: one Parquet file beside its checkpoint, replaced whole.
+The last hour is kept in one Parquet file beside the checkpoint, replaced whole.
 """
 
 from __future__ import annotations
@@ -19,17 +19,25 @@ import pyarrow.parquet as pq
 import structlog
 from deltalake import DeltaTable
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
 from lepton_etl.diagnosis.device_states import KEY, state_rows
-from lepton_etl.diagnosis.minutes import DEVICES, HELD_S, INPUTS, SUMS, Meanings, added, minutes, newest_times
+from lepton_etl.diagnosis.minutes import (
+    DEVICES,
+    INPUTS,
+    KEPT_S,
+    SUMS,
+    QuantityRoles,
+    added,
+    minutes,
+    newest_times,
+)
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.intervals.node_day import UNLISTED_CLUSTER
 from lepton_etl.intervals.source_choice import COMPONENT_OF, ENVIRONMENT, NODE_SOURCES
 from lepton_etl.lake import tables as plain
-from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Lake, read_files
 from lepton_etl.registers.inventory import read_nodes
 from lepton_etl.schema.diagnosis import DEVICE_NOW
 from lepton_etl.schema.fleet import INTERVAL
@@ -72,7 +80,7 @@ def save(root: Path, recent: Recent) -> None:
     fresh.replace(target)
 
 
-MEANINGS: Final = Meanings(
+MEANINGS: Final = QuantityRoles(
     node_power=tuple(quantity for quantity, _ in NODE_SOURCES if quantity.endswith("_power")),
     device_power=("gpu_power",),
     of_device={quantity: own for quantity, (own, _) in ENVIRONMENT.items() if own in INPUTS},
@@ -111,7 +119,7 @@ class Batch:
 class Watcher:
     """Takes the batches of the stream, in order; holds the last hour of each device and its last state."""
 
-    lake: SparkLake
+    lake: Lake
     settings: Settings
     run_id: str
     clock: Clock = utc_now
@@ -175,7 +183,7 @@ class Watcher:
         window_s = self.settings.watch.window_s
         intervals = minutes(touched, MEANINGS, self.settings.site.site_id, clusters, UNLISTED_CLUSTER)
         judged = state_rows(
-            intervals, self._days_before(now), frozen_intervals=HELD_S // window_s, newest_only=True
+            intervals, self._days_before(now), frozen_intervals=KEPT_S // window_s, newest_only=True
         )
         if not judged.height:
             return pl.DataFrame()
@@ -247,21 +255,13 @@ class Watcher:
         return self._history
 
 
-def history(lake: SparkLake, today: date, most_rows: int = HISTORY_ROWS) -> pl.DataFrame:
+def history(lake: Lake, today: date, most_rows: int = HISTORY_ROWS) -> pl.DataFrame:
     """Intervals of devices that have a state, of the days before today, thinned evenly in time to `most_rows`."""
     columns = (*KEY, "interval_start", *INPUTS)
-    empty = pl.DataFrame(
-        schema=dict.fromkeys(KEY, pl.String)
-        | {"interval_start": pl.Datetime("us", "UTC")}
-        | dict.fromkeys(INPUTS, pl.Float64)
-    )  # fmt: skip
-    if not lake.exists(INTERVAL):
-        return empty
     days = Days(today - timedelta(days=STATE_HISTORY_DAYS), today - timedelta(days=1))
-    rows = lake.read_frame(INTERVAL, days).where(F.col("device_id").rlike(DEVICES))
-    count = rows.count()
-    if count > most_rows:
-        step = -(-count // most_rows)
-        rows = rows.where(F.unix_seconds("interval_start") / F.col("interval_s") % step == 0)
-    arrow: pa.Table = rows.select(*columns).toArrow()
-    return pl.DataFrame(arrow) if arrow.num_rows else empty
+    is_device = pl.col("device_id").str.contains(DEVICES)
+    files = lake.files(INTERVAL, days)
+    count = sum(read_files(INTERVAL, [file], ["device_id"], is_device).height for file in files)
+    step = -(-count // most_rows)
+    kept = pl.col("interval_start").dt.epoch("s") // pl.col("interval_s") % max(step, 1) == 0
+    return read_files(INTERVAL, files, columns, is_device if step <= 1 else is_device & kept)

@@ -2,8 +2,7 @@
 
 Text on a local disk is followed by whole lines. What cannot be read from its middle (compressed files, JSON and XML
 documents, Parquet, objects of a store) is read whole, once it has been unchanged for a while.
-
-- How far each log file has been followed: marks of bytes, and the spans that lie between two sets of them.
+How far each file has been followed is a byte offset; a span lies between two of them.
 """
 
 from __future__ import annotations
@@ -94,8 +93,6 @@ def _is_same(before: Mark, now: Mark, path: str, head_of: HeadOf) -> bool:
     return digest(head_of(path, before.head_bytes)) == before.head
 
 
-# Formats whose files are documents from their first byte to their last.
-_DOCUMENTS: Final = frozenset({"parquet", "redfish", "otlp_json", "opencost", "openmeteo"})
 _COMPRESSED: Final = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0")
 _DOCUMENT_BEGINS: Final = (b"{", b"[", b"<")
 _CHUNK: Final = 1 << 20
@@ -103,7 +100,6 @@ _CHUNK: Final = 1 << 20
 # that the span begins in. Tables of ipmitool and nvidia-smi have some 20 KB.
 HEAD_CONTEXT_BYTES: Final = 4 << 10
 _TAIL_CONTEXT_BYTES: Final = 64 << 10
-_WITHOUT_TAIL: Final = frozenset({"delimited", "prometheus"})
 
 
 @dataclass
@@ -188,7 +184,9 @@ def head_of(path: str, size: int) -> bytes:
 
 def _is_document(source: Source, head: bytes) -> bool:
     return (
-        source.format in _DOCUMENTS or head.startswith(_COMPRESSED) or head.lstrip()[:1] in _DOCUMENT_BEGINS
+        source.followed_by == "whole files"
+        or head.startswith(_COMPRESSED)
+        or head.lstrip()[:1] in _DOCUMENT_BEGINS
     )
 
 
@@ -214,7 +212,7 @@ def _context(source: Source, span: Span) -> bytes:
         if len(head) < span.start:
             # A first line of more than 4 KiB is a header that is wanted whole.
             head = head[: last_line_end(head)] if b"\n" in head else head + handle.readline()
-        if source.format in _WITHOUT_TAIL:
+        if source.followed_by == "lines below a header":
             return head
         begin = max(len(head), span.start - _TAIL_CONTEXT_BYTES)
         handle.seek(begin)

@@ -2,9 +2,7 @@
 
 A batch is: new lines -> sums of a minute (executors) -> the last hour of each device -> its state by the night's own
 model -> one commit. Nothing here writes a table that a night writes, and nothing waits for a night.
-
-- Log files that grow as a Spark stream: (file, byte offset) as offsets, decoded and summed up in the
-  executors.
+The stream's offsets are byte offsets of files; executors decode the new bytes and sum them up.
 """
 
 from __future__ import annotations
@@ -23,16 +21,15 @@ from pyspark.sql.datasource import DataSource, DataSourceStreamReader, InputPart
 from pyspark.sql.types import StructType
 
 from lepton_etl.config.settings import Settings
-from lepton_etl.config.sources import Source
-from lepton_etl.diagnosis.minutes import SUMS, Meanings, sums
+from lepton_etl.config.sources import SOURCES, Source
+from lepton_etl.diagnosis.minutes import SUMS, QuantityRoles, sums
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.ingest import text as codec
 from lepton_etl.ingest.decoded import Decoded, Origin
-from lepton_etl.ingest.formats import decode_parts
 from lepton_etl.lake.landing import Landing, ObjectStore
 from lepton_etl.lake.lease import Lease
 from lepton_etl.lake.runs import new_run_id
-from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Lake
 from lepton_etl.streaming import device_now as recent
 from lepton_etl.streaming.device_now import MEANINGS, Clock, Watcher, utc_now
 from lepton_etl.streaming.follow import Following, Mark, Passage, Span, head_of, passage, spans
@@ -60,7 +57,7 @@ class Follow:
     landing: Landing
     site_id: str
     sources: Mapping[str, Source]
-    meanings: Meanings
+    roles: QuantityRoles
     window_s: int
     look_back_s: float
     settle_s: float
@@ -155,11 +152,11 @@ def read_span(follow: Follow, source: Source, span: Span) -> pa.Table:
         for part in _decoded(follow, source, text):
             kept = text.context_lines
             found = part.readings.filter(pc.greater(part.readings["source_position"], kept))
-            readings.append(sums(pl.DataFrame(found), follow.meanings, follow.window_s))
+            readings.append(sums(pl.DataFrame(found), follow.roles, follow.window_s))
             rejects = part.rejects.filter(pc.greater(part.rejects["source_position"], kept))
             faults += _counted(rejects)
     except codec.UnreadableError as error:
-        faults.append(_fault(error.failure.reason, error.failure.detail))
+        faults.append(_fault(error.reason, error.detail))
     except OSError as error:
         faults.append(_fault("unreadable_file", error.strerror or str(error)))
     except (
@@ -195,7 +192,7 @@ def _decoded(follow: Follow, source: Source, text: Passage) -> Iterator[Decoded]
         yield text.context
         yield from text.chunks
 
-    return iter(decode_parts(chunks(), origin, source))
+    return iter(source.read(chunks(), origin))
 
 
 def _counted(rejects: pa.Table) -> list[dict[str, Any]]:
@@ -218,39 +215,25 @@ def _marks(offset: Offset) -> dict[str, dict[str, Mark]]:
     }
 
 
-# Formats that hold readings of devices; accounting, weather and grids say nothing of their state.
-FORMATS: Final = frozenset(
-    (
-        "ipmitool",
-        "delimited",
-        "parquet",
-        "prometheus",
-        "redfish",
-        "nvidia_smi",
-        "rocm_smi",
-        "otlp_json",
-        "auto",
-    )
-)
 # How long the running batch may take to end when the job is told to stop.
 _FINISH_S: Final = 20.0
 
 
 def follow(spark: SparkSession, settings: Settings) -> Follow:
     """What the settings say is followed. Raises ConfigurationError where no source can hold readings of devices."""
-    sources = {source.name: source for source in settings.sources if source.format in FORMATS}
+    sources = {source.name: source for source in settings.sources if "devices" in source.subjects}
     if not sources:
         raise ConfigurationError(
             "no source holds readings of devices",
             where="key sources",
-            remedy=f"one of format {', '.join(sorted(FORMATS))}",
+            remedy=f"one of format {', '.join(name for name, kind in SOURCES.items() if 'devices' in kind.subjects)}",
         )
     paths = tuple(source.path for source in sources.values())
     return Follow(
         landing=Landing(ObjectStore.of(SparkEngine.of(spark).storage_option, paths)),
         site_id=settings.site.site_id,
         sources=sources,
-        meanings=MEANINGS,
+        roles=MEANINGS,
         window_s=settings.watch.window_s,
         look_back_s=settings.watch.look_back_s,
         settle_s=settings.watch.settle_s,
@@ -271,7 +254,7 @@ def run(
         # A folder that is not there is said before anything is started.
         next(iter(followed.landing.delivered(source)), None)
     with Lease(root, "watch", run_id := new_run_id()):
-        watcher = Watcher(SparkLake(root, spark=spark), settings, run_id, clock)
+        watcher = Watcher(Lake(root), settings, run_id, clock)
         spark.dataSource.register(log_stream(followed))
         writer = (
             spark.readStream.format(NAME)

@@ -17,7 +17,7 @@ from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import Exit
 from lepton_etl.lake import tables as plain
-from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.declare import Table  # fmt: skip
 from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, SITE_HOUR
 from lepton_etl.schema.fleet import FACILITY_INTERVAL, GRID_HOUR, INTERVAL, WEATHER_HOUR
@@ -82,7 +82,7 @@ def nights(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Nig
     for file, place in held.items():
         file.rename(place)
     settings = load(folder / "config.yaml")
-    lake = SparkLake(settings.lake.root, spark=spark)
+    lake = Lake(settings.lake.root)
     stages(spark, settings, TWO_DAYS_BEFORE, "bronze", "silver", "gold", "publish")
     record_a_whole_night(lake)
     before = {table.name: plain.files_by_day(lake.root, table) for table in DAILY}
@@ -102,8 +102,8 @@ def stages(spark: SparkSession, settings: Settings, days: Days, *names: str) -> 
         assert done.exit_code == Exit.DONE, done.message
 
 
-def record_a_whole_night(lake: SparkLake) -> None:
-    batch = max(lake.rows(FILE, ["batch"])["batch"].to_pylist())
+def record_a_whole_night(lake: Lake) -> None:
+    batch = max(lake.read(FILE, columns=["batch"])["batch"].to_pylist())
     stage = {"run_id": "whole", "stage": "publish", "state": "done"}
     lake.write_rows(STAGE_RUN, [stage | {"input_versions": json.dumps({"bronze/file batch": batch})}])
     lake.write_rows(RUN, [{"run_id": "whole", "state": "done", "exit_code": 0}])
@@ -156,7 +156,7 @@ def test_the_night_of_the_late_file_says_what_it_changed_and_as_of_shows_the_old
     }
     assert measured[1] == gold
     # Spark finds the rows that delta-rs parted by names with a slash.
-    said = SparkLake(root, spark=spark).read(PUBLICATION)
+    said = Lake(root).read(PUBLICATION)
     assert (
         said.where(said["table_name"] == name).count()
         == nights.rows(PUBLICATION).filter(pl.col("table_name") == name).height

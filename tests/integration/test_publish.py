@@ -20,7 +20,7 @@ from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, LockedError, NoInputError
 from lepton_etl.lake import tables as plain
 from lepton_etl.lake.lease import Lease
-from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Lake
 from lepton_etl.registers.inventory import read_nodes
 from lepton_etl.schema.declare import Table  # fmt: skip
 from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR
@@ -258,9 +258,9 @@ def test_wrong_use_says_what_to_do(
     assert what in str(done.exception)
 
 
-def made(settings: Settings, days: Days, batch: int = 1) -> SparkLake:
+def made(settings: Settings, days: Days, batch: int = 1) -> Lake:
     """A lake in which a whole night has made and published the days."""
-    lake = SparkLake(settings.lake.root)
+    lake = Lake(settings.lake.root)
     for day in days:
         row = {
             "date": day, "hour_start": datetime(day.year, day.month, day.day, tzinfo=UTC), "site_id": "s",
@@ -275,7 +275,7 @@ def made(settings: Settings, days: Days, batch: int = 1) -> SparkLake:
     return lake
 
 
-def delivered(lake: SparkLake, file_id: str, batch: int, **columns: Any) -> None:
+def delivered(lake: Lake, file_id: str, batch: int, **columns: Any) -> None:
     row = {"path": file_id, "file_id": file_id, "state": "loaded", "batch": batch}
     lake.write_rows(FILE, [row | columns])
 
@@ -284,7 +284,7 @@ NEXT = Days.of(date(2025, 6, 25))
 WEEKS = Days(date(2025, 6, 1), date(2025, 6, 24))
 
 
-def dirty(lake: SparkLake, settings: Settings) -> list[str]:
+def dirty(lake: Lake, settings: Settings) -> list[str]:
     return [str(days) for days in dirty_days(lake, settings, NEXT)]
 
 

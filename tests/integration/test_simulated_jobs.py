@@ -16,8 +16,6 @@ from lepton_etl.attribution.node_split import split_node
 from lepton_etl.attribution.runs import job_nodes, job_runs
 from lepton_etl.days import Days
 from lepton_etl.ingest.decoded import Origin
-from lepton_etl.ingest.formats import decode
-from lepton_etl.ingest.specs import spec_of
 from lepton_etl.intervals.channels import DAY_US, READING_COLUMNS
 from lepton_etl.intervals.node_day import intervals
 from lepton_etl.intervals.readings import roster
@@ -26,6 +24,7 @@ from lepton_etl.intervals.usual_values import HISTORY_COLUMNS
 from lepton_etl.registers.inventory import read_nodes
 from lepton_etl.simulator.plan import ClusterPlan, Fault, FleetPlan
 from lepton_etl.simulator.simulate import simulate
+from tests.decoding import decode, settings_of
 from tests.unit.attribution.accounting import bronze
 from tests.unit.intervals.readings import POLICY
 
@@ -88,7 +87,7 @@ def readings(out: Path, node_id: str, days: Days) -> pa.Table:
                 continue
             found.append(
                 decode(
-                    text, Origin("s", format_, path.name, node_id, "UTC"), spec_of({"format": format_})
+                    text, Origin("s", format_, path.name, node_id, "UTC"), settings_of({"format": format_})
                 ).readings
             )
     frame = pl.DataFrame(pa.concat_tables(found)).filter(pl.col("quantity").is_in(INTERVAL_QUANTITIES))

@@ -17,7 +17,7 @@ from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import Exit
 from lepton_etl.lake.lease import Lease
-from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Lake
 from lepton_etl.models.registry import Registry
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR
@@ -45,7 +45,7 @@ class Site:
 
     folder: Path
     settings: Settings
-    lake: SparkLake
+    lake: Lake
     night: Night
 
     def table(self, table: Table) -> pl.DataFrame:
@@ -83,7 +83,7 @@ def make_site(
     for stage in [None] if days == TWO_DAYS else ["bronze", "silver", "gold"]:
         night = run_night(SparkEngine.of(spark), settings, days, stage)
         assert night.exit_code == Exit.DONE, night.message
-    return Site(folder, settings, SparkLake(settings.lake.root, spark=spark), night)
+    return Site(folder, settings, Lake(settings.lake.root), night)
 
 
 @pytest.fixture(scope="module")

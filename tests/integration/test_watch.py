@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.lake import tables as plain
-from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.diagnosis import DEVICE_NOW
 from lepton_etl.schema.fleet import INTERVAL
 from lepton_etl.schema.types import arrow_schema
@@ -72,13 +72,13 @@ def append(path: Path, text: str) -> None:
         handle.write(text)
 
 
-def now_of(lake: SparkLake, device: str = "gpu0") -> dict[str, object]:
+def now_of(lake: Lake, device: str = "gpu0") -> dict[str, object]:
     rows = plain.read(lake.root, DEVICE_NOW).to_pylist()
     assert len({tuple(row[name] for name in DEVICE_NOW.key) for row in rows}) == len(rows)
     return next(row for row in rows if row["device_id"] == device)
 
 
-def counts(lake: SparkLake) -> list[int]:
+def counts(lake: Lake) -> list[int]:
     """Values of power that each held minute is made of."""
     rows = pl.DataFrame(pa.table(recent.load(lake.root, recent_empty()).rows))
     power = rows.filter(pl.col("quantity") == "gpu_power", pl.col("device_id") == "gpu0")
@@ -91,7 +91,7 @@ def recent_empty() -> pa.Table:
     return pl.DataFrame(schema=SUMS).to_arrow()
 
 
-def lay_down_a_week(lake: SparkLake, today: date) -> None:
+def lay_down_a_week(lake: Lake, today: date) -> None:
     """The board's days before: 300 W at 85 %, the full clock."""
     day = today - timedelta(days=1)
     midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
@@ -108,7 +108,7 @@ def lay_down_a_week(lake: SparkLake, today: date) -> None:
 
 
 def test_a_board_that_becomes_capped_is_told_within_minutes_and_no_row_is_taken_twice(
-    lake: SparkLake, look: Callable[[], Watcher]
+    lake: Lake, look: Callable[[], Watcher]
 ) -> None:
     log = lake.root.parent / "landing" / "n1.csv"
     begin = (datetime.now(UTC) - timedelta(minutes=22)).replace(second=0, microsecond=0)
@@ -145,7 +145,7 @@ def test_a_board_that_becomes_capped_is_told_within_minutes_and_no_row_is_taken_
 
 
 def test_a_batch_that_is_given_again_is_not_added_twice(
-    spark: SparkSession, lake: SparkLake, site: Settings
+    spark: SparkSession, lake: Lake, site: Settings
 ) -> None:
     from lepton_etl.streaming.watch import SCHEMA
 
@@ -164,7 +164,7 @@ def test_a_batch_that_is_given_again_is_not_added_twice(
     assert counts(lake) == [2]
 
 
-def test_a_long_history_is_thinned_evenly(lake: SparkLake) -> None:
+def test_a_long_history_is_thinned_evenly(lake: Lake) -> None:
     today = datetime.now(UTC).date()
     assert history(lake, today).height == 0
     lay_down_a_week(lake, today)
@@ -174,7 +174,7 @@ def test_a_long_history_is_thinned_evenly(lake: SparkLake) -> None:
     assert thinned["interval_start"].diff().drop_nulls().unique().to_list() == [timedelta(minutes=15)]
 
 
-def test_it_stops_when_told(spark: SparkSession, lake: SparkLake, site: Settings) -> None:
+def test_it_stops_when_told(spark: SparkSession, lake: Lake, site: Settings) -> None:
     append(lake.root.parent / "landing" / "n1.csv", HEADER + lines(datetime.now(UTC), 1, NORMAL))
     stop = threading.Event()
     ended: list[Watcher] = []

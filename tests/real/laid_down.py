@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lepton_etl.ingest.decoded import Decoded, Origin
-from lepton_etl.ingest.formats import decode
-from lepton_etl.ingest.specs import spec_of
-from lepton_etl.ingest.text import read_bytes
+from tests.decoding import decode, read_bytes, settings_of
 
 PATH_TIME: Final = datetime(2026, 1, 1, tzinfo=UTC)
 """When a file was taken, for those that do not say it themselves."""
@@ -42,7 +40,7 @@ class LaidDown:
         data = read_bytes(path.read_bytes(), path.name)
         assert isinstance(data, bytes)
         result = decode(
-            data, Origin("site", "source", path.name, node_id, "UTC", PATH_TIME), spec_of(settings)
+            data, Origin("site", "source", path.name, node_id, "UTC", PATH_TIME), settings_of(settings)
         )
         result.check()
         found = {

@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from lepton_etl.config.settings import load
 from lepton_etl.days import Days
 from lepton_etl.errors import Exit
-from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR
 from lepton_etl.schema.logs import FILE, READING
@@ -40,7 +40,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkLake]:
+def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
     """The lake after bronze, silver and gold of the days, with the committed settings and inventory."""
     root = tmp_path_factory.mktemp("biohpc")
     with pytest.MonkeyPatch.context() as patch:
@@ -52,10 +52,10 @@ def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Itera
     for stage, days in runs:
         night = run_night(SparkEngine.of(spark), settings, days, stage)
         assert night.exit_code == Exit.DONE, night.message
-    yield SparkLake(settings.lake.root, spark=spark)
+    yield Lake(settings.lake.root)
 
 
-def table(lake: SparkLake, which: Table) -> pl.DataFrame:
+def table(lake: Lake, which: Table) -> pl.DataFrame:
     return pl.from_arrow(DeltaLog(lake.path(which)).to_pyarrow_table())  # type: ignore[return-value]
 
 
@@ -78,7 +78,7 @@ def plain_python() -> dict[tuple[str, datetime], float]:
     return hours
 
 
-def test_gpu_energy_is_mean_times_window_times_two_gpus(lake: SparkLake) -> None:
+def test_gpu_energy_is_mean_times_window_times_two_gpus(lake: Lake) -> None:
     expected = plain_python()
     hours = table(lake, NODE_HOUR).filter(pl.col("gpu_energy_kwh").is_not_null())
     found = {(r["node_id"], r["hour_start"]): r["gpu_energy_kwh"] for r in hours.iter_rows(named=True)}
@@ -91,14 +91,14 @@ def test_gpu_energy_is_mean_times_window_times_two_gpus(lake: SparkLake) -> None
     assert {node for node, hour in found if hour == AUTUMN_HOUR + timedelta(hours=1)} >= {"cbsugpu08"}
 
 
-def test_the_autumn_row_is_the_window_of_both_hours(lake: SparkLake) -> None:
+def test_the_autumn_row_is_the_window_of_both_hours(lake: Lake) -> None:
     rows = table(lake, READING).filter(
         (pl.col("reading_time") == AUTUMN_HOUR) & (pl.col("quantity") == "gpu_power")
     )
     assert set(rows["window_s"]) == {7200.0}
 
 
-def test_servers_without_a_node_sensor_have_no_it_energy(lake: SparkLake) -> None:
+def test_servers_without_a_node_sensor_have_no_it_energy(lake: Lake) -> None:
     days = table(lake, CLUSTER_DAY)
     assert days["it_energy_kwh"].null_count() == days.height
     assert set(days["energy_basis"]) == {"gpu_only"}
@@ -108,7 +108,7 @@ def test_servers_without_a_node_sensor_have_no_it_energy(lake: SparkLake) -> Non
     assert set(days["pue_basis"]) | set(days["facility_basis"]) | set(days["emissions_basis"]) == {"none"}
 
 
-def test_footers_are_structure_and_every_record_is_accounted_for(lake: SparkLake) -> None:
+def test_footers_are_structure_and_every_record_is_accounted_for(lake: Lake) -> None:
     files = table(lake, FILE)
     assert files.height == 3
     for row in files.iter_rows(named=True):

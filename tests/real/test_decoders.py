@@ -12,9 +12,8 @@ import pytest
 import yaml
 
 from lepton_etl.ingest.decoded import Decoded, Origin
-from lepton_etl.ingest.formats import decode
-from lepton_etl.ingest.specs import spec_of
 from tests.conftest import real_data
+from tests.decoding import decode, settings_of
 from tests.real.laid_down import PATH_TIME, LaidDown, plain
 
 HERE = Path(__file__).parent
@@ -108,7 +107,7 @@ def test_harvard_sensors_mean_what_the_table_says() -> None:
         result = decode(
             plain(HARVARD / name),
             Origin("site", "source", name, "node", "UTC"),
-            spec_of({"format": "ipmitool"}),
+            settings_of({"format": "ipmitool"}),
         )
         columns = (result.readings[column].to_pylist() for column in ("sensor", "quantity", "device_id"))
         meaning |= set(zip(*columns, strict=True))

@@ -17,10 +17,8 @@ from typing import Any
 import pytest
 
 from lepton_etl.ingest.decoded import Origin
-from lepton_etl.ingest.formats import decode
-from lepton_etl.ingest.specs import spec_of
-from lepton_etl.ingest.text import read_bytes
 from tests.conftest import real_data
+from tests.decoding import decode, read_bytes, settings_of
 
 REAL = real_data()
 MIDNIGHT = datetime(2024, 4, 7, tzinfo=UTC)
@@ -118,7 +116,9 @@ def test_every_cell_is_the_csv_modules(name: str, source: Source, rows: int) -> 
     path = REAL / name
     data = read_bytes(path.read_bytes(), path.name)
     assert isinstance(data, bytes)
-    result = decode(data, Origin("site", "source", path.name, "n1", "UTC", MIDNIGHT), spec_of(source.spec()))
+    result = decode(
+        data, Origin("site", "source", path.name, "n1", "UTC", MIDNIGHT), settings_of(source.spec())
+    )
     result.check()
     text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     table = list(csv.DictReader(text.decode().splitlines()))
@@ -156,7 +156,7 @@ def test_frontier_adds_up_to_its_published_energy() -> None:
     data = read_bytes(path.read_bytes(), path.name)
     assert isinstance(data, bytes)
     result = decode(
-        data, Origin("site", "source", path.name, None, "UTC", MIDNIGHT), spec_of(FRONTIER.spec())
+        data, Origin("site", "source", path.name, None, "UTC", MIDNIGHT), settings_of(FRONTIER.spec())
     )
     total: dict[datetime, float] = {}
     for reading in result.readings.to_pylist():

@@ -16,9 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lepton_etl.ingest.decoded import Decoded, Origin
-from lepton_etl.ingest.formats import decode
-from lepton_etl.ingest.specs import spec_of
 from tests.conftest import real_data
+from tests.decoding import decode, settings_of
 from tests.real.laid_down import LaidDown, plain
 
 REAL = real_data()
@@ -210,7 +209,7 @@ def test_a_real_table_means_the_same_as_parquet() -> None:
     text = plain(REAL / "biohpc-gpu-servers" / "cbsugpu05_usage_stats.txt.gz").decode("utf-8-sig")
     origin = Origin("site", "source", "table", None, "UTC")
     settings = BIOHPC_COLUMNS | {"format": "delimited", "delimiter": "\t"}
-    as_text = decode(text.encode(), origin, spec_of(settings))
+    as_text = decode(text.encode(), origin, settings_of(settings))
     header, *rows = [line.split("\t") for line in text.splitlines() if line.count("\t") > 2]
     columns = dict(zip(header, zip(*rows, strict=True), strict=True))
     stamps = [datetime.fromisoformat(stamp) for stamp in columns["timestamp"]]
@@ -224,7 +223,7 @@ def test_a_real_table_means_the_same_as_parquet() -> None:
     )
     file = io.BytesIO()
     pq.write_table(table, file, row_group_size=5_000, write_page_checksum=True)
-    as_parquet = decode(file.getvalue(), origin, spec_of(BIOHPC_COLUMNS | {"format": "parquet"}))
+    as_parquet = decode(file.getvalue(), origin, settings_of(BIOHPC_COLUMNS | {"format": "parquet"}))
     as_parquet.check()
     same = (
         "node_id",

@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 from lepton_etl.config.settings import load
 from lepton_etl.days import Days
 from lepton_etl.errors import Exit
-from lepton_etl.lake.spark import SparkLake
+from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR
 from lepton_etl.schema.fleet import INTERVAL, SENSOR_CHECK
@@ -42,7 +42,7 @@ def case_rows(name: str) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkLake]:
+def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
     """The lake after bronze, silver, gate and gold of the day, with the committed settings and inventory."""
     root = tmp_path_factory.mktemp("harvard")
     with pytest.MonkeyPatch.context() as patch:
@@ -53,14 +53,14 @@ def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Itera
     for stage in ("bronze", "silver", "gate", "gold"):
         night = run_night(SparkEngine.of(spark), settings, Days.of(DAY), stage)
         assert night.exit_code == Exit.DONE, night.message
-    yield SparkLake(settings.lake.root, spark=spark)
+    yield Lake(settings.lake.root)
 
 
-def table(lake: SparkLake, which: Table) -> pl.DataFrame:
+def table(lake: Lake, which: Table) -> pl.DataFrame:
     return pl.from_arrow(DeltaLog(lake.path(which)).to_pyarrow_table())  # type: ignore[return-value]
 
 
-def test_node_energies_equal_plain_python(lake: SparkLake) -> None:
+def test_node_energies_equal_plain_python(lake: Lake) -> None:
     hours = table(lake, NODE_HOUR).filter(pl.col("it_energy_measured_kwh").is_not_null())
     found = {
         (row["node_id"], row["hour_start"]): row["it_energy_measured_kwh"]
@@ -83,7 +83,7 @@ def test_node_energies_equal_plain_python(lake: SparkLake) -> None:
     assert checked == len(found)
 
 
-def test_every_node_of_the_inventory_has_every_hour_and_silence_is_not_off(lake: SparkLake) -> None:
+def test_every_node_of_the_inventory_has_every_hour_and_silence_is_not_off(lake: Lake) -> None:
     hours = table(lake, NODE_HOUR)
     assert hours.height == 46 * 24
     silent = hours.filter(pl.col("node_id") == "holy2c092901")
@@ -91,7 +91,7 @@ def test_every_node_of_the_inventory_has_every_hour_and_silence_is_not_off(lake:
     assert set(silent["coverage_ratio"]) == {0.0}
 
 
-def test_without_meter_and_grid_the_unknown_is_null_with_its_basis(lake: SparkLake) -> None:
+def test_without_meter_and_grid_the_unknown_is_null_with_its_basis(lake: Lake) -> None:
     days = table(lake, CLUSTER_DAY)
     assert set(days["cluster_id"]) == {"holy", "holygpu", "lichtman"}
     for column in ("facility_energy_kwh", "pue_ratio", "pue_category", "emissions_location_kgco2e",
@@ -102,7 +102,7 @@ def test_without_meter_and_grid_the_unknown_is_null_with_its_basis(lake: SparkLa
         assert set(days[column]) == {"none"}, column
 
 
-def test_records_are_accounted_for_in_every_file_with_the_laid_down_counts(lake: SparkLake) -> None:
+def test_records_are_accounted_for_in_every_file_with_the_laid_down_counts(lake: Lake) -> None:
     files = {Path(row["path"]).name: row for row in table(lake, FILE).iter_rows(named=True)}
     cases = [case for case in case_rows("decoder_counts.csv") if case["file"] in files]
     assert sum(case["file"].endswith("-2025-06-03.txt.gz") for case in cases) == 46
@@ -114,7 +114,7 @@ def test_records_are_accounted_for_in_every_file_with_the_laid_down_counts(lake:
         assert row["ignored"] == int(case["unmapped"]) + int(case["no_value"])
 
 
-def test_a_chassis_of_four_nodes_is_counted_once(lake: SparkLake) -> None:
+def test_a_chassis_of_four_nodes_is_counted_once(lake: Lake) -> None:
     chassis = table(lake, INTERVAL).filter(pl.col("device_id") == "chassis")
     of_four = chassis.filter(pl.col("node_id") == "holy8a241")
     assert of_four.height > 0 and not of_four["counts_in_total"].any()
@@ -123,7 +123,7 @@ def test_a_chassis_of_four_nodes_is_counted_once(lake: SparkLake) -> None:
     assert chassis["power_max_w"].max() < 1_000.0
 
 
-def test_a_real_chassis_draws_far_more_than_its_nodes(lake: SparkLake) -> None:
+def test_a_real_chassis_draws_far_more_than_its_nodes(lake: Lake) -> None:
     rows = table(lake, INTERVAL)
     nodes = [f"holy8a2410{number}" for number in range(1, 5)]
     own = rows.filter(pl.col("node_id").is_in(nodes) & (pl.col("device_id") == "node"))
@@ -136,7 +136,7 @@ def test_a_real_chassis_draws_far_more_than_its_nodes(lake: SparkLake) -> None:
     assert box_kwh - by_node["energy_kwh"].sum() == pytest.approx(0.4447, abs=1e-4)
 
 
-def test_supplies_bmc_and_parts_of_real_nodes_bear_one_another_out(lake: SparkLake) -> None:
+def test_supplies_bmc_and_parts_of_real_nodes_bear_one_another_out(lake: Lake) -> None:
     checks = table(lake, SENSOR_CHECK)
     assert set(checks["sensor_verdict"]) == {"agrees"}
     bmc = checks.filter((pl.col("check_source") == "bmc") & (pl.col("against_source") == "psu_input"))

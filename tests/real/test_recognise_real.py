@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lepton_etl.ingest.formats import recognise
+from lepton_etl.ingest.registry import recognise
 from lepton_etl.ingest.text import in_utf8, peek
 
 HERE = Path(__file__).parent

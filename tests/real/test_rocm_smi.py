@@ -1,6 +1,5 @@
 """The real rocm-smi document of four MI100, read a second time in plain Python."""
 
-import gzip
 import json
 import os
 from datetime import UTC, datetime
@@ -8,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lepton_etl.ingest import nvidia_smi, otlp_json, redfish, rocm_smi
 from lepton_etl.ingest.decoded import Origin
-from lepton_etl.ingest.formats import decode
-from lepton_etl.ingest.specs import spec_of
+from tests.decoding import decode, settings_of
 
 HERE = Path(__file__).parent
 REAL = Path(os.environ.get("LEPTON_REAL_DATA", HERE.parents[1] / ".." / "shared" / "data")).resolve()
@@ -39,7 +36,7 @@ def test_four_mi100() -> None:
     result = decode(
         MI100.read_bytes(),
         Origin("site", "source", MI100.name, "node", "UTC", POLLED),
-        spec_of({"format": "rocm_smi"}),
+        settings_of({"format": "rocm_smi"}),
     )
     result.check()
     document = json.loads(MI100.read_text(encoding="utf-8"))
@@ -56,24 +53,3 @@ def test_four_mi100() -> None:
     assert result.records == sum(len(card) for card in cards.values()) == 280
     assert (result.rejects.num_rows, result.duplicates, result.structure_lines) == (0, 0, 1)
     assert {reason for _, reason in result.ignored} == {"unmapped"}
-
-
-def own_format(path: Path) -> list[str]:
-    """The format that a real file is of, of the four that read BMCs and GPUs."""
-    if path.parent.name == "dmtf-redfish-mockup" or path.name.startswith("redfish__"):
-        return ["redfish"]
-    if path.name.startswith("nvidia_smi__") or (
-        path.parent.name == "nvidia-smi-captures" and ".txt" in path.name
-    ):
-        return ["nvidia_smi"]
-    return ["rocm_smi"] if path == MI100 else []
-
-
-def test_every_real_file_is_claimed_by_its_own_format_alone() -> None:
-    formats = {"redfish": redfish, "nvidia_smi": nvidia_smi, "rocm_smi": rocm_smi, "otlp_json": otlp_json}
-    paths = [path for path in sorted(REAL.rglob("*")) if path.is_file() and path.name != "SOURCE.md"]
-    for path in paths:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            head = file.read(64 << 10)
-        assert [name for name, module in formats.items() if module.looks_like(head)] == own_format(path), path
-    assert len(paths) > 100

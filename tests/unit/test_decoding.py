@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from lepton_etl.config.settings import Settings
+from lepton_etl.ingest.decoded import Origin
+from lepton_etl.ingest.ipmitool import Ipmitool
 from lepton_etl.lake.landing import Landing
 from lepton_etl.lake.staging import StagedFile
-from pipelines import bronze as decoding
 from pipelines.bronze import Decoding, Hashed, Loaded, stamp_window
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -54,14 +55,14 @@ def test_a_mistake_of_a_decoder_costs_one_file(
     for name in ("a", "b", "c"):
         (landing / f"{name}.txt").write_text(ROW.format(stamp="2025-06-03 00:00:02"))
     work, files = executor(tmp_path)
-    whole = decoding.decode_parts
+    whole = Ipmitool.read
 
-    def failing(chunks: Iterator[bytes], origin: Any, spec: Any) -> Any:
+    def failing(settings: Ipmitool, chunks: Iterator[bytes], origin: Origin) -> Any:
         if origin.path.endswith("b.txt"):
             raise IndexError("index 7 is out of bounds")
-        return whole(chunks, origin, spec)
+        return whole(settings, chunks, origin)
 
-    monkeypatch.setattr(decoding, "decode_parts", failing)
+    monkeypatch.setattr(Ipmitool, "read", failing)
     loaded, written = staged(work, files)
     assert {name: (result.state, result.reason) for name, result in loaded.items()} == {
         "a.txt": ("loaded", None),

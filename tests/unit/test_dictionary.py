@@ -13,6 +13,7 @@ from lepton_etl.schema.fields import FIELDS
 from lepton_etl.schema.tables import TABLES
 from lepton_etl.schema.types import constraint
 
+LIBRARY = Path(__file__).resolve().parents[2] / "lepton_etl"
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "data_dictionary.py"
 # What the end of a column's name says its unit is; the longest end that fits counts.
 UNIT_OF_END = {
@@ -96,6 +97,11 @@ def test_required_columns_are_the_key_and_what_is_added(table: Table) -> None:
 def test_every_field_stands_in_a_table() -> None:
     used = {name for table in TABLES.values() for name in table.columns}
     assert set(FIELDS) - used == set()
+
+
+def test_the_owner_of_a_table_is_a_room_of_the_library() -> None:
+    rooms = {path.parent.name for path in LIBRARY.glob("*/__init__.py")}
+    assert {table.owner for table in TABLES.values()} <= rooms
 
 
 def test_the_page_is_up_to_date() -> None:

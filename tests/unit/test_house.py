@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import hashlib
 import re
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -101,7 +103,6 @@ def test_users_need_no_test_tools() -> None:
         "coverage",
         "hypothesis",
         "moto",
-        "duckdb",
         "mypy",
         "ruff",
         "vulture",
@@ -109,6 +110,32 @@ def test_users_need_no_test_tools() -> None:
     }
     assert tools <= pins_of("requirements-dev.lock").keys()
     assert tools & pins_of("requirements.lock").keys() == set()
+
+
+def imported(file: Path) -> set[str]:
+    """Return the top-level modules that a file imports, wherever in it."""
+    nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [
+        node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level
+    ]
+    return {name.partition(".")[0] for name in names}
+
+
+def test_what_runs_import_is_in_the_users_lock() -> None:
+    """A night that works here, beside the test tools, must not miss one of them elsewhere."""
+    users = pins_of("requirements.lock").keys()
+    brought_by = metadata.packages_distributions()
+    # The compression of Python 3.14 is tried before its backport.
+    own = {"lepton_etl", "pipelines", "compression"}
+    missing = {
+        f"{file.relative_to(ROOT)}: {module}"
+        for folder in ("lepton_etl", "pipelines", "jobs")
+        for file in (ROOT / folder).rglob("*.py")
+        for module in imported(file) - sys.stdlib_module_names - own
+        if not {canonicalize_name(name) for name in brought_by.get(module, [])} & users
+    }
+    assert missing == set()
 
 
 def test_each_target_sets_up_what_it_needs() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lepton_etl import session
 from lepton_etl.conf_files import conf_path
 from lepton_etl.errors import ConfigurationError
+from lepton_etl.lake import session
 
 JARS = {"delta.jar": b"reviewed", "storage.jar": b"reviewed too"}
 

@@ -9,11 +9,10 @@ import polars as pl
 import pyarrow as pa
 
 from lepton_etl.ingest.decoded import Origin
-from lepton_etl.ingest.formats import decode
-from lepton_etl.ingest.specs import spec_of
 from lepton_etl.schema.fleet import NODE
 from lepton_etl.schema.logs import JOB
 from lepton_etl.schema.types import arrow_schema
+from tests.decoding import decode, settings_of
 
 CASES = Path(__file__).parents[2] / "cases" / "attribution"
 SITE = "here"
@@ -22,7 +21,7 @@ SITE = "here"
 def bronze(text: str, format_: str = "slurm", ingest_hour: int = 1, file_id: str = "f") -> pa.Table:
     """Rows of bronze/job of one delivered text."""
     origin = Origin(SITE, "jobs", "jobs.txt", None, "UTC")
-    rows = decode(text.encode(), origin, spec_of({"format": format_})).jobs
+    rows = decode(text.encode(), origin, settings_of({"format": format_})).jobs
     added = {
         "job_state": rows["state"], "site_id": SITE, "source_name": "jobs", "file_id": file_id,
         "ingest_time": datetime(2025, 6, 5, ingest_hour, tzinfo=UTC), "ingest_date": date(2025, 6, 5),

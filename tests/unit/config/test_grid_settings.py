@@ -6,7 +6,10 @@ import pytest
 from pydantic import ValidationError
 
 from lepton_etl.config.settings import Grid
-from lepton_etl.config.sources import Eia930Source, ElectricityMapsSource, PlainGridSource
+from lepton_etl.config.sources import SOURCES
+from lepton_etl.ingest.eia930 import Eia930
+from lepton_etl.ingest.electricitymaps import ElectricityMaps
+from lepton_etl.ingest.grid_csv import PlainGrid
 from lepton_etl.ingest.units import conversion
 
 
@@ -16,9 +19,10 @@ def grid(**changes: Any) -> Grid:
 
 def test_each_format_has_its_source_and_label() -> None:
     maps, eia, plain = (grid(format=name).source for name in ("electricitymaps", "eia930", "grid_csv"))
-    assert isinstance(maps, ElectricityMapsSource)
-    assert isinstance(eia, Eia930Source)
-    assert isinstance(plain, PlainGridSource)
+    assert (maps.format, eia.format, plain.format) == ("electricitymaps", "eia930", "grid_csv")
+    assert isinstance(maps, ElectricityMaps)
+    assert isinstance(eia, Eia930)
+    assert isinstance(plain, PlainGrid)
     assert (maps.label, eia.label, plain.label) == ("start", "end", "start")
     assert eia.zone == plain.zone == "US-NY-NYIS"
     assert {source.name for source in (maps, eia, plain)} == {"grid"}
@@ -26,7 +30,7 @@ def test_each_format_has_its_source_and_label() -> None:
 
 def test_what_is_said_reaches_the_source() -> None:
     source = grid(format="grid_csv", unit="t/MWh", timezone="Europe/Berlin", label="end", credit="us").source
-    assert isinstance(source, PlainGridSource)
+    assert isinstance(source, PlainGrid)
     assert (source.unit, source.timezone, source.label, source.basis, source.credit) == (
         "t/MWh", "Europe/Berlin", "end", "direct", "us"
     )  # fmt: skip
@@ -48,7 +52,7 @@ def test_a_wrong_grid_is_refused(changes: dict[str, Any], complaint: str) -> Non
 
 def test_a_unit_that_is_no_intensity_is_refused() -> None:
     with pytest.raises(ValidationError, match="cannot be brought to g/kWh"):
-        PlainGridSource(name="g", path="*.csv", zone="DE", unit="kg/m3")
+        SOURCES["grid_csv"](name="g", path="*.csv", zone="DE", unit="kg/m3")
 
 
 @pytest.mark.parametrize(
@@ -65,4 +69,5 @@ def test_a_unit_that_is_no_intensity_is_refused() -> None:
 def test_units_of_intensity_convert(unit: str, one: float) -> None:
     change = conversion(unit, "grid_intensity")
     assert change is not None
-    assert change.apply(1.0) == pytest.approx(one, rel=1e-12)
+    assert change.factor / change.divisor == pytest.approx(one, rel=1e-12)
+    assert change.offset == 0

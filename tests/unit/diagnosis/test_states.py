@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lepton_etl.diagnosis.device_states import EVIDENCE, STATES, held, probabilities, state_rows
+from lepton_etl.diagnosis.device_states import EVIDENCE, STATES, probabilities, state_rows, with_hysteresis
 from lepton_etl.schema.common import PERFORMANCE_STATES
 from lepton_etl.schema.diagnosis import STATE
 from lepton_etl.schema.types import arrow_schema
@@ -111,9 +111,9 @@ def test_a_state_does_not_flap() -> None:
     near = 0.5 + rng.uniform(-0.08, 0.08, 200)
     chances = np.zeros((len(STATES), 1, 200))
     chances[0, 0], chances[1, 0] = near, 1 - near
-    assert len(np.unique(held(chances))) == 1
+    assert len(np.unique(with_hysteresis(chances))) == 1
     chances[0, 0, 100:], chances[1, 0, 100:] = 0.1, 0.9
-    assert np.diff(held(chances)[0]).tolist().count(1) == 1
+    assert np.diff(with_hysteresis(chances)[0]).tolist().count(1) == 1
 
 
 def test_devices_are_judged_alone() -> None:

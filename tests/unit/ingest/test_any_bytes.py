@@ -4,45 +4,23 @@ import codecs
 import gzip
 import lzma
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, Decoded, Origin
-from lepton_etl.ingest.formats import decode, decode_parts
-from lepton_etl.ingest.specs import FormatSpec, spec_of
-from lepton_etl.ingest.text import Failure, read_bytes, zstd
+from lepton_etl.ingest.delimited import Delimited
+from lepton_etl.ingest.grid_csv import GridHours
+from lepton_etl.ingest.opencost import OpenCost
+from lepton_etl.ingest.registry import LogFormat
+from lepton_etl.ingest.text import UnreadableError, zstd
 from lepton_etl.schema.common import QUANTITIES
+from tests.decoding import CASES, Case, decode, read_bytes
 
-CASES = Path(__file__).parents[2] / "cases"
+# FIX LogFormat
+
 ORIGIN = Origin("site", "source", "input.txt", "n1", "America/New_York")
-SAMPLES = {
-    "ipmitool": "values_that_are_none",
-    "delimited": "bad_cells",
-    "prometheus": "dcgm_with_stamps",
-    "electricitymaps": "estimated_and_missing_hours",
-    "redfish": "hpe_and_dell_lines",
-    "otlp_json": "hardware_metrics",
-    "rocm_smi": "rocm_smi_two_cards",
-    "nvidia_smi": "csv_units_in_cells",
-    "slurm": "sacct",
-    "eia930": "california",
-    "grid_csv": "plain",
-    "openmeteo": "local_clock",
-}
-# Formats that come in several shapes are given more than one sample.
-MORE_SAMPLES = (
-    "nvidia_smi/q_text",
-    "nvidia_smi/xml_loop",
-    "nvidia_smi/dmon_with_times",
-    "redfish/metric_reports",
-    "prometheus/range_query",
-    "slurm/rest_jobs",
-    "slurm/rest_nodes",
-)
 COMPRESSIONS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "gzip": (".gz", gzip.compress),
     "zstd": (".zst", zstd.compress),
@@ -53,14 +31,17 @@ patient = settings(
 )
 
 
-@pytest.fixture(params=sorted([*(f"{name}/{case}" for name, case in SAMPLES.items()), *MORE_SAMPLES]))
-def sample(request: pytest.FixtureRequest) -> tuple[bytes, FormatSpec]:
-    folder = CASES / request.param
-    spec = yaml.safe_load((folder / "spec.yaml").read_text(encoding="utf-8"))["spec"]
-    return (folder / "input.txt").read_bytes(), spec_of(spec)
+@pytest.fixture(params=[case for case in CASES if case.damage], ids=str)
+def sample(request: pytest.FixtureRequest) -> tuple[bytes, LogFormat]:
+    case: Case = request.param
+    return case.data, case.read_settings()
 
 
-def sound(data: bytes, spec: FormatSpec) -> Decoded:
+def test_a_case_of_every_format_is_damaged() -> None:
+    assert {case.format for case in CASES if case.damage} == {case.format for case in CASES}
+
+
+def sound(data: bytes, spec: LogFormat) -> Decoded:
     """Decode and check what holds for any input."""
     result = decode(data, ORIGIN, spec)
     result.check()
@@ -83,20 +64,20 @@ def sound(data: bytes, spec: FormatSpec) -> Decoded:
 
 @patient
 @given(data=st.binary(max_size=2000))
-def test_any_bytes_at_all(sample: tuple[bytes, FormatSpec], data: bytes) -> None:
+def test_any_bytes_at_all(sample: tuple[bytes, LogFormat], data: bytes) -> None:
     sound(data, sample[1])
 
 
 @patient
 @given(cut=st.floats(0, 1))
-def test_truncated(sample: tuple[bytes, FormatSpec], cut: float) -> None:
+def test_truncated(sample: tuple[bytes, LogFormat], cut: float) -> None:
     data, spec = sample
     sound(data[: int(cut * len(data))], spec)
 
 
 @patient
 @given(noise=st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=3)), max_size=20))
-def test_noise_in_a_good_file(sample: tuple[bytes, FormatSpec], noise: list[tuple[float, bytes]]) -> None:
+def test_noise_in_a_good_file(sample: tuple[bytes, LogFormat], noise: list[tuple[float, bytes]]) -> None:
     data, spec = sample
     damaged = bytearray(data)
     for where, what in noise:
@@ -107,18 +88,18 @@ def test_noise_in_a_good_file(sample: tuple[bytes, FormatSpec], noise: list[tupl
 
 @patient
 @given(text=st.text(max_size=400))
-def test_text_after_a_good_file(sample: tuple[bytes, FormatSpec], text: str) -> None:
+def test_text_after_a_good_file(sample: tuple[bytes, LogFormat], text: str) -> None:
     data, spec = sample
     sound(data + text.encode("utf-8", "replace"), spec)
 
 
 @pytest.mark.parametrize("broken", [b"", b"}\0", b'"', b"]}<"])
-def test_a_file_is_read_to_its_end_whatever_it_holds(sample: tuple[bytes, FormatSpec], broken: bytes) -> None:
+def test_a_file_is_read_to_its_end_whatever_it_holds(sample: tuple[bytes, LogFormat], broken: bytes) -> None:
     # A file is known by all its bytes; one that was left half read would count as changed.
     data, spec = sample
     half = len(data) // 2
     chunks = iter([data[:half], broken, data[half:], *[b"x" * 50_000] * 20])
-    assert list(decode_parts(chunks, ORIGIN, spec))
+    assert list(spec.read(chunks, ORIGIN))
     assert next(chunks, None) is None
 
 
@@ -137,7 +118,7 @@ def test_a_file_is_read_to_its_end_whatever_it_holds(sample: tuple[bytes, Format
         lambda data: gzip.compress(data),
     ],
 )
-def test_odd_shapes(sample: tuple[bytes, FormatSpec], change: Callable[[bytes], bytes]) -> None:
+def test_odd_shapes(sample: tuple[bytes, LogFormat], change: Callable[[bytes], bytes]) -> None:
     data, spec = sample
     sound(change(data), spec)
 
@@ -152,7 +133,7 @@ def test_odd_shapes(sample: tuple[bytes, FormatSpec], change: Callable[[bytes], 
     ],
 )
 def test_other_writing_of_the_same_text(
-    sample: tuple[bytes, FormatSpec], change: Callable[[bytes], bytes]
+    sample: tuple[bytes, LogFormat], change: Callable[[bytes], bytes]
 ) -> None:
     data, spec = sample
     plain = sound(data, spec)
@@ -162,9 +143,9 @@ def test_other_writing_of_the_same_text(
     assert changed.ignored == plain.ignored
 
 
-def test_a_file_twice_over_is_all_duplicates(sample: tuple[bytes, FormatSpec]) -> None:
+def test_a_file_twice_over_is_all_duplicates(sample: tuple[bytes, LogFormat]) -> None:
     data, spec = sample
-    has_header = spec.format in ("delimited", "electricitymaps", "eia930", "grid_csv")
+    has_header = isinstance(spec, Delimited | GridHours | OpenCost)
     again = data.split(b"\n", 1)[1] if has_header else data
     once, twice = sound(data, spec), sound(data + again, spec)
     assert twice.readings.equals(once.readings)
@@ -182,7 +163,7 @@ def test_a_compressed_text_is_whole_or_named(data: bytes, members: int, padding:
         packed = compress(data)
         assert read_bytes(packed * members + b"\0" * padding, f"log{suffix}") == data * members
         short = read_bytes(packed[:-cut], f"log{suffix}")
-        assert isinstance(short, Failure)
+        assert isinstance(short, UnreadableError)
         assert short.reason == f"truncated_{compression}"
 
 
@@ -190,6 +171,6 @@ def test_a_compressed_text_is_whole_or_named(data: bytes, members: int, padding:
 @given(data=st.binary(max_size=600))
 def test_any_bytes_open_or_fail(data: bytes) -> None:
     for name in ("log", "log.gz", "log.zst", "log.xz"):
-        assert isinstance(read_bytes(data, name), bytes | Failure)
+        assert isinstance(read_bytes(data, name), bytes | UnreadableError)
     for magic in (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0"):
         assert read_bytes(magic + data) != data

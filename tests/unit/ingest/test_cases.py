@@ -1,4 +1,4 @@
-"""Every folder of tests/cases/<format>/ is a case: an input, its settings, and what must come out."""
+"""Every folder of tests/cases/ingest: an input, its settings, and what must come out (tests/cases/README.md)."""
 
 import math
 from datetime import datetime
@@ -7,58 +7,25 @@ from typing import Any
 
 import polars as pl
 import pytest
-import yaml
 
-from lepton_etl.ingest.decoded import JOB_SCHEMA, READING_SCHEMA, REJECT_SCHEMA, Decoded, Origin
-from lepton_etl.ingest.formats import decode
-from lepton_etl.ingest.specs import spec_of
+from lepton_etl.ingest.decoded import JOB_SCHEMA, READING_SCHEMA, REJECT_SCHEMA
+from lepton_etl.ingest.registry import formats
+from tests.decoding import CASES, Case, decode
 
-CASES = Path(__file__).parents[2] / "cases"
-FORMATS = (
-    "ipmitool",
-    "delimited",
-    "prometheus",
-    "electricitymaps",
-    "redfish",
-    "otlp_json",
-    "rocm_smi",
-    "nvidia_smi",
-    "slurm",
-    "scontrol",
-    "opencost",
-    "eia930",
-    "grid_csv",
-    "openmeteo",
-)
-FOLDERS = [folder for name in FORMATS for folder in sorted((CASES / name).iterdir())]
-
-
-def decoded(folder: Path) -> Decoded:
-    settings = yaml.safe_load((folder / "spec.yaml").read_text(encoding="utf-8"))
-    origin = settings["origin"]
-    path_time = origin.get("path_time")
-    return decode(
-        (folder / "input.txt").read_bytes(),
-        Origin(
-            site_id="site",
-            source_name="source",
-            path="input.txt",
-            node_id=origin["node_id"],
-            timezone=origin["timezone"],
-            path_time=None if path_time is None else datetime.fromisoformat(path_time),
-        ),
-        spec_of(settings["spec"]),
-    )
+FILES = {"case.yaml", "readings.csv", "rejects.csv", "jobs.csv"}
 
 
 def rows_of(path: Path, names: list[str]) -> list[dict[str, Any]]:
+    """The rows of a table of a case; no file, no rows."""
+    if not path.exists():
+        return []
     frame = pl.read_csv(path, infer_schema=False)
     assert frame.columns == names
     return frame.to_dicts()
 
 
-def said(rows: list[dict[str, Any]]) -> list[dict[str, str | None]]:
-    """Rows as a CSV says them."""
+def as_written(rows: list[dict[str, Any]]) -> list[dict[str, str | None]]:
+    """Rows as a CSV holds them."""
     return [
         {
             name: None
@@ -76,13 +43,19 @@ def place(row: dict[str, Any]) -> tuple[int, str]:
     return int(row["source_position"]), row["sensor"]
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
-def test_case(folder: Path) -> None:
-    result = decoded(folder)
+def test_every_format_but_those_of_binary_files_and_auto_has_cases() -> None:
+    assert {case.format for case in CASES} == set(formats()) - {"auto", "parquet"}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_case(case: Case) -> None:
+    files = {file.name for file in case.folder.iterdir() if file.stem != "input"}
+    assert files <= FILES, f"nobody reads {files - FILES}"
+    result = decode(case.data, case.read_origin(), case.read_settings())
     result.check()
 
     # A table may be read column by column; the place in the file is a column.
-    expected = sorted(rows_of(folder / "readings.csv", READING_SCHEMA.names), key=place)
+    expected = sorted(rows_of(case.folder / "readings.csv", READING_SCHEMA.names), key=place)
     found = sorted(result.readings.to_pylist(), key=place)
     assert len(found) == len(expected)
     for reading, wanted in zip(found, expected, strict=True):
@@ -91,17 +64,13 @@ def test_case(folder: Path) -> None:
         reading["reading_time"] = reading["reading_time"].strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         assert {name: None if item is None else str(item) for name, item in reading.items()} == wanted
 
-    rejects = rows_of(folder / "rejects.csv", REJECT_SCHEMA.names)
+    rejects = rows_of(case.folder / "rejects.csv", REJECT_SCHEMA.names)
     assert [
         {name: None if item is None else str(item) for name, item in reject.items()}
         for reject in result.rejects.to_pylist()
     ] == rejects
+    assert as_written(result.jobs.to_pylist()) == rows_of(case.folder / "jobs.csv", JOB_SCHEMA.names)
 
-    assert said(result.jobs.to_pylist()) == (
-        rows_of(folder / "jobs.csv", JOB_SCHEMA.names) if (folder / "jobs.csv").exists() else []
-    )
-
-    counts = yaml.safe_load((folder / "counts.yaml").read_text(encoding="utf-8"))
     ignored: dict[str, dict[str, int]] = {}
     for (sensor, reason), count in result.ignored.items():
         ignored.setdefault(reason, {})[sensor] = count
@@ -110,4 +79,4 @@ def test_case(folder: Path) -> None:
         "duplicates": result.duplicates,
         "structure_lines": result.structure_lines,
         "ignored": ignored,
-    } == counts
+    } == {"duplicates": 0, "structure_lines": 0, "ignored": {}, **case.counts}

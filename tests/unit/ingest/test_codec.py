@@ -1,24 +1,24 @@
 """The decompression door and a file's identity."""
 
 import gzip
-import io
 import lzma
 import random
 
 import pytest
 
-from lepton_etl.ingest.text import Failure, file_id, read_bytes, zstd
+from lepton_etl.ingest.text import UnreadableError, file_id, zstd
+from tests.decoding import read_bytes
 
 
-def reason_of(opened: bytes | Failure) -> str:
-    assert isinstance(opened, Failure)
+def reason_of(opened: bytes | UnreadableError) -> str:
+    assert isinstance(opened, UnreadableError)
     return opened.reason
 
 
 def test_plain_and_gzip_are_told_by_their_bytes() -> None:
     assert read_bytes(b"Timestamp") == b"Timestamp"
     assert read_bytes(gzip.compress(b"Timestamp")) == b"Timestamp"
-    assert read_bytes(io.BytesIO(gzip.compress(b"Timestamp")), name="log.gz") == b"Timestamp"
+    assert read_bytes(gzip.compress(b"Timestamp"), name="log.gz") == b"Timestamp"
 
 
 def test_members_and_padding_across_reads_are_one_text() -> None:

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from lepton_etl.ingest.decoded import Origin
 from lepton_etl.ingest.documents import Document, documents
-from lepton_etl.ingest.formats import decode
 from lepton_etl.ingest.samples import Fault
-from lepton_etl.ingest.specs import spec_of
+from tests.decoding import decode, settings_of
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.text(max_size=8),
@@ -77,7 +76,7 @@ def test_any_depth_is_a_reject_or_structure(format: str, inner: str, depth: int)
     for _ in range(depth):
         text = inner.replace("%s", text)
     result = decode(
-        text.encode(), Origin("site", "source", "input.txt", "n1", "UTC"), spec_of({"format": format})
+        text.encode(), Origin("site", "source", "input.txt", "n1", "UTC"), settings_of({"format": format})
     )
     result.check()
     assert result.readings.num_rows == 0

@@ -6,16 +6,15 @@ from datetime import UTC, datetime
 
 import pytest
 
-from lepton_etl.ingest import nvidia_smi
 from lepton_etl.ingest.decoded import Decoded, Origin
-from lepton_etl.ingest.specs import NvidiaSmiSpec
+from lepton_etl.ingest.nvidia_smi import NvidiaSmi
 
 ORIGIN = Origin("site", "source", "gpu.log", "n1", "America/New_York")
 HEADER = "timestamp, index, power.draw [W]\n"
 
 
 def decoded(*chunks: bytes, origin: Origin = ORIGIN) -> Decoded:
-    result = Decoded.merge(nvidia_smi.read(chunks, origin, NvidiaSmiSpec()))
+    result = Decoded.merge(NvidiaSmi().read(chunks, origin))
     result.check()
     return result
 
@@ -80,7 +79,7 @@ def test_an_endless_document_is_refused_in_bounded_memory(head: bytes, line: byt
 
     tracemalloc.start()
     try:
-        result = Decoded.merge(nvidia_smi.read(chunks(), ORIGIN, NvidiaSmiSpec()))
+        result = Decoded.merge(NvidiaSmi().read(chunks(), ORIGIN))
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

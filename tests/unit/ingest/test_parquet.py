@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from lepton_etl.ingest import parquet
 from lepton_etl.ingest.decoded import Decoded, Origin
-from lepton_etl.ingest.formats import decode, decode_parts
-from lepton_etl.ingest.specs import spec_of
+from tests.decoding import decode, settings_of
 
 ORIGIN = Origin("site", "source", "input.parquet", "n1", "Europe/Berlin")
 SPEC: dict[str, Any] = {
@@ -44,7 +43,7 @@ def written(columns: dict[str, Any], **options: Any) -> bytes:
 
 
 def read(data: bytes, **changes: Any) -> Decoded:
-    result = decode(data, ORIGIN, spec_of(SPEC | changes))
+    result = decode(data, ORIGIN, settings_of(SPEC | changes))
     result.check()
     return result
 
@@ -81,7 +80,7 @@ def test_rows_become_readings_by_the_mapping() -> None:
 def test_the_same_cells_as_text_give_the_same_readings() -> None:
     file = io.BytesIO()
     pyarrow.csv.write_csv(pa.table(TABLE), file, pyarrow.csv.WriteOptions(quoting_style="none"))
-    as_text = decode(file.getvalue(), ORIGIN, spec_of(SPEC | {"format": "delimited"}))
+    as_text = decode(file.getvalue(), ORIGIN, settings_of(SPEC | {"format": "delimited"}))
     columns = [name for name in as_text.readings.column_names if name != "source_position"]
     assert read(written(TABLE)).readings.select(columns).equals(as_text.readings.select(columns))
 
@@ -156,7 +155,7 @@ def test_a_damaged_page_fails_its_checksum() -> None:
 def test_large_files_come_in_bounded_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "BATCH_CELLS", 20)
     monkeypatch.setattr(parquet, "SPOOL_BYTES", 100)
-    parts = list(decode_parts(iter([written(TABLE)]), ORIGIN, spec_of(SPEC)))
+    parts = list(settings_of(SPEC).read(iter([written(TABLE)]), ORIGIN))
     assert max(part.records for part in parts) <= 20
     assert sum(part.readings.num_rows for part in parts) == 2 * ROWS - 1
 

@@ -11,13 +11,12 @@ from pydantic import ValidationError
 from lepton_etl.ingest import documents as objects
 from lepton_etl.ingest import prometheus as query_json
 from lepton_etl.ingest.decoded import Origin
-from lepton_etl.ingest.formats import decode, decode_parts
-from lepton_etl.ingest.prometheus import read_labels, write_labels
+from lepton_etl.ingest.prometheus import Prometheus, read_labels, write_labels
 from lepton_etl.ingest.sensors import RuleTable
-from lepton_etl.ingest.specs import PrometheusSpec
+from tests.decoding import decode
 
 ORIGIN = Origin("site", "source", "input.txt", "n1", "UTC")
-SPEC = PrometheusSpec()
+SPEC = Prometheus()
 
 
 def answer(points: int) -> Iterator[bytes]:
@@ -29,7 +28,7 @@ def answer(points: int) -> Iterator[bytes]:
 
 def test_a_long_series_comes_in_bounded_pieces() -> None:
     points = 2 * query_json.BATCH_SAMPLES + 1
-    parts = [part.readings.num_rows for part in decode_parts(answer(points), ORIGIN, SPEC)]
+    parts = [part.readings.num_rows for part in SPEC.read(answer(points), ORIGIN)]
     assert parts == [query_json.BATCH_SAMPLES, query_json.BATCH_SAMPLES, 1]
 
 
@@ -43,7 +42,7 @@ def test_a_value_without_an_end_is_not_collected(monkeypatch: pytest.MonkeyPatch
             read.append(number)
             yield b"x" * (1 << 16)
 
-    (part,) = decode_parts(long(), ORIGIN, SPEC)
+    (part,) = SPEC.read(long(), ORIGIN)
     assert part.rejects["reason"].to_pylist() == ["bad_json"]
     assert "one value of more than 1048576 bytes" in part.rejects["raw_text"][0].as_py()
     # The rest is read all the same: the file's identity is only known at its end.
@@ -97,5 +96,5 @@ def test_every_group_of_a_label_names_the_device() -> None:
 )
 def test_the_first_label_that_is_there_names_the_node(label: str | list[str], node: str) -> None:
     line = b'DCGM_FI_DEV_GPU_TEMP{gpu="0",nodename="n7",instance="10.0.0.7:9400"} 34 1748908800000\n'
-    result = decode(line, ORIGIN, PrometheusSpec.model_validate({"node_label": label}))
+    result = decode(line, ORIGIN, Prometheus.model_validate({"node_label": label}))
     assert result.readings["node_id"].to_pylist() == [node]

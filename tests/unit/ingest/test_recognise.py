@@ -1,66 +1,66 @@
 """Every text is recognised as its own format and as no other."""
 
 import codecs
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from lepton_etl.ingest.auto import Auto
 from lepton_etl.ingest.decoded import Decoded, Origin
-from lepton_etl.ingest.formats import FORMATS, RECOGNISERS, decode, decode_parts, recognise
-from lepton_etl.ingest.specs import SPECS, AutoSpec, spec_of
+from lepton_etl.ingest.registry import LogFormat, formats, log_format, recognise
 from lepton_etl.ingest.text import HEAD_BYTES, in_utf8, peek
+from tests.decoding import CASES, Case, decode, settings_of
 
-CASES = Path(__file__).parents[2] / "cases"
 ORIGIN = Origin("site", "source", "input.txt", "n1", "UTC")
-NEEDS_SETTINGS = ("delimited", "parquet", "eia930", "grid_csv", "auto")
-# Cases made of faults need not be recognisable; the test below still forbids another format to claim them.
-INPUTS = sorted(path for path in CASES.glob("*/*/input.txt") if path.parents[1].name in FORMATS)
+RECOGNISABLE = {name for name, declared in formats().items() if "looks_like" in vars(declared)}
 
 
-def recognised(path: Path) -> list[str]:
-    head, _ = peek(in_utf8([path.read_bytes()]))
-    return recognise(head)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_case_is_recognised_as_its_own_format_alone(case: Case) -> None:
+    head, _ = peek(in_utf8([case.data]))
+    expected = [case.format] if case.format in RECOGNISABLE and case.recognised else []
+    assert recognise(head) == expected
+    assert recognise(head.replace(b"\n", b"\r\n")) == expected
 
 
-@pytest.mark.parametrize("path", INPUTS, ids=lambda path: f"{path.parents[1].name}-{path.parent.name}")
-def test_no_case_is_claimed_by_another_format(path: Path) -> None:
-    own = path.parents[1].name
-    assert recognised(path) in ([own], []) if own in RECOGNISERS else recognised(path) == []
+def test_a_format_is_recognised_or_needs_settings() -> None:
+    for name, declared in formats().items():
+        if name in RECOGNISABLE or declared is Auto:
+            assert declared().format == name
+        else:
+            with pytest.raises(ValidationError):
+                declared()
 
 
-@pytest.mark.parametrize("name", sorted(RECOGNISERS))
-def test_the_good_cases_of_each_format_are_recognised(name: str) -> None:
-    inputs = [path for path in INPUTS if path.parents[1].name == name]
-    missed = [path.parent.name for path in inputs if recognised(path) != [name]]
-    assert len(missed) <= len(inputs) // 3, missed
+def test_a_name_is_taken_once() -> None:
+    with pytest.raises(TypeError, match="two formats are called 'ipmitool'"):
+        log_format(type("Other", (formats()["ipmitool"],), {}))
+    assert issubclass(formats()["ipmitool"], LogFormat)
 
 
-def test_each_format_is_recognised_or_needs_settings() -> None:
-    assert set(RECOGNISERS) | set(NEEDS_SETTINGS) == set(FORMATS) == set(SPECS)
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"", b"{}", b"[", b"# gpu", b"time, power\n1, 2\n", b'{"card0": 1}'[:8],
+        b'{"status": "success", "data": {}}', b"<?xml version='1.0'?><html/>", b"\0" * 100, b'{"a": "@odata.id"}',
+    ],
+)  # fmt: skip
+def test_others_are_claimed_by_none(head: bytes) -> None:
+    assert recognise(head) == []
 
 
 def auto(data: bytes) -> Decoded:
-    result = decode(data, ORIGIN, AutoSpec())
+    result = decode(data, ORIGIN, Auto())
     result.check()
     return result
 
 
-@pytest.mark.parametrize(
-    ("format", "case"),
-    [
-        ("prometheus", "dcgm_with_stamps"),
-        ("prometheus", "range_query"),
-        ("slurm", "sacct"),
-        ("openmeteo", "local_clock"),
-        ("ipmitool", "one_node"),
-        ("electricitymaps", "later_header"),
-    ],
-)
-def test_auto_reads_as_the_format_with_its_defaults(format: str, case: str) -> None:
-    data = (CASES / format / case / "input.txt").read_bytes().removeprefix(codecs.BOM_UTF8)
-    plain = decode(data, ORIGIN, spec_of({"format": format}))
+@pytest.mark.parametrize("case", [case for case in CASES if case.damage and not case.settings], ids=str)
+def test_auto_reads_as_the_format_with_its_defaults(case: Case) -> None:
+    data = case.data.removeprefix(codecs.BOM_UTF8)
+    plain = decode(data, ORIGIN, settings_of({"format": case.format}))
     for text in (data, codecs.BOM_UTF8 + data, codecs.BOM_UTF16_LE + data.decode().encode("utf-16-le")):
         found = auto(text)
         assert found.readings.equals(plain.readings)
@@ -72,7 +72,7 @@ def test_a_text_longer_than_the_head_is_read_whole() -> None:
     line = b'DCGM_FI_DEV_GPU_TEMP{gpu="0"} 34 %d\n'
     lines = [line % (1_748_908_800_000 + second) for second in range(5_000)]
     assert sum(map(len, lines)) > 3 * HEAD_BYTES
-    parts = decode_parts(iter(lines), ORIGIN, AutoSpec())
+    parts = Auto().read(iter(lines), ORIGIN)
     assert sum(part.readings.num_rows for part in parts) == len(lines)
 
 
@@ -93,7 +93,7 @@ def test_a_text_longer_than_the_head_is_read_whole() -> None:
 )
 def test_unknown_content_is_one_reject_read_to_its_end(data: bytes) -> None:
     chunks = iter((data, b"x" * 100_000, b"end"))
-    (part,) = decode_parts(chunks, ORIGIN, AutoSpec())
+    (part,) = Auto().read(chunks, ORIGIN)
     assert part.rejects["reason"].to_pylist() == ["unknown_format"]
     assert next(chunks, None) is None
 

@@ -12,7 +12,7 @@ import pytest
 from lepton_etl.cli.main import main
 from lepton_etl.errors import ConfigurationError, LakeError
 from lepton_etl.lake import tables
-from lepton_etl.lake.compare import Correction, TableComparison, compare_lakes, read_corrections
+from lepton_etl.lake.compare import Correction, TableComparison, Tolerance, compare_lakes, read_corrections
 from lepton_etl.schema.energy import PREDICTION
 from lepton_etl.schema.fleet import WEATHER_HOUR
 from lepton_etl.schema.operations import RUN
@@ -122,6 +122,21 @@ def test_published_figures_are_compared_inside_their_json(tmp_path: Path) -> Non
     assert one(left, lake(tmp_path / "c", published("r1", 1, 3.0, 5), table=PUBLICATION)).columns
 
 
+def test_digests_of_what_a_day_rests_on_are_no_figures(tmp_path: Path) -> None:
+    inputs = {"table_name": "inputs", "row_key": '{"date":"2025-06-03"}'}
+    rows = [published("r1", 1, 3.0), published("r1", 1, 5.0) | inputs]
+    others = [published("r1", 1, 3.0), published("r1", 1, 6.0) | inputs]
+    left = lake(tmp_path / "a", *rows, table=PUBLICATION)
+    assert one(left, lake(tmp_path / "b", *others, table=PUBLICATION)).equal
+
+
+def test_a_wider_tolerance_lets_the_last_published_digit_differ(tmp_path: Path) -> None:
+    left = lake(tmp_path / "a", scored("1", 0.203917535), table=PREDICTION)
+    right = lake(tmp_path / "b", scored("1", 0.203917534), table=PREDICTION)
+    assert not one(left, right).equal
+    assert one(left, right, tolerance=Tolerance(absolute=1.5e-9)).equal
+
+
 def test_the_nth_model_version_meets_the_nth(tmp_path: Path) -> None:
     left = lake(tmp_path / "a", scored("9", 0.2), scored("10", 0.3), table=PREDICTION)
     assert one(left, lake(tmp_path / "b", scored("3", 0.3), scored("2", 0.2), table=PREDICTION)).equal
@@ -151,7 +166,7 @@ def test_an_expected_correction_is_no_surprise_and_must_be_seen(tmp_path: Path) 
     other = Correction("silver/weather_hour", "outdoor_dry_bulb_temp_c", "never happened")
     assert not one(left, right, expected=[named, other]).as_expected
     twice = Correction("silver/weather_hour", "outdoor_wet_bulb_temp_c", "a mended sensor", rows=2)
-    assert "expected in 2 rows and seen in 1" in one(left, right, expected=[twice]).misses[0]
+    assert "expected in 2 rows and seen in 1:" in one(left, right, expected=[twice]).misses[0]
 
 
 def test_expected_rows_are_named_by_an_asterisk(tmp_path: Path) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,30 +22,14 @@ from lepton_etl.models.explain import (
 )
 from lepton_etl.models.export_onnx import export, run
 from lepton_etl.models.features import FEATURES, feature_names
-from lepton_etl.models.metrics import Values
 from lepton_etl.models.select import inputs
-from lepton_etl.models.stored import predict
+from lepton_etl.models.stored import FittedModel
 
 SETTINGS = ModelSettings(name="x", device="gpu", trees=10)
 NAMES = list(feature_names("gpu"))
 
 
-@dataclass
-class Fitted:
-    """A pipeline with its columns, as the registry hands it out."""
-
-    pipeline: Pipeline
-
-    @property
-    def columns(self) -> tuple[dict[str, Any], ...]:
-        return tuple({"name": f.name, "unit": f.unit, "category": f.category} for f in FEATURES["gpu"])
-
-    @property
-    def feature_names(self) -> tuple[str, ...]:
-        return tuple(NAMES)
-
-    def predict(self, rows: pd.DataFrame) -> Values:
-        return predict(self.pipeline, self.columns, rows)
+COLUMNS = tuple({"name": f.name, "unit": f.unit, "category": f.category} for f in FEATURES["gpu"])
 
 
 @pytest.fixture(scope="module")
@@ -73,18 +54,18 @@ def hours() -> pd.DataFrame:
     return rows
 
 
-def _fit(pipeline: Pipeline, hours: pd.DataFrame) -> Fitted:
+def _fit(pipeline: Pipeline, hours: pd.DataFrame) -> FittedModel:
     pipeline.fit(hours[NAMES], hours["energy_kwh"].to_numpy())
-    return Fitted(pipeline)
+    return FittedModel(pipeline, COLUMNS)
 
 
 @pytest.fixture(scope="module")
-def trees(hours: pd.DataFrame) -> Fitted:
+def trees(hours: pd.DataFrame) -> FittedModel:
     return _fit(forest(10)(inputs(SETTINGS, hours)), hours)
 
 
 @pytest.fixture(scope="module")
-def line(hours: pd.DataFrame) -> Fitted:
+def line(hours: pd.DataFrame) -> FittedModel:
     return _fit(linear(inputs(SETTINGS, hours)), hours)
 
 
@@ -92,7 +73,7 @@ def line(hours: pd.DataFrame) -> Fitted:
 def test_base_and_parts_are_the_prediction(
     which: str, method: str, hours: pd.DataFrame, request: pytest.FixtureRequest
 ) -> None:
-    model: Fitted = request.getfixturevalue(which)
+    model: FittedModel = request.getfixturevalue(which)
     found = explain(model, hours[:4], hours[:100])
     assert found.method == method and found.parts_kwh.shape == (4, len(NAMES))
     assert found.base_kwh + found.parts_kwh.sum(axis=1) == pytest.approx(found.predicted_kwh, rel=1e-9)
@@ -108,7 +89,7 @@ def test_a_mean_of_trees_is_explained_by_its_members(hours: pd.DataFrame) -> Non
     assert found.base_kwh + found.parts_kwh.sum(axis=1) == pytest.approx(found.predicted_kwh, rel=1e-9)
 
 
-def test_sensitivities_are_the_slopes_of_the_function(line: Fitted, hours: pd.DataFrame) -> None:
+def test_sensitivities_are_the_slopes_of_the_function(line: FittedModel, hours: pd.DataFrame) -> None:
     found = {one.name: one for one in sensitivities(line, hours[:1])}
     assert found["gpu_utilisation_ratio"].kwh_per_unit == pytest.approx(0.2, rel=1e-6)
     assert found["device_temp_c"].kwh_per_unit == pytest.approx(0.001, rel=1e-6)
@@ -116,7 +97,7 @@ def test_sensitivities_are_the_slopes_of_the_function(line: Fitted, hours: pd.Da
     assert not {"rated_power_w", "gpu_count", "hardware_class"} & set(found)
 
 
-def test_at_the_end_of_its_range_a_load_is_stepped_within_it(line: Fitted, hours: pd.DataFrame) -> None:
+def test_at_the_end_of_its_range_a_load_is_stepped_within_it(line: FittedModel, hours: pd.DataFrame) -> None:
     full = hours[:1].assign(gpu_utilisation_ratio=1.0, gpu_utilisation_max_ratio=1.0)
     found = {one.name: one for one in sensitivities(line, full)}
     assert found["gpu_utilisation_ratio"].kwh_per_unit == pytest.approx(0.2, rel=1e-6)
@@ -132,7 +113,9 @@ def test_the_chain_rule_sums_what_moves() -> None:
     assert chain_rule(inputs, {}) == 0.0
 
 
-def test_the_surrogate_agrees_with_shap_in_sign_and_can_disagree(line: Fitted, hours: pd.DataFrame) -> None:
+def test_the_surrogate_agrees_with_shap_in_sign_and_can_disagree(
+    line: FittedModel, hours: pd.DataFrame
+) -> None:
     row = hours[:1].assign(gpu_utilisation_ratio=0.95, device_temp_c=65.0)
     parts = explain(line, row, hours[:100]).parts_kwh[0]
     check = surrogate_check(line, row, parts, hours)
@@ -141,7 +124,9 @@ def test_the_surrogate_agrees_with_shap_in_sign_and_can_disagree(line: Fitted, h
     assert not surrogate_check(line, row, -parts, hours).agrees
 
 
-def test_a_reading_in_words_names_its_largest_parts_with_units(trees: Fitted, hours: pd.DataFrame) -> None:
+def test_a_reading_in_words_names_its_largest_parts_with_units(
+    trees: FittedModel, hours: pd.DataFrame
+) -> None:
     row = hours[:1].assign(gpu_utilisation_ratio=0.95, hardware_class="a", device_temp_c=45.0)
     lines = in_words(explain(trees, row, hours[:50]), trees, row)
     assert lines[0].startswith("the model expects ") and lines[0].endswith("Wh is usual")
@@ -149,7 +134,9 @@ def test_a_reading_in_words_names_its_largest_parts_with_units(trees: Fitted, ho
     assert any(line.startswith("device_temp_c = 45 degC takes away ") for line in lines)
 
 
-def test_a_forest_leaves_for_onnx_and_predicts_the_same_there(trees: Fitted, hours: pd.DataFrame) -> None:
+def test_a_forest_leaves_for_onnx_and_predicts_the_same_there(
+    trees: FittedModel, hours: pd.DataFrame
+) -> None:
     found = export(trees, hours[:400])
     assert found.data is not None and found.rows == 400
     rows = (

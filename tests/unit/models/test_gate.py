@@ -8,7 +8,7 @@ import pytest
 
 from lepton_etl.config.sections import GateSettings
 from lepton_etl.models.metrics import Coverage, Errors
-from lepton_etl.models.promotion import Fall, Shown, Verdict, judge
+from lepton_etl.models.promotion import ForwardTest, ResponseDrop, Verdict, judge
 
 GOOD = Errors(rows=100, mape_ratio=0.1, wape_ratio=0.1, cv_rmse_ratio=0.10, nmbe_ratio=0.01, mae_kwh=0.01)
 MEAN = replace(GOOD, cv_rmse_ratio=0.40)
@@ -18,7 +18,7 @@ GATES = GateSettings()
 def verdict_of(candidate: Errors, **more: Any) -> Verdict:
     """The verdict on a candidate that is good on its training hours and has shown nothing else against it."""
     shown: dict[str, Any] = {"on_training": candidate, "class_mean": MEAN} | more
-    return judge(Shown(candidate, **shown), GATES)
+    return judge(ForwardTest(candidate, **shown), GATES)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def verdict_of(candidate: Errors, **more: Any) -> Verdict:
         ({"worse_scopes": ("cluster_id c1: worse",)}, "cluster_id c1: worse"),
         ({"coverage": Coverage(9000, 40, 0.80, 0.78, 0.82)}, "its 90 % interval holds 80.0% of 9,000 hours"),
         (
-            {"falls": (Fall("gpu_utilisation_ratio", 0.2, 0.6, 0.07),)},
+            {"response_drops": (ResponseDrop("gpu_utilisation_ratio", 0.2, 0.6, 0.07),)},
             "7.0% less energy at gpu_utilisation_ratio 0.6",
         ),
     ],

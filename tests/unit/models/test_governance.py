@@ -10,9 +10,9 @@ import pytest
 
 from lepton_etl.models.drift import error_drift, input_drift, stability_index
 from lepton_etl.models.features import FEATURES
-from lepton_etl.models.footprint import joules_per_million, package_energy_j, spending
+from lepton_etl.models.footprint import joules_per_million, measured_cost, package_energy_j
 from lepton_etl.models.metrics import Values, coverage, error_card, records
-from lepton_etl.models.promotion import falls, worse_scopes
+from lepton_etl.models.promotion import response_drops, worse_scopes
 
 
 def test_the_error_card_has_every_bin_once_and_every_hour_in_each_dimension() -> None:
@@ -70,10 +70,10 @@ def test_a_response_that_falls_with_load_is_found_where_it_falls() -> None:
     def dips(frame: pd.DataFrame) -> Values:
         return rises(frame) - 0.5 * (frame["gpu_utilisation_ratio"].to_numpy() > 0.75)
 
-    assert falls(rises, rows, columns) == []
-    (fall,) = falls(dips, rows, columns)
+    assert response_drops(rises, rows, columns) == []
+    (fall,) = response_drops(dips, rows, columns)
     assert fall.load_from == pytest.approx(0.7) and fall.load_to == pytest.approx(0.8)
-    assert fall.fall_ratio == pytest.approx(0.4 / np.mean([rises(rows)]), rel=0.2)
+    assert fall.drop_ratio == pytest.approx(0.4 / np.mean([rises(rows)]), rel=0.2)
 
 
 def test_loads_that_no_row_has_seen_are_not_asked_for() -> None:
@@ -83,7 +83,7 @@ def test_loads_that_no_row_has_seen_are_not_asked_for() -> None:
     def dips_above(frame: pd.DataFrame) -> Values:
         return 1.0 - 1.0 * (frame["gpu_utilisation_ratio"].to_numpy() > 0.65)
 
-    assert falls(dips_above, rows, list(rows.columns)) == []
+    assert response_drops(dips_above, rows, list(rows.columns)) == []
 
 
 def test_one_class_may_not_pay_for_the_mean_of_all() -> None:
@@ -120,7 +120,7 @@ def test_energy_by_rapl_where_readable_else_by_cpu_seconds(tmp_path: Path) -> No
         (tmp_path / name).mkdir()
         (tmp_path / name / "energy_uj").write_text(f"{value}\n")
     assert package_energy_j(tmp_path) == 2.5
-    with spending(core_power_w=10.0) as spent:
+    with measured_cost(core_power_w=10.0) as spent:
         sum(i * i for i in range(200_000))
     assert spent.cpu_s > 0 and (spent.basis == "rapl" or spent.energy_j == pytest.approx(10 * spent.cpu_s))
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from lepton_etl.config.sections import ModelSettings
 from lepton_etl.models.candidates import CANDIDATES, Candidate, forest
-from lepton_etl.models.footprint import Spent
+from lepton_etl.models.footprint import ComputeCost
 from lepton_etl.models.fusion import Choice
-from lepton_etl.models.promotion import falls
+from lepton_etl.models.promotion import response_drops
 from lepton_etl.models.select import (
     AS_CHOSEN,
     STUDENTS,
@@ -31,7 +31,7 @@ FOREST = {"forest": Candidate("forest", "", forest(8, 5))}
 
 
 def _variant(name: str, cv: float, size: int) -> Variant:
-    return Variant(name, cv, size, 0.0, Spent())
+    return Variant(name, cv, size, 0.0, ComputeCost())
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 1), st.integers(1, 10**9)), max_size=6), st.floats(0, 0.2))
@@ -79,7 +79,9 @@ def test_variants_of_boosting_have_fewer_iterations_and_stay_monotone(
     )
     for name in ("a quarter of its iterations", "student: one monotone tree", "student: small boosting"):
         model = found[name][0]
-        assert falls(lambda rows, model=model: model.predict(rows[what.names]), hours, what.names) == []
+        assert (
+            response_drops(lambda rows, model=model: model.predict(rows[what.names]), hours, what.names) == []
+        )
 
 
 def test_a_fusion_has_students_that_learn_its_answers(hours: pd.DataFrame, settings: ModelSettings) -> None:

@@ -72,3 +72,24 @@ def test_unknown_intensity_with_objective_carbon_is_said_and_not_planned() -> No
     blank = queue().hours.with_columns(pl.lit(None, pl.Float64).alias("carbon_intensity_gco2e_per_kwh"))
     found, notes = shift_advice(queue(hours=blank), SETTINGS)
     assert found == [] and any("unknown" in note or "intensity" in note for note in notes)
+
+
+def test_a_job_that_would_find_no_room_at_once_is_left_with_the_reason() -> None:
+    """Of 4 GPUs the first holds 2 to hour 10 and the second 3 from then to 30: the third has no 20 hours of 2."""
+    users = {"ada": (2, 10.0), "bob": (3, 20.0), "cyd": (2, 20.0)}
+    rows = queue().pending.to_dicts()[0]
+    crowded = queue(
+        pending=pl.DataFrame(
+            [
+                rows | {"job_id": name, "user_name": name, "gpu_count": gpus}
+                for name, (gpus, _) in users.items()
+            ]
+        ),
+        ended=pl.DataFrame(
+            [{"user_name": name, "partition": "batch", "hours": hours} for name, (_, hours) in users.items()]
+            * 5
+        ),
+    )
+    advice, notes = shift_advice(crowded, SETTINGS.model_copy(update={"max_delay_h": 24}))
+    assert "cyd" not in {one.subject.job_id for one in advice}
+    assert any(note.startswith("job cyd is left as it is: without a plan it finds no room") for note in notes)

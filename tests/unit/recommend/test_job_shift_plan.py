@@ -154,7 +154,7 @@ def test_the_plan_in_whole_numbers_is_the_optimum_by_brute_force(asked: Problem)
         assert made.bound <= best + 1e-6
         if not concave(asked):
             assert made.proven_optimal
-            assert ours == pytest.approx(best, rel=1e-5, abs=1e-9)
+            assert ours == pytest.approx(best, rel=1e-4, abs=1e-9)
     for columns in ({"whole_columns": 0}, {"whole_columns": 0, "linear_columns": 8}):
         quick = plan(asked, seconds=20, **columns)
         if len(planned(quick)) == len(names) == len(asked.jobs):

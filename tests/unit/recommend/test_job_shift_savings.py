@@ -1,4 +1,4 @@
-"""Savings by arithmetic: kWh, kgCO2e, money, their intervals, and a plan an hour later."""
+"""Savings by arithmetic: kWh, kgCO2e, money, and their intervals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench.rolling_plan import advance
 from lepton_etl.recommend.job_problem import Objective
 from lepton_etl.recommend.job_shift import plan
 from tests.unit.recommend.job_problems import flat, group, job, problem, site, wave
@@ -78,27 +77,3 @@ def test_woken_nodes_are_charged_to_who_uses_them() -> None:
     for one in made.jobs:
         assert one.savings is not None
         assert one.savings.energy_kwh.plan == pytest.approx(2 * 3.5 / 3)
-
-
-def test_an_hour_later_what_began_is_kept_and_the_rest_is_planned_anew() -> None:
-    jobs = [
-        job("now", deadline_h=2),
-        job("later"),
-        job("pauses", preemptible=True, deadline_h=5, duration_h=2.0),
-    ]
-    values = [0.2, 0.5, 0.5, 0.5, 0.1, 0.1]
-    asked = problem(jobs, sites=[site(intensity=wave(values))])
-    made = plan(asked, seconds=5)
-    by_id = {one.job_id: one for one in made.jobs}
-    assert by_id["pauses"].hours == (0, 4)
-    then = advance(
-        asked, made, 1, asked.groups, (site(intensity=wave([*values[1:], 0.3])),), (job("new", release_h=2),)
-    )
-    left = {one.job_id: one for one in then.jobs}
-    assert set(left) == {"later", "pauses", "new"}
-    assert then.groups[0].capacity.tolist() == [3, 4, 4, 4, 4, 4]
-    assert (left["pauses"].duration_h, left["pauses"].deadline_h) == (1.0, 4)
-    assert left["later"].deadline_h == 5
-    again = {one.job_id: one.hours for one in plan(then, seconds=5).jobs}
-    assert again["pauses"] == (3,)
-    assert again["later"] == (3, 4)

@@ -12,12 +12,11 @@ import pytest
 
 from lepton_etl.attribution.runs import expand
 from lepton_etl.ingest.decoded import Decoded, Origin
-from lepton_etl.ingest.formats import decode
-from lepton_etl.ingest.specs import spec_of
 from lepton_etl.simulator.accounting import bracketed
 from lepton_etl.simulator.jobs import OUTCOMES
 from lepton_etl.simulator.plan import ClusterPlan, FleetPlan
 from lepton_etl.simulator.simulate import simulate
+from tests.decoding import decode, settings_of
 
 RUN = ["job_id", "restart"]
 CLUSTERS = (
@@ -36,7 +35,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def decoded(path: Path, format_: str) -> Decoded:
     origin = Origin("simsite", "jobs", path.name, None, "UTC")
-    result = decode(path.read_bytes(), origin, spec_of({"format": format_}))
+    result = decode(path.read_bytes(), origin, settings_of({"format": format_}))
     result.check()
     assert (result.rejects.num_rows, result.duplicates) == (0, 0)
     return result
@@ -98,7 +97,7 @@ def test_scontrol_names_the_devices_of_the_truth(out: Path) -> None:
 def test_mig_instances_tell_their_activity_and_boards_their_power(out: Path) -> None:
     path = out / "landing/prom/c02n0001-2025-06-03.prom.gz"
     origin = Origin("simsite", "gpu", path.name, "c02n0001", "UTC")
-    result = decode(gzip.decompress(path.read_bytes()), origin, spec_of({"format": "prometheus"}))
+    result = decode(gzip.decompress(path.read_bytes()), origin, settings_of({"format": "prometheus"}))
     readings = pl.DataFrame(result.readings)
     assert result.rejects.num_rows == 0
     boards = readings.filter(pl.col("quantity") == "gpu_power")

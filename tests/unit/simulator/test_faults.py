@@ -13,9 +13,9 @@ import pytest
 
 from lepton_etl.config import settings
 from lepton_etl.ingest.decoded import Decoded, Origin
-from lepton_etl.ingest.formats import decode
 from lepton_etl.simulator.plan import Fault
 from lepton_etl.simulator.simulate import Summary
+from tests.decoding import decode
 
 Spoilt = tuple[Path, Summary]
 

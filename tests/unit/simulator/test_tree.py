@@ -13,11 +13,11 @@ import pytest
 
 from lepton_etl.config import settings
 from lepton_etl.ingest.decoded import Decoded, Origin
-from lepton_etl.ingest.formats import decode
 from lepton_etl.registers.inventory import read_meters, read_nodes
 from lepton_etl.simulator.plan import ClusterPlan, Fault, FleetPlan, LocalSource
 from lepton_etl.simulator.simulate import simulate
 from lepton_etl.simulator.truth import ACCOUNTS, SOURCES
+from tests.decoding import decode
 
 PLAN_DAYS = 2
 

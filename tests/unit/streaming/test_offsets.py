@@ -10,8 +10,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_etl.config.sources import DelimitedSource, IpmitoolSource, NvidiaSmiSource
-from lepton_etl.ingest.specs import ColumnReading, TimeColumn
+from lepton_etl.config.sources import SOURCES
+from lepton_etl.ingest.delimited import ColumnReading, TimeColumn
 from lepton_etl.lake.landing import Landing
 from lepton_etl.streaming.follow import (
     HEAD_BYTES,
@@ -114,7 +114,7 @@ def test_a_mark_survives_its_json() -> None:
 
 
 def followed(folder: Path, settle_s: float = 0.0) -> Following:
-    return Following(NvidiaSmiSource(name="g", path=f"{folder}/*"), Landing(), 3600.0, settle_s)
+    return Following(SOURCES["nvidia_smi"](name="g", path=f"{folder}/*"), Landing(), 3600.0, settle_s)
 
 
 def test_marks_of_a_folder(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_span_brings_the_header_and_the_stamp_above_it(tmp_path: Path) -> None
     start = text.index(b"Timestamp: 30") + 3 * len(b"Sys Power | 1 Watts\n")
     start = text.index(b"\n", start) + 1
     span = Span(str(file), start, len(text))
-    found = passage(IpmitoolSource(name="b", path=f"{tmp_path}/*"), Landing(), span)
+    found = passage(SOURCES["ipmitool"](name="b", path=f"{tmp_path}/*"), Landing(), span)
     assert b"".join(found.chunks) == text[start:]
     assert found.context.startswith(b"Timestamp: 0\n")
     assert b"Timestamp: 30\n" in found.context
@@ -164,7 +164,7 @@ def test_a_span_brings_the_header_and_the_stamp_above_it(tmp_path: Path) -> None
 def test_the_context_of_a_table_is_its_whole_header_and_no_line_twice(header: int, rows: int) -> None:
     import tempfile
 
-    source = DelimitedSource(
+    source = SOURCES["delimited"](
         name="d", path="/x/*", time=TimeColumn(column="t"), timezone="UTC",
         readings=(ColumnReading(column="p", quantity="gpu_power", unit="W"),),
     )  # fmt: skip

@@ -31,7 +31,6 @@ from lepton_etl.recommend.power_caps import (
     BlindCaps,
     CapCurve,
     blind_choice,
-    cap_figures,
     curves_of,
     learn_blind,
     others,
@@ -59,18 +58,16 @@ def fleet(networks: int = 5, workloads: int = 12, seed: int = 3) -> list[CapCurv
     ]
 
 
-def test_runs_become_curves_and_what_cannot_is_counted() -> None:
+def test_runs_become_curves_where_the_default_limit_was_logged() -> None:
     made = curves_of(pd.read_csv(CASES / "runs.csv"))
-    assert [c.workload_id for c in made.curves] == ["vision-64", "vision-8"]
-    assert made.unusable_rows == 2
-    assert made.without_default == ("text-32",)
-    vision = made.curves[0]
+    assert [c.workload_id for c in made] == ["vision-64", "vision-8"]
+    vision = made[0]
     assert vision.power_limit_w.tolist() == [150, 200, 250, 300]
     assert vision.slowdown_ratio == pytest.approx([0.4, 0.1, 0.02, 0.0])
     assert vision.saving_ratio[1] == pytest.approx(1 - 110 * 196 / (100 * 280))
     # Runs under one cap are joined by sums: (2 x 50 + 53) s and (2 x 50 x 150 + 53 x 140) J over 3 units.
-    assert made.curves[1].time_per_work_s[-1] == pytest.approx(51.0)
-    assert made.curves[1].energy_per_work_j[-1] == pytest.approx((15_000 + 7_420) / 3)
+    assert made[1].time_per_work_s[-1] == pytest.approx(51.0)
+    assert made[1].energy_per_work_j[-1] == pytest.approx((15_000 + 7_420) / 3)
 
 
 def test_a_missing_column_is_named() -> None:
@@ -78,11 +75,8 @@ def test_a_missing_column_is_named() -> None:
         curves_of(pd.read_csv(CASES / "runs.csv").drop(columns="power_limit_w"))
 
 
-def test_energy_delay_products_and_the_oracle() -> None:
-    vision = curves_of(pd.read_csv(CASES / "runs.csv")).curves[0]
-    figures = cap_figures(vision)[1]
-    assert figures.edp_js == pytest.approx(110 * 196 * 110)
-    assert figures.ed2p_js2 == pytest.approx(110 * 196 * 110 * 110)
+def test_the_oracle_takes_the_cap_of_least_energy_within_the_bound() -> None:
+    vision = curves_of(pd.read_csv(CASES / "runs.csv"))[0]
     assert oracle_cap_w(vision, 0.05) == 250
     assert oracle_cap_w(vision, 0.10 + 1e-9) == 200
     assert oracle_cap_w(vision, 0.0) == 300

@@ -1,0 +1,80 @@
+"""The log formats: what a format declares, and how all of them are found.
+
+A format is one module of this package with one class under `@log_format`: its fields are the settings of such a
+source, `looks_like` tells its texts from those of other formats, `read` decodes them. The modules are found by looking
+through the package, so nothing lists the formats.
+"""
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any, ClassVar, Final, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lepton_etl.ingest.decoded import Decoded, Origin
+from lepton_etl.ingest.sensors import RULES_FOLDER, load_rules
+
+Subject = Literal["devices", "jobs", "grid", "weather"]
+
+
+class LogFormat(BaseModel, ABC):
+    """The settings of one format, and its decoder. Plain data: it travels to executors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: str = ""
+    """The name in the settings; a format makes it a literal."""
+    subjects: ClassVar[tuple[Subject, ...]] = ("devices",)
+    """What the records are about."""
+    followed_by: ClassVar[Literal["lines", "lines below a header", "whole files"]] = "lines"
+    """What of a growing file can be decoded alone: new lines with the stamp before them, new lines with the file's
+    first line, or only the file once it no longer changes."""
+
+    @staticmethod
+    def looks_like(head: bytes) -> bool:
+        """Whether a UTF-8 text that begins so is of this format; never for formats that need settings."""
+        return False
+
+    @abstractmethod
+    def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
+        """Decode one decompressed file, part by part, to its end; never raises for bad input.
+
+        What `chunks` raises passes through.
+        """
+
+
+Format = TypeVar("Format", bound=LogFormat)
+_REGISTERED: Final[dict[str, type[LogFormat]]] = {}
+
+
+def log_format(declared: type[Format]) -> type[Format]:
+    """Register a format under the name that its field `format` holds. Raises TypeError where the name is taken."""
+    name = declared.model_fields["format"].default
+    if _REGISTERED.setdefault(name, declared) is not declared:
+        raise TypeError(f"two formats are called {name!r}")
+    return declared
+
+
+def rule_table(name: str) -> Any:
+    """The setting `sensors` of a format whose rule table ships as conf/sensors/<name>.yaml."""
+    return Field(
+        default_factory=lambda: load_rules(RULES_FOLDER / f"{name}.yaml"),
+        description=f"Rule table, or the path of its file; default conf/sensors/{name}.yaml.",
+    )
+
+
+@cache
+def formats() -> Mapping[str, type[LogFormat]]:
+    """Every format by name."""
+    room = importlib.import_module(__package__)
+    for module in pkgutil.iter_modules(room.__path__, f"{__package__}."):
+        importlib.import_module(module.name)
+    return dict(sorted(_REGISTERED.items()))
+
+
+def recognise(head: bytes) -> list[str]:
+    """Return the formats that claim a UTF-8 text by its first bytes: one, none, or more where it is not certain."""
+    return [name for name, declared in formats().items() if declared.looks_like(head)]

@@ -1,0 +1,157 @@
+"""A night that is killed by SIGKILL between two commits: its readers see the night before, its next run mends all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from lepton_etl.days import Days
+from lepton_etl.lake.compare import compare_lakes
+from lepton_etl.lake.tables import Lake
+from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR
+from lepton_etl.schema.tables import TABLES
+from lepton_etl.simulator.plan import ClusterPlan, FleetPlan
+from lepton_etl.simulator.simulate import simulate
+from tests.conftest import PROJECT
+
+FIRST, LAST = date(2025, 6, 3), date(2025, 6, 4)
+BOTH = Days(FIRST, LAST)
+
+
+class Nights:
+    """The process that runs nights on request."""
+
+    def __init__(self) -> None:
+        script = Path(__file__).with_name("night_process.py")
+        self.process = subprocess.Popen(
+            [sys.executable, str(script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=PROJECT,
+        )
+        assert self._line() == "ready"
+
+    def run(self, site: Path, first: date, last: date, commits: int | None = None) -> dict[str, int]:
+        asked: dict[str, Any] = {
+            "settings": str(site / "config.yaml"), "first": str(first), "last": str(last), "commits": commits,
+        }  # fmt: skip
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        found: dict[str, int] = json.loads(self._line())
+        return found
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        # What the night itself prints is none of ours.
+        for line in self.process.stdout:
+            if line.startswith(("ready", '{"exit"', '{"signal"')):
+                return line.strip()
+        raise AssertionError("the process of the nights has ended")
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(60)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A site after its first night, with the logs of the second and late ones of the first; and what comes of it."""
+
+    nights: Nights
+    before: Path
+    undisturbed: Path
+    commits: int
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
+    folder = tmp_path_factory.mktemp("killed")
+    before = folder / "before"
+    plan = FleetPlan(
+        seed=11,
+        first_date=FIRST,
+        days=2,
+        clusters=(ClusterPlan(cluster_id="c01", nodes=2, hardware_class="cpu-2s"),),
+    )
+    simulate(plan, before)
+    # The hours of the grid are a night late: emissions of the first day come with the second.
+    late = (before / "landing").glob(f"grid/*{FIRST}*")
+    held = {file: folder / f"held-{file.name}" for file in [*late, *(before / "landing").rglob(f"*{LAST}*")]}
+    for file, place in held.items():
+        file.rename(place)
+    nights = Nights()
+    assert nights.run(before, FIRST, FIRST)["exit"] == 0
+    for file, place in held.items():
+        place.rename(file)
+    undisturbed = shutil.copytree(before, folder / "undisturbed")
+    ended = nights.run(undisturbed, LAST, LAST)
+    assert ended["exit"] == 0
+    yield Prepared(nights, before, undisturbed, ended["commits"])
+    nights.close()
+
+
+def seen(site: Path) -> dict[str, pl.DataFrame]:
+    """Every gold table as a reader sees it, rows in a fixed order."""
+    lake = Lake(site / "lake").as_published()
+    found = {name: lake.read(table) for name, table in TABLES.items() if name.startswith("gold/")}
+    return {name: rows.sort(rows.columns) for name, rows in found.items()}
+
+
+def is_killed_and_mended(prepared: Prepared, commit: int, folder: Path) -> None:
+    """Kill a copy of the night after this commit: the former night is seen; run again, all is as undisturbed."""
+    site = shutil.copytree(prepared.before, folder / f"killed-{commit}")
+    assert prepared.nights.run(site, LAST, LAST, commit) == {"signal": signal.SIGKILL, "commits": commit}
+    former = seen(prepared.before)
+    for name, rows in seen(site).items():
+        assert rows.equals(former[name]), f"{name} after commit {commit} of {prepared.commits}"
+    assert prepared.nights.run(site, LAST, LAST)["exit"] == 0
+    tables = [name for name in TABLES if name.startswith(("bronze/", "silver/", "gold/"))]
+    different = [
+        line
+        for compared in compare_lakes(prepared.undisturbed / "lake", site / "lake", only=tables)
+        if not compared.as_expected
+        for line in compared.lines()
+    ]
+    assert different == []
+    assert seen(site).keys() == former.keys()
+    shutil.rmtree(site)
+
+
+def test_the_second_night_changes_what_the_first_said(prepared: Prepared) -> None:
+    """Otherwise the tests below would see no difference."""
+    former, after = seen(prepared.before), seen(prepared.undisturbed)
+    first = pl.col("date") == FIRST
+    assert former[CLUSTER_DAY.name].height > 0
+    assert not former[CLUSTER_DAY.name].filter(first).equals(after[CLUSTER_DAY.name].filter(first))
+    for table in (CLUSTER_DAY, NODE_HOUR):
+        assert set(former[table.name]["date"]) == {FIRST}
+        assert set(after[table.name]["date"]) == {FIRST, LAST}
+    assert prepared.commits > 10
+
+
+@pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
+def test_a_night_killed_between_commits_is_not_seen_and_is_mended(
+    prepared: Prepared, part: float, tmp_path: Path
+) -> None:
+    """After the first, a middle and the last commit of gold; the one after that names the night."""
+    is_killed_and_mended(prepared, 1 + round(part * (prepared.commits - 2)), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_night_killed_at_any_commit_is_not_seen_and_is_mended(prepared: Prepared, tmp_path: Path) -> None:
+    for commit in range(1, prepared.commits):
+        is_killed_and_mended(prepared, commit, tmp_path)
