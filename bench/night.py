@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,6 +88,14 @@ class Done:
     def wall_s(self) -> float:
         return self.watched.wall_s
 
+    @property
+    def jobs(self) -> int:
+        return sum(stage.jobs for stage in self.stages)
+
+    @property
+    def executions(self) -> int:
+        return sum(stage.executions for stage in self.stages)
+
     def stage_s(self, name: str) -> float:
         return sum(stage.seconds for stage in self.stages if stage.name == name)
 
@@ -100,16 +110,35 @@ class Rounds:
         self.done.setdefault(name, []).append(done)
         print(f"  {name}: {done.wall_s:.1f} s, {done.watched.cpu_s:.1f} CPU-s", file=sys.stderr, flush=True)
 
+    @property
+    def count(self) -> int:
+        return len(self.done[FLOOR])
+
     def median(self, of: Callable[[Done], float], name: str) -> float:
         return statistics.median(map(of, self.done[name]))
 
     def each(self, of: Callable[[Mapping[str, Done]], float]) -> float:
         """Median over the rounds of a figure of one round."""
-        count = len(next(iter(self.done.values())))
+        whole = {name: runs for name, runs in self.done.items() if len(runs) == self.count}
         return statistics.median(
-            of({name: runs[number] for name, runs in self.done.items() if len(runs) == count})
-            for number in range(count)
+            of({name: runs[number] for name, runs in whole.items()}) for number in range(self.count)
         )
+
+    def ratio(
+        self,
+        fold: Callable[[Iterable[float]], float],
+        names: Sequence[str],
+        base_of: Callable[[Done], float],
+        of: Callable[[Done], float] | None = None,
+        base: str = FLOOR,
+    ) -> float:
+        """Median over the rounds of a fold of some pieces of work over another piece, the floor by default."""
+        take = of or base_of
+
+        def of_round(one: Mapping[str, Done]) -> float:
+            return fold(take(one[name]) for name in names) / base_of(one[base])
+
+        return self.each(of_round)
 
 
 def main() -> None:
@@ -166,7 +195,7 @@ def one_round(rounds: Rounds, size: Size, parts: set[str], fleets: Sequence[Flee
 
 def floor() -> Done:
     folder = _fresh("floor")
-    return Done(run([*_SUBMIT, *_quiet(), "bench/night_floor.py", folder / "table"]))
+    return Done(run([*_SUBMIT, *_python(), "bench/night_floor.py", folder / "table"]))
 
 
 def demo(rounds: Rounds, engine: str, size: Size, parts: set[str]) -> None:
@@ -249,9 +278,9 @@ def night(site: Path, day: date, engine: str) -> Done:
     """A night by the command that a person gives, with its stages and, on Spark, its jobs and SQL executions."""
     lake, began, events = site / "lake", datetime.now(UTC), _fresh("events")
     before = _bytes_below(lake)
-    of_night = ["--config", site / "config.yaml", "--date", str(day)]
+    of_night: list[str | Path] = ["--config", site / "config.yaml", "--date", str(day)]
     if engine == SPARK:
-        done = run([*_SUBMIT, *_quiet(), *_logged(events), "jobs/nightly.py", *of_night])
+        done = run([*_SUBMIT, *_python(), *_logged(events), "jobs/nightly.py", *of_night])
     else:
         done = run([*_command("nightly"), *of_night, "--engine", LOCAL])
     return Done(done, _stages(lake, began, _events(events)), _bytes_below(lake) - before)
@@ -261,8 +290,9 @@ def _command(*words: str) -> list[str | Path]:
     return [_PYTHON, "-c", "from lepton_etl.cli.main import main; main()", *words]
 
 
-def _quiet() -> list[str]:
-    return ["--conf", "spark.ui.enabled=false"]
+def _python() -> list[str]:
+    # The interpreter that runs this, wherever the environment stands.
+    return ["--conf", f"spark.pyspark.python={sys.executable}"]
 
 
 def _logged(folder: Path) -> list[str]:
@@ -351,40 +381,76 @@ def check_equal(ours: pl.DataFrame, path: Path, name: str) -> None:
         )
 
 
+def wall_s(done: Done) -> float:
+    return done.watched.wall_s
+
+
+def cpu_s(done: Done) -> float:
+    return done.watched.cpu_s
+
+
 def demo_figures(rounds: Rounds, parts: set[str]) -> list[Figure]:
     """The demo's nights in units of the floor."""
     if "demo" not in parts:
         return []
-    count = len(rounds.done[FLOOR])
     found = []
     for engine, at_most in ((SPARK, 3.0), (LOCAL, 1.5)):
-        names = [f"demo night {number + 1}, {engine}" for number in range(len(NIGHTS))]
-        worst = rounds.each(
-            lambda one, names=names: max(one[name].wall_s for name in names) / one[FLOOR].wall_s
-        )  # type: ignore[misc]
-        cpu = rounds.each(
-            lambda one, names=names: max(one[name].watched.cpu_s for name in names) / one[FLOOR].watched.cpu_s  # type: ignore[misc]
-        )
+        names = [_demo_night(number, engine) for number in (1, 2, 3)]
+        worst = rounds.ratio(max, names, wall_s)
+        title = f"demo night on {engine} / floor, the worst of three"
         found += [
-            figure(f"demo night on {engine} / floor, the worst of three", worst, "ratio", count, at_most),
-            figure(f"the same in CPU seconds, {engine}", cpu, "ratio", count),
+            figure(title, worst, "ratio", rounds.count, at_most),
+            figure(f"{title}, CPU seconds", rounds.ratio(max, names, cpu_s), "ratio", rounds.count),
         ]
-    spark = [done for number in (1, 2, 3) for done in rounds.done[f"demo night {number}, {SPARK}"]]
-    jobs = max(sum(stage.jobs for stage in done.stages) for done in spark)
-    executions = max(sum(stage.executions for stage in done.stages) for done in spark)
-    whole = [*(f"demo night {number}, {SPARK}" for number in (1, 2, 3)), "demo models", "demo tables"]
-    all_of_it = rounds.each(lambda one: sum(one[name].wall_s for name in whole) / one[FLOOR].wall_s)
+    nights = [_demo_night(number, SPARK) for number in (1, 2, 3)]
+    spark = [done for name in nights for done in rounds.done[name]]
+    whole = rounds.ratio(sum, [*nights, "demo models", "demo tables"], wall_s)
     found += [
-        figure("SQL executions of a demo night", executions, "1", count, 10),
-        figure("Spark jobs of a demo night", jobs, "1", count, 30),
-        figure("make demo without its simulation / floor", all_of_it, "ratio", count, 11.0),
+        figure(
+            "SQL executions of a demo night", max(done.executions for done in spark), "1", rounds.count, 10
+        ),
+        figure("Spark jobs of a demo night", max(done.jobs for done in spark), "1", rounds.count, 30),
+        figure("make demo without its simulation / floor", whole, "ratio", rounds.count, 11.0),
     ]
     for stage in ("gate", "train", "score", "report"):
-        share = rounds.each(
-            lambda one, stage=stage: one[f"demo night 3, {LOCAL}"].stage_s(stage) / one[FLOOR].wall_s  # type: ignore[misc]
-        )
-        found.append(figure(f"stage {stage} with its imports / floor, {LOCAL}", share, "ratio", count))
+        share = rounds.ratio(max, [_demo_night(3, LOCAL)], wall_s, partial(_stage_s, stage))
+        found.append(figure(f"stage {stage} with its imports / floor, {LOCAL}", share, "ratio", rounds.count))
     return found
+
+
+def _demo_night(number: int, engine: str) -> str:
+    return f"demo night {number}, {engine}"
+
+
+def _stage_s(stage: str, done: Done) -> float:
+    return done.stage_s(stage)
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """One engine's fleet nights beside the faster of the peers, in one round."""
+
+    engine: str
+    small: int
+    large: int
+
+    def ours_s(self, one: Mapping[str, Done], nodes: int) -> float:
+        return one[f"{nodes} nodes, {self.engine}"].wall_s
+
+    def peer_s(self, one: Mapping[str, Done], nodes: int) -> float:
+        return min(one[f"{nodes} nodes, {peer}"].wall_s for peer in PEERS)
+
+    def whole(self, one: Mapping[str, Done]) -> float:
+        return self.ours_s(one, self.large) / self.peer_s(one, self.large)
+
+    def marginal(self, one: Mapping[str, Done]) -> float:
+        """What a further reading costs, over what it costs the peer; nan where the peer took no longer."""
+        peer_s = self.peer_s(one, self.large) - self.peer_s(one, self.small)
+        ours_s = self.ours_s(one, self.large) - self.ours_s(one, self.small)
+        return ours_s / peer_s if peer_s > 0 else math.nan
+
+    def a_row(self, one: Mapping[str, Done]) -> float:
+        return self.ours_s(one, self.large) / self.ours_s(one, self.small) * self.small / self.large
 
 
 def fleet_figures(rounds: Rounds, size: Size, parts: set[str]) -> list[Figure]:
@@ -392,47 +458,32 @@ def fleet_figures(rounds: Rounds, size: Size, parts: set[str]) -> list[Figure]:
     if "fleets" not in parts:
         return []
     small, large = size.fleets
-    count = len(rounds.done[FLOOR])
-
-    def peer_s(one: Mapping[str, Done], nodes: int) -> float:
-        return min(one[f"{nodes} nodes, {peer}"].wall_s for peer in PEERS)
-
-    def target(bound: float) -> float | None:
-        return bound if size.has_targets else None
-
     found = []
     for engine, over_peer in ((SPARK, 2.5), (LOCAL, 2.0)):
-        ours = {nodes: f"{nodes} nodes, {engine}" for nodes in size.fleets}
-        whole = rounds.each(lambda one, ours=ours: one[ours[large]].wall_s / peer_s(one, large))  # type: ignore[misc]
-        more = rounds.each(
-            lambda one, ours=ours: (
-                (one[ours[large]].wall_s - one[ours[small]].wall_s)  # type: ignore[misc]
-                / (peer_s(one, large) - peer_s(one, small))
-            )
-        )
-        a_row = rounds.each(
-            lambda one, ours=ours: one[ours[large]].wall_s / large / (one[ours[small]].wall_s / small)  # type: ignore[misc]
-        )
-        found += [
-            figure(
-                f"night of {large} nodes on {engine} / faster peer", whole, "ratio", count, target(over_peer)
-            ),
-            figure(f"marginal cost of a reading, {engine} / faster peer", more, "ratio", count, target(1.5)),
-            figure(f"cost of a row, {large} / {small} nodes, {engine}", a_row, "ratio", count, target(1.05)),
-        ]
-        peaks = rounds.done[ours[large]]
-        for kind in (JVM, DRIVER, WORKER):
-            mib = max(done.watched.peak_mib.get(kind, 0.0) for done in peaks)
-            if mib:
-                found.append(
-                    figure(f"night of {large} nodes on {engine}: peak memory, {kind}", mib, "MiB", count)
-                )
+        beside, night_of = _Beside(engine, small, large), f"night of {large} nodes on {engine}"
+        for title, of, bound in (
+            (f"{night_of} / faster peer", beside.whole, over_peer),
+            (f"a further reading, {engine} / faster peer", beside.marginal, 1.5),
+            (f"cost of a row, {large} / {small} nodes, {engine}", beside.a_row, 1.05),
+        ):
+            value = rounds.each(of)
+            found.append(figure(title, value, "ratio", rounds.count, bound if size.has_targets else None))
+        found += _memory(night_of, rounds.done[f"{large} nodes, {engine}"])
     if size.largest is not None:
-        for kind, mib in rounds.done[f"{size.largest} nodes, {SPARK}"][0].watched.peak_mib.items():
-            found.append(
-                figure(f"night of {size.largest} nodes on {SPARK}: peak memory, {kind}", mib, "MiB", 1)
-            )
+        of_largest = rounds.done[f"{size.largest} nodes, {SPARK}"]
+        found += _memory(f"night of {size.largest} nodes on {SPARK}", of_largest)
     return found
+
+
+def _memory(title: str, runs: Sequence[Done]) -> list[Figure]:
+    peaks = {kind: _peak_mib(runs, kind) for kind in (JVM, DRIVER, WORKER)}
+    return [
+        figure(f"{title}: peak memory, {kind}", mib, "MiB", len(runs)) for kind, mib in peaks.items() if mib
+    ]
+
+
+def _peak_mib(runs: Sequence[Done], kind: str) -> float:
+    return max(done.watched.peak_mib.get(kind, 0.0) for done in runs)
 
 
 def more_figures(rounds: Rounds, size: Size, parts: set[str]) -> list[Figure]:
@@ -441,48 +492,42 @@ def more_figures(rounds: Rounds, size: Size, parts: set[str]) -> list[Figure]:
         "history": f"{size.history_days} days before it",
         "register": f"{size.register_files:,} files known",
     }
-    bound = 1.1 if size.has_targets else None
-    found = []
-    for name in ("history", "register"):
-        if name in parts:
-            with_it, plain = f"demo night 3 with {name}, {LOCAL}", f"demo night 3, {LOCAL}"
-            more = rounds.each(lambda one, a=with_it, b=plain: one[a].wall_s / one[b].wall_s)  # type: ignore[misc]
-            title = f"third demo night with {words[name]} / without, {LOCAL}"
-            found.append(figure(title, more, "ratio", len(rounds.done[FLOOR]), bound))
-    return found
+    plain = _demo_night(3, LOCAL)
+    return [
+        figure(
+            f"third demo night with {words[name]} / without, {LOCAL}",
+            rounds.ratio(max, [f"demo night 3 with {name}, {LOCAL}"], wall_s, base=plain),
+            "ratio",
+            rounds.count,
+            1.1 if size.has_targets else None,
+        )
+        for name in ("history", "register")
+        if name in parts
+    ]
 
 
 def print_work(rounds: Rounds, fleets: Sequence[Fleet]) -> None:
     """A line a piece of work: seconds, memory, Spark's counts, bytes written a raw byte."""
     table = Table(title="Each piece of work, medians over the rounds")
-    columns = (
-        "work",
-        "wall s",
-        "/ floor",
-        "CPU s",
-        "jobs",
-        "SQL",
-        "JVM MiB",
-        "driver MiB",
-        "worker MiB",
-        "written / raw",
-    )
-    for column in columns:
+    kinds = (JVM, DRIVER, WORKER)
+    peaks = [f"{kind} MiB" for kind in kinds]
+    for column in ("work", "wall s", "/ floor", "CPU s", "jobs", "SQL", *peaks, "written / raw"):
         table.add_column(column, justify="left" if column == "work" else "right")
     raw = {str(fleet.nodes): fleet.raw_bytes for fleet in fleets}
-    base = rounds.median(lambda done: done.wall_s, FLOOR)
+    base = rounds.median(wall_s, FLOOR)
     for name, runs in rounds.done.items():
-        wall_s = rounds.median(lambda done: done.wall_s, name)
-        jobs = max(sum(stage.jobs for stage in done.stages) for done in runs)
-        executions = max(sum(stage.executions for stage in done.stages) for done in runs)
-        peaks = [max(done.watched.peak_mib.get(kind, 0.0) for done in runs) for kind in (JVM, DRIVER, WORKER)]
+        seconds, on_spark = rounds.median(wall_s, name), name.endswith(SPARK)
         text_bytes = raw.get(name.split()[0])
-        written = f"{runs[0].written_bytes / text_bytes:.3f}" if text_bytes else ""
         table.add_row(
-            name, f"{wall_s:.1f}", f"{wall_s / base:.2f}", f"{rounds.median(lambda done: done.watched.cpu_s, name):.1f}",
-            str(jobs) if name.endswith(SPARK) else "", str(executions) if name.endswith(SPARK) else "",
-            *(f"{peak:,.0f}" if peak else "" for peak in peaks), written,
-        )  # fmt: skip
+            name,
+            f"{seconds:.1f}",
+            f"{seconds / base:.2f}",
+            f"{rounds.median(cpu_s, name):.1f}",
+            str(max(done.jobs for done in runs)) if on_spark else "",
+            str(max(done.executions for done in runs)) if on_spark else "",
+            *(f"{peak:,.0f}" if peak else "" for peak in (_peak_mib(runs, kind) for kind in kinds)),
+            f"{runs[0].written_bytes / text_bytes:.3f}" if text_bytes else "",
+        )
     Console(width=140).print(table)
 
 
@@ -529,7 +574,7 @@ def draw(rounds: Rounds) -> str:
         for order, stage in enumerate(dict.fromkeys(one.name for one in rounds.done[name][0].stages))
     ]
     chart = (
-        alt.Chart(alt.Data(values=rows), title="Where the time of a night goes, s of wall time")
+        alt.Chart(alt.InlineData(values=rows), title="Where the time of a night goes, s of wall time")
         .mark_bar()
         .encode(
             x=alt.X("seconds:Q", title="s"),

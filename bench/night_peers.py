@@ -178,13 +178,14 @@ def _duckdb(batches: Sequence[Sequence[Path]], out: Path) -> pl.DataFrame:
 
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
-    hours = []
+    hours: list[pl.DataFrame] = []
     for files in batches:
         connection.execute(_DUCK_READINGS, {"files": [str(file) for file in files]})
         rows: Any = connection.sql("FROM rows").to_arrow_table()
         write_deltalake(str(out / READING), rows.cast(_READINGS), mode="append")
         hours.append(connection.sql(_DUCK_HOURS).pl())
-    return pl.concat(hours).with_columns(pl.col("hour_start").dt.cast_time_unit("us"))
+    whole: pl.DataFrame = pl.concat(hours)
+    return whole.with_columns(pl.col("hour_start").dt.cast_time_unit("us"))
 
 
 if __name__ == "__main__":
