@@ -92,7 +92,8 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = N
 
     def read() -> None:
         assert process.stdout is not None
-        parts.extend(process.stdout)
+        with process.stdout as lines:
+            parts.extend(lines)
 
     threads = [threading.Thread(target=look), threading.Thread(target=read)]
     for thread in threads:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from deltalake import write_deltalake
+
 from bench import night
 from bench.night import FLOOR, LOCAL, SPARK, Done, Rounds, Size, StageTime
 from bench.night_inputs import SAMPLES, SENSORS, _write_logs
 from bench.night_peers import PEERS, _duckdb, _lines, _polars_batch
 from bench.watched import DRIVER, Watched, run
-from deltalake import write_deltalake
 
 TWO = Size((8, 32), 10, 20_000)
 
