@@ -563,7 +563,7 @@ def _stage_median_s(rounds: Rounds, name: str, stage: str) -> float:
 
 def draw(rounds: Rounds) -> str:
     """Stacked bars, a night each: where the time goes, as SVG."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "night": name,
             "stage": stage,

@@ -23,9 +23,11 @@ from isal import igzip
 from numpy.typing import NDArray
 
 from lepton_etl.days import Days
+from lepton_etl.lake.nights import name_night
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.logs import FILE, READING
+from lepton_etl.schema.operations import NIGHT
 from lepton_etl.schema.tables import TABLES
 from lepton_etl.schema.types import arrow_schema
 from lepton_etl.simulator.grid import grid_hours
@@ -150,16 +152,22 @@ def lay_history(lake: Lake, day: date, days: int) -> None:
     dated = [table for table in TABLES.values() if table.partition == "date" and lake.exists(table)]
     rows = {table.name: lake.read(table, Days.of(day)) for table in dated}
     readings, files = _delivered(lake, day)
+    laid = [table for table in dated if table != NIGHT and not rows[table.name].is_empty()]
     for back in range(days, 0, -1):
         shift = timedelta(days=back)
         past = Days.of(day - shift)
-        for table in dated:
-            if not rows[table.name].is_empty():
-                lake.replace(table, past, _shifted(rows[table.name], shift))
+        for table in laid:
+            of_day = _shifted(rows[table.name], shift)
+            if table.key:
+                lake.replace(table, past, of_day)
+            else:
+                _append(lake, table, of_day)
         _append(lake, READING, _renamed(_shifted(readings, shift), back))
         old = _renamed(_shifted(files, shift), back)
         path = pl.col("path").str.replace_all(str(day), str(past.start), literal=True)
         _append(lake, FILE, old.with_columns(path))
+    # Readers see the past days as published, like those that nights made.
+    name_night(lake, Days(day - timedelta(days=days), day - timedelta(days=1)), "history")
 
 
 def _delivered(lake: Lake, day: date) -> tuple[pl.DataFrame, pl.DataFrame]:
