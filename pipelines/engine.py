@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver, get_context, parent_process
@@ -33,13 +33,39 @@ Reduce = Callable[[int, Sequence[bytes]], R]
 _PRELOADED: Final = ["polars", "pyarrow", "pyarrow.parquet", "pyarrow.compute", "numpy", "deltalake"]
 
 
+_TELL_S: Final = 0.5
 _SECRET: Final = (".access.key", ".secret.key", ".session.token")
 # There is a process for every core: the libraries read these as they are imported.
 _ONE_THREAD: Final = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
+Progress = Callable[[int, int], None]
+"""Called as tasks end: how many of the call's tasks are done, and how many there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What an engine was asked for since it was opened: Spark jobs and SQL executions."""
+
+    jobs: int = 0
+    executions: int = 0
+
+    def __sub__(self, before: Work) -> Work:
+        return Work(self.jobs - before.jobs, self.executions - before.executions)
+
+
+def _silent(_done: int, _total: int) -> None:
+    """Say nothing of the progress."""
+
+
 class Engine(Protocol):
     """Runs the tasks of a stage."""
+
+    progress: Progress
+
+    def work(self) -> Work:
+        """Return the jobs and executions so far."""
+        ...
 
     @property
     def parallelism(self) -> int:
@@ -93,6 +119,12 @@ class InlineEngine:
 
     parallelism = 1
 
+    def __init__(self) -> None:
+        self.progress: Progress = _silent
+
+    def work(self) -> Work:
+        return Work()
+
     def storage_option(self, name: str) -> str | None:
         return None
 
@@ -123,9 +155,13 @@ class LocalEngine:
         options: Mapping[str, str] | None = None,
     ) -> None:
         self.parallelism = processes or len(os.sched_getaffinity(0))
+        self.progress: Progress = _silent
         self._folder = folder
         self._options = dict(options or {})
         self._pool: ProcessPoolExecutor | None = None
+
+    def work(self) -> Work:
+        return Work()
 
     def __enter__(self) -> LocalEngine:
         return self
@@ -145,7 +181,7 @@ class LocalEngine:
     def map(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
         if not items:
             return []
-        return list(self._processes().map(work, items))
+        return self._run(work, [(item,) for item in items], 0, len(items))
 
     def exchange(self, tasks: Sequence[T], split: Split[T], reduce: Reduce[R], buckets: int) -> list[R]:
         if not tasks:
@@ -153,15 +189,31 @@ class LocalEngine:
         folder = Path(tempfile.mkdtemp(prefix="lepton-exchange-", dir=self._folder))
         try:
             spills = [_Spilling(split, folder / f"{number}.parts") for number in range(len(tasks))]
-            written = self._processes().map(_spill, spills, tasks)
+            total = len(tasks) + buckets
+            written = self._run(_spill, list(zip(spills, tasks, strict=True)), 0, total)
             parts: list[list[_Part]] = [[] for _ in range(buckets)]
             for found in written:
                 for part in found:
                     parts[part.bucket].append(part)
             reducing = _Reducing(reduce)
-            return list(self._processes().map(reducing, range(buckets), parts))
+            return self._run(reducing, list(enumerate(parts)), len(tasks), total)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _run(
+        self, work: Callable[..., R], calls: Sequence[tuple[Any, ...]], done: int, total: int
+    ) -> list[R]:
+        """Run the calls in the pool; results in their order, progress as they end. The first error ends the others."""
+        running = [self._processes().submit(work, *call) for call in calls]
+        try:
+            for number, ended in enumerate(as_completed(running), done + 1):
+                ended.result()
+                self.progress(number, total)
+        except BaseException:
+            for future in running:
+                future.cancel()
+            raise
+        return [future.result() for future in running]
 
     def _processes(self) -> ProcessPoolExecutor:
         if self._pool is None:
@@ -181,6 +233,7 @@ class SparkEngine:
     """
 
     def __init__(self, start: Callable[[], SparkSession]) -> None:
+        self.progress: Progress = _silent
         self._start = start
         self._session: SparkSession | None = None
 
@@ -205,6 +258,14 @@ class SparkEngine:
     def context(self) -> SparkContext:
         return self.session().sparkContext
 
+    def work(self) -> Work:
+        """Return the jobs and SQL executions of the session, which are numbered from 0; none where none was started."""
+        if self._session is None:
+            return Work()
+        jobs = self._session.sparkContext.statusTracker().getJobIdsForGroup()
+        executions: Any = self._session._jsparkSession.sharedState().statusStore().executionsCount()
+        return Work(max(jobs, default=-1) + 1, int(executions))
+
     def storage_option(self, name: str) -> str | None:
         # The public conf holds only what was set for this session, not the cluster's core-site.xml.
         hadoop: Any = self.context._jsc.hadoopConfiguration()
@@ -222,7 +283,8 @@ class SparkEngine:
     def map(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
         if not items:
             return []
-        return self.context.parallelize(items, len(items)).map(work).collect()
+        with self._telling(len(items)):
+            return self.context.parallelize(items, len(items)).map(work).collect()
 
     def exchange(self, tasks: Sequence[T], split: Split[T], reduce: Reduce[R], buckets: int) -> list[R]:
         if not tasks:
@@ -230,7 +292,35 @@ class SparkEngine:
         parts = self.context.parallelize(tasks, len(tasks)).flatMap(split)
         # The bucket is the partition: nothing is hashed or grouped again.
         exchanged = parts.partitionBy(buckets, _same)
-        return exchanged.mapPartitionsWithIndex(_OfPartition(reduce)).collect()
+        with self._telling(len(tasks) + buckets):
+            return exchanged.mapPartitionsWithIndex(_OfPartition(reduce)).collect()
+
+    @contextmanager
+    def _telling(self, total: int) -> Iterator[None]:
+        """Tell the progress of the job that runs meanwhile, by Spark's own status of its stages."""
+        if self.progress is _silent:
+            yield
+            return
+        context, ended = self.context, threading.Event()
+        tracker, known = context.statusTracker(), set(context.statusTracker().getJobIdsForGroup())
+
+        def tell() -> None:
+            while not ended.wait(_TELL_S):
+                done = 0
+                for job in set(tracker.getJobIdsForGroup()) - known:
+                    info = tracker.getJobInfo(job)
+                    for stage in info.stageIds if info else ():
+                        found = tracker.getStageInfo(stage)
+                        done += found.numCompletedTasks if found else 0
+                self.progress(min(done, total), total)
+
+        thread = threading.Thread(target=tell, name="progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
 
 def _same(bucket: Any) -> int:

@@ -6,7 +6,7 @@ what follows takes one lease for each UTC day, so two nights of different days r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import import_module
@@ -39,7 +39,18 @@ PUBLISHING: Final = ("bronze", *DAILY)
 AFTER_PUBLICATION: Final = ("train", "score", "diagnose", "forecast", "recommend", "report")
 STAGES: Final = (*PUBLISHING, *AFTER_PUBLICATION)
 
-Watch = Callable[[str, Days], None]
+
+class Watch:
+    """Hears of a night while it runs; this one says nothing of it."""
+
+    def begins(self, stage: str, days: Days) -> None:
+        """A stage begins."""
+
+    def tasks(self, done: int, total: int) -> None:
+        """So many tasks of the running stage are done."""
+
+    def ends(self, record: StageRecord) -> None:
+        """A stage has ended."""
 
 
 @dataclass
@@ -80,14 +91,16 @@ def run_night(
     """Run one night, or one of its stages, on an engine. Never raises for what a run can meet: the Night carries the
     exit code.
 
-    `watch` is called as each stage starts.
+    `watch` hears of each stage and its tasks.
     """
     night = Night(new_run_id())
     lake = Lake(settings.lake.root)
     record = RunRecord(lake, night.run_id, days, settings.digest)
     log = structlog.get_logger("nightly").bind(run_id=night.run_id, date=str(days))
     context = StageContext(lake, settings, days, night.run_id, log, engine)
-    run = _Run(context, night, record, watch or (lambda *_: None))
+    run = _Run(context, night, record, watch or Watch())
+    if watch is not None:
+        engine.progress = watch.tasks
     try:
         record.started()
         run.stages(STAGES if stage is None else (stage,), whole=stage is None)
@@ -175,7 +188,8 @@ class _Run:
         lake = self.context.lake
         lake.forget_inputs()
         lake.metadata = {"run_id": self.night.run_id, "stage": name}
-        self.watch(name, days)
+        self.watch.begins(name, days)
+        before = self.context.engine.work()
         log = self.context.log.bind(stage=name, days=str(days))
         context = replace(self.context, days=days, log=log)
         start = datetime.now(UTC)
@@ -187,6 +201,7 @@ class _Run:
             message = _first_line(error)
             raise
         finally:
+            work = self.context.engine.work() - before
             done = StageRecord(
                 stage=name,
                 days=days,
@@ -198,13 +213,17 @@ class _Run:
                 message=message,
                 input_versions=dict(lake.inputs) | (extra or {}),
                 table_versions={w.table: w.version for w in result.written},
+                spark_jobs=work.jobs,
+                sql_executions=work.executions,
             )
             self.night.stages.append(done)
             self.record.stage(done)
+            self.watch.ends(done)
         self.night.notes += [f"{name}: {note}" for note in result.notes]
         log.info(
-            "stage done", rows_in=done.rows_in, rows_out=done.rows_out, seconds=round(done.duration_s, 1)
-        )
+            "stage done", rows_in=done.rows_in, rows_out=done.rows_out, seconds=round(done.duration_s, 1),
+            spark_jobs=done.spark_jobs, sql_executions=done.sql_executions,
+        )  # fmt: skip
 
 
 def _require_input(lake: Lake, days: Days) -> None:

@@ -249,6 +249,17 @@ def tables_compare(
         raise typer.Exit(int(Exit.UNEXPECTED))
 
 
+@tables_app.command("check")
+def tables_check(
+    config: Config,
+    table: Annotated[list[str] | None, typer.Option(help="Check this table only; may be repeated.")] = None,
+) -> None:
+    """Read the whole lake and report what is damaged: table, version, file and remedy. Exit code 1 if anything is."""
+    from lepton_etl.cli.tables import print_findings
+
+    print_findings(_settings(config).lake.root, table or ())
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command; the last line of standard error says what failed, where, and what to do; exit codes agree."""
     _log_to_stderr()

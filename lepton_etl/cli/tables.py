@@ -90,6 +90,26 @@ def print_comparison(
     return agree
 
 
+def print_findings(root: Path, only: Sequence[str]) -> None:
+    """What a full read of the lake finds, a line each. Raises LakeError where it found anything."""
+    from lepton_etl.lake.check import check_lake
+
+    unknown = sorted(set(only) - set(TABLES))
+    if unknown:
+        raise ConfigurationError(
+            f"no table {', '.join(unknown)}", where="tables check", remedy=f"one of {', '.join(TABLES)}"
+        )
+    found = 0
+    for finding in check_lake(Lake(root), only):
+        found += 1
+        print(finding, flush=True)
+    if found:
+        raise LakeError(
+            f"{found} findings in the lake, named above", where=str(root), remedy="do what each line says"
+        )
+    print("every file was read: required columns, bounds, keys and counts hold")
+
+
 def show_rows(
     table: Table, rows: pa.Table, columns: Sequence[str] | None, limit: int, *, as_csv: bool, title: str = ""
 ) -> None:

@@ -66,6 +66,8 @@ class StageRecord:
     message: str
     input_versions: Mapping[str, int]
     table_versions: Mapping[str, int]
+    spark_jobs: int = 0
+    sql_executions: int = 0
 
     @property
     def duration_s(self) -> float:
@@ -107,6 +109,8 @@ class RunRecord:
             "input_versions": json.dumps(dict(record.input_versions), sort_keys=True),
             "table_versions": json.dumps(dict(record.table_versions), sort_keys=True),
             "message": record.message,
+            "spark_jobs": record.spark_jobs,
+            "sql_executions": record.sql_executions,
         }
         self.lake.write_rows(STAGE_RUN, [row])
 

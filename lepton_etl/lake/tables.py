@@ -25,7 +25,7 @@ from deltalake.transaction import AddAction
 from lepton_etl.days import Days
 from lepton_etl.errors import LakeError
 from lepton_etl.lake.creation import create_table
-from lepton_etl.lake.rows import Digest, checked, columns_of, digest, in_order, shaped
+from lepton_etl.lake.rows import Digest, checked, columns_of, digest, digest_scheme, in_order, shaped
 from lepton_etl.lake.staging import StagedFile, digest_of_name, stage
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.types import arrow_schema, delta_schema
@@ -291,7 +291,7 @@ def read_files(
 def data_files(root: Path, table: Table, log: DeltaTable, days: Days | None) -> list[DataFile]:
     """The files of this version that may hold rows of the days, by path."""
     actions = pa.table(log.get_add_actions(flatten=True))
-    column = day_column(table) if days is not None or table.partition else None
+    column = day_column(table) if days is not None or {"date", "ingest_date"} & set(table.columns) else None
     found = []
     for action in actions.to_pylist():
         day = action.get(f"partition.{table.partition}") if table.partition else None
@@ -308,17 +308,27 @@ def data_files(root: Path, table: Table, log: DeltaTable, days: Days | None) -> 
 
 
 def files_by_day(root: Path, table: Table) -> dict[str, str]:
-    """UTC day -> SHA-256 of the names of its files, of a table partitioned by `date`.
+    """UTC day -> SHA-256 of what its files say of their rows, of a table partitioned by `date`.
 
-    A replace by equal rows makes no commit, so another name means other rows.
+    Staged files carry their rows' digest, so equal rows have equal text in every lake; of files of another writer the
+    names are taken: a replace by equal rows makes no commit, so another name means other rows.
     """
     if not exists(root, table):
         return {}
-    actions = pa.table(DeltaTable(str(root / table.name)).get_add_actions(flatten=True))
-    names: dict[str, list[str]] = {}
-    for day, path in zip(actions["partition.date"].to_pylist(), actions["path"].to_pylist(), strict=True):
-        names.setdefault(str(day), []).append(path)
-    return {day: sha256("\n".join(sorted(paths)).encode()).hexdigest() for day, paths in names.items()}
+    files: dict[str, list[DataFile]] = {}
+    for file in data_files(root, table, DeltaTable(str(root / table.name)), None):
+        files.setdefault(str(file.day), []).append(file)
+    folder = f"{root / table.name}/"
+    return {day: sha256(_of_rows(of_day, folder).encode()).hexdigest() for day, of_day in files.items()}
+
+
+def _of_rows(files: Sequence[DataFile], folder: str) -> str:
+    digests = [digest_of_name(file.path, file.rows) for file in files]
+    known = [one for one in digests if one is not None]
+    if len(known) < len(files):
+        return "\n".join(sorted(file.path.removeprefix(folder) for file in files))
+    whole = sum(known, Digest())
+    return f"{digest_scheme()} {whole.rows} {whole.hash_sum:016x}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -528,7 +538,7 @@ def day_column(table: Table) -> str:
     """The column that holds a row's UTC day."""
     if table.name == "bronze/reading":
         return "reading_date"
-    if table.name in ("bronze/reject", "bronze/file"):
+    if "ingest_date" in table.columns:
         return "ingest_date"
     if "date" in table.columns:
         return "date"

@@ -33,6 +33,8 @@ FIELDS: Final[tuple[Field, ...]] = (
     Field("duration_s", DOUBLE, "second", "Wall time.", ge=0.0, le=1e9),
     text("table_versions", "JSON: table -> Delta version after the stage."),
     text("input_versions", "JSON: table -> Delta version that the stage read."),
+    count("spark_jobs", "Spark jobs of the stage; 0 on the local engine."),
+    count("sql_executions", "SQL executions of the stage in Spark."),
     text(
         "file_digests",
         "JSON: table -> digest of the names of the day's files; of a table without days, of all.",
@@ -51,7 +53,7 @@ STAGE_RUN: Final = Table(
     "ops/stage_run", grain="one stage of one run", key=("run_id", "stage"), owner="lake",
     columns=(
         "run_id", "stage", "state", "date_from", "date_until", "start_time", "end_time", "duration_s", "rows_in",
-        "rows_out", "input_versions", "table_versions", "code_version", "message",
+        "rows_out", "input_versions", "table_versions", "code_version", "message", "spark_jobs", "sql_executions",
     ),
 )  # fmt: skip
 
