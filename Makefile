@@ -25,7 +25,7 @@ needs = @test -n "$($(1))" || { echo "make $@: say $(1)=..., for example: $$(sed
 DEMO := var/demo
 DEMO_NIGHTS := 2025-06-03 2025-06-04 2025-06-05
 
-.PHONY: help setup setup-dev demo test test-slow test-real cluster-test bench bench-ingest bench-coverage bench-ledger bench-scoring bench-models bench-forecast bench-anomalies bench-realism bench-savings lint check-lock house nightly report lock clean
+.PHONY: help setup setup-dev demo test test-slow test-real cluster-test bench bench-ingest bench-coverage bench-ledger bench-scoring bench-models bench-forecast bench-anomalies bench-realism bench-savings bench-night lint check-lock house nightly report lock clean
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -76,7 +76,7 @@ test-real: setup-dev ## Only the tests on real data
 cluster-test: setup-dev ## The nightly on a real standalone master and worker on loopback
 	$(JAVA) python -m pytest tests/cluster
 
-bench: bench-ingest bench-coverage bench-ledger bench-scoring bench-models bench-forecast bench-anomalies bench-realism bench-savings ## Every benchmark, each against its peers
+bench: bench-ingest bench-coverage bench-ledger bench-scoring bench-models bench-forecast bench-anomalies bench-realism bench-savings bench-night ## Every benchmark, each against its peers
 
 bench-ingest: setup-dev ## Bronze against DuckDB, polars, Spark's own functions and a floor, rows checked equal [ROUNDS=3]
 	$(JAVA) python -m bench.ingest --rounds $(or $(ROUNDS),3) $(if $(KINDS),--kinds $(KINDS)) $(if $(MIB),--mib $(MIB))
@@ -104,6 +104,9 @@ bench-realism: setup-dev ## The simulator's GPU power and temperature beside the
 
 bench-savings: setup-dev ## Caps, shifting, planning, a simulated site, and savings measured from logs [PARTS="caps placebo"] [SEEDS=20]
 	OMP_NUM_THREADS=1 python -m bench.savings --seeds $(or $(SEEDS),20) $(if $(PARTS),--parts $(PARTS))
+
+bench-night: setup-dev ## The night over a floor of Spark and over peers, by fleet, history, files known [ROUNDS=3] [SIZE=small|full] [PARTS="demo fleets"]
+	$(JAVA) python -m bench.night --rounds $(or $(ROUNDS),3) --size $(or $(SIZE),default) $(if $(PARTS),--parts $(PARTS))
 
 lint: setup-dev ## ruff, mypy --strict, and who may import whom
 	ruff check .

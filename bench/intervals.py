@@ -153,7 +153,7 @@ def bench(name: str, bronze: pl.DataFrame, copies: int, rounds: int) -> list[Fig
         figure(f"{name}: one node a call", single, "us a reading", rounds),
         figure(f"{name}: one call", single * few.num_rows / len(nodes) / 1e3, "ms a node", rounds),
         figure(f"{name}: a bucket a call", bucket, "us a reading", rounds, at_most=MOST_US),
-        figure(f"{name}: a bucket a call", 1e6 / bucket, "readings a CPU second", rounds),
+        figure(f"{name}: rate of a bucket", 1e6 / bucket, "readings a CPU second", rounds),
     ]
 
 

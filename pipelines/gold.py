@@ -6,6 +6,7 @@ close leaves gold as it was.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -104,16 +105,19 @@ def run(context: StageContext) -> StageResult:
     """Make the gold tables of the context's days. Raises LedgerError, before any is written, if it does not close."""
     lake, days = context.lake, context.days
     rows_in = sum(file.rows for file in lake.files(INTERVAL, days))
+    factors = load_factors(context.settings.carbon.factors)
+    shared = _shared_variance(factors, days)
     fitted = run_fit(context)
     fleet = node_figures(context)
     intensity, meters = _intensity(context), _meter_hours(context)
-    site_base = _site_base(context, fleet.node_hours, meters)
+    site_base = _site_base(context, fleet.node_hours, meters, shared)
     book = ledger.ledger(context, fleet.node_hours, meters, site_base, fleet.node_split)
     checked = ledger.checked(context, book)
     site_hours = _site_hours(context, site_base, book, intensity)
-    embodied = with_node_embodied(fleet.node_hours, _lives(context))
-    cluster_hours = _cluster_hours(context, fleet, embodied, site_hours, intensity)
-    cluster_days = _cluster_days(context, fleet, cluster_hours)
+    embodied = with_node_embodied(fleet.node_hours, service_lives(lake.read(NODE), factors))
+    sensed = _sensed_hours(context, fleet, shared)
+    cluster_hours = _cluster_hours(context, sensed, embodied, site_hours, intensity, factors)
+    cluster_days = _cluster_days(context, fleet, cluster_hours, shared)
     written = [
         *((fitted,) if fitted else ()),
         checked,
@@ -343,9 +347,11 @@ def _meter_hours(context: StageContext) -> pl.DataFrame:
     return hours.filter(pl.col("carrier") == "electricity")
 
 
-def _site_base(context: StageContext, nodes: pl.DataFrame, meters: pl.DataFrame) -> pl.DataFrame:
+def _site_base(
+    context: StageContext, nodes: pl.DataFrame, meters: pl.DataFrame, shared: Mapping[str, float]
+) -> pl.DataFrame:
     """Sums of nodes, meter-hours and weather -> energy and PUE of every site-hour, before the ledger."""
-    sums = group_sums(nodes, _SITE_HOUR, _limit(context), _shared_variance(context))
+    sums = group_sums(nodes, _SITE_HOUR, _limit(context), shared)
     weather = context.lake.read(WEATHER_HOUR, context.days).drop("date")
     rows = with_pue(sums, site_meters(meters), context.settings.facility.pue_assumed)
     return rows.join(weather, on=_HOUR, how="left")
@@ -367,30 +373,36 @@ def _site_hours(
     return rows_of(SITE_HOUR, pl.concat(filled))
 
 
+def _sensed_hours(context: StageContext, fleet: Fleet, shared: Mapping[str, float]) -> pl.DataFrame:
+    """What the nodes say of every cluster-hour: energy, coverage, utilisation, peak and inlet temperature."""
+    sums = group_sums(fleet.node_hours, _CLUSTER_HOUR, _limit(context), shared)
+    return with_inlet_p99(with_peak_power(sums, fleet.power), fleet.inlets, "hour_start")
+
+
 def _cluster_hours(
     context: StageContext,
-    fleet: Fleet,
+    sensed: pl.DataFrame,
     embodied: pl.DataFrame,
     site_hours: pl.DataFrame,
     intensity: pl.DataFrame,
+    factors: FactorSet,
 ) -> pl.DataFrame:
-    """Node-hours, site-hours and grid -> efficiency and carbon of every cluster-hour."""
-    days, factors = context.days, load_factors(context.settings.carbon.factors)
-    sums = group_sums(fleet.node_hours, _CLUSTER_HOUR, _limit(context), _shared_variance(context))
-    sensed = with_inlet_p99(with_peak_power(sums, fleet.power), fleet.inlets, "hour_start")
+    """Hours of clusters by their nodes, site-hours and grid -> efficiency and carbon of every cluster-hour."""
     placed = with_overhead(with_shared_it(sensed, site_hours), site_hours)
     fuel, water = (site_volume(context, *of) for of in (("fuel", "fuel_l"), ("water", "water_l")))
     sources = source_ratios(site_hours.join(fuel, on=_HOUR, how="left"), _generators(context, factors))
-    located = location_emissions(placed, intensity, sources, _intensity_error(factors, days.end))
+    located = location_emissions(placed, intensity, sources, _intensity_error(factors, context.days.end))
     marketed = market_emissions(located, _mixes_of_run(context, factors, located))
     whole = with_water(with_embodied(marketed, embodied_hours(embodied)), water)
     return rows_of(CLUSTER_HOUR, whole.with_columns(pl.lit("provisional").alias("status")))
 
 
-def _cluster_days(context: StageContext, fleet: Fleet, cluster_hours: pl.DataFrame) -> pl.DataFrame:
+def _cluster_days(
+    context: StageContext, fleet: Fleet, cluster_hours: pl.DataFrame, shared: Mapping[str, float]
+) -> pl.DataFrame:
     """Node-hours and cluster-hours -> the day of every cluster."""
     limit = _limit(context)
-    sums = group_sums(fleet.node_hours, _CLUSTER_DAY, limit, _shared_variance(context))
+    sums = group_sums(fleet.node_hours, _CLUSTER_DAY, limit, shared)
     rows = with_inlet_p99(with_facility_days(sums, facility_days(cluster_hours, limit)), fleet.inlets, "date")
     emitted = rows.join(emission_days(cluster_hours, limit), on=_CLUSTER_DAY, how="left")
     return rows_of(CLUSTER_DAY, emitted.with_columns(pl.lit("provisional").alias("status")))
@@ -424,18 +436,14 @@ def _intensity(context: StageContext) -> pl.DataFrame:
     return hourly_intensity(context.lake.read(GRID_HOUR, context.days), zone, flow)
 
 
-def _shared_variance(context: StageContext) -> dict[str, float]:
+def _shared_variance(factors: FactorSet, days: Days) -> dict[str, float]:
     """By sensor class, the share of a gain error's variance that sensors of one make have in common."""
-    classes = sensor_classes(load_factors(context.settings.carbon.factors), context.days.end)
+    classes = sensor_classes(factors, days.end)
     return {name: one.shared_variance_ratio for name, one in classes.items()}
 
 
 def _limit(context: StageContext) -> float:
     return context.settings.energy.coverage_min_ratio
-
-
-def _lives(context: StageContext) -> pl.DataFrame:
-    return service_lives(context.lake.read(NODE), load_factors(context.settings.carbon.factors))
 
 
 def site_volume(context: StageContext, carrier: str, name: str) -> pl.DataFrame:
@@ -606,15 +614,15 @@ def _months(root: Path, days: Days, invoices: dict[str, Invoice], settings: Sett
         month
         for month, one in invoices.items()
         if (one.period[0] <= local.end and one.period[1] >= local.start)
-        or _said(one) != _said_before(checked.get(month))
+        or _invoice_values(one) != _values_checked(checked.get(month))
     }
 
 
-def _said(invoice: Invoice) -> tuple[object, ...]:
+def _invoice_values(invoice: Invoice) -> tuple[object, ...]:
     return (*invoice.period, invoice.invoice_id, invoice.invoice_kwh, invoice.invoice_cost)
 
 
-def _said_before(row: dict[str, object] | None) -> tuple[object, ...] | None:
+def _values_checked(row: dict[str, object] | None) -> tuple[object, ...] | None:
     return tuple(row[name] for name in _OF_INVOICE) if row else None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -36,7 +36,7 @@ from lepton_etl.facility.meter_hours import (
     with_meter,
 )
 from lepton_etl.intervals.channels import arrow_of
-from lepton_etl.intervals.node_day import UNLISTED_CLUSTER, IntervalPolicy, node_days
+from lepton_etl.intervals.node_day import UNLISTED_CLUSTER, IntervalPolicy, NodeDays, node_days
 from lepton_etl.intervals.readings import (
     ROSTER_COLUMNS,
     SourceFacts,
@@ -49,7 +49,6 @@ from lepton_etl.intervals.readings import (
     roster,
     units_of,
 )
-from lepton_etl.intervals.sensor_checks import CHECKED_DEVICES, sensor_checks
 from lepton_etl.intervals.sensor_classes import sensor_classes
 from lepton_etl.intervals.source_choice import INTERVAL_QUANTITIES
 from lepton_etl.intervals.usual_values import HISTORY_DAYS, SENSOR_DAY_COLUMNS
@@ -79,11 +78,12 @@ _NAMES_IN_NOTE: Final = 10
 _EPOCH: Final = date(1970, 1, 1)
 _DAY: Final = timedelta(days=1)
 # A bucket of more readings only takes more memory, of fewer more calls.
-_BUCKET_READINGS: Final = 400_000
+_BUCKET_READINGS: Final = 600_000
 _LEAST_BUCKET_READINGS: Final = 50_000
 # A call of the kernel takes at most this many readings of a bucket, day by day.
 _CALL_READINGS: Final = 2_000_000
 _TASKS_A_CORE: Final = 3
+_TASK_READINGS: Final = 500_000
 _NAMES: Final = (
     "site_id", "node_id", "device_id", "quantity", "sensor", "statistic", "point", "source_name", "file_id",
 )  # fmt: skip
@@ -96,20 +96,6 @@ _MAY_BE_EMPTY: Final = {
 
 
 @dataclass(frozen=True)
-class ReadingFiles:
-    """Files of bronze/reading for one task."""
-
-    files: tuple[DataFile, ...]
-
-
-@dataclass(frozen=True)
-class PastFiles:
-    """Files of silver/sensor_day for one task."""
-
-    files: tuple[DataFile, ...]
-
-
-@dataclass(frozen=True)
 class NodeRows:
     """Rows with a node_id that a bucket needs beside its readings: `inventory` or `held`."""
 
@@ -117,12 +103,18 @@ class NodeRows:
     rows: pa.Table
 
 
-Task = ReadingFiles | PastFiles | NodeRows
+@dataclass(frozen=True)
+class Task:
+    """What one task reads: files of bronze/reading and of silver/sensor_day, and rows that the driver has."""
+
+    readings: tuple[DataFile, ...] = ()
+    past: tuple[DataFile, ...] = ()
+    rows: tuple[NodeRows, ...] = ()
 
 
 @dataclass(frozen=True)
 class Parting:
-    """The first half of the exchange: rows of a task -> their buckets, as Arrow IPC; the site's rows have the last one.
+    """The first half of the exchange: rows of a task -> their buckets, as Arrow IPC; the site's rows go to the first.
 
     `own_days` are days before `days` whose sensor-days no night has written yet.
     """
@@ -138,15 +130,14 @@ class Parting:
     interval_s: int
 
     def __call__(self, task: Task) -> Iterator[tuple[int, bytes]]:
-        if isinstance(task, NodeRows):
-            yield from self._by_node(task.kind, task.rows)
-        elif isinstance(task, PastFiles):
-            past = read_files(SENSOR_DAY, task.files, SENSOR_DAY.columns, pl.col("date") < self.days.start)
+        for part in task.rows:
+            yield from self._by_node(part.kind, part.rows)
+        if task.past:
+            past = read_files(SENSOR_DAY, task.past, SENSOR_DAY.columns, pl.col("date") < self.days.start)
             yield from self._by_node("past", past.to_arrow())
-        else:
-            for file in task.files:
-                for readings in _groups(file):
-                    yield from self._readings(readings)
+        for file in task.readings:
+            for readings in _groups(file):
+                yield from self._readings(readings)
 
     def _readings(self, readings: pa.Table) -> Iterator[tuple[int, bytes]]:
         near = self._near(readings)
@@ -167,7 +158,7 @@ class Parting:
         hours = of_quantities(rest, GRID_QUANTITIES) | of_quantities(rest, WEATHER_QUANTITIES, self.site_id)
         chosen = (hours & own) | of_quantities(rest, VOLUME_QUANTITIES, self.site_id)
         facts = {"rows": int(self._of_days(readings).sum()), "unlisted": unlisted}
-        yield self.buckets, _packed("site", rest.filter(arrow_of(chosen)), facts)
+        yield 0, _packed("site", rest.filter(arrow_of(chosen)), facts)
 
     def _near(self, readings: pa.Table) -> np.ndarray:
         """Of the days, of a day on both sides (longest step and window are at most a day), or of `own_days`."""
@@ -204,7 +195,6 @@ class Making:
 
     root: Path
     days: Days
-    buckets: int
     policy: IntervalPolicy
     sources: Mapping[str, SourceFacts]
     unnamed: SourceFacts
@@ -214,22 +204,19 @@ class Making:
 
     def __call__(self, bucket: int, parts: Sequence[bytes]) -> Made:
         found = _unpacked(parts)
-        return self._site(found) if bucket == self.buckets else self._nodes(found)
+        nodes, site = self._nodes(found), self._site(found)
+        return replace(site, staged=nodes.staged + site.staged, unlisted_nodes=nodes.unlisted_nodes)
 
     def _nodes(self, found: _Unpacked) -> Made:
         inventory = found.frame("inventory", pl.DataFrame(schema=ROSTER_COLUMNS))
         staged: list[StagedFile] = []
         unlisted: set[str] = set()
         states = [pl.DataFrame(arrow_schema(INTERVAL).empty_table()).select(_STATE_COLUMNS)]
-        for rows, said in self._node_days(found, inventory):
-            intervals = pl.DataFrame(rows)
-            staged += stage(self.root, INTERVAL, rows)
-            staged += stage(self.root, SENSOR_DAY, _sensor_day_rows(said, self.policy.site_id))
-            checked = (pl.col("device_id").str.contains(CHECKED_DEVICES)) & pl.col(
-                "power_mean_w"
-            ).is_not_null()
-            checks = sensor_checks(intervals.filter(checked).to_arrow(), inventory, self.policy.gains)
-            staged += stage(self.root, SENSOR_CHECK, checks)
+        for made in self._node_days(found, inventory):
+            intervals = pl.DataFrame(made.intervals)
+            staged += stage(self.root, INTERVAL, made.intervals)
+            staged += stage(self.root, SENSOR_CHECK, made.checks)
+            staged += stage(self.root, SENSOR_DAY, _sensor_day_rows(made.sensor_days, self.policy.site_id))
             unlisted |= set(intervals.filter(pl.col("cluster_id") == UNLISTED_CLUSTER)["node_id"].unique())
             states.append(intervals.filter(pl.col("device_id") == "node").select(_STATE_COLUMNS))
         if self.with_states:
@@ -240,10 +227,8 @@ class Making:
             staged += stage(self.root, FACILITY_INTERVAL, self._facility(meters))
         return Made(tuple(staged), tuple(sorted(unlisted)))
 
-    def _node_days(
-        self, found: _Unpacked, inventory: pl.DataFrame
-    ) -> Iterator[tuple[pa.Table, pl.DataFrame]]:
-        """Interval rows and sensor-days of the bucket; of many readings some days a call, each with those before it."""
+    def _node_days(self, found: _Unpacked, inventory: pl.DataFrame) -> Iterator[NodeDays]:
+        """What the readings of the bucket say; of many readings some days a call, each with those before it."""
         readings = found.table("reading")
         if readings is None:
             return
@@ -256,7 +241,7 @@ class Making:
             days = numbers[call == number]
             chosen = readings if len(days) == len(numbers) else readings.filter(arrow_of(np.isin(day, days)))
             made = node_days(chosen, past, inventory, self.policy, [int(one) for one in days if one >= first])
-            yield made.intervals, made.sensor_days
+            yield made
             past = pl.concat([past, made.sensor_days])
 
     def _facility(self, meters: pa.Table) -> pa.Table:
@@ -387,16 +372,19 @@ def _exchanged(
     )  # fmt: skip
     grid = settings.grid
     making = Making(
-        lake.root, days, buckets, policy, sources, unnamed, meters,
+        lake.root, days, policy, sources, unnamed, meters,
         None if grid is None else (grid.intensity_basis, grid.signal, grid.flow), held is not None,
     )  # fmt: skip
-    tasks: list[Task] = [NodeRows("inventory", listed.to_arrow())]
+    rows = [NodeRows("inventory", listed.to_arrow())]
     if held is not None and held.num_rows:
-        tasks.append(NodeRows("held", held))
-    if past:
-        tasks.append(PastFiles(tuple(past)))
-    tasks += [ReadingFiles(group) for group in _grouped(files, _TASKS_A_CORE * context.engine.parallelism)]
-    return context.engine.exchange(tasks, parting, making, buckets + 1), own_days
+        rows.append(NodeRows("held", held))
+    # A task costs its start, so the small ones ride with the readings.
+    groups = _grouped(files, _tasks(files, context.engine.parallelism)) or [()]
+    tasks = [
+        Task(group, tuple(past[number :: len(groups)]), tuple(rows) if number == 0 else ())
+        for number, group in enumerate(groups)
+    ]
+    return context.engine.exchange(tasks, parting, making, buckets), own_days
 
 
 def _bronze_files(
@@ -426,6 +414,12 @@ def _may_hold(file: DataFile, days: Days) -> bool:
 def _buckets(rows: int, parallelism: int) -> int:
     """How many buckets the readings go to: none is too large to hold, nor so small that calls cost more than rows."""
     return max(1, -(-rows // _BUCKET_READINGS), min(parallelism, rows // _LEAST_BUCKET_READINGS))
+
+
+def _tasks(files: Collection[DataFile], parallelism: int) -> int:
+    """How many tasks read the files: one a core, and more of many rows, so that no core waits long for the last."""
+    by_rows = -(-sum(file.rows for file in files) // _TASK_READINGS)
+    return max(1, min(len(files), max(parallelism, min(by_rows, _TASKS_A_CORE * parallelism))))
 
 
 def _grouped(files: Iterable[DataFile], groups: int) -> list[tuple[DataFile, ...]]:

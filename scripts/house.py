@@ -307,8 +307,8 @@ class Figures:
             ("lines of the library", self.lines),
             ("files without the simulator", self.library_files),
             ("lines without the simulator", self.library_lines),
-            (f"modules under {SHORT_LINES} lines", self.short),
-            ("modules with one importer", self.one_importer),
+            (f"modules under {SHORT_LINES} lines, without the simulator", self.short),
+            ("modules with one importer, without the simulator", self.one_importer),
             ("modules of pipelines", self.pipelines),
             ("files that a reading passes", self.reading),
         ]
@@ -374,6 +374,13 @@ def stale(root: Path) -> list[str]:
     if not (root / PICTURE).is_file() or (root / PICTURE).read_text(encoding="utf-8") != picture(house):
         found.append(f"{PICTURE} shows other imports")
     page = (root / PAGE).read_text(encoding="utf-8")
+    described = {
+        name.strip()
+        for row in re.findall(r"^\| ([a-z_, ]+) \|", page, re.MULTILINE)
+        for name in row.split(",")
+    }
+    for room in sorted(house.rooms.keys() - described - set(PACKAGES)):
+        found.append(f"{PAGE} does not say what stands in {room}")
     for name, value in Figures.of(house).named():
         said = re.search(rf"^\| {re.escape(name)} \| ([\d,]+) \|$", page, re.MULTILINE)
         if said is None or abs(int(said[1].replace(",", "")) - value) > max(2, value / 20):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -30,6 +31,7 @@ from lepton_etl.attribution.node_energy import (
 from lepton_etl.schema.declare import JOULES_PER_KWH, SECONDS_PER_HOUR
 
 Array = NDArray[np.float64]
+Columns = Mapping[str, Sequence[Any] | Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,10 +341,6 @@ _TYPES: Final[dict[str, pl.DataType]] = {
     "date": pl.Date(), "hour_start": _TIME, "submit_time": _TIME, "restart": pl.Int32(),
     **dict.fromkeys((*_NUMBERS, "jobs_energy_kwh", "idle_energy_kwh"), pl.Float64()),
 }  # fmt: skip
-SCHEMA: Final = pl.Schema(
-    {name: _TYPES.get(name, pl.String()) for name in (*JOB_HOUR_COLUMNS, *NODE_SPLIT_COLUMNS[-2:])}
-)
-"""Rows of jobs (job_id filled) and of nodes (job_id null) in one table, for a kernel gives one."""
 
 INTERVAL_COLUMNS: Final = (
     "cluster_id", "node_id", "device_id", "date", "interval_start", "interval_s", "energy_kwh", "observed_s",
@@ -373,31 +371,37 @@ def split_nodes(
     of_node, held_of = (
         frame.partition_by(key, as_dict=True) for frame in (rows, held.select(HOLDING_COLUMNS))
     )
-    tables = [
-        node_days(of_node.get(node, rows.clear()), held_of.get(node, held.clear()), nodes, idle_activity)
+    days = [
+        day
         for node in sorted(of_node.keys() | held_of.keys())
+        for day in _days_of(
+            of_node.get(node, rows.clear()), held_of.get(node, held.clear()), nodes, idle_activity
+        )
     ]
-    found = pl.concat([pl.DataFrame(schema=SCHEMA), *tables])
-    is_job = pl.col("job_id").is_not_null()
-    return found.filter(is_job).select(JOB_HOUR_COLUMNS), found.filter(~is_job).select(NODE_SPLIT_COLUMNS)
+    return _frames(days)
 
 
-def node_days(intervals: pl.DataFrame, held: pl.DataFrame, nodes: Roll, idle_activity: float) -> pl.DataFrame:
-    """SCHEMA rows of one node of one cluster.
+def split_node(
+    intervals: pl.DataFrame, held: pl.DataFrame, nodes: Roll, idle_activity: float
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Split the energy of one node of one cluster, as `split_nodes` does.
 
     `intervals` has INTERVAL_COLUMNS of silver/interval, and rows of device `imputed` with a node-hour's imputed energy;
     `held` HOLDING_COLUMNS of silver/job_node. Rows of the inventory that no reading speaks of give energy 0 here: their
     node-hours are unknown in gold/node_hour. A node outside the inventory gives nothing.
     """
+    return _frames(_days_of(intervals, held, nodes, idle_activity))
+
+
+def _days_of(
+    intervals: pl.DataFrame, held: pl.DataFrame, nodes: Roll, idle_activity: float
+) -> list[tuple[Columns, Columns]]:
+    """The columns of the rows of jobs and of the node, of each UTC day of one node."""
     rows = held.sort("date", "job_id", "submit_time", "restart").to_dicts()
-    empty = pl.DataFrame(schema=SCHEMA)
-    days = sorted(set(intervals["date"].to_list()) | {row["date"] for row in rows})
-    if not days:
-        return empty
     names = intervals if intervals.height else held
-    node_id, cluster_id = names["node_id"][0], names["cluster_id"][0]
-    tables = []
-    for day in days:
+    found = []
+    for day in sorted(set(intervals["date"].unique()) | {row["date"] for row in rows}):
+        node_id, cluster_id = names["node_id"][0], names["cluster_id"][0]
         facts = nodes.of(node_id, day, cluster_id)
         if facts is None:
             continue
@@ -405,8 +409,8 @@ def node_days(intervals: pl.DataFrame, held: pl.DataFrame, nodes: Roll, idle_act
         holding = holdings(rows, day, measured)
         split = split_day(measured, holding, facts, idle_activity)
         place = {"site_id": facts.site_id, "cluster_id": cluster_id, "node_id": node_id, "date": day}
-        tables += [_job_rows(split, holding.rows, place), _node_rows(split, place)]
-    return pl.concat([empty, *tables])
+        found.append((_of_jobs(split, holding.rows, place), _of_node(split, place)))
+    return found
 
 
 def _hours(day: date) -> list[datetime]:
@@ -414,33 +418,41 @@ def _hours(day: date) -> list[datetime]:
     return [midnight + timedelta(hours=hour) for hour in range(HOURS)]
 
 
-def _job_rows(split: Split, rows: Sequence[Mapping[str, Any]], place: Mapping[str, Any]) -> pl.DataFrame:
+def _of_jobs(split: Split, rows: Sequence[Mapping[str, Any]], place: Mapping[str, Any]) -> Columns:
     """The hours in which a job held something, or was charged."""
     jobs, hours = np.nonzero(split.held_s > 0)
     starts = _hours(place["date"])
     values = {name: getattr(split, name)[jobs, hours] for name in _NUMBERS if name != "reserved_share_ratio"}
     values["reserved_share_ratio"] = np.minimum(split.reserved_share[jobs, hours], 1.0)
-    said = {
+    of_job = {
         name: [rows[job][name] for job in jobs.tolist()]
         for name in ("job_id", "submit_time", "restart", "tenant_id", "outcome", "attribution_basis")
     }
-    return _table(
-        {"hour_start": [starts[hour] for hour in hours.tolist()], **said, **values}, place, len(jobs)
+    placed = {name: [value] * len(jobs) for name, value in place.items()}
+    return {"hour_start": [starts[hour] for hour in hours.tolist()], **placed, **of_job, **values}
+
+
+def _of_node(split: Split, place: Mapping[str, Any]) -> Columns:
+    jobs_kwh = (split.dynamic_kwh + split.static_kwh).sum(axis=0)
+    placed = {name: [value] * HOURS for name, value in place.items()}
+    values = {"jobs_energy_kwh": jobs_kwh, "idle_energy_kwh": split.idle_energy_kwh}
+    return {"hour_start": _hours(place["date"]), **placed, **values}
+
+
+def _frames(days: Sequence[tuple[Columns, Columns]]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Rows of jobs and rows of node-hours, made once for all nodes: a frame a node would cost more than its split."""
+    return (
+        _frame([jobs for jobs, _ in days], JOB_HOUR_COLUMNS),
+        _frame([node for _, node in days], NODE_SPLIT_COLUMNS),
     )
 
 
-def _node_rows(split: Split, place: Mapping[str, Any]) -> pl.DataFrame:
-    jobs_kwh = (split.dynamic_kwh + split.static_kwh).sum(axis=0)
-    values = {"jobs_energy_kwh": jobs_kwh, "idle_energy_kwh": split.idle_energy_kwh}
-    return _table({"hour_start": _hours(place["date"]), **values}, place, HOURS)
-
-
-def _table(columns: Mapping[str, Any], place: Mapping[str, Any], rows: int) -> pl.DataFrame:
+def _frame(parts: Sequence[Columns], names: Sequence[str]) -> pl.DataFrame:
     return pl.DataFrame(
         [
-            pl.Series(name, columns[name], type_)
-            if name in columns
-            else pl.repeat(place.get(name), rows, dtype=type_, eager=True).alias(name)
-            for name, type_ in SCHEMA.items()
+            pl.Series(
+                name, list(chain.from_iterable(part[name] for part in parts)), _TYPES.get(name, pl.String())
+            )
+            for name in names
         ]
     )

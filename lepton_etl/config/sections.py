@@ -8,6 +8,8 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from lepton_etl.ingest.registry import setting
+
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
@@ -21,8 +23,8 @@ Identifier = Annotated[str, AfterValidator(_identifier)]
 
 
 def ratio(default: float, description: str | None = None) -> Any:
-    """A setting that is a ratio, 0 to 1."""
-    return Field(default, ge=0, le=1, description=description)
+    """Return a setting that is a ratio, 0 to 1."""
+    return setting(default, description, ge=0, le=1)
 
 
 class Section(BaseModel):
@@ -34,47 +36,40 @@ class Section(BaseModel):
 class AttributionSettings(Section):
     """Section `attribution` of the settings."""
 
-    longest_run_d: float = Field(
-        default=31.0,
-        gt=0,
-        le=366,
-        description="Days after its start until which a run without a known end is believed to go on.",
+    longest_run_d: float = setting(
+        31.0, "Days after its start up to which a run without a known end counts as running.", gt=0, le=366
     )
     idle_gpu_utilisation_ratio: float = ratio(
-        0.01, "Utilisation below which a held GPU does nothing: wasted energy."
+        0.01, "Utilisation below which the energy of a held GPU is wasted energy."
     )
 
 
 class CarbonSettings(Section):
     """Where the factors and registers stand, and which market the site buys in."""
 
-    factors: Path | None = Field(
-        default=None, description="Folder of factor tables; default: the ones shipped in conf/factors."
+    factors: Path | None = setting(
+        None, "Folder of factor tables; default: the ones shipped in conf/factors."
     )
-    instruments: Path | None = Field(
-        default=None, description="CSV of certificates, contracts and supplier tariffs."
+    instruments: Path | None = setting(None, "CSV of certificates, contracts and supplier tariffs.")
+    scope1: Path | None = setting(None, "CSV of fuel burnt and refrigerant lost.")
+    market_zone: str | None = setting(
+        None, "Market boundary of instruments and the residual mix; default: grid.zone.", min_length=1
     )
-    scope1: Path | None = Field(default=None, description="CSV of fuel burnt and refrigerant lost.")
-    market_zone: str | None = Field(
-        default=None,
-        min_length=1,
-        description="Market boundary of instruments and the residual mix; default: grid.zone.",
-    )
-    average_zone: str | None = Field(
-        default=None,
-        min_length=1,
-        description="Zone of conf/factors/grid_average.csv that unmatched energy takes where there is no residual "
+    average_zone: str | None = setting(
+        None,
+        "Zone of conf/factors/grid_average.csv that unmatched energy takes where there is no residual "
         "mix; null: the hour's location-based intensity.",
+        min_length=1,
     )
-    annual_consumption_kwh: float | None = Field(
-        default=None,
-        gt=0,
-        description="Grid energy expected in a calendar year, which annual volumes are spread over until the year "
+    annual_consumption_kwh: float | None = setting(
+        None,
+        "Grid energy expected in a calendar year, which annual volumes are spread over until the year "
         "is closed; null: extrapolated from the year to date.",
+        gt=0,
     )
-    gwp_set: Literal["AR5", "AR6"] = Field(default="AR6", description="Set of global warming potentials.")
-    generator_fuel: Literal["diesel"] | None = Field(
-        default=None, description="Fuel of the site's generators; null: their emissions are unknown."
+    gwp_set: Literal["AR5", "AR6"] = setting("AR6", "Set of global warming potentials.")
+    generator_fuel: Literal["diesel"] | None = setting(
+        None, "Fuel of the site's generators; null: their emissions are unknown."
     )
 
 
@@ -128,34 +123,28 @@ class FacilityGates(Section):
     Source: ASHRAE Guideline 14 (hourly data): CV(RMSE) at most 30 %, NMBE within 10 %.
     """
 
-    cv_rmse_max_ratio: float = Field(default=0.30, gt=0, le=1, description="Largest CV(RMSE), a ratio.")
-    nmbe_max_ratio: float = Field(default=0.10, gt=0, le=1, description="Largest absolute NMBE, a ratio.")
-    baseline_gain_ratio: float = Field(
-        default=0.10, ge=0, lt=1, description="Share by which CV(RMSE) must lie below each baseline's."
+    cv_rmse_max_ratio: float = setting(0.30, "Largest CV(RMSE), a ratio.", gt=0, le=1)
+    nmbe_max_ratio: float = setting(0.10, "Largest absolute NMBE, a ratio.", gt=0, le=1)
+    baseline_gain_ratio: float = setting(
+        0.10, "Share by which CV(RMSE) must lie below each baseline's.", ge=0, lt=1
     )
 
 
 class FacilityModelSettings(Section):
     """How the cooling and management energy of a site is fitted."""
 
-    look_back_days: int = Field(
-        default=400, ge=2, description="Days before the night that a fit looks back on."
+    look_back_days: int = setting(400, "Days before the night that a fit looks back on.", ge=2)
+    stage_days: int = setting(
+        30, "Days before the night that curves of conversion losses look back on.", ge=2
     )
-    stage_days: int = Field(
-        default=30, ge=2, description="Days before the night that curves of conversion losses look back on."
+    min_hours: int = setting(72, "Fewest metered hours of a fit.", ge=24)
+    test_ratio: float = setting(0.2, "Share of the last days that test.", gt=0, lt=1)
+    challenger_min_days: int = setting(30, "Days of hours from which the monotone challenger is tried.", ge=2)
+    knots_c: tuple[float, ...] = setting(
+        (5.0, 10.0, 15.0, 20.0), "Wet bulbs, degC, at which the cooling ratio may bend."
     )
-    min_hours: int = Field(default=72, ge=24, description="Fewest metered hours of a fit.")
-    test_ratio: float = Field(default=0.2, gt=0, lt=1, description="Share of the last days that test.")
-    challenger_min_days: int = Field(
-        default=30, ge=2, description="Days of hours from which the monotone challenger is tried."
-    )
-    knots_c: tuple[float, ...] = Field(
-        default=(5.0, 10.0, 15.0, 20.0), description="Wet bulbs, degC, at which the cooling ratio may bend."
-    )
-    resamples: int = Field(
-        default=200, ge=20, le=5000, description="Resamples of days that the intervals are made from."
-    )
-    seed: int = Field(default=20250603, ge=0, description="Seed of the resamples.")
+    resamples: int = setting(200, "Resamples of days that the intervals are made from.", ge=20, le=5000)
+    seed: int = setting(20250603, "Seed of the resamples.", ge=0)
     gates: FacilityGates = FacilityGates()
 
     @model_validator(mode="after")
@@ -168,54 +157,49 @@ class FacilityModelSettings(Section):
 class EuReport(Section):
     """What an operator declares for Delegated Regulation (EU) 2024/1364; null is reported as not available."""
 
-    installed_it_power_kw: float | None = Field(
-        default=None, gt=0, description="PD_IT, installed information technology power demand."
+    installed_it_power_kw: float | None = setting(
+        None, "PD_IT, installed information technology power demand.", gt=0
     )
-    floor_area_m2: float | None = Field(default=None, gt=0, description="S_DC, total floor area.")
-    computer_room_area_m2: float | None = Field(
-        default=None, gt=0, description="S_CR, computer room floor area."
+    floor_area_m2: float | None = setting(None, "S_DC, total floor area.", gt=0)
+    computer_room_area_m2: float | None = setting(None, "S_CR, computer room floor area.", gt=0)
+    battery_grid_power_kw: float | None = setting(
+        None, "C_BtG, average battery capacity offered to the grid.", ge=0
     )
-    battery_grid_power_kw: float | None = Field(
-        default=None, ge=0, description="C_BtG, average battery capacity offered to the grid."
+    potable_water_ratio: float | None = setting(None, "Share of the water input that is potable.", ge=0, le=1)
+    waste_heat_temp_c: float | None = setting(
+        None, "T_WH, average temperature of waste heat.", ge=-20, le=150
     )
-    potable_water_ratio: float | None = Field(
-        default=None, ge=0, le=1, description="Share of the water input that is potable."
+    intake_setpoint_temp_c: float | None = setting(
+        None, "T_IN, average setpoint of the intake air.", ge=0, le=50
     )
-    waste_heat_temp_c: float | None = Field(
-        default=None, ge=-20, le=150, description="T_WH, average temperature of waste heat."
-    )
-    intake_setpoint_temp_c: float | None = Field(
-        default=None, ge=0, le=50, description="T_IN, average setpoint of the intake air."
-    )
-    refrigerants: tuple[str, ...] = Field(default=(), description="Types of refrigerants in use.")
-    cooling_degree_days: float | None = Field(default=None, ge=0, description="CDD of the year.")
+    refrigerants: tuple[str, ...] = setting((), "Types of refrigerants in use.")
+    cooling_degree_days: float | None = setting(None, "CDD of the year.", ge=0)
 
 
 class KpiSettings(Section):
     """What the KPIs need beyond the lake."""
 
-    ashrae_class: Literal["A1", "A2", "A3", "A4"] = Field(
-        default="A1", description="Allowable envelope of the rack cooling index."
+    ashrae_class: Literal["A1", "A2", "A3", "A4"] = setting(
+        "A1", "Allowable envelope of the rack cooling index."
     )
-    onsite_certificates_sold: bool = Field(
-        default=False,
-        description="Whether the certificates of own generation were sold: it then counts as renewable for the buyer.",
+    onsite_certificates_sold: bool = setting(
+        False,
+        "Whether the certificates of own generation were sold: it then counts as renewable for the buyer.",
     )
-    cfe_hours: Path | None = Field(
-        default=None,
-        description="CSV of hour_start, contracted_kwh, grid_cfe_ratio: what contracts delivered, the grid's share.",
+    cfe_hours: Path | None = setting(
+        None, "CSV of hour_start, contracted_kwh, grid_cfe_ratio: what contracts delivered, the grid's share."
     )
-    reference_wet_bulb_c: tuple[float, ...] = Field(
-        default=(0.0, 5.0, 10.0, 15.0, 20.0, 25.0),
+    reference_wet_bulb_c: tuple[float, ...] = setting(
+        (0.0, 5.0, 10.0, 15.0, 20.0, 25.0),
+        "Wet bulbs of the normalised PUE, equally weighted; keep them equal at sites that are compared.",
         min_length=1,
-        description="Wet bulbs of the normalised PUE, equally weighted; sites compare that keep the same.",
     )
-    reference_load_ratio: tuple[float, ...] = Field(
-        default=(0.6, 0.8, 1.0, 1.2),
+    reference_load_ratio: tuple[float, ...] = setting(
+        (0.6, 0.8, 1.0, 1.2),
+        "IT energy over the fit's mean of the normalised PUE, each at every wet bulb.",
         min_length=1,
-        description="IT energy over the fit's mean of the normalised PUE, each at every wet bulb.",
     )
-    eu: EuReport = Field(default=EuReport(), description="Declarations of the EU report.")
+    eu: EuReport = setting(EuReport(), "Declarations of the EU report.")
 
 
 class LedgerSettings(Section):
@@ -228,22 +212,20 @@ class LedgerSettings(Section):
     residual_max_ratio: float = ratio(0.05, "Largest |residual| of a day over its sources.")
     residual_hour_max_ratio: float = ratio(0.15, "Largest |residual| of an hour over its sources.")
     unattributed_max_ratio: float = ratio(
-        0.10, "Largest share of a day's IT energy without an owner; judged where jobs are accounted."
+        0.10, "Largest share of a day's IT energy without an owner; checked where there is job accounting."
     )
 
 
 class TariffSettings(Section):
     """What a kWh, a kW and a month cost."""
 
-    file: Path | None = Field(
-        default=None, description="CSV of prices (docs/methodology.md, bills and tariffs)."
-    )
+    file: Path | None = setting(None, "CSV of prices (docs/methodology.md, bills and tariffs).")
 
 
 class BillingSettings(Section):
-    """The invoices that gold/bill_check holds against the ledger."""
+    """Invoices that gold/bill_check compares with the ledger."""
 
-    invoices: Path | None = Field(default=None, description="CSV of invoices, one row a billed month.")
+    invoices: Path | None = setting(None, "CSV of invoices, one row a billed month.")
     tolerance_ratio: float = ratio(0.02, "Difference to the invoice up to which the two agree.")
 
 
@@ -314,55 +296,47 @@ class ModelSettings(Section):
 
 
 class PowerDownSettings(Section):
-    """Nodes may be put to sleep: what that brings and costs, as measured or from the vendor's sheet."""
+    """Nodes may be put to sleep: their standby power and what waking takes, as measured or from the vendor's sheet."""
 
     standby_power_w: float = Field(ge=0, le=1e4, description="Power of a sleeping node, W.")
-    wake_s: float = Field(ge=0, le=86_400, description="From the wish to a node that takes jobs, seconds.")
-    wake_kwh: float = Field(ge=0, le=100, description="Energy of one waking, kWh.")
-    demand_quantile_ratio: float = Field(
-        default=0.95, gt=0.5, lt=1, description="Quantile of the busy nodes of like hours that stays served."
+    wake_s: float = Field(
+        ge=0, le=86_400, description="Time from the command to wake a node until it takes jobs, seconds."
     )
-    reserve_nodes: int = Field(
-        default=1, ge=0, description="Nodes of each cluster that stay on beyond demand."
+    wake_kwh: float = Field(ge=0, le=100, description="Energy of waking a node once, kWh.")
+    demand_quantile_ratio: float = setting(
+        0.95, "Quantile of the busy nodes of like hours that stays served.", gt=0.5, lt=1
     )
+    reserve_nodes: int = setting(1, "Nodes of each cluster that stay on beyond demand.", ge=0)
     reserve_ratio: float = ratio(0.05, "Share of each cluster that stays on as well.")
-    least_on_per_rack: int = Field(
-        default=1, ge=0, description="Nodes of each rack that are never put to sleep."
-    )
+    least_on_per_rack: int = setting(1, "Nodes of each rack that are never put to sleep.", ge=0)
 
 
 class ShiftSettings(Section):
-    """Jobs that may wait: which, how long, and what for."""
+    """Jobs that may start later: which, by how long, and what the plan minimises."""
 
     partitions: tuple[str, ...] = Field(min_length=1, description="Partitions whose pending jobs may wait.")
-    max_delay_h: int = Field(default=24, ge=1, le=96, description="Longest delay of a job's end, hours.")
-    objective: Literal["energy", "carbon", "cost"] = Field(
-        default="carbon", description="What is to be least."
+    max_delay_h: int = setting(24, "Longest delay of a job's end, hours.", ge=1, le=96)
+    objective: Literal["energy", "carbon", "cost"] = setting(
+        "carbon", "What the plan minimises: energy, carbon or cost."
     )
-    preemptible: bool = Field(default=False, description="Whether such jobs may pause and go on.")
+    preemptible: bool = setting(False, "Whether such jobs may pause and go on.")
 
 
 class OptimizeSettings(Section):
-    """Levers and their guard-rails; a lever whose data the site does not state proposes nothing and says so."""
+    """Levers and their guard-rails; a lever without its data makes no proposal and gives the reason."""
 
-    history_days: int = Field(
-        default=28, ge=7, le=366, description="Days that usual demand and idle power rest on."
-    )
+    history_days: int = setting(28, "Days that usual demand and idle power rest on.", ge=7, le=366)
     slowdown_max_ratio: float = ratio(0.05, "Most that a cap may slow a job down by.")
-    idle_h: int = Field(default=6, ge=1, le=24, description="Hours without a job from which a node is named.")
-    zombie_h: int = Field(
-        default=3, ge=1, le=24, description="Hours without utilisation from which a job is named."
+    idle_h: int = setting(6, "Hours without a job after which a node is reported as idle.", ge=1, le=24)
+    zombie_h: int = setting(
+        3, "Hours without utilisation after which a job is reported as a zombie.", ge=1, le=24
     )
-    zombie_utilisation_ratio: float = Field(
-        default=0.02, ge=0, le=0.5, description="Utilisation up to which a job does nothing."
+    zombie_utilisation_ratio: float = setting(
+        0.02, "Utilisation up to which a job counts as unused.", ge=0, le=0.5
     )
-    baseline_days: int = Field(
-        default=60, ge=14, le=366, description="Days before a change that it is measured by."
-    )
-    power_down: PowerDownSettings | None = Field(
-        default=None, description="Sleeping nodes; null: not possible here."
-    )
-    shift: ShiftSettings | None = Field(default=None, description="Jobs that may wait; null: none.")
+    baseline_days: int = setting(60, "Days before a change that its baseline is fitted on.", ge=14, le=366)
+    power_down: PowerDownSettings | None = setting(None, "Sleeping nodes; null: not possible here.")
+    shift: ShiftSettings | None = setting(None, "Jobs that may wait; null: none.")
 
 
 class RestateSettings(Section):
@@ -375,21 +349,14 @@ class RestateSettings(Section):
 class WatchSettings(Section):
     """The streaming job `watch`."""
 
-    trigger_s: int = Field(
-        default=30, ge=1, le=600, description="Seconds from one look at the logs to the next."
+    trigger_s: int = setting(30, "Time from one reading of the logs to the next, seconds.", ge=1, le=600)
+    window_s: int = setting(60, "Length of the means that a state is judged by, seconds.", ge=10, le=300)
+    look_back_s: int = setting(
+        3600, "Files that were last written longer ago are left out, seconds.", ge=600, le=86_400
     )
-    window_s: int = Field(
-        default=60, ge=10, le=300, description="Length of the means that a state is judged by, seconds."
-    )
-    look_back_s: int = Field(
-        default=3600,
-        ge=600,
-        le=86_400,
-        description="Files that were last written longer ago are not looked at, seconds.",
-    )
-    settle_s: float = Field(
-        default=10.0,
+    settle_s: float = setting(
+        10.0,
+        "How long a compressed file, a document or an object must be unchanged before it is read, seconds.",
         ge=0,
         le=600,
-        description="A compressed file, a document or an object is read once it is unchanged for so long, seconds.",
     )

@@ -38,6 +38,7 @@ from lepton_etl.config.sections import (
 )
 from lepton_etl.config.sources import SOURCES, AnySource, Source
 from lepton_etl.errors import ConfigurationError
+from lepton_etl.ingest.registry import setting
 from lepton_etl.ingest.units import Zone
 
 _VARIABLE: Final = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
@@ -53,7 +54,7 @@ else:
 
 class Site(Section):
     site_id: Identifier = Field(description="Name of the site in every table.")
-    timezone: Zone = Field(default="UTC", description="IANA zone of local dates in the report.")
+    timezone: Zone = setting("UTC", "IANA zone of local dates in the report.")
 
     @property
     def zone(self) -> ZoneInfo:
@@ -65,11 +66,9 @@ class LakeSettings(Section):
 
 
 class MlflowSettings(Section):
-    tracking_uri: str = Field(default="sqlite:///mlflow.db", description="Any MLflow tracking URI.")
-    artifact_location: str = Field(
-        default="mlartifacts", description="Where artifacts of a new experiment go."
-    )
-    experiment: Identifier = Field(default="lepton-etl", description="MLflow experiment.")
+    tracking_uri: str = setting("sqlite:///mlflow.db", "Any MLflow tracking URI.")
+    artifact_location: str = setting("mlartifacts", "Where artifacts of a new experiment go.")
+    experiment: Identifier = setting("lepton-etl", "MLflow experiment.")
 
 
 class Fleet(Section):
@@ -77,42 +76,36 @@ class Fleet(Section):
 
 
 class Facility(Section):
-    meters: Path | None = Field(default=None, description="CSV of facility meters.")
-    pue_assumed: float | None = Field(
-        default=None, ge=1.0, le=10.0, description="PUE where no meter stands; its basis is said."
+    meters: Path | None = setting(None, "CSV of facility meters.")
+    pue_assumed: float | None = setting(
+        None, "PUE where none is metered; published with the basis `assumed`.", ge=1.0, le=10.0
     )
-    transformer: Transformer | None = Field(
-        default=None,
-        description="Nameplate of the transformer, for its loss where no meter stands behind it.",
+    transformer: Transformer | None = setting(
+        None, "Nameplate of the transformer, for its loss where its output is not metered."
     )
     model: FacilityModelSettings = FacilityModelSettings()
-    operating: OperatingSettings | None = Field(
-        default=None, description="Design data of the air side; with it the best operating point is reported."
+    operating: OperatingSettings | None = setting(
+        None, "Design data of the air side; with it the best operating point is reported."
     )
 
 
 class Grid(Section):
     zone: str = Field(description="Zone id as the intensity files name it.", min_length=1)
     intensity: str = Field(description="Path pattern of the hourly intensity files.")
-    format: GridFormat = Field(
-        default="electricitymaps",
-        description="Who wrote the files: Electricity Maps, EIA-930 (life-cycle intensity: upstream emissions alone), "
+    format: GridFormat = setting(
+        "electricitymaps",
+        "Who wrote the files: Electricity Maps, EIA-930 (life-cycle intensity: upstream emissions alone), "
         "or a table with the columns time, intensity and if known zone and estimated.",
     )
-    unit: str = Field(default="g/kWh", description="Unit of the intensity; of grid_csv alone.")
-    timezone: Zone = Field(
-        default="UTC", description="IANA zone of stamps that carry none; of grid_csv alone."
-    )
-    intensity_basis: Literal["direct", "lifecycle"] = Field(
-        default="direct", description="Basis that emissions take."
-    )
+    unit: str = setting("g/kWh", "Unit of the intensity; of grid_csv alone.")
+    timezone: Zone = setting("UTC", "IANA zone of stamps that carry none; of grid_csv alone.")
+    intensity_basis: Literal["direct", "lifecycle"] = setting("direct", "Basis that emissions take.")
     signal: Literal["average", "marginal"] = "average"
     flow: Literal["production", "consumption"] = "consumption"
-    label: Literal["start", "end"] | None = Field(
-        default=None,
-        description="Which end of the hour the stamp names; null: the end for eia930, else the start.",
+    label: Literal["start", "end"] | None = setting(
+        None, "Which end of the hour the stamp names; null: the end for eia930, else the start."
     )
-    credit: str | None = Field(default=None, description="Who made the data and under which licence.")
+    credit: str | None = setting(None, "Who made the data and under which licence.")
 
     @model_validator(mode="after")
     def _location_based_needs_direct_average(self) -> Self:
@@ -145,20 +138,16 @@ class Grid(Section):
 
 
 class Energy(Section):
-    interval_s: int = Field(
-        default=300, ge=10, le=3600, description="Length of a silver interval; divides 3600."
-    )
-    max_gap_s: float = Field(
-        default=330.0, gt=0, le=3600, description="Longest step that the trapezoid bridges."
-    )
+    interval_s: int = setting(300, "Length of a silver interval; divides 3600.", ge=10, le=3600)
+    max_gap_s: float = setting(330.0, "Longest step that the trapezoid bridges.", gt=0, le=3600)
     coverage_min_ratio: float = ratio(0.9, "Least coverage at which a total is published.")
     idle_utilisation_ratio: float = ratio(0.05, "Utilisation below which a node is idle.")
-    sensor_gain_ratio: float | None = Field(
-        default=None,
+    sensor_gain_ratio: float | None = setting(
+        None,
+        "Gain error, one sigma, of node sensors for which the inventory has none; null: by the "
+        "sensor's class (conf/factors/sensor_classes.csv).",
         ge=0,
         le=1,
-        description="Gain error of node sensors of which the inventory says nothing, one sigma; null: by the sensor's "
-        "class (conf/factors/sensor_classes.csv).",
     )
 
     @model_validator(mode="after")
@@ -169,14 +158,12 @@ class Energy(Section):
 
 
 class Quality(Section):
-    expectations: Path | None = Field(
-        default=None, description="Folder of rule files; default: the ones shipped in conf/."
-    )
-    docs: Path = Field(default=Path("quality"), description="Folder of the Data Docs.")
+    expectations: Path | None = setting(None, "Folder of rule files; default: the ones shipped in conf/.")
+    docs: Path = setting(Path("quality"), "Folder of the Data Docs.")
 
 
 class Report(Section):
-    folder: Path = Field(default=Path("report"), description="Folder of the HTML pages.")
+    folder: Path = setting(Path("report"), "Folder of the HTML pages.")
 
 
 class Settings(BaseSettings):
@@ -247,7 +234,7 @@ class Settings(BaseSettings):
 
 
 def load(path: str | Path) -> Settings:
-    """Settings of a YAML file.
+    """Return settings of a YAML file.
 
     Raises ConfigurationError naming the file, the key, the value and what is allowed.
     """
@@ -281,20 +268,20 @@ def _expand(value: Any, key: str, file: Path) -> Any:
 
     def replacement(match: re.Match[str]) -> str:
         name, default = match["name"], match["default"]
-        found = os.environ.get(name) or default
-        if found is None:
+        text = os.environ.get(name) or default
+        if text is None:
             raise ConfigurationError(
                 f"key {key}: value {value!r}: the environment variable {name} is not set",
                 where=str(file),
                 remedy=f"export {name} or write ${{{name}:-default}}",
             )
-        return found
+        return text
 
     return _VARIABLE.sub(replacement, value)
 
 
 def _explain(error: ValidationError) -> str:
-    """One line a mistake: key, value, what is allowed."""
+    """Return one line a mistake: key, value, what is allowed."""
     lines = []
     for mistake in error.errors(include_url=False):
         key = ".".join(str(part) for part in mistake["loc"]) or "settings"
@@ -340,7 +327,7 @@ def _absolute(tree: Tree, folder: Path) -> Tree:
 
 
 def _absolute_place(place: str, folder: Path) -> str:
-    """A path or the file of a SQLite URI below the folder; any other URI as it is."""
+    """Return a path or the file of a SQLite URI below the folder; any other URI as it is."""
     path = place.removeprefix("sqlite:///")
     if "://" in path or (path != place and path.startswith("/")):
         return place

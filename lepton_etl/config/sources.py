@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 from pydantic import ConfigDict, Field, create_model, model_validator
 
 from lepton_etl.config.sections import Identifier
-from lepton_etl.ingest.registry import LogFormat, formats
+from lepton_etl.ingest.registry import LogFormat, formats, setting
 from lepton_etl.ingest.units import Zone
 
 
@@ -28,46 +28,38 @@ class Source(LogFormat):
         min_length=1,
         description="Pattern of the files (`*`, `?`, `**`), plain, gzip, zstd or xz; a path or s3:// or hdfs://.",
     )
-    node_id_from_path: str | None = Field(
-        default=None, description="Regular expression with a group `node_id`."
-    )
-    time_from_path: str | None = Field(
-        default=None, description="Regular expression with a group `time` (ISO 8601, UTC)."
-    )
-    timezone: Zone = Field(default="UTC", description="IANA zone of stamps that carry none.")
-    sampling_period_s: float | None = Field(
-        default=None, gt=0, le=86_400, description="Declared distance of readings."
-    )
-    counter_max_j: float | None = Field(
-        default=None,
+    node_id_from_path: str | None = setting(None, "Regular expression with a group `node_id`.")
+    time_from_path: str | None = setting(None, "Regular expression with a group `time` (ISO 8601, UTC).")
+    timezone: Zone = setting("UTC", "IANA zone of stamps that carry none.")
+    sampling_period_s: float | None = setting(None, "Declared distance of readings.", gt=0, le=86_400)
+    counter_max_j: float | None = setting(
+        None,
+        "Where joule counters of this source begin again at 0 (RAPL: max_energy_range_uj / 1e6); null: not "
+        "known, and every fall is a reset.",
         gt=0,
         allow_inf_nan=False,
-        description="Where joule counters of this source begin again at 0 (RAPL: max_energy_range_uj / 1e6); null: not "
-        "known, and every fall is a reset.",
     )
-    spot_samples: int | None = Field(
-        default=None,
+    spot_samples: int | None = setting(
+        None,
+        "How many momentary samples a window mean rests on; null: all of the window was seen.",
         ge=1,
         le=1_000_000,
-        description="How many momentary samples a window mean rests on; null: all of the window was seen.",
     )
-    earlier_d: float | None = Field(
-        default=None,
-        ge=0,
-        allow_inf_nan=False,
-        description="Days that a stamp may lie before the file's own time (that of its path, else when it was last "
+    earlier_d: float | None = setting(
+        None,
+        "Days that a stamp may lie before the file's own time (that of its path, else when it was last "
         "written); null: 2 where the path names the time, else any stamp since 2000.",
-    )
-    later_d: float = Field(
-        default=2.0,
         ge=0,
         allow_inf_nan=False,
-        description="Days that a stamp may lie after the file's own time: a day's file named by its first moment, "
+    )
+    later_d: float = setting(
+        2.0,
+        "Days that a stamp may lie after the file's own time: a day's file named by its first moment, "
         "and up to 14 hours of a zone. More only for forecasts.",
+        ge=0,
+        allow_inf_nan=False,
     )
-    credit: str | None = Field(
-        default=None, description="Who made the data and under which licence, for the report."
-    )
+    credit: str | None = setting(None, "Who made the data and under which licence, for the report.")
 
     @model_validator(mode="after")
     def _patterns_have_their_group(self) -> Self:
@@ -87,12 +79,12 @@ class Source(LogFormat):
 def _source_of(declared: type[LogFormat]) -> type[Source]:
     """The class of sources of one format. It stands in this module under its name, where executors look it up."""
     name = f"{declared.__name__}Source"
-    told_by = declared.model_fields["format"]
+    discriminator = declared.model_fields["format"]
     own: dict[str, Any] = {
         "__base__": (Source, declared),
         "__module__": __name__,
         "__doc__": cleandoc(declared.__doc__ or "").partition("\n\n")[0],
-        "format": (told_by.annotation, told_by.default),
+        "format": (discriminator.annotation, discriminator.default),
     }
     made: type[Source] = create_model(name, **own)
     globals()[name] = made

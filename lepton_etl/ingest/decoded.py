@@ -30,11 +30,11 @@ class Lines:
         return self.first_position + len(self.array)
 
     def series(self) -> pl.Series:
-        """All lines, line ends cut off."""
+        """Return all lines, line ends cut off."""
         return _without_ends(pl.Series("line", self.array))
 
     def frame(self, name: str) -> pl.DataFrame:
-        """All lines as the column `name` beside their `source_position`."""
+        """Return all lines as the column `name` beside their `source_position`."""
         position = pl.int_range(self.first_position, self.following, eager=True).alias("source_position")
         return pl.DataFrame([position, self.series().alias(name)])
 
@@ -46,7 +46,7 @@ class Lines:
         return codes, [line.rstrip("\r\n") for line in encoded.dictionary.to_pylist()]
 
     def texts(self, positions: pl.Series) -> pl.Series:
-        """The lines at 1-based `positions` of the file, capped to the length that a reject keeps."""
+        """Return the lines at 1-based `positions` of the file, capped to the length that a reject keeps."""
         taken = self.array.take((positions - self.first_position).to_arrow())
         return _without_ends(pl.Series("raw_text", taken)).str.slice(0, MAX_RAW_TEXT_CHARS)
 
@@ -67,7 +67,7 @@ def read_lines(data: bytes, first_position: int = 1) -> Lines:
 
 
 def damaged_line(line: pl.Expr) -> pl.Expr:
-    """Whether a line holds a NUL or a byte that was no UTF-8."""
+    """Return whether a line holds a NUL or a byte that was no UTF-8."""
     return line.str.contains("[\x00\ufffd]")
 
 
@@ -94,7 +94,7 @@ _TIME = pa.timestamp("us", tz="UTC")
 
 
 def _schema(nullable: str, **columns: pa.DataType) -> pa.Schema:
-    """Columns of these types; those that `nullable` names may be null."""
+    """Return columns of these types; those that `nullable` names may be null."""
     return pa.schema(
         [pa.field(name, kind, nullable=name in nullable.split()) for name, kind in columns.items()]
     )
@@ -172,7 +172,7 @@ class Decoded:
 
     @classmethod
     def merge(cls, parts: Iterable["Decoded"]) -> "Decoded":
-        """The records of several parts of one file together, in the parts' order."""
+        """Return the records of several parts of one file together, in the parts' order."""
         together = list(parts)
         if len(together) == 1:
             return together[0]
@@ -191,7 +191,7 @@ class Decoded:
 
 
 def only_reject(reason: str, raw_text: str, position: int = 1, sensor: str | None = None) -> Decoded:
-    """A file of which nothing could be used: one record, one reject that says why."""
+    """Return a file of which nothing could be used: one record, one reject that says why."""
     row = {
         "source_position": position,
         "sensor": sensor,
@@ -212,12 +212,12 @@ SAME_READING: Final = ("node_id", "device_id", "sensor", "point", "reading_time"
 
 
 def number_of(text: pl.Expr) -> pl.Expr:
-    """The number of a text with a decimal point; NaN and infinities by their words; null where it is none."""
+    """Return the number of a text with a decimal point; NaN and infinities by their words; null where it is none."""
     return text.cast(pl.Float64, strict=False)
 
 
 def value_reason() -> pl.Expr:
-    """Why a value is no reading: bad_number, unit_mismatch (no factor), not_finite, out_of_bounds; else null.
+    """Return why a value is no reading: bad_number, unit_mismatch (no factor), not_finite, out_of_bounds; else null.
 
     Of the columns number, factor, value, and the quantity's bounds of the field dictionary, low and high.
     """
@@ -235,7 +235,7 @@ def value_reason() -> pl.Expr:
 
 
 def without_repeats(readings: pl.DataFrame, same: tuple[str, ...] = SAME_READING) -> pl.DataFrame:
-    """Readings in file order, only the first of exact repeats."""
+    """Return readings in file order, only the first of exact repeats."""
     # Most files hold none, and hashes alone tell so in half the time.
     if readings.select(same).hash_rows().n_unique() == readings.height:
         return readings
@@ -264,7 +264,7 @@ def with_columns_of(frame: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFr
 
 
 def reject_table(rejects: list[pl.DataFrame], lines: Lines | None) -> pa.Table:
-    """Rejects (source_position, reason, and where known sensor) of several frames by position, with their texts.
+    """Return rejects (source_position, reason, and where known sensor) of several frames by position, with their texts.
 
     Without `lines` to take them from, the frames bring their own `raw_text`.
     """
@@ -302,7 +302,7 @@ def assemble(
     lines: Lines | None,
     origin: Origin,
 ) -> Decoded:
-    """The result of one file or block.
+    """Return the result of one file or block.
 
     `cells` holds every mapped cell with a value: the reading columns and `reason` (null: usable). `faults` are other
     rejects (source_position, reason, and where known sensor). Both bring `raw_text` where there are no `lines` to take

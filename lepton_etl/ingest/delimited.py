@@ -25,7 +25,7 @@ from lepton_etl.ingest.decoded import (
     only_reject,
     value_reason,
 )
-from lepton_etl.ingest.registry import LogFormat, log_format
+from lepton_etl.ingest.registry import LogFormat, log_format, setting
 from lepton_etl.ingest.sensors import MEANING, ColumnPattern, Statistic, meaning
 from lepton_etl.ingest.text import drain, numbered_lines
 from lepton_etl.ingest.units import (
@@ -77,19 +77,13 @@ class ColumnOrValue(Part):
 class TimeColumn(Column):
     """Where the stamp stands and how it is written."""
 
-    format: str | None = Field(
-        default=None, description="chrono format as polars takes it; without it and `epoch`: ISO 8601."
-    )
-    epoch: EpochUnit | None = Field(default=None, description="Unit of a stamp counted from 1970-01-01 UTC.")
-    elapsed: EpochUnit | None = Field(
-        default=None, description="Unit of a stamp counted from the time that the path names."
-    )
-    label: Literal["start", "end"] = Field(
-        default="start", description="Which end of its window a stamp names."
-    )
-    ambiguous: Ambiguous = Field(
-        default="reject",
-        description="The local hour that happens twice: `reject` its rows, or `merged` where one row is the window of "
+    format: str | None = setting(None, "chrono format as polars takes it; without it and `epoch`: ISO 8601.")
+    epoch: EpochUnit | None = setting(None, "Unit of a stamp counted from 1970-01-01 UTC.")
+    elapsed: EpochUnit | None = setting(None, "Unit of a stamp counted from the time that the path names.")
+    label: Literal["start", "end"] = setting("start", "Which end of its window a stamp names.")
+    ambiguous: Ambiguous = setting(
+        "reject",
+        "The local hour that happens twice: `reject` its rows, or `merged` where one row is the window of "
         "both hours (definitions.md section 9).",
     )
 
@@ -107,15 +101,13 @@ class ColumnReading(Column):
 
     quantity: str
     unit: str = Field(
-        description="Unit of the column, in pint's words (W, kW, degC, percent, ratio, kWh, g/kWh)."
+        description="Unit of the column, in pint's names (W, kW, degC, percent, ratio, kWh, g/kWh)."
     )
     statistic: Statistic = "instant"
-    window_s: float = Field(
-        default=0.0, ge=0.0, allow_inf_nan=False, description="Window of a mean, min or max."
-    )
-    multiplicity: int = Field(default=1, ge=1, description="How many devices one shared mean stands for.")
-    point: str | None = Field(default=None, description="Where a power is taken; null takes the source's.")
-    device: str | None = Field(default=None, description="Device of this column; null takes the source's.")
+    window_s: float = setting(0.0, "Window of a mean, min or max.", ge=0.0, allow_inf_nan=False)
+    multiplicity: int = setting(1, "How many devices one shared mean stands for.", ge=1)
+    point: str | None = setting(None, "Where a power is taken; null takes the source's.")
+    device: str | None = setting(None, "Device of this column; null takes the source's.")
     words: Mapping[str, float] = Field(
         default_factory=dict, description="Words (lower case) that stand for numbers."
     )
@@ -134,20 +126,15 @@ class ColumnReading(Column):
 class Table(LogFormat):
     """A table with named columns: one row per time (and device), columns mapped to quantities."""
 
-    timezone: Zone | None = Field(
-        default=None,
-        description="Zone of stamps that carry none; null takes the origin's, the source's or site's.",
+    timezone: Zone | None = setting(
+        None, "Zone of stamps that carry none; null takes the origin's, the source's or site's."
     )
     time: TimeColumn
-    node_id: Column | None = Field(
-        default=None, description="Column of the node; null takes the path's, if any."
-    )
+    node_id: Column | None = setting(None, "Column of the node; null takes the path's, if any.")
     device_id: ColumnOrValue = ColumnOrValue(value="node")
     point: str | None = None
     readings: tuple[ColumnReading, ...] = Field(min_length=1)
-    no_value: tuple[str, ...] = Field(
-        default=("",), description="Texts, in lower case, of a cell without a value."
-    )
+    no_value: tuple[str, ...] = setting(("",), "Texts, in lower case, of a cell without a value.")
 
     @model_validator(mode="after")
     def _columns_are_distinct(self) -> Self:
@@ -173,10 +160,9 @@ class Delimited(Table):
 
     format: Literal["delimited"] = "delimited"
     followed_by = "lines below a header"
-    delimiter: str = Field(default=",", pattern=r"^[^\"\r\n]$", description="One character between cells.")
-    footers: tuple[ColumnPattern, ...] = Field(
-        default=FOOTERS_OF_SQL_SERVER,
-        description="Regular expressions of whole lines that are no data, such as a row count.",
+    delimiter: str = setting(",", "One character between cells.", pattern=r"^[^\"\r\n]$")
+    footers: tuple[ColumnPattern, ...] = setting(
+        FOOTERS_OF_SQL_SERVER, "Regular expressions of whole lines that are no data, such as a row count."
     )
 
     def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
@@ -218,7 +204,7 @@ def read_delimited(
 
 
 def _decoded(grid: "Grid", lines: Lines, origin: Origin, settings: Delimited) -> Decoded:
-    """Readings and rejects of the cells of one block."""
+    """Return readings and rejects of the cells of one block."""
     needed = settings.needed
     rows = grid.rows.select("source_position", *(grid.column(name).alias(TEXT + name) for name in needed))
     cells = mapped_cells(rows, origin, settings)
@@ -297,7 +283,7 @@ def _stamps(texts: pl.Series, origin: Origin, settings: Table) -> pl.DataFrame:
 
 
 def _meaning(settings: Table) -> pl.DataFrame:
-    """What each mapped column says, a row a column."""
+    """Return what each mapped column says, a row a column."""
     rows = [
         (
             reading.column, reading.device, reading.window_s,
@@ -316,7 +302,7 @@ def _meaning(settings: Table) -> pl.DataFrame:
 
 
 def _numbers(rows: pl.DataFrame, reading: ColumnReading) -> pl.Series:
-    """The numbers of one column: its own, those of its texts, or what its words stand for."""
+    """Return the numbers of one column: its own, those of its texts, or what its words stand for."""
     if NUMBER + reading.column in rows.columns:
         return rows.get_column(NUMBER + reading.column).alias("number")
     text = pl.col(TEXT + reading.column)
@@ -330,7 +316,7 @@ def _numbers(rows: pl.DataFrame, reading: ColumnReading) -> pl.Series:
 
 
 def without_value(cells: pl.DataFrame, no_value: tuple[str, ...]) -> pl.Series:
-    """Whether a cell holds one of the texts, in lower case, that stand for no value."""
+    """Return whether a cell holds one of the texts, in lower case, that stand for no value."""
     texts = cells.get_column("raw_value")
     return texts.is_in(["", *no_value]) if set(no_value) <= {""} else texts.str.to_lowercase().is_in(no_value)
 
@@ -348,14 +334,14 @@ class Grid:
     structure_lines: int
 
     def column(self, name: str) -> pl.Expr:
-        """The cells of one column, blanks around them cut off."""
+        """Return the cells of one column, blanks around them cut off."""
         return pl.col("cells").list.get(self.header.index(name), null_on_oob=True).str.strip_chars()
 
 
 def cut(
     lines: Lines, delimiter: str, footers: tuple[str, ...] = (), header: list[str] | None = None
 ) -> Grid | None:
-    """Header, data lines and the rest; None if there is no header line.
+    """Return header, data lines and the rest; None if there is no header line.
 
     `header` is the file's, where an earlier block held it.
     """
@@ -389,7 +375,7 @@ def cut(
 
 
 def _with_quotes(rows: pl.DataFrame, quoted: pl.DataFrame, delimiter: str) -> pl.DataFrame:
-    """Cells of lines with quotes by the csv module; the only lines that are read one by one."""
+    """Return cells of lines with quotes by the csv module; the only lines that are read one by one."""
     cells = [_split_quoted(line, delimiter) for line in quoted.get_column("line").to_list()]
     read = quoted.select("source_position").with_columns(pl.Series("read", cells, dtype=pl.List(pl.String)))
     has_quote = pl.col("line").str.contains(QUOTE, literal=True)
@@ -399,7 +385,7 @@ def _with_quotes(rows: pl.DataFrame, quoted: pl.DataFrame, delimiter: str) -> pl
 
 
 def _split_quoted(line: str, delimiter: str) -> list[str] | None:
-    """The cells of one line; None if its quotes do not close (a quoted line break is not supported)."""
+    """Return the cells of one line; None if its quotes do not close (a quoted line break is not supported)."""
     if QUOTE not in line:
         return line.split(delimiter)
     try:
@@ -409,7 +395,7 @@ def _split_quoted(line: str, delimiter: str) -> list[str] | None:
 
 
 def _unmapped(grid: Grid, needed: list[str]) -> Ignored:
-    """How many cells of each column that the settings do not name hold text."""
+    """Return how many cells of each column that the settings do not name hold text."""
     extra = [(place, name) for place, name in enumerate(grid.header) if name not in needed]
     cell = pl.col("cells").list
     filled = [

@@ -70,7 +70,7 @@ def decode_documents(
 def documents(
     chunks: Iterable[bytes], limit: int = MAX_DOCUMENT_BYTES, part_chars: int = PART_CHARS
 ) -> Iterator[list[Document | Fault]]:
-    """The documents of a text part by part; at least one part, of an empty text an empty one.
+    """Yield the documents of a text part by part; at least one part, of an empty text an empty one.
 
     What cannot be parsed is one fault (bad_json, too_deep, too_large) up to the next line that begins with a bracket.
     """
@@ -85,7 +85,7 @@ def documents(
 
 
 def text_of(value: Any) -> str:
-    """A JSON value as logged, at most as much as a reject keeps; null is no text."""
+    """Return a JSON value as logged, at most as much as a reject keeps; null is no text."""
     if value is None or isinstance(value, str):
         return value or ""
     try:
@@ -105,8 +105,8 @@ class _Scanner:
         """Whether the text so far ends in a document that was refused; all up to the next one belongs to it."""
 
     def scan(self, last: bool) -> list[Document | Fault]:
-        """All that the text holds; an unfinished document stays in `text` unless this is the last part."""
-        found: list[Document | Fault] = []
+        """Return all that the text holds; an unfinished document stays in `text` unless this is the last part."""
+        items: list[Document | Fault] = []
         at, line_at = 0, 0
         while True:
             at = (
@@ -121,15 +121,15 @@ class _Scanner:
             line_at = at
             try:
                 value, end = _DECODER.raw_decode(self.text, at)
-                found.append(Document(self._line, value))
+                items.append(Document(self._line, value))
             except RecursionError:
-                found.append(self._fault("too_deep", at))
+                items.append(self._fault("too_deep", at))
             except ValueError:
                 # A line that begins an object ends the object before it, which then was broken, not unfinished.
                 unfinished = not last and (self.text[at] == "[" or self.text.find("\n{", at) < 0)
                 if unfinished and len(self.text) - at <= self._limit:
                     break
-                found.append(self._fault("too_large" if unfinished else "bad_json", at))
+                items.append(self._fault("too_large" if unfinished else "bad_json", at))
             else:
                 at = end
                 continue
@@ -138,7 +138,7 @@ class _Scanner:
             at = len(self.text) - 1  # The next part may begin with the bracket that ends the damage.
         self._line += self.text.count("\n", line_at, at)
         self.text = self.text[at:]
-        return found
+        return items
 
     def _fault(self, reason: str, at: int) -> Fault:
         self._damaged = True
@@ -148,9 +148,9 @@ class _Scanner:
 
 
 def _next(pattern: re.Pattern[str], text: str, at: int) -> int:
-    """Where the next match from `at` on ends; the end of the text if there is none."""
-    found = pattern.search(text, at)
-    return found.end() if found else len(text)
+    """Return where the next match from `at` on ends; the end of the text if there is none."""
+    match = pattern.search(text, at)
+    return match.end() if match else len(text)
 
 
 Event = tuple[str, Any]
@@ -188,7 +188,7 @@ class JsonEvents:
             yield event
 
     def walked(self, walk: Callable[[Iterator[Event]], Iterator[Walked]]) -> Iterator[Walked]:
-        """What `walk` makes of the events, up to the first that cannot be read."""
+        """Yield what `walk` makes of the events, up to the first that cannot be read."""
         try:
             yield from walk(iter(self))
         except (ijson.JSONError, ValueError, OverflowError) as error:
@@ -217,7 +217,7 @@ class Member:
 def members(
     chunks: Iterable[bytes], keys: tuple[str, ...], batch: int
 ) -> Iterator[tuple[list[Member], list[Fault]]]:
-    """The objects of the arrays `keys` at the top of one document, or of several laid one after another.
+    """Yield the objects of the arrays `keys` at the top of one document, or of several laid one after another.
 
     At least one batch; a document that breaks off, or has none of the arrays, ends in a fault (bad_json).
     """
@@ -256,7 +256,7 @@ def _opened(events: Iterator[Event], keys: tuple[str, ...]) -> Iterator[str]:
 
 
 def _array(events: Iterator[Event]) -> Iterator[dict[str, Any]]:
-    """The objects of an array that has been opened; anything else in it stands under an empty key."""
+    """Yield the objects of an array that has been opened; anything else in it stands under an empty key."""
     depth = 0
     for event, value in events:
         if depth == 0 and event == "start_map":
@@ -270,7 +270,7 @@ def _array(events: Iterator[Event]) -> Iterator[dict[str, Any]]:
 
 
 def _object(events: Iterator[Event]) -> dict[str, Any]:
-    """The object that has been opened."""
+    """Return the object that has been opened."""
     builder = ijson.ObjectBuilder()
     builder.event("start_map", None)
     depth = 1

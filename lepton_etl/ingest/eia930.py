@@ -11,7 +11,7 @@ from pydantic import AwareDatetime, Field
 from lepton_etl.ingest.decoded import READING_SCHEMA, Decoded, Origin, as_table
 from lepton_etl.ingest.delimited import ColumnOrValue, Delimited, Part, TimeColumn
 from lepton_etl.ingest.grid_csv import HOUR_S, NO_INTENSITY, GridHours, Label, intensity
-from lepton_etl.ingest.registry import log_format
+from lepton_etl.ingest.registry import log_format, setting
 
 
 class LabelUntil(Part):
@@ -36,13 +36,12 @@ class Eia930(GridHours):
 
     format: Literal["eia930"] = "eia930"
     zone: str = Field(min_length=1, description="Zone id that the rows of a file belong to.")
-    label: Label = Field(
-        default="end",
-        description="Which end of the hour the stamp names; EIA-930 hours are named by their end.",
+    label: Label = setting(
+        "end", "Which end of the hour the stamp names; EIA-930 hours are named by their end."
     )
-    label_before: tuple[LabelUntil, ...] | None = Field(
-        default=None,
-        description="Other labels that held before some instants; null: those known of the balancing authority that "
+    label_before: tuple[LabelUntil, ...] | None = setting(
+        None,
+        "Other labels that held before some instants; null: those known of the balancing authority that "
         "the zone ends in (CISO named the start of the hour until 2022-06-16).",
     )
 
@@ -65,7 +64,7 @@ class Eia930(GridHours):
             yield replace(part, readings=as_table(moved, READING_SCHEMA))
 
     def _start(self, exceptions: tuple[LabelUntil, ...]) -> pl.Expr:
-        """The start of each hour by the label that held at its stamp."""
+        """Return the start of each hour by the label that held at its stamp."""
         hour = timedelta(seconds=HOUR_S)
         start = pl.col("reading_time")
         stamp = start + (hour if self.label == "end" else timedelta(0))

@@ -28,7 +28,7 @@ class ElectricityMaps(GridHours):
 
     @staticmethod
     def looks_like(head: bytes) -> bool:
-        """Whether the header is that of the publisher's hourly files."""
+        """Return whether the header is that of the publisher's hourly files."""
         lines = head.lstrip().splitlines()
         cells = lines[0].decode("utf-8", "replace").split(",") if lines else []
         return {TIME, ZONE} <= {_canonical(cell) for cell in cells}
@@ -49,7 +49,7 @@ class ElectricityMaps(GridHours):
 
 
 def _canonical(name: str) -> str:
-    """A header name in lower case with plain digits and spaces; the two intensities by their kind."""
+    """Return a header name in lower case with plain digits and spaces; the two intensities by their kind."""
     plain = " ".join(unicodedata.normalize("NFKC", name).lower().split())
-    found = _INTENSITY.fullmatch(plain)
-    return _KINDS.get(found["kind"], plain) if found else plain
+    match = _INTENSITY.fullmatch(plain)
+    return _KINDS.get(match["kind"], plain) if match else plain

@@ -9,11 +9,11 @@ from pydantic import Field, model_validator
 
 from lepton_etl.ingest.decoded import Decoded, Origin
 from lepton_etl.ingest.delimited import ColumnOrValue, ColumnReading, Delimited, TimeColumn, read_delimited
-from lepton_etl.ingest.registry import LogFormat, log_format
+from lepton_etl.ingest.registry import LogFormat, log_format, setting
 from lepton_etl.ingest.units import Zone, conversion
 
 HOUR_S: Final = 3600.0
-LABEL: Any = Field(default="start", description="Which end of the hour the stamp names.")
+LABEL: Any = setting("start", "Which end of the hour the stamp names.")
 NO_INTENSITY: Final = ("", "nan")
 WORDS: Final = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
 
@@ -56,15 +56,13 @@ class PlainGrid(GridHours):
 
     format: Literal["grid_csv"] = "grid_csv"
     zone: str = Field(min_length=1, description="Zone id of rows in a file without a column `zone`.")
-    unit: str = Field(default="g/kWh", description="Unit of the column `intensity`, such as lb/MWh or t/MWh.")
-    basis: Literal["direct", "lifecycle"] = Field(
-        default="direct", description="What the intensity counts: at the chimney, or the whole life cycle."
+    unit: str = setting("g/kWh", "Unit of the column `intensity`, such as lb/MWh or t/MWh.")
+    basis: Literal["direct", "lifecycle"] = setting(
+        "direct", "What the intensity counts: stack emissions (direct), or the whole life cycle."
     )
     label: Label = LABEL
-    delimiter: str = Field(default=",", pattern=r"^[^\"\r\n]$", description="One character between cells.")
-    timezone: Zone | None = Field(
-        default=None, description="Zone of stamps that carry none; null takes the source's."
-    )
+    delimiter: str = setting(",", "One character between cells.", pattern=r"^[^\"\r\n]$")
+    timezone: Zone | None = setting(None, "Zone of stamps that carry none; null takes the source's.")
 
     @model_validator(mode="after")
     def _unit_converts(self) -> Self:

@@ -14,7 +14,6 @@ from typing import Final, Generic, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from pydantic import Field
 
 from lepton_etl.ingest.decoded import (
     NUMBER,
@@ -27,7 +26,7 @@ from lepton_etl.ingest.decoded import (
     number_of,
     value_reason,
 )
-from lepton_etl.ingest.registry import LogFormat, log_format, rule_table
+from lepton_etl.ingest.registry import LogFormat, log_format, rule_table, setting
 from lepton_etl.ingest.sensors import Rules, RuleTable
 from lepton_etl.ingest.text import numbered_lines
 from lepton_etl.ingest.units import UTC_TIME, parse_stamps, with_value
@@ -61,7 +60,7 @@ class Vocabulary:
         """The meaning of every text so far, by id."""
 
     def ids(self, texts: list[str]) -> npt.NDArray[np.int64]:
-        """The rows of these texts in `rows`; ids of earlier calls hold until the next call only."""
+        """Return the rows of these texts in `rows`; ids of earlier calls hold until the next call only."""
         if len(self._ids) > MAX_TEXTS:
             self._ids.clear()
             self.rows = self.rows.clear()
@@ -116,7 +115,7 @@ _TABLES: Final[dict[int, tuple[int, int, int | None]]] = {
 
 
 def split_dialect(texts: pl.Series) -> pl.DataFrame:
-    """Columns line, sensor, reading (number and unit), is_row, is_heading; one row a text."""
+    """Return columns line, sensor, reading (number and unit), is_row, is_heading; one row a text."""
     line = pl.col("line")
     bars, commas = pl.col("bars").list, pl.col("commas").list
     places = pl.DataFrame(
@@ -195,13 +194,11 @@ class Ipmitool(LogFormat):
 
     format: Literal["ipmitool"] = "ipmitool"
     sensors: Rules = rule_table("ipmitool")
-    stamp_prefix: str = Field(
-        default="Timestamp:", min_length=1, description="What a stamp line starts with."
-    )
+    stamp_prefix: str = setting("Timestamp:", "What a stamp line starts with.", min_length=1)
 
     @staticmethod
     def looks_like(head: bytes) -> bool:
-        """Whether most lines are stamps or rows of ipmitool."""
+        """Return whether most lines are stamps or rows of ipmitool."""
         text = head[: head.rfind(b"\n") + 1] or head
         lines = [line for line in text.decode("utf-8", "replace").splitlines() if line.strip()][:_HEAD_LINES]
         fitting = sum(LINE.fullmatch(line) is not None for line in lines)
@@ -218,7 +215,7 @@ class Ipmitool(LogFormat):
     def _block(
         self, lines: Lines, origin: Origin, vocabulary: Vocabulary, last: datetime | None
     ) -> tuple[Decoded, datetime | None]:
-        """The records of a block, and the time of the last stamp so far; None where it cannot be read."""
+        """Return the records of a block, and the time of the last stamp so far; None where it cannot be read."""
         codes, texts = lines.distinct()
         # Stamps are new in every file: they are parsed together here and leave the vocabulary to the rows.
         is_stamp = np.fromiter((text.startswith(self.stamp_prefix) for text in texts), np.bool_, len(texts))
@@ -266,7 +263,7 @@ class Ipmitool(LogFormat):
 def _ignored(
     sensors: pl.Series, ids: npt.NDArray[np.int64], kinds: npt.NDArray[np.int8], counts: npt.NDArray[np.int64]
 ) -> Ignored:
-    """How often a sensor stood there that no rule names, or that had no value."""
+    """Return how often a sensor stood there that no rule names, or that had no value."""
     total: Counter[tuple[str, str]] = Counter()
     for kind, reason in ((UNMAPPED, "unmapped"), (NO_VALUE, "no_value")):
         chosen = kinds == kind
@@ -281,7 +278,7 @@ def _vocabulary(settings: ById[Ipmitool]) -> Vocabulary:
 
 
 def _understand(texts: pl.Series, rules: RuleTable) -> pl.DataFrame:
-    """One row per distinct line: its kind, and of a row with a value everything but its time."""
+    """Return one row per distinct line: its kind, and of a row with a value everything but its time."""
     parts = pl.col("reading").str.extract_groups(
         rf"^(?<number>{NUMBER}|(?i:[+-]?(?:nan|inf)))(?:\s+(?<unit>.*))?$"
     )

@@ -15,17 +15,16 @@ from xml.parsers import expat
 from zoneinfo import ZoneInfo
 
 import polars as pl
-from pydantic import Field
 
 from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, NUMBER, Decoded, Origin, with_columns_of
-from lepton_etl.ingest.registry import LogFormat, log_format, rule_table
+from lepton_etl.ingest.registry import LogFormat, log_format, rule_table, setting
 from lepton_etl.ingest.samples import CELLS, Fault, Sample, decode_cells, sample_cells
 from lepton_etl.ingest.sensors import Mapped, Rules, RuleTable, template_names
 from lepton_etl.ingest.text import MAX_DOCUMENT_BYTES, in_utf8, line_blocks
 
 
 def monitor_cells(text: str) -> list[str]:
-    """The cells of a row: between blanks, or between commas (`--format csv`)."""
+    """Return the cells of a row: between blanks, or between commas (`--format csv`)."""
     return [cell.strip() for cell in text.split(",")] if "," in text else text.split()
 
 
@@ -78,14 +77,14 @@ Cell = tuple[int, str, str]
 
 def value_and_unit(text: str) -> tuple[str, str]:
     """`62.10 W` as number and unit; a text that is no number stays whole and has no unit."""
-    found = _VALUE.fullmatch(text)
-    return (found[1], found[2] or "") if found else (text, "")
+    match = _VALUE.fullmatch(text)
+    return (match[1], match[2] or "") if match else (text, "")
 
 
 def board_samples(
     cells: list[Cell], labels: dict[str, str], stamp: str | None, units: dict[str, str] | None = None
 ) -> Iterator[Sample]:
-    """The samples of one board at one time. Label `first` marks the name to take of several for one thing."""
+    """Yield the samples of one board at one time. Label `first` marks the name to take of several for one thing."""
     valued = {name for _, name, text in cells if text[:1].isdigit()}
     others = {
         other for names in ALTERNATIVES for other in names
@@ -99,10 +98,10 @@ def board_samples(
 
 def iso_of_ctime(text: str) -> str:
     """`Fri Aug  4 11:44:30 2023` as ISO 8601 without a zone; another text stays as it is, to be refused as a stamp."""
-    found = _CTIME.fullmatch(text.strip())
-    if found is None or found[1] not in _MONTHS:
+    match = _CTIME.fullmatch(text.strip())
+    if match is None or match[1] not in _MONTHS:
         return text
-    return f"{found[4]}-{_MONTHS.index(found[1]) + 1:02d}-{int(found[2]):02d} {found[3]}"
+    return f"{match[4]}-{_MONTHS.index(match[1]) + 1:02d}-{int(match[2]):02d} {match[3]}"
 
 
 @dataclass
@@ -141,7 +140,7 @@ class Snapshot:
             board.cells.append((line, name, text))
 
     def samples(self) -> Iterator[Sample | Fault]:
-        """All values, each with its board's index.
+        """Yield all values, each with its board's index.
 
         The document does not say the index: boards are listed in its order, so where all are listed it is the place;
         of a part of them (`-i`) the minor number, that of /dev/nvidia<n>, else the UUID names the board.
@@ -261,7 +260,7 @@ class QueryRows:
         self._texts.append(text)
 
     def labels(self, text: str) -> tuple[tuple[str, str], ...]:
-        """What a row says of whose it is."""
+        """Return what a row says of whose it is."""
         cells = zip(self.columns, text.split(","), strict=True)
         return tuple(sorted((LABEL_OF[name], cell.strip()) for name, cell in cells if name in LABEL_OF))
 
@@ -307,7 +306,7 @@ class QueryRows:
         return pl.col(f"{self.columns.index(STAMP)}").str.replace_all("/", "-", literal=True)
 
     def _label(self, label: str) -> pl.Expr:
-        """The label's column, null where it is empty; null where no column gives it."""
+        """Return the label's column, null where it is empty; null where no column gives it."""
         places = [place for place, name in enumerate(self.columns) if LABEL_OF.get(name) == label]
         filled = [pl.when(pl.col(f"{place}") != "").then(pl.col(f"{place}")) for place in places]
         return pl.coalesce(*filled, pl.lit(None, dtype=pl.String)).alias(label)
@@ -363,7 +362,7 @@ class QueryRows:
 
 
 def _device(templates: tuple[str, ...]) -> pl.Expr:
-    """The first device template whose labels are all there; null if none is."""
+    """Return the first device template whose labels are all there; null if none is."""
     devices = [
         pl.concat_str(
             *(
@@ -404,9 +403,7 @@ class NvidiaSmi(LogFormat):
 
     format: Literal["nvidia_smi"] = "nvidia_smi"
     sensors: Rules = rule_table("nvidia_smi")
-    columns: tuple[str, ...] = Field(
-        default=(), description="Fields of --query-gpu in order, for logs written with noheader."
-    )
+    columns: tuple[str, ...] = setting((), "Fields of --query-gpu in order, for logs written with noheader.")
 
     @staticmethod
     def looks_like(head: bytes) -> bool:
@@ -454,7 +451,7 @@ class _Decoder:
         self._clock = MonitorClock(origin)
         self._unstamped: set[tuple[tuple[str, str], ...]] = set()
         """Boards that a row without a stamp has told of already."""
-        self._found: list[Sample | Fault] = []
+        self._items: list[Sample | Fault] = []
         self._frames: list[pl.DataFrame] = []
         self._ignored: Counter[tuple[str, str]] = Counter()
         self._structure = 0
@@ -462,7 +459,7 @@ class _Decoder:
             self._mode = "csv"
 
     def decode(self, block: bytes, last: bool) -> Decoded:
-        """The records of the next block of whole lines; those of an unfinished document come with its end."""
+        """Return the records of the next block of whole lines; those of an unfinished document come with its end."""
         lines = block.decode("utf-8", errors="replace").split("\n")
         for text in lines if lines[-1] else lines[:-1]:
             self._line += 1
@@ -470,18 +467,18 @@ class _Decoder:
         if last:
             self._close()
         self._end_query()
-        found, structure_lines = self._found, self._structure
-        self._found, self._structure = [], 0
+        items, structure_lines = self._items, self._structure
+        self._items, self._structure = [], 0
         rules, ignored = self._settings.sensors, self._ignored
         self._ignored = Counter()
-        samples = (item for item in found if isinstance(item, Sample))
+        samples = (item for item in items if isinstance(item, Sample))
         frames = [sample_cells(samples, self._origin, rules, ignored), *self._frames]
         self._frames = []
         return decode_cells(
             pl.concat(frames).sort("source_position", maintain_order=True),
             +ignored,
             self._origin,
-            faults=[item for item in found if isinstance(item, Fault)],
+            faults=[item for item in items if isinstance(item, Fault)],
             structure_lines=structure_lines,
         )
 
@@ -538,14 +535,14 @@ class _Decoder:
     def _close(self) -> None:
         document, self._document = self._document, None
         if isinstance(document, XmlSnapshot) and (document.fault is not None or not document.is_closed):
-            self._found.append(
+            self._items.append(
                 document.fault or Fault(document.line, "bad_xml", "a document without its end")
             )
         elif document is not None:
-            self._found.extend(document.samples())
+            self._items.extend(document.samples())
 
     def _bad_line(self, text: str) -> None:
-        self._found.append(Fault(self._line, "bad_line", text[:MAX_RAW_TEXT_CHARS]))
+        self._items.append(Fault(self._line, "bad_line", text[:MAX_RAW_TEXT_CHARS]))
 
     def _comment(self, text: str) -> None:
         """Headers of dmon and pmon; a shell's prompt before its output; other comments."""
@@ -579,11 +576,11 @@ class _Decoder:
         # Rows of pmon are processes, several a board.
         of_board = stamp is None and self._columns[0] != "pmon.gpu"
         if not of_board or self._is_of_the_path((("index", row.get("gpu", "")),), text):
-            self._found.extend(board_samples(values, {"index": row.get("gpu", "")}, stamp, self._units))
+            self._items.extend(board_samples(values, {"index": row.get("gpu", "")}, stamp, self._units))
         return True
 
     def _header(self, text: str) -> bool:
-        """Whether the line is the header of a query; its units may stand in brackets."""
+        """Return whether the line is the header of a query; its units may stand in brackets."""
         first, *others = text.split(",")
         if _HEADER_CELL.fullmatch(first.strip()) is None:
             return False
@@ -609,7 +606,7 @@ class _Decoder:
     def _is_of_the_path(self, whose: tuple[tuple[str, str], ...], text: str) -> bool:
         """Of a loop without stamps only the first round is of the path's time; the rest is of no known one."""
         if whose in self._unstamped:
-            self._found.append(Fault(self._line, "no_time", text[:MAX_RAW_TEXT_CHARS]))
+            self._items.append(Fault(self._line, "no_time", text[:MAX_RAW_TEXT_CHARS]))
             return False
         self._unstamped.add(whose)
         return True

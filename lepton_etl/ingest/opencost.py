@@ -9,11 +9,10 @@ from dataclasses import replace
 from typing import Final, Literal
 
 import polars as pl
-from pydantic import Field
 
 from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, Decoded, Origin, number_of, only_reject
 from lepton_etl.ingest.delimited import Grid, cut
-from lepton_etl.ingest.registry import LogFormat, log_format
+from lepton_etl.ingest.registry import LogFormat, log_format, setting
 from lepton_etl.ingest.slurm_jobs import decode_jobs
 from lepton_etl.ingest.text import drain, numbered_lines
 
@@ -45,14 +44,14 @@ class OpenCost(LogFormat):
     format: Literal["opencost"] = "opencost"
     subjects = ("jobs",)
     followed_by = "whole files"
-    cluster: str | None = Field(
-        default=None, min_length=1, description="Cluster of the pods; null: the column properties.cluster."
+    cluster: str | None = setting(
+        None, "Cluster of the pods; null: the column properties.cluster.", min_length=1
     )
-    delimiter: str = Field(default=",", pattern=r"^[^\"\r\n]$", description="One character between cells.")
+    delimiter: str = setting(",", "One character between cells.", pattern=r"^[^\"\r\n]$")
 
     @staticmethod
     def looks_like(head: bytes) -> bool:
-        """Whether a text begins with the header of flattened allocations."""
+        """Return whether a text begins with the header of flattened allocations."""
         header = head.lstrip().partition(b"\n")[0].decode("utf-8", "replace")
         return set(NEEDED) <= {name.strip().strip('"') for name in header.split(",")}
 
@@ -95,7 +94,7 @@ class OpenCost(LogFormat):
         return replace(decoded, records=decoded.records + own_rows.height, ignored=ignored)
 
     def _fields(self, grid: Grid) -> list[pl.Expr]:
-        """A row in the fields of the accounting; a pod's cores are counted whole, half a core as one."""
+        """Return a row in the fields of the accounting; a pod's cores are counted whole, half a core as one."""
 
         def cell(name: str) -> pl.Expr:
             return grid.column(name) if name in grid.header else _NOTHING

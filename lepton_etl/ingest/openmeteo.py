@@ -38,7 +38,7 @@ class OpenMeteo(LogFormat):
 
     @staticmethod
     def looks_like(head: bytes) -> bool:
-        """Whether a JSON text begins as an answer of the API."""
+        """Return whether a JSON text begins as an answer of the API."""
         return _PLACE.search(head) is not None and _ARRAYS.search(head) is not None
 
     def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
@@ -49,22 +49,22 @@ class OpenMeteo(LogFormat):
             faults: list[Fault] = []
             ignored: Counter[tuple[str, str]] = Counter()
             for item in part:
-                for found in [item] if isinstance(item, Fault) else _variables(item):
-                    if isinstance(found, Fault):
-                        faults.append(found)
-                    elif (mapped := self.sensors.find(found.name)) is None:
-                        ignored[(found.name, "unmapped")] += len(found.values)
+                for variable in [item] if isinstance(item, Fault) else _variables(item):
+                    if isinstance(variable, Fault):
+                        faults.append(variable)
+                    elif (mapped := self.sensors.find(variable.name)) is None:
+                        ignored[(variable.name, "unmapped")] += len(variable.values)
                     else:
-                        if None in found.values:
-                            ignored[(found.name, "no_value")] += found.values.count(None)
-                        known = pl.Series([value is not None for value in found.values], dtype=pl.Boolean)
-                        cells.append(self._cells(found, mapped).filter(known))
-                        times.append(found.times.filter(known))
+                        if None in variable.values:
+                            ignored[(variable.name, "no_value")] += variable.values.count(None)
+                        known = pl.Series([value is not None for value in variable.values], dtype=pl.Boolean)
+                        cells.append(self._cells(variable, mapped).filter(known))
+                        times.append(variable.times.filter(known))
             timed = with_times(pl.concat(cells), pl.concat(times), origin)
             yield assemble(timed, [fault_frame(faults)], dict(ignored), 0, None, origin)
 
     def _cells(self, variable: "_Variable", mapped: Mapped) -> pl.DataFrame:
-        """The values of one variable as CELLS."""
+        """Return the values of one variable as CELLS."""
         unit = variable.unit or self.sensors.rules[mapped.rule].unit[0]
         texts = [None if value is None else _text(value) for value in variable.values]
         cells = pl.DataFrame({"raw_value": pl.Series(texts, dtype=pl.String)}).with_columns(
@@ -90,7 +90,7 @@ class _Variable(NamedTuple):
 
 
 def _variables(document: Document) -> Iterator[_Variable | Fault]:
-    """The arrays of one answer beside its times."""
+    """Yield the arrays of one answer beside its times."""
     answer, line = document.value, document.line
     if isinstance(answer, list) and len(answer) == 1:
         answer = answer[0]
@@ -130,7 +130,7 @@ def _times(stamps: Any, unix: bool, utc_offset_s: Any) -> pl.DataFrame | None:
 
 
 def _text(value: Any) -> str:
-    """A value as text; an object or array is none, however deep it is."""
+    """Return a value as text; an object or array is none, however deep it is."""
     return "[...]" if isinstance(value, list | dict) else str(value)
 
 

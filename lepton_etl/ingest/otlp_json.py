@@ -5,11 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final, Literal
 
-from pydantic import Field
-
 from lepton_etl.ingest.decoded import Decoded, Origin
 from lepton_etl.ingest.documents import STRUCTURE, Item, decode_documents, text_of
-from lepton_etl.ingest.registry import LogFormat, log_format, rule_table
+from lepton_etl.ingest.registry import LogFormat, log_format, rule_table, setting
 from lepton_etl.ingest.samples import Fault, Sample
 from lepton_etl.ingest.sensors import Rules
 
@@ -32,13 +30,11 @@ class OtlpJson(LogFormat):
     format: Literal["otlp_json"] = "otlp_json"
     followed_by = "whole files"
     sensors: Rules = rule_table("otlp_json")
-    node_attribute: str = Field(
-        default="host.name", min_length=1, description="Resource attribute that names the node."
-    )
+    node_attribute: str = setting("host.name", "Resource attribute that names the node.", min_length=1)
 
     @staticmethod
     def looks_like(head: bytes) -> bool:
-        """Whether a text begins as an export of metrics does."""
+        """Return whether a text begins as an export of metrics does."""
         return re.match(rb'\{\s*"resourceMetrics"\s*:\s*\[', head.lstrip()) is not None
 
     def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
@@ -47,15 +43,15 @@ class OtlpJson(LogFormat):
 
 
 def walk(value: Any, line: int, settings: OtlpJson) -> Iterator[Item]:
-    """The data points of one ExportMetricsServiceRequest; traces and logs of the same exporter are structure.
+    """Yield the data points of one ExportMetricsServiceRequest; traces and logs of the same exporter are structure.
 
     A sensor is the metric's name and, where there is one, its `hw.id`. Attributes are labels, their dots and those of
     the names written as underscores (hw_id, hw_type). Stamps are nanoseconds since 1970; a point without one takes the
     time of the path. Source: OTLP specification 1.x, JSON encoding; semantic conventions for hardware.
     """
     if isinstance(value, dict) and isinstance(value.get("resourceMetrics"), list):
-        found = list(_points(value, line, settings))
-        yield from found or [STRUCTURE]
+        points = list(_points(value, line, settings))
+        yield from points or [STRUCTURE]
     elif isinstance(value, dict) and ("resourceSpans" in value or "resourceLogs" in value):
         yield STRUCTURE
     else:
@@ -93,13 +89,13 @@ def _metric(metric: Json, node: str | None, line: int, settings: OtlpJson) -> It
 
 
 def _objects(holder: Json, name: str) -> Iterator[Json]:
-    """The objects of the array `name`; anything else there is none of this format."""
+    """Return the objects of the array `name`; anything else there is none of this format."""
     items = holder.get(name)
     return (item for item in (items if isinstance(items, list) else []) if isinstance(item, dict))
 
 
 def _number(point: Json) -> str:
-    """The point's value as logged, integers as texts too; no text where the flags say that there is none."""
+    """Return the point's value as logged, integers as texts too; no text where the flags say that there is none."""
     flags = point.get("flags")
     if text_of(flags).isdecimal() and int(text_of(flags)[:10]) & _NO_RECORDED_VALUE:
         return ""
@@ -117,7 +113,7 @@ def _attributes(holder: Json) -> Attributes:
 
 
 def _labels(name: str, attributes: Attributes) -> dict[str, str]:
-    """Attributes as labels. Before semantic conventions 1.22 names said the type and attributes had no `hw.`."""
+    """Return attributes as labels. Before semantic conventions 1.22 names said the type and attributes had no `hw.`."""
     labels = {key.replace(".", "_"): text for key, text in attributes.items()}
     for key in ("id", "name", "parent"):
         if key in attributes:

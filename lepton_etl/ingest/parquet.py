@@ -81,7 +81,7 @@ def _opened(spool: IO[bytes], texts: list[str]) -> pq.ParquetFile:
 
 
 def _texts(footer: pq.FileMetaData) -> list[str]:
-    """Columns of text: read as dictionaries, so that one long text is not repeated for each of its rows."""
+    """Return columns of text: read as dictionaries, so that one long text is not repeated for each of its rows."""
     columns = [footer.schema.column(number) for number in range(footer.num_columns)]
     return [
         column.path
@@ -112,12 +112,12 @@ def _batches(file: pq.ParquetFile, origin: Origin, settings: Parquet) -> Iterato
 
 
 def _unusable(file: pq.ParquetFile, settings: Parquet) -> Decoded | None:
-    """The one reject of a file whose columns are not those of the settings."""
+    """Return the one reject of a file whose columns are not those of the settings."""
     schema = file.schema_arrow
     for name in settings.needed:
-        found = schema.get_all_field_indices(name)
-        if len(found) != 1:
-            reason = "ambiguous_column" if found else "missing_column"
+        places = schema.get_all_field_indices(name)
+        if len(places) != 1:
+            reason = "ambiguous_column" if places else "missing_column"
             return only_reject(reason, f"{name!r} in columns {schema.names}", sensor=name)
         kind = schema.field(name).type
         if not _is_plain(kind):
@@ -129,17 +129,12 @@ def _unusable(file: pq.ParquetFile, settings: Parquet) -> Decoded | None:
 
 def _is_plain(kind: pa.DataType) -> bool:
     values = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return any(
-        test(values)
-        for test in (
-            pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean, pa.types.is_string,
-            pa.types.is_large_string, pa.types.is_timestamp, pa.types.is_date,
-        )
-    )  # fmt: skip
+    texts = (pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string)
+    return _is_number(values) or _is_time(values) or any(test(values) for test in texts)
 
 
 def _decode(table: pa.Table, before: int, origin: Origin, settings: Parquet) -> Decoded:
-    """Readings and rejects of the rows of one batch."""
+    """Return readings and rejects of the rows of one batch."""
     columns: dict[str, Any] = {}
     ignored: Ignored = {}
     needed = settings.needed

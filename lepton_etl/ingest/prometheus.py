@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import polars as pl
-from pydantic import Field
 
 from lepton_etl.ingest.decoded import Decoded, Lines, Origin, assemble, count_ignored, damaged_line
 from lepton_etl.ingest.documents import CLOSING, OPENING, Event, JsonEvents, skip
-from lepton_etl.ingest.registry import LogFormat, log_format, rule_table
+from lepton_etl.ingest.registry import LogFormat, log_format, rule_table, setting
 from lepton_etl.ingest.samples import Fault, device_of, fault_frame, nameless, with_times
 from lepton_etl.ingest.sensors import MEANING, Rules, Strings
 from lepton_etl.ingest.text import in_utf8, numbered_lines, peek
@@ -66,15 +65,15 @@ class Prometheus(LogFormat):
     format: Literal["prometheus"] = "prometheus"
     followed_by = "lines below a header"
     sensors: Rules = rule_table("prometheus")
-    node_label: Strings = Field(
-        default=("Hostname", "hostname", "nodename", "node_name", "node", "instance"),
-        description="Label that names the node, or a list of which the first that is there does (a trailing :port is "
+    node_label: Strings = setting(
+        ("Hostname", "hostname", "nodename", "node_name", "node", "instance"),
+        "Label that names the node, or a list of which the first that is there does (a trailing :port is "
         "cut off); series without it belong to the node of the path. []: always the path.",
     )
 
     @staticmethod
     def looks_like(head: bytes) -> bool:
-        """Whether a text begins with lines of an exposition, or is the JSON of a query."""
+        """Return whether a text begins with lines of an exposition, or is the JSON of a query."""
         if head.lstrip().startswith(b"{"):
             return _ANSWER.search(head) is not None or _SERIES.search(head) is not None
         whole_lines = head[: head.rfind(b"\n") + 1] or head
@@ -171,21 +170,21 @@ class SeriesMapper:
 
 
 def read_labels(text: str | None) -> Labels | None:
-    """Labels of one series, escapes resolved; None if they are malformed."""
+    """Return labels of one series, escapes resolved; None if they are malformed."""
     labels: Labels = {}
     rest = (text or "").rstrip(" \t")
     at = 0
     while at < len(rest):
-        found = _LABEL.match(rest, at)
-        if found is None:
+        match = _LABEL.match(rest, at)
+        if match is None:
             return None
-        labels[found[1]] = re.sub(r"\\[\\\"n]", lambda escape: _ESCAPES[escape[0]], found[2])
-        at = found.end()
+        labels[match[1]] = re.sub(r"\\[\\\"n]", lambda escape: _ESCAPES[escape[0]], match[2])
+        at = match.end()
     return labels
 
 
 def write_labels(labels: Mapping[str, str]) -> str:
-    """Labels as text exposition writes them between the braces; `read_labels` reads them back."""
+    """Return labels as text exposition writes them between the braces; `read_labels` reads them back."""
     escaped = (
         (name, value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n"))
         for name, value in labels.items()
@@ -210,7 +209,7 @@ def _index_labels(samples: pl.DataFrame, settings: Prometheus) -> Numbers:
 
 
 def _series(wanted: pl.DataFrame, numbers: Numbers, origin: Origin, settings: Prometheus) -> pl.DataFrame:
-    """One row (SERIES_SCHEMA) per distinct series of a metric that a rule names."""
+    """Return one row (SERIES_SCHEMA) per distinct series of a metric that a rule names."""
     rows = []
     for metric, text in wanted.select("metric", "labels").unique().iter_rows():
         labels = read_labels(text)
@@ -233,13 +232,13 @@ def _series(wanted: pl.DataFrame, numbers: Numbers, origin: Origin, settings: Pr
 
 
 def _node_of(labels: Labels, origin: Origin, settings: Prometheus) -> str | None:
-    """The node by the first label of `node_label` that is there, else by the path."""
+    """Return the node by the first label of `node_label` that is there, else by the path."""
     named = next((labels[name] for name in settings.node_label if labels.get(name)), "")
     return _PORT.sub("", named) or origin.node_id
 
 
 def _stamped(joined: pl.DataFrame, origin: Origin) -> pl.DataFrame:
-    """Cells of mapped samples with value, time and reason."""
+    """Return cells of mapped samples with value, time and reason."""
     in_seconds = pl.col("stamp").cast(pl.Float64, strict=False).abs() < SECONDS_BELOW
     by_unit = {
         unit: parse_stamps(joined.get_column("stamp"), timezone="UTC", epoch=unit) for unit in EPOCH_UNITS
@@ -267,7 +266,7 @@ class _Answer:
         self._failure: dict[str, str] = {}
 
     def samples(self, events: JsonEvents) -> Iterator[Row]:
-        """Every sample of every series; what could not be read is left in `faults`."""
+        """Yield every sample of every series; what could not be read is left in `faults`."""
         yield from events.walked(self._members)
         if events.fault is not None:
             self._fault("bad_json", f"after {self._samples_seen} samples: {events.fault}")
@@ -281,7 +280,7 @@ class _Answer:
         self.faults.append(Fault(self._samples_seen + 1, reason, text))
 
     def _members(self, events: Iterator[Event]) -> Iterator[Row]:
-        """The keys of objects outside a series; a series is taken whole from its `metric` on."""
+        """Yield the keys of objects outside a series; a series is taken whole from its `metric` on."""
         for event, key in events:
             if event != "map_key":
                 continue
@@ -299,7 +298,7 @@ class _Answer:
                 self._fault("bad_json", f"{key!r} before its 'metric'")
 
     def _series(self, events: Iterator[Event]) -> Iterator[Row]:
-        """The samples of a series whose labels begin, up to the end of its object."""
+        """Yield the samples of a series whose labels begin, up to the end of its object."""
         labels = _labels(events)
         self._answered = True
         metric = labels.pop("__name__", "") or "(unnamed)"
@@ -339,7 +338,7 @@ def _labels(events: Iterator[Event]) -> Labels:
 
 
 def _points(events: Iterator[Event]) -> Iterator[Point]:
-    """The points of an array that has been opened."""
+    """Yield the points of an array that has been opened."""
     for event, value in events:
         if event == "end_array":
             return
@@ -347,7 +346,7 @@ def _points(events: Iterator[Event]) -> Iterator[Point]:
 
 
 def _point(events: Iterator[Event]) -> Point:
-    """Stamp and value of the array that has been opened; empty where it holds none."""
+    """Return stamp and value of the array that has been opened; empty where it holds none."""
     parts: list[str] = []
     for event, value in events:
         if event in CLOSING:

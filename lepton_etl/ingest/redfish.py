@@ -64,7 +64,7 @@ class Redfish(LogFormat):
 
     @staticmethod
     def looks_like(head: bytes) -> bool:
-        """Whether a text begins as documents of a Redfish service do: JSON with OData annotations."""
+        """Return whether a text begins as documents of a Redfish service do: JSON with OData annotations."""
         return head.lstrip()[:1] in (b"{", b"[") and _ANNOTATION.search(head) is not None
 
     def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
@@ -73,15 +73,15 @@ class Redfish(LogFormat):
 
 
 def walk(value: Any, line: int) -> Iterator[Item]:
-    """The readings of one document: a resource, an array of them, or a collection with its members expanded.
+    """Yield the readings of one document: a resource, an array of them, or a collection with its members expanded.
 
     A document of the service without a reading (Chassis, a collection of links) is structure; anything else without
     one is a reject (no_resource), an error message of the service too. Source: DMTF DSP2046, DSP0268.
     """
     for document in value if isinstance(value, list) else [value]:
-        found = list(_resource(document, _Place(line))) if isinstance(document, dict) else []
-        if found:
-            yield from found
+        items = list(_resource(document, _Place(line))) if isinstance(document, dict) else []
+        if items:
+            yield from items
         elif isinstance(document, dict) and ("@odata.id" in document or "@odata.type" in document):
             yield STRUCTURE
         else:
@@ -115,14 +115,14 @@ def _resource(document: Json, place: _Place) -> Iterator[Item]:
 
 
 def _member(array: str, number: int, member: Json, place: _Place) -> Iterator[Item]:
-    """The readings of one member of an array of Power or Thermal; one that says no value counts once, as none."""
+    """Yield the readings of one member of an array of Power or Thermal; one that says no value counts once, as none."""
     name = _first(member, "Name", "FanName", "MemberId") or str(number)
     unit = text_of(_first(member, "ReadingUnits", "Units"))
     labels = _labels(member) | {"number": str(number), "unit": unit}
     absent = _is_absent(member)
     place = replace(place, capacity_w=_number(member.get("PowerCapacityWatts")))
-    said = [key for keys in ARRAYS[array] if (key := _first_key(member, keys)) is not None]
-    for key in said or ARRAYS[array][0][:1]:
+    given = [key for keys in ARRAYS[array] if (key := _first_key(member, keys)) is not None]
+    for key in given or ARRAYS[array][0][:1]:
         value = "" if absent else member.get(key)
         yield _checked(Sample(place.line, f"{array}.{key} {name}", text_of(value), unit, labels), key, place)
     if array == "PowerControl":
@@ -227,13 +227,13 @@ def _is_absent(document: Json) -> bool:
 
 
 def _owner(document: Json) -> str:
-    """What a metrics resource belongs to: collection and member above it in its address, such as Chassis/1U."""
+    """Return what a metrics resource belongs to: collection and member above it in its address, such as Chassis/1U."""
     parts = text_of(document.get("@odata.id")).removeprefix(_ROOT).strip("/").split("/")[:-1]
     return "/".join([part for part in parts if part not in _SUBSYSTEMS][-2:])
 
 
 def _first_key(document: Json, keys: tuple[str, ...]) -> str | None:
-    """The first of `keys` that has a value, else the first that is there."""
+    """Return the first of `keys` that has a value, else the first that is there."""
     there = [key for key in keys if key in document]
     return next((key for key in there if document[key] is not None), there[0] if there else None)
 

@@ -35,7 +35,7 @@ class LogFormat(BaseModel, ABC):
 
     @staticmethod
     def looks_like(head: bytes) -> bool:
-        """Whether a UTF-8 text that begins so is of this format; never for formats that need settings."""
+        """Return whether a UTF-8 text that begins so is of this format; never for formats that need settings."""
         return False
 
     @abstractmethod
@@ -51,15 +51,20 @@ _REGISTERED: Final[dict[str, type[LogFormat]]] = {}
 
 
 def log_format(declared: type[Format]) -> type[Format]:
-    """Register a format under the name that its field `format` holds. Raises TypeError where the name is taken."""
+    """Register a format under the name that its field `format` holds. Raises TypeError where it is taken."""
     name = declared.model_fields["format"].default
-    if _REGISTERED.setdefault(name, declared) is not declared:
-        raise TypeError(f"two formats are called {name!r}")
+    if not name or _REGISTERED.setdefault(name, declared) is not declared:
+        raise TypeError(f"{name!r} is no name for another format")
     return declared
 
 
+def setting(default: Any, description: str | None = None, **bounds: Any) -> Any:
+    """Return a setting with a default; `bounds` as pydantic's Field takes them."""
+    return Field(default=default, description=description, **bounds)
+
+
 def rule_table(name: str) -> Any:
-    """The setting `sensors` of a format whose rule table ships as conf/sensors/<name>.yaml."""
+    """Return the setting `sensors` of a format whose rule table ships as conf/sensors/<name>.yaml."""
     return Field(
         default_factory=lambda: load_rules(RULES_FOLDER / f"{name}.yaml"),
         description=f"Rule table, or the path of its file; default conf/sensors/{name}.yaml.",
@@ -68,7 +73,7 @@ def rule_table(name: str) -> Any:
 
 @cache
 def formats() -> Mapping[str, type[LogFormat]]:
-    """Every format by name."""
+    """Return every format by name."""
     room = importlib.import_module(__package__)
     for module in pkgutil.iter_modules(room.__path__, f"{__package__}."):
         importlib.import_module(module.name)

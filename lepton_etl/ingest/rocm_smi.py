@@ -29,7 +29,7 @@ class RocmSmi(LogFormat):
 
     @staticmethod
     def looks_like(head: bytes) -> bool:
-        """Whether a text begins as JSON of rocm-smi or amd-smi does."""
+        """Return whether a text begins as JSON of rocm-smi or amd-smi does."""
         start = head.lstrip()
         if start[:1] not in (b"{", b"["):
             return False
@@ -43,7 +43,7 @@ class RocmSmi(LogFormat):
 
 
 def walk(value: Any, line: int) -> Iterator[Item]:
-    """The readings of one document of either tool; JSON that is neither's is a reject (no_resource).
+    """Yield the readings of one document of either tool; JSON that is neither's is a reject (no_resource).
 
     A sensor is rocm-smi's own name for it, or amd-smi's path (power.socket_power). Only `amd-smi --watch` logs a time,
     as seconds since 1970; otherwise the time of the path holds. Source: rocm-smi and amd-smi documentation.
@@ -93,5 +93,5 @@ def _leaves(value: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
 
 
 def _value_and_unit(text: str) -> tuple[str, str]:
-    found = _VALUE.fullmatch(text)
-    return (found[1], found[2]) if found else (text, "")
+    match = _VALUE.fullmatch(text)
+    return (match[1], match[2]) if match else (text, "")

@@ -64,7 +64,7 @@ def decode_samples(
     structure_lines: int = 0,
     epoch: EpochUnit | None = None,
 ) -> Decoded:
-    """Readings and rejects of the samples of one document; one sample is one record.
+    """Return readings and rejects of the samples of one document; one sample is one record.
 
     Stamps are read as an `epoch` or as ISO 8601, in the origin's zone where they carry none; a sample without a stamp
     takes the path's time, else it is a reject (no_time). A sensor outside the rules is
@@ -79,7 +79,7 @@ def decode_samples(
 def sample_cells(
     samples: Iterable[Sample], origin: Origin, rules: RuleTable, ignored: Counter[tuple[str, str]]
 ) -> pl.DataFrame:
-    """Samples with a value as rows of CELLS; the others are counted in `ignored`."""
+    """Return samples with a value as rows of CELLS; the others are counted in `ignored`."""
     rows = []
     for sample in samples:
         mapped = rules.find(sample.sensor, sample.labels)
@@ -101,14 +101,14 @@ def decode_cells(
     structure_lines: int = 0,
     epoch: EpochUnit | None = None,
 ) -> Decoded:
-    """Readings and rejects of mapped cells (CELLS): stamps, values and bounds as `decode_samples` says."""
+    """Return readings and rejects of mapped cells (CELLS): stamps, values and bounds as `decode_samples` says."""
     stamps = parse_stamps(cells.get_column("stamp"), timezone=origin.timezone, epoch=epoch)
     timed = with_times(cells, stamps, origin)
     return assemble(timed, [fault_frame(faults)], dict(ignored), structure_lines, None, origin)
 
 
 def device_of(templates: tuple[str, ...], labels: Mapping[str, str]) -> str | None:
-    """The first template whose labels are all there and not empty, filled in; None if none is."""
+    """Return the first template whose labels are all there and not empty, filled in; None if none is."""
     for template in templates:
         if all(labels.get(name) for name in template_names(template)):
             return template.format_map(labels)
@@ -116,7 +116,7 @@ def device_of(templates: tuple[str, ...], labels: Mapping[str, str]) -> str | No
 
 
 def _row(sample: Sample, mapped: Mapped, origin: Origin, rules: RuleTable) -> tuple[object, ...]:
-    """One mapped sample by the columns of CELLS."""
+    """Return one mapped sample by the columns of CELLS."""
     unit = sample.raw_unit or rules.rules[mapped.rule].unit[0]
     device = device_of(mapped.devices, sample.labels)
     node = sample.node_id or origin.node_id
@@ -135,7 +135,7 @@ def nameless(node: str | None, device: str | None) -> str | None:
 
 
 def with_times(cells: pl.DataFrame, stamps: pl.DataFrame, origin: Origin) -> pl.DataFrame:
-    """Cells with value, reading_time and reason.
+    """Return cells with value, reading_time and reason.
 
     `stamps` are the parsed ones of the column `stamp`; where that is null the time of the path holds. `found_reason`
     is what was wrong before.
@@ -159,6 +159,6 @@ def with_times(cells: pl.DataFrame, stamps: pl.DataFrame, origin: Origin) -> pl.
 
 
 def fault_frame(faults: Iterable[Fault]) -> pl.DataFrame:
-    """Faults as rejects that bring their own text."""
+    """Return faults as rejects that bring their own text."""
     rows = [(fault.position, fault.sensor, fault.reason, fault.raw_text) for fault in faults]
     return pl.DataFrame(rows, schema=REJECTS, orient="row")

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import polars as pl
-from pydantic import Field
 
 from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, Decoded, Origin
-from lepton_etl.ingest.registry import LogFormat, log_format
+from lepton_etl.ingest.registry import LogFormat, log_format, setting
 from lepton_etl.ingest.slurm_jobs import JOB_FIELDS, decode_jobs
 from lepton_etl.ingest.text import numbered_lines
 
@@ -76,15 +75,13 @@ class Scontrol(LogFormat):
 
     format: Literal["scontrol"] = "scontrol"
     subjects = ("jobs",)
-    cluster: str | None = Field(
-        default=None,
-        min_length=1,
-        description="Cluster of the jobs; null: that of their nodes in the inventory.",
+    cluster: str | None = setting(
+        None, "Cluster of the jobs; null: that of their nodes in the inventory.", min_length=1
     )
 
     @staticmethod
     def looks_like(head: bytes) -> bool:
-        """Whether a text begins with a job as scontrol shows it."""
+        """Return whether a text begins with a job as scontrol shows it."""
         return _LOOKS_LIKE.search(head) is not None
 
     def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
@@ -128,7 +125,7 @@ def _decoded(batch: _Batch, origin: Origin, cluster: str | None) -> Decoded:
 
 
 def _rows(job: _Job, cluster: str | None) -> Iterator[dict[str, Any]]:
-    """The job in sacct's fields, then what it holds, a row a `Nodes=` line."""
+    """Yield the job in sacct's fields, then what it holds, a row a `Nodes=` line."""
     values = job.values
     common = {
         "JobIDRaw": values["JobId"],
@@ -170,16 +167,16 @@ def _rows(job: _Job, cluster: str | None) -> Iterator[dict[str, Any]]:
 
 
 def gpus_of(gres: str) -> tuple[int | None, list[str]]:
-    """How many GPUs a `GRES=` value names, and their devices: gpu<index>, of a MIG type mig<index>.
+    """Return how many GPUs a `GRES=` value names, and their devices: gpu<index>, of a MIG type mig<index>.
 
     Slurm numbers the MIG instances of a node through, in order of GPU and instance. None: no GPU is named at all.
     """
     count: int | None = None
     devices: list[str] = []
-    for found in _GPU.finditer(gres):
-        indices = expanded(found["idx"] or "")
-        count = (count or 0) + (int(found["count"]) if found["count"] else len(indices) or 1)
-        stem = "mig" if _MIG.search(found["type"] or "") else "gpu"
+    for gpu in _GPU.finditer(gres):
+        indices = expanded(gpu["idx"] or "")
+        count = (count or 0) + (int(gpu["count"]) if gpu["count"] else len(indices) or 1)
+        stem = "mig" if _MIG.search(gpu["type"] or "") else "gpu"
         devices += [f"{stem}{index}" for index in indices]
     return count, devices if len(devices) == (count or 0) else []
 

@@ -4,10 +4,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final, Literal
 
-from pydantic import Field
-
 from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, Decoded, Origin
-from lepton_etl.ingest.registry import LogFormat, log_format
+from lepton_etl.ingest.registry import LogFormat, log_format, setting
 from lepton_etl.ingest.samples import Fault, Sample, decode_samples
 from lepton_etl.ingest.sensors import Rules, RuleTable, SensorRule
 from lepton_etl.ingest.text import numbered_lines
@@ -44,14 +42,13 @@ class ScontrolNode(LogFormat):
 
     format: Literal["scontrol_node"] = "scontrol_node"
     followed_by = "whole files"
-    sensors: Rules = Field(
-        default=RULES,
-        description="Rule table, or the path of its file; default: CurrentWatts and ConsumedJoules are the node's.",
+    sensors: Rules = setting(
+        RULES, "Rule table, or the path of its file; default: CurrentWatts and ConsumedJoules are the node's."
     )
 
     @staticmethod
     def looks_like(head: bytes) -> bool:
-        """Whether a text begins with a node as scontrol shows it."""
+        """Return whether a text begins with a node as scontrol shows it."""
         return _LOOKS_LIKE.match(head) is not None
 
     def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:

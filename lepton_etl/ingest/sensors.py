@@ -53,12 +53,12 @@ def literals(meant: tuple[object, ...]) -> list[pl.Expr]:
 
 
 def as_tuple(value: Any) -> Any:
-    """One string of a YAML file stands for a list of one."""
+    """Return one string of a YAML file stands for a list of one."""
     return (value,) if isinstance(value, str) else value
 
 
 def python_pattern(pattern: str) -> str:
-    """A regular expression as Python's `re` takes it; ValueError otherwise."""
+    """Return a regular expression as Python's `re` takes it; ValueError otherwise."""
     try:
         re.compile(pattern)
     except re.error as error:
@@ -67,7 +67,7 @@ def python_pattern(pattern: str) -> str:
 
 
 def column_pattern(pattern: str) -> str:
-    """A regular expression that runs on columns, without look-around; ValueError otherwise."""
+    """Return a regular expression that runs on columns, without look-around; ValueError otherwise."""
     try:
         pl.Series([""]).str.contains(f"^(?:{pattern})$")
     except pl.exceptions.ComputeError as error:
@@ -93,11 +93,11 @@ class SensorRule(BaseModel):
         "whose names are all there.",
     )
     unit: Strings = Field(
-        description="Units that the sensor may speak, in pint's words; another is a reject."
+        description="Units that the sensor may have, in pint's names; any other is a reject."
     )
     unit_is: Mapping[str, str] = Field(
         default_factory=dict,
-        description="What a unit as logged means for this sensor, before the table's own words.",
+        description="What a unit as logged means for this sensor; goes before the table's own names.",
     )
     statistic: Statistic = "instant"
     point: str | None = Field(default=None, description="Where a power is taken.")
@@ -153,11 +153,9 @@ class RuleTable(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rules: tuple[SensorRule, ...] = Field(min_length=1)
-    units: Mapping[str, str] = Field(
-        default_factory=dict, description="Unit as logged -> pint's word for it."
-    )
+    units: Mapping[str, str] = Field(default_factory=dict, description="Unit as logged -> pint's name of it.")
     no_value: tuple[str, ...] = Field(
-        default=(), description="Texts, in lower case, that say there is no value."
+        default=(), description="Texts, in lower case, that mean that there is no value."
     )
     no_value_pattern: ColumnPattern | None = Field(
         default=None, description="Whole texts that are no measurement."
@@ -168,18 +166,18 @@ class RuleTable(BaseModel):
         """The first rule that fits name and labels, its device templates filled with their groups (in lower case)."""
         for number, groups in _matches(self._patterns, sensor):
             rule = self.rules[number]
-            told = _label_groups(rule.labels, labels)
-            if told is not None:
-                devices = tuple(_fill(template, groups + told) for template in rule.device)
+            label_groups = _label_groups(rule.labels, labels)
+            if label_groups is not None:
+                devices = tuple(_fill(template, groups + label_groups) for template in rule.device)
                 return Mapped(number, rule.quantity, devices, rule.statistic, rule.point)
         return None
 
     def may_map(self, sensor: str) -> bool:
-        """Whether a rule fits the name, whatever it asks of the labels."""
+        """Return whether a rule fits the name, whatever it asks of the labels."""
         return bool(_matches(self._patterns, sensor))
 
     def is_no_value(self, text: str) -> bool:
-        """Whether a text without blanks around it says that there is no value."""
+        """Return whether a text without blanks around it says that there is no value."""
         if text.lower() in self.no_value:
             return True
         return self.no_value_pattern is not None and re.fullmatch(self.no_value_pattern, text) is not None
@@ -196,7 +194,7 @@ class RuleTable(BaseModel):
         return tuple(rule.match for rule in self.rules)
 
     def convert(self, rule: int, raw_unit: str) -> Conversion | None:
-        """How a unit as logged is converted under a rule; None is a unit mismatch."""
+        """Return how a unit as logged is converted under a rule; None is a unit mismatch."""
         sensor_rule = self.rules[rule]
         unit = sensor_rule.unit_is.get(raw_unit) or self.units.get(raw_unit, raw_unit)
         return conversion(unit, sensor_rule.quantity) if unit in sensor_rule.unit else None
@@ -222,7 +220,7 @@ class RuleTable(BaseModel):
 
 
 def template_names(template: str) -> list[str]:
-    """The names in braces of a device template."""
+    """Return the names in braces of a device template."""
     return [name for _, name, _, _ in Formatter().parse(template) if name]
 
 
@@ -235,19 +233,19 @@ def _matches(patterns: tuple[str, ...], sensor: str) -> tuple[tuple[int, Groups]
 
     Remembered, because a fleet's thousands of files name the same few hundred sensors.
     """
-    found = ((number, re.fullmatch(pattern, sensor)) for number, pattern in enumerate(patterns))
-    return tuple((number, _groups(match)) for number, match in found if match is not None)
+    matches = ((number, re.fullmatch(pattern, sensor)) for number, pattern in enumerate(patterns))
+    return tuple((number, _groups(match)) for number, match in matches if match is not None)
 
 
 def _label_groups(wanted: Mapping[str, str], labels: Mapping[str, str]) -> Groups | None:
-    """The groups of a rule's label patterns; None if a label does not fit."""
-    told: Groups = ()
+    """Return the groups of a rule's label patterns; None if a label does not fit."""
+    label_groups: Groups = ()
     for name, pattern in wanted.items():
         match = re.fullmatch(pattern, labels.get(name, ""))
         if match is None:
             return None
-        told += _groups(match)
-    return told
+        label_groups += _groups(match)
+    return label_groups
 
 
 def _groups(match: re.Match[str]) -> Groups:
@@ -279,7 +277,7 @@ def load_rules(path: Path) -> RuleTable:
 
 
 def rules_or_file(value: Any) -> Any:
-    """A path in the settings stands for the rule table in that file."""
+    """Return a path in the settings stands for the rule table in that file."""
     return load_rules(Path(value)) if isinstance(value, str | Path) else value
 
 

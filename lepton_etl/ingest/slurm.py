@@ -35,7 +35,7 @@ class Slurm(LogFormat):
 
     @staticmethod
     def looks_like(head: bytes) -> bool:
-        """Whether a text begins with a header of sacct, or as an answer of the service."""
+        """Return whether a text begins with a header of sacct, or as an answer of the service."""
         if head.lstrip().startswith(b"{"):
             return _SERVICE.search(head) is not None and _LISTS.search(head) is not None
         lines = head.lstrip().splitlines()
@@ -50,7 +50,7 @@ class Slurm(LogFormat):
         return _accounting(stream, origin)
 
     def _service(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
-        """Jobs and node readings, some thousands of objects at a time; a position is the object's number."""
+        """Yield jobs and node readings, some thousands of objects at a time; a position is the object's number."""
         for objects, faults in members(chunks, ("jobs", "nodes"), BATCH_OBJECTS):
             nodes = [item for item in objects if item.key == "nodes"]
             rows = [row for item in objects if item.key == "jobs" for row in _jobs(item.position, item.value)]
@@ -97,7 +97,7 @@ def _rows(frame: pl.DataFrame, header: list[str], origin: Origin, structure_line
 
 
 def _jobs(position: int, job: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A job in sacct's fields, and its steps where the accounting service gives them."""
+    """Return a job in sacct's fields, and its steps where the accounting service gives them."""
     times = _mapping(job.get("time"))
     row = {
         "source_position": position,
@@ -143,7 +143,7 @@ def _step(job: Mapping[str, Any], step: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _energies(position: int, node: Mapping[str, Any]) -> list[Sample]:
-    """What a node's energy plugin says, stamped when it was collected."""
+    """Return what a node's energy plugin says, stamped when it was collected."""
     energy = _mapping(node.get("energy"))
     name = _text(node.get("hostname")) or _text(node.get("name"))
     stamp = _text(energy.get("last_collected"))
@@ -169,14 +169,14 @@ def _raw_text(value: Mapping[str, Any]) -> str:
 
 
 def _text(value: Any) -> str | None:
-    """A value as text; newer services wrap numbers as {"set": ..., "infinite": ..., "number": ...}."""
+    """Return a value as text; newer services wrap numbers as {"set": ..., "infinite": ..., "number": ...}."""
     if isinstance(value, dict):
         value = value.get("number") if value.get("set") and not value.get("infinite") else None
     return None if value is None or isinstance(value, list | dict) else str(value)
 
 
 def _state(value: Any) -> str | None:
-    """One word; newer services give a list, the base state first, and the accounting an object around it."""
+    """Return one word; newer services give a list, the base state first, and the accounting an object around it."""
     if isinstance(value, dict):
         value = value.get("current")
     if isinstance(value, list):
@@ -185,7 +185,7 @@ def _state(value: Any) -> str | None:
 
 
 def _tres(value: Any) -> str | None:
-    """The accounting service's list of resources as Slurm's tools write it: cpu=2,mem=4000M,gres/gpu=4."""
+    """Return the accounting service's list of resources as Slurm's tools write it: cpu=2,mem=4000M,gres/gpu=4."""
     if not isinstance(value, list):
         return None
     parts = []

@@ -92,13 +92,13 @@ def decode_jobs(rows: pl.DataFrame, timezone: str, faults: pl.DataFrame, structu
 
 
 def beside(readings: Decoded, jobs: Decoded) -> Decoded:
-    """Readings and jobs of one document together."""
+    """Return readings and jobs of one document together."""
     together = Decoded.merge([readings, jobs])
     return replace(together, rejects=together.rejects.sort_by("source_position"))
 
 
 def _known(name: str) -> pl.Expr:
-    """A field without blanks around it; null where it says nothing."""
+    """Return a field without blanks around it; null where it says nothing."""
     text = pl.col(name).str.strip_chars()
     nothing = text.str.to_lowercase().is_in(_NOTHING) | text.is_in(_NO_VALUES)
     return pl.when(~nothing).then(text).alias(name)
@@ -153,7 +153,7 @@ def _gpus() -> pl.Expr:
 
 
 def _scaled(groups: pl.Expr, scale: dict[str, float]) -> pl.Expr:
-    """The number of the first group by the suffix of the second."""
+    """Return the number of the first group by the suffix of the second."""
     number = groups.struct.field("1").cast(pl.Float64, strict=False)
     return number * groups.struct.field("2").replace_strict(scale, default=None, return_dtype=pl.Float64)
 

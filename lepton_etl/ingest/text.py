@@ -75,7 +75,7 @@ _COMPRESSIONS: Final = (
 
 
 def text_chunks(stream: BinaryIO, name: str = "", max_bytes: int = MAX_BYTES) -> Iterator[bytes]:
-    """The decompressed bytes of a file, told by its first bytes, in chunks of at most CHUNK_BYTES.
+    """Yield the decompressed bytes of a file, told by its first bytes, in chunks of at most CHUNK_BYTES.
 
     A `name` that promises a compression (.gz, .zst, .xz) the bytes do not have is unreadable. Several compressed
     members one after another are one text; zero bytes after the last are padding. Raises UnreadableError at the first
@@ -103,11 +103,11 @@ def text_chunks(stream: BinaryIO, name: str = "", max_bytes: int = MAX_BYTES) ->
 
 
 def _read_up_to(stream: BinaryIO, size: int) -> bytes:
-    """The first bytes; a pipe or an object store may give them in pieces."""
-    found = b""
-    while len(found) < size and (more := stream.read(size - len(found))):
-        found += more
-    return found
+    """Return the first bytes; a pipe or an object store may give them in pieces."""
+    head = b""
+    while len(head) < size and (more := stream.read(size - len(head))):
+        head += more
+    return head
 
 
 def _inflated(head: bytes, stream: BinaryIO, compression: _Compression, max_bytes: int) -> Iterator[bytes]:
@@ -164,7 +164,7 @@ class FileIdentity:
             self._digest.update(text)
 
     def watch(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """The same chunks; each has gone into the identity when it comes out."""
+        """Yield the same chunks; each has gone into the identity when it comes out."""
         for chunk in chunks:
             self._digest.update(chunk)
             yield chunk
@@ -176,7 +176,7 @@ class FileIdentity:
 
 
 def file_id(source_name: str, node_id: str | None, data: bytes) -> str:
-    """The identity of a file whose bytes are at hand."""
+    """Return the identity of a file whose bytes are at hand."""
     identity = FileIdentity(source_name, node_id)
     drain(identity.watch([data]))
     return identity.file_id
@@ -194,7 +194,7 @@ _UTF16_MARKS: Final = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "u
 
 
 def numbered_lines(chunks: Iterable[bytes]) -> Iterator[Lines]:
-    """The lines of a log in blocks, numbered through; at least one block, of an empty text an empty one."""
+    """Yield the lines of a log in blocks, numbered through; at least one block, of an empty text an empty one."""
     position = 1
     for block in line_blocks(in_utf8(chunks)):
         lines = read_lines(block, position)
@@ -209,7 +209,7 @@ def drain(chunks: Iterable[object]) -> None:
 
 
 def in_utf8(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The same text without a byte-order mark; UTF-16, told by its mark, becomes UTF-8."""
+    """Yield the same text without a byte-order mark; UTF-16, told by its mark, becomes UTF-8."""
     stream = iter(chunks)
     head = next(stream, b"")
     while len(head) < len(codecs.BOM_UTF8) and (more := next(stream, b"")):
@@ -227,7 +227,7 @@ def in_utf8(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def peek(chunks: Iterable[bytes], size: int = HEAD_BYTES) -> tuple[bytes, Iterator[bytes]]:
-    """The first `size` bytes (fewer of a shorter stream), and the whole stream from its beginning."""
+    """Return the first `size` bytes (fewer of a shorter stream), and the whole stream from its beginning."""
     stream = iter(chunks)
     taken: list[bytes] = []
     length = 0
@@ -240,7 +240,7 @@ def peek(chunks: Iterable[bytes], size: int = HEAD_BYTES) -> tuple[bytes, Iterat
 
 
 def line_blocks(chunks: Iterable[bytes], block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
-    """Blocks of whole lines, at most about `block_bytes` each; at least one block, of an empty text an empty one.
+    """Yield blocks of whole lines, at most about `block_bytes` each; at least one block, of an empty text an empty one.
 
     Of a line longer than MAX_LINE_BYTES the beginning is kept and ended by a NUL, so that it stays one line and every
     decoder refuses it as damaged.

@@ -53,7 +53,7 @@ class Conversion(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def conversion(raw_unit: str, quantity: str) -> Conversion | None:
-    """How values in `raw_unit` become the canonical unit of `quantity`; None if they cannot.
+    """Return how values in `raw_unit` become the canonical unit of `quantity`; None if they cannot.
 
     Affine units (degF) are handled. An unknown quantity raises KeyError. Only units of settings and rule files come
     here, never text of a log: the rule tables say which logged words mean which unit.
@@ -138,7 +138,7 @@ def parse_stamps(
 
 
 def _plain_utc(texts: pl.Series) -> pl.DataFrame | None:
-    """The answer where every text is `2025-06-03 00:00:02 UTC`, as most logs stamp; None where one is not.
+    """Return the answer where every text is `2025-06-03 00:00:02 UTC`, as most logs stamp; None where one is not.
 
     A fifth of the time of the general way, which a log of many short tables feels.
     """
@@ -152,7 +152,7 @@ def _plain_utc(texts: pl.Series) -> pl.DataFrame | None:
 
 
 def says_a_day(format: str) -> bool:
-    """Whether a chrono format gives back the day of a stamp that it wrote itself.
+    """Return whether a chrono format gives back the day of a stamp that it wrote itself.
 
     `%Z` does not count: chrono skips the name of a zone without heeding it.
     """

@@ -22,7 +22,14 @@ from lepton_etl.intervals.chassis import Spoken, chassis_once, summed_supplies, 
 from lepton_etl.intervals.integrate import MICROSECONDS
 from lepton_etl.intervals.plausibility import no_places, rated_power, with_refusals
 from lepton_etl.intervals.readings import with_place
-from lepton_etl.intervals.sensor_checks import OTHER_SOURCE, SOURCE_CHANGED, arbitrate
+from lepton_etl.intervals.sensor_checks import (
+    CHECK_COLUMNS,
+    OTHER_SOURCE,
+    SOURCE_CHANGED,
+    Arbitration,
+    arbitrate,
+    check_rows,
+)
 from lepton_etl.intervals.sensor_classes import (
     SensorClasses,
     class_of_power,
@@ -83,10 +90,12 @@ class IntervalPolicy:
 class NodeDays:
     """What the readings of a bucket of nodes say.
 
-    intervals: rows of silver/interval by key. sensor_days: SENSOR_DAY_COLUMNS of every day that was asked.
+    intervals: rows of silver/interval by key. checks: rows of silver/sensor_check by key. sensor_days:
+    SENSOR_DAY_COLUMNS of every day in the readings.
     """
 
     intervals: pa.Table
+    checks: pl.DataFrame
     sensor_days: pl.DataFrame
 
 
@@ -105,14 +114,20 @@ def node_days(
     `readings` where it is not given. Each row comes from the readings of its own day and its sensors' past alone.
     """
     if not readings.num_rows:
-        return NodeDays(arrow_schema(INTERVAL).empty_table(), pl.DataFrame(schema=SENSOR_DAY_COLUMNS))
+        nothing = pl.DataFrame(schema=CHECK_COLUMNS)
+        return NodeDays(
+            arrow_schema(INTERVAL).empty_table(),
+            check_rows(nothing, policy.site_id),
+            pl.DataFrame(schema=SENSOR_DAY_COLUMNS),
+        )
     sensors, ordered = by_channel(readings, lambda raw: _placed(raw, inventory))
     said = sensor_days(ordered, sensors)
     wanted = sensors["day"].unique().sort().to_list() if days is None else sorted(days)
     if days is not None:
         sensors, ordered = _of_days(sensors, ordered, wanted)
     history = histories(pl.concat([past, said]), wanted)
-    return NodeDays(_intervals(sensors, ordered, history, inventory, policy), said)
+    rows, checks = _intervals(sensors, ordered, history, inventory, policy)
+    return NodeDays(rows, check_rows(checks, policy.site_id), said)
 
 
 def intervals(
@@ -122,7 +137,7 @@ def intervals(
     if not readings.num_rows:
         return arrow_schema(INTERVAL).empty_table()
     sensors, ordered = by_channel(readings, lambda raw: _placed(raw, inventory))
-    return _intervals(sensors, ordered, pl.DataFrame(history).cast(HISTORY_COLUMNS), inventory, policy)
+    return _intervals(sensors, ordered, pl.DataFrame(history).cast(HISTORY_COLUMNS), inventory, policy)[0]
 
 
 def _of_days(
@@ -146,9 +161,10 @@ def _intervals(
     history: pl.DataFrame,
     inventory: pl.DataFrame,
     policy: IntervalPolicy,
-) -> pa.Table:
+) -> tuple[pa.Table, pl.DataFrame]:
+    """The rows of silver/interval, and what the sources of the nodes say about one another (CHECK_COLUMNS)."""
     if not ordered.height:
-        return arrow_schema(INTERVAL).empty_table()
+        return arrow_schema(INTERVAL).empty_table(), pl.DataFrame(schema=CHECK_COLUMNS)
     sensors = with_usual(sensors, history)
     winners, conflicts = resolve_repeats(ordered, policy.interval_us)
     judged, refused = with_refusals(winners, sensors, wrong_units(winners, sensors))
@@ -166,9 +182,12 @@ def _intervals(
     marks = pl.concat([channels.marks.join(owners, on="channel", how="left").select(*ROW, "flag"), marks])
     owners = sensors.select("channel", "day", pl.col("owner_id").alias("node_id"), "device_id")
     lost = conflicts.join(owners, on="channel", how="left").group_by(ROW).agg(pl.col("conflicts").sum())
-    rows = _rows(channels, lost, marks, inventory, policy)
+    found = arbitrate(
+        channels.values, power_candidates(channels.sensors), policy.gains, inventory, policy.interval_us
+    )
+    rows = _rows(channels, found, lost, marks, policy)
     of_day = rows.filter(pl.col("interval_us") // DAY_US == pl.col("day"))
-    return _table(of_day.pipe(with_place, inventory).pipe(_with_energy, policy), policy)
+    return _table(of_day.pipe(with_place, inventory).pipe(_with_energy, policy), policy), found.checks
 
 
 def _marks(refused: pl.DataFrame, sensors: pl.DataFrame, interval_us: int) -> pl.DataFrame:
@@ -201,14 +220,13 @@ def _placed(sensors: pl.DataFrame, inventory: pl.DataFrame) -> pl.DataFrame:
 
 def _rows(
     channels: Channels,
+    found: Arbitration,
     conflicts: pl.DataFrame,
     marks: pl.DataFrame,
-    inventory: pl.DataFrame,
     policy: IntervalPolicy,
 ) -> pl.DataFrame:
     """Power, environment, conflicts and flags, one line for each row that has any of them."""
     candidates = power_candidates(channels.sensors)
-    found = arbitrate(channels.values, candidates, policy.gains, inventory, policy.interval_us)
     chosen = found.chosen.with_columns(pl.lit(policy.interval_s).alias("interval_s"))
     with_extremes = lowest_and_highest(channels.values, channels.sensors, chosen)
     power = pl.concat([with_extremes, found.others], how="diagonal").select(

@@ -1,7 +1,6 @@
 """Which of a node's power sources is believed, once they have been held against each other.
 
-The same is done twice: on the readings of a node, where it decides the source of an interval, and on the stored
-intervals, where the figures go to silver/sensor_check.
+It decides the source of each interval, and its figures go to silver/sensor_check.
 
 - Two power series of one node over one day: ratio, offset, lag, and where one stands still.
 - What the power sources of one node say about one another over one day.
@@ -16,7 +15,6 @@ from typing import Final
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from lepton_etl.intervals.channels import DAY_US
 from lepton_etl.intervals.integrate import MICROSECONDS, Bools, Floats
@@ -24,7 +22,6 @@ from lepton_etl.intervals.plausibility import within_rating
 from lepton_etl.intervals.source_choice import ROW, choose_power, power_by_source
 from lepton_etl.schema.common import ENERGY_SOURCES
 from lepton_etl.schema.fleet import SENSOR_CHECK
-from lepton_etl.schema.types import arrow_schema
 
 # An hour of intervals of 300 s: below it nothing is said.
 LEAST_SAMPLES: Final = 12
@@ -220,12 +217,18 @@ def _node_days(series: pl.DataFrame, interval_us: int) -> Iterator[tuple[int, st
         .with_columns(pl.col("source").replace_strict(place, return_dtype=pl.Int64).alias("place"))
         .sort("day", "node_id", "place", "interval_us")
     )
-    for (day, node_id), rows in ordered.group_by("day", "node_id", maintain_order=True):
-        names = rows["source"].unique(maintain_order=True).to_list()
-        power = np.full((len(names), DAY_US // interval_us), np.nan)
-        line = rows["source"].replace_strict(names, range(len(names)), return_dtype=pl.Int64).to_numpy()
-        power[line, (rows["interval_us"].to_numpy() % DAY_US) // interval_us] = rows["power_w"].to_numpy()
-        yield int(str(day)), str(node_id), names, power
+    lines = ordered.select(
+        "day", "node_id", "source", pl.struct("day", "node_id").rle_id().alias("whose")
+    ).with_columns(pl.struct("whose", "source").rle_id().alias("line"))  # fmt: skip
+    slot = (ordered["interval_us"].to_numpy() % DAY_US) // interval_us
+    line, power_w = lines["line"].to_numpy().astype(np.int64), ordered["power_w"].to_numpy()
+    power = np.full((int(line[-1]) + 1 if len(line) else 0, DAY_US // interval_us), np.nan)
+    power[line, slot] = power_w
+    found = lines.unique("line", keep="first", maintain_order=True).group_by("whose", maintain_order=True).agg(
+        pl.col("day", "node_id").first(), pl.col("source"), pl.col("line").first()
+    )  # fmt: skip
+    for day, node_id, names, first in found.select("day", "node_id", "source", "line").iter_rows():
+        yield day, node_id, names, power[first : first + len(names)]
 
 
 def _pairs(names: list[str], power: Floats, interval_us: int) -> dict[tuple[int, int], Pair]:
@@ -319,21 +322,19 @@ _DOUBT: Final = pl.Schema(
     }
 )
 
-# Rows and columns of silver/interval that the checks read.
-CHECKED_DEVICES: Final = r"^(node$|node\.|cpu|dram|gpu)"
-CHECKED_COLUMNS: Final = (
-    "site_id", "node_id", "device_id", "interval_start", "interval_s", "energy_source", "power_mean_w", "multiplicity",
-    "observed_s",
-)  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True)
 class Arbitration:
-    """chosen: as choose_power; others: the sources not chosen, at device `node.<source>`; doubts: ROW, flag."""
+    """What the sources of the nodes say, held against each other.
+
+    chosen: as choose_power; others: the sources not chosen, at device `node.<source>`; doubts: ROW, flag; checks:
+    CHECK_COLUMNS.
+    """
 
     chosen: pl.DataFrame
     others: pl.DataFrame
     doubts: pl.DataFrame
+    checks: pl.DataFrame
 
 
 def arbitrate(
@@ -352,7 +353,7 @@ def arbitrate(
     parts = first.filter(pl.col("device_id").str.contains(_PARTS))
     no_doubts = pl.DataFrame(schema=_DOUBT)
     if parts.is_empty() and by_source.select(ROW).is_unique().all():
-        return Arbitration(first, by_source.clear(), no_doubts)
+        return Arbitration(first, by_source.clear(), no_doubts, pl.DataFrame(schema=CHECK_COLUMNS))
     mean = pl.col("integral") / pl.col("observed_s") * pl.col("multiplicity")
     told = pl.concat([by_source, parts]).with_columns(mean.alias("power_w"))
     found = compare_sources(_series(told, interval_us), gains, _rated_w(told, inventory), interval_us)
@@ -364,7 +365,7 @@ def arbitrate(
     before = first.select(*ROW, pl.col("energy_source").alias("before"))
     moved = at_node.join(before, on=ROW, how="inner").filter(pl.col("before") != pl.col("energy_source"))
     doubts = [moved.select(*ROW, pl.lit(SOURCE_CHANGED).alias("flag")), *_flags(found, at_node)]
-    return Arbitration(chosen, others, pl.concat([no_doubts, *doubts]))
+    return Arbitration(chosen, others, pl.concat([no_doubts, *doubts]), found.checks)
 
 
 def _flags(found: Comparison, at_node: pl.DataFrame) -> list[pl.DataFrame]:
@@ -411,22 +412,10 @@ def _rated_w(told: pl.DataFrame, inventory: pl.DataFrame) -> dict[tuple[int, str
     }
 
 
-def sensor_checks(rows: pa.Table, inventory: pl.DataFrame, gains: Mapping[str, float]) -> pa.Table:
-    """silver/interval (CHECKED_COLUMNS, whole node-days of one site) -> silver/sensor_check, sorted by key."""
-    frame = pl.DataFrame(rows.select(list(CHECKED_COLUMNS)))
-    if frame.is_empty():
-        return arrow_schema(SENSOR_CHECK).empty_table()
-    interval_us = frame.item(0, "interval_s") * MICROSECONDS
-    time_us = pl.col("interval_start").dt.epoch("us")
-    told = frame.filter(pl.col("power_mean_w").is_not_null()).with_columns(
-        time_us.alias("interval_us"),
-        (time_us // DAY_US).alias("day"),
-        (pl.col("power_mean_w") * pl.col("multiplicity")).alias("power_w"),
+def check_rows(checks: pl.DataFrame, site_id: str) -> pl.DataFrame:
+    """CHECK_COLUMNS -> rows of silver/sensor_check, sorted by key."""
+    return (
+        checks.with_columns(pl.lit(site_id).alias("site_id"), pl.from_epoch("day", "d").alias("date"))
+        .select(list(SENSOR_CHECK.columns))
+        .sort(list(SENSOR_CHECK.key))
     )
-    found = compare_sources(_series(told, interval_us), gains, _rated_w(told, inventory), interval_us)
-    checks = found.checks.select(
-        pl.lit(frame.item(0, "site_id")).alias("site_id"),
-        pl.from_epoch("day", "d").alias("date"),
-        pl.exclude("day"),
-    ).sort("node_id", "date", "check_source", "against_source")
-    return checks.to_arrow().select(list(SENSOR_CHECK.columns)).cast(arrow_schema(SENSOR_CHECK))

@@ -93,13 +93,12 @@ def sensor_days(readings: pl.DataFrame, sensors: pl.DataFrame) -> pl.DataFrame:
 
 def histories(said: pl.DataFrame, days: Iterable[int]) -> pl.DataFrame:
     """Return HISTORY_COLUMNS: what each sensor said on the week before each of `days`, of SENSOR_DAY_COLUMNS."""
+    wanted = pl.Series(list(days), dtype=pl.Int64).implode()
     past = [
-        said.filter(pl.col("on_day").is_between(day - HISTORY_DAYS, day - 1)).with_columns(
-            day=pl.lit(day, pl.Int64)
-        )
-        for day in days
+        said.with_columns((pl.col("on_day") + ago).alias("day")).filter(pl.col("day").is_in(wanted))
+        for ago in range(1, HISTORY_DAYS + 1)
     ]
-    return pl.concat(past).select(list(HISTORY_COLUMNS)) if past else pl.DataFrame(schema=HISTORY_COLUMNS)
+    return pl.concat(past).select(list(HISTORY_COLUMNS))
 
 
 def with_usual(sensors: pl.DataFrame, history: pl.DataFrame) -> pl.DataFrame:

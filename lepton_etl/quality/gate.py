@@ -17,6 +17,7 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
+from lepton_etl.quality.offline_docs import take_offline
 from lepton_etl.quality.rules import (
     KEY_UNIQUE,
     NOT_EMPTY,
@@ -209,7 +210,7 @@ class Validator:
         found: Any = definition.run(batch_parameters={"dataframe": rows.to_pandas()}, result_format="BASIC")
         return {r.expectation_config.meta["check"]: _verdict(r) for r in found.results}
 
-    def write_docs(self, folder: Path) -> Path:
+    def write_docs(self, folder: Path, outcomes: Sequence[CheckOutcome]) -> Path:
         """Build the Data Docs of everything validated so far; replaces the folder. Returns its index.html."""
         fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
         fresh.parent.mkdir(parents=True, exist_ok=True)
@@ -221,6 +222,7 @@ class Validator:
         }
         self._context.add_data_docs_site(_SITE, site)
         self._context.build_data_docs(site_names=[_SITE])
+        take_offline(fresh, outcomes, f"Quality of {folder.name}")
         # Built aside, then swapped: the folder never holds half a site or pages of an earlier run.
         shutil.rmtree(folder, ignore_errors=True)
         fresh.replace(folder)
@@ -267,7 +269,7 @@ def judge(slices: Mapping[str, Slice], rules: Mapping[str, TableRules], docs: Pa
             judged = _Judged(table, rules[name], rows, validator)
             outcomes += judged.outcomes()
             counts[name] = judged.rows
-    return GateOutcome(tuple(outcomes), counts, _docs(validator, docs))
+    return GateOutcome(tuple(outcomes), counts, _docs(validator, docs, outcomes))
 
 
 @dataclass
@@ -374,10 +376,10 @@ def _closed(table: Table, check: str, observed: str, expected: str) -> CheckOutc
     return CheckOutcome(table.name, check, None, severity, False, observed, expected)
 
 
-def _docs(validator: Validator, folder: Path) -> Path | None:
+def _docs(validator: Validator, folder: Path, outcomes: Sequence[CheckOutcome]) -> Path | None:
     # Pages that cannot be written (full disk, rights) must not hide the verdict; the caller says so.
     try:
-        return validator.write_docs(folder)
+        return validator.write_docs(folder, outcomes)
     except OSError:
         return None
 

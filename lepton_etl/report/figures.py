@@ -1,4 +1,7 @@
-"""Figures of the page: totals over the days, what is unknown in them, headline tiles, ledger and tenants."""
+"""Figures of the page: totals over the days, what is unknown in them, headline tiles, ledger and tenants.
+
+A total over days or clusters says in how many of its rows the figure was known; known in none, it is unknown too.
+"""
 
 from __future__ import annotations
 

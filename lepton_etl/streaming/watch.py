@@ -2,7 +2,8 @@
 
 A batch is: new lines -> sums of a minute (executors) -> the last hour of each device -> its state by the night's own
 model -> one commit. Nothing here writes a table that a night writes, and nothing waits for a night.
-The stream's offsets are byte offsets of files; executors decode the new bytes and sum them up.
+The stream's offsets are byte offsets of files, made of the folder alone, so a restart needs nothing but Spark's
+checkpoint; executors decode the new bytes and sum them up.
 """
 
 from __future__ import annotations

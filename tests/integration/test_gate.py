@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -83,9 +84,16 @@ def test_a_good_slice_passes_and_the_docs_name_the_suites(tmp_path: Path) -> Non
     assert found.warnings == ()
     assert found.rows == {FILE.name: 1, INTERVAL.name: 288}
     assert found.docs == docs / "index.html"
-    assert "silver.interval" in found.docs.read_text(encoding="utf-8")
+    assert "silver/interval" in found.docs.read_text(encoding="utf-8")
     assert list((docs / "validations" / "silver").rglob("*.html"))
     assert not (docs / "stale.html").exists()
+    # The pages open whole without a network: nothing in them asks a host.
+    pages = [page.read_text(encoding="utf-8") for page in docs.rglob("*.html")]
+    assert len(pages) > 4
+    for page in pages:
+        assert not re.search(r"<script|(src|href)=[\"']?(https?:)?//|url\(['\"]?(https?:)?//", page)
+    front = found.docs.read_text(encoding="utf-8")
+    assert "energy_kwh_is_in_bounds" in front and "0 of 288 rows" in front
     assert [path.name for path in docs.parent.iterdir()] == ["2025-06-03"]
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from lepton_etl.attribution.node_energy import roll
-from lepton_etl.attribution.node_split import node_days
+from lepton_etl.attribution.node_split import split_node
 from lepton_etl.attribution.runs import job_nodes, job_runs
 from lepton_etl.days import Days
 from lepton_etl.ingest.decoded import Origin
@@ -71,10 +71,9 @@ def split_of(plan: FleetPlan, out: Path) -> Split:
                 readings(out, node_id, days), HISTORY_COLUMNS.to_frame().to_arrow(), listed, POLICY
             )
             own = held.filter(pa.compute.equal(held["node_id"], node_id))
-            tables.append(node_days(pl.DataFrame(rows), pl.DataFrame(own), known, 0.01))
-    both = pl.concat(tables)
-    is_job = pl.col("job_id").is_not_null()
-    return Split(out, both.filter(is_job), both.filter(~is_job))
+            tables.append(split_node(pl.DataFrame(rows), pl.DataFrame(own), known, 0.01))
+    jobs, split = (pl.concat(parts) for parts in zip(*tables, strict=True))
+    return Split(out, jobs, split)
 
 
 def readings(out: Path, node_id: str, days: Days) -> pa.Table:

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from lepton_etl.attribution.node_energy import NodeFacts, Roll
-from lepton_etl.attribution.node_split import HOLDING_COLUMNS, INTERVAL_COLUMNS, node_days
+from lepton_etl.attribution.node_split import HOLDING_COLUMNS, INTERVAL_COLUMNS, split_node
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.fleet import INTERVAL
 from lepton_etl.schema.jobs import JOB_NODE
@@ -59,8 +59,8 @@ def split(
         table_of(intervals, INTERVAL, INTERVAL_COLUMNS),
         table_of(held, JOB_NODE, HOLDING_COLUMNS),
     )
-    rows = node_days(measured, holdings, nodes, 0.01).to_dicts()
-    return [row for row in rows if row["job_id"]], [row for row in rows if not row["job_id"]]
+    jobs, node = split_node(measured, holdings, nodes, 0.01)
+    return jobs.to_dicts(), node.to_dicts()
 
 
 def case_rows(path: Path) -> list[dict[str, Any]]:

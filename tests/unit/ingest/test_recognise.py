@@ -35,7 +35,7 @@ def test_a_format_is_recognised_or_needs_settings() -> None:
 
 
 def test_a_name_is_taken_once() -> None:
-    with pytest.raises(TypeError, match="two formats are called 'ipmitool'"):
+    with pytest.raises(TypeError, match="'ipmitool' is no name for another format"):
         log_format(type("Other", (formats()["ipmitool"],), {}))
     assert issubclass(formats()["ipmitool"], LogFormat)
 

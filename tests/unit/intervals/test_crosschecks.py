@@ -11,15 +11,25 @@ import pytest
 from numpy.typing import NDArray
 
 from lepton_etl.intervals.channels import DAY_US
+from lepton_etl.intervals.node_day import node_days
 from lepton_etl.intervals.readings import ROSTER_COLUMNS
 from lepton_etl.intervals.sensor_checks import (
-    CHECKED_COLUMNS,
     SERIES_COLUMNS,
     Comparison,
     compare_sources,
-    sensor_checks,
 )
-from tests.unit.intervals.readings import CLASSES, DAY, DAY_NUMBER, POLICY, node, of_device, rows_of, series
+from lepton_etl.intervals.usual_values import SENSOR_DAY_COLUMNS
+from tests.unit.intervals.readings import (
+    CLASSES,
+    DAY,
+    DAY_NUMBER,
+    POLICY,
+    node,
+    of_device,
+    rows_of,
+    series,
+    table,
+)
 
 INTERVAL_US = 300_000_000
 DAY_LENGTH = 288
@@ -191,11 +201,11 @@ def test_what_was_not_chosen_is_kept_and_never_added() -> None:
     assert CLASSES["bmc"].gain_sigma_ratio == 0.05
 
 
-def test_stored_intervals_give_the_checks_again() -> None:
-    rows = two_sources([300.0] * len(TIMES), [200.0] * len(TIMES))
-    stored = pl.DataFrame(rows).select(CHECKED_COLUMNS).to_arrow()
+def test_a_bucket_gives_the_checks_of_its_nodes() -> None:
+    readings = series(TIMES, [300.0] * len(TIMES), "outlet_power") + series(TIMES, [200.0] * len(TIMES))
     listed = pl.DataFrame([node()], schema=ROSTER_COLUMNS)
-    bmc, outlet = sensor_checks(stored, listed, GAINS).to_pylist()
+    made = node_days(table(readings), pl.DataFrame(schema=SENSOR_DAY_COLUMNS), listed, POLICY)
+    bmc, outlet = made.checks.to_dicts()
     assert (bmc["site_id"], bmc["node_id"], bmc["date"], bmc["samples"]) == ("site", "n1", DAY, 48)
     assert (bmc["check_source"], bmc["against_source"]) == ("bmc", "outlet_power")
     assert bmc["median_ratio"] == pytest.approx(2 / 3)
