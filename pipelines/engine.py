@@ -30,7 +30,10 @@ Split = Callable[[T], Iterable[tuple[int, bytes]]]
 Reduce = Callable[[int, Sequence[bytes]], R]
 
 # What every task needs: imported once before the pool's processes part, and never used there.
-_PRELOADED: Final = ["polars", "pyarrow", "pyarrow.parquet", "pyarrow.compute", "numpy", "deltalake"]
+_PRELOADED: Final = [
+    "polars", "pyarrow", "pyarrow.parquet", "pyarrow.compute", "numpy", "pandas", "deltalake", "pipelines.bronze",
+    "pipelines.silver",
+]  # fmt: skip
 
 
 _TELL_S: Final = 0.5
