@@ -381,18 +381,6 @@ def split_nodes(
     return _frames(days)
 
 
-def split_node(
-    intervals: pl.DataFrame, held: pl.DataFrame, nodes: Roll, idle_activity: float
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Split the energy of one node of one cluster, as `split_nodes` does.
-
-    `intervals` has INTERVAL_COLUMNS of silver/interval, and rows of device `imputed` with a node-hour's imputed energy;
-    `held` HOLDING_COLUMNS of silver/job_node. Rows of the inventory that no reading speaks of give energy 0 here: their
-    node-hours are unknown in gold/node_hour. A node outside the inventory gives nothing.
-    """
-    return _frames(_days_of(intervals, held, nodes, idle_activity))
-
-
 def _days_of(
     intervals: pl.DataFrame, held: pl.DataFrame, nodes: Roll, idle_activity: float
 ) -> list[tuple[Columns, Columns]]:

@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -568,8 +568,3 @@ def empty_days(table: Table, days: Days) -> LakeError:
         where=table.name,
         remedy="check the stage's inputs; no row was removed",
     )
-
-
-def days_predicate(days: Days) -> str:
-    # Dates are parsed values, so the string holds nothing that a caller typed.
-    return f"date >= '{days.start.isoformat()}' AND date < '{(days.end + timedelta(days=1)).isoformat()}'"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Final
 
 import polars as pl
@@ -25,7 +24,7 @@ from lepton_etl.schema.declare import (
 )
 
 if TYPE_CHECKING:
-    from pyspark.sql import types as T
+    pass
 
 _DELTA: Final[dict[str, str]] = {INT: "integer", LONG: "long"}
 _ARROW: Final[dict[str, pa.DataType]] = {
@@ -59,15 +58,6 @@ def _delta_type(name: str) -> PrimitiveType | ArrayType:
     if name == STRINGS:
         return ArrayType(PrimitiveType("string"), contains_null=True)
     return PrimitiveType(_DELTA.get(name, name))
-
-
-def spark_schema(table: Table) -> T.StructType:
-    """The table's columns as Spark types, in order, read from what the Delta log says."""
-    # A night on the local engine never imports Spark.
-    from pyspark.sql import types as T
-
-    found: T.StructType = T.StructType.fromJson(json.loads(delta_schema(table).to_json()))
-    return found
 
 
 def arrow_schema(table: Table) -> pa.Schema:

@@ -12,8 +12,9 @@ import polars as pl
 import pyarrow as pa
 
 from lepton_etl.attribution.node_energy import NodeFacts, Roll
-from lepton_etl.attribution.node_split import HOLDING_COLUMNS, INTERVAL_COLUMNS, split_node
+from lepton_etl.attribution.node_split import HOLDING_COLUMNS, INTERVAL_COLUMNS, split_nodes
 from lepton_etl.schema.declare import Table
+from lepton_etl.schema.energy import NODE_HOUR
 from lepton_etl.schema.fleet import INTERVAL
 from lepton_etl.schema.jobs import JOB_NODE
 from lepton_etl.schema.types import arrow_schema
@@ -51,6 +52,10 @@ def table_of(rows: list[dict[str, Any]], table: Table, names: Sequence[str]) -> 
     return pl.DataFrame(pa.Table.from_pylist(rows, schema=schema))
 
 
+# Rows of device `imputed` stand among the intervals of these cases.
+NOTHING_IMPUTED = pl.DataFrame(arrow_schema(NODE_HOUR).empty_table())
+
+
 def split(
     intervals: list[dict[str, Any]], held: list[dict[str, Any]], nodes: Roll
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -59,7 +64,7 @@ def split(
         table_of(intervals, INTERVAL, INTERVAL_COLUMNS),
         table_of(held, JOB_NODE, HOLDING_COLUMNS),
     )
-    jobs, node = split_node(measured, holdings, nodes, 0.01)
+    jobs, node = split_nodes(measured, NOTHING_IMPUTED, holdings, nodes, 0.01)
     return jobs.to_dicts(), node.to_dicts()
 
 
