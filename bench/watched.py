@@ -15,7 +15,7 @@ JVM: Final = "JVM"
 DRIVER: Final = "driver"
 WORKER: Final = "worker"
 
-_PERIOD_S: Final = 0.1
+_PERIOD_S: Final = 0.25
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 # Words of a command line by which Spark's Python workers and the processes of a pool are known.
 _WORKER_WORDS: Final = ("pyspark.daemon", "multiprocessing", "loky")

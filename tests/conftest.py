@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from lepton_etl.lake.tables import Lake
 
+# No test is timed: machines are shared, and a slow example says nothing about the code.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # Two workers and Spark share the cores: threads of OpenMP that wait for each other would take most of them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

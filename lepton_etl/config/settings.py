@@ -144,8 +144,8 @@ class Energy(Section):
     idle_utilisation_ratio: float = ratio(0.05, "Utilisation below which a node is idle.")
     sensor_gain_ratio: float | None = setting(
         None,
-        "Gain error, one sigma, of node sensors for which the inventory has none; null: by the "
-        "sensor's class (conf/factors/sensor_classes.csv).",
+        "Gain error, one sigma, of node sensors for which the inventory has none; null: by the sensor's "
+        "class (conf/factors/sensor_classes.csv).",
         ge=0,
         le=1,
     )

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from lepton_etl.days import Days, adjoining
+from lepton_etl.days import Days
 from lepton_etl.lake.runs import code_version
 from lepton_etl.lake.tables import DataFile, Lake, Written, data_files, read_log
 from lepton_etl.schema.carbon import KPI
@@ -282,18 +282,16 @@ def _last_night(lake: Lake) -> _Night | None:
 
 def _write(lake: Lake, nights: Mapping[date, _Night], run_id: str) -> Written:
     now = datetime.now(UTC)
-    lake.ensure(NIGHT)
-    for span in adjoining(sorted(nights)):
-        rows = [
-            {
-                "date": day,
-                "run_id": run_id,
-                "published_time": now,
-                "table_versions": json.dumps(dict(nights[day].versions), sort_keys=True),
-                "file_digests": json.dumps(dict(nights[day].digests), sort_keys=True),
-                "code_version": code_version(),
-            }
-            for day in span
-        ]
-        lake.replace(NIGHT, span, pa.Table.from_pylist(rows, schema=arrow_schema(NIGHT)))
-    return Written(NIGHT.name, len(nights), lake.version(NIGHT) or 0, bool(nights))
+    rows = [
+        {
+            "date": day,
+            "run_id": run_id,
+            "published_time": now,
+            "table_versions": json.dumps(dict(night.versions), sort_keys=True),
+            "file_digests": json.dumps(dict(night.digests), sort_keys=True),
+            "code_version": code_version(),
+        }
+        for day, night in sorted(nights.items())
+    ]
+    # One commit for all days, those of months and years among them: a reader between two would see half a night.
+    return lake.replace_own_days(NIGHT, pa.Table.from_pylist(rows, schema=arrow_schema(NIGHT)))

@@ -505,6 +505,16 @@ class Lake:
         last = self.log(table).transaction_version(BRONZE)
         return last is not None and last >= batch
 
+    def replace_own_days(self, table: Table, rows: pl.DataFrame | pa.Table) -> Written:
+        """Replace the days that the rows are of, adjoining or not, in one transaction. Raises LakeError."""
+        self.ensure(table)
+        files: dict[date, list[StagedFile]] = {}
+        for file in stage(self.root, table, rows):
+            files.setdefault(file.day, []).append(file)
+        _commit_days(self.root, table, files, self.metadata)
+        count = sum(file.rows for of_day in files.values() for file in of_day)
+        return Written(table.name, count, self._version(table), bool(files))
+
     def overwrite(self, table: Table, rows: pl.DataFrame | pa.Table) -> Written:
         """Replace a table without days (inventory, meters); equal rows make no commit."""
         self.ensure(table)

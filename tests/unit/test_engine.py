@@ -20,7 +20,7 @@ from lepton_etl.lake.staging import StagedFile, stage
 from lepton_etl.lake.tables import DataFile, Lake, read_files
 from lepton_etl.schema.fleet import GRID_HOUR
 from lepton_etl.schema.types import arrow_schema
-from pipelines.engine import Engine, InlineEngine, LocalEngine, SparkEngine
+from pipelines.engine import Engine, InlineEngine, LocalEngine, SparkEngine, Work
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -107,7 +107,12 @@ def test_a_pool_and_this_process_make_equal_tables(source: Lake, local: LocalEng
 def test_spark_makes_the_same_tables(spark: SparkSession, source: Lake, tmp_path: Path) -> None:
     inline = made_by(InlineEngine(), source, Lake(tmp_path / "inline"))
     engine = SparkEngine.of(spark)
+    assert engine.map(abs, [-1]) == [1]
+    before, told = engine.work(), list[tuple[int, int]]()
+    engine.progress = lambda done, total: told.append((done, total))
     assert made_by(engine, source, Lake(tmp_path / "spark")).equals(inline)
+    assert engine.work() - before == Work(jobs=1, executions=0)
+    assert all(0 <= done <= total == 8 + BUCKETS for done, total in told)
     assert engine.map(abs, [-3, 2, -1]) == [3, 2, 1]
     assert engine.map(abs, []) == [] == engine.exchange([], split, Halved(tmp_path), BUCKETS)
 

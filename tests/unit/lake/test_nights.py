@@ -112,6 +112,17 @@ def test_the_same_night_again_writes_no_row(lake: Lake) -> None:
     assert lake.version(NIGHT) == version
 
 
+def test_a_night_is_named_in_one_commit(lake: Lake) -> None:
+    """Its own days and the first days of its month and year, which do not adjoin."""
+    before = lake.version(NIGHT)
+    assert before is not None
+    make(lake, KPI, 5.0, DAY.replace(month=1, day=1))
+    make(lake, KPI, 5.0, DAY.replace(day=1))
+    make(lake, CLUSTER_DAY, 20.0, DAY, NEXT)
+    assert name_night(lake, BOTH, "second").rows == 4
+    assert lake.version(NIGHT) == before + 1
+
+
 def test_a_day_of_which_only_another_day_speaks_is_not_published(lake: Lake) -> None:
     """A month's figure stands under its first day, a forecast under the next: their tables and no others are seen."""
     first = DAY.replace(day=1)
