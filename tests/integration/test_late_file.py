@@ -26,12 +26,12 @@ from lepton_etl.schema.operations import RUN, STAGE_RUN
 from lepton_etl.schema.publication import PUBLICATION, RESTATEMENT
 from lepton_etl.simulator.plan import ClusterPlan, FleetPlan
 from lepton_etl.simulator.simulate import simulate
-from pipelines.engine import SparkEngine
+from pipelines.engine import InlineEngine
 from pipelines.nightly import run_night
 from pipelines.publish import dirty_days
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    pass
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ DAILY = (
 
 
 @pytest.fixture(scope="module")
-def nights(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Nights:
+def nights(tmp_path_factory: pytest.TempPathFactory) -> Nights:
     """Five days in one range, then the night of the sixth, in which a file of the third arrives."""
     folder = tmp_path_factory.mktemp("late")
     plan = FleetPlan(
@@ -83,22 +83,22 @@ def nights(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Nig
         file.rename(place)
     settings = load(folder / "config.yaml")
     lake = Lake(settings.lake.root)
-    stages(spark, settings, TWO_DAYS_BEFORE, "bronze", "silver", "gold", "publish")
+    stages(settings, TWO_DAYS_BEFORE, "bronze", "silver", "gold", "publish")
     record_a_whole_night(lake)
     before = {table.name: plain.files_by_day(lake.root, table) for table in DAILY}
     between = datetime.now(UTC)
     for file, place in held.items():
         place.rename(file)
-    stages(spark, settings, Days.of(LAST), "bronze")
+    stages(settings, Days.of(LAST), "bronze")
     ranges = dirty_days(lake, settings, Days.of(LAST))
     for days in ranges:
-        stages(spark, settings, days, "silver", "gold", "publish")
+        stages(settings, days, "silver", "gold", "publish")
     return Nights(settings, before, [str(days) for days in ranges], between)
 
 
-def stages(spark: SparkSession, settings: Settings, days: Days, *names: str) -> None:
+def stages(settings: Settings, days: Days, *names: str) -> None:
     for name in names:
-        done = run_night(SparkEngine.of(spark), settings, days, name)
+        done = run_night(InlineEngine(), settings, days, name)
         assert done.exit_code == Exit.DONE, done.message
 
 
@@ -110,7 +110,6 @@ def record_a_whole_night(lake: Lake) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.spark
 def test_a_late_file_changes_its_day_and_the_intervals_across_its_midnights_and_nothing_else(
     nights: Nights,
 ) -> None:
@@ -133,9 +132,8 @@ def test_a_late_file_changes_its_day_and_the_intervals_across_its_midnights_and_
 
 
 @pytest.mark.slow
-@pytest.mark.spark
 def test_the_night_of_the_late_file_says_what_it_changed_and_as_of_shows_the_old_figure(
-    spark: SparkSession, nights: Nights
+    nights: Nights,
 ) -> None:
     root, name = nights.settings.lake.root, CLUSTER_DAY.name
     restated = nights.rows(RESTATEMENT).filter(pl.col("table_name") == name)

@@ -13,9 +13,10 @@ import pytest
 from deltalake import DeltaTable as DeltaLog
 from pyspark.sql import SparkSession
 
-from lepton_etl.config.settings import Settings, load
+from lepton_etl.config.settings import LakeSettings, Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import Exit
+from lepton_etl.lake.compare import compare_lakes
 from lepton_etl.lake.lease import Lease
 from lepton_etl.lake.tables import Lake
 from lepton_etl.models.registry import Registry
@@ -26,7 +27,7 @@ from lepton_etl.schema.logs import FILE, READING, REJECT
 from lepton_etl.schema.tables import TABLES
 from lepton_etl.simulator.plan import ClusterPlan, Fault, FleetPlan
 from lepton_etl.simulator.simulate import simulate
-from pipelines.engine import SparkEngine
+from pipelines.engine import InlineEngine, LocalEngine, SparkEngine
 from pipelines.nightly import Night, run_night
 from tests.conftest import PROJECT
 
@@ -59,7 +60,6 @@ class Site:
 
 
 def make_site(
-    spark: SparkSession,
     folder: Path,
     *,
     faults: tuple[Fault, ...] = (),
@@ -81,27 +81,27 @@ def make_site(
     settings = load(folder / "config.yaml")
     night = Night("none")
     for stage in [None] if days == TWO_DAYS else ["bronze", "silver", "gold"]:
-        night = run_night(SparkEngine.of(spark), settings, days, stage)
+        night = run_night(InlineEngine(), settings, days, stage)
         assert night.exit_code == Exit.DONE, night.message
     return Site(folder, settings, Lake(settings.lake.root), night)
 
 
 @pytest.fixture(scope="module")
-def clean(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Site:
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """A clean fleet of 1 W sensors after one whole run over two days, the least that trains forward in time."""
-    return make_site(spark, tmp_path_factory.mktemp("clean"), days=TWO_DAYS)
+    return make_site(tmp_path_factory.mktemp("clean"), days=TWO_DAYS)
 
 
 @pytest.fixture(scope="module")
-def coarse(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Site:
+def coarse(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """A clean fleet of 10 W sensors."""
-    return make_site(spark, tmp_path_factory.mktemp("coarse"), resolution_w=10)
+    return make_site(tmp_path_factory.mktemp("coarse"), resolution_w=10)
 
 
 @pytest.fixture(scope="module")
-def faulty(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Site:
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """A fleet with every fault of nodes' logs that this release can inject."""
-    return make_site(spark, tmp_path_factory.mktemp("faulty"), faults=LOG_FAULTS)
+    return make_site(tmp_path_factory.mktemp("faulty"), faults=LOG_FAULTS)
 
 
 def true_energy_kwh(site: Site) -> dict[str, float]:
@@ -193,18 +193,18 @@ def test_every_record_is_accounted_for(faulty: Site) -> None:
     assert files["rejects"].sum() == faulty.table(REJECT).height
 
 
-def test_the_same_night_again_commits_nothing_and_registers_nothing(spark: SparkSession, clean: Site) -> None:
+def test_the_same_night_again_commits_nothing_and_registers_nothing(clean: Site) -> None:
     registry = Registry(clean.settings.mlflow.tracking_uri)
     before, models = clean.versions(), [v.version for v in registry.versions(clean.settings.model.name)]
     assert models
-    again = run_night(SparkEngine.of(spark), clean.settings, TWO_DAYS)
+    again = run_night(InlineEngine(), clean.settings, TWO_DAYS)
     assert again.exit_code == Exit.DONE, again.message
     assert clean.versions() == before
     assert [v.version for v in registry.versions(clean.settings.model.name)] == models
 
 
 @pytest.mark.slow
-def test_a_bad_gzip_is_named_and_the_rest_is_loaded(spark: SparkSession, clean: Site) -> None:
+def test_a_bad_gzip_is_named_and_the_rest_is_loaded(clean: Site) -> None:
     landing = clean.folder / "landing" / "ipmi"
     bad = landing / "c01n0009-2025-06-03.txt.gz"
     bad.write_bytes(next(landing.glob("c01n0001-*")).read_bytes()[:-100])
@@ -212,7 +212,7 @@ def test_a_bad_gzip_is_named_and_the_rest_is_loaded(spark: SparkSession, clean: 
     # An hour of another node's log: a whole day of a node that no meter sees would not close the ledger.
     text = gzip.decompress(next(landing.glob("c01n0001-*")).read_bytes())
     good.write_bytes(gzip.compress(text[: text.rindex(b"\nTimestamp", 0, len(text) // 24)]))
-    night = run_night(SparkEngine.of(spark), clean.settings, ONE_DAY)
+    night = run_night(InlineEngine(), clean.settings, ONE_DAY)
     assert night.exit_code == Exit.DONE, night.message
     assert any(f"file discarded: {bad}" in note for note in night.notes)
     states = dict(clean.table(FILE).select("path", "state").iter_rows())
@@ -221,16 +221,14 @@ def test_a_bad_gzip_is_named_and_the_rest_is_loaded(spark: SparkSession, clean: 
     assert bad.name in page
 
 
-def test_a_run_that_finds_the_lease_held_says_by_whom(spark: SparkSession, clean: Site) -> None:
+def test_a_run_that_finds_the_lease_held_says_by_whom(clean: Site) -> None:
     with Lease(clean.lake.root, "bronze", "another-run"):
-        night = run_night(SparkEngine.of(spark), clean.settings, ONE_DAY)
+        night = run_night(InlineEngine(), clean.settings, ONE_DAY)
     assert night.exit_code == Exit.LOCKED
     assert "held by run another-run" in night.message
 
 
-def test_a_failed_gate_keeps_silver_and_leaves_gold_untouched(
-    spark: SparkSession, clean: Site, tmp_path: Path
-) -> None:
+def test_a_failed_gate_keeps_silver_and_leaves_gold_untouched(clean: Site, tmp_path: Path) -> None:
     rules = shutil.copytree(PROJECT / "conf" / "expectations", tmp_path / "expectations")
     (rules / "silver_interval.yaml").write_text(
         "table: silver/interval\nrequired: true\nrules:\n"
@@ -239,27 +237,42 @@ def test_a_failed_gate_keeps_silver_and_leaves_gold_untouched(
     )
     quality = clean.settings.quality.model_copy(update={"expectations": rules, "docs": tmp_path / "docs"})
     before = clean.versions(("silver", "gold"))
-    night = run_night(
-        SparkEngine.of(spark), clean.settings.model_copy(update={"quality": quality}), ONE_DAY, "gate"
-    )
+    night = run_night(InlineEngine(), clean.settings.model_copy(update={"quality": quality}), ONE_DAY, "gate")
     assert night.exit_code == Exit.QUALITY_GATE
     assert "impossible" in night.message and str(tmp_path / "docs") in night.message
     assert clean.versions(("silver", "gold")) == before
 
 
 @pytest.mark.slow
-def test_with_mlflow_down_the_figures_are_published(spark: SparkSession, clean: Site) -> None:
+def test_with_mlflow_down_the_figures_are_published(clean: Site) -> None:
     mlflow = clean.settings.mlflow.model_copy(update={"tracking_uri": "http://127.0.0.1:9"})
-    night = run_night(SparkEngine.of(spark), clean.settings.model_copy(update={"mlflow": mlflow}), TWO_DAYS)
+    night = run_night(InlineEngine(), clean.settings.model_copy(update={"mlflow": mlflow}), TWO_DAYS)
     assert night.exit_code == Exit.PUBLISHED_THEN_FAILED
     assert "published, but" in night.message
     states = {stage.stage: stage.state for stage in night.stages}
     assert (states["gold"], states["train"]) == ("done", "failed")
 
 
-def test_a_day_without_input_leaves_the_other_days_untouched(spark: SparkSession, clean: Site) -> None:
+def test_a_day_without_input_leaves_the_other_days_untouched(clean: Site) -> None:
     before = clean.versions(("silver", "gold"))
-    night = run_night(SparkEngine.of(spark), clean.settings, Days.of(date(2025, 7, 1)))
+    night = run_night(InlineEngine(), clean.settings, Days.of(date(2025, 7, 1)))
     assert night.exit_code == Exit.NO_INPUT
     assert "no reading of 2025-07-01" in night.message
     assert clean.versions(("silver", "gold")) == before
+
+
+@pytest.mark.spark
+def test_spark_and_a_pool_make_the_same_tables(spark: SparkSession, clean: Site, tmp_path: Path) -> None:
+    made = []
+    with LocalEngine(2) as pool:
+        for name, engine in (("spark", SparkEngine.of(spark)), ("pool", pool)):
+            root = tmp_path / name
+            settings = clean.settings.model_copy(update={"lake": LakeSettings(root=root)})
+            for stage in ("bronze", "silver", "gold"):
+                night = run_night(engine, settings, ONE_DAY, stage)
+                assert night.exit_code == Exit.DONE, night.message
+            made.append(root)
+    found = list(compare_lakes(*made))
+    assert found and all(one.equal for one in found), [
+        line for one in found if not one.equal for line in one.lines()
+    ]

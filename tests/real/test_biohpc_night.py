@@ -12,7 +12,6 @@ from zoneinfo import ZoneInfo
 import polars as pl
 import pytest
 from deltalake import DeltaTable as DeltaLog
-from pyspark.sql import SparkSession
 
 from lepton_etl.config.settings import load
 from lepton_etl.days import Days
@@ -21,7 +20,7 @@ from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR
 from lepton_etl.schema.logs import FILE, READING
-from pipelines.engine import SparkEngine
+from pipelines.engine import InlineEngine
 from pipelines.nightly import run_night
 from tests.conftest import PROJECT, real_data
 
@@ -40,7 +39,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
     """The lake after bronze, silver and gold of the days, with the committed settings and inventory."""
     root = tmp_path_factory.mktemp("biohpc")
     with pytest.MonkeyPatch.context() as patch:
@@ -50,7 +49,7 @@ def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Itera
         settings = load(PROJECT / "conf" / "examples" / "biohpc.yaml")
     runs = [("bronze", DAYS[0])] + [(stage, days) for days in DAYS for stage in ("silver", "gold")]
     for stage, days in runs:
-        night = run_night(SparkEngine.of(spark), settings, days, stage)
+        night = run_night(InlineEngine(), settings, days, stage)
         assert night.exit_code == Exit.DONE, night.message
     yield Lake(settings.lake.root)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 from deltalake import DeltaTable as DeltaLog
-from pyspark.sql import SparkSession
 
 from lepton_etl.config.settings import load
 from lepton_etl.days import Days
@@ -20,7 +19,7 @@ from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR
 from lepton_etl.schema.fleet import INTERVAL, SENSOR_CHECK
 from lepton_etl.schema.logs import FILE
-from pipelines.engine import SparkEngine
+from pipelines.engine import InlineEngine
 from pipelines.nightly import run_night
 from tests.conftest import PROJECT, real_data
 from tests.real.independent_harvard import node_hours
@@ -42,7 +41,7 @@ def case_rows(name: str) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
     """The lake after bronze, silver, gate and gold of the day, with the committed settings and inventory."""
     root = tmp_path_factory.mktemp("harvard")
     with pytest.MonkeyPatch.context() as patch:
@@ -51,7 +50,7 @@ def lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Itera
         patch.setenv("LEPTON__QUALITY__DOCS", str(root / "quality"))
         settings = load(PROJECT / "conf" / "examples" / "harvard.yaml")
     for stage in ("bronze", "silver", "gate", "gold"):
-        night = run_night(SparkEngine.of(spark), settings, Days.of(DAY), stage)
+        night = run_night(InlineEngine(), settings, Days.of(DAY), stage)
         assert night.exit_code == Exit.DONE, night.message
     yield Lake(settings.lake.root)
 
