@@ -12,6 +12,7 @@ import pandas as pd
 import polars as pl
 
 from lepton_etl.config.sections import DeviceKind
+from lepton_etl.energy.exact_sums import FINE_DIGITS, exact_sum, quotient
 from lepton_etl.energy.gaps import SHORTEST_GAP_S
 from lepton_etl.energy.node_hours import NODE_HOUR_KEY
 from lepton_etl.models.features import FEATURES, KEYS, TARGET, UNKNOWN
@@ -22,8 +23,8 @@ _IDENTITY: Final = (
     "site_id", "cluster_id", "node_id", "device_id", "date", "interval_start", "interval_s", "observed_s",
     "multiplicity", "energy_kwh", "energy_source",
 )  # fmt: skip
-# Sums of doubles differ with their order; in decimal they do not, and the training table's hash is stable.
-_SUM_TYPE: Final = pl.Decimal(38, 12)
+# Of a degree times seconds, as of a ratio times seconds, a double holds so many digits after the point exactly.
+_MEAN_DIGITS: Final = 12
 _MODELLED: Final = ("psu_output", "modelled_sum")
 
 
@@ -41,14 +42,14 @@ def device_hours(device: DeviceKind, intervals: pl.DataFrame, nodes: pl.DataFram
     """
     hours = intervals.with_columns(pl.col("interval_start").dt.truncate("1h").alias("hour_start"))
     is_modelled = pl.col("energy_source").is_in(_MODELLED).fill_null(False)
-    known_s = _sum(pl.when(pl.col("energy_kwh").is_not_null()).then("observed_s"))
-    energy = _sum(pl.col("energy_kwh") / pl.col("multiplicity"))
+    known_s = exact_sum(pl.when(pl.col("energy_kwh").is_not_null()).then("observed_s"))
+    energy = exact_sum(pl.col("energy_kwh") / pl.col("multiplicity"), FINE_DIGITS)
     rows = (
         hours.filter(_is_target(device) & ~is_modelled)
         .group_by(KEYS)
         .agg(
             pl.col("date").max(),
-            _sum("observed_s").alias("observed_s"),
+            exact_sum(pl.col("observed_s")).alias("observed_s"),
             pl.when(known_s > 0).then(energy / known_s * SECONDS_PER_HOUR).alias(TARGET),
             _mean(_temperature(device)).alias(_temperature(device)),
             *(load for column in _load_columns(device) for load in _load(column)),
@@ -133,19 +134,12 @@ def _load_columns(device: DeviceKind) -> list[str]:
     ]
 
 
-def _sum(value: pl.Expr | str) -> pl.Expr:
-    """The exact sum of the known values; null where none is known."""
-    given = pl.col(value) if isinstance(value, str) else value
-    summed = given.cast(_SUM_TYPE).sum().cast(pl.Float64)
-    return pl.when(given.is_not_null().any()).then(summed)
-
-
 def _mean(column: str, *, multiplicity: bool = False) -> pl.Expr:
     # A row without power to observe still says load and temperature: it counts with its whole interval.
     seconds = pl.when(pl.col("observed_s") > 0).then("observed_s").otherwise("interval_s").cast(pl.Float64)
     weight = seconds * pl.col("multiplicity") if multiplicity else seconds
-    weight_sum = _sum(pl.when(pl.col(column).is_not_null()).then(weight))
-    return pl.when(weight_sum > 0).then(_sum(pl.col(column) * weight) / weight_sum)
+    known = pl.when(pl.col(column).is_not_null()).then(weight)
+    return quotient(exact_sum(pl.col(column) * weight, _MEAN_DIGITS), exact_sum(known, _MEAN_DIGITS))
 
 
 def _load(column: str, suffix: str = "", *, multiplicity: bool = False) -> list[pl.Expr]:
