@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import structlog
 from hypothesis import settings
 
 if TYPE_CHECKING:
@@ -90,3 +91,11 @@ def lake(tmp_path: Path) -> Lake:
     from lepton_etl.lake.tables import Lake
 
     return Lake(tmp_path / "lake")
+
+
+@pytest.fixture(autouse=True)
+def _logs_go_where_they_went() -> Iterator[None]:
+    """A test that runs the command line sets where logs go: to a stream that is closed after it."""
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()

@@ -19,7 +19,7 @@ from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, LockedError, NoInputError
 from lepton_etl.lake import tables as plain
-from lepton_etl.lake.lease import Lease
+from lepton_etl.lake.lease import DaysLease
 from lepton_etl.lake.tables import Lake
 from lepton_etl.registers.inventory import read_nodes
 from lepton_etl.schema.declare import Table  # fmt: skip
@@ -210,7 +210,7 @@ def test_a_month_with_a_day_that_was_never_published_is_not_closed(settings: Set
 
 def test_a_month_is_not_closed_while_a_night_makes_one_of_its_days(settings: Settings) -> None:
     night(settings, dict.fromkeys(JUNE, 100.0))
-    with Lease(settings.lake.root, f"day-{THIRD}", "other"), pytest.raises(LockedError):
+    with DaysLease(settings.lake.root, [Days.of(THIRD)], "other"), pytest.raises(LockedError):
         close_month(settings, "2025-06")
 
 

@@ -23,9 +23,7 @@ from lepton_etl.models.classes import (
     compose,
     fit_class,
     fit_classes,
-    from_rows,
     routed,
-    to_row,
 )
 from lepton_etl.models.features import FEATURES, TARGET, feature_names
 from lepton_etl.models.fit import Trained, class_task, order_rows, train
@@ -187,15 +185,6 @@ def test_a_class_of_few_hours_has_no_model_and_later_hours_teach_nothing() -> No
     pd.testing.assert_frame_equal(again.validated, fit.validated)
     inputs = of_a[NAMES]
     assert (build(again.data).predict(inputs) == build(fit.data).predict(inputs)).all()
-
-
-def test_a_fit_crosses_as_one_row() -> None:
-    hours = _fleet(UNLIKE, days=6)
-    fit = fit_class(hours[hours["hardware_class"] == "b"].reset_index(drop=True), class_task(hours, QUICK))
-    assert fit is not None
-    (back,) = from_rows(to_row(fit))
-    assert (back.hardware_class, back.rows, back.data, back.chosen) == ("b", fit.rows, fit.data, fit.chosen)
-    pd.testing.assert_frame_equal(back.validated, fit.validated)
 
 
 def test_own_models_that_do_not_fit_into_the_file_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,6 @@
+"""`python -m lepton_etl.cli` is the command `lepton-etl`."""
+
+from lepton_etl.cli.main import main
+
+if __name__ == "__main__":
+    main()
