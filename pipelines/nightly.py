@@ -6,8 +6,6 @@ what follows takes one lease for each UTC day, so two nights of different days r
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -116,32 +114,16 @@ def run_night(
     return night
 
 
-# Each takes seconds to import. A whole night does it beside its first tasks, while the driver has nothing to do.
-_HEAVY: Final = ("great_expectations", "mlflow", "sklearn.ensemble")
-_NEED_NONE: Final = ("bronze", "silver")
-
-
-def _import_heavy() -> None:
-    # Read at import: nothing about a site's data leaves the site.
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    for name in _HEAVY:
-        import_module(name)
-
-
 @dataclass
 class _Run:
     context: StageContext
     night: Night
     record: RunRecord
     watch: Watch
-    imports: threading.Thread | None = None
 
     def stages(self, names: Iterable[str], *, whole: bool) -> None:
         """The named stages in their order; after publication a failing stage does not stop the next one."""
         wanted = list(names)
-        if whole:
-            self.imports = threading.Thread(target=_import_heavy, name="imports", daemon=True)
-            self.imports.start()
         lake, root, run_id = self.context.lake, self.context.settings.lake.root, self.night.run_id
         if "bronze" in wanted:
             with Lease(root, "bronze", run_id):
@@ -202,9 +184,6 @@ class _Run:
             self.night.message = f"published, but {name} failed: {place}"
 
     def _stage(self, name: str, days: Days, extra: dict[str, int] | None = None) -> None:
-        if self.imports is not None and name not in _NEED_NONE:
-            # No second thread may find a package half imported.
-            self.imports.join()
         module = import_module(f"pipelines.{name}")
         lake = self.context.lake
         lake.forget_inputs()
