@@ -1,8 +1,10 @@
-"""Bronze: every delivered file once, as readings and rejects, each with file and position.
+"""Load every delivered file once into bronze, as readings and rejects, each with file and position.
 
-A batch is planned in bronze/file, decoded and staged in tasks, committed to bronze/reading and bronze/reject under an
-application transaction of the batch's number, and marked loaded. Killed at any point, the next run finishes the
-planned batch first; what was committed already is not committed again.
+A batch is planned in bronze/file, decoded and staged in tasks, committed to bronze/reading and bronze/reject
+under an application transaction of the batch's number, and marked loaded. Killed at any point, the next run
+finishes the planned batch first; what was committed already is not committed again.
+
+Nothing of a file's content goes back to the driver: only its counts and the names of the staged files do.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The door to whatever runs the tasks of a stage: Spark, a pool of processes, or this process.
+"""Run the tasks of a stage in Spark, in a pool of processes, or in this process.
 
-A stage hands over work for items (`map`), or work that parts its rows by bucket and work that takes all rows of a
-bucket (`exchange`). Rows go from one task to another as Arrow IPC bytes that nobody unpacks on the way. Work functions
-are picklable: functions of a module, or frozen dataclasses with `__call__`. Nothing else of the house knows which
-engine it is, and a test holds their tables equal.
+A stage hands over work for items (`map`), or work that parts its rows by bucket and work that takes all rows
+of a bucket (`exchange`). Rows go from one task to another as Arrow IPC bytes that nobody unpacks on the way.
+Work functions are picklable: functions of a module, or frozen dataclasses with `__call__`. Stages do not know
+which engine runs them, and a test holds the tables of all engines equal.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Gold: intervals, meters, jobs, grid and weather -> the hours and days that people read.
+"""Make gold, the hours and days that people read, of intervals, meters, jobs, grid and weather.
 
-Everything is computed first and the ledger is checked; only then a table is written. A night whose ledger does not
-close leaves gold as it was.
+Everything up to the days of clusters is computed first and the ledger is checked; only then a table is
+written. A night whose ledger does not close leaves gold as it was. The split of nodes' energy among jobs
+comes early, because the ledger needs it; bills, and the energy of jobs and tenants, which take prices and
+emissions, come last.
 """
 
 from __future__ import annotations

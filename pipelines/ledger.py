@@ -1,4 +1,4 @@
-"""The closed ledger of the days: owners of IT energy, meters and models -> accounts, residual, verdict.
+"""Close the ledger of the days: owners of IT energy, meters and models -> accounts, residual, verdict.
 
 The facility's model is fitted on site-hours, ledger and meters of earlier days, one model a site and day.
 """

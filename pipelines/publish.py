@@ -1,10 +1,14 @@
-"""Publish: what gold says of the days -> gold/publication and gold/restatement, appended where it changed.
+"""Append to gold/publication and gold/restatement what gold says of the days, where it changed.
 
-A re-run of equal rows appends nothing. The rows of a publication and what they rest on (table `inputs`) are one commit;
-the restatements go before it under the publication's own name, so a run that was cut in between writes them once.
+A re-run of equal rows appends nothing. The rows of a publication and what they rest on (table `inputs`) are
+one commit; the restatements go before it under the publication's own name, so a run that was cut in between
+writes them once.
 
-Here is also told which days a night makes (those asked for, and those made before that something new reaches), what
-the figures of a day rest on, which status the months closed so far give a row, and how a month is closed.
+A night makes the days asked for, and those made before that something new reaches: files whose readings or
+jobs were loaded since the last published night, and rows of the inventory, the meters, the tariff, the
+instruments, Scope 1 or the factors that differ from what a day's last publication rested on. Nothing else is
+touched. Here is also told which status the months closed so far give a row, and how a month is closed.
+Source: docs/operations.md, "Running again" and "Figures as published, and closing a month".
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The lake after a night -> gold/recommendation: what to change, with what it promises and where it stands.
+"""Make gold/recommendation of the lake after a night: what to change, what it promises and where it stands.
 
-Each lever makes proposals for the day after from the lake's tables, and says why there are none. What was applied is
-graded from logs alone (gold/saving).
+Each lever makes proposals for the day after from the lake's tables, and says why there are none. What is
+judged by node or job is judged in tasks; only the proposals come to the driver. What was applied is graded
+from logs alone (gold/saving).
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""Silver: inventory, meters, jobs and readings -> intervals, sensor checks and days, node states, runs, hours.
+"""Make silver of inventory, meters, jobs and readings: intervals, sensor checks, node states, runs, hours.
 
-The day's bronze is read once. Tasks read its files and part the readings by the unit of their node (a chassis, or a
-node without one) and by meter; one call a bucket gives everything that has a row a node-interval, a sensor or a meter
-and stages it as Parquet; the driver commits. Names travel as dictionaries, and a bucket gets the inventory, the
-holdings and the past of its own nodes alone.
+The day's bronze is read once. Tasks read its files and part the readings by the unit of their node (a
+chassis, or a node without one) and by meter; one call a bucket gives everything that has a row a
+node-interval, a sensor or a meter and stages it as Parquet; the driver commits. Names travel as dictionaries,
+and a bucket gets the inventory, the holdings and the past of its own nodes alone.
+
+Job accounting gives runs and what they held. A lake without any has neither table.
 """
 
 from __future__ import annotations

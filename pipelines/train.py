@@ -1,8 +1,9 @@
-"""silver/interval -> a model of E = f(P, T, L), registered in MLflow with its cards; champion only through the gate.
+"""Train a model of E = f(P, T, L) on silver/interval and register it in MLflow with its cards.
 
-Training is keyed by its table: the same device-hours under the same model settings register nothing. The pooled
-model is taught on the driver, from a sample with a stated rule; the classes' own in tasks, one a class. The overhead
-model of each site (gold/facility_fit) is registered with card, gate and hash like the device model.
+A model becomes champion only through the gate. Training is keyed by its table: the same device-hours under
+the same model settings register nothing. The pooled model is taught on the driver, from a sample with a
+stated rule; the classes' own in tasks, one a class. The overhead model of each site (gold/facility_fit) is
+registered with card, gate and hash like the device model.
 """
 
 from __future__ import annotations

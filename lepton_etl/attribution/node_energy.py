@@ -1,8 +1,7 @@
-"""One node's day as arrays over its intervals: energies of the node and its components, and who held what.
+"""Lay out one node's day as arrays over its intervals: energies of node and components, who held what.
 
-- What the kernels must know of a node beside its intervals: powers at idle, and what there is to share out.
-- GPU boards and MIG instances of a node: how devices are called, and how a board's energy goes to its
-  instances.
+Beside its intervals a node is known by its inventory row of the day: powers at idle, and what there is to
+share out. A GPU board's energy goes to its MIG instances by their compute slices and activity.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Days of one node -> energy of each job by hour, and of the node's jobs and idle together.
+"""Split the energy of nodes among jobs and idle, by hour; jobs and idle together are the node's energy.
 
-- Who is behind a node's energy: dynamic shares by component, static shares by what is reserved.
-- One node's day: its energy to jobs and idle, by interval and then by hour. Jobs + idle = the node's
-  energy.
+Each interval of a day is shared out and then summed to hours: dynamic energy by component to whoever used it,
+static energy by what is reserved. Imputed energy is shared over the seconds that it stands for.
+Source: docs/definitions.md section 5.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Runs of jobs -> what each of them held of each node on each UTC day (silver/job_node).
+"""Turn job accounting into runs, and into what each held of each node on each UTC day.
 
-- Slurm's bracket notation of node lists: node[01-03,07],gpu1 -> node01 node02 node03 node07 gpu1.
-- Accounting as delivered -> one row a run of a job and UTC day: the newest word on it, its outcome, its
-  tenant.
+These are silver/job_run and silver/job_node. Of accounting as delivered the newest word on a run counts, for
+its outcome and its tenant too. Node lists are in Slurm's bracket notation: node[01-03,07],gpu1 is node01
+node02 node03 node07 gpu1.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The month's bill by the ledger, each cluster's share of it, and its difference to the invoice (invoices.csv)."""
+"""Work out the month's bill by the ledger, each cluster's share of it, and its difference to the invoice.
+
+Invoices are the rows of invoices.csv. Demand charges go by the largest 15-minute mean of the import.
+"""
 
 from __future__ import annotations
 

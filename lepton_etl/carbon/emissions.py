@@ -1,4 +1,9 @@
-"""Operational emissions: grid energy of an hour times the intensity of that hour, summed over days."""
+"""Work out operational emissions: grid energy of an hour times the intensity of that hour, summed over days.
+
+A day is the sum over its hours, never its energy times a mean intensity. Energy of hours without an intensity
+is counted as missing, not as free of emissions.
+Source: GHG Protocol Scope 2 Guidance (2015), location-based method.
+"""
 
 from __future__ import annotations
 

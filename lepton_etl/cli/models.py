@@ -1,4 +1,4 @@
-"""`lepton-etl models` and `explain`: registered versions, and why a model predicts the energy of a node in an hour."""
+"""`lepton-etl models` and `explain`: list versions, and tell why a model predicts a node's energy."""
 
 from __future__ import annotations
 

@@ -1,12 +1,9 @@
-"""What the site drew from the grid, from the intervals of its utility meters.
+"""Turn readings of a site's meters into intervals, hours and what the site drew from the grid.
 
-A figure over a bucket (an hour, a quarter) is known where every meter was observed for the coverage limit's share of
-it; it is the sum of what was measured, never divided by coverage.
-
-- Readings of facility meters -> rows of silver/facility_interval.
-- Readings of water and fuel meters -> rows of silver/volume_interval. A site has few, so the driver
-  computes them.
-- Facility meters of few rows -> what each hour's KPIs need: IT by point, cooling, heat removed and reused.
+Electricity meters give silver/facility_interval, water and fuel meters silver/volume_interval. From the
+intervals come the hours that KPIs need: IT by point, cooling, heat removed and reused; and the import of a
+bucket (an hour, a quarter) by the utility meters. An import is known where every meter was observed for the
+coverage limit's share of the bucket; it is the sum of what was measured, never divided by coverage.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Facility meters and hours of nodes -> what a site drew, its PUE with basis and category, each cluster's share."""
+"""Work out what a site drew, its PUE with basis and category, and each cluster's share.
+
+All of these come from facility meters and hours of nodes.
+Source: ISO/IEC 30134-2 (EN 50600-4-2), PUE = E_DC / E_IT.
+"""
 
 from __future__ import annotations
 

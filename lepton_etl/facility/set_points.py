@@ -1,13 +1,21 @@
-"""The operating point hour by hour, within the ramp limits: supply temperature and flow over the hours ahead.
+"""Find the cheapest supply temperature and air flow of the cooling, for one hour or for the hours ahead.
 
-The equations are those of operating.py, with IT power that answers to its inlet air (inlet.py), taken against what the
-forecast IT energy holds at the present set point. Hours hang together by the rate of change that ASHRAE allows, so the
-cheapest path through a grid of points is sought by dynamic programming, then again on finer grids around it.
-Source: Bellman, Dynamic Programming (1957); Luus, Iterative Dynamic Programming (2000), for the finer grids.
+A result is a figure of a model, not a reading. Around the fitted overhead stands the design data that the
+settings state. With supply T, flow f (a share of the rated flow), heat Q and wet bulb W:
 
-- Air at the IT's inlets: the ASHRAE envelope with its humidity, and what IT power does as the air warms.
-- The best operating point of the cooling over supply temperature and flow: a figure of a model, not a
-  reading.
+    E(T, f) = E_h (1 + s max(T_in - T_knee, 0)) + (E_c - P f0^3) max(1 - g (T - T0), 0) + P f^3 + E_m
+    T_in    = T + r max(1 - f / f_need, 0) dT    hot air returns to the inlets when the fans give too little
+    Q      <= C f (T_out - T)                    the air removes at least the heat
+
+E_h is the IT energy at the present set point (T0, f0), where E_c(Q, W) and E_m are the fit's; P is the fans'
+power at rated flow, C the heat that the rated flow takes per kelvin. A linear E = k2 Q + k1 Q + E_m has its
+minimum at Q = 0 and is no objective.
+
+Over several hours IT power may answer to its inlet air by the servers' fans and leakage. Hours hang together
+by the rate of change that ASHRAE allows, so the cheapest path through a grid of points is sought by dynamic
+programming, then again on finer grids around it. Inlets keep to an ASHRAE envelope with its humidity.
+Sources: affinity law (fans by the cube of flow); ASHRAE TC 9.9 (2021) for inlet bounds; Bellman, Dynamic
+Programming (1957); Luus, Iterative Dynamic Programming (2000), for the finer grids.
 """
 
 from __future__ import annotations

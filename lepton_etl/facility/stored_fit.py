@@ -1,9 +1,9 @@
-"""A site's fit as one scikit-learn estimator, exact: for registry consumers who do not have this package.
+"""Store a site's fit as a row of gold/facility_fit, read it back, and give it as one exact estimator.
 
-Both forms of the fit are linear between points of Q (IT energy) and wet bulb. So sums of ramps, each rising from 0 to 1
-between two neighbouring points, and their products hold them without an error; a scaler that clips is such a ramp.
-
-- A fit as a row of gold/facility_fit, and back; parameters are numbers in JSON, never a pickle.
+In a row, parameters are numbers in JSON, never a pickle. The estimator is scikit-learn's, for registry
+consumers who do not have this package. Both forms of the fit are linear between points of Q (IT energy) and
+wet bulb. So sums of ramps, each rising from 0 to 1 between two neighbouring points, and their products hold
+them without an error; a scaler that clips is such a ramp.
 """
 
 from __future__ import annotations

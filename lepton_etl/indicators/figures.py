@@ -1,4 +1,7 @@
-"""KPIs by day, month and year: totals of the known hours, summed over the days, then the formula. No storage."""
+"""Compute KPIs by day, month and year: totals of the known hours, summed over the days, then the formula.
+
+Nothing here reads or writes the lake.
+"""
 
 from __future__ import annotations
 

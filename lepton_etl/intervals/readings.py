@@ -1,7 +1,9 @@
-"""What the kernels read: bronze's readings, repeated into each UTC day that needs them, and the inventory by day.
+"""Prepare what the kernels read: bronze's readings by UTC day, and the inventory by day.
 
-Names stay dictionaries on the way: a reading's node, device, quantity, sensor and statistic are codes, so cutting and
-moving rows costs no strings.
+A reading stands in each UTC day that needs it.
+
+Names stay dictionaries on the way: a reading's node, device, quantity, sensor and statistic are codes, so
+cutting and moving rows costs no strings.
 """
 
 from __future__ import annotations

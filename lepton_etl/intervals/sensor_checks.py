@@ -1,9 +1,13 @@
-"""Which of a node's power sources is believed, once they have been held against each other.
+"""Hold a node's power sources against each other and choose which of them is believed.
 
-It decides the source of each interval, and its figures go to silver/sensor_check.
+A node may be seen by its outlets, its supplies, its BMC, and from inside by CPU, DRAM and GPU together, which
+can only be less than the whole. They are never added: the best of them is believed, the others check it. A
+source that stands still while another moves, or speaks on another scale, is not believed where another
+speaks. Two series of one day are compared by ratio, offset, lag, and where one stands still; the figures go
+to silver/sensor_check.
 
-- Two power series of one node over one day: ratio, offset, lag, and where one stands still.
-- What the power sources of one node say about one another over one day.
+Arrays are NumPy, one element an interval of the day, NaN where the source was silent.
+Source: docs/definitions.md section 2 (order of the sources).
 """
 
 from __future__ import annotations

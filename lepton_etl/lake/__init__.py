@@ -1,1 +1,1 @@
-"""The doors to storage: tables, store, staged appends, leases, the run record."""
+"""Storage: the landing folder, tables, staged appends, leases, published nights and the run record."""

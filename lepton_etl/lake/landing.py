@@ -1,9 +1,10 @@
-"""The landing folder: which files were delivered, and the one way to open them, on local disk, S3 or HDFS.
+"""List the files that were delivered, and open them in one way on local disk, S3 or HDFS.
 
-A pattern's part before its first wildcard is its root. What leaves a local root by a symbolic link, or is no regular
-file (a device, a pipe), is named and not opened. Tasks open files themselves through pyarrow, so a file may be of
-any size and nothing of it passes through the JVM. Object stores are opened with the options and credentials of Spark's
-own s3a connector.
+A pattern's part before its first wildcard is its root. What leaves a local root by a symbolic link, or is no
+regular file (a device, a pipe), is named and not opened. Tasks open files themselves through pyarrow, so a
+file may be of any size and nothing of it passes through the JVM. Object stores are opened with the options
+and credentials of Spark's own s3a connector.
+Source: Hadoop-AWS module, fs.s3a options and their per-bucket form fs.s3a.bucket.NAME.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""The door to the lake without a session: read tables, replace days, commit what executors staged, by delta-rs.
+"""Read the lake's tables, replace their days and commit staged files, without a Spark session.
 
-Every writer says what it changed as `Written`; a replace whose rows equal the present ones makes no commit.
+Arrow and delta-rs do it: a Spark job to compare rows and one to write them cost seconds each, whatever the
+number of rows. Every writer says what it changed as `Written`; a replace whose rows equal the present ones
+makes no commit.
 """
 
 from __future__ import annotations

@@ -1,9 +1,14 @@
-"""Hours of meters and of IT -> the accounts of each site-hour, bottom-up, as terms.
+"""Book hours of meters and of IT into the accounts of each site-hour, bottom-up, as sums of terms.
 
-- Losses by nameplate, errors by accuracy class, and what stands in for meters.
-- Accounts as sums of terms, so that what rests on one sensor stays correlated wherever it is booked.
-- What the ledger is made from: hours of meters, of nodes by owner, and of models; and its words.
-- Parts of accounts from meters: the roles that meters play, and what stands in for silent ones.
+A term is what one source of error says in one hour: a meter, the nodes' sensors, a fitted curve. An account
+is a sum of terms with signs; the residual is a sum of accounts with signs. Errors of one term add linearly,
+with their signs, over accounts and over hours (a meter's gain is wrong the same way all day); different terms
+are independent and add in quadrature. A meter that stands in two accounts with opposite signs thus cancels in
+their sum.
+
+What a meter measures depends on the role that it plays; where it is silent or missing, a model or a
+transformer's nameplate stands in for it, with its own error. A meter's error is that of its accuracy class.
+Source: JCGM 100:2008 (GUM) 5.2.2, with correlation +1 within a term and 0 between terms.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Accounts -> rows of gold/energy_ledger, what is left against the meter, and whether it may be published."""
+"""Balance the accounts against the meter in gold/energy_ledger, and judge whether they may be published."""
 
 from __future__ import annotations
 

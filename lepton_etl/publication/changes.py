@@ -1,4 +1,7 @@
-"""What a new publication changes: rows to append, figures that were restated, and the reasons."""
+"""Find what a new publication changes: rows to append, figures that were restated, and the reasons.
+
+A reason is an input on which the day rests now otherwise than when it was last published.
+"""
 
 from __future__ import annotations
 

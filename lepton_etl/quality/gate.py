@@ -1,6 +1,8 @@
 """Check the run's days of silver before gold: which expectations hold, and the Data Docs that show it.
 
-DuckDB computes every check of a table in one pass over the lake's own files; Great Expectations gives the verdicts.
+DuckDB computes every check of a slice of a table in one pass over the lake's own files: one row with the
+value of each check, and the keys of rows that break one. Great Expectations judges these values and writes
+the Data Docs. It takes seconds to import and only the gate needs it, so it is imported inside the functions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Checks of a table: the field dictionary's (required, bounds, sets, key) and those of conf/expectations.
+"""Make the checks of a table: the field dictionary's and those of conf/expectations.
 
-A check is one aggregate over the slice and the range it must lie in, so all checks of a table cost one pass.
-Rule files hold what a table must fulfil beyond the field dictionary; outcomes are for the operator and the run record.
+The dictionary's are required columns, bounds, sets and the key. A check is one aggregate over the slice and
+the range it must lie in, so all checks of a table cost one pass.
+Rule files hold what a table must fulfil beyond the field dictionary; outcomes are for the operator and the
+run record.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""instruments.csv and scope1.csv -> silver/instrument and silver/scope1, every cell checked.
+"""Read instruments.csv and scope1.csv into silver/instrument and silver/scope1, every cell checked.
 
 Scope 1 is fuel burnt on the site and refrigerant lost, by volume or mass and warming potential.
 """

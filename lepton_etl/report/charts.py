@@ -1,7 +1,8 @@
-"""Charts of the page as Vega-Lite specifications: title, unit, how to read each, or why there is none.
+"""Draw the charts of the page as Vega-Lite specifications, or say why there is none.
 
-Small Arrow tables in, a specification with its data inside out; equal tables give equal specifications. Nothing names
-a URL: `$schema` is left out (the page tells the embedder that it is Vega-Lite). Text takes its colour from the page.
+Each has a title, a unit and a line on how to read it. Small Arrow tables in, a specification with its data
+inside out; equal tables give equal specifications. Nothing names a URL: `$schema` is left out (the page tells
+the embedder that it is Vega-Lite). Text takes its colour from the page.
 """
 
 from __future__ import annotations

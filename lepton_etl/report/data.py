@@ -1,4 +1,8 @@
-"""What the page shows, as small tables aggregated from the lake's: a page of 2,000 nodes stays small."""
+"""Aggregate the lake's tables to the small ones that the page shows.
+
+So a page of 2,000 nodes stays small. Every table is a pyarrow table whose columns are declared below; an
+unknown value is null.
+"""
 
 from __future__ import annotations
 

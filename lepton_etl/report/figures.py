@@ -1,6 +1,7 @@
-"""Figures of the page: totals over the days, what is unknown in them, headline tiles, ledger and tenants.
+"""Sum up and write the figures of the page: totals, what is unknown, headline tiles, ledger, tenants.
 
-A total over days or clusters says in how many of its rows the figure was known; known in none, it is unknown too.
+A total over days or clusters says in how many of its rows the figure was known; known in none, it is unknown
+too. Figures are written in a unit that people read, with three to five digits, and a dash for the unknown.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The field dictionary: every column's name, type, unit, meaning and bounds, declared once.
 
-Spark schemas, Delta comments and CHECK constraints, Great Expectations suites, decoder bounds and
+Delta schemas, comments and CHECK constraints, Arrow schemas, Great Expectations suites, decoder bounds and
 docs/data-dictionary.md all come from here. Physical columns end in their unit; ratios run from 0 to 1.
 """
 

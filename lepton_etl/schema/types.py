@@ -1,4 +1,4 @@
-"""From a declared table to Spark types, Arrow types, comments and constraints."""
+"""Translate a declared table to Delta types, Arrow types, comments and constraints."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Batches of the stream of logs -> gold/device_now: the last hour of each device, its state, one commit a batch.
+"""Bring batches of the stream of logs into gold/device_now: each device's state, one commit a batch.
 
-The last hour is kept in one Parquet file beside the checkpoint, replaced whole.
+The last hour of each device is kept in one Parquet file beside the checkpoint, replaced whole.
 """
 
 from __future__ import annotations

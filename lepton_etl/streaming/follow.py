@@ -1,10 +1,10 @@
-"""The log files of the sources as they grow: how far each can be read now, and the bytes of a span.
+"""Follow the log files of the sources as they grow: how far each can be read now, and the bytes of a span.
 
-Text on a local disk is followed by whole lines. What cannot be read from its middle (compressed files, JSON and XML
-documents, Parquet, objects of a store) is read whole, once it has been unchanged for a while.
-How far each file has been followed is a byte offset. It belongs to a path or inode and a digest of the first bytes: a
-file that a rotation renames goes on where it was, and one that was truncated, replaced or has a deleted file's inode
-begins at 0.
+Text on a local disk is followed by whole lines. What cannot be read from its middle (compressed files, JSON
+and XML documents, Parquet, objects of a store) is read whole, once it has been unchanged for a while.
+How far each file has been followed is a byte offset. It belongs to a path or inode and a digest of the first
+bytes: a file that a rotation renames goes on where it was, and one that was truncated, replaced or has a
+deleted file's inode begins at 0.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""Growing log files -> gold/device_now: the newest performance state of every device, seconds after its logs.
+"""Follow growing log files into gold/device_now: every device's state, seconds after its logs.
 
-A batch is: new lines -> sums of a minute (executors) -> the last hour of each device -> its state by the night's own
-model -> one commit. Nothing here writes a table that a night writes, and nothing waits for a night.
-The stream's offsets are byte offsets of files, made of the folder alone, so a restart needs nothing but Spark's
-checkpoint; executors decode the new bytes and sum them up.
+A batch is: new lines -> sums of a minute (in tasks) -> the last hour of each device -> its state by the
+night's own model -> one commit. Nothing here writes a table that a night writes, and nothing waits for a
+night.
+The stream is Spark's. Its offsets are byte offsets of files, made of the folder alone, so a restart needs
+nothing but Spark's checkpoint. A row of the stream is a sum of readings of one window, or a kind of record
+that could not be used.
 """
 
 from __future__ import annotations
