@@ -7,6 +7,7 @@ other estimator by permutation of the same background rows. Sources: Lundberg et
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -229,7 +230,7 @@ def _tree_explainer(trees: Any) -> Any:
 
     if not isinstance(trees, ExtraTreesRegressor | HistGradientBoostingRegressor | RandomForestRegressor):
         return None
-    import shap
+    shap = _shap()
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -245,11 +246,19 @@ def _feature_of(column: str, names: Sequence[str]) -> int:
     return max(found, key=lambda i: len(names[i]))
 
 
+def _shap() -> Any:
+    """Import shap; its masks of some twenty rows run faster as they stand than Numba compiles them, in each process."""
+    os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
+    import shap
+
+    return shap
+
+
 def _by_permutation(
     model: FittedModel, rows: pd.DataFrame, background: pd.DataFrame, seed: int
 ) -> tuple[float, Matrix]:
     """Explain by permutation; categories travel as the numbers of their order."""
-    import shap
+    shap = _shap()
 
     names = list(model.feature_names)
     coded, decode = _coded(pd.concat([rows, background], ignore_index=True), model)
