@@ -7,7 +7,6 @@ other estimator by permutation of the same background rows. Sources: Lundberg et
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -230,7 +229,7 @@ def _tree_explainer(trees: Any) -> Any:
 
     if not isinstance(trees, ExtraTreesRegressor | HistGradientBoostingRegressor | RandomForestRegressor):
         return None
-    shap = _shap()
+    import shap
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -246,19 +245,11 @@ def _feature_of(column: str, names: Sequence[str]) -> int:
     return max(found, key=lambda i: len(names[i]))
 
 
-def _shap() -> Any:
-    """Import shap; its masks of some twenty rows run faster as they stand than Numba compiles them, in each process."""
-    os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
-    import shap
-
-    return shap
-
-
 def _by_permutation(
     model: FittedModel, rows: pd.DataFrame, background: pd.DataFrame, seed: int
 ) -> tuple[float, Matrix]:
     """Explain by permutation; categories travel as the numbers of their order."""
-    shap = _shap()
+    import shap
 
     names = list(model.feature_names)
     coded, decode = _coded(pd.concat([rows, background], ignore_index=True), model)
