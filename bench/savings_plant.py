@@ -70,12 +70,12 @@ def run_plant(
     pdu_w = plant.stage_loss_w(it_w, sizes.it_w, plant.PDU_LOSS)
     ups_w = plant.stage_loss_w(it_w + pdu_w, sizes.it_w, plant.UPS_LOSS)
     room_w = it_w + pdu_w + ups_w
-    fans_w = _cube_w(sizes.crah_fans_w, 0.15 + 0.85 * room_w / sizes.cooling_w, 0.45)
+    fans_w = plant.cube_w(sizes.crah_fans_w, 0.15 + 0.85 * room_w / sizes.cooling_w, 0.45)
     heat_w = room_w + fans_w
     chiller_w = _chiller_w(told, heat_w, supply_c, wet_bulb_c, sizes.cooling_w)
-    pumps_w = _cube_w(sizes.pumps_w, heat_w / sizes.cooling_w, 0.5)
+    pumps_w = plant.cube_w(sizes.pumps_w, heat_w / sizes.cooling_w, 0.5)
     warm_day = 1.0 + 0.01 * np.maximum(wet_bulb_c - 18.0, 0.0)
-    tower_w = _cube_w(sizes.tower_fans_w, (heat_w + chiller_w) / (sizes.cooling_w * 1.2) * warm_day, 0.3)
+    tower_w = plant.cube_w(sizes.tower_fans_w, (heat_w + chiller_w) / (sizes.cooling_w * 1.2) * warm_day, 0.3)
     cooling_w = fans_w + chiller_w + pumps_w + tower_w
     low_w = room_w + cooling_w + told["management_ratio"] * rated_w
     total_w = low_w + plant.stage_loss_w(low_w, sizes.transformer_w, plant.TRANSFORMER_LOSS)
@@ -89,10 +89,6 @@ def run_plant(
 def _rack_offset(site: Site) -> Floats:
     racks = int(site.rack.max()) + 1
     return np.array([site.inlet_offset_k[site.rack == rack][0] for rack in range(racks)])
-
-
-def _cube_w(rated_w: float, flow: Floats, least: float) -> Floats:
-    return np.asarray(rated_w * np.clip(flow, least, 1.2) ** 3)
 
 
 def _chiller_w(

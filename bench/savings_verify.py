@@ -15,6 +15,7 @@ import numpy as np
 
 from bench.replay_cluster import Flags
 from bench.replay_policy import Habits, JobLog
+from bench.savings_world import spread_hours
 from lepton_etl.recommend.replay import Floats
 
 _DRAWS: Final = 400
@@ -62,18 +63,7 @@ def standard_work(
     rate_h = (weight * used).sum(axis=1) / slowed * log.gpus
     rate_kw = (weight * used * known.gpu_w[log.workload]).sum(axis=1) / slowed * log.gpus / 1000.0
     end_s = log.begin_s + log.runtime_s
-    return np.column_stack([_by_hour(log.begin_s, end_s, rate, hours) for rate in (rate_kw, rate_h)])
-
-
-def _by_hour(from_s: Floats, to_s: Floats, rate: Floats, hours: int) -> Floats:
-    """The integral of rates over stretches, by hour: rate x hours."""
-    edge = np.zeros(hours + 2)
-    for at, sign in ((np.minimum(from_s / 3600.0, hours), 1.0), (np.minimum(to_s / 3600.0, hours), -1.0)):
-        whole = np.floor(at).astype(np.int64)
-        part = at - whole
-        np.add.at(edge, whole, sign * rate * (1.0 - part))
-        np.add.at(edge, whole + 1, sign * rate * part)
-    return np.asarray(np.cumsum(edge)[:hours])
+    return np.column_stack([spread_hours(log.begin_s, end_s, rate, hours) for rate in (rate_kw, rate_h)])
 
 
 def _rows(period: Period) -> Floats:

@@ -1,4 +1,7 @@
-"""How sure every interval of this system is: two-sided, 90 %; estimates, and their widths by conformal prediction."""
+"""How sure every interval of this system is: two-sided, 90 %; estimates, and their widths by conformal prediction.
+
+Also how far a model of energy is off, by ASHRAE Guideline 14 with p = 1; the sign is measured minus predicted.
+"""
 
 from __future__ import annotations
 
@@ -75,3 +78,29 @@ def conformal_ends(
     if count < least_count or rank > count:
         return float("nan"), float("nan")
     return float(known[count - rank]), float(known[rank - 1])
+
+
+def cv_rmse(measured_kwh: npt.NDArray[np.float64], predicted_kwh: npt.NDArray[np.float64]) -> float | None:
+    """sqrt(sum (m - p)^2 / (n - 1)) / mean(m) of arrays (n,); None for fewer than two hours or no energy."""
+    count, total = len(measured_kwh), float(measured_kwh.sum())
+    if count < 2 or total <= 0:
+        return None
+    return float(np.sqrt(((measured_kwh - predicted_kwh) ** 2).sum() / (count - 1))) / (total / count)
+
+
+def nmbe(measured_kwh: npt.NDArray[np.float64], predicted_kwh: npt.NDArray[np.float64]) -> float | None:
+    """sum (m - p) / ((n - 1) mean(m)) of arrays (n,); None for fewer than two hours or no energy."""
+    count, total = len(measured_kwh), float(measured_kwh.sum())
+    if count < 2 or total <= 0:
+        return None
+    return float((measured_kwh - predicted_kwh).sum()) / ((count - 1) * (total / count))
+
+
+def uncalibrated(cv_rmse_ratio: float, nmbe_ratio: float, cv_max_ratio: float, nmbe_max_ratio: float) -> list[str]:
+    """Return the bounds of Guideline 14 that a model misses, in words; empty where it keeps both."""
+    missed = []
+    if cv_rmse_ratio > cv_max_ratio:
+        missed.append(f"CV(RMSE) {cv_rmse_ratio:.1%} above {cv_max_ratio:.0%}")
+    if abs(nmbe_ratio) > nmbe_max_ratio:
+        missed.append(f"NMBE {nmbe_ratio:+.1%} outside {nmbe_max_ratio:.0%}")
+    return missed

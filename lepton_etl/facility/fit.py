@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from lepton_etl.config.sections import FacilityGates, FacilityModelSettings
 from lepton_etl.facility.hours import Bools, Floats, Ints, PlantHours
-from lepton_etl.uncertainty import CONFIDENCE
+from lepton_etl.uncertainty import CONFIDENCE, cv_rmse, nmbe, uncalibrated
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +37,6 @@ class Scores:
     last_week_cv_rmse_ratio: float | None = None
     week_hours_cv_rmse_ratio: float | None = None
     """The model's own CV(RMSE) on the hours that have a week before."""
-
-
-def cv_rmse(measured_kwh: Floats, predicted_kwh: Floats) -> float | None:
-    """sqrt(sum (m - p)^2 / (n - 1)) / mean(m); None for fewer than two hours or no energy."""
-    count, mean = len(measured_kwh), float(np.mean(measured_kwh)) if len(measured_kwh) else 0.0
-    if count < 2 or mean <= 0:
-        return None
-    return float(np.sqrt(((measured_kwh - predicted_kwh) ** 2).sum() / (count - 1))) / mean
-
-
-def nmbe(measured_kwh: Floats, predicted_kwh: Floats) -> float | None:
-    """sum (m - p) / ((n - 1) mean(m)); None for fewer than two hours or no energy."""
-    count, mean = len(measured_kwh), float(np.mean(measured_kwh)) if len(measured_kwh) else 0.0
-    if count < 2 or mean <= 0:
-        return None
-    return float((measured_kwh - predicted_kwh).sum()) / ((count - 1) * mean)
 
 
 def score(train: PlantHours, test: PlantHours, predicted_kwh: Floats, last_week_kwh: Floats) -> Scores:
@@ -81,11 +65,7 @@ def why_refused(scores: Scores, gates: FacilityGates) -> tuple[str, ...]:
     cv, bias = scores.cv_rmse_ratio, scores.nmbe_ratio
     if cv is None or bias is None:
         return ("the test hours hold no overhead",)
-    reasons = []
-    if cv > gates.cv_rmse_max_ratio:
-        reasons.append(f"CV(RMSE) {cv:.1%} above {gates.cv_rmse_max_ratio:.0%}")
-    if abs(bias) > gates.nmbe_max_ratio:
-        reasons.append(f"NMBE {bias:+.1%} outside {gates.nmbe_max_ratio:.0%}")
+    reasons = uncalibrated(cv, bias, gates.cv_rmse_max_ratio, gates.nmbe_max_ratio)
     for name, own, baseline in (
         ("a constant share of IT energy", cv, scores.it_share_cv_rmse_ratio),
         ("the same hour a week before", scores.week_hours_cv_rmse_ratio, scores.last_week_cv_rmse_ratio),

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from lepton_etl.uncertainty import CONFIDENCE
+from lepton_etl.uncertainty import CONFIDENCE, cv_rmse, nmbe
 
 Values = npt.NDArray[np.float64]
 
@@ -64,12 +64,8 @@ def errors(measured_kwh: Values, predicted_kwh: Values) -> Errors:
     mape, median = (float(np.mean(relative)), float(np.median(relative))) if positive.any() else (None, None)
     mae = float(np.mean(np.abs(residual)))
     wape = float(np.abs(residual).sum()) / total if total > 0 else None
-    if count < 2 or total <= 0:
-        return Errors(count, mape, wape, None, None, mae, median)
-    mean = total / count
-    cv_rmse = float(np.sqrt((residual**2).sum() / (count - 1))) / mean
-    nmbe = float(residual.sum()) / ((count - 1) * mean)
-    return Errors(count, mape, wape, cv_rmse, nmbe, mae, median)
+    both = (measured_kwh, predicted_kwh)
+    return Errors(count, mape, wape, cv_rmse(*both), nmbe(*both), mae, median)
 
 
 def is_busy(hours: pd.DataFrame, busy_utilisation_ratio: float) -> npt.NDArray[np.bool_]:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from lepton_etl.config.sections import GateSettings
 from lepton_etl.models.metrics import Coverage, Errors, Values, errors
+from lepton_etl.uncertainty import uncalibrated
 
 # Memory in use is no load: a board that holds much may draw less than one that computes on little.
 LOADS: Final = ("cpu_utilisation_ratio", "gpu_utilisation_ratio")
@@ -117,11 +118,7 @@ def judge(result: ForwardTest, gates: GateSettings) -> Verdict:
         return Verdict(False, (f"{candidate.rows} test rows, {gates.min_test_rows} needed",))
     if cv is None or nmbe is None:
         return Verdict(False, ("the test rows hold no energy",))
-    reasons = []
-    if cv > gates.cv_rmse_max_ratio:
-        reasons.append(f"CV(RMSE) {cv:.1%} above {gates.cv_rmse_max_ratio:.0%}")
-    if abs(nmbe) > gates.nmbe_max_ratio:
-        reasons.append(f"NMBE {nmbe:+.1%} outside {gates.nmbe_max_ratio:.0%}")
+    reasons = uncalibrated(cv, nmbe, gates.cv_rmse_max_ratio, gates.nmbe_max_ratio)
     if class_mean.cv_rmse_ratio is not None and cv >= class_mean.cv_rmse_ratio:
         reasons.append(f"CV(RMSE) {cv:.1%} no better than the class mean's {class_mean.cv_rmse_ratio:.1%}")
     if champion is not None and champion.cv_rmse_ratio is not None:

@@ -18,6 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lepton_etl.errors import LeptonError
+from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -127,7 +128,6 @@ def spread(start_h: float, lasts_h: float) -> tuple[Ints, Floats]:
     return hours, np.asarray(inside / inside.sum())
 
 
-GRAMS_PER_KG: Final = 1000.0
 _RUN_KEY: Final = ["site_id", "cluster_id", "job_id", "submit_time", "restart"]
 _INTENSITY: Final = "carbon_intensity_gco2e_per_kwh"
 
@@ -226,7 +226,7 @@ def replay_site(
     kilograms = money = 0.0
     for job in range(len(rows)):
         hours, share = spread(starts[job], float(lasts[job]))
-        kilograms += float(energy[job] * (signals.intensity[past + hours] * share).sum()) / GRAMS_PER_KG
+        kilograms += float(energy[job] * (signals.intensity[past + hours] * share).sum()) / GRAMS_PER_KILOGRAM
         money += float(energy[job] * (signals.price[past + hours] * share).sum())
     return SiteTotals(
         policy=policy, jobs_completed=len(rows), energy_kwh=float(energy.sum()), emissions_kgco2e=kilograms,

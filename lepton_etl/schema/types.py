@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import polars as pl
 import pyarrow as pa
@@ -22,9 +22,6 @@ from lepton_etl.schema.declare import (
     Field,
     Table,
 )
-
-if TYPE_CHECKING:
-    pass
 
 _DELTA: Final[dict[str, str]] = {INT: "integer", LONG: "long"}
 _ARROW: Final[dict[str, pa.DataType]] = {

@@ -155,7 +155,7 @@ def chiller_w(heat_w: Array, wet_bulb_c: Array, capacity_w: float) -> Array:
     return np.asarray(power_w, dtype=np.float64)
 
 
-def _cube_w(rated_w: float, flow: Array, least: float) -> Array:
+def cube_w(rated_w: float, flow: Array, least: float) -> Array:
     """Fan or pump power at a share of full flow, never below `least`. Source: affinity law, P ~ flow^3."""
     return np.asarray(rated_w * np.clip(flow, least, 1.2) ** 3, dtype=np.float64)
 
@@ -188,12 +188,12 @@ def facility(nodes_w: Array, site_weather: Weather, sizes: Ratings, local_offset
     ups_loss_w = stage_loss_w(it_w + pdu_loss_w, sizes.it_w, UPS_LOSS)
 
     room_w = it_w + pdu_loss_w + ups_loss_w
-    crah_w = _cube_w(sizes.crah_fans_w, 0.15 + 0.85 * room_w / sizes.cooling_w, 0.45)
+    crah_w = cube_w(sizes.crah_fans_w, 0.15 + 0.85 * room_w / sizes.cooling_w, 0.45)
     heat_w = room_w + crah_w
     chillers_w = chiller_w(heat_w, wet_bulb, sizes.cooling_w)
-    pump_w = _cube_w(sizes.pumps_w, heat_w / sizes.cooling_w, 0.5)
+    pump_w = cube_w(sizes.pumps_w, heat_w / sizes.cooling_w, 0.5)
     warm_day = 1.0 + 0.01 * np.maximum(wet_bulb - 18.0, 0.0)
-    tower_w = _cube_w(sizes.tower_fans_w, (heat_w + chillers_w) / (sizes.cooling_w * 1.2) * warm_day, 0.3)
+    tower_w = cube_w(sizes.tower_fans_w, (heat_w + chillers_w) / (sizes.cooling_w * 1.2) * warm_day, 0.3)
     lights = np.where((local_hour >= 7.0) & (local_hour < 19.0), 1.25, 1.0)
     management_w = sizes.management_w * 0.8 * lights
     low_voltage_w = room_w + crah_w + chillers_w + pump_w + tower_w + management_w

@@ -17,12 +17,13 @@ import pytest
 from numpy.typing import NDArray
 
 from lepton_etl.config.sections import FacilityModelSettings
-from lepton_etl.facility.fit import cv_rmse, fit_curve, nmbe, why_not
+from lepton_etl.facility.fit import fit_curve, why_not
 from lepton_etl.facility.hours import PlantHours
 from lepton_etl.facility.meter_hours import METER_COLUMNS, facility_intervals
 from lepton_etl.intervals.channels import READING_COLUMNS
 from lepton_etl.simulator.facility import facility, ratings
 from lepton_etl.simulator.weather import Weather
+from lepton_etl.uncertainty import cv_rmse, nmbe
 from tests.conftest import real_data
 from tests.unit.intervals.readings import POLICY
 

@@ -1,1 +1,0 @@
-"""What to change, what it should bring, and whether it did: schedule, idle nodes, power caps, measured savings."""
