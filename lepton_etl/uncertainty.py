@@ -96,7 +96,9 @@ def nmbe(measured_kwh: npt.NDArray[np.float64], predicted_kwh: npt.NDArray[np.fl
     return float((measured_kwh - predicted_kwh).sum()) / ((count - 1) * (total / count))
 
 
-def uncalibrated(cv_rmse_ratio: float, nmbe_ratio: float, cv_max_ratio: float, nmbe_max_ratio: float) -> list[str]:
+def uncalibrated(
+    cv_rmse_ratio: float, nmbe_ratio: float, cv_max_ratio: float, nmbe_max_ratio: float
+) -> list[str]:
     """Return the bounds of Guideline 14 that a model misses, in words; empty where it keeps both."""
     missed = []
     if cv_rmse_ratio > cv_max_ratio:
