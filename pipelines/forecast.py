@@ -26,7 +26,7 @@ from pipelines.stage import StageContext, StageResult
 # Older hours tell little about the next four days, and the members learn anew on every origin.
 GRID_HISTORY_DAYS: Final = 180
 JOB_HISTORY_DAYS: Final = 90
-_REQUEST: Final = ("user_name", "partition", "gpu_count", "cpu_count", "memory_byte")
+REQUEST: Final = ("user_name", "partition", "gpu_count", "cpu_count", "memory_byte")
 
 
 def run(context: StageContext) -> StageResult:
@@ -75,7 +75,7 @@ def with_mean_power(runs: pl.DataFrame, energy: pl.DataFrame) -> pl.DataFrame:
     """
     key = list(RUN_KEY)
     requests = runs.group_by(key).agg(
-        pl.col("start_time").min(), pl.col("end_time").max(), *(pl.col(name).max() for name in _REQUEST)
+        pl.col("start_time").min(), pl.col("end_time").max(), *(pl.col(name).max() for name in REQUEST)
     )
     kwh = pl.col("it_energy_kwh")
     sums = energy.group_by(key).agg(

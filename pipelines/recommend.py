@@ -22,7 +22,15 @@ from lepton_etl.facility.set_points import operating_hours
 from lepton_etl.forecast.job_power import predict_jobs
 from lepton_etl.lake.node_parts import NodePart, node_parts
 from lepton_etl.lake.tables import Lake, Written, partitions
-from lepton_etl.recommend.advice import LEFT_TO_OTHERS, Advice, SiteRates, Subject, state_advice, valued
+from lepton_etl.recommend.advice import (
+    LEFT_TO_OTHERS,
+    Advice,
+    SiteRates,
+    Subject,
+    next_day,
+    state_advice,
+    valued,
+)
 from lepton_etl.recommend.idle_jobs import COLUMNS as JOB_COLUMNS
 from lepton_etl.recommend.idle_jobs import zombie_advice
 from lepton_etl.recommend.idle_nodes import COLUMNS as NODE_COLUMNS
@@ -42,11 +50,9 @@ from lepton_etl.schema.logs import JOB
 from lepton_etl.schema.recommend import DECISION, RECOMMENDATION, SAVING
 from lepton_etl.schema.types import arrow_schema
 from lepton_etl.uncertainty import Estimate
-from pipelines.forecast import JOB_HISTORY_DAYS, with_mean_power
+from pipelines.forecast import JOB_HISTORY_DAYS, REQUEST, with_mean_power
 from pipelines.ledger import fits_of
 from pipelines.stage import StageContext, StageResult
-
-_REQUEST = ("user_name", "partition", "gpu_count", "cpu_count", "memory_byte", "submit_time")
 
 
 def waiting_jobs(context: StageContext) -> Found:
@@ -97,7 +103,7 @@ def _pending(context: StageContext, at: datetime, may_shift: tuple[str, ...]) ->
         .agg(
             pl.col("job_state").last(),
             pl.col("start_time").max(),
-            *(pl.col(name).max() for name in _REQUEST if name != "submit_time"),
+            *(pl.col(name).max() for name in REQUEST),
         )
         .filter(pl.col("start_time").is_null() & (pl.col("job_state") == "PENDING"))
     )
@@ -417,19 +423,19 @@ def cooling(context: StageContext) -> Found:
         for name in ("it_energy_kwh", "outdoor_wet_bulb_temp_c")
     )
     best = operating_hours(fit, plant, it_kwh, wet_bulb_c, deployable=True)
-    free = operating_hours(fit, plant, it_kwh, wet_bulb_c, deployable=False)
     if best.reason is not None:
         return Found(notes=(f"no set point is proposed: {best.reason}",))
     if not best.saving_kwh > 0:
         return Found(notes=("the present set point is the cheapest that the envelope allows",))
-    start = Days.of(day).until_time
+    free = operating_hours(fit, plant, it_kwh, wet_bulb_c, deployable=False)
+    start, end = next_day(day)
     low_c, high_c = float(np.min(best.supply_temp_c)), float(np.max(best.supply_temp_c))
     advice = Advice(
         Subject(fit.site_id), "cooling", "set_supply_temperature",
         f"supply air of {low_c:.1f} to {high_c:.1f} degC instead of {plant.supply_temp_c:g}, flow "
         f"{float(np.min(best.flow_ratio)):.2f} to {float(np.max(best.flow_ratio)):.2f} of rated instead of "
         f"{plant.flow_ratio:g}",
-        start, start + timedelta(days=1), best.baseline_kwh,
+        start, end, best.baseline_kwh,
         Estimate(best.saving_kwh, best.saving_lower_kwh, best.saving_upper_kwh),
         f"the site's fitted facility model at today's hours; without the envelope {free.saving_kwh:.1f} kWh",
         guard_rail=f"inlet air inside ASHRAE {plant.inlet_class}, at most 20 K an hour",

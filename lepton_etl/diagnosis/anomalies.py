@@ -201,17 +201,21 @@ def shifted(hours: DeviceHours, normal: Normal, length: int) -> Floats:
     return np.asarray(np.abs(trailing_mean(np.where(loaded, value, np.nan), weight * loaded, length)))
 
 
-def strange_level(hours: DeviceHours, length: int) -> Floats:
-    """Return how far idle levels of the last `length` hours lie from any level that the device has idled at before.
+def strangeness(hours: DeviceHours) -> Floats:
+    """Return how far the level of each idle hour lies from any level that the device has idled at before.
 
     Idle power has levels (clocks, resident contexts) that come and go: a level seen before is normal however far it is
     from the mean. The distance in log energy to the NEIGHBOURS-th nearest earlier idle hour, and that in log ratio,
-    whichever is less; the median over the window. Earlier means before the hour's own block of BLOCK_H hours.
+    whichever is less. Earlier means before the hour's own block of BLOCK_H hours.
     """
     idle = (hours.load_ratio < LOAD_EDGES[0]) & (hours.measured_kwh > 0)
     level = np.log(np.where(idle, hours.measured_kwh, np.nan))
     ratio = np.where(idle, hours.log_ratio, np.nan)
-    strange = np.minimum(_novelty(level), _novelty(ratio))
+    return np.asarray(np.minimum(_novelty(level), _novelty(ratio)))
+
+
+def strange_level(strange: Floats, length: int) -> Floats:
+    """Return the median strangeness of the last `length` hours; NaN where too few of them idled."""
     windows = trailing(strange, length)
     enough = np.isfinite(windows).sum(axis=1) >= length * _KNOWN_SHARE
     found = np.full(len(strange), np.nan)
@@ -382,13 +386,14 @@ def _statistics(one: DeviceHours, usual: Normal, shared: Floats | None) -> dict[
             one.site_id, one.cluster_id, one.rack_id, one.node_id, one.device_id, one.first_hour, one.measured_kwh,
             one.expected_kwh * lift, one.load_ratio,
         )  # fmt: skip
+    strange = strangeness(one)
     return {
         "stuck": stuck(one),
         "drift": drift(own, usual),
         "scale": shifted(own, usual, SCALE_H),
         "step": shifted(own, usual, STEP_H),
-        "scale_idle": strange_level(one, SCALE_H),
-        "step_idle": strange_level(one, STEP_H),
+        "scale_idle": strange_level(strange, SCALE_H),
+        "step_idle": strange_level(strange, STEP_H),
         "idle_but_drawing": idle_but_drawing(own, usual),
     }
 

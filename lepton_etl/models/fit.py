@@ -176,7 +176,9 @@ def _trained(
     split = split_forward(hours, settings.test_ratio, settings.embargo_hours)
     assert split is not None
     with measured_cost() as cost:
-        fits = fit_classes(hours, class_task(hours, settings)) if class_fits is None else class_fits
+        fits = class_fits
+        if fits is None:
+            fits = fit_classes(hours, ClassTask.of(split.train, split.cut_time, settings))
         composed = compose(split.train, settings, fits)
     if class_fits is not None:
         cost = with_executors(cost, sum(fit.cpu_s for fit in class_fits))

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from lepton_etl.config.settings import MlflowSettings
     from lepton_etl.models.cards import Cards
-    from lepton_etl.models.fit import Trained
     from lepton_etl.models.promotion import Verdict
 
 CHAMPION_ALIAS: Final = "champion"

@@ -23,6 +23,12 @@ class AdviceError(LeptonError):
     """An advice that contradicts itself."""
 
 
+def next_day(day: date) -> tuple[datetime, datetime]:
+    """Return the instants at which the UTC day after `day` begins and ends: a night advises the day to come."""
+    start = Days.of(day).until_time
+    return start, start + timedelta(days=1)
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
     """What is to be changed; the whole site where all other parts are None."""
@@ -147,7 +153,7 @@ LEFT_TO_OTHERS: Final = ("none", "release")
 
 def state_advice(rows: Iterable[Mapping[str, Any]], day: date) -> list[Advice]:
     """Return advice from rows of a device's key, performance_state, adjustment, adjustment_reason and hours."""
-    start = Days.of(day).until_time
+    start, end = next_day(day)
     return [
         Advice(
             Subject(row["site_id"], row["cluster_id"], row["node_id"], row["device_id"]),
@@ -156,7 +162,7 @@ def state_advice(rows: Iterable[Mapping[str, Any]], day: date) -> list[Advice]:
             f"{row['node_id']} {row['device_id']} was {row['performance_state'].replace('_', ' ')} for "
             f"{row['hours']:.1f} h: {row['adjustment_reason']}",
             start,
-            start + timedelta(days=1),
+            end,
             None,
             None,
             "the device's state; what it saves is not known",

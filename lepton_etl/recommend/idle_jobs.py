@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import date
 from typing import Final
 
 import numpy as np
@@ -10,7 +10,7 @@ import polars as pl
 
 from lepton_etl.config.sections import OptimizeSettings
 from lepton_etl.days import Days
-from lepton_etl.recommend.advice import Advice, Subject
+from lepton_etl.recommend.advice import Advice, Subject, next_day
 from lepton_etl.recommend.idle_nodes import DAY_H, newest_run
 from lepton_etl.uncertainty import Estimate, Z
 
@@ -29,7 +29,7 @@ def zombie_advice(rows: pl.DataFrame, day: date, settings: OptimizeSettings) -> 
     Where the energy or the utilisation of the newest hour is unknown, nothing is said. The largest waste comes first.
     """
     midnight = Days.of(day).from_time
-    start, first = midnight + timedelta(days=1), rows.row(0, named=True)
+    (start, end), first = next_day(day), rows.row(0, named=True)
     limit = settings.zombie_utilisation_ratio
     found: list[tuple[float, str, Advice]] = []
     for (name,), own in rows.group_by("job_id", maintain_order=True):
@@ -49,7 +49,7 @@ def zombie_advice(rows: pl.DataFrame, day: date, settings: OptimizeSettings) -> 
             Subject(first["site_id"], first["cluster_id"], job_id=job_id), "zombie", "end_job",
             f"job {job_id}{f' of {tenant_id}' if tenant_id else ''} holds devices on {', '.join(nodes)} and has used "
             f"them at most to {limit:.0%} for {len(run)} h: ask its owner",
-            start, start + timedelta(days=1), wasted_kwh * DAY_H / len(run), wasted.times(DAY_H / len(run)),
+            start, end, wasted_kwh * DAY_H / len(run), wasted.times(DAY_H / len(run)),
             "measured energy of the boards that it holds, if it stays; what they draw at rest stays on unless others "
             "use them",
             guard_rail="its owner agrees", parameters={"nodes": nodes},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Final
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lepton_etl.config.sections import OptimizeSettings, PowerDownSettings
 from lepton_etl.days import Days
-from lepton_etl.recommend.advice import Advice, Subject
+from lepton_etl.recommend.advice import Advice, Subject, next_day
 from lepton_etl.recommend.consolidation import Node, Rules, consolidate
 from lepton_etl.uncertainty import Estimate
 
@@ -115,7 +115,7 @@ def _power_down(
     if not paying:
         return []
     names = sorted({run.node_id for run in paying})
-    start, end = _next_day(day)
+    start, end = next_day(day)
     return [
         Advice(
             Subject(hours.site_id, hours.cluster_id), "consolidate", "power_down",
@@ -179,7 +179,7 @@ def _without_work(hours: ClusterHours, settings: OptimizeSettings, day: date) ->
     names = [hours.node_ids[at] for at in np.flatnonzero((newest == 0).all(axis=1) & is_compute)]
     if not names:
         return []
-    start, end = _next_day(day)
+    start, end = next_day(day)
     return [
         Advice(
             Subject(hours.site_id, hours.cluster_id), "idle", "look_at_idle_nodes",
@@ -198,7 +198,7 @@ def _excess_power(
 
     The promise is the next day at the excess of the newest day's hours above the usual idle power.
     """
-    start, end = _next_day(day)
+    start, end = next_day(day)
     found: list[tuple[float, str, Advice]] = []
     for at, name in enumerate(hours.node_ids):
         usual, power_w = idle[at], hours.power_w[at, -DAY_H:]
@@ -229,11 +229,6 @@ def newest_run(holds: Bools) -> NDArray[np.int64]:
     """Return the rows of the run that reaches the newest hour; none where the newest hour does not hold."""
     broken = np.flatnonzero(~holds)
     return np.arange(int(broken[-1]) + 1 if len(broken) else 0, len(holds))
-
-
-def _next_day(day: date) -> tuple[datetime, datetime]:
-    start = Days.of(day).until_time
-    return start, start + timedelta(days=1)
 
 
 def _listed(names: Sequence[str]) -> str:

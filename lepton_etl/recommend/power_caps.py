@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from typing import Final
 
 import numpy as np
@@ -24,8 +24,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from lepton_etl.config.sections import OptimizeSettings
-from lepton_etl.days import Days
-from lepton_etl.recommend.advice import Advice, Subject
+from lepton_etl.recommend.advice import Advice, Subject, next_day
 from lepton_etl.uncertainty import CONFIDENCE, Estimate, conformal_quantile
 
 Floats = npt.NDArray[np.float64]
@@ -301,7 +300,18 @@ def blind_choice(
 ) -> CapChoice:
     """Choose a cap for one workload from the curves of every other network of its hardware class."""
     own = [c for c in curves if c.hardware_class == hardware_class]
-    learned = learn_blind(others(own, network_id), settings)
+    return choice_of(
+        learn_blind(others(own, network_id), settings), default_limit_w, default_power_w, caps_allowed_w
+    )
+
+
+def choice_of(
+    learned: BlindCaps | str,
+    default_limit_w: float,
+    default_power_w: float,
+    caps_allowed_w: Sequence[float] | None = None,
+) -> CapChoice:
+    """Choose a cap by what `learn_blind` gave."""
     if isinstance(learned, str):
         return refused(default_limit_w, learned)
     if not np.isclose(learned.default_limit_w, default_limit_w):
@@ -396,20 +406,21 @@ def cap_advice(
             ] = None
             continue
         curves = curves_of(_runs(own))
+        learned: dict[str, BlindCaps | str] = {}
         for (user, job_class), jobs in own.groupby(["user_name", "job_class"], sort=True):
             newest = float(jobs["newest_kwh"].sum())
             at_default = jobs[np.isclose(jobs["power_limit_w"], limits[-1])]
             if newest <= 0 or at_default.empty:
                 continue
             power_w = float(np.average(at_default["power_w"], weights=at_default["hours"]))
-            choice = blind_choice(
-                curves, str(user), str(hardware_class), float(limits[-1]), power_w, asked, limits
-            )
+            if str(user) not in learned:
+                learned[str(user)] = learn_blind(others(curves, str(user)), asked)
+            choice = choice_of(learned[str(user)], float(limits[-1]), power_w, limits)
             saving, slowdown = choice.saving_ratio, choice.slowdown_ratio
             if choice.power_limit_w is None or saving is None or slowdown is None:
                 notes[f"no cap for {hardware_class}: {choice.reason}"] = None
                 continue
-            start = Days.of(day).until_time
+            start, end = next_day(day)
             found.append(
                 Advice(
                     Subject(str(site_id), job_class=f"{job_class} on {hardware_class}"), "power_cap",
@@ -417,7 +428,7 @@ def cap_advice(
                     f"cap {job_class} at {choice.power_limit_w:.0f} W on {hardware_class} (now "
                     f"{choice.default_limit_w:.0f} W): {saving.value:.1%} less energy a unit of work, "
                     f"{slowdown.value:.1%} slower",
-                    start, start + timedelta(days=1), newest, saving.times(newest),
+                    start, end, newest, saving.times(newest),
                     "other users' runs under caps on this hardware; clock x utilisation stands for work",
                     slowdown_ratio=slowdown,
                     guard_rail=f"slowdown at most {settings.slowdown_max_ratio:.0%}, else back to "
