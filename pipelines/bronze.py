@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from heapq import heappop, heappush
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -34,7 +33,7 @@ from lepton_etl.lake.staging import StagedFile, StagedWriter
 from lepton_etl.lake.tables import Written
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.logs import FILE, JOB, READING, REJECT
-from pipelines.engine import Engine
+from pipelines.engine import Engine, balanced
 from pipelines.stage import StageContext, StageResult
 
 CHANGED: Final = "changed_while_read"
@@ -71,6 +70,27 @@ class Loaded:
     last_reading_time: str | None
 
 
+# A mistake of a decoder must not keep the fleet's other files from the night.
+DECODER_BUGS: Final = (
+    ArithmeticError, AssertionError, LookupError, TypeError, ValueError, pl.exceptions.PolarsError,
+)  # fmt: skip
+
+
+def origin_of(file: Delivered, source: Source, site_id: str) -> Origin:
+    """Return what a decoder must know of a file beside its text."""
+    earliest, latest = stamp_window(file, source)
+    return Origin(
+        site_id=site_id,
+        source_name=source.name,
+        path=file.path,
+        node_id=file.node_id,
+        timezone=source.timezone,
+        path_time=file.path_time,
+        earliest=earliest,
+        latest=latest,
+    )
+
+
 @dataclass(frozen=True)
 class Decoding:
     """What a task needs to decode files of any source."""
@@ -99,16 +119,8 @@ class Decoding:
             except codec.UnreadableError as error:
                 own.drop()
                 loaded = self._discarded(hashed, str(error), shared)
-            except (
-                ArithmeticError,
-                AssertionError,
-                LookupError,
-                TypeError,
-                ValueError,
-                pl.exceptions.PolarsError,
-            ) as bug:
-                # A mistake of a decoder must not keep the fleet's other files from the night. The file is named to
-                # the operator; touched or delivered anew it is read again.
+            except DECODER_BUGS as bug:
+                # The file is named to the operator; touched or delivered anew it is read again.
                 own.drop()
                 loaded = self._discarded(hashed, f"decoder_error: {type(bug).__name__}: {bug}", shared)
             yield loaded
@@ -118,8 +130,7 @@ class Decoding:
     def _hashed(self, file: Delivered) -> Hashed:
         identity = codec.FileIdentity(file.source_name, file.node_id)
         try:
-            for _ in identity.watch(self._chunks(file)):
-                pass
+            codec.drain(identity.watch(self._chunks(file)))
         except codec.UnreadableError as error:
             # Without its text a file is known by its place, size and time: delivered anew, it is another file.
             known_by = f"{file.path}\0{file.size_bytes}\0{file.modified_time.isoformat()}".encode()
@@ -133,7 +144,7 @@ class Decoding:
         source = self.sources[hashed.file.source_name]
         identity = codec.FileIdentity(source.name, hashed.file.node_id)
         chunks = identity.watch(self._chunks(hashed.file))
-        parts = source.read(chunks, self._origin(hashed.file, source))
+        parts = source.read(chunks, origin_of(hashed.file, source, self.site_id))
         tally = Tally(hashed)
         first = next(parts, Decoded.merge([]))
         second = next(parts, None)
@@ -158,19 +169,6 @@ class Decoding:
         except OSError as error:
             detail = error.strerror or str(error)
             raise codec.UnreadableError("unreadable_file", detail) from error
-
-    def _origin(self, file: Delivered, source: Source) -> Origin:
-        earliest, latest = stamp_window(file, source)
-        return Origin(
-            site_id=self.site_id,
-            source_name=source.name,
-            path=file.path,
-            node_id=file.node_id,
-            timezone=source.timezone,
-            path_time=file.path_time,
-            earliest=earliest,
-            latest=latest,
-        )
 
     def _discarded(self, hashed: Hashed, reason: str, output: _Output) -> Loaded:
         code, _, detail = reason.partition(": ")
@@ -437,14 +435,7 @@ def _in_tasks(
         return []
     total = sum(size(item) for item in items)
     wanted = max(engine.parallelism, -(-total // _TASK_BYTES))
-    groups: list[list[Item]] = [[] for _ in range(min(len(items), wanted))]
-    # Largest first into the lightest group: tasks end at about the same time.
-    lightest = [(0, number) for number in range(len(groups))]
-    for item in sorted(items, key=size, reverse=True):
-        weight, number = heappop(lightest)
-        groups[number].append(item)
-        heappush(lightest, (weight + max(1, size(item)), number))
-    found = engine.map(_Whole(work), groups)
+    found = engine.map(_Whole(work), balanced(items, wanted, size))
     return [result for of_task in found for result in of_task]
 
 

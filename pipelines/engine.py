@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from multiprocessing import forkserver, get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -44,6 +45,20 @@ _ONE_THREAD: Final = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 Progress = Callable[[int, int], None]
 """Called as tasks end: how many of the call's tasks are done, and how many there are."""
+
+
+def balanced(items: Sequence[T], parts: int, size: Callable[[T], int]) -> list[list[T]]:
+    """Return at most `parts` groups of about equal size, so that tasks end at about the same time.
+
+    The largest goes first, each into the lightest group; none is empty.
+    """
+    groups: list[list[T]] = [[] for _ in range(min(parts, len(items)))]
+    lightest = [(0, number) for number in range(len(groups))]
+    for item in sorted(items, key=size, reverse=True):
+        weight, number = heappop(lightest)
+        groups[number].append(item)
+        heappush(lightest, (weight + max(1, size(item)), number))
+    return groups
 
 
 @dataclass(frozen=True, slots=True)

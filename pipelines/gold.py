@@ -82,7 +82,7 @@ from lepton_etl.models.stored import FORWARD_ERROR_TAG
 from lepton_etl.registers.factors import FactorSet, load_factors
 from lepton_etl.registers.instruments import fuel_kgco2e
 from lepton_etl.schema.carbon import INSTRUMENT, MARKET_YEAR, VOLUME_INTERVAL
-from lepton_etl.schema.declare import SECONDS_PER_HOUR, Table
+from lepton_etl.schema.declare import SECONDS_PER_HOUR
 from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, SITE_HOUR
 from lepton_etl.schema.fleet import FACILITY_INTERVAL, GRID_HOUR, INTERVAL, METER, NODE, WEATHER_HOUR
 from lepton_etl.schema.jobs import JOB_ENERGY, JOB_NODE, JOB_RUN, TENANT_DAY
@@ -575,13 +575,10 @@ def _hourly(context: StageContext, tariff: pa.Table) -> list[Written]:
     clusters = cluster_costs(
         costs, site_hours, _own(plain.read(lake.root, CLUSTER_HOUR, days), context.settings)
     )
-    return [_replaced(context, table, rows) for table, rows in ((SITE_COST, costs), (CLUSTER_COST, clusters))]
-
-
-def _replaced(context: StageContext, table: Table, rows: pl.DataFrame) -> Written:
-    root, days = context.lake.root, context.days
-    changed = plain.replace_days(root, table, days, rows.to_arrow(), context.lake.metadata)
-    return Written(table.name, rows.height, plain.version(root, table) or 0, changed)
+    return [
+        lake.replace(table, days, rows, allow_empty=True)
+        for table, rows in ((SITE_COST, costs), (CLUSTER_COST, clusters))
+    ]
 
 
 def _month(

@@ -202,9 +202,7 @@ def dirty_days(lake: Lake, settings: Settings, days: Days) -> list[Days]:
 
 def made_days(lake: Lake) -> set[date]:
     """Days that an earlier night published."""
-    if not lake.exists(NODE_HOUR):
-        return set()
-    return {date.fromisoformat(str(part["date"])) for part in lake.log(NODE_HOUR).partitions()}
+    return {date.fromisoformat(day) for day in plain.partitions(lake.root, NODE_HOUR)}
 
 
 def _of_spans(made: set[date], spans: Iterable[tuple[date, date]]) -> set[date]:
@@ -380,8 +378,9 @@ def run(context: StageContext) -> StageResult:
     """Publish the context's days."""
     root = context.lake.root
     press = Press(root, context.settings, context.run_id)
-    context.lake.inputs.update(_versions(root))
-    said, restated = publish(press, context.days)
+    versions = _versions(root)
+    context.lake.inputs.update(versions)
+    said, restated = publish(press, context.days, versions)
     written = tuple(
         Written(table.name, len(rows), plain.version(root, table) or 0, changed=bool(rows))
         for table, rows in ((PUBLICATION, said), (RESTATEMENT, restated))
@@ -389,21 +388,30 @@ def run(context: StageContext) -> StageResult:
     return StageResult(len(said), len(said) + len(restated), written, _notes(restated))
 
 
-def publish(press: Press, days: Days) -> tuple[list[Said], list[Change]]:
-    """Append what changed of the days since it was last said; the rows and the restated figures."""
+def publish(
+    press: Press, days: Days, versions: Mapping[str, int] | None = None
+) -> tuple[list[Said], list[Change]]:
+    """Append what changed of the days since it was last said; the rows and the restated figures.
+
+    `versions` are those of the tables that it is said from, where they are known.
+    """
     said, last = _said_now(press, days), last_words(press.root, days)
     marks = marks_now(press.root, press.settings, days)
     inputs = [_inputs(press, day, marks[day]) for day in days if any(one.date == day for one in said)]
     rows = to_append([*said, *inputs], last, closed_months(press))
     reasons = {day: changed_inputs(_marks_said(press, day, last), marks[day]) for day in days}
     restated = list(changes(rows, last, _for_all(reasons, rows), press.settings.restate))
-    append(press, rows, last, restated)
+    append(press, rows, last, restated, versions)
     _reopen_periods(press, rows)
     return rows, restated
 
 
 def append(
-    press: Press, rows: Sequence[Said], last: Mapping[RowKey, Said], restated: Sequence[Change] = ()
+    press: Press,
+    rows: Sequence[Said],
+    last: Mapping[RowKey, Said],
+    restated: Sequence[Change] = (),
+    versions: Mapping[str, int] | None = None,
 ) -> None:
     """Append rows as one publication with the figures that it restates; no rows, no commit."""
     if not rows:
@@ -411,9 +419,8 @@ def append(
     name, now = publication_id(rows, last), dt.datetime.now(dt.UTC)
     metadata = {"run_id": press.run_id, "publication_id": name}
     common = {"publication_id": name, "published_time": now}
-    versions = json.dumps(_versions(press.root), sort_keys=True)
     of_run = {
-        "input_versions": versions,
+        "input_versions": json.dumps(versions or _versions(press.root), sort_keys=True),
         "factor_set_version": load_factors(press.settings.carbon.factors).version,
         "code_version": code_version(),
         "run_id": press.run_id,

@@ -74,6 +74,7 @@ from lepton_etl.schema.fleet import (
 from lepton_etl.schema.jobs import JOB_NODE, JOB_RUN, NODE_STATE
 from lepton_etl.schema.logs import JOB, READING
 from lepton_etl.schema.types import arrow_schema
+from pipelines.engine import balanced
 from pipelines.stage import StageContext, StageResult
 
 _NAMES_IN_NOTE: Final = 10
@@ -381,7 +382,8 @@ def _exchanged(
     if held is not None and held.num_rows:
         rows.append(NodeRows("held", held))
     # A task costs its start, so the small ones ride with the readings.
-    groups = _grouped(files, _tasks(files, context.engine.parallelism)) or [()]
+    parts = balanced(files, _tasks(files, context.engine.parallelism), lambda file: file.rows)
+    groups = [tuple(part) for part in parts] or [()]
     tasks = [
         Task(group, tuple(past[number :: len(groups)]), tuple(rows) if number == 0 else ())
         for number, group in enumerate(groups)
@@ -422,15 +424,6 @@ def _tasks(files: Collection[DataFile], parallelism: int) -> int:
     """How many tasks read the files: one a core, and more of many rows, so that no core waits long for the last."""
     by_rows = -(-sum(file.rows for file in files) // _TASK_READINGS)
     return max(1, min(len(files), max(parallelism, min(by_rows, _TASKS_A_CORE * parallelism))))
-
-
-def _grouped(files: Iterable[DataFile], groups: int) -> list[tuple[DataFile, ...]]:
-    """The files in at most so many groups of about equal size."""
-    parts: list[tuple[int, list[DataFile]]] = [(0, []) for _ in range(groups)]
-    for file in sorted(files, key=lambda one: (-one.rows, one.path)):
-        size, group = min(parts, key=lambda part: part[0])
-        parts[parts.index((size, group))] = (size + file.rows, [*group, file])
-    return [tuple(group) for _, group in parts if group]
 
 
 def _sources(settings: Settings) -> tuple[dict[str, SourceFacts], SourceFacts]:

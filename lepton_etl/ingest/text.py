@@ -72,6 +72,7 @@ _COMPRESSIONS: Final = (
         (lzma.LZMAError, EOFError),
     ),
 )  # fmt: skip
+COMPRESSION_MAGICS: Final = tuple(one.magic for one in _COMPRESSIONS)
 
 
 def text_chunks(stream: BinaryIO, name: str = "", max_bytes: int = MAX_BYTES) -> Iterator[bytes]:

@@ -182,10 +182,9 @@ def _intervals(
     marks = pl.concat([channels.marks.join(owners, on="channel", how="left").select(*ROW, "flag"), marks])
     owners = sensors.select("channel", "day", pl.col("owner_id").alias("node_id"), "device_id")
     lost = conflicts.join(owners, on="channel", how="left").group_by(ROW).agg(pl.col("conflicts").sum())
-    found = arbitrate(
-        channels.values, power_candidates(channels.sensors), policy.gains, inventory, policy.interval_us
-    )
-    rows = _rows(channels, found, lost, marks, policy)
+    candidates = power_candidates(channels.sensors)
+    found = arbitrate(channels.values, candidates, policy.gains, inventory, policy.interval_us)
+    rows = _rows(channels, candidates, found, lost, marks, policy)
     of_day = rows.filter(pl.col("interval_us") // DAY_US == pl.col("day"))
     return _table(of_day.pipe(with_place, inventory).pipe(_with_energy, policy), policy), found.checks
 
@@ -220,13 +219,13 @@ def _placed(sensors: pl.DataFrame, inventory: pl.DataFrame) -> pl.DataFrame:
 
 def _rows(
     channels: Channels,
+    candidates: pl.DataFrame,
     found: Arbitration,
     conflicts: pl.DataFrame,
     marks: pl.DataFrame,
     policy: IntervalPolicy,
 ) -> pl.DataFrame:
     """Power, environment, conflicts and flags, one line for each row that has any of them."""
-    candidates = power_candidates(channels.sensors)
     chosen = found.chosen.with_columns(pl.lit(policy.interval_s).alias("interval_s"))
     with_extremes = lowest_and_highest(channels.values, channels.sensors, chosen)
     power = pl.concat([with_extremes, found.others], how="diagonal").select(

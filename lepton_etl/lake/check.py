@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
-from lepton_etl.lake.rows import breaks_bounds, columns_of
+from lepton_etl.lake.rows import broken_columns, columns_of, empty_columns, missing_columns
 from lepton_etl.lake.tables import DataFile, Lake, data_files, read_files
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.logs import FILE, JOB, READING, REJECT
@@ -91,25 +91,19 @@ def _check_table(lake: Lake, table: Table) -> Iterator[Finding]:
 
 def _wrong(table: Table, stored: pl.DataFrame) -> Iterator[str]:
     """What the dictionary does not allow in the rows of a file, which lack the partition's column."""
-    required = [name for name in table.required if name != table.partition]
-    missing = [name for name in required if name not in stored.columns]
+    missing = missing_columns(table, [*stored.columns, table.partition or ""])
     if missing:
         yield f"required columns missing: {', '.join(missing)}"
     try:
-        rows = columns_of(
-            table, stored.to_arrow(), [name for name in table.columns if name != table.partition]
-        )
+        present = [name for name in table.columns if name in stored.columns and name != table.partition]
+        rows = columns_of(table, stored.to_arrow(), present)
     except pa.ArrowInvalid as error:
         yield f"columns of another type: {_line(error)}"
         return
-    empty = [name for name in required if name not in missing and rows[name].null_count]
+    empty = empty_columns(table, rows)
     if empty:
         yield f"null in required columns: {', '.join(empty)}"
-    broken = [
-        one.name
-        for one in table.fields
-        if one.name in rows.column_names and breaks_bounds(one, rows[one.name])
-    ]
+    broken = broken_columns(table, rows)
     if broken:
         yield f"outside the bounds of the field dictionary: {', '.join(broken)}"
 

@@ -35,7 +35,7 @@ def checked(table: Table, rows: pa.Table) -> pa.Table:
 
 def refuse_missing(table: Table, columns: Collection[str]) -> None:
     """Raise LakeError where a column that is never null is not there at all."""
-    missing = [name for name in table.required if name not in columns]
+    missing = missing_columns(table, columns)
     if missing:
         raise LakeError(f"required columns missing: {', '.join(missing)}", where=table.name)
 
@@ -45,11 +45,10 @@ def refuse_values(table: Table, rows: pa.Table) -> None:
 
     A column that the rows lack is not looked at.
     """
-    present = set(rows.column_names)
-    empty = [name for name in table.required if name in present and rows[name].null_count]
+    empty = empty_columns(table, rows)
     if empty:
         raise LakeError(f"null in required columns: {', '.join(empty)}", where=table.name)
-    broken = [one.name for one in table.fields if one.name in present and breaks_bounds(one, rows[one.name])]
+    broken = broken_columns(table, rows)
     if broken:
         raise LakeError(
             f"outside the bounds of the field dictionary: {', '.join(broken)}",
@@ -58,7 +57,24 @@ def refuse_values(table: Table, rows: pa.Table) -> None:
         )
 
 
-def breaks_bounds(field: Field, values: pa.ChunkedArray) -> bool:
+def missing_columns(table: Table, columns: Collection[str]) -> list[str]:
+    """Return the columns that are never null and are not among these."""
+    return [name for name in table.required if name not in columns]
+
+
+def empty_columns(table: Table, rows: pa.Table) -> list[str]:
+    """Return the columns of the rows that hold a null where none may be."""
+    present = set(rows.column_names)
+    return [name for name in table.required if name in present and rows[name].null_count]
+
+
+def broken_columns(table: Table, rows: pa.Table) -> list[str]:
+    """Return the columns of the rows that hold a value outside the bounds of the field dictionary."""
+    present = set(rows.column_names)
+    return [one.name for one in table.fields if one.name in present and _breaks_bounds(one, rows[one.name])]
+
+
+def _breaks_bounds(field: Field, values: pa.ChunkedArray) -> bool:
     """Return whether any value breaks the constraint of `schema.constraint`; NaN and infinity break any bound."""
     if field.one_of:
         # Few words in many rows: each is looked up once.

@@ -49,24 +49,15 @@ def present_rows(table: Table, log: DeltaTable, days: Days | None) -> pa.Table:
     return in_order(table, pa.table(log.to_pyarrow_dataset().to_table(filter=chosen)))
 
 
-def of_days(rows: pa.Table, first: date, last: date | None = None) -> pa.Table:
-    """The rows of a day, or of the days from one to another."""
-    dates = rows["date"]
-    return rows.filter(
-        pc.and_(pc.greater_equal(dates, pa.scalar(first)), pc.less_equal(dates, pa.scalar(last or first)))
-    )
-
-
 def write(
     table: Table,
     log: DeltaTable,
     rows: pa.Table,
     *,
-    where: str | None,
     path: Path,
     metadata: Mapping[str, str],
 ) -> None:
-    """Overwrite the table, or what `where` names of it, by rows that `checked` gave.
+    """Overwrite the table by rows that `checked` gave.
 
     A table of an older release gets its new columns.
     """
@@ -75,7 +66,6 @@ def write(
         path,
         rows,
         mode="overwrite",
-        predicate=where,
         schema_mode="merge" if set(table.columns) - known else None,
         commit_properties=CommitProperties(custom_metadata=dict(metadata)),
     )
@@ -157,7 +147,7 @@ def replace_keyed(
     whole = checked(table, pa.Table.from_pylist([*kept, *map(dict, rows)], schema=arrow_schema(table)))
     if whole.equals(present):
         return False
-    write(table, log, whole, where=None, path=root / table.name, metadata=metadata)
+    write(table, log, whole, path=root / table.name, metadata=metadata)
     return True
 
 
@@ -172,7 +162,7 @@ def replace_days(root: Path, table: Table, days: Days, rows: pa.Table, metadata:
     present = _present_digests(root, table, DeltaTable(str(root / table.name)), days)
     changed = {}
     for day in days:
-        of_day = of_days(fresh, day)
+        of_day = fresh.filter(pc.equal(fresh["date"], pa.scalar(day)))
         if digest(of_day.drop_columns(["date"])) != present.get(day, Digest()):
             changed[day] = stage(root, table, of_day)
     _commit_days(root, table, changed, metadata)
@@ -524,7 +514,7 @@ class Lake:
         log = self.log(table)
         changed = not fresh.equals(present_rows(table, log, None))
         if changed:
-            write(table, log, fresh, where=None, path=self.root / table.name, metadata=self.metadata)
+            write(table, log, fresh, path=self.root / table.name, metadata=self.metadata)
         return Written(table.name, fresh.num_rows, self._version(table), changed)
 
     def write_rows(

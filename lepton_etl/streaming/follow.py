@@ -95,7 +95,6 @@ def _is_same(before: Mark, now: Mark, path: str, head_of: HeadOf) -> bool:
     return digest(head_of(path, before.head_bytes)) == before.head
 
 
-_COMPRESSED: Final = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0")
 _DOCUMENT_BEGINS: Final = (b"{", b"[", b"<")
 _CHUNK: Final = 1 << 20
 # What stands before a span tells whose its lines are: the head has a table's header, the tail the stamp of the table
@@ -187,7 +186,7 @@ def head_of(path: str, size: int) -> bytes:
 def _is_document(source: Source, head: bytes) -> bool:
     return (
         source.followed_by == "whole files"
-        or head.startswith(_COMPRESSED)
+        or head.startswith(codec.COMPRESSION_MAGICS)
         or head.lstrip()[:1] in _DOCUMENT_BEGINS
     )
 

@@ -28,7 +28,7 @@ from lepton_etl.config.sources import SOURCES, Source
 from lepton_etl.diagnosis.minutes import SUMS, QuantityRoles, sums
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.ingest import text as codec
-from lepton_etl.ingest.decoded import Decoded, Origin
+from lepton_etl.ingest.decoded import Decoded
 from lepton_etl.lake.landing import Landing, ObjectStore
 from lepton_etl.lake.lease import Lease
 from lepton_etl.lake.runs import new_run_id
@@ -36,8 +36,8 @@ from lepton_etl.lake.tables import Lake
 from lepton_etl.streaming import device_now as recent
 from lepton_etl.streaming.device_now import MEANINGS, Clock, Watcher, utc_now
 from lepton_etl.streaming.follow import Following, Mark, Passage, Span, head_of, passage, spans
-from pipelines.bronze import stamp_window
-from pipelines.engine import SparkEngine
+from pipelines.bronze import DECODER_BUGS, origin_of
+from pipelines.engine import SparkEngine, balanced
 
 NAME: Final = "lepton_logs"
 SCHEMA: Final = (
@@ -109,7 +109,7 @@ class LogReader(DataSourceStreamReader):
             if name in self.follow.sources
             for span in spans(before.get(name, {}), marks, head_of)
         ]
-        return [Slice(tuple(part)) for part in even(found, self.follow.parallelism)]
+        return [Slice(tuple(part)) for part in balanced(found, self.follow.parallelism, _bytes)]
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         """Sums of readings, and what could not be used, span by span."""
@@ -135,15 +135,8 @@ def log_stream(follow: Follow) -> type[DataSource]:
     return LogStream
 
 
-def even(found: Sequence[tuple[str, Span]], parts: int) -> list[list[tuple[str, Span]]]:
-    """At most `parts` lists of about the same bytes; the largest spans first."""
-    lists: list[list[tuple[str, Span]]] = [[] for _ in range(min(parts, len(found)))]
-    sizes = [0] * len(lists)
-    for one in sorted(found, key=lambda item: item[1].start - item[1].end):
-        least = sizes.index(min(sizes))
-        lists[least].append(one)
-        sizes[least] += one[1].end - one[1].start
-    return lists
+def _bytes(one: tuple[str, Span]) -> int:
+    return one[1].end - one[1].start
 
 
 def read_span(follow: Follow, source: Source, span: Span) -> pa.Table:
@@ -162,10 +155,7 @@ def read_span(follow: Follow, source: Source, span: Span) -> pa.Table:
         faults.append(_fault(error.reason, error.detail))
     except OSError as error:
         faults.append(_fault("unreadable_file", error.strerror or str(error)))
-    except (
-        ArithmeticError, AssertionError, LookupError, TypeError, ValueError, pl.exceptions.PolarsError,
-    ) as bug:  # fmt: skip
-        # As in the night: a mistake of a decoder must not keep the other files from being watched.
+    except DECODER_BUGS as bug:
         faults.append(_fault("decoder_error", f"{type(bug).__name__}: {bug}"))
     rows = pl.concat([pl.DataFrame(schema=SUMS), *readings]).to_arrow()
     where = f"{span.path}[{span.start}:{span.end}]"
@@ -179,23 +169,11 @@ def read_span(follow: Follow, source: Source, span: Span) -> pa.Table:
 
 
 def _decoded(follow: Follow, source: Source, text: Passage) -> Iterator[Decoded]:
-    earliest, latest = stamp_window(text.file, source)
-    origin = Origin(
-        site_id=follow.site_id,
-        source_name=source.name,
-        path=text.file.path,
-        node_id=text.file.node_id,
-        timezone=source.timezone,
-        path_time=text.file.path_time,
-        earliest=earliest,
-        latest=latest,
-    )
-
     def chunks() -> Iterator[bytes]:
         yield text.context
         yield from text.chunks
 
-    return iter(source.read(chunks(), origin))
+    return iter(source.read(chunks(), origin_of(text.file, source, follow.site_id)))
 
 
 def _counted(rejects: pa.Table) -> list[dict[str, Any]]:
