@@ -27,7 +27,6 @@ nothing to see: expected energy varying by 5 % over the window; utilisation belo
 from __future__ import annotations
 
 import argparse
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +40,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from bench import inject
+from bench.inputs import REAL
 from bench.measure import Figure, figure, print_figures, write
 from bench.racks import simulated_rack
 from lepton_etl.diagnosis.anomalies import DeviceHours, Scores, score
@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--only", choices=("real", "simulated"))
     asked = parser.parse_args()
-    root = Path(os.environ.get("LEPTON_REAL_DATA", "../shared/data"))
+    root = REAL
     found: list[Figure] = []
     kinds = [kind for kind in LENGTHS_H if kind != "rack"]
     if asked.only != "simulated":

@@ -23,7 +23,6 @@ too: a model that learns from nothing but the year itself knows no summer in Mar
 from __future__ import annotations
 
 import argparse
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -32,6 +31,7 @@ import numpy as np
 import polars as pl
 from threadpoolctl import threadpool_limits
 
+from bench.inputs import REAL
 from bench.measure import Figure, figure, print_figures, write
 from bench.shifting import shift
 from lepton_etl.forecast.grid_intensity import (
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--zones", nargs="+", default=list(TARGETS))
     parser.add_argument("--weeks", type=int, default=8)
     asked = parser.parse_args()
-    root = Path(os.environ.get("LEPTON_REAL_DATA", "../shared/data"))
+    root = REAL
     found: list[Figure] = []
     with threadpool_limits(2):
         for zone in asked.zones:

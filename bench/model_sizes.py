@@ -131,8 +131,9 @@ def _quantised(data: bytes) -> int:
 
 
 if __name__ == "__main__":
+    from bench.inputs import REAL
     from bench.measure import write
     from bench.model_inputs import biohpc_hours
-    from bench.models import INVENTORY, REAL_DATA
+    from bench.models import INVENTORY
 
-    write("model-sizes", size_figures(biohpc_hours(REAL_DATA / "biohpc-gpu-servers", INVENTORY)))
+    write("model-sizes", size_figures(biohpc_hours(REAL / "biohpc-gpu-servers", INVENTORY)))

@@ -11,7 +11,6 @@ SPECpower servers. Months `--first` to `--report` validate the fusion and are no
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.device_memory import memory_features
+from bench.inputs import REAL
 from bench.measure import Figure, figure, print_figures, write
 from bench.model_forward import PUBLISHED, Predicted, forward, nightly
 from bench.model_inputs import BASE, MEMORY, biohpc_hours, month_name
@@ -34,7 +34,6 @@ from lepton_etl.models.candidates import CANDIDATES, inputs_of
 from lepton_etl.models.features import TARGET, Feature, refuse_power_features
 from lepton_etl.models.metrics import Errors, errors, is_busy
 
-REAL_DATA: Final = Path(os.environ.get("LEPTON_REAL_DATA", "../shared/data"))
 INVENTORY: Final = Path("conf/examples/biohpc-inventory.csv")
 FIGURES: Final = {
     "mape": "mape_ratio", "median_ape": "median_ape_ratio", "wape": "wape_ratio", "cv_rmse": "cv_rmse_ratio",
@@ -64,7 +63,7 @@ def main() -> None:
     refuse_power_features(
         [Feature(name, "", "", (name,)) for name in BASE] + list(memory_features(list(BASE)))
     )
-    hours = biohpc_hours(REAL_DATA / "biohpc-gpu-servers", INVENTORY)
+    hours = biohpc_hours(REAL / "biohpc-gpu-servers", INVENTORY)
     found: list[Figure] = []
     for hardware_class, rows in hours.groupby("hardware_class"):
         if chosen.classes and hardware_class not in chosen.classes:
@@ -89,7 +88,7 @@ def main() -> None:
         found += option_figures(hours)
         found += size_figures(hours)
     if "public" not in chosen.skip:
-        found += public_figures(REAL_DATA)
+        found += public_figures(REAL)
     print_figures("targets", [one for one in found if one.target])
     missed = [one.name for one in found if one.ok is False]
     print(f"{len(found)} figures in {write('models', found)}, {time.perf_counter() - started:.0f} s")

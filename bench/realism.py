@@ -10,15 +10,14 @@ passed; nothing of the simulator was fitted to it. The gap of power is also give
 from __future__ import annotations
 
 import argparse
-import os
 from datetime import date
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from bench.inputs import REAL
 from bench.measure import Figure, figure, print_figures, write
 from lepton_etl.simulator.hardware import GPU_400
 from lepton_etl.simulator.load import node_tasks
@@ -67,7 +66,7 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
     asked = parser.parse_args()
-    root = Path(os.environ.get("LEPTON_REAL_DATA", "../shared/data")) / "acme-cluster-distributions"
+    root = REAL / "acme-cluster-distributions"
     runs = [simulated(seed, asked.nodes, asked.days) for seed in range(1, asked.seeds + 1)]
     watts, degrees = (np.concatenate([run[part] for run in runs]) for part in (0, 1))
     powers = pl.read_csv(root / "gpu_power_kalos_cdf.csv")

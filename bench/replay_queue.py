@@ -27,7 +27,6 @@ ON: Final = 0
 SLEEP: Final = 1
 WAKING: Final = 2
 SHUTTING: Final = 3
-STATES: Final = ("on", "sleep", "waking", "shutting_down")
 
 
 @dataclass(frozen=True, slots=True)

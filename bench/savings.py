@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from bench import savings_caps, savings_placebo, savings_plan, savings_shift, savings_site
+from bench.inputs import REAL
 from bench.measure import Figure, print_figures, write
 
 UTILISATIONS: Final = (0.50, 0.70, 0.85)
@@ -34,7 +34,7 @@ def main() -> None:
         "plan": lambda _: savings_plan.figures(),
         "shift": lambda _: savings_shift.figures(),
         "site": lambda asked: savings_site.figures(
-            _data(), list(UTILISATIONS), asked.seeds, asked.workers, min(asked.seeds, SPLIT_SEEDS)
+            REAL, list(UTILISATIONS), asked.seeds, asked.workers, min(asked.seeds, SPLIT_SEEDS)
         )[0],
     }
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
@@ -42,10 +42,6 @@ def main() -> None:
     found = [one for name in asked.parts for one in parts[name](asked)]
     print_figures("Savings", found)
     write("savings", found)
-
-
-def _data() -> Path:
-    return Path(os.environ.get("LEPTON_REAL_DATA", "../shared/data"))
 
 
 if __name__ == "__main__":

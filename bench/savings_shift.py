@@ -22,7 +22,6 @@ the second is kept because it has most data, not because it is best everywhere.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +30,7 @@ import polars as pl
 from threadpoolctl import threadpool_limits
 
 from bench.forecast import NEED_H, TARGETS, WINDOW_H, zone_hours
+from bench.inputs import REAL
 from bench.measure import Figure, figure, print_figures, write
 from bench.pooled_forecast import PooledZone, pooled_ridge
 from bench.shifting import shift
@@ -94,7 +94,7 @@ def zone_figures(zone: str, pool: dict[str, PooledZone], weeks: int) -> list[Fig
 
 def figures(zones: list[str] | None = None, weeks: int = 8) -> list[Figure]:
     """Every zone; all zones of 2023 are in the pool, whichever are shown."""
-    root = Path(os.environ.get("LEPTON_REAL_DATA", "../shared/data"))
+    root = REAL
     pool = {zone: PooledZone(zone_hours(root, zone), BEHIND_UTC_H[zone]) for zone in TARGETS}
     pool |= {zone: PooledZone(earlier_hours(root, zone), BEHIND_UTC_H[zone]) for zone in EARLIER}
     return [one for zone in zones or list(TARGETS) for one in zone_figures(zone, pool, weeks)]

@@ -26,7 +26,6 @@ said that caps and free cooling lose most, and nothing else of them was used.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -40,6 +39,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from bench.inputs import REAL
 from bench.measure import Figure, figure, print_figures, write
 from bench.replay_policy import LEVERS
 from bench.savings_inputs import parameters, spec_medians
@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--utilisations", type=float, nargs="+", default=told["utilisations"])
     parser.add_argument("--split-seeds", type=int, default=5)
     chosen = parser.parse_args()
-    data = Path(os.environ.get("LEPTON_REAL_DATA", "../shared/data"))
+    data = REAL
     _calibration(data)
     found, outcomes = figures(data, chosen.utilisations, chosen.seeds, chosen.workers, chosen.split_seeds)
     Console(width=150).print(_seeds_table(outcomes))

@@ -163,7 +163,7 @@ def supported_pythons(config: Path) -> list[str]:
     ]
 
 
-def check_metadata(folder: Path, pythons: Iterable[str], wants: Wants = installed_wants) -> list[str]:
+def check_metadata(folder: Path, pythons: Iterable[str]) -> list[str]:
     """Return the problems of a folder's lock files, by the packages' own metadata."""
     problems: list[str] = []
     for name in (UV_LOCK, BUILD_LOCK, USER_LOCK, DEVELOPER_LOCK):
@@ -176,7 +176,7 @@ def check_metadata(folder: Path, pythons: Iterable[str], wants: Wants = installe
                 for root in roots_of(folder / "setup.cfg", extra)
                 if _holds(root.requirement, "", environment)
             ]
-            found = unmet(read_lock(folder / name), asked, wants, environment)
+            found = unmet(read_lock(folder / name), asked, installed_wants, environment)
             problems += [f"{name} on Python {python}: {problem}" for problem in found]
     return problems
 

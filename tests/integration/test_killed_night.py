@@ -16,7 +16,6 @@ from typing import Any
 import polars as pl
 import pytest
 
-from lepton_etl.days import Days
 from lepton_etl.lake.compare import compare_lakes
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR
@@ -26,7 +25,6 @@ from lepton_etl.simulator.simulate import simulate
 from tests.conftest import PROJECT
 
 FIRST, LAST = date(2025, 6, 3), date(2025, 6, 4)
-BOTH = Days(FIRST, LAST)
 
 
 class Nights:

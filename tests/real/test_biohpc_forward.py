@@ -5,9 +5,6 @@ The whole table is `make bench-models`; this is the quick look at the server wit
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,9 +16,9 @@ from lepton_etl.models.features import TARGET
 from lepton_etl.models.fusion import forward_block
 from lepton_etl.models.metrics import Values, errors
 from lepton_etl.models.recalibration import Recalibration, corrections
+from tests.conftest import PROJECT, real_data
 
-PROJECT = Path(__file__).resolve().parents[2]
-FOLDER = Path(os.environ.get("LEPTON_REAL_DATA", PROJECT / ".." / "shared" / "data")) / "biohpc-gpu-servers"
+FOLDER = real_data() / "biohpc-gpu-servers"
 NAMES = ("linear", "boosting_gentle")
 
 pytestmark = pytest.mark.real

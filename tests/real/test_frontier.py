@@ -31,7 +31,6 @@ FILE = real_data() / "frontier-cdu-power" / "input_04-07-24_first16h.csv.gz"
 DAY = date(2024, 4, 7)
 WET_BULB = "OA Wetbulb Temp"
 PUBLISHED_MWH = 249.452
-STEPS_PER_INTERVAL = 20
 
 pytestmark = [
     pytest.mark.real,

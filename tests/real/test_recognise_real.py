@@ -1,17 +1,15 @@
 """Every real file is recognised as what it is, and those that need settings as nothing."""
 
 import gzip
-import os
 from fnmatch import fnmatch
-from pathlib import Path
 
 import pytest
 
 from lepton_etl.ingest.registry import recognise
 from lepton_etl.ingest.text import in_utf8, peek
+from tests.conftest import real_data
 
-HERE = Path(__file__).parent
-REAL = Path(os.environ.get("LEPTON_REAL_DATA", HERE.parents[1] / ".." / "shared" / "data")).resolve()
+REAL = real_data()
 
 pytestmark = [
     pytest.mark.real,

@@ -1,17 +1,15 @@
 """The real rocm-smi document of four MI100, read a second time in plain Python."""
 
 import json
-import os
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
 from lepton_etl.ingest.decoded import Origin
+from tests.conftest import real_data
 from tests.decoding import decode, settings_of
 
-HERE = Path(__file__).parent
-REAL = Path(os.environ.get("LEPTON_REAL_DATA", HERE.parents[1] / ".." / "shared" / "data")).resolve()
+REAL = real_data()
 MI100 = REAL / "telegraf-hw" / "amd_rocm_smi__mi100_rocm602.json"
 POLLED = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -22,8 +22,6 @@ PAGES = sorted(
 )
 FOLDERS = ("lepton_etl", "pipelines", "jobs", "scripts", "bench", "conf", "tests")
 NAMED = re.compile(r"(?<![\w/.-])(?:lepton_etl|pipelines|jobs|scripts|bench|tests|conf)/[\w./-]*\w")
-IN_A_ROOM = re.compile(r"(?<![\w/.-])[a-z_]+/[a-z_]+\.py\b")
-FILE = re.compile(r"(?<![\w/.-])[a-z]\w*\.py\b")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ANSWER = re.compile(r"^\| [^|]+ \| `(?P<file>[\w/.]+)` \| `(?P<function>\w+)` \|$", re.MULTILINE)
 
