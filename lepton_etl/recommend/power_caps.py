@@ -289,22 +289,6 @@ def learn_blind(evidence: Sequence[CapCurve], settings: CapSettings | None = Non
     )  # fmt: skip
 
 
-def blind_choice(
-    curves: Sequence[CapCurve],
-    network_id: str,
-    hardware_class: str,
-    default_limit_w: float,
-    default_power_w: float,
-    settings: CapSettings | None = None,
-    caps_allowed_w: Sequence[float] | None = None,
-) -> CapChoice:
-    """Choose a cap for one workload from the curves of every other network of its hardware class."""
-    own = [c for c in curves if c.hardware_class == hardware_class]
-    return choice_of(
-        learn_blind(others(own, network_id), settings), default_limit_w, default_power_w, caps_allowed_w
-    )
-
-
 def choice_of(
     learned: BlindCaps | str,
     default_limit_w: float,

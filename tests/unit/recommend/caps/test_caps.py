@@ -29,8 +29,9 @@ from lepton_etl.recommend.power_caps import (
     TOO_FEW_NETWORKS,
     TOO_FEW_WORKLOADS,
     BlindCaps,
+    CapChoice,
     CapCurve,
-    blind_choice,
+    choice_of,
     curves_of,
     learn_blind,
     others,
@@ -94,6 +95,19 @@ def test_ratios_do_not_depend_on_the_units_of_work(scale: float, power: float) -
     assert scaled.slowdown_ratio == pytest.approx(one.slowdown_ratio)
     assert scaled.saving_ratio == pytest.approx(one.saving_ratio)
     assert oracle_cap_w(scaled, 0.05) == oracle_cap_w(one, 0.05)
+
+
+def blind_choice(
+    curves: list[CapCurve],
+    network_id: str,
+    hardware_class: str,
+    default_limit_w: float,
+    default_power_w: float,
+    caps_allowed_w: list[float] | None = None,
+) -> CapChoice:
+    """The cap of one workload by the curves of every other network of its class, as the nightly advice asks for it."""
+    own = [one for one in curves if one.hardware_class == hardware_class]
+    return choice_of(learn_blind(others(own, network_id)), default_limit_w, default_power_w, caps_allowed_w)
 
 
 def test_a_blind_cap_saves_and_keeps_the_bound_on_networks_it_never_saw() -> None:
