@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import polars as pl
@@ -28,6 +27,7 @@ from lepton_etl.ingest import text as codec
 from lepton_etl.ingest.decoded import EARLIEST, LATEST, Decoded, Origin, only_reject
 from lepton_etl.lake.file_register import FileRegister
 from lepton_etl.lake.landing import UNSAFE, Delivered, Landing, ObjectStore, identity
+from lepton_etl.lake.location import Location
 from lepton_etl.lake.maintenance import compact
 from lepton_etl.lake.staging import StagedFile, StagedWriter
 from lepton_etl.lake.tables import Written
@@ -95,7 +95,7 @@ def origin_of(file: Delivered, source: Source, site_id: str) -> Origin:
 class Decoding:
     """What a task needs to decode files of any source."""
 
-    root: Path
+    root: Location
     landing: Landing
     site_id: str
     sources: Mapping[str, Source]
@@ -368,11 +368,11 @@ def _load(context: StageContext, batch: int, written: list[Written]) -> list[dic
             written.append(lake.append_staged(table, files, batch))
     rows = _finished(register, plan, outcomes)
     written.append(register.finish(batch, rows))
-    summary.unlink()
+    summary.remove()
     return rows
 
 
-def _stage(context: StageContext, plan: Sequence[dict[str, Any]], now: datetime, summary: Path) -> None:
+def _stage(context: StageContext, plan: Sequence[dict[str, Any]], now: datetime, summary: Location) -> None:
     files = [_hashed(context, row) for row in plan if row["state"] == "planned"]
     decoding = _decoding(context, now)
     results = _in_tasks(context.engine, decoding.stage, files, lambda hashed: hashed.file.size_bytes)
@@ -380,14 +380,11 @@ def _stage(context: StageContext, plan: Sequence[dict[str, Any]], now: datetime,
         {"staged": asdict(result)} if isinstance(result, StagedFile) else {"loaded": asdict(result)}
         for result in results
     ]
-    summary.parent.mkdir(parents=True, exist_ok=True)
-    fresh = summary.with_suffix(".new")
-    fresh.write_text(json.dumps(lines), encoding="utf-8")
-    fresh.replace(summary)
+    summary.write(json.dumps(lines).encode())
 
 
-def _read_summary(summary: Path) -> tuple[dict[tuple[str, str], Loaded], list[StagedFile]]:
-    lines = json.loads(summary.read_text(encoding="utf-8"))
+def _read_summary(summary: Location) -> tuple[dict[tuple[str, str], Loaded], list[StagedFile]]:
+    lines = json.loads(summary.read()[0])
     outcomes = [Loaded(**line["loaded"]) for line in lines if "loaded" in line]
     staged = [StagedFile(**line["staged"]) for line in lines if "staged" in line]
     return {(o.path, o.file_id): o for o in outcomes}, staged
@@ -442,7 +439,7 @@ def _in_tasks(
 def _decoding(context: StageContext, now: datetime) -> Decoding:
     settings = context.settings
     sources = {source.name: source for source in settings.all_sources}
-    return Decoding(Path(context.lake.root), _landing(context), settings.site.site_id, sources, now)
+    return Decoding(context.lake.root, _landing(context), settings.site.site_id, sources, now)
 
 
 def _landing(context: StageContext) -> Landing:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Final
 
 import polars as pl
@@ -19,6 +18,7 @@ from lepton_etl.days import Days
 from lepton_etl.diagnosis.anomalies import anomaly_rows, devices
 from lepton_etl.diagnosis.device_states import state_rows
 from lepton_etl.diagnosis.minutes import DEVICES, INPUTS
+from lepton_etl.lake.location import Location
 from lepton_etl.lake.node_parts import NodePart, node_parts
 from lepton_etl.lake.staging import StagedFile, stage
 from lepton_etl.lake.tables import Lake, Written
@@ -59,7 +59,7 @@ def _states(context: StageContext) -> Written:
 class _States:
     """What a task does: stage the states of its nodes on these days, each node judged by the days before."""
 
-    root: Path
+    root: Location
     days: tuple[date, ...]
 
     def __call__(self, part: NodePart) -> list[StagedFile]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from pathlib import Path
 from typing import Final
 
 import polars as pl
@@ -73,9 +72,8 @@ from lepton_etl.facility.pue import (
     with_shared_it,
 )
 from lepton_etl.intervals.sensor_classes import sensor_classes
-from lepton_etl.lake import tables as plain
 from lepton_etl.lake.runs import recorded_models
-from lepton_etl.lake.tables import DataFile, Written, read_files
+from lepton_etl.lake.tables import DataFile, Lake, Written, read_files
 from lepton_etl.models.device_hours import gap_features, interval_columns
 from lepton_etl.models.registry import Registry
 from lepton_etl.models.stored import FORWARD_ERROR_TAG
@@ -315,7 +313,7 @@ def modelled_gaps(context: StageContext, gaps: pl.DataFrame) -> pl.DataFrame | N
 def _days_by_version(context: StageContext, registry: Registry) -> dict[str, list[date]]:
     """Model version -> its days: the recorded one of a day that was made before, if any, else the champion's."""
     name = context.settings.model.name
-    recorded = recorded_models(context.lake.root, name, context.days)
+    recorded = recorded_models(context.lake, name, context.days)
     champion = registry.champion(name) if set(context.days) - set(recorded) else None
     days_of: dict[str, list[date]] = {}
     for day in context.days:
@@ -551,13 +549,10 @@ def run_bill(context: StageContext) -> list[Written]:
     if tariff.num_rows:
         written += _hourly(context, tariff)
     invoices = read_invoices(settings.billing.invoices) if settings.billing.invoices else {}
-    months = sorted(_months(lake.root, days, invoices, settings))
-    rows = [_month(lake.root, settings, tariff, month, invoices.get(month)) for month in months]
-    metadata = lake.metadata
+    months = sorted(_months(lake, days, invoices, settings))
+    rows = [_month(lake, settings, tariff, month, invoices.get(month)) for month in months]
     checks, clusters = [check for check, _ in rows], [row for _, found in rows for row in found]
-    for table, found in ((BILL_CHECK, checks), (COST_MONTH, clusters)):
-        changed = plain.replace_keyed(lake.root, table, found, metadata)
-        written.append(Written(table.name, len(found), plain.version(lake.root, table) or 0, changed))
+    written += [lake.replace_keyed(BILL_CHECK, checks), lake.replace_keyed(COST_MONTH, clusters)]
     return written
 
 
@@ -570,11 +565,9 @@ def _tariff(settings: Settings) -> pa.Table:
 def _hourly(context: StageContext, tariff: pa.Table) -> list[Written]:
     """gold/site_cost and gold/cluster_cost of the days."""
     lake, days = context.lake, context.days
-    site_hours = _own(plain.read(lake.root, SITE_HOUR, days), context.settings)
-    costs = site_costs(_meters(lake.root, context.settings, days), tariff, site_hours)
-    clusters = cluster_costs(
-        costs, site_hours, _own(plain.read(lake.root, CLUSTER_HOUR, days), context.settings)
-    )
+    site_hours = _own(lake.arrow(SITE_HOUR, days), context.settings)
+    costs = site_costs(_meters(lake, context.settings, days), tariff, site_hours)
+    clusters = cluster_costs(costs, site_hours, _own(lake.arrow(CLUSTER_HOUR, days), context.settings))
     return [
         lake.replace(table, days, rows, allow_empty=True)
         for table, rows in ((SITE_COST, costs), (CLUSTER_COST, clusters))
@@ -582,33 +575,31 @@ def _hourly(context: StageContext, tariff: pa.Table) -> list[Written]:
 
 
 def _month(
-    root: Path, settings: Settings, tariff: pa.Table, month: str, invoice: Invoice | None
+    lake: Lake, settings: Settings, tariff: pa.Table, month: str, invoice: Invoice | None
 ) -> tuple[dict[str, object], list[dict[str, object]]]:
     """The month's row of gold/bill_check and its rows of gold/cost_month."""
     start, end = period_of(month, invoice, settings.site.timezone)
     days = Days(start.date(), end.date())
-    cost = month_cost(_meters(root, settings, days), tariff, start, end)
+    cost = month_cost(_meters(lake, settings, days), tariff, start, end)
     currency = currency_of(tariff)
     site_id = settings.site.site_id
     check = bill_check(site_id, month, cost, currency, invoice, settings.billing.tolerance_ratio)
     if currency is None:
         return check, []
     keys = ["site_id", "cluster_id", "hour_start"]
-    energy = pl.DataFrame(_own(plain.read(root, CLUSTER_HOUR, days), settings)).select(
-        *keys, "facility_energy_kwh"
-    )
-    priced = pl.DataFrame(plain.read(root, CLUSTER_COST, days)).select(*keys, "energy_cost", "cost_basis")
+    energy = pl.DataFrame(_own(lake.arrow(CLUSTER_HOUR, days), settings)).select(*keys, "facility_energy_kwh")
+    priced = pl.DataFrame(lake.arrow(CLUSTER_COST, days)).select(*keys, "energy_cost", "cost_basis")
     hours = energy.join(priced, on=keys, how="left").filter(
         (pl.col("hour_start") >= start) & (pl.col("hour_start") < end)
     )
     return check, cluster_months(month, cost, hours, currency, len(bucket_starts(start, end, HOUR_S)))
 
 
-def _months(root: Path, days: Days, invoices: dict[str, Invoice], settings: Settings) -> set[str]:
+def _months(lake: Lake, days: Days, invoices: dict[str, Invoice], settings: Settings) -> set[str]:
     """Months that the days touch in the site's zone or by an invoice's period, and those whose invoice changed."""
     zone, instant = settings.site.zone, timedelta(microseconds=1)
     local = Days(days.from_time.astimezone(zone).date(), (days.until_time - instant).astimezone(zone).date())
-    checked = {row["month"]: row for row in plain.read(root, BILL_CHECK).to_pylist()}
+    checked = {row["month"]: row for row in lake.arrow(BILL_CHECK).to_pylist()}
     return {f"{day:%Y-%m}" for day in local} | {
         month
         for month, one in invoices.items()
@@ -625,10 +616,10 @@ def _values_checked(row: dict[str, object] | None) -> tuple[object, ...] | None:
     return tuple(row[name] for name in _OF_INVOICE) if row else None
 
 
-def _meters(root: Path, settings: Settings, days: Days) -> Meters:
+def _meters(lake: Lake, settings: Settings, days: Days) -> Meters:
     return Meters(
-        _own(plain.read(root, METER), settings),
-        _own(plain.read(root, FACILITY_INTERVAL, days), settings),
+        _own(lake.arrow(METER), settings),
+        _own(lake.arrow(FACILITY_INTERVAL, days), settings),
         settings.site.timezone,
         settings.energy.coverage_min_ratio,
     )

@@ -19,9 +19,10 @@ from lepton_etl.billing.bill import read_invoices
 from lepton_etl.billing.tariff import read_tariff
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
-from lepton_etl.errors import ConfigurationError, Exit, LeptonError, NoInputError
+from lepton_etl.errors import Exit, LeptonError, NoInputError
 from lepton_etl.lake.file_register import FileRegister
 from lepton_etl.lake.lease import DaysLease, Lease
+from lepton_etl.lake.location import Location
 from lepton_etl.lake.nights import adopt, name_night
 from lepton_etl.lake.runs import BATCH_KEY, RunRecord, StageRecord, new_run_id
 from lepton_etl.lake.tables import Lake, read_files
@@ -74,15 +75,7 @@ def check(settings: Settings) -> None:
         read_tariff(settings.tariff.file, settings.site.site_id)
     if settings.billing.invoices:
         read_invoices(settings.billing.invoices)
-    root = settings.lake.root
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(
-            f"key lake.root = {str(root)!r}: cannot be made: {error.strerror}",
-            where="settings",
-            remedy="choose a folder that the user of the night may write",
-        ) from error
+    Location.of_lake(settings).prepare()
 
 
 def run_night(
@@ -94,7 +87,7 @@ def run_night(
     `watch` hears of each stage and its tasks.
     """
     night = Night(new_run_id())
-    lake = Lake(settings.lake.root)
+    lake = Lake.of(settings)
     record = RunRecord(lake, night.run_id, days, settings.digest)
     log = structlog.get_logger("nightly").bind(run_id=night.run_id, date=str(days))
     context = StageContext(lake, settings, days, night.run_id, log, engine)
@@ -124,9 +117,9 @@ class _Run:
     def stages(self, names: Iterable[str], *, whole: bool) -> None:
         """The named stages in their order; after publication a failing stage does not stop the next one."""
         wanted = list(names)
-        lake, root, run_id = self.context.lake, self.context.settings.lake.root, self.night.run_id
+        lake, run_id = self.context.lake, self.night.run_id
         if "bronze" in wanted:
-            with Lease(root, "bronze", run_id):
+            with Lease(lake, "bronze", run_id):
                 self._stage("bronze", self.context.days)
         ranges = [self.context.days]
         batch = 0
@@ -134,7 +127,7 @@ class _Run:
             _require_input(lake, self.context.days)
             batch = FileRegister(lake).last_batch()
             ranges = dirty_days(lake, self.context.settings, self.context.days)
-        with DaysLease(root, ranges, run_id):
+        with DaysLease(lake, ranges, run_id):
             if whole:
                 adopt(lake, run_id)
             for days in ranges:

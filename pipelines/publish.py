@@ -19,7 +19,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
@@ -31,13 +30,12 @@ from lepton_etl.billing.tariff import read_tariff
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days, adjoining
 from lepton_etl.errors import NoInputError
-from lepton_etl.lake import tables as plain
 from lepton_etl.lake.file_register import FileRegister
 from lepton_etl.lake.lease import DaysLease
 from lepton_etl.lake.nights import name_night
 from lepton_etl.lake.rows import checked
 from lepton_etl.lake.runs import code_version, last_published_batch, new_run_id, recorded_models
-from lepton_etl.lake.tables import Lake, Written
+from lepton_etl.lake.tables import Lake, Written, present_rows
 from lepton_etl.publication.changes import (
     CLOSED,
     RESTATED,
@@ -100,16 +98,14 @@ _REGISTERS: Final[Mapping[str, Table]] = {
 Marks = dict[str, str]
 
 
-def marks_now(root: Path, settings: Settings, days: Iterable[dt.date]) -> dict[dt.date, Marks]:
+def marks_now(lake: Lake, settings: Settings, days: Iterable[dt.date]) -> dict[dt.date, Marks]:
     """Day -> reason -> mark of what the figures just made rest on; dated rows as silver took them."""
     wanted = list(days)
-    rows = {name: plain.read(root, table) for name, table in _REGISTERS.items()}
+    rows = {name: lake.arrow(table) for name, table in _REGISTERS.items()}
     dated = _dated(rows, load_factors(settings.carbon.factors), wanted)
-    delivered = {
-        name: [plain.files_by_day(root, table) for table in tables] for name, tables in _DELIVERED.items()
-    }
+    delivered = {name: [lake.files_by_day(table) for table in tables] for name, tables in _DELIVERED.items()}
     whole = {"settings": mark(settings.digest), "code": code_version()}
-    models = model_versions(root, settings.model.name, Days(min(wanted), max(wanted))) if wanted else {}
+    models = model_versions(lake, settings.model.name, Days(min(wanted), max(wanted))) if wanted else {}
     found = {}
     for day in wanted:
         arrived = {
@@ -121,19 +117,19 @@ def marks_now(root: Path, settings: Settings, days: Iterable[dt.date]) -> dict[d
     return found
 
 
-def model_versions(root: Path, imputation: str, days: Days) -> dict[dt.date, str]:
+def model_versions(lake: Lake, imputation: str, days: Days) -> dict[dt.date, str]:
     """Day -> the models that its figures may rest on: the registry's version that fills gaps, the facility's fits.
 
     A fit is named by a hash of what it was fitted to.
     """
     columns = ("site_id", "parameters_json", "fitted_from", "fitted_until", "accepted")
-    rows = plain.read(root, FACILITY_FIT, days).sort_by("site_id").to_pylist()
+    rows = lake.arrow(FACILITY_FIT, days).sort_by("site_id").to_pylist()
     found: dict[dt.date, list[str]] = {}
     for row in rows:
         if row["accepted"]:
             found.setdefault(row["date"], []).append(canonical({name: row[name] for name in columns}))
     fits = {day: [f"facility_fit {mark(*said)}"] for day, said in found.items()}
-    filled = recorded_models(root, imputation, days)
+    filled = recorded_models(lake, imputation, days)
     of_gaps = {day: [f"{imputation} {version}"] for day, version in filled.items() if version}
     return {day: "; ".join([*of_gaps.get(day, ()), *fits.get(day, ())]) for day in sorted({*fits, *of_gaps})}
 
@@ -202,7 +198,7 @@ def dirty_days(lake: Lake, settings: Settings, days: Days) -> list[Days]:
 
 def made_days(lake: Lake) -> set[date]:
     """Days that an earlier night published."""
-    return {date.fromisoformat(day) for day in plain.partitions(lake.root, NODE_HOUR)}
+    return {date.fromisoformat(day) for day in lake.partitions(NODE_HOUR)}
 
 
 def _of_spans(made: set[date], spans: Iterable[tuple[date, date]]) -> set[date]:
@@ -248,7 +244,7 @@ def _remarked(lake: Lake, settings: Settings, made: set[date]) -> set[date]:
     """
     if not made:
         return set()
-    rows = plain.read(lake.root, PUBLICATION, where=pc.field("table_name") == INPUTS)
+    rows = lake.arrow(PUBLICATION, where=pc.field("table_name") == INPUTS)
     site = f'"site_id":"{settings.site.site_id}"'
     published = {
         one.date: one.values() for one in last_said(rows).values() if one.date in made and site in one.key
@@ -268,13 +264,13 @@ def with_status(
 
     All rows of the days (default: the context's), as `lake.replace` takes them.
     """
-    root, days = context.lake.root, days or context.days
-    closed = closed_months(Press(root, context.settings, context.run_id))
+    days = days or context.days
+    closed = closed_months(Press(context.lake, context.settings, context.run_id))
     if not {month_of(day) for day in days} & closed:
         return rows
     fresh = checked(table, rows.to_arrow())
     context.lake.ensure(table)
-    present = plain.present_rows(table, context.lake.log(table), days)
+    present = present_rows(table, context.lake.log(table), days)
     return pl.DataFrame(with_life(fresh, present, table.key, closed))
 
 
@@ -294,26 +290,27 @@ def close_month(settings: Settings, month: str) -> Close:
     Without Spark. Closing twice changes nothing. Raises NoInputError where a day of the month was not published,
     LockedError where a night makes one of its days.
     """
-    root, press = settings.lake.root, Press(settings.lake.root, settings, new_run_id())
+    run_id = new_run_id()
+    lake = Lake.of(settings, {"run_id": run_id})
+    press = Press(lake, settings, run_id)
     days = Days(*month_days(month))
-    with DaysLease(root, [days], press.run_id):
+    with DaysLease(lake, [days], press.run_id):
         rows = [
             row
-            for row in plain.read(root, PERIOD).to_pylist()
+            for row in lake.arrow(PERIOD).to_pylist()
             if (row["site_id"], row["month"]) == (settings.site.site_id, month)
         ]
         if rows:
             counts = {row["table_name"]: row["row_count"] for row in rows}
             return Close(month, rows[0]["closed_time"], counts, already=True)
-        last = last_said(plain.read(root, PUBLICATION, days))
+        last = last_said(lake.arrow(PUBLICATION, days))
         _require_all_days(days, [one.date for one in standing(last.values(), CLUSTER_DAY.name)])
         append(press, to_close(last, month), last)
         for table in PUBLISHED:
             _stamp(press, table, days, month)
         closed = _period_rows(press, month, list(last.values()))
-        plain.replace_keyed(root, PERIOD, closed, {"run_id": press.run_id})
+        lake.replace_keyed(PERIOD, closed)
         counts = {row["table_name"]: row["row_count"] for row in closed}
-        lake = Lake(root, {"run_id": press.run_id})
         if lake.exists(NIGHT):
             name_night(lake, days, press.run_id, only_named=True)
         return Close(month, closed[0]["closed_time"], counts, already=False)
@@ -332,12 +329,10 @@ def _require_all_days(days: Days, said: list[date]) -> None:
 
 def _stamp(press: Press, table: Table, days: Days, month: str) -> None:
     """Set the status of the month's gold rows, in their own days."""
-    if not plain.exists(press.root, table):
+    if not press.lake.exists(table):
         return
-    rows = plain.read(press.root, table, days)
-    plain.replace_days(
-        press.root, table, days, with_life(rows, rows, table.key, (month,)), {"run_id": press.run_id}
-    )
+    rows = press.lake.arrow(table, days)
+    press.lake.replace(table, days, with_life(rows, rows, table.key, (month,)), allow_empty=True)
 
 
 def _period_rows(press: Press, month: str, last: list[Said]) -> list[dict[str, Any]]:
@@ -369,20 +364,20 @@ PUBLISHED: Final = (CLUSTER_DAY, TENANT_DAY, JOB_ENERGY, KPI)
 class Press:
     """Where and for whom is published."""
 
-    root: Path
+    lake: Lake
     settings: Settings
     run_id: str
 
 
 def run(context: StageContext) -> StageResult:
     """Publish the context's days."""
-    root = context.lake.root
-    press = Press(root, context.settings, context.run_id)
-    versions = _versions(root)
-    context.lake.inputs.update(versions)
+    lake = context.lake
+    press = Press(lake, context.settings, context.run_id)
+    versions = _versions(lake)
+    lake.inputs.update(versions)
     said, restated = publish(press, context.days, versions)
     written = tuple(
-        Written(table.name, len(rows), plain.version(root, table) or 0, changed=bool(rows))
+        Written(table.name, len(rows), lake.version(table) or 0, changed=bool(rows))
         for table, rows in ((PUBLICATION, said), (RESTATEMENT, restated))
     )
     return StageResult(len(said), len(said) + len(restated), written, _notes(restated))
@@ -395,8 +390,8 @@ def publish(
 
     `versions` are those of the tables that it is said from, where they are known.
     """
-    said, last = _said_now(press, days), last_words(press.root, days)
-    marks = marks_now(press.root, press.settings, days)
+    said, last = _said_now(press, days), last_words(press.lake, days)
+    marks = marks_now(press.lake, press.settings, days)
     inputs = [_inputs(press, day, marks[day]) for day in days if any(one.date == day for one in said)]
     rows = to_append([*said, *inputs], last, closed_months(press))
     reasons = {day: changed_inputs(_marks_said(press, day, last), marks[day]) for day in days}
@@ -417,34 +412,34 @@ def append(
     if not rows:
         return
     name, now = publication_id(rows, last), dt.datetime.now(dt.UTC)
-    metadata = {"run_id": press.run_id, "publication_id": name}
+    lake = press.lake.saying({"run_id": press.run_id, "publication_id": name})
     common = {"publication_id": name, "published_time": now}
     of_run = {
-        "input_versions": json.dumps(versions or _versions(press.root), sort_keys=True),
+        "input_versions": json.dumps(versions or _versions(press.lake), sort_keys=True),
         "factor_set_version": load_factors(press.settings.carbon.factors).version,
         "code_version": code_version(),
         "run_id": press.run_id,
     }
     span = Days(min(one.date for one in rows), max(one.date for one in rows))
-    if not _is_restated(press.root, name, span):
-        plain.append(press.root, RESTATEMENT, [common | _restatement(one) for one in restated], metadata)
-    models = model_versions(press.root, press.settings.model.name, span)
+    if not _is_restated(press.lake, name, span):
+        lake.write_rows(RESTATEMENT, [common | _restatement(one) for one in restated])
+    models = model_versions(press.lake, press.settings.model.name, span)
     said = [common | of_run | _publication(one) | {"model_version": models.get(one.date)} for one in rows]
-    plain.append(press.root, PUBLICATION, said, metadata)
+    lake.write_rows(PUBLICATION, said)
 
 
-def last_words(root: Path, days: Days) -> dict[RowKey, Said]:
+def last_words(lake: Lake, days: Days) -> dict[RowKey, Said]:
     """The last word on each row that a publication of these days covers."""
     found: dict[RowKey, Said] = {}
     for name in (INPUTS, *(table.name for table in PUBLISHED)):
         for span in _spans(name, days):
-            found |= last_said(plain.read(root, PUBLICATION, span, pc.field("table_name") == name))
+            found |= last_said(lake.arrow(PUBLICATION, span, pc.field("table_name") == name))
     return found
 
 
 def closed_months(press: Press) -> frozenset[str]:
     """The months of the site that were closed."""
-    rows = plain.read(press.root, PERIOD)
+    rows = press.lake.arrow(PERIOD)
     own = rows.filter(pc.equal(rows["site_id"], press.settings.site.site_id))
     return frozenset(own["month"].to_pylist())
 
@@ -454,7 +449,7 @@ def _said_now(press: Press, days: Days) -> list[Said]:
         said
         for table in PUBLISHED
         for span in _spans(table.name, days)
-        for said in rows_said(table, plain.read(press.root, table, span))
+        for said in rows_said(table, press.lake.arrow(table, span))
     ]
 
 
@@ -510,9 +505,9 @@ def _restatement(one: Change) -> dict[str, Any]:
     }
 
 
-def _is_restated(root: Path, name: str, days: Days) -> bool:
+def _is_restated(lake: Lake, name: str, days: Days) -> bool:
     """Whether an earlier attempt has written this publication's restatements."""
-    return name in plain.read(root, RESTATEMENT, days)["publication_id"].to_pylist()
+    return name in lake.arrow(RESTATEMENT, days)["publication_id"].to_pylist()
 
 
 def _reopen_periods(press: Press, rows: Iterable[Said]) -> None:
@@ -521,18 +516,18 @@ def _reopen_periods(press: Press, rows: Iterable[Said]) -> None:
     site_id, now = press.settings.site.site_id, dt.datetime.now(dt.UTC)
     changed = [
         row | {"status": RESTATED, "restated_time": now}
-        for row in plain.read(press.root, PERIOD).to_pylist()
+        for row in press.lake.arrow(PERIOD).to_pylist()
         if row["site_id"] == site_id and (row["table_name"], row["month"]) in touched
     ]
     if changed:
-        plain.replace_keyed(press.root, PERIOD, changed, {"run_id": press.run_id})
+        press.lake.replace_keyed(PERIOD, changed)
 
 
-def _versions(root: Path) -> dict[str, int]:
+def _versions(lake: Lake) -> dict[str, int]:
     """Every silver and gold table's version; publication's own tables are no input."""
     own = (PUBLICATION, RESTATEMENT, PERIOD)
     found = {
-        name: plain.version(root, table)
+        name: lake.version(table)
         for name, table in TABLES.items()
         if name.startswith(("silver/", "gold/")) and table not in own
     }

@@ -21,7 +21,7 @@ from lepton_etl.days import Days
 from lepton_etl.facility.set_points import operating_hours
 from lepton_etl.forecast.job_power import predict_jobs
 from lepton_etl.lake.node_parts import NodePart, node_parts
-from lepton_etl.lake.tables import Lake, Written, partitions
+from lepton_etl.lake.tables import Lake, Written
 from lepton_etl.recommend.advice import (
     LEFT_TO_OTHERS,
     Advice,
@@ -588,7 +588,7 @@ def run(context: StageContext) -> StageResult:
 
 def before(lake: Lake, day: date) -> list[dict[str, Any]]:
     """The rows of the newest night before the day."""
-    nights = [one for one in partitions(lake.root, RECOMMENDATION) if one < day.isoformat()]
+    nights = [one for one in lake.partitions(RECOMMENDATION) if one < day.isoformat()]
     return lake.read(RECOMMENDATION, Days.of(date.fromisoformat(max(nights)))).to_dicts() if nights else []
 
 

@@ -14,7 +14,6 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -54,6 +53,7 @@ from lepton_etl.intervals.readings import (
 from lepton_etl.intervals.sensor_classes import sensor_classes
 from lepton_etl.intervals.source_choice import INTERVAL_QUANTITIES
 from lepton_etl.intervals.usual_values import HISTORY_DAYS, SENSOR_DAY_COLUMNS
+from lepton_etl.lake.location import Location
 from lepton_etl.lake.staging import StagedFile, stage
 from lepton_etl.lake.tables import DataFile, Written, read_files
 from lepton_etl.registers.factors import load_factors
@@ -196,7 +196,7 @@ class Made:
 class Making:
     """The second half of the exchange: everything of a bucket -> its rows of silver, staged."""
 
-    root: Path
+    root: Location
     days: Days
     policy: IntervalPolicy
     sources: Mapping[str, SourceFacts]
@@ -457,7 +457,7 @@ def _meters(settings: Settings) -> pa.Table:
 def _groups(file: DataFile) -> Iterator[pa.Table]:
     """The row groups of a bronze file, names as dictionaries; a column that an older release lacks is null."""
     schema = arrow_schema(READING)
-    with pq.ParquetFile(file.path, read_dictionary=list(_NAMES)) as content:
+    with pq.ParquetFile(file.source(), read_dictionary=list(_NAMES)) as content:
         known = set(content.schema_arrow.names)
         for number in range(content.num_row_groups):
             group = content.read_row_group(number, [name for name in _BRONZE_COLUMNS if name in known])

@@ -27,7 +27,7 @@ from lepton_etl.facility.stored_fit import COLUMNS, WET_BULB, Q, estimator, fit_
 from lepton_etl.facility.stored_fit import TARGET as OVERHEAD
 from lepton_etl.lake.node_parts import NodePart, node_parts
 from lepton_etl.lake.runs import code_version
-from lepton_etl.lake.tables import Lake, partitions
+from lepton_etl.lake.tables import Lake
 from lepton_etl.models.cards import cards
 from lepton_etl.models.classes import ClassFit, ClassTask, fit_class
 from lepton_etl.models.device_hours import capped, capped_by_class, covered, device_hours, interval_columns
@@ -260,7 +260,7 @@ class _Hours:
 
 
 def _made_days(lake: Lake) -> list[date]:
-    return [date.fromisoformat(day) for day in partitions(lake.root, INTERVAL)]
+    return [date.fromisoformat(day) for day in lake.partitions(INTERVAL)]
 
 
 def taught(hours: pl.DataFrame, task: ClassTask, context: StageContext) -> list[ClassFit]:

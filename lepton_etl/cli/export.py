@@ -51,7 +51,7 @@ def eu_text(settings: Settings, year: int, form: str) -> str:
     from lepton_etl.lake.tables import Lake
     from lepton_etl.schema.carbon import INSTRUMENT, KPI, MARKET_YEAR
 
-    lake, site_id = Lake(settings.lake.root), settings.site.site_id
+    lake, site_id = Lake.of(settings), settings.site.site_id
     first = Days.of(date(year, 1, 1))
     published = lake.as_published(first)
     rows = [

@@ -80,7 +80,7 @@ def nightly(
 
     from lepton_etl.cli.progress import print_stages, watching
 
-    options = dict(settings.spark) | ({"spark.master": master} if master else {})
+    options = settings.spark_options | ({"spark.master": master} if master else {})
     with opened(engine, options, "lepton-etl nightly") as tasks, watching(Console(stderr=True)) as watch:
         night = run_night(tasks, settings, days, stage, watch)
     print_stages(night)
@@ -109,7 +109,7 @@ def explain(
     from lepton_etl.lake.tables import Lake
 
     settings = _settings(config)
-    for line in explained(Lake(settings.lake.root), settings, node, hour.replace(minute=0, tzinfo=UTC)):
+    for line in explained(Lake.of(settings), settings, node, hour.replace(minute=0, tzinfo=UTC)):
         typer.echo(line)
 
 
@@ -143,7 +143,7 @@ def replay(
     settings = _settings(config)
     with LocalEngine() as engine:
         done = run(
-            Lake(settings.lake.root), settings, policy, Days(first.date(), last.date()), flexibility_h, engine
+            Lake.of(settings), settings, policy, Days(first.date(), last.date()), flexibility_h, engine
         )
     show(done, as_csv=csv)
 
@@ -166,7 +166,7 @@ def watch(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    extra = dict(settings.spark) | ({"spark.master": master} if master else {})
+    extra = settings.spark_options | ({"spark.master": master} if master else {})
     spark = spark_session("lepton-etl watch", extra)
     spark.sparkContext.setLogLevel("ERROR")
     try:
@@ -190,8 +190,9 @@ def models(config: Config) -> None:
 def tables_list(config: Config) -> None:
     """List every table of the lake: what one row is, Delta version, number of rows."""
     from lepton_etl.cli.tables import print_tables
+    from lepton_etl.lake.tables import Lake
 
-    print_tables(_settings(config).lake.root)
+    print_tables(Lake.of(_settings(config)))
 
 
 @tables_app.command("show")
@@ -206,9 +207,10 @@ def tables_show(
 ) -> None:
     """Show rows of one table in key order; an unknown figure is a dash."""
     from lepton_etl.cli.tables import print_rows
+    from lepton_etl.lake.tables import Lake
 
     days = _days(date, until) if date else None
-    print_rows(_settings(config).lake.root, table, days, column, limit, as_csv=csv)
+    print_rows(Lake.of(_settings(config)), table, days, column, limit, as_csv=csv)
 
 
 @tables_app.command("compare")
@@ -256,8 +258,9 @@ def tables_check(
 ) -> None:
     """Read the whole lake and report what is damaged: table, version, file and remedy. Exit code 1 if anything is."""
     from lepton_etl.cli.tables import print_findings
+    from lepton_etl.lake.tables import Lake
 
-    print_findings(_settings(config).lake.root, table or ())
+    print_findings(Lake.of(_settings(config)), table or ())
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -6,13 +6,16 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import pyarrow as pa
 import typer
 
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from lepton_etl.lake.tables import Lake
 
 _MONTH: Final = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
 _DEFAULT_TABLE: Final = "gold/cluster_day"
@@ -33,10 +36,11 @@ def figures(
     """Show figures as they were published at a given time, from gold/publication alone."""
     from lepton_etl.cli.tables import show_rows
     from lepton_etl.config.settings import load
+    from lepton_etl.lake.tables import Lake
 
     days = Days.of(date.date(), until.date() if until else None) if date else None
     moment = moment_of(as_of)
-    declared, rows = figures_as_of(load(config).lake.root, table, moment, days)
+    declared, rows = figures_as_of(Lake.of(load(config)), table, moment, days)
     show_rows(
         declared,
         rows,
@@ -78,23 +82,22 @@ def moment_of(text: str) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def figures_as_of(root: Path, name: str, moment: datetime, days: Days | None = None) -> tuple[Any, pa.Table]:
+def figures_as_of(lake: Lake, name: str, moment: datetime, days: Days | None = None) -> tuple[Any, pa.Table]:
     """The declared table and its rows as published by then. Raises ConfigurationError for a name never published."""
     import pyarrow.compute as pc
 
-    from lepton_etl.lake import tables as plain
-    from lepton_etl.lake.tables import Lake
     from lepton_etl.publication.published_rows import last_said, standing
     from lepton_etl.schema.publication import PUBLICATION
     from lepton_etl.schema.tables import TABLES
     from lepton_etl.schema.types import arrow_schema
 
-    published = [table for table in plain.partitions(root, PUBLICATION) if table in TABLES]
+    published = [table for table in lake.partitions(PUBLICATION) if table in TABLES]
     if name not in published:
         known = f"one of {', '.join(published)}" if published else "run a night first"
         raise ConfigurationError(f"{name!r} was never published", where="figures", remedy=known)
-    lake = Lake(root).as_published(days)
-    published_rows = lake.read(PUBLICATION, days, where=pc.field("table_name") == name).to_arrow()
+    published_rows = (
+        lake.as_published(days).read(PUBLICATION, days, where=pc.field("table_name") == name).to_arrow()
+    )
     last = last_said(published_rows, moment)
     schema = arrow_schema(TABLES[name])
     rows = [

@@ -128,8 +128,7 @@ def newest(config: Path, day: datetime | date | None, *, standing_only: bool) ->
     from lepton_etl.schema.recommend import RECOMMENDATION
     from lepton_etl.schema.types import arrow_schema
 
-    root = load(config).lake.root
-    published = Lake(root).as_published()
+    published = Lake.of(load(config)).as_published()
     days = sorted({str(file.day) for file in published.files(RECOMMENDATION)})
     wanted = f"{day:%Y-%m-%d}" if day is not None else max(days, default="")
     if wanted not in days:
@@ -150,20 +149,19 @@ def _decide(
     config: Path, identity: str, decision: str, since: datetime | None, by: str | None, note: str | None
 ) -> None:
     from lepton_etl.config.settings import load
-    from lepton_etl.lake import tables as plain
+    from lepton_etl.lake.tables import Lake
     from lepton_etl.recommend.lifecycle import Decision, check_decision, state_now
     from lepton_etl.schema.recommend import DECISION
 
     row = _found(newest(config, None, standing_only=False).to_pylist(), identity)
-    root, now = load(config).lake.root, datetime.now(UTC)
+    lake, now = Lake.of(load(config), {"decision": decision}), datetime.now(UTC)
     known = [
         Decision(one["recommendation_id"], one["decision"], one["decided_time"], one["effective_time"])
-        for one in plain.read(root, DECISION).to_pylist()
+        for one in lake.arrow(DECISION).to_pylist()
     ]
     check_decision(state_now(row, known), decision, row["recommendation_id"])
     effective = now if since is None else since.replace(tzinfo=UTC)
-    plain.append(
-        root,
+    lake.write_rows(
         DECISION,
         [
             {
@@ -171,7 +169,6 @@ def _decide(
                 "effective_time": effective, "decided_by": by, "note": note,
             }
         ],
-        {"decision": decision},
     )  # fmt: skip
     typer.echo(
         f"{row['recommendation_id']} is {decision} from {effective:%Y-%m-%d %H:%M} UTC: {row['advice']}"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-from deltalake import DeltaTable as DeltaLog
 from rich.console import Console
 from rich.table import Table as RichTable
 
@@ -40,22 +39,28 @@ _SHORT: Final = {
 _WIDTH: Final = 200
 
 
-def print_tables(root: Path) -> None:
+def print_tables(lake: Lake) -> None:
     """Name, grain, version and rows of every table; rows are those of the log's statistics."""
     shown = RichTable()
     for heading in ("table", "one row is", "version", "rows"):
         shown.add_column(heading, justify="right" if heading in ("version", "rows") else "left")
     for table in TABLES.values():
-        if not (root / table.name / "_delta_log").is_dir():
+        if not lake.exists(table):
             shown.add_row(table.name, table.grain, "-", "-")
             continue
-        log = DeltaLog(str(root / table.name))
+        log = lake.log(table)
         shown.add_row(table.name, table.grain, str(log.version()), f"{log.count():,}")
     Console(width=max(Console().width, 120)).print(shown)
 
 
 def print_rows(
-    root: Path, name: str, days: Days | None, columns: Sequence[str] | None, limit: int, *, as_csv: bool
+    lake: Lake,
+    name: str,
+    days: Days | None,
+    columns: Sequence[str] | None,
+    limit: int,
+    *,
+    as_csv: bool,
 ) -> None:
     """Rows of one table in key order. Raises ConfigurationError for an unknown name, LakeError for a missing table."""
     if name not in TABLES:
@@ -63,7 +68,7 @@ def print_rows(
             f"no table {name!r}", where="tables show", remedy=f"one of {', '.join(TABLES)}"
         )
     table = TABLES[name]
-    show_rows(table, _rows(root, table, days), columns, limit, as_csv=as_csv)
+    show_rows(table, _rows(lake, table, days), columns, limit, as_csv=as_csv)
 
 
 def print_comparison(
@@ -80,7 +85,13 @@ def print_comparison(
     corrections = read_corrections(expected) if expected else []
     agree, counted = True, 0
     for compared in compare_lakes(
-        left, right, only=only, ignore=ignore, expected=corrections, days=days, tolerance=tolerance
+        left,
+        right,
+        only=only,
+        ignore=ignore,
+        expected=corrections,
+        days=days,
+        tolerance=tolerance,
     ):
         counted += 1
         agree &= compared.as_expected
@@ -90,7 +101,7 @@ def print_comparison(
     return agree
 
 
-def print_findings(root: Path, only: Sequence[str]) -> None:
+def print_findings(lake: Lake, only: Sequence[str]) -> None:
     """What a full read of the lake finds, a line each. Raises LakeError where it found anything."""
     from lepton_etl.lake.check import check_lake
 
@@ -100,12 +111,14 @@ def print_findings(root: Path, only: Sequence[str]) -> None:
             f"no table {', '.join(unknown)}", where="tables check", remedy=f"one of {', '.join(TABLES)}"
         )
     found = 0
-    for finding in check_lake(Lake(root), only):
+    for finding in check_lake(lake, only):
         found += 1
         print(finding, flush=True)
     if found:
         raise LakeError(
-            f"{found} findings in the lake, named above", where=str(root), remedy="do what each line says"
+            f"{found} findings in the lake, named above",
+            where=str(lake.root),
+            remedy="do what each line says",
         )
     print("every file was read: required columns, bounds, keys and counts hold")
 
@@ -138,9 +151,8 @@ def show_rows(
         print(f"note: {warning}")
 
 
-def _rows(root: Path, table: Table, days: Days | None) -> pa.Table:
+def _rows(lake: Lake, table: Table, days: Days | None) -> pa.Table:
     """The published rows: a night that is being made, or was stopped, shows the night before."""
-    lake = Lake(root)
     if not lake.exists(table):
         raise LakeError("the table does not exist yet", where=lake.path(table), remedy="run a night first")
     within = days if days is not None and "date" in table.columns else None

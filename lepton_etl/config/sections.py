@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from lepton_etl.ingest.registry import setting
 
@@ -22,6 +22,20 @@ def _identifier(value: str) -> str:
 Identifier = Annotated[str, AfterValidator(_identifier)]
 
 
+def _place(value: str) -> str:
+    if "://" in value and not re.fullmatch(r"s3a?://[^/@]+/[^/].*", value):
+        raise ValueError("a folder, or s3a://bucket/prefix")
+    return value
+
+
+Place = Annotated[
+    str,
+    BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value),
+    AfterValidator(_place),
+]
+"""A folder, or the URI of a place in an object store."""
+
+
 def ratio(default: float, description: str | None = None) -> Any:
     """Return a setting that is a ratio, 0 to 1."""
     return setting(default, description, ge=0, le=1)
@@ -31,6 +45,37 @@ class Section(BaseModel):
     """One section of the settings: nothing unknown in it, nothing changed after."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class StorageSettings(Section):
+    """How the object store of the lake and of the landing is opened; none of it is needed for folders.
+
+    Without keys the environment (AWS_ACCESS_KEY_ID and the like) and the machine's role are asked.
+    """
+
+    endpoint: str | None = setting(None, "URL of a store that is not AWS.", pattern=r"^https?://")
+    region: str | None = setting(None, "Region of the bucket.")
+    access_key: str | None = setting(None, "Access key; write ${VARIABLE} and keep it in the environment.")
+    secret_key: str | None = setting(None, "Secret key; write ${VARIABLE} and keep it in the environment.")
+    session_token: str | None = setting(None, "Token of temporary keys.")
+
+    @model_validator(mode="after")
+    def _keys_are_a_pair(self) -> Self:
+        if (self.access_key is None) != (self.secret_key is None):
+            raise ValueError("access_key and secret_key are given together, or neither")
+        return self
+
+    def named(self) -> dict[str, str]:
+        """Return the options that are set, by their names here."""
+        return {name: value for name, value in self.model_dump().items() if value is not None}
+
+    def s3a(self) -> dict[str, str]:
+        """Return the options that are set, as Spark passes them to Hadoop's s3a connector."""
+        words = {"region": "endpoint.region"}
+        return {
+            f"spark.hadoop.fs.s3a.{words.get(name, name.replace('_', '.'))}": value
+            for name, value in self.named().items()
+        }
 
 
 class AttributionSettings(Section):

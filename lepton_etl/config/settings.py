@@ -29,8 +29,10 @@ from lepton_etl.config.sections import (
     ModelSettings,
     OperatingSettings,
     OptimizeSettings,
+    Place,
     RestateSettings,
     Section,
+    StorageSettings,
     TariffSettings,
     Transformer,
     WatchSettings,
@@ -62,7 +64,9 @@ class Site(Section):
 
 
 class LakeSettings(Section):
-    root: Path = Field(description="Folder of the Delta tables.")
+    root: Place = Field(
+        description="Folder of the Delta tables, or s3a://bucket/prefix with the options of section `storage`."
+    )
 
 
 class MlflowSettings(Section):
@@ -175,6 +179,7 @@ class Settings(BaseSettings):
 
     site: Site
     lake: LakeSettings
+    storage: StorageSettings = StorageSettings()
     mlflow: MlflowSettings = MlflowSettings()
     fleet: Fleet
     sources: tuple[AnySource, ...] = Field(min_length=1)
@@ -227,9 +232,14 @@ class Settings(BaseSettings):
         return (*self.sources, self.grid.source)
 
     @property
+    def spark_options(self) -> dict[str, str]:
+        """Settings of the session: section `spark`, and section `storage` in the words of the s3a connector."""
+        return self.storage.s3a() | self.spark
+
+    @property
     def digest(self) -> str:
-        """SHA-256 of the settings in force, without credentials of URIs, for the run record."""
-        text = re.sub(r"//[^/@\s\"]+@", "//***@", self.model_dump_json())
+        """SHA-256 of the settings in force, without credentials, for the run record."""
+        text = re.sub(r"//[^/@\s\"]+@", "//***@", self.model_dump_json(exclude={"storage"}))
         return sha256(text.encode()).hexdigest()
 
 
@@ -300,6 +310,7 @@ def _short(value: object) -> str:
 
 # Texts that are paths, patterns of paths or URIs; what is typed as a path needs no mention.
 _PLACES: Final[dict[type[BaseModel], tuple[str, ...]]] = {
+    LakeSettings: ("root",),
     Source: ("path",),
     Grid: ("intensity",),
     MlflowSettings: ("tracking_uri", "artifact_location"),

@@ -16,7 +16,7 @@ import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
 from lepton_etl.lake.rows import broken_columns, columns_of, empty_columns, missing_columns
-from lepton_etl.lake.tables import DataFile, Lake, data_files, read_files
+from lepton_etl.lake.tables import DataFile, Lake, read_files
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.logs import FILE, JOB, READING, REJECT
 from lepton_etl.schema.tables import TABLES
@@ -56,7 +56,7 @@ def _check_table(lake: Lake, table: Table) -> Iterator[Finding]:
     try:
         log = lake.log(table)
         version = log.version()
-        files = data_files(lake.root, table, log, None)
+        files = lake.files_of(table, log, None)
     except (DeltaError, OSError) as error:
         yield Finding(
             table.name, -1, "", f"the log cannot be read: {_line(error)}", "restore the folder _delta_log"
@@ -67,7 +67,12 @@ def _check_table(lake: Lake, table: Table) -> Iterator[Finding]:
     for file in files:
         name = file.path.removeprefix(folder)
         try:
-            stored = pl.read_parquet(file.path, glob=False, hive_partitioning=False)
+            stored = pl.read_parquet(
+                file.path,
+                glob=False,
+                hive_partitioning=False,
+                storage_options=dict(file.options) or None,
+            )
         except (OSError, pl.exceptions.PolarsError) as error:
             yield Finding(table.name, version, name, f"cannot be read: {_line(error)}", _remedy(table, file))
             continue

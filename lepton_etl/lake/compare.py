@@ -11,14 +11,15 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import polars as pl
 import yaml
 
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, LakeError
-from lepton_etl.lake import tables
+from lepton_etl.lake.location import Location
+from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.declare import DOUBLE, STRING, STRINGS, Table
 from lepton_etl.schema.publication import PUBLICATION, RESTATEMENT
 from lepton_etl.schema.tables import TABLES
@@ -134,8 +135,8 @@ class TableComparison:
 
 
 def compare_lakes(
-    left: Path,
-    right: Path,
+    left: Location | Path | str,
+    right: Location | Path | str,
     *,
     only: Collection[str] = (),
     ignore: Collection[str] = (),
@@ -148,21 +149,23 @@ def compare_lakes(
     `ignore` holds names of tables and of columns as `table.column`. Tables that record runs alone are not compared.
     Raises ConfigurationError for a name that is no table or column, LakeError where a folder is no lake.
     """
-    for root in (left, right):
-        if not any(tables.exists(root, table) for table in TABLES.values()):
+    lakes = Lake(left), Lake(right)
+    for lake in lakes:
+        if not any(lake.exists(table) for table in TABLES.values()):
             raise LakeError(
-                "no table of a lake", where=str(root), remedy="name the folder that lake.root names"
+                "no table of a lake", where=str(lake.root), remedy="name the folder that lake.root names"
             )
     _check_names([*only, *ignore, *(one.name for one in expected)])
     for table in TABLES.values():
-        present = tables.exists(left, table) or tables.exists(right, table)
+        present = any(lake.exists(table) for lake in lakes)
         chosen = table.name not in ignore and (not only or table.name in only)
         if present and chosen and _compared_key(table) is not None:
             bound = days if "date" in table.columns else None
+            first, second = (pl.DataFrame(lake.arrow(table, bound)) for lake in lakes)
             yield compare_rows(
                 table,
-                cast(pl.DataFrame, pl.from_arrow(tables.read(left, table, bound))),
-                cast(pl.DataFrame, pl.from_arrow(tables.read(right, table, bound))),
+                first,
+                second,
                 ignore={name.rpartition(".")[2] for name in ignore if name.startswith(f"{table.name}.")},
                 expected=[one for one in expected if one.table == table.name],
                 tolerance=tolerance,

@@ -7,12 +7,11 @@ constraints at creation.
 from __future__ import annotations
 
 import json
-import os
 import time
 import uuid
-from pathlib import Path
 from typing import Any, Final
 
+from lepton_etl.lake.location import Location
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.types import constraints, delta_schema
 
@@ -28,8 +27,8 @@ _PROPERTIES: Final = {
 _APPEND_ONLY: Final = {"delta.appendOnly": "true"}
 
 
-def create_table(path: Path, table: Table) -> None:
-    """Make the empty table at `path`; one that another process made meanwhile stays as it is.
+def create_table(place: Location, table: Table) -> None:
+    """Make the empty table at `place`; one that another process made meanwhile stays as it is.
 
     Source: Delta Transaction Log Protocol, sections "Actions" and "Delta Log Entries".
     """
@@ -61,17 +60,9 @@ def create_table(path: Path, table: Table) -> None:
             }
         },
     ]
-    log = path / "_delta_log"
-    log.mkdir(parents=True, exist_ok=True)
-    # Whole or not at all, and never over another's: a link to an existing name fails.
-    fresh = log / f".create.{uuid.uuid4().hex}.tmp"
-    fresh.write_text("".join(f"{json.dumps(action)}\n" for action in actions), encoding="utf-8")
-    try:
-        os.link(fresh, log / f"{0:020d}.json")
-    except FileExistsError:
-        pass
-    finally:
-        fresh.unlink()
+    # Whole or not at all, and never over another's.
+    content = "".join(f"{json.dumps(action)}\n" for action in actions)
+    (place / f"_delta_log/{0:020d}.json").create(content.encode())
 
 
 def configuration_of(table: Table) -> dict[str, str]:

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
-from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
@@ -26,8 +25,9 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from lepton_etl.days import Days
+from lepton_etl.lake.location import Location
 from lepton_etl.lake.runs import code_version
-from lepton_etl.lake.tables import DataFile, Lake, Written, data_files, read_log
+from lepton_etl.lake.tables import DataFile, Lake, Written, read_log
 from lepton_etl.schema.carbon import KPI
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.diagnosis import DEVICE_NOW, FORECAST
@@ -124,7 +124,7 @@ class _Standing:
 
     @classmethod
     def of(cls, lake: Lake, table: Table, version: int | None = None) -> _Standing:
-        log = DeltaTable(lake.path(table), version=version)
+        log = lake.at(table).log(version)
         actions = pa.table(log.get_add_actions(flatten=True))
         days = (
             actions["partition.date"].to_pylist()
@@ -145,9 +145,9 @@ class _Standing:
         """The digest of the day's files, or of all files of a table without days."""
         return self.digests.get(None) if None in self.digests else self.digests.get(day)
 
-    def is_whole(self, day: date | None, root: str) -> bool:
+    def is_whole(self, day: date | None, table: Location) -> bool:
         """Whether the files still lie there: VACUUM removes those of old versions before their log expires."""
-        return all((Path(root) / unquote(path)).is_file() for path in self.files.get(day, ()))
+        return all((table / unquote(path)).exists() for path in self.files.get(day, ()))
 
 
 class PublishedLake(Lake):
@@ -194,7 +194,7 @@ class PublishedLake(Lake):
         return [
             file
             for log, of_days in parts
-            for file in data_files(self.root, table, log, days)
+            for file in self.files_of(table, log, days)
             if of_days is None or file.day in of_days
         ]
 
@@ -250,7 +250,7 @@ class PublishedLake(Lake):
                 if number == version:
                     continue
                 break
-            if found.digest(day) == digest and found.is_whole(day, self.path(table)):
+            if found.digest(day) == digest and found.is_whole(day, self.at(table)):
                 return found
         return newest
 

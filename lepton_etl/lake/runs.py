@@ -21,7 +21,6 @@ import pyarrow.compute as pc
 
 from lepton_etl.days import Days
 from lepton_etl.errors import Exit
-from lepton_etl.lake import tables as plain
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.operations import RUN, STAGE_RUN
 
@@ -151,13 +150,13 @@ def stage_runs(lake: Lake) -> pa.Table:
     return lake.read(STAGE_RUN).to_arrow()
 
 
-def recorded_models(root: Path, name: str, days: Days) -> dict[date, str | None]:
+def recorded_models(lake: Lake, name: str, days: Days) -> dict[date, str | None]:
     """Of the days that gold was made of before: the version of the model it was last made with, None for none.
 
     A day that is made again takes what it took before, so that equal input gives equal rows.
     """
     done = (pc.field("stage") == "gold") & (pc.field("state") == "done")
-    rows = plain.read(root, STAGE_RUN, where=done).to_pylist()
+    rows = lake.arrow(STAGE_RUN, where=done).to_pylist()
     found: dict[date, str | None] = {}
     for row in sorted(rows, key=lambda row: row["end_time"]):
         version = json.loads(row["input_versions"] or "{}").get(f"model/{name}")

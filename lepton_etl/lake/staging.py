@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lepton_etl.errors import LakeError
+from lepton_etl.lake.location import Location
 from lepton_etl.lake.rows import Digest, columns_of, digest, digest_scheme, refuse_missing, refuse_values
 from lepton_etl.schema.declare import DATE, STRING, TIMESTAMP, Table
 from lepton_etl.schema.types import arrow_schema
@@ -69,7 +70,7 @@ class StagedWriter:
     must not become one each.
     """
 
-    def __init__(self, root: Path, table: Table, day: date) -> None:
+    def __init__(self, root: Location, table: Table, day: date) -> None:
         if table.partition is None:
             raise LakeError("only a table partitioned by a date takes staged files", where=table.name)
         self._table = table
@@ -78,7 +79,7 @@ class StagedWriter:
         # The name is complete when the rows are known. VACUUM removes what a killed task leaves under this one.
         self._id = str(uuid.uuid4())
         self._folder = root / table.name / self._partition
-        self._file = self._folder / f"writing-{self._id}.parquet"
+        self._file = Path()
         self._names = [name for name in table.columns if name != table.partition]
         self._schema = pa.schema([arrow_schema(table).field(name) for name in self._names])
         self._buffer: list[pa.Table] = []
@@ -113,15 +114,16 @@ class StagedWriter:
             return None
         self._writer.close()
         name = f"part-{digest_scheme()}{self._digest.hash_sum:016x}-{self._id}.zstd.parquet"
-        whole = self._file.rename(self._folder / name)
-        return StagedFile(
+        staged = StagedFile(
             table=self._table.name,
             path=f"{self._partition}/{name}",
             partition=self._day.isoformat(),
-            size_bytes=whole.stat().st_size,
+            size_bytes=self._file.stat().st_size,
             rows=self._digest.rows,
-            statistics=_statistics(whole, {*_STATISTICS, *self._indexed()}),
+            statistics=_statistics(self._file, {*_STATISTICS, *self._indexed()}),
         )
+        self._folder.take(self._file, name)
+        return staged
 
     def drop(self) -> None:
         """Forget the rows; a file that was begun is removed."""
@@ -141,7 +143,7 @@ class StagedWriter:
         if not self._buffer:
             return
         if self._writer is None:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file = self._folder.workspace() / f"writing-{self._id}.parquet"
             self._writer = pq.ParquetWriter(self._file, self._schema, compression="zstd", compression_level=1)
         rows = pa.concat_tables(self._buffer)
         self._digest += digest(rows)
@@ -150,7 +152,7 @@ class StagedWriter:
         self._buffered_bytes = 0
 
 
-def stage(root: Path, table: Table, rows: pa.Table | pl.DataFrame) -> list[StagedFile]:
+def stage(root: Location, table: Table, rows: pa.Table | pl.DataFrame) -> list[StagedFile]:
     """Stage the rows of a task, a file a day: what a kernel calls with its result for `Lake.commit`.
 
     Raises LakeError where the dictionary does not allow a row.

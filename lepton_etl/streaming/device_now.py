@@ -5,19 +5,17 @@ The last hour of each device is kept in one Parquet file beside the checkpoint, 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
+from io import BytesIO
 from typing import Any, Final
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import structlog
-from deltalake import DeltaTable
 from pyspark.sql import DataFrame
 
 from lepton_etl.config.settings import Settings
@@ -36,7 +34,7 @@ from lepton_etl.diagnosis.minutes import (
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.intervals.node_day import UNLISTED_CLUSTER
 from lepton_etl.intervals.source_choice import COMPONENT_OF, ENVIRONMENT, NODE_SOURCES
-from lepton_etl.lake import tables as plain
+from lepton_etl.lake.location import Location
 from lepton_etl.lake.tables import Lake, read_files
 from lepton_etl.registers.inventory import read_nodes
 from lepton_etl.schema.diagnosis import DEVICE_NOW
@@ -54,30 +52,25 @@ class Recent:
     batch: int = -1
 
 
-def folder(root: Path) -> Path:
+def folder(root: Location) -> Location:
     """Where the job keeps its checkpoint and its rows."""
     return root / "_watch"
 
 
-def load(root: Path, empty: pa.Table) -> Recent:
+def load(root: Location, empty: pa.Table) -> Recent:
     """What was saved last, or `empty`."""
     file = folder(root) / "recent.parquet"
-    if not file.is_file():
+    if not file.exists():
         return Recent(empty)
-    rows = pq.read_table(file)
+    rows = pq.read_table(file.source())
     return Recent(rows.cast(empty.schema), int((rows.schema.metadata or {}).get(_BATCH, b"-1")))
 
 
-def save(root: Path, recent: Recent) -> None:
+def save(root: Location, recent: Recent) -> None:
     """Put the rows in place of the last ones; a crash leaves either."""
-    target = folder(root) / "recent.parquet"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_suffix(".new")
-    with fresh.open("wb") as handle:
-        pq.write_table(recent.rows.replace_schema_metadata({_BATCH: str(recent.batch).encode()}), handle)
-        handle.flush()
-        os.fsync(handle.fileno())
-    fresh.replace(target)
+    content = BytesIO()
+    pq.write_table(recent.rows.replace_schema_metadata({_BATCH: str(recent.batch).encode()}), content)
+    (folder(root) / "recent.parquet").write(content.getvalue())
 
 
 MEANINGS: Final = QuantityRoles(
@@ -134,7 +127,7 @@ class Watcher:
         self._cluster_of = self._inventory()
         empty = pl.DataFrame(schema=SUMS).to_arrow()
         self._recent = load(self.lake.root, empty)
-        standing = plain.read(self.lake.root, DEVICE_NOW).select([*KEY, "performance_state"]).to_pylist()
+        standing = self.lake.arrow(DEVICE_NOW).select([*KEY, "performance_state"]).to_pylist()
         self._states = {tuple(row[name] for name in KEY): row["performance_state"] for row in standing}
 
     def take(self, rows: DataFrame, number: int) -> None:
@@ -201,12 +194,11 @@ class Watcher:
         if not devices.height:
             return ()
         rows = devices.to_dicts()
-        plain.replace_keyed(
-            self.lake.root, DEVICE_NOW, rows, {"run_id": self.run_id, "stage": "watch", "batch": str(number)}
-        )
+        self.lake.metadata = {"run_id": self.run_id, "stage": "watch", "batch": str(number)}
+        self.lake.replace_keyed(DEVICE_NOW, rows)
         changes = tuple(change for row in rows if (change := self._change(row)) is not None)
         if number and number % _VACUUM_EVERY == 0:
-            DeltaTable(self.lake.path(DEVICE_NOW)).vacuum(
+            self.lake.log(DEVICE_NOW).vacuum(
                 retention_hours=_VACUUM_AFTER_H, dry_run=False, enforce_retention_duration=False
             )
         return changes

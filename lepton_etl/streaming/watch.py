@@ -229,19 +229,25 @@ def run(
 
     Raises LockedError where another watch of this lake runs, ConfigurationError for a source that cannot be listed.
     """
-    root = settings.lake.root
+    lake = Lake.of(settings)
+    if not lake.root.is_local:
+        raise ConfigurationError(
+            f"key lake.root = {lake.root.uri!r}: the checkpoint of the watch needs a folder",
+            where="watch",
+            remedy="give the watch settings of its own, with a lake.root on this machine",
+        )
     followed = follow(spark, settings)
     for source in followed.sources.values():
         # A folder that is not there is said before anything is started.
         next(iter(followed.landing.delivered(source)), None)
-    with Lease(root, "watch", run_id := new_run_id()):
-        watcher = Watcher(Lake(root), settings, run_id, clock)
+    with Lease(lake, "watch", run_id := new_run_id()):
+        watcher = Watcher(lake, settings, run_id, clock)
         spark.dataSource.register(log_stream(followed))
         writer = (
             spark.readStream.format(NAME)
             .load()
             .writeStream.queryName(f"watch-{run_id}")
-            .option("checkpointLocation", str(recent.folder(root) / "checkpoint"))
+            .option("checkpointLocation", recent.folder(lake.root).uri + "/checkpoint")
             .foreachBatch(watcher.take)
         )
         trigger = (

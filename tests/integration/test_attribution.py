@@ -127,7 +127,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def context_of(lake: Lake, root: Path) -> StageContext:
     settings = Settings(
-        site={"site_id": SITE}, lake={"root": lake.root}, fleet={"inventory": root / "nodes.csv"},
+        site={"site_id": SITE}, lake={"root": lake.root.uri}, fleet={"inventory": root / "nodes.csv"},
         sources=[{"name": "jobs", "format": "slurm", "path": "landing/*.txt"}],
     )  # fmt: skip
     return StageContext(lake, settings, DAYS, "run", structlog.get_logger())

@@ -13,7 +13,6 @@ import structlog
 
 from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
-from lepton_etl.lake import tables as plain
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import CLUSTER_HOUR, SITE_HOUR
@@ -61,14 +60,14 @@ def settings(tmp_path: Path) -> Settings:
     return settings
 
 
-def fill(root: Path) -> None:
+def fill(root: str) -> None:
     """Two days of a site with one utility meter and two clusters, the first with three quarters of the energy."""
     meter = {
         "site_id": "s", "meter_id": "m", "parent_id": None, "point": "utility", "carrier": "electricity", "sign": 1,
         "unit": "kWh", "multiplier": 1.0, "kind": "interval", "label": "start", "serves": None, "class_pct": None,
         "valid_from": datetime(2025, 1, 1, tzinfo=UTC), "valid_to": None,
     }  # fmt: skip
-    plain.replace_keyed(root, METER, [meter], {})
+    Lake(root).replace_keyed(METER, [meter])
     starts = [FIRST + timedelta(minutes=5 * k) for k in range(2 * 288)]
     replace_days(
         root,
@@ -101,8 +100,8 @@ def fill(root: Path) -> None:
     replace_days(root, CLUSTER_HOUR, clusters)
 
 
-def replace_days(root: Path, table: Table, rows: list[dict[str, Any]]) -> None:
-    plain.replace_days(root, table, BOTH, pa.Table.from_pylist(rows, schema=arrow_schema(table)), {})
+def replace_days(root: str, table: Table, rows: list[dict[str, Any]]) -> None:
+    Lake(root).replace(table, BOTH, pa.Table.from_pylist(rows, schema=arrow_schema(table)), allow_empty=True)
 
 
 def bill(settings: Settings, days: Days = BOTH) -> None:
@@ -111,7 +110,7 @@ def bill(settings: Settings, days: Days = BOTH) -> None:
 
 
 def only(settings: Settings, table: Table) -> Mapping[str, Any]:
-    (row,) = plain.read(settings.lake.root, table).to_pylist()
+    (row,) = Lake(settings.lake.root).arrow(table).to_pylist()
     return cast("Mapping[str, Any]", row)
 
 
@@ -132,10 +131,10 @@ def test_a_billed_period_is_held_against_its_invoice(settings: Settings) -> None
 def test_hours_and_clusters_add_up_to_the_month(settings: Settings) -> None:
     bill(settings)
     root = settings.lake.root
-    site, clusters = plain.read(root, SITE_COST).to_pylist(), plain.read(root, CLUSTER_COST).to_pylist()
+    site, clusters = Lake(root).arrow(SITE_COST).to_pylist(), Lake(root).arrow(CLUSTER_COST).to_pylist()
     assert sum(row["energy_cost"] for row in site) == pytest.approx(2 * DAY_COST)
     assert sum(row["energy_cost"] for row in clusters) == pytest.approx(2 * DAY_COST)
-    months = {row["cluster_id"]: row for row in plain.read(root, COST_MONTH).to_pylist()}
+    months = {row["cluster_id"]: row for row in Lake(root).arrow(COST_MONTH).to_pylist()}
     assert {name: row["cost"] for name, row in months.items()} == {
         "a": pytest.approx(0.75 * (2 * DAY_COST + 210)),
         "b": pytest.approx(0.25 * (2 * DAY_COST + 210)),
@@ -148,29 +147,29 @@ def test_a_second_run_commits_nothing_and_a_corrected_invoice_only_its_check(
 ) -> None:
     tables = (TARIFF, SITE_COST, CLUSTER_COST, COST_MONTH, BILL_CHECK)
     bill(settings)
-    before = {table.name: plain.version(settings.lake.root, table) for table in tables}
+    before = {table.name: Lake(settings.lake.root).version(table) for table in tables}
     bill(settings)
-    assert {table.name: plain.version(settings.lake.root, table) for table in tables} == before
+    assert {table.name: Lake(settings.lake.root).version(table) for table in tables} == before
     (tmp_path / "invoices.csv").write_text(INVOICES.format(kwh=900), encoding="utf-8")
     # The night of another month: nothing of June is made again but its check.
     july = Days.of(date(2025, 7, 9))
     bill(settings, july)
-    june = {row["month"]: row for row in plain.read(settings.lake.root, BILL_CHECK).to_pylist()}
+    june = {row["month"]: row for row in Lake(settings.lake.root).arrow(BILL_CHECK).to_pylist()}
     assert (june["2025-06"]["invoice_kwh"], june["2025-06"]["verdict"]) == (900.0, "differs")
     assert (june["2025-07"]["ledger_kwh"], june["2025-07"]["verdict"]) == (None, "no_invoice")
-    assert plain.version(settings.lake.root, SITE_COST) == before[SITE_COST.name]
+    assert Lake(settings.lake.root).version(SITE_COST) == before[SITE_COST.name]
 
 
 def test_a_month_with_a_gap_is_incomplete_with_what_is_known(settings: Settings) -> None:
     root = settings.lake.root
-    rows = plain.read(root, FACILITY_INTERVAL).to_pylist()
+    rows = Lake(root).arrow(FACILITY_INTERVAL).to_pylist()
     replace_days(root, FACILITY_INTERVAL, [row for row in rows if row["interval_start"].hour != 3])
     bill(settings)
     row = only(settings, BILL_CHECK)
     assert (row["ledger_kwh"], row["ledger_basis"], row["missing_hours"]) == (None, "insufficient", 2)
     assert row["ledger_known_kwh"] == pytest.approx(2 * DAY_KWH - 20)
     assert (row["verdict"], row["cost"], row["cost_verdict"]) == ("incomplete", None, "incomplete")
-    assert {row["cost"] for row in plain.read(root, COST_MONTH).to_pylist()} == {None}
+    assert {row["cost"] for row in Lake(root).arrow(COST_MONTH).to_pylist()} == {None}
 
 
 def test_without_tariff_and_invoices_nothing_is_written(settings: Settings) -> None:
@@ -181,4 +180,4 @@ def test_without_tariff_and_invoices_nothing_is_written(settings: Settings) -> N
         }
     )
     bill(bare)
-    assert plain.version(settings.lake.root, BILL_CHECK) is None
+    assert Lake(settings.lake.root).version(BILL_CHECK) is None

@@ -74,7 +74,7 @@ def versions(lake: Lake) -> list[int | None]:
 
 
 def deliver(lake: Lake, name: str, content: bytes) -> Path:
-    path = lake.root.parent / "landing" / name
+    path = Path(lake.root.uri).parent / "landing" / name
     path.write_bytes(content)
     return path
 
@@ -146,7 +146,7 @@ def test_a_pool_of_processes_loads_the_same(
     for number in range(5):
         deliver(lake, f"n{number}-2025-06-03.txt", ipmi_text(200 + number) + b"garbage\n")
     run()
-    pooled = Lake(lake.root.parent / "pooled")
+    pooled = Lake(Path(lake.root.uri).parent / "pooled")
     with LocalEngine(2) as engine:
         context = StageContext(
             pooled,
@@ -205,9 +205,9 @@ def test_a_batch_killed_at_any_point_is_finished_once(
 
 
 def test_a_link_out_of_the_landing_folder_is_not_opened(lake: Lake, run: Callable[[], StageResult]) -> None:
-    outside = lake.root.parent / "secret.txt"
+    outside = Path(lake.root.uri).parent / "secret.txt"
     outside.write_bytes(ipmi_text())
-    (lake.root.parent / "landing" / "n1-2025-06-03.txt").symlink_to(outside)
+    (Path(lake.root.uri).parent / "landing" / "n1-2025-06-03.txt").symlink_to(outside)
     assert run().rows_out == 0
     assert lake.read(FILE).to_dicts()[0]["reason"] == "symbolic_link"
 
@@ -215,7 +215,7 @@ def test_a_link_out_of_the_landing_folder_is_not_opened(lake: Lake, run: Callabl
 def test_an_unreadable_landing_folder_stops_before_anything_is_read(
     lake: Lake, run: Callable[[], StageResult]
 ) -> None:
-    (lake.root.parent / "landing").rmdir()
+    (Path(lake.root.uri).parent / "landing").rmdir()
     with pytest.raises(ConfigurationError, match=r"sources\.bmc\.path"):
         run()
 

@@ -178,8 +178,8 @@ def settings_of(own: dict[str, Any], lake: Lake) -> Settings:
     }
     raw: dict[str, Any] = {
         "site": {"site_id": "cases"},
-        "lake": {"root": str(lake.root)},
-        "mlflow": {"tracking_uri": f"sqlite:///{lake.root.parent / 'mlflow.db'}"},
+        "lake": {"root": lake.root.uri},
+        "mlflow": {"tracking_uri": f"sqlite:///{Path(lake.root.uri).parent / 'mlflow.db'}"},
         "fleet": {"inventory": "inventory.csv"},
         "sources": [source],
         "facility": {"pue_assumed": own.get("pue_assumed")},

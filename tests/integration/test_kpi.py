@@ -72,7 +72,7 @@ def settings(lake: Lake) -> Settings:
     return Settings.model_validate(
         {
             "site": {"site_id": "s"},
-            "lake": {"root": lake.root},
+            "lake": {"root": lake.root.uri},
             "fleet": {"inventory": "nodes.csv"},
             "sources": [{"name": "bmc", "format": "ipmitool", "path": "logs/*"}],
             "grid": {"zone": "ZZ", "intensity": "grid/*.csv"},

@@ -189,7 +189,7 @@ def test_a_large_file_that_ends_badly_leaves_its_reject_and_nothing_else(
         1,
     )
     assert lake.read(READING).height == 0
-    assert not list((lake.root / READING.name).glob("**/*.parquet"))
+    assert not list(Path(lake.path(READING)).glob("**/*.parquet"))
 
 
 def test_what_was_appended_since_the_listing_is_left_to_the_next_run(lake: Lake, tmp_path: Path) -> None:

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable as DeltaLog
 
 from lepton_etl.cli.publication import figures_as_of
 from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import Exit
-from lepton_etl.lake import tables as plain
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.declare import Table  # fmt: skip
 from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, SITE_HOUR
@@ -44,7 +42,7 @@ class Nights:
     between: datetime
 
     def rows(self, table: Table, days: Days | None = None) -> pl.DataFrame:
-        frame = pl.from_arrow(plain.read(self.settings.lake.root, table, days))
+        frame = pl.from_arrow(Lake(self.settings.lake.root).arrow(table, days))
         assert isinstance(frame, pl.DataFrame)
         return frame
 
@@ -85,7 +83,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Nights:
     lake = Lake(settings.lake.root)
     stages(settings, TWO_DAYS_BEFORE, "bronze", "silver", "gold", "publish")
     record_a_whole_night(lake)
-    before = {table.name: plain.files_by_day(lake.root, table) for table in DAILY}
+    before = {table.name: lake.files_by_day(table) for table in DAILY}
     between = datetime.now(UTC)
     for file, place in held.items():
         place.rename(file)
@@ -115,14 +113,14 @@ def test_a_late_file_changes_its_day_and_the_intervals_across_its_midnights_and_
 ) -> None:
     assert nights.ranges == ["2025-06-03..2025-06-07"]
     # Delta's own record: no file of another day was removed or added. The night of the 7th closes the 6th.
-    root, reached = nights.settings.lake.root, {"2025-06-03", "2025-06-04", "2025-06-05", "2025-06-06"}
+    lake, reached = Lake.of(nights.settings), {"2025-06-03", "2025-06-04", "2025-06-05", "2025-06-06"}
     for table in DAILY:
-        after, before = plain.files_by_day(root, table), nights.before[table.name]
+        after, before = lake.files_by_day(table), nights.before[table.name]
         changed = {day for day in before if after[day] != before[day]}
         assert changed <= reached, table.name
         assert (LATE.isoformat() in changed) == (table not in (FACILITY_INTERVAL, GRID_HOUR, WEATHER_HOUR))
     # Of the neighbours only the interval at the shared midnight is another, of this node alone.
-    log = DeltaLog(str(root / INTERVAL.name))
+    log = lake.log(INTERVAL)
     now = nights.rows(INTERVAL, Days(TWO_DAYS_BEFORE.start, LATE + timedelta(days=1)))
     log.load_as_version(1)
     old = pl.DataFrame(pa.table(log.to_pyarrow_table()))
@@ -142,8 +140,8 @@ def test_the_night_of_the_late_file_says_what_it_changed_and_as_of_shows_the_old
     restated = restated.filter(pl.col("date") == LATE)
     assert set(restated["reasons"]) == {"late_readings"}
     assert "it_energy_measured_kwh" in set(restated["column_name"])
-    _, then = figures_as_of(root, name, nights.between, Days.of(LATE))
-    _, now = figures_as_of(root, name, datetime.now(UTC), Days.of(LATE))
+    _, then = figures_as_of(Lake(root), name, nights.between, Days.of(LATE))
+    _, now = figures_as_of(Lake(root), name, datetime.now(UTC), Days.of(LATE))
     measured = [
         {row["cluster_id"]: row["it_energy_measured_kwh"] for row in rows.to_pylist()} for rows in (then, now)
     ]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable as DeltaLog
 from typer.testing import CliRunner
 
 from lepton_etl.cli.main import app
@@ -18,9 +17,8 @@ from lepton_etl.cli.publication import figures_as_of, moment_of
 from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, LockedError, NoInputError
-from lepton_etl.lake import tables as plain
 from lepton_etl.lake.lease import DaysLease
-from lepton_etl.lake.tables import Lake
+from lepton_etl.lake.tables import Lake, Written
 from lepton_etl.registers.inventory import read_nodes
 from lepton_etl.schema.declare import Table  # fmt: skip
 from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR
@@ -77,24 +75,24 @@ def cluster_days(kwh: dict[date, float]) -> pa.Table:
 def make(settings: Settings, kwh: dict[date, float]) -> Days:
     """Gold and the inventory of a night, as far as publication reads them."""
     root, days = settings.lake.root, Days(min(kwh), max(kwh))
-    plain.replace_days(root, CLUSTER_DAY, days, cluster_days(kwh), {})
+    Lake(root).replace(CLUSTER_DAY, days, cluster_days(kwh), allow_empty=True)
     nodes = read_nodes(settings.fleet.inventory, "s").to_pylist()
-    plain.replace_keyed(root, NODE, nodes, {})
+    Lake(root).replace_keyed(NODE, nodes)
     return days
 
 
 def night(settings: Settings, kwh: dict[date, float], run_id: str = "r1") -> tuple[list[Any], list[Any]]:
-    return publish(Press(settings.lake.root, settings, run_id), make(settings, kwh))
+    return publish(Press(Lake(settings.lake.root), settings, run_id), make(settings, kwh))
 
 
 def versions(settings: Settings) -> dict[str, int | None]:
     return {
-        t.name: plain.version(settings.lake.root, t) for t in (PUBLICATION, RESTATEMENT, PERIOD, CLUSTER_DAY)
+        t.name: Lake(settings.lake.root).version(t) for t in (PUBLICATION, RESTATEMENT, PERIOD, CLUSTER_DAY)
     }
 
 
 def said_kwh(settings: Settings, moment: datetime, days: Days | None = None) -> dict[date, float]:
-    _, rows = figures_as_of(settings.lake.root, CLUSTER_DAY.name, moment, days)
+    _, rows = figures_as_of(Lake(settings.lake.root), CLUSTER_DAY.name, moment, days)
     return {row["date"]: row["it_energy_kwh"] for row in rows.to_pylist()}
 
 
@@ -114,7 +112,7 @@ def test_as_of_shows_the_old_figure_after_a_restatement(settings: Settings) -> N
     assert said_kwh(settings, datetime.now(UTC)) == {THIRD: 103.0, fourth: 50.0}
     assert said_kwh(settings, datetime.now(UTC), Days.of(fourth)) == {fourth: 50.0}
     assert said_kwh(settings, datetime(2025, 1, 1, tzinfo=UTC)) == {}
-    (row,) = plain.read(settings.lake.root, RESTATEMENT).to_pylist()
+    (row,) = Lake(settings.lake.root).arrow(RESTATEMENT).to_pylist()
     assert (row["date"], row["column_name"], row["old_value"], row["new_value"]) == (
         THIRD, "it_energy_kwh", "100.0", "103.0",
     )  # fmt: skip
@@ -123,20 +121,20 @@ def test_as_of_shows_the_old_figure_after_a_restatement(settings: Settings) -> N
 
 def test_the_log_stays_append_only_and_says_what_the_figures_rest_on(settings: Settings) -> None:
     night(settings, {THIRD: 100.0})
-    rows = plain.read(settings.lake.root, PUBLICATION).to_pylist()
+    rows = Lake(settings.lake.root).arrow(PUBLICATION).to_pylist()
     (figure,) = (row for row in rows if row["table_name"] == CLUSTER_DAY.name)
     assert json.loads(figure["input_versions"])["gold/cluster_day"] >= 0
     assert len(figure["factor_set_version"]) == 64
     assert figure["code_version"]
     assert (figure["run_id"], figure["status"]) == ("r1", "provisional")
-    log = DeltaLog(str(settings.lake.root / PUBLICATION.name))
+    log = Lake(settings.lake.root).log(PUBLICATION)
     assert log.metadata().configuration["delta.appendOnly"] == "true"
 
 
 def test_a_night_is_one_file_a_table_that_readers_find_by_day(settings: Settings) -> None:
     night(settings, {THIRD: 100.0, THIRD + timedelta(days=1): 50.0})
     night(settings, {date(2025, 6, 5): 70.0}, "r2")
-    files = pa.table(DeltaLog(str(settings.lake.root / PUBLICATION.name)).get_add_actions(flatten=True))
+    files = pa.table(Lake(settings.lake.root).log(PUBLICATION).get_add_actions(flatten=True))
     found = {(row["partition.table_name"], row["min.date"], row["max.date"]) for row in files.to_pylist()}
     spans = {(THIRD, THIRD + timedelta(days=1)), (date(2025, 6, 5), date(2025, 6, 5))}
     assert found == {(name, *span) for name in (CLUSTER_DAY.name, "inputs") for span in spans}
@@ -146,11 +144,11 @@ def test_restatements_name_the_input_that_changed(settings: Settings, tmp_path: 
     tenth = date(2025, 6, 10)
     night(settings, {THIRD: 100.0, tenth: 100.0})
     inventory(tmp_path, "520")
-    plain.replace_days(
-        settings.lake.root, NODE_HOUR, Days.of(THIRD), arrow_schema(NODE_HOUR).empty_table(), {}
+    Lake(settings.lake.root).replace(
+        NODE_HOUR, Days.of(THIRD), arrow_schema(NODE_HOUR).empty_table(), allow_empty=True
     )
     night(settings, {THIRD: 101.0, tenth: 101.0}, "r2")
-    why = {row["date"]: row["reasons"] for row in plain.read(settings.lake.root, RESTATEMENT).to_pylist()}
+    why = {row["date"]: row["reasons"] for row in Lake(settings.lake.root).arrow(RESTATEMENT).to_pylist()}
     assert why == {THIRD: "unknown", tenth: "inventory"}
 
 
@@ -158,20 +156,20 @@ def test_a_publication_cut_short_after_its_restatements_writes_them_once(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     night(settings, {THIRD: 100.0})
-    append = plain.append
+    append = Lake.write_rows
 
-    def cut(root: Path, table: Table, rows: Sequence[Any], metadata: Any) -> None:
+    def cut(lake: Lake, table: Table, rows: Sequence[Any]) -> Written:
         if table is PUBLICATION:
             raise OSError("killed")
-        append(root, table, rows, metadata)
+        return append(lake, table, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(plain, "append", cut)
+        patch.setattr(Lake, "write_rows", cut)
         with pytest.raises(OSError, match="killed"):
             night(settings, {THIRD: 110.0}, "r2")
     night(settings, {THIRD: 110.0}, "r3")
-    (restated,) = plain.read(settings.lake.root, RESTATEMENT).to_pylist()
-    said = {row["publication_id"] for row in plain.read(settings.lake.root, PUBLICATION).to_pylist()}
+    (restated,) = Lake(settings.lake.root).arrow(RESTATEMENT).to_pylist()
+    said = {row["publication_id"] for row in Lake(settings.lake.root).arrow(PUBLICATION).to_pylist()}
     assert restated["publication_id"] in said
 
 
@@ -180,7 +178,7 @@ def test_a_closed_month_keeps_what_it_said_and_restates_what_changes(settings: S
     night(settings, june)
     done = close_month(settings, "2025-06")
     assert (done.rows, done.already) == ({CLUSTER_DAY.name: 30}, False)
-    gold = plain.read(settings.lake.root, CLUSTER_DAY)
+    gold = Lake(settings.lake.root).arrow(CLUSTER_DAY)
     assert set(gold["status"].to_pylist()) == {"closed"}
     before = versions(settings)
     again = close_month(settings, "2025-06")
@@ -188,12 +186,12 @@ def test_a_closed_month_keeps_what_it_said_and_restates_what_changes(settings: S
 
     # Below the least change of a provisional day; closed, it is a restatement all the same.
     night(settings, june | {THIRD: 100.01}, "r2")
-    (change,) = plain.read(settings.lake.root, RESTATEMENT).to_pylist()
+    (change,) = Lake(settings.lake.root).arrow(RESTATEMENT).to_pylist()
     assert (change["date"], change["status"], change["materiality"]) == (THIRD, "restated", "immaterial")
-    _, rows = figures_as_of(settings.lake.root, CLUSTER_DAY.name, datetime.now(UTC))
+    _, rows = figures_as_of(Lake(settings.lake.root), CLUSTER_DAY.name, datetime.now(UTC))
     assert {row["date"] for row in rows.to_pylist() if row["status"] == "restated"} == {THIRD}
     assert {row["status"] for row in rows.to_pylist() if row["date"] != THIRD} == {"closed"}
-    (period,) = plain.read(settings.lake.root, PERIOD).to_pylist()
+    (period,) = Lake(settings.lake.root).arrow(PERIOD).to_pylist()
     assert (period["status"], period["row_count"]) == ("restated", 30)
     assert period["restated_time"] > period["closed_time"]
     assert said_kwh(settings, done.closed_time)[THIRD] == 100.0
@@ -205,12 +203,12 @@ def test_a_month_with_a_day_that_was_never_published_is_not_closed(settings: Set
         NoInputError, match="2 days of the month were never published: 2025-06-03, 2025-06-30"
     ):
         close_month(settings, "2025-06")
-    assert plain.version(settings.lake.root, PERIOD) is None
+    assert Lake(settings.lake.root).version(PERIOD) is None
 
 
 def test_a_month_is_not_closed_while_a_night_makes_one_of_its_days(settings: Settings) -> None:
     night(settings, dict.fromkeys(JUNE, 100.0))
-    with DaysLease(settings.lake.root, [Days.of(THIRD)], "other"), pytest.raises(LockedError):
+    with DaysLease(Lake(settings.lake.root), [Days.of(THIRD)], "other"), pytest.raises(LockedError):
         close_month(settings, "2025-06")
 
 
@@ -267,7 +265,7 @@ def made(settings: Settings, days: Days, batch: int = 1) -> Lake:
             "cluster_id": "c01", "node_id": "n1", "energy_basis": "measured", "expected_s": 3600.0,
             "observed_s": 3600.0, "status": "provisional",
         }  # fmt: skip
-        plain.append(settings.lake.root, NODE_HOUR, [row], {})
+        Lake(settings.lake.root).write_rows(NODE_HOUR, [row])
     night(settings, dict.fromkeys(days, 100.0))
     stage = {"run_id": "r1", "stage": "publish", "state": "done"}
     lake.write_rows(STAGE_RUN, [stage | {"input_versions": json.dumps({"bronze/file batch": batch})}])
@@ -318,11 +316,9 @@ def test_a_late_job_re_opens_the_days_that_it_ran_and_a_repeated_one_nothing(set
         "start_time": datetime(2025, 6, 4, 22, tzinfo=UTC), "end_time": datetime(2025, 6, 6, 1, tzinfo=UTC),
     }  # fmt: skip
     known = ran | {"job_id": "6", "start_time": datetime(2025, 6, 11, tzinfo=UTC), "end_time": None}
-    plain.append(lake.root, JOB, [known | {"file_id": "first", "source_position": 2}], {})
+    lake.write_rows(JOB, [known | {"file_id": "first", "source_position": 2}])
     delivered(lake, "first", 1, jobs=1)
-    plain.append(
-        lake.root, JOB, [ran | {"file_id": "second"}, known | {"file_id": "second", "source_position": 9}], {}
-    )
+    lake.write_rows(JOB, [ran | {"file_id": "second"}, known | {"file_id": "second", "source_position": 9}])
     delivered(lake, "second", 2, jobs=2)
     assert dirty(lake, settings) == ["2025-06-04..2025-06-06", "2025-06-25"]
 

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 from lepton_etl.cli.main import app
 from lepton_etl.config.settings import load
 from lepton_etl.days import Days
-from lepton_etl.lake import tables as plain
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.diagnosis import STATE
 from lepton_etl.schema.energy import NODE_HOUR, SITE_HOUR
@@ -110,7 +109,7 @@ def night(folder: Path, day: date) -> tuple[dict[str, dict[str, Any]], Any]:
     settings = load(folder / "site.yaml")
     lake = Lake(settings.lake.root)
     done = recommend.run(StageContext(lake, settings, Days.of(day), "run", structlog.get_logger()))
-    rows = plain.read(settings.lake.root, RECOMMENDATION, Days.of(day)).to_pylist()
+    rows = Lake(settings.lake.root).arrow(RECOMMENDATION, Days.of(day)).to_pylist()
     return {row["lever"]: row for row in rows}, done
 
 
@@ -150,16 +149,16 @@ def test_a_night_proposes_decisions_hold_and_commands_can_be_taken_along(folder:
 
 
 def test_what_was_applied_keeps_its_promise_and_is_graded(folder: Path) -> None:
-    before = {row["lever"]: row for row in plain.read(folder / "lake", RECOMMENDATION).to_pylist()}
+    before = {row["lever"]: row for row in Lake(folder / "lake").arrow(RECOMMENDATION).to_pylist()}
     applied = {
         "recommendation_id": before["consolidate"]["recommendation_id"], "decision": "applied",
         "decided_time": at(DAY, 12), "effective_time": at(DAY, 12),
     }  # fmt: skip
-    plain.append(folder / "lake", DECISION, [applied], {})
+    Lake(folder / "lake").write_rows(DECISION, [applied])
     found, done = night(folder, DAY + timedelta(days=1))
     assert found["consolidate"]["recommendation_state"] == "applied"
     assert found["consolidate"]["expected_saving_kwh"] == before["consolidate"]["expected_saving_kwh"]
     assert found["zombie"]["recommendation_state"] == "expired"
-    (saving,) = plain.read(folder / "lake", SAVING).to_pylist()
+    (saving,) = Lake(folder / "lake").arrow(SAVING).to_pylist()
     assert not saving["proven"] and "insufficient baseline" in saving["grade_reason"]
     assert any("0 of 1 applied recommendations" in note for note in done.notes)

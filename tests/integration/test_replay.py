@@ -12,7 +12,6 @@ from lepton_etl.cli.replay import run
 from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import NoInputError
-from lepton_etl.lake import tables as plain
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.diagnosis import FORECAST
 from lepton_etl.schema.fleet import GRID_HOUR, NODE
@@ -86,7 +85,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Settings]:
                "user_name": "ada", "partition": "batch", "job_state": "PENDING", "gpu_count": 2, "record": "job",
                "file_id": "f", "ingest_date": JOB_DAYS.end, "ingest_time": at(JOB_DAYS.end, 23),
                "source_name": "jobs", "source_position": 1}  # fmt: skip
-    plain.append(settings.lake.root, JOB, [pending], {})
+    Lake(settings.lake.root).write_rows(JOB, [pending])
     return lake, settings
 
 

@@ -222,7 +222,7 @@ def test_a_bad_gzip_is_named_and_the_rest_is_loaded(clean: Site) -> None:
 
 
 def test_a_run_that_finds_the_lease_held_says_by_whom(clean: Site) -> None:
-    with Lease(clean.lake.root, "bronze", "another-run"):
+    with Lease(clean.lake, "bronze", "another-run"):
         night = run_night(InlineEngine(), clean.settings, ONE_DAY)
     assert night.exit_code == Exit.LOCKED
     assert "held by run another-run" in night.message

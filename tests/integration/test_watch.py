@@ -15,7 +15,6 @@ from pyspark.sql import SparkSession
 
 from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
-from lepton_etl.lake import tables as plain
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.diagnosis import DEVICE_NOW
 from lepton_etl.schema.fleet import INTERVAL
@@ -73,7 +72,7 @@ def append(path: Path, text: str) -> None:
 
 
 def now_of(lake: Lake, device: str = "gpu0") -> dict[str, object]:
-    rows = plain.read(lake.root, DEVICE_NOW).to_pylist()
+    rows = lake.arrow(DEVICE_NOW).to_pylist()
     assert len({tuple(row[name] for name in DEVICE_NOW.key) for row in rows}) == len(rows)
     return next(row for row in rows if row["device_id"] == device)
 
@@ -102,15 +101,15 @@ def lay_down_a_week(lake: Lake, today: date) -> None:
         "observed_s": 300.0, "conflicts": 0, "flags": [],
     }  # fmt: skip
     rows = [common | figures | {"interval_start": midnight + timedelta(minutes=5 * k)} for k in range(48)]
-    plain.replace_days(
-        lake.root, INTERVAL, Days.of(day), pa.Table.from_pylist(rows, schema=arrow_schema(INTERVAL)), {}
+    lake.replace(
+        INTERVAL, Days.of(day), pa.Table.from_pylist(rows, schema=arrow_schema(INTERVAL)), allow_empty=True
     )
 
 
 def test_a_board_that_becomes_capped_is_told_within_minutes_and_no_row_is_taken_twice(
     lake: Lake, look: Callable[[], Watcher]
 ) -> None:
-    log = lake.root.parent / "landing" / "n1.csv"
+    log = Path(lake.root.uri).parent / "landing" / "n1.csv"
     begin = (datetime.now(UTC) - timedelta(minutes=22)).replace(second=0, microsecond=0)
     lay_down_a_week(lake, datetime.now(UTC).date())
     partial, rest = (half := lines(begin + timedelta(minutes=10), 1, NORMAL))[:40], half[40:]
@@ -121,9 +120,9 @@ def test_a_board_that_becomes_capped_is_told_within_minutes_and_no_row_is_taken_
     assert (row["performance_state"], row["interval_start"]) == ("normal", begin + timedelta(minutes=9))
     assert counts(lake) == [2] * 10, "the half-written line waits"
 
-    version = plain.version(lake.root, DEVICE_NOW)
+    version = lake.version(DEVICE_NOW)
     assert look().batches == []
-    assert plain.version(lake.root, DEVICE_NOW) == version, "nothing new, no commit"
+    assert lake.version(DEVICE_NOW) == version, "nothing new, no commit"
 
     # The half line is ended, the file is rotated away by name, and its successor tells of a board at its limit.
     append(log, rest)
@@ -141,7 +140,7 @@ def test_a_board_that_becomes_capped_is_told_within_minutes_and_no_row_is_taken_
     assert isinstance(updated, datetime)
     assert before <= updated <= datetime.now(UTC)
     assert row["behind_s"] == pytest.approx((updated - newest).total_seconds(), abs=1e-3)
-    assert plain.version(lake.root, DEVICE_NOW) == (version or 0) + 1, "one commit a batch"
+    assert lake.version(DEVICE_NOW) == (version or 0) + 1, "one commit a batch"
 
 
 def test_a_batch_that_is_given_again_is_not_added_twice(
@@ -175,7 +174,7 @@ def test_a_long_history_is_thinned_evenly(lake: Lake) -> None:
 
 
 def test_it_stops_when_told(spark: SparkSession, lake: Lake, site: Settings) -> None:
-    append(lake.root.parent / "landing" / "n1.csv", HEADER + lines(datetime.now(UTC), 1, NORMAL))
+    append(Path(lake.root.uri).parent / "landing" / "n1.csv", HEADER + lines(datetime.now(UTC), 1, NORMAL))
     stop = threading.Event()
     ended: list[Watcher] = []
     worker = threading.Thread(

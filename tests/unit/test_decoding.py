@@ -15,6 +15,7 @@ from lepton_etl.config.settings import Settings
 from lepton_etl.ingest.decoded import Origin
 from lepton_etl.ingest.ipmitool import Ipmitool
 from lepton_etl.lake.landing import Landing
+from lepton_etl.lake.location import Location
 from lepton_etl.lake.staging import StagedFile
 from pipelines.bronze import Decoding, Hashed, Loaded, stamp_window
 
@@ -32,7 +33,7 @@ def executor(tmp_path: Path, **source: Any) -> tuple[Decoding, list[Hashed]]:
             "sources": [{"name": "bmc", "format": "ipmitool", "path": f"{tmp_path}/landing/*.txt", **source}],
         }
     )
-    work = Decoding(tmp_path / "lake", Landing(), "s1", {"bmc": settings.sources[0]}, NOW)
+    work = Decoding(Location(str(tmp_path / "lake")), Landing(), "s1", {"bmc": settings.sources[0]}, NOW)
     return work, list(work.hash(Landing().delivered(settings.sources[0])))
 
 

@@ -52,8 +52,8 @@ def staged(lake: Lake, rows: pl.DataFrame) -> list[StagedFile]:
 
 
 def parquet(lake: Lake) -> set[Path]:
-    return set((lake.root / GRID_HOUR.name).rglob("*.parquet")) - set(
-        (lake.root / GRID_HOUR.name / "_delta_log").rglob("*.parquet")
+    return set((Path(lake.root.uri) / GRID_HOUR.name).rglob("*.parquet")) - set(
+        (Path(lake.root.uri) / GRID_HOUR.name / "_delta_log").rglob("*.parquet")
     )
 
 
@@ -157,7 +157,7 @@ def test_two_runs_of_other_days_commit_side_by_side(lake: Lake) -> None:
     )
     files = []
     for day in days[:2]:
-        file = lake.root / f"{day}.rows"
+        file = Path(lake.root.uri) / f"{day}.rows"
         hours(days=(day,)).write_parquet(file)
         files.append(file)
     runs = [
@@ -221,7 +221,7 @@ def test_readings_are_found_by_the_day_of_the_reading(lake: Lake) -> None:
 def test_a_long_history_is_kept_short_by_checkpoints(lake: Lake) -> None:
     for number in range(25):
         lake.commit(GRID_HOUR, Days.of(DAY), staged(lake, hours(float(number))))
-    log = lake.root / GRID_HOUR.name / "_delta_log"
+    log = Path(lake.root.uri) / GRID_HOUR.name / "_delta_log"
     assert len(list(log.glob("*.checkpoint.parquet"))) >= 2
     assert intensities(lake) == {DAY: {24.0}}
 

@@ -1,11 +1,14 @@
-"""Leases: one holder, a dead holder gives way, a living one does not."""
+"""Leases of a folder by real processes: one holder, a dead holder gives way, a living one never does."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -13,69 +16,150 @@ import pytest
 from lepton_etl.days import Days
 from lepton_etl.errors import Exit, LockedError
 from lepton_etl.lake.lease import DaysLease, Lease
+from lepton_etl.lake.tables import Lake
+from lepton_etl.schema.operations import RUN
 
+# Takes a lease when it is told to, says whether it got it, and holds it until its end.
 HOLD = """
-import sys, time
-from pathlib import Path
-from lepton_etl.lake.lease import Lease
-with Lease(Path(sys.argv[1]), "bronze", "other-run"):
-    print("held", flush=True)
-    time.sleep(120)
+import sys
+from datetime import date
+from lepton_etl.days import Days
+from lepton_etl.errors import LockedError
+from lepton_etl.lake.lease import DaysLease, Lease
+from lepton_etl.lake.tables import Lake
+lake, kind, run = Lake(sys.argv[1]), sys.argv[2], sys.argv[3]
+lease = Lease(lake, "bronze", run) if kind == "bronze" else DaysLease(lake, [Days.of(date(2025, 6, 3))], run)
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    with lease:
+        print("held", flush=True)
+        sys.stdin.readline()
+except LockedError:
+    print("refused", flush=True)
 """
+THIRD = Days.of(date(2025, 6, 3))
+KINDS = ("bronze", "days")
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    running: list[subprocess.Popen[str]] = []
+
+    def started(kind: str = "bronze", run: str = "other-run") -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", HOLD, str(tmp_path), kind, run]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        running.append(process)
+        assert line(process) == "ready"
+        return process
+
+    yield started
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def mine(folder: Path, kind: str) -> Lease:
+    lake = Lake(folder)
+    return Lease(lake, "bronze", "mine") if kind == "bronze" else DaysLease(lake, [THIRD], "mine")
 
 
 def test_a_second_run_is_refused_by_name_and_gets_it_afterwards(tmp_path: Path) -> None:
-    with Lease(tmp_path, "bronze", "first"):
+    lake = Lake(tmp_path)
+    with Lease(lake, "bronze", "first"):
         with (
             pytest.raises(LockedError, match="held by run first") as caught,
-            Lease(tmp_path, "bronze", "second"),
+            Lease(lake, "bronze", "second"),
         ):
             pass
         assert caught.value.exit_code == Exit.LOCKED
-    with Lease(tmp_path, "bronze", "second"):
+    with Lease(lake, "bronze", "second"):
         assert json.loads((tmp_path / "_leases" / "bronze.json").read_text())["run_id"] == "second"
     assert not list((tmp_path / "_leases").iterdir())
 
 
-def test_the_lease_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE)
-    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
-    with pytest.raises(LockedError, match="other-run"), Lease(tmp_path, "bronze", "mine"):
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_lease_of_a_killed_process_is_free_at_once(tmp_path: Path, start: Start, kind: str) -> None:
+    holder = start(kind)
+    go(holder)
+    assert line(holder) == "held"
+    with pytest.raises(LockedError, match="other-run"), mine(tmp_path, kind):
         pass
     holder.kill()
     holder.wait()
-    with Lease(tmp_path, "bronze", "mine"):
+    with mine(tmp_path, kind):
         pass
 
 
-@pytest.mark.parametrize(("silent_s", "free"), [(60, False), (3600, True)])
-def test_a_holder_on_another_host_is_judged_by_its_heartbeat(
-    tmp_path: Path, silent_s: int, free: bool
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_many_that_find_a_dead_holder_at_once_one_gets_its_lease(
+    tmp_path: Path, start: Start, kind: str
 ) -> None:
-    folder = tmp_path / "_leases"
-    folder.mkdir()
-    beat = (datetime.now(UTC) - timedelta(seconds=silent_s)).isoformat()
-    (folder / "bronze.json").write_text(
-        json.dumps({"run_id": "far", "host": "elsewhere", "pid": 1, "heartbeat_time": beat})
-    )
-    if free:
-        with Lease(tmp_path, "bronze", "mine"):
+    dead = start(kind, "dead")
+    go(dead)
+    assert line(dead) == "held"
+    dead.kill()
+    dead.wait()
+    racing = [start(kind, f"r{number}") for number in range(4)]
+    for one in racing:
+        go(one)
+    assert sorted(map(line, racing)) == ["held", "refused", "refused", "refused"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_holder_that_is_stopped_keeps_its_lease(tmp_path: Path, start: Start, kind: str) -> None:
+    """Whatever its file says: a clock that was set, another host's name, or half of a line."""
+    holder = start(kind)
+    go(holder)
+    assert line(holder) == "held"
+    holder.send_signal(signal.SIGSTOP)
+    (file,) = (tmp_path / "_leases").glob("*.json")
+    gone = {
+        "run_id": "other-run",
+        "host": "elsewhere",
+        "pid": 2**22,
+        "heartbeat_time": "2001-01-01T00:00:00+00:00",
+    }
+    for content in (json.dumps(gone), '{"run_id": "other-r', ""):
+        file.write_text(content)
+        with pytest.raises(LockedError), mine(tmp_path, kind):
             pass
-    else:
-        with pytest.raises(LockedError, match="far"), Lease(tmp_path, "bronze", "mine"):
-            pass
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("content", ['{"run_id": "dead", "pid": %d}', '{"run_id": "de', ""])
+def test_a_file_that_nobody_locks_holds_nothing(tmp_path: Path, kind: str, content: str) -> None:
+    """Half written by a run that was killed, or naming a process id that another process has by now."""
+    name = "bronze.json" if kind == "bronze" else "days-dead.json"
+    (tmp_path / "_leases").mkdir()
+    (tmp_path / "_leases" / name).write_text(content % os.getpid() if "%" in content else content)
+    with mine(tmp_path, kind):
+        pass
 
 
 def test_days_are_one_lease_and_another_run_gets_those_that_are_free(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
     years = Days(date(2022, 1, 1), date(2024, 12, 31))
     june = [Days(date(2025, 6, 1), date(2025, 6, 2)), Days.of(date(2025, 6, 9))]
-    with DaysLease(tmp_path, [years], "first"):
+    with DaysLease(lake, [years], "first"):
         assert [file.name for file in (tmp_path / "_leases").iterdir()] == ["days-first.json"]
-        with DaysLease(tmp_path, june, "second"):
+        with DaysLease(lake, june, "second"):
             wanted = Days(date(2025, 6, 5), date(2025, 6, 10))
             with (
                 pytest.raises(LockedError, match="lease 'day-2025-06-09' is held by run second"),
-                DaysLease(tmp_path, [Days.of(date(2025, 7, 1)), wanted], "third"),
+                DaysLease(lake, [Days.of(date(2025, 7, 1)), wanted], "third"),
             ):
                 pass
             # What was refused holds nothing.
@@ -83,22 +167,20 @@ def test_days_are_one_lease_and_another_run_gets_those_that_are_free(tmp_path: P
                 "days-first.json",
                 "days-second.json",
             }
-        with DaysLease(tmp_path, [wanted], "third"):
+        with DaysLease(lake, [wanted], "third"):
             pass
     assert not list((tmp_path / "_leases").iterdir())
 
 
-def test_the_days_of_a_killed_process_are_taken_over(tmp_path: Path) -> None:
-    code = HOLD.replace(
-        'Lease(Path(sys.argv[1]), "bronze", "other-run")',
-        'DaysLease(Path(sys.argv[1]), [Days.of(date(2025, 6, 3))], "other-run")',
-    ).replace("import Lease", "import DaysLease; from lepton_etl.days import Days; from datetime import date")
-    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
-    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
-    mine = DaysLease(tmp_path, [Days.of(date(2025, 6, 3))], "mine")
-    with pytest.raises(LockedError, match=r"day-2025-06-03.*other-run"), mine:
-        pass
-    holder.kill()
-    holder.wait()
-    with DaysLease(tmp_path, [Days.of(date(2025, 6, 3))], "mine"):
-        pass
+def test_a_lake_whose_lease_was_lost_commits_nothing(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    with Lease(lake, "bronze", "first"):
+        lake.write_rows(RUN, [{"run_id": "first", "state": "running"}])
+        # An operator who removes the file by hand: the next run takes it.
+        (tmp_path / "_leases" / "bronze.json").unlink()
+        with (
+            Lease(Lake(tmp_path), "bronze", "second"),
+            pytest.raises(LockedError, match="'bronze' of run first was lost"),
+        ):
+            lake.write_rows(RUN, [{"run_id": "first", "state": "done"}])
+    assert lake.read(RUN)["state"].to_list() == ["running"]

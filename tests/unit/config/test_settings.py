@@ -37,7 +37,7 @@ def test_relative_paths_hold_from_the_settings_folder(
 ) -> None:
     monkeypatch.chdir("/")
     settings = load(write(tmp_path))
-    assert settings.lake.root == tmp_path / "lake"
+    assert settings.lake.root == str(tmp_path / "lake")
     assert settings.mlflow.tracking_uri == f"sqlite:///{tmp_path}/ml/flow.db"
     assert settings.sources[0].path == f"{tmp_path}/landing/*.txt.gz"
     assert settings.grid is not None and settings.grid.intensity == f"{tmp_path}/grid/*.csv"
@@ -46,7 +46,7 @@ def test_relative_paths_hold_from_the_settings_folder(
 def test_absolute_paths_and_uris_stay(tmp_path: Path) -> None:
     mlflow = {"tracking_uri": "http://mlflow.example:5000", "artifact_location": "s3://bucket/x"}
     settings = load(write(tmp_path, mlflow=mlflow, lake={"root": "/srv/lake"}))
-    assert settings.lake.root == Path("/srv/lake")
+    assert settings.lake.root == "/srv/lake"
     assert (settings.mlflow.tracking_uri, settings.mlflow.artifact_location) == tuple(mlflow.values())
 
 
@@ -56,7 +56,7 @@ def test_variables_are_expanded_and_the_environment_overrides(
     monkeypatch.setenv("LAKES", "/srv/lakes")
     monkeypatch.setenv("LEPTON__ENERGY__INTERVAL_S", "600")
     settings = load(write(tmp_path, lake={"root": "${LAKES}/a"}, site={"site_id": "${NAME:-fallback}"}))
-    assert settings.lake.root == Path("/srv/lakes/a")
+    assert settings.lake.root == "/srv/lakes/a"
     assert settings.site.site_id == "fallback"
     assert settings.energy.interval_s == 600
 

@@ -18,7 +18,7 @@ from lepton_etl.config.settings import Settings
 from lepton_etl.errors import NoInputError
 from lepton_etl.indicators.eu_report import eu_report, in_scope
 from lepton_etl.indicators.figures import Totals, day_kpis, roll_up
-from lepton_etl.lake import tables as plain
+from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.carbon import KPI
 from lepton_etl.schema.types import arrow_schema
 
@@ -75,7 +75,7 @@ def test_it_is_read_from_the_lake_without_spark(tmp_path: Path) -> None:
     )
     with pytest.raises(NoInputError, match="no KPI of 2025"):
         eu_text(settings, 2025, "csv")
-    plain.append(tmp_path, KPI, pa.Table.from_pylist(year_rows(), schema=arrow_schema(KPI)).to_pylist(), {})
+    Lake(tmp_path).write_rows(KPI, pa.Table.from_pylist(year_rows(), schema=arrow_schema(KPI)).to_pylist())
     lines = list(csv.DictReader(io.StringIO(eu_text(settings, 2025, "csv"))))
     assert {line["code"]: line["value"] for line in lines}["PUE"] == "1.25"
     assert {line["site_id"] for line in lines} == {"s"}

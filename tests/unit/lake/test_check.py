@@ -76,7 +76,7 @@ def foreign(lake: Lake, rows: pl.DataFrame) -> None:
 
 def test_a_lake_in_order_has_no_findings(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
     assert found(lake) == []
-    print_findings(lake.root, [])
+    print_findings(lake, [])
     assert "every file was read" in capsys.readouterr().out
 
 
@@ -92,8 +92,8 @@ def test_a_damaged_and_a_lost_file_are_named_with_their_remedy(lake: Lake) -> No
     (lost,) = found(lake)
     assert path.name in lost and "cannot be read" in lost
     with pytest.raises(LakeError, match="1 findings in the lake"):
-        print_findings(lake.root, [])
-    print_findings(lake.root, [READING.name])
+        print_findings(lake, [])
+    print_findings(lake, [READING.name])
 
 
 def test_bounds_required_columns_and_keys_of_another_writer_are_checked(lake: Lake) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from lepton_etl.cli.main import main
 from lepton_etl.errors import ConfigurationError, LakeError
-from lepton_etl.lake import tables
 from lepton_etl.lake.compare import Correction, TableComparison, Tolerance, compare_lakes, read_corrections
+from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.energy import PREDICTION
 from lepton_etl.schema.fleet import WEATHER_HOUR
 from lepton_etl.schema.operations import RUN
@@ -60,7 +60,7 @@ def scored(version: str, predicted_kwh: float) -> dict[str, Any]:
 
 
 def lake(root: Path, *rows: dict[str, Any], table: Any = WEATHER_HOUR) -> Path:
-    tables.append(root, table, rows, {})
+    Lake(root).write_rows(table, rows)
     return root
 
 

@@ -1,0 +1,176 @@
+"""A lake in a bucket of a real S3 API server on loopback: whole nights, safe commits, leases that are taken over."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+
+import boto3
+import pytest
+from deltalake.exceptions import CommitFailedError
+
+from lepton_etl.config.sections import StorageSettings
+from lepton_etl.config.settings import LakeSettings, MlflowSettings, Settings, load
+from lepton_etl.days import Days
+from lepton_etl.errors import ConfigurationError, Exit, LockedError
+from lepton_etl.lake import lease as leases
+from lepton_etl.lake.check import check_lake
+from lepton_etl.lake.compare import compare_lakes
+from lepton_etl.lake.lease import DaysLease, Lease
+from lepton_etl.lake.location import Location
+from lepton_etl.lake.tables import Lake
+from lepton_etl.schema.operations import RUN
+from lepton_etl.simulator.plan import ClusterPlan, FleetPlan
+from lepton_etl.simulator.simulate import simulate
+from pipelines.engine import LocalEngine
+from pipelines.nightly import check, run_night
+
+DAY = Days.of(date(2025, 6, 3))
+KEYS = {"access_key": "key-of-the-lake", "secret_key": "secret"}
+
+
+@pytest.fixture(scope="module")
+def storage() -> Iterator[StorageSettings]:
+    """Section `storage` of a server in a process of its own: some calls of delta-rs let no other thread run."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                assert server.poll() is None and time.monotonic() < until
+                time.sleep(0.1)
+        found = StorageSettings(endpoint=f"http://127.0.0.1:{port}", region="eu-central-1", **KEYS)
+        client = boto3.client(
+            "s3", endpoint_url=found.endpoint, region_name=found.region, aws_access_key_id=found.access_key,
+            aws_secret_access_key=found.secret_key,
+        )  # fmt: skip
+        client.create_bucket(Bucket="lakes", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+        yield found
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of a small simulated fleet, its lake in a folder."""
+    folder = tmp_path_factory.mktemp("site")
+    clusters = (ClusterPlan(cluster_id="c01", nodes=2, hardware_class="gpu-400"),)
+    simulate(FleetPlan(seed=3, first_date=DAY.start, days=1, clusters=clusters), folder)
+    return load(folder / "config.yaml")
+
+
+def in_bucket(site: Settings, storage: StorageSettings, prefix: str, folder: Path) -> Settings:
+    """The same site with its lake in the bucket, and a model registry of its own."""
+    mlflow = MlflowSettings(
+        tracking_uri=f"sqlite:///{folder}/mlflow.db", artifact_location=str(folder / "artifacts")
+    )
+    lake = LakeSettings(root=f"s3a://lakes/{prefix}")
+    return site.model_copy(update={"lake": lake, "storage": storage, "mlflow": mlflow})
+
+
+@pytest.fixture
+def lake(site: Settings, storage: StorageSettings, tmp_path: Path) -> Lake:
+    return Lake.of(in_bucket(site, storage, tmp_path.name, tmp_path))
+
+
+def test_a_whole_night_in_a_bucket_makes_the_tables_of_one_in_a_folder(
+    site: Settings, storage: StorageSettings, tmp_path: Path
+) -> None:
+    bucket = in_bucket(site, storage, "night", tmp_path)
+    for settings in (site, bucket):
+        check(settings)
+        with LocalEngine(2) as engine:
+            night = run_night(engine, settings, DAY)
+        assert night.exit_code == Exit.DONE, night.message
+    found = list(compare_lakes(site.lake.root, Location.of_lake(bucket)))
+    assert len(found) > 30
+    assert [line for one in found if not one.equal for line in one.lines()] == []
+    assert list(check_lake(Lake.of(bucket))) == []
+
+
+def test_two_commits_to_one_version_are_never_both_there(lake: Lake) -> None:
+    """The second of two writers that read one version is refused: the log is written by If-None-Match."""
+    lake.write_rows(RUN, [{"run_id": "r0", "state": "running"}])
+    first, second = lake.log(RUN), lake.log(RUN)
+    first.delete("run_id = 'r0'")
+    with pytest.raises(CommitFailedError):
+        second.delete("run_id = 'r0'")
+    with ThreadPoolExecutor(4) as pool:
+        for _ in pool.map(lambda n: lake.write_rows(RUN, [{"run_id": f"r{n}", "state": "done"}]), range(8)):
+            pass
+    assert sorted(lake.read(RUN)["run_id"]) == [f"r{n}" for n in range(8)]
+
+
+def test_a_store_that_overwrites_where_it_shall_create_is_refused(
+    site: Settings, storage: StorageSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = in_bucket(site, storage, "unsafe", tmp_path)
+    # As a store without conditional writes answers.
+    monkeypatch.setattr(Location, "create", lambda place, content: place.write(content) or "tag")
+    with pytest.raises(ConfigurationError, match=r"lake\.root = 's3a://lakes/unsafe'.*If-None-Match"):
+        check(settings)
+
+
+def test_a_bucket_that_is_not_there_is_named(
+    site: Settings, storage: StorageSettings, tmp_path: Path
+) -> None:
+    settings = in_bucket(site, storage, "x", tmp_path)
+    elsewhere = settings.model_copy(update={"lake": LakeSettings(root="s3a://nowhere/lake")})
+    with pytest.raises(ConfigurationError, match=r"lake\.root = 's3a://nowhere/lake'"):
+        check(elsewhere)
+
+
+def test_a_lease_in_a_bucket_is_one_runs_and_is_given_back(lake: Lake) -> None:
+    with Lease(lake, "bronze", "first"):
+        with pytest.raises(LockedError, match="held by run first"), Lease(lake, "bronze", "second"):
+            pass
+        with DaysLease(lake, [DAY], "first"):
+            with (
+                pytest.raises(LockedError, match=r"day-2025-06-03.*run first"),
+                DaysLease(lake, [DAY], "second"),
+            ):
+                pass
+            with DaysLease(lake, [Days.of(date(2025, 6, 4))], "second"):
+                pass
+    with Lease(lake, "bronze", "second"), DaysLease(lake, [DAY], "second"):
+        lake.write_rows(RUN, [{"run_id": "second", "state": "done"}])
+
+
+def entered(one: Lease) -> bool:
+    try:
+        one.__enter__()
+    except LockedError:
+        return False
+    return True
+
+
+def test_of_many_that_find_a_silent_holder_one_takes_over_and_the_silent_one_commits_nothing(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "HEARTBEAT_S", 600.0)
+    with Lease(lake, "bronze", "paused"):
+        lake.write_rows(RUN, [{"run_id": "paused", "state": "running"}])
+        # Paused for long: the margin is over, then the silence.
+        monkeypatch.setattr(leases, "SILENT_AFTER_S", 2.0)
+        monkeypatch.setattr(leases, "_MARGIN_S", 1.0)
+        time.sleep(4)
+        others = [Lease(Lake(lake.root), "bronze", f"r{number}") for number in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            assert sum(pool.map(entered, others)) == 1
+        with pytest.raises(LockedError, match="run paused was lost"):
+            lake.write_rows(RUN, [{"run_id": "paused", "state": "done"}])
+    assert lake.read(RUN)["state"].to_list() == ["running"]
