@@ -7,8 +7,9 @@ from pathlib import Path
 from lepton_etl.days import Days
 from lepton_etl.errors import QualityGateError
 from lepton_etl.lake.tables import Lake
-from lepton_etl.quality.gate import GATED, Slice, judge
+from lepton_etl.quality.gate import GATED, judge
 from lepton_etl.quality.rules import GateOutcome, load_rules
+from lepton_etl.quality.slices import Slice
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.logs import FILE
 from pipelines.stage import StageContext, StageResult
@@ -24,7 +25,7 @@ def run(context: StageContext) -> StageResult:
     quality, days = context.settings.quality, context.days
     rules = load_rules(quality.expectations)
     docs = docs_folder(quality.docs, days)
-    found = judge(slices(context.lake, days), rules, docs)
+    found = judge(slices(context.lake, days), rules, docs, quality.project or quality.docs)
     for outcome in (*found.failures, *found.warnings):
         context.log.warning(
             "expectation not met",

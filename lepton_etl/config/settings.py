@@ -163,7 +163,10 @@ class Energy(Section):
 
 class Quality(Section):
     expectations: Path | None = setting(None, "Folder of rule files; default: the ones shipped in conf/.")
-    docs: Path = setting(Path("quality"), "Folder of the Data Docs.")
+    docs: Path = setting(Path("quality"), "Folder of the Data Docs, one below it for each run's days.")
+    project: Path | None = setting(
+        None, "Folder whose gx/ is the context of Great Expectations; default: that of the Data Docs."
+    )
 
 
 class Report(Section):

@@ -1,239 +1,300 @@
-"""Check the run's days of silver before gold: which expectations hold, and the Data Docs that show it.
+"""Judge the run's days before gold: Great Expectations' checkpoint `gate` over the rows themselves, and its Data Docs.
 
-DuckDB computes every check of a slice of a table in one pass over the lake's own files: one row with the
-value of each check, and the keys of rows that break one. Great Expectations judges these values and writes
-the Data Docs. It takes seconds to import and only the gate needs it, so it is imported inside the functions.
+The context is a file context that anyone opens with plain Great Expectations: a data source over one DuckDB file with
+the rows of the days (slices.py), a suite a table (suites.py), results, Data Docs. Great Expectations takes seconds to
+import and only the gate needs it, so it is imported inside the functions, while the rows are copied.
 """
 
 from __future__ import annotations
 
+import fcntl
+import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
 import duckdb
-import pyarrow as pa
 
 from lepton_etl.quality.offline_docs import take_offline
 from lepton_etl.quality.rules import (
-    KEY_UNIQUE,
-    NOT_EMPTY,
-    Check,
     CheckOutcome,
     GateOutcome,
     Severity,
     TableRules,
-    checks_of,
+    great_expectations,
 )
+from lepton_etl.quality.slices import Copied, Slice, SlicesFile, keys_twice, keys_where, view_name
+from lepton_etl.quality.suites import COLUMNS, KEY_UNIQUE, NOT_EMPTY, suite_name, suite_of
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.fleet import FACILITY_INTERVAL, GRID_HOUR, INTERVAL
 from lepton_etl.schema.logs import FILE
 from lepton_etl.schema.tables import TABLES
 
-ROWS: Final = "rows"
+# What gold is made from; each needs a rule file, or the gate closes.
+GATED: Final = (FILE, INTERVAL, FACILITY_INTERVAL, GRID_HOUR)
+CHECKPOINT: Final = "gate"
 _EXAMPLES: Final = 3
-# What rule files may say beside DuckDB's own SQL: words that Spark's had.
-_MACROS: Final = (
-    "CREATE MACRO try_divide(a, b) AS a / nullif(b, 0)",
-    "CREATE MACRO to_date(t) AS CAST(t AS DATE)",
-)
-
-
-class Slice:
-    """Rows of a table that SQL is asked about: `rows` is an Arrow table, or a dataset that is never held whole.
-
-    `where` is SQL over its columns.
-    """
-
-    def __init__(self, rows: Any, where: str | None = None) -> None:
-        self.columns = tuple(rows.schema.names)
-        self._connection = duckdb.connect()
-        self._connection.execute("SET TimeZone = 'UTC'")
-        # A rule reads the slice and nothing else of this machine.
-        self._connection.execute("SET enable_external_access = false")
-        for macro in _MACROS:
-            self._connection.execute(macro)
-        self._connection.register("every_row", rows)
-        self._connection.execute(
-            f"CREATE VIEW slice AS SELECT * FROM every_row{f' WHERE {where}' if where else ''}"
-        )
-
-    def query(self, sql: str) -> pa.Table:
-        """The answer to SQL over `slice`. Raises duckdb.Error."""
-        return self._connection.execute(sql).to_arrow_table()
-
-    def complaint(self, *aggregates: str) -> str | None:
-        """What is wrong with these aggregates on these columns; reads no row."""
-        try:
-            self._connection.execute(f"EXPLAIN SELECT {', '.join(('count(*)', *aggregates))} FROM slice")
-        except duckdb.Error as error:
-            return str(error).splitlines()[0]
-        return None
-
-
-def complaints(checks: Sequence[Check], rows: Slice) -> dict[str, str]:
-    """Check name -> what is wrong with an expression on these columns."""
-    own = [check for check in checks if check.name != KEY_UNIQUE]
-    # Asking for all at once takes as long as for one; only where that fails is each asked on its own.
-    if rows.complaint(*(check.sql for check in own)) is None:
-        return {}
-    found = {check.name: rows.complaint(check.sql) for check in own}
-    return {name: text for name, text in found.items() if text is not None}
-
-
-def profile(table: Table, checks: Sequence[Check], rows: Slice) -> pa.Table:
-    """One row: `rows` and one column a check. Raises duckdb.Error where an expression fails on the data."""
-    values = [f'{check.sql} AS "{check.name}"' for check in checks if check.name != KEY_UNIQUE]
-    found = rows.query(f"SELECT {', '.join((f'count(*) AS {ROWS}', *values))} FROM slice")
-    if any(check.name == KEY_UNIQUE for check in checks):
-        keys = ", ".join(table.key)
-        surplus = rows.query(
-            f"SELECT coalesce(sum(n - 1), 0)::BIGINT AS n FROM (SELECT count(*) AS n FROM slice GROUP BY {keys})"
-        )
-        found = found.append_column(KEY_UNIQUE, surplus["n"])
-    return found.select([ROWS, *(check.name for check in checks)])
-
-
-def examples(table: Table, check: Check, rows: Slice) -> tuple[str, ...]:
-    """Keys (and the column's value) of up to three rows that break the check, in key order."""
-    keys = [name for name in table.key if name in rows.columns]
-    if check.name == KEY_UNIQUE:
-        sql = f"SELECT {', '.join(keys)}, count(*) AS count FROM slice GROUP BY {', '.join(keys)} HAVING count > 1"
-    elif check.bad is not None:
-        extra = [check.column] if check.column and check.column not in table.key else []
-        sql = f"SELECT {', '.join((*keys, *extra))} FROM slice WHERE {check.bad}"
-    else:
-        return ()
-    found = rows.query(
-        f"{sql} ORDER BY {', '.join(keys)} LIMIT {_EXAMPLES}" if keys else f"{sql} LIMIT {_EXAMPLES}"
-    )
-    return tuple(" ".join(f"{name}={value}" for name, value in row.items()) for row in found.to_pylist())
-
-
-COLUMNS: Final = "columns_match_the_dictionary"
+_SUITE: Final = "suite"
 _SITE: Final = "gate"
-_SEVERITY: Final = {"fail": "critical", "warn": "warning"}
+_SOURCE: Final = "lake"
+_ROWS: Final = "rows.duckdb"
+# What the stored suites and definitions were made of.
+_MADE_OF: Final = "made_of.sha256"
+# Counts, shares and some values that break it. The keys of such rows would cost two more queries for each expectation
+# whether it holds or not: the gate asks for them itself where one does not.
+_RESULTS: Final = "BASIC"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Great Expectations' word on one check; `raised` is the error where it could not judge."""
+def judge(
+    slices: Mapping[str, Slice], rules: Mapping[str, TableRules], docs: Path, project: Path
+) -> GateOutcome:
+    """Judge each slice (table name -> rows of the run's days; a table that does not exist is left out).
 
-    passed: bool
-    observed: Any
-    raised: str | None = None
-
-
-def suite_name(table: Table) -> str:
-    """`silver/interval` -> `silver.interval`: Data Docs refuse a slash and make folders of dots."""
-    return table.name.replace("/", ".")
-
-
-def values_suite(table: Table, checks: Sequence[Check]) -> Any:
-    """The suite of a table's profile row: each check's column between its bounds."""
-    import great_expectations as gx
-    from great_expectations.expectations.core.expect_column_max_to_be_between import (
-        ExpectColumnMaxToBeBetween,
+    Nothing raises for bad data: a missing rule file, a rule that cannot be computed and an expectation
+    that raises are failures that name the suite. `docs` is the folder of this run's Data Docs, the context is
+    `project`/gx.
+    """
+    night = _Night(docs, project, rules)
+    with _alone(project), ThreadPoolExecutor(1) as beside:
+        loaded = beside.submit(great_expectations)
+        night.copy(slices)
+        loaded.result()
+        written = None
+        try:
+            written = night.judge()
+        except Exception as error:
+            # Whatever Great Expectations raises closes the gate: an unknown verdict is no reason to publish.
+            night.outcomes += [
+                _closed(table, _SUITE, f"raised {_first_line(error)}", "a verdict") for table in night.copied
+            ]
+    return GateOutcome(
+        tuple(night.outcomes), {table.name: copied.rows for table, copied in night.copied.items()}, written
     )
-    from great_expectations.expectations.metadata_types import FailureSeverity
 
-    return gx.ExpectationSuite(
-        name=suite_name(table),
-        expectations=[
-            ExpectColumnMaxToBeBetween(
-                column=check.name,
-                min_value=check.low,
-                max_value=check.high,
-                severity=FailureSeverity(_SEVERITY[check.severity]),
-                description=f"{check.name}: {check.expected}",
-                meta={"check": check.name},
+
+@contextmanager
+def _alone(project: Path) -> Iterator[None]:
+    """Wait for another night's gate: nights of other days run side by side, the context is one."""
+    project.mkdir(parents=True, exist_ok=True)
+    with (project / ".gate.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@dataclass
+class _Night:
+    """The tables of a run on their way through the gate."""
+
+    docs: Path
+    project: Path
+    rules: Mapping[str, TableRules]
+    outcomes: list[CheckOutcome] = field(default_factory=list)
+    copied: dict[Table, Copied] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> Path:
+        return self.project / "gx" / _ROWS
+
+    def copy(self, slices: Mapping[str, Slice]) -> None:
+        """Copy the slices, and say what cannot be judged."""
+        with SlicesFile(self.rows) as file:
+            for name in dict.fromkeys([*(table.name for table in GATED), *self.rules]):
+                table = TABLES[name]
+                if name not in self.rules:
+                    wanted = f"a file of conf/expectations with table: {name}"
+                    self.outcomes.append(_closed(table, _SUITE, "no rule file", wanted))
+                elif name not in slices:
+                    if self.rules[name].required:
+                        absent = _closed(table, NOT_EMPTY, "the table does not exist", "rows of the days")
+                        self.outcomes.append(absent)
+                else:
+                    self._copy(file, table, slices[name])
+
+    def _copy(self, file: SlicesFile, table: Table, slice_: Slice) -> None:
+        try:
+            copied = file.copy(table, self.rules[table.name].rules, slice_)
+        except duckdb.Error as error:
+            self.outcomes.append(
+                _closed(table, _SUITE, f"cannot be computed: {_first_line(error)}", "its rows")
             )
-            for check in checks
-        ],
-    )
+            return
+        self.copied[table] = copied
+        for rule in self.rules[table.name].rules:
+            if rule.name in copied.complaints:
+                complaint = f"cannot be computed: {copied.complaints[rule.name]}"
+                self.outcomes.append(_closed(table, rule.name, complaint, rule.says))
 
+    def judge(self) -> Path | None:
+        """Run the checkpoint and write the Data Docs; their front page, None where they cannot be written."""
+        if not self.copied:
+            return None
+        fresh = self.docs.with_name(f".{self.docs.name}.{os.getpid()}")
+        context = _context(self.project, self.docs)
+        checkpoint = self._checkpoint(context)
+        from great_expectations.core.run_identifier import RunIdentifier
 
-def columns_suite(table: Table) -> Any:
-    """The suite of the slice itself: the dictionary's columns in their order."""
-    import great_expectations as gx
-    from great_expectations.expectations.core.expect_table_columns_to_match_ordered_list import (
-        ExpectTableColumnsToMatchOrderedList,
-    )
-    from great_expectations.expectations.metadata_types import FailureSeverity
+        _forget(self.project, self.docs.name)
+        found = checkpoint.run(run_id=RunIdentifier(run_name=self.docs.name, run_time=datetime.now(UTC)))
+        _release(context)
+        by_suite = {result.suite_name: result for result in found.run_results.values()}
+        for table, copied in self.copied.items():
+            self.outcomes += [
+                self._outcome(table, copied, one) for one in by_suite[suite_name(table)].results
+            ]
+        try:
+            return _write_docs(context, found, fresh, self.docs, self.outcomes)
+        except OSError:
+            # Pages that cannot be written (full disk, rights) must not hide the verdict; the caller says so.
+            return None
 
-    match = ExpectTableColumnsToMatchOrderedList(
-        column_list=list(table.columns), severity=FailureSeverity.CRITICAL, meta={"check": COLUMNS}
-    )
-    return gx.ExpectationSuite(name=f"{suite_name(table)}_columns", expectations=[match])
+    def _checkpoint(self, context: Any) -> Any:
+        """Return the stored checkpoint; where dictionary, rules or tables changed, all is made anew before.
 
-
-class Validator:
-    """An ephemeral Great Expectations context that keeps its results in memory and writes Data Docs."""
-
-    def __init__(self) -> None:
-        # Read at import; nothing about a site's data leaves the site.
-        os.environ["GX_ANALYTICS_ENABLED"] = "false"
-        import great_expectations as gx
-        from great_expectations.data_context.types.base import (
-            DataContextConfig,
-            InMemoryStoreBackendDefaults,
-            ProgressBarsConfig,
-        )
-
-        logging.getLogger("great_expectations").setLevel(logging.ERROR)
-        self._context = gx.get_context(
-            mode="ephemeral",
-            project_config=DataContextConfig(
-                store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
-                progress_bars=ProgressBarsConfig(globally=False),
-                analytics_enabled=False,
-            ),
-        )
-
-    def validate(self, suite: Any, rows: pa.Table) -> Mapping[str, Verdict]:
-        """Check name -> verdict. Expectations that raise come back as not passed, with what they raised."""
-        import great_expectations as gx
-
-        context, name = self._context, suite.name
-        source = context.data_sources.add_pandas(name)
-        asset = source.add_dataframe_asset("slice")
-        definition = context.validation_definitions.add(
-            gx.ValidationDefinition(
-                name=name,
-                data=asset.add_batch_definition_whole_dataframe("days"),
-                suite=context.suites.add(suite),
-            )
-        )
-        found: Any = definition.run(batch_parameters={"dataframe": rows.to_pandas()}, result_format="BASIC")
-        return {r.expectation_config.meta["check"]: _verdict(r) for r in found.results}
-
-    def write_docs(self, folder: Path, outcomes: Sequence[CheckOutcome]) -> Path:
-        """Build the Data Docs of everything validated so far; replaces the folder. Returns its index.html."""
-        fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
-        fresh.parent.mkdir(parents=True, exist_ok=True)
-        site: Any = {
-            "class_name": "SiteBuilder",
-            "show_how_to_buttons": False,
-            "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
-            "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(fresh)},
+        Making anew takes as long as judging.
+        """
+        gx = great_expectations()
+        suites = {
+            table: suite_of(table, copied, required=self.rules[table.name].required)
+            for table, copied in self.copied.items()
         }
-        self._context.add_data_docs_site(_SITE, site)
-        self._context.build_data_docs(site_names=[_SITE])
-        take_offline(fresh, outcomes, f"Quality of {folder.name}")
-        # Built aside, then swapped: the folder never holds half a site or pages of an earlier run.
-        shutil.rmtree(folder, ignore_errors=True)
-        fresh.replace(folder)
-        return folder / "index.html"
+        made_of = self.project / "gx" / _MADE_OF
+        wanted = _digest(self.rows, suites.values())
+        if made_of.is_file() and made_of.read_text(encoding="utf-8") == wanted:
+            return context.checkpoints.get(CHECKPOINT)
+        made_of.unlink(missing_ok=True)
+        source = context.data_sources.add_or_update_sql(
+            name=_SOURCE, connection_string=f"duckdb+lepton:///{self.rows.resolve()}", create_temp_table=False
+        )
+        definitions = []
+        for table, suite in suites.items():
+            asset = source.add_table_asset(suite_name(table), table_name=view_name(table))
+            definitions.append(
+                context.validation_definitions.add_or_update(
+                    gx.ValidationDefinition(
+                        name=suite_name(table),
+                        data=asset.add_batch_definition_whole_table("days"),
+                        suite=context.suites.add_or_update(suite),
+                    )
+                )
+            )
+        checkpoint = context.checkpoints.add_or_update(
+            gx.Checkpoint(name=CHECKPOINT, validation_definitions=definitions, result_format=_RESULTS)
+        )
+        made_of.write_text(wanted, encoding="utf-8")
+        return checkpoint
+
+    def _outcome(self, table: Table, copied: Copied, found: Any) -> CheckOutcome:
+        asked = found.expectation_config
+        # An expectation that a person added with Great Expectations itself has no such names.
+        meta = asked.meta or {}
+        check, raised = meta.get("check", asked.type), _raised(found.exception_info)
+        expected = asked.description or asked.type
+        if raised:
+            return _closed(table, check, f"raised {raised.splitlines()[0]}", expected)
+        severity: Severity = "fail" if asked.severity == "critical" else "warn"
+        column, observed = meta.get("about"), _observed(found.result)
+        if check == COLUMNS:
+            missing = [name for name in table.columns if name not in copied.columns]
+            column, observed = ", ".join(missing) or None, _differences(table, copied, missing)
+        shown: tuple[str, ...] = ()
+        if not found.success and check == KEY_UNIQUE:
+            shown = keys_twice(self.rows, table, _EXAMPLES)
+        elif not found.success and meta.get("breaks"):
+            shown = keys_where(self.rows, table, meta["breaks"], column, _EXAMPLES)
+        return CheckOutcome(
+            table.name, check, column, severity, bool(found.success), observed, expected, shown
+        )
 
 
-def _verdict(result: Any) -> Verdict:
-    raised = _raised(result.exception_info)
-    return Verdict(bool(result.success) and raised is None, result.result.get("observed_value"), raised)
+def _digest(rows: Path, suites: Iterable[Any]) -> str:
+    configured = [
+        [suite.name, [one.to_json_dict() for one in suite.expectation_configurations]] for suite in suites
+    ]
+    text = json.dumps([great_expectations().__version__, str(rows.resolve()), configured], default=str)
+    return sha256(text.encode()).hexdigest()
+
+
+def _context(project: Path, docs: Path) -> Any:
+    """The file context at `project`/gx; its one site of Data Docs is this run's folder."""
+    gx = great_expectations()
+    logging.getLogger("great_expectations").setLevel(logging.ERROR)
+    context = gx.get_context(mode="file", project_root_dir=project)
+    variables = context.variables
+    variables.analytics_enabled = False
+    variables.progress_bars = {"globally": False}
+    variables.data_docs_sites = {_SITE: _site(docs)}
+    variables.save()
+    return context
+
+
+def _site(folder: Path) -> dict[str, Any]:
+    return {
+        "class_name": "SiteBuilder",
+        "show_how_to_buttons": False,
+        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+        "store_backend": {
+            "class_name": "TupleFilesystemStoreBackend",
+            "base_directory": str(folder.resolve()),
+        },
+    }
+
+
+def _forget(project: Path, days: str) -> None:
+    """Take away earlier results of these days: the new ones replace them."""
+    for folder in (project / "gx" / "uncommitted" / "validations").glob(f"*/*/{days}"):
+        shutil.rmtree(folder)
+
+
+def _release(context: Any) -> None:
+    """Close the file of rows, which the next run of this process writes anew."""
+    source = context.data_sources.get(_SOURCE)
+    source.get_execution_engine().engine.dispose()
+    source.get_engine().dispose()
+
+
+def _write_docs(
+    context: Any, found: Any, fresh: Path, folder: Path, outcomes: Sequence[CheckOutcome]
+) -> Path:
+    """Build the Data Docs of this run; replaces the folder. Returns its index.html."""
+    from great_expectations.data_context.types.resource_identifiers import ExpectationSuiteIdentifier
+
+    fresh.parent.mkdir(parents=True, exist_ok=True)
+    context.variables.data_docs_sites = {_SITE: _site(fresh)}
+    pages = [
+        *found.run_results,
+        *(ExpectationSuiteIdentifier(name=r.suite_name) for r in found.run_results.values()),
+    ]
+    context.build_data_docs(site_names=[_SITE], resource_identifiers=pages, build_index=False)
+    take_offline(fresh, outcomes, f"Quality of {folder.name}")
+    # Built aside, then swapped: the folder never holds half a site or pages of an earlier run.
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.replace(folder)
+    return folder / "index.html"
+
+
+def _observed(result: Mapping[str, Any]) -> str:
+    """What was found, for a person: rows that break it of those judged, or a value."""
+    if "unexpected_count" in result:
+        judged = result["element_count"] - result.get("missing_count", 0)
+        return f"{result['unexpected_count']:,} of {judged:,} rows"
+    value = result.get("observed_value")
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _differences(table: Table, copied: Copied, missing: Sequence[str]) -> str:
+    surplus = [name for name in copied.columns if name not in table.columns]
+    texts = [f"missing {', '.join(missing)}"] if missing else []
+    texts += [f"unknown {', '.join(surplus)}"] if surplus else []
+    as_declared = "as declared" if copied.columns == table.columns else "another order"
+    return "; ".join(texts) or as_declared
 
 
 def _raised(info: Any) -> str | None:
@@ -245,146 +306,9 @@ def _raised(info: Any) -> str | None:
     return messages[0] if messages else None
 
 
-# What gold is made from; each needs a rule file, or the gate closes.
-GATED: Final = (FILE, INTERVAL, FACILITY_INTERVAL, GRID_HOUR)
-_SUITE: Final = "suite"
-
-
-def judge(slices: Mapping[str, Slice], rules: Mapping[str, TableRules], docs: Path) -> GateOutcome:
-    """Judge each slice (table name -> rows of the run's days; a table that does not exist is left out).
-
-    Nothing raises for bad data: a missing rule file, a rule that cannot be read and an expectation
-    that raises are failures that name the suite. `docs` is the folder of this run's Data Docs.
-    """
-    outcomes: list[CheckOutcome] = []
-    counts: dict[str, int] = {}
-    validator = Validator()
-    for name in dict.fromkeys([*(table.name for table in GATED), *rules]):
-        table, rows = TABLES[name], slices.get(name)
-        if name not in rules:
-            outcomes.append(
-                _closed(table, _SUITE, "no rule file", f"a file of conf/expectations with table: {name}")
-            )
-        elif rows is None:
-            outcomes += _absent(table, rules[name])
-        else:
-            judged = _Judged(table, rules[name], rows, validator)
-            outcomes += judged.outcomes()
-            counts[name] = judged.rows
-    return GateOutcome(tuple(outcomes), counts, _docs(validator, docs, outcomes))
-
-
-@dataclass
-class _Judged:
-    """One table on its way through the gate."""
-
-    table: Table
-    rules: TableRules
-    slice: Slice
-    validator: Validator
-    rows: int = 0
-
-    def outcomes(self) -> list[CheckOutcome]:
-        found: list[CheckOutcome] = []
-        try:
-            for outcome in chain(self._columns(), self._values()):
-                found.append(outcome)
-        except Exception as error:
-            # Whatever an expectation raises closes the gate: an unknown verdict is no reason to publish.
-            found.append(_closed(self.table, _SUITE, f"raised {_first_line(error)}", "a verdict"))
-        return found
-
-    def _columns(self) -> Iterator[CheckOutcome]:
-        verdict = self._declared()
-        wanted, found = self.table.columns, self.slice.columns
-        missing = [name for name in wanted if name not in found]
-        surplus = [name for name in found if name not in wanted]
-        differences = [f"missing {', '.join(missing)}"] if missing else []
-        differences += [f"unknown {', '.join(surplus)}"] if surplus else []
-        observed = "as declared" if verdict.passed else "; ".join(differences) or "another order"
-        yield CheckOutcome(
-            self.table.name, COLUMNS, ", ".join(missing) or None, "fail", verdict.passed, observed,
-            "the columns of the field dictionary in their order",
-        )  # fmt: skip
-
-    def _declared(self) -> Verdict:
-        """Great Expectations' word on the columns; it needs no row for it."""
-        no_rows = self.slice.query("SELECT * FROM slice LIMIT 0")
-        return self.validator.validate(columns_suite(self.table), no_rows)[COLUMNS]
-
-    def _values(self) -> Iterator[CheckOutcome]:
-        # A check of a missing column has nothing to read; `_columns` says that it is missing.
-        checks = [
-            check
-            for check in checks_of(self.table, self.rules)
-            if check.column is None or check.column in self.slice.columns
-        ]
-        unreadable = complaints(checks, self.slice)
-        readable = [check for check in checks if check.name not in unreadable]
-        for check in checks:
-            if check.name in unreadable:
-                complaint = unreadable[check.name]
-                yield _closed(self.table, check.name, f"cannot be computed: {complaint}", check.says)
-        try:
-            values = profile(self.table, readable, self.slice)
-        except duckdb.Error as error:
-            yield _closed(
-                self.table, _SUITE, f"cannot be computed: {_first_line(error)}", "a value for each check"
-            )
-            return
-        self.rows = values[ROWS][0].as_py()
-        yield from self._verdicts(readable, values)
-
-    def _verdicts(self, checks: Sequence[Check], values: pa.Table) -> Iterator[CheckOutcome]:
-        # Null is a question that the slice does not raise: a share of no rows, a figure without its input.
-        asked = [check for check in checks if values[check.name][0].is_valid]
-        if not self.rows:
-            asked = [check for check in asked if check.name == NOT_EMPTY]
-        verdicts = self.validator.validate(values_suite(self.table, asked), values) if asked else {}
-        for check in asked:
-            verdict = verdicts.get(check.name, Verdict(False, None, "no verdict"))
-            shown = () if verdict.passed else examples(self.table, check, self.slice)
-            if verdict.raised:
-                yield _closed(
-                    self.table, check.name, f"raised {verdict.raised.splitlines()[0]}", check.expected
-                )
-            else:
-                yield self._outcome(check, verdict, shown)
-
-    def _outcome(self, check: Check, verdict: Verdict, shown: tuple[str, ...]) -> CheckOutcome:
-        observed = (
-            f"{verdict.observed:,} of {self.rows:,} rows" if check.counts_rows else f"{verdict.observed:.6g}"
-        )
-        return CheckOutcome(
-            self.table.name,
-            check.name,
-            check.column,
-            check.severity,
-            verdict.passed,
-            observed,
-            check.expected,
-            shown,
-        )
-
-
-def _absent(table: Table, rules: TableRules) -> list[CheckOutcome]:
-    if not rules.required:
-        return []
-    return [_closed(table, NOT_EMPTY, "the table does not exist", "rows of the days")]
-
-
 def _closed(table: Table, check: str, observed: str, expected: str) -> CheckOutcome:
-    severity: Severity = "fail"
-    return CheckOutcome(table.name, check, None, severity, False, observed, expected)
+    return CheckOutcome(table.name, check, None, "fail", False, observed, expected)
 
 
-def _docs(validator: Validator, folder: Path, outcomes: Sequence[CheckOutcome]) -> Path | None:
-    # Pages that cannot be written (full disk, rights) must not hide the verdict; the caller says so.
-    try:
-        return validator.write_docs(folder, outcomes)
-    except OSError:
-        return None
-
-
-def _first_line(error: Any) -> str:
+def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -33,6 +33,9 @@ th { background: #f3f4f8; } td.number { text-align: right; font-variant-numeric:
 a { color: #14508c; } code, pre { font-family: ui-monospace, monospace; white-space: pre-wrap; }
 nav, ol.breadcrumb { list-style: none; padding: 0; } ol.breadcrumb li { display: inline; margin-right: .5rem; }
 .fail { color: #a4001d; font-weight: 600; } .warn { color: #8a5200; font-weight: 600; } .held { color: #1d6b33; }
+td, th { overflow-wrap: anywhere; }
+.fa-check-circle::before { content: "met"; color: #1d6b33; } .fa-times::before { content: "not met"; color: #a4001d; }
+.fa-exclamation-triangle::before { content: "raised"; color: #a4001d; }
 .collapse, .tab-pane { display: block; } button, .modal, .navbar, form, .btn { display: none; }
 @media (prefers-color-scheme: dark) {
   body { background: #16171c; color: #e6e6ea; } th { background: #23252d; } th, td { border-color: #3a3c46; }
@@ -43,6 +46,8 @@ nav, ol.breadcrumb { list-style: none; padding: 0; } ol.breadcrumb li { display:
 
 def take_offline(folder: Path, outcomes: Iterable[CheckOutcome], title: str) -> None:
     """Rewrite the pages below `folder` so that none asks a host for anything, and write their front page."""
+    for sheet in folder.rglob("*.css"):
+        sheet.write_text(_ADDRESS.sub("none", sheet.read_text(encoding="utf-8")), encoding="utf-8")
     (folder / _STYLE).write_text(_CSS, encoding="utf-8")
     for page in sorted(folder.rglob("*.html")):
         up = "../" * (len(page.relative_to(folder).parts) - 1)

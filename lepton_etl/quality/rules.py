@@ -1,27 +1,22 @@
-"""Make the checks of a table: the field dictionary's and those of conf/expectations.
+"""Read the rule files of conf/expectations: what a table must fulfil beyond the field dictionary.
 
-The dictionary's are required columns, bounds, sets and the key. A check is one aggregate over the slice and
-the range it must lie in, so all checks of a table cost one pass.
-Rule files hold what a table must fulfil beyond the field dictionary; outcomes are for the operator and the
-run record.
+Outcomes are for the operator and the run record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lepton_etl.conf_files import conf_path
 from lepton_etl.errors import ConfigurationError
-from lepton_etl.schema.declare import Field as Column
-from lepton_etl.schema.declare import Table
 from lepton_etl.schema.tables import TABLES
-from lepton_etl.schema.types import constraint
 
 Severity = Literal["fail", "warn"]
 
@@ -80,12 +75,13 @@ class _Model(BaseModel):
 
 
 class Rule(_Model):
-    """One rule, of one of two kinds.
+    """One rule, of one of three kinds.
 
     `every_row`: a SQL condition that each row fulfils, or the share `mostly` of them; `where` picks the
     rows it speaks of. A condition that is null (something unknown) is not counted: the unknown passes, as in
     the constraints.
     `figure`: a SQL aggregate over the slice, held between `at_least` and `at_most`; null is not judged.
+    `expectation`: one of Great Expectations' own by its type, with `kwargs`, on the columns of the table.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60, description="Name in messages.")
@@ -98,19 +94,54 @@ class Rule(_Model):
     figure: str | None = Field(None, description="Aggregate over the slice.")
     at_least: float | None = None
     at_most: float | None = None
+    expectation: str | None = Field(
+        None, description="Type of an expectation, e.g. expect_column_values_to_match_regex."
+    )
+    kwargs: dict[str, Any] = Field(default={}, description="Arguments of the expectation.")
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> Self:
-        if (self.every_row is None) == (self.figure is None):
-            raise ValueError("give either every_row or figure")
+        if sum(kind is not None for kind in (self.every_row, self.figure, self.expectation)) != 1:
+            raise ValueError("give either every_row or figure or expectation")
         bounded = self.at_least is not None or self.at_most is not None
         if self.figure is not None and not bounded:
             raise ValueError("a figure needs at_least or at_most")
-        if self.figure is not None and {"where", "mostly"} & self.model_fields_set:
+        if self.every_row is None and {"where", "mostly"} & self.model_fields_set:
             raise ValueError("where and mostly belong to every_row")
-        if self.every_row is not None and bounded:
+        if self.figure is None and bounded:
             raise ValueError("at_least and at_most belong to figure")
+        if self.expectation is None and self.kwargs:
+            raise ValueError("kwargs belong to expectation")
+        if self.expectation is not None:
+            _known_expectation(self.expectation, self.kwargs)
         return self
+
+    @property
+    def sql(self) -> str:
+        """What the rule computes: of a row whether it holds (null: not judged), or the figure of the slice."""
+        if self.figure is not None:
+            return f"({self.figure})"
+        return f"CASE WHEN {self.where or 'TRUE'} THEN ({self.every_row}) END"
+
+
+def _known_expectation(kind: str, kwargs: dict[str, Any]) -> None:
+    """Raise ValueError where Great Expectations does not know the type or refuses an argument."""
+    great_expectations()
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+    try:
+        ExpectationConfiguration(type=kind, kwargs=kwargs).to_domain_obj()
+    except Exception as error:
+        raise ValueError(f"expectation {kind}: {str(error).splitlines()[0]}") from error
+
+
+def great_expectations() -> Any:
+    """Import Great Expectations, which takes seconds, so that nothing about a site's data leaves the site."""
+    # Read at the import.
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    import great_expectations as gx
+
+    return gx
 
 
 class TableRules(_Model):
@@ -184,103 +215,3 @@ def _mistakes(error: ValidationError) -> list[str]:
         shown = f" = {mistake['input']!r}" if scalar else ""
         texts.append(f"key {key}{shown}: {what}")
     return texts
-
-
-KEY_UNIQUE = "key_is_unique"
-NOT_EMPTY = "not_empty"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """`sql` is a SQL aggregate whose value lies in [low, high] (None: open); null is not judged.
-
-    `bad` is the condition of a row that breaks the check, None where no single row does. A check of [0, 0]
-    counts such rows.
-    """
-
-    name: str
-    column: str | None
-    severity: Severity
-    says: str
-    sql: str
-    low: float | None
-    high: float | None
-    bad: str | None = None
-
-    @property
-    def counts_rows(self) -> bool:
-        return self.high == 0 and self.low == 0
-
-    @property
-    def expected(self) -> str:
-        """What the value should be, for a person."""
-        if self.counts_rows:
-            return f"none: {self.says}"
-        bounds = [f"at least {self.low:g}"] if self.low is not None else []
-        bounds += [f"at most {self.high:g}"] if self.high is not None else []
-        return f"{' and '.join(bounds)}: {self.says}"
-
-
-def checks_of(table: Table, rules: TableRules) -> tuple[Check, ...]:
-    """Every check of the table; the dictionary's own are all `fail`."""
-    return (
-        *_row_count(table, rules),
-        *(_known(name) for name in table.required),
-        *(check for field in table.fields for check in _within(field)),
-        *_unique(table),
-        *(_of_rule(rule) for rule in rules.rules),
-    )
-
-
-def _row_count(table: Table, rules: TableRules) -> Iterator[Check]:
-    if rules.required:
-        yield Check(NOT_EMPTY, None, "fail", f"{table.name} holds rows of the days", "count(*)", 1, None)
-
-
-def _known(column: str) -> Check:
-    bad = f"{column} IS NULL"
-    return _counting(f"{column}_is_known", column, "fail", f"{column} is never null", bad)
-
-
-def _within(field: Column) -> Iterator[Check]:
-    """Bounds or set, in the constraint's own words: NaN and infinity break it, the unknown does not."""
-    condition = constraint(field)
-    if condition is None:
-        return
-    if field.one_of:
-        yield _counting(
-            f"{field.name}_is_in_set", field.name, "fail", f"{field.name} is one of the dictionary's names",
-            f"NOT ({condition})",
-        )  # fmt: skip
-        return
-    unit = f" {field.unit}" if field.unit else ""
-    low = "-inf" if field.ge is None else f"{field.ge:g}"
-    top = "inf" if field.le is None else f"{field.le:g}"
-    says = f"{field.name} lies in {low} .. {top}{unit}, NaN does not"
-    yield _counting(f"{field.name}_is_in_bounds", field.name, "fail", says, f"NOT ({condition})")
-
-
-def _unique(table: Table) -> Iterator[Check]:
-    if table.key:
-        # Its value comes from a second aggregate (profile.py): a distinct count in the first would be slower.
-        says = f"one row for each {', '.join(table.key)}"
-        yield Check(KEY_UNIQUE, None, "fail", says, "", 0, 0)
-
-
-def _of_rule(rule: Rule) -> Check:
-    if rule.figure is not None:
-        return Check(
-            rule.name, rule.column, rule.severity, rule.says, f"({rule.figure})", rule.at_least, rule.at_most
-        )
-    where = f"({rule.where})" if rule.where else "TRUE"
-    bad = f"{where} AND NOT ({rule.every_row})"
-    if rule.mostly == 1:
-        return _counting(rule.name, rule.column, rule.severity, rule.says, bad)
-    judged = f"count_if({where} AND ({rule.every_row}) IS NOT NULL)"
-    share = f"try_divide(count_if({where} AND ({rule.every_row})), {judged})"
-    says = f"share of rows in which {rule.says}"
-    return Check(rule.name, rule.column, rule.severity, says, share, rule.mostly, None, bad)
-
-
-def _counting(name: str, column: str | None, severity: Severity, says: str, bad: str) -> Check:
-    return Check(name, column, severity, says, f"count_if({bad})", 0, 0, bad)

@@ -17,8 +17,9 @@ import structlog
 from lepton_etl.days import Days
 from lepton_etl.errors import Exit, QualityGateError
 from lepton_etl.lake.tables import Lake
-from lepton_etl.quality.gate import Slice, judge
+from lepton_etl.quality.gate import judge
 from lepton_etl.quality.rules import CheckOutcome, GateOutcome, Rule, TableRules, load_rules
+from lepton_etl.quality.slices import Slice
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.fleet import GRID_HOUR, INTERVAL
 from lepton_etl.schema.logs import FILE
@@ -68,7 +69,7 @@ def judged(
 ) -> GateOutcome:
     rows = intervals if isinstance(intervals, pa.Table) else rows_of(INTERVAL, intervals)
     slices = {INTERVAL.name: Slice(rows), FILE.name: Slice(rows_of(FILE, files or [file()]))}
-    return judge(slices, load_rules() if rules is None else rules, docs)
+    return judge(slices, load_rules() if rules is None else rules, docs, docs.parent / "project")
 
 
 def named(outcomes: tuple[CheckOutcome, ...]) -> dict[str, CheckOutcome]:
@@ -94,7 +95,7 @@ def test_a_good_slice_passes_and_the_docs_name_the_suites(tmp_path: Path) -> Non
         assert not re.search(r"<script|(src|href)=[\"']?(https?:)?//|url\(['\"]?(https?:)?//", page)
     front = found.docs.read_text(encoding="utf-8")
     assert "energy_kwh_is_in_bounds" in front and "0 of 288 rows" in front
-    assert [path.name for path in docs.parent.iterdir()] == ["2025-06-03"]
+    assert {path.name for path in docs.parent.iterdir()} == {"2025-06-03", "project"}
 
 
 def test_bad_values_close_the_gate_each_by_its_name(tmp_path: Path) -> None:
@@ -160,7 +161,8 @@ def test_a_missing_rule_file_closes_the_gate_and_names_the_table(tmp_path: Path)
     [
         ("power_kw > 1", "mine", "cannot be computed"),
         ("power_mean_w >", "mine", "cannot be computed"),
-        ("CAST(node_id AS INT) > 0", "suite", "cannot be computed"),
+        ("CAST(node_id AS INT) > 0", "mine", "cannot be computed"),
+        ("node_id IN (SELECT content FROM read_text('/etc/hostname'))", "mine", "disabled by configuration"),
     ],
 )
 def test_a_rule_that_raises_closes_the_gate(tmp_path: Path, condition: str, check: str, said: str) -> None:
@@ -172,13 +174,64 @@ def test_a_rule_that_raises_closes_the_gate(tmp_path: Path, condition: str, chec
     assert said in failure.observed
 
 
+def results(found: Any) -> dict[str, dict[str, Any]]:
+    """Suite and check -> whether it holds and what was found, of a checkpoint's result."""
+    return {
+        f"{one.suite_name} {evr.expectation_config.meta['check']}": {"success": evr.success} | evr.result
+        for one in found.run_results.values()
+        for evr in one.results
+    }
+
+
+def test_plain_great_expectations_opens_the_context_and_finds_the_same(tmp_path: Path) -> None:
+    found = judged(tmp_path / "docs", [*good_day()[:-1], interval(287, observed_s=301.0)])
+    (failure,) = found.failures
+    assert failure.examples == (
+        "site_id=s cluster_id=c node_id=n1 device_id=node interval_start=2025-06-03 23:55:00+00 observed_s=301.0",
+    )
+
+    import great_expectations as gx
+
+    user = gx.get_context(mode="file", project_root_dir=tmp_path / "project")
+    assert user.variables.analytics_enabled is False
+    assert len(user.validation_results_store.list_keys()) == 2
+    suite = user.suites.get("silver.interval")
+    assert {
+        "energy_kwh lies in 0 .. 1e+09 kilowatt_hour, NaN does not",
+        "observed_s is at most interval_s",
+    } <= {one.description for one in suite.expectations}
+    again = results(user.checkpoints.get("gate").run())
+    rule = again["silver.interval observed_within_the_interval"]
+    assert (rule["success"], rule["element_count"], rule["unexpected_count"]) == (False, 288, 1)
+    assert rule["unexpected_percent"] == pytest.approx(100 / 288)
+    covered = again["silver.interval node_seconds_covered"]
+    assert covered["observed_value"] == pytest.approx((287 * 300 + 301) / 86400)
+    held = {f"{one.table.replace('/', '.')} {one.check}": one.passed for one in found.outcomes}
+    assert {name: one["success"] for name, one in again.items()} == {name: held[name] for name in again}
+    assert len(again) > 50
+
+
+def test_a_rule_file_may_name_an_expectation_and_a_change_of_it_counts(tmp_path: Path) -> None:
+    rules = dict(load_rules())
+    for length, met in ((2, True), (3, False)):
+        rule = Rule(
+            name="names", severity="warn", says=f"names have {length} letters", column="node_id",
+            expectation="expect_column_value_lengths_to_equal", kwargs={"column": "node_id", "value": length},
+        )  # fmt: skip
+        rules[INTERVAL.name] = TableRules(table=INTERVAL.name, required=True, rules=(rule,))
+        found = judged(tmp_path / "docs", good_day(), rules=rules)
+        assert found.failures == ()
+        (one,) = [outcome for outcome in found.outcomes if outcome.check == "names"]
+        assert (one.passed, one.observed) == (met, f"{0 if met else 288} of 288 rows")
+
+
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
     return Lake(tmp_path / "lake")
 
 
 def context(lake: Lake, folder: Path, days: Days) -> StageContext:
-    quality = SimpleNamespace(expectations=None, docs=folder / "quality")
+    quality = SimpleNamespace(expectations=None, docs=folder / "quality", project=None)
     return StageContext(
         lake=lake,
         settings=cast(Any, SimpleNamespace(quality=quality)),

@@ -43,7 +43,18 @@ def test_a_good_file_is_read(tmp_path: Path) -> None:
         ("severity: warn", "severity: maybe", "key rules.0.severity = 'maybe'"),
         ("mostly: 0.9", "mostly: 1.5", "key rules.0.mostly = 1.5"),
         ("silver/interval", "silver/intervals", "key table = 'silver/intervals': not a declared table"),
-        ("mostly: 0.9", "figure: count(1)", "give either every_row or figure"),
+        ("mostly: 0.9", "figure: count(1)", "give either every_row or figure or expectation"),
+        (
+            "every_row: power_mean_w > 10, mostly: 0.9",
+            "expectation: expect_wonders",
+            "expectation expect_wonders: expect_wonders not found",
+        ),
+        (
+            "every_row: power_mean_w > 10, mostly: 0.9",
+            "expectation: expect_column_values_to_be_between, kwargs: {min_value: 0}",
+            "expectation expect_column_values_to_be_between: ",
+        ),
+        ("mostly: 0.9", "kwargs: {column: power_mean_w}", "kwargs belong to expectation"),
         (
             "every_row: power_mean_w > 10, mostly: 0.9",
             "figure: count(1)",
