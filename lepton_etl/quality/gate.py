@@ -284,7 +284,7 @@ def _observed(result: Mapping[str, Any]) -> str:
     """What was found, for a person: rows that break it of those judged, or a value."""
     if "unexpected_count" in result:
         judged = result["element_count"] - result.get("missing_count", 0)
-        return f"{result['unexpected_count']:,} of {judged:,} rows"
+        return f"{result['unexpected_count']:,} of {judged:,} rows break it"
     value = result.get("observed_value")
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 

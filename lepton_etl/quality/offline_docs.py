@@ -33,7 +33,7 @@ th { background: #f3f4f8; } td.number { text-align: right; font-variant-numeric:
 a { color: #14508c; } code, pre { font-family: ui-monospace, monospace; white-space: pre-wrap; }
 nav, ol.breadcrumb { list-style: none; padding: 0; } ol.breadcrumb li { display: inline; margin-right: .5rem; }
 .fail { color: #a4001d; font-weight: 600; } .warn { color: #8a5200; font-weight: 600; } .held { color: #1d6b33; }
-td, th { overflow-wrap: anywhere; }
+td, th { overflow-wrap: anywhere; } th, td:first-child { overflow-wrap: normal; white-space: nowrap; }
 .fa-check-circle::before { content: "met"; color: #1d6b33; } .fa-times::before { content: "not met"; color: #a4001d; }
 .fa-exclamation-triangle::before { content: "raised"; color: #a4001d; }
 .collapse, .tab-pane { display: block; } button, .modal, .navbar, form, .btn { display: none; }

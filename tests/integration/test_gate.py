@@ -94,7 +94,7 @@ def test_a_good_slice_passes_and_the_docs_name_the_suites(tmp_path: Path) -> Non
     for page in pages:
         assert not re.search(r"<script|(src|href)=[\"']?(https?:)?//|url\(['\"]?(https?:)?//", page)
     front = found.docs.read_text(encoding="utf-8")
-    assert "energy_kwh_is_in_bounds" in front and "0 of 288 rows" in front
+    assert "energy_kwh_is_in_bounds" in front and "0 of 288 rows break it" in front
     assert {path.name for path in docs.parent.iterdir()} == {"2025-06-03", "project"}
 
 
@@ -117,7 +117,11 @@ def test_bad_values_close_the_gate_each_by_its_name(tmp_path: Path) -> None:
         "observed_within_the_interval",
     }  # fmt: skip
     nan = failures["energy_kwh_is_in_bounds"]
-    assert (nan.table, nan.column, nan.observed) == ("silver/interval", "energy_kwh", "1 of 296 rows")
+    assert (nan.table, nan.column, nan.observed) == (
+        "silver/interval",
+        "energy_kwh",
+        "1 of 296 rows break it",
+    )
     assert len(nan.examples) == 1
     assert "node_id=n1 device_id=a" in nan.examples[0]
     assert "energy_kwh=nan" in nan.examples[0]
@@ -222,7 +226,7 @@ def test_a_rule_file_may_name_an_expectation_and_a_change_of_it_counts(tmp_path:
         found = judged(tmp_path / "docs", good_day(), rules=rules)
         assert found.failures == ()
         (one,) = [outcome for outcome in found.outcomes if outcome.check == "names"]
-        assert (one.passed, one.observed) == (met, f"{0 if met else 288} of 288 rows")
+        assert (one.passed, one.observed) == (met, f"{0 if met else 288} of 288 rows break it")
 
 
 @pytest.fixture
