@@ -455,6 +455,10 @@ def site_volume(context: StageContext, carrier: str, name: str) -> pl.DataFrame:
 
 def market_year(context: StageContext) -> Written:
     """gold/cluster_day and instruments -> gold/market_year of the run's years: matched volumes and what is left."""
+    return context.lake.swapped([MARKET_YEAR], lambda: _market_year(context))
+
+
+def _market_year(context: StageContext) -> Written:
     lake, factors = context.lake, load_factors(context.settings.carbon.factors)
     years = {day.year for day in context.days}
     kept = [row for row in lake.read(MARKET_YEAR).to_dicts() if row["reporting_year"] not in years]
@@ -541,7 +545,7 @@ def run_bill(context: StageContext) -> list[Written]:
 
     Raises ConfigurationError for a wrong tariff or invoice file.
     """
-    settings, lake, days = context.settings, context.lake, context.days
+    settings, lake = context.settings, context.lake
     if settings.tariff.file is None and settings.billing.invoices is None:
         return []
     tariff = _tariff(settings)
@@ -549,11 +553,16 @@ def run_bill(context: StageContext) -> list[Written]:
     if tariff.num_rows:
         written += _hourly(context, tariff)
     invoices = read_invoices(settings.billing.invoices) if settings.billing.invoices else {}
+    return written + lake.swapped([BILL_CHECK, COST_MONTH], lambda: _monthly(context, tariff, invoices))
+
+
+def _monthly(context: StageContext, tariff: pa.Table, invoices: dict[str, Invoice]) -> list[Written]:
+    """gold/bill_check and gold/cost_month of the months that the days touch, of all their days."""
+    settings, lake, days = context.settings, context.lake, context.days
     months = sorted(_months(lake, days, invoices, settings))
     rows = [_month(lake, settings, tariff, month, invoices.get(month)) for month in months]
     checks, clusters = [check for check, _ in rows], [row for _, found in rows for row in found]
-    written += [lake.replace_keyed(BILL_CHECK, checks), lake.replace_keyed(COST_MONTH, clusters)]
-    return written
+    return [lake.replace_keyed(BILL_CHECK, checks), lake.replace_keyed(COST_MONTH, clusters)]
 
 
 def _tariff(settings: Settings) -> pa.Table:

@@ -60,6 +60,10 @@ def run(context: StageContext) -> StageResult:
 
 def write_kpis(context: StageContext, day_rows: list[dict[str, Any]], least: float) -> Written:
     """Put the days' rows in place of theirs, and months and years made anew from all days; the rest stays."""
+    return context.lake.swapped([KPI], lambda: _write(context, day_rows, least))
+
+
+def _write(context: StageContext, day_rows: list[dict[str, Any]], least: float) -> Written:
     days, lake = context.days, context.lake
     first, last = period_start("year", days.start), period_start("year", days.end).replace(month=12, day=31)
     present = lake.read(KPI, Days(first, last)).to_dicts()

@@ -31,7 +31,7 @@ from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days, adjoining
 from lepton_etl.errors import NoInputError
 from lepton_etl.lake.file_register import FileRegister
-from lepton_etl.lake.lease import DaysLease
+from lepton_etl.lake.lease import DaysLease, Lease
 from lepton_etl.lake.nights import name_night
 from lepton_etl.lake.rows import checked
 from lepton_etl.lake.runs import code_version, last_published_batch, new_run_id, recorded_models
@@ -96,6 +96,8 @@ _REGISTERS: Final[Mapping[str, Table]] = {
 }
 
 Marks = dict[str, str]
+# How long a run waits for another one that is just publishing.
+_PUBLISHING_S: Final = 600.0
 
 
 def marks_now(lake: Lake, settings: Settings, days: Iterable[dt.date]) -> dict[dt.date, Marks]:
@@ -294,7 +296,10 @@ def close_month(settings: Settings, month: str) -> Close:
     lake = Lake.of(settings, {"run_id": run_id})
     press = Press(lake, settings, run_id)
     days = Days(*month_days(month))
-    with DaysLease(lake, [days], press.run_id):
+    with (
+        DaysLease(lake, [days], press.run_id),
+        Lease(lake, "publication", press.run_id, wait_s=_PUBLISHING_S),
+    ):
         rows = [
             row
             for row in lake.arrow(PERIOD).to_pylist()
@@ -388,8 +393,16 @@ def publish(
 ) -> tuple[list[Said], list[Change]]:
     """Append what changed of the days since it was last said; the rows and the restated figures.
 
-    `versions` are those of the tables that it is said from, where they are known.
+    `versions` are those of the tables that it is said from, where they are known. One run publishes at a time: months
+    and years, of which others say something too, are read and said as one step.
     """
+    with Lease(press.lake, "publication", press.run_id, wait_s=_PUBLISHING_S):
+        return _publish(press, days, versions)
+
+
+def _publish(
+    press: Press, days: Days, versions: Mapping[str, int] | None = None
+) -> tuple[list[Said], list[Change]]:
     said, last = _said_now(press, days), last_words(press.lake, days)
     marks = marks_now(press.lake, press.settings, days)
     inputs = [_inputs(press, day, marks[day]) for day in days if any(one.date == day for one in said)]
@@ -513,6 +526,12 @@ def _is_restated(lake: Lake, name: str, days: Days) -> bool:
 def _reopen_periods(press: Press, rows: Iterable[Said]) -> None:
     """Mark closed months of which a row was said anew as restated."""
     touched = {(one.table, closing_month(one)) for one in rows if one.status == RESTATED}
+    if not touched:
+        return
+    press.lake.swapped([PERIOD], lambda: _restate_periods(press, touched))
+
+
+def _restate_periods(press: Press, touched: set[tuple[str, str | None]]) -> None:
     site_id, now = press.settings.site.site_id, dt.datetime.now(dt.UTC)
     changed = [
         row | {"status": RESTATED, "restated_time": now}

@@ -20,7 +20,6 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
-from contextlib import ExitStack
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -40,6 +39,7 @@ SILENT_AFTER_S: Final = 600.0
 _MARGIN_S: Final = 60.0
 # How long a run waits for another one that is just looking which days are free.
 _LOOK_S: Final = 10.0
+_LOOK_AGAIN_S: Final = 0.05
 _NO_LOCKS: Final = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 _FREE: Final = b""
 
@@ -57,10 +57,14 @@ class _Hold(Protocol):
 
 
 class Lease:
-    """Holds `<name>.json` while entered, and the lake under it; raises LockedError where another run holds it."""
+    """Holds `<name>.json` while entered, and the lake under it.
 
-    def __init__(self, lake: Lake, name: str, run_id: str) -> None:
+    Raises LockedError where another run holds it, for longer than `wait_s`.
+    """
+
+    def __init__(self, lake: Lake, name: str, run_id: str, *, wait_s: float = 0.0) -> None:
         self.lake = lake
+        self.wait_s = wait_s
         self.name = name
         self.run_id = run_id
         self.folder = lake.root / "_leases"
@@ -95,9 +99,11 @@ class Lease:
             )
 
     def _taken(self) -> _Hold:
-        hold = _take(self.place, self._holder())
-        if hold is None:
-            raise _held(self.name, _read(self.place), self.place)
+        until = time.monotonic() + self.wait_s
+        while (hold := _take(self.place, self._holder())) is None:
+            if time.monotonic() >= until:
+                raise _held(self.name, _read(self.place), self.place)
+            time.sleep(_LOOK_AGAIN_S)
         return hold
 
     def _holder(self) -> dict[str, Any]:
@@ -123,16 +129,7 @@ class DaysLease(Lease):
 
     def _taken(self) -> _Hold:
         # Looking and taking is one step: two runs of the same day that start together must not both see it free.
-        until = time.monotonic() + _LOOK_S
-        with ExitStack() as stack:
-            while True:
-                try:
-                    stack.enter_context(Lease(self.lake, "days", self.run_id))
-                    break
-                except LockedError:
-                    if time.monotonic() > until:
-                        raise
-                    time.sleep(0.05)
+        with Lease(self.lake, "days", self.run_id, wait_s=_LOOK_S):
             self._refuse_held()
             return super()._taken()
 

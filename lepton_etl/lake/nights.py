@@ -54,6 +54,10 @@ def name_night(lake: Lake, days: Days, run_id: str, *, only_named: bool = False)
     A day whose files are those that it was named with keeps its row. `only_named` leaves out days that were never
     published: a single stage that is run again does not publish by itself.
     """
+    return lake.swapped([NIGHT], lambda: _name_night(lake, days, run_id, only_named=only_named))
+
+
+def _name_night(lake: Lake, days: Days, run_id: str, *, only_named: bool) -> Written:
     tables = {name: _Standing.of(lake, table) for name, table in _GOLD.items() if lake.exists(table)}
     # Tables without days are named with every row: the row that was written last says what holds.
     undated = {name for name in tables if _GOLD[name].partition != "date"}

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote
 
 import polars as pl
@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     from lepton_etl.config.settings import Settings
     from lepton_etl.lake.lease import Lease
 
-# How often a commit is tried again that another run of other days came in between of.
+# How often work is done again that another run of other days committed in between of.
 _ATTEMPTS: Final = 20
+T = TypeVar("T")
 # The application of bronze's transactions.
 BRONZE: Final = "lepton-etl-bronze"
 
@@ -82,8 +83,8 @@ def _add(table: Table, file: StagedFile) -> AddAction:
     return AddAction(file.path, file.size_bytes, values, now_ms, True, file.statistics)
 
 
-def _add_columns(table: Table, log: DeltaTable) -> None:
-    """Give a table of an older release its new columns."""
+def _add_columns(table: Table, log: DeltaTable) -> bool:
+    """Give a table of an older release its new columns; whether it lacked any."""
     known = {one.name for one in log.schema().fields}
     missing = [one for one in delta_schema(table).fields if one.name not in known]
     if missing:
@@ -91,6 +92,7 @@ def _add_columns(table: Table, log: DeltaTable) -> None:
         log.alter.add_columns(
             [Field(one.name, one.type, nullable=True, metadata=one.metadata) for one in missing]
         )
+    return bool(missing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,7 @@ class Lake:
         self.metadata = metadata or {}
         self.inputs = {} if inputs is None else inputs
         self.leases: list[Lease] = []
+        self._pinned: dict[str, int] = {}
 
     @classmethod
     def of(cls, settings: Settings, metadata: Mapping[str, str] | None = None) -> Lake:
@@ -205,14 +208,37 @@ class Lake:
         return self.log(table).version() if self.exists(table) else None
 
     def log(self, table: Table) -> DeltaTable:
-        """The table's transaction log."""
-        return self.at(table).log()
+        """Return the table's transaction log: the newest, or within `swapped` the version that is to be replaced."""
+        return self.at(table).log(self._pinned.get(table.name))
 
     def saying(self, metadata: Mapping[str, str]) -> Lake:
         """Return the same lake, under the same leases, whose commits carry other metadata."""
         other = Lake(self.root, metadata, self.inputs)
-        other.leases = self.leases
+        other.leases, other._pinned = self.leases, self._pinned
         return other
+
+    def swapped(self, tables: Sequence[Table], work: Callable[[], T]) -> T:
+        """Run work that reads tables and writes them, against one version of each.
+
+        Where another run commits to one of them in between, the work is run again on what stands then: rows that span
+        days, such as a year's, rest on all that is there when they are committed, and no commit is tried blindly again.
+        Within other work on the same tables it is a part of that. Raises LockedError where a lease was lost.
+        """
+        own = [table for table in tables if table.name not in self._pinned]
+        for table in own:
+            self.ensure(table)
+        for attempt in range(1, _ATTEMPTS + 1):
+            self._pinned |= {table.name: self.at(table).log().version() for table in own}
+            try:
+                return work()
+            except CommitFailedError:
+                if attempt == _ATTEMPTS or not own:
+                    raise
+            finally:
+                for table in own:
+                    del self._pinned[table.name]
+            time.sleep(random.uniform(0.01, 0.1 * attempt))  # noqa: S311  # no secret: two runs shall not meet again
+        raise AssertionError("the last attempt returns or raises")
 
     def forget_inputs(self) -> None:
         self.inputs.clear()
@@ -283,16 +309,19 @@ class Lake:
         refuse_other_days(table, days, arrow["date"].unique().to_pylist())
         if arrow.num_rows == 0 and not allow_empty:
             raise empty_days(table, days)
-        self.ensure(table)
         fresh = checked(table, arrow)
-        present = self._present_digests(table, days)
-        changed = {}
-        for day in days:
-            of_day = fresh.filter(pc.equal(fresh["date"], pa.scalar(day)))
-            if digest(of_day.drop_columns(["date"])) != present.get(day, Digest()):
-                changed[day] = stage(self.root, table, of_day)
-        self._commit_days(table, changed)
-        return Written(table.name, arrow.num_rows, self._version(table), bool(changed))
+        of_days = {day: fresh.filter(pc.equal(fresh["date"], pa.scalar(day))) for day in days}
+        digests = {day: digest(rows.drop_columns(["date"])) for day, rows in of_days.items()}
+        staged: dict[date, list[StagedFile]] = {}
+
+        def work() -> Written:
+            differ = self._differing(table, digests)
+            for day in differ - set(staged):
+                staged[day] = stage(self.root, table, of_days[day])
+            self._commit_days(table, {day: staged[day] for day in differ})
+            return Written(table.name, arrow.num_rows, self._version(table), bool(differ))
+
+        return self.swapped([table], work)
 
     def files(self, table: Table, days: Days | None = None) -> list[DataFile]:
         """Return the Parquet files of the newest version that may hold rows of these days, from the log alone.
@@ -350,7 +379,6 @@ class Lake:
         """
         if table.partition != "date":
             raise LakeError("only a table partitioned by date can replace days", where=table.name)
-        self.ensure(table)
         fresh: dict[date, list[StagedFile]] = {}
         for file in staged:
             if file.table != table.name:
@@ -360,17 +388,18 @@ class Lake:
         count = sum(file.rows for file in staged)
         if count == 0 and not allow_empty:
             raise empty_days(table, days)
-        present = self._present_digests(table, days)
-        changed: dict[date, list[StagedFile]] = {}
-        for day in days:
-            files = fresh.get(day, [])
-            if sum((file.digest for file in files), Digest()) != present.get(day, Digest()):
-                changed[day] = files
-                continue
-            for file in files:
+        digests = {day: sum((file.digest for file in fresh.get(day, ())), Digest()) for day in days}
+
+        def work() -> tuple[set[date], int]:
+            differ = self._differing(table, digests)
+            self._commit_days(table, {day: fresh.get(day, []) for day in differ})
+            return differ, self._version(table)
+
+        differ, version = self.swapped([table], work)
+        for file in staged:
+            if file.day not in differ:
                 (self.at(table) / file.path).remove()
-        self._commit_days(table, changed)
-        return Written(table.name, count, self._version(table), bool(changed))
+        return Written(table.name, count, version, bool(differ))
 
     def append_staged(self, table: Table, staged: Sequence[StagedFile], batch: int) -> Written:
         """Append what tasks staged in one commit, the batch being its application transaction.
@@ -378,7 +407,9 @@ class Lake:
         A batch already committed changes nothing. Call under the lake's bronze lease, since delta-rs refuses no older
         transaction. Raises LakeError for an older batch.
         """
-        self.ensure(table)
+        return self.swapped([table], lambda: self._append_staged(table, staged, batch))
+
+    def _append_staged(self, table: Table, staged: Sequence[StagedFile], batch: int) -> Written:
         log = self.log(table)
         last = log.transaction_version(BRONZE)
         rows = sum(file.rows for file in staged)
@@ -390,8 +421,7 @@ class Lake:
             )
         if last == batch or not staged:
             return Written(table.name, rows, log.version(), changed=False)
-        _add_columns(table, log)
-        log = self.log(table)
+        log = self._with_columns(table)
         log.create_write_transaction(
             actions=[_add(table, file) for file in staged],
             mode="append",
@@ -399,6 +429,7 @@ class Lake:
             partition_by=[table.partition] if table.partition else None,
             commit_properties=self._properties(Transaction(BRONZE, batch)),
         )
+        self._pinned[table.name] += 1
         return Written(table.name, rows, self._version(table), changed=True)
 
     def has_batch(self, table: Table, batch: int) -> bool:
@@ -410,73 +441,76 @@ class Lake:
 
     def replace_own_days(self, table: Table, rows: pl.DataFrame | pa.Table) -> Written:
         """Replace the days that the rows are of, adjoining or not, in one transaction. Raises LakeError."""
-        self.ensure(table)
         files: dict[date, list[StagedFile]] = {}
         for file in stage(self.root, table, rows):
             files.setdefault(file.day, []).append(file)
-        self._commit_days(table, files)
         count = sum(file.rows for of_day in files.values() for file in of_day)
-        return Written(table.name, count, self._version(table), bool(files))
+
+        def work() -> Written:
+            self._commit_days(table, files)
+            return Written(table.name, count, self._version(table), bool(files))
+
+        return self.swapped([table], work)
 
     def overwrite(self, table: Table, rows: pl.DataFrame | pa.Table) -> Written:
         """Replace a table without days (inventory, meters); equal rows make no commit."""
-        self.ensure(table)
         fresh = checked(table, rows.to_arrow() if isinstance(rows, pl.DataFrame) else rows)
-        log = self.log(table)
-        changed = not fresh.equals(present_rows(table, log, None))
-        if changed:
-            self._overwrite(table, log, fresh)
-        return Written(table.name, fresh.num_rows, self._version(table), changed)
+        return self.swapped([table], lambda: self._overwrite(table, fresh))
 
     def replace_keyed(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> Written:
         """Put rows in place of those with the same key in a table of few rows; equal rows make no commit.
 
         Raises LakeError for a row outside the field dictionary.
         """
-        self.ensure(table)
-        log = self.log(table)
-        present = present_rows(table, log, None)
         fresh = {tuple(row[name] for name in table.key) for row in rows}
-        kept = [row for row in present.to_pylist() if tuple(row[name] for name in table.key) not in fresh]
-        whole = checked(table, pa.Table.from_pylist([*kept, *map(dict, rows)], schema=arrow_schema(table)))
-        changed = not whole.equals(present)
-        if changed:
-            self._overwrite(table, log, whole)
-        return Written(table.name, len(rows), self._version(table), changed)
+
+        def work() -> Written:
+            present = present_rows(table, self.log(table), None).to_pylist()
+            kept = [row for row in present if tuple(row[name] for name in table.key) not in fresh]
+            whole = pa.Table.from_pylist([*kept, *map(dict, rows)], schema=arrow_schema(table))
+            return replace(self._overwrite(table, checked(table, whole)), rows=len(rows))
+
+        return self.swapped([table], work)
 
     def write_rows(
         self, table: Table, rows: Sequence[Mapping[str, Any]], *, where: str | None = None
     ) -> Written:
         """Append a few rows in one commit; `where` (SQL) names rows that they replace; no rows make none."""
-        self.ensure(table)
         data = pa.Table.from_pylist([dict(row) for row in rows], schema=arrow_schema(table))
-        if rows:
-            how: dict[str, Any] = (
-                {"mode": "append"} if where is None else {"mode": "overwrite", "predicate": where}
-            )
-            write_deltalake(
-                self.log(table), data, schema_mode="merge", commit_properties=self._properties(), **how
-            )
-        return Written(table.name, data.num_rows, self._version(table), changed=bool(rows))
-
-    def _overwrite(self, table: Table, log: DeltaTable, rows: pa.Table) -> None:
-        """Overwrite the table by rows that `checked` gave; one of an older release gets its new columns."""
-        known = {field.name for field in log.schema().fields}
-        write_deltalake(
-            log,
-            rows,
-            mode="overwrite",
-            schema_mode="merge" if set(table.columns) - known else None,
-            commit_properties=self._properties(),
+        how: dict[str, Any] = (
+            {"mode": "append"} if where is None else {"mode": "overwrite", "predicate": where}
         )
 
-    def _present_digests(self, table: Table, days: Days) -> dict[date, Digest]:
-        """The digest of the rows that stand on each of the days: said by the files' names, or told from the rows."""
+        def work() -> Written:
+            if rows:
+                self._write(table, data, schema_mode="merge", **how)
+            return Written(table.name, data.num_rows, self._version(table), changed=bool(rows))
+
+        return self.swapped([table], work)
+
+    def _overwrite(self, table: Table, rows: pa.Table) -> Written:
+        """Overwrite the table by rows that `checked` gave; one of an older release gets its new columns."""
         log = self.log(table)
+        changed = not rows.equals(present_rows(table, log, None))
+        if changed:
+            known = {field.name for field in log.schema().fields}
+            merge = "merge" if set(table.columns) - known else None
+            self._write(table, rows, mode="overwrite", schema_mode=merge)
+        return Written(table.name, rows.num_rows, self._version(table), changed)
+
+    def _write(self, table: Table, rows: pa.Table, **how: Any) -> None:
+        write_deltalake(self.log(table), rows, commit_properties=self._properties(), **how)
+        self._pinned[table.name] += 1
+
+    def _differing(self, table: Table, wanted: Mapping[date, Digest]) -> set[date]:
+        """The days whose rows have another digest: said by the files' names, or told from the rows."""
+        log, days = self.log(table), Days(min(wanted), max(wanted))
         found: dict[date, Digest] = {}
         unnamed: set[date] = set()
         for file in self.files_of(table, log, days):
             assert file.day is not None
+            if file.day not in wanted:
+                continue
             said = digest_of_name(file.path, file.rows)
             if said is None:
                 unnamed.add(file.day)
@@ -484,42 +518,41 @@ class Lake:
                 found[file.day] = found.get(file.day, Digest()) + said
         for day in unnamed:
             found[day] = digest(present_rows(table, log, Days.of(day)).drop_columns(["date"]))
-        return found
+        return {day for day, one in wanted.items() if one != found.get(day, Digest())}
 
     def _commit_days(self, table: Table, changed: Mapping[date, Sequence[StagedFile]]) -> None:
-        """Put staged files in place of all files of their days, in one transaction.
-
-        A run of other days may commit to the table at the same time: then the transaction is tried again on its
-        version.
-        """
+        """Put staged files in place of all files of their days, in one transaction."""
         if not changed:
             return
-        _add_columns(table, self.log(table))
-        for attempt in range(_ATTEMPTS):
-            log = self.log(table)
-            try:
-                log.create_write_transaction(
-                    actions=[_add(table, file) for files in changed.values() for file in files],
-                    mode="overwrite",
-                    schema=log.schema(),
-                    partition_by=[table.partition] if table.partition else None,
-                    partition_filters=[("date", "in", [day.isoformat() for day in sorted(changed)])],
-                    commit_properties=self._properties(),
-                )
-            except CommitFailedError:
-                if attempt == _ATTEMPTS - 1:
-                    raise
-                time.sleep(random.uniform(0.01, 0.1 * (attempt + 1)))  # noqa: S311  # no secret: two runs shall not meet again
-            else:
-                return
+        log = self._with_columns(table)
+        log.create_write_transaction(
+            actions=[_add(table, file) for files in changed.values() for file in files],
+            mode="overwrite",
+            schema=log.schema(),
+            partition_by=[table.partition] if table.partition else None,
+            partition_filters=[("date", "in", [day.isoformat() for day in sorted(changed)])],
+            commit_properties=self._properties(),
+        )
+        self._pinned[table.name] += 1
+
+    def _with_columns(self, table: Table) -> DeltaTable:
+        """The log of a table that has all columns: one of an older release gets its new ones."""
+        if _add_columns(table, self.log(table)):
+            self._pinned[table.name] += 1
+        return self.log(table)
 
     def _properties(self, *transactions: Transaction) -> CommitProperties:
-        """What every commit carries. Raises LockedError where a lease that the lake is held under was lost."""
+        """What every commit carries. Raises LockedError where a lease that the lake is held under was lost.
+
+        Without retries delta-rs commits the next version or nothing. With them it takes two overwrites of a day that
+        had no rows for no conflict, and both stand.
+        """
         for lease in self.leases:
             lease.require()
         return CommitProperties(
             custom_metadata={key: str(value) for key, value in self.metadata.items()},
             app_transactions=list(transactions) or None,
+            max_commit_retries=0,
         )
 
     def _version(self, table: Table) -> int:
