@@ -110,7 +110,9 @@ def test_two_commits_to_one_version_are_never_both_there(lake: Lake) -> None:
     with pytest.raises(CommitFailedError):
         second.delete("run_id = 'r0'")
     with ThreadPoolExecutor(4) as pool:
-        for _ in pool.map(lambda n: lake.write_rows(RUN, [{"run_id": f"r{n}", "state": "done"}]), range(8)):
+        for _ in pool.map(
+            lambda n: Lake(lake.root).write_rows(RUN, [{"run_id": f"r{n}", "state": "done"}]), range(8)
+        ):
             pass
     assert sorted(lake.read(RUN)["run_id"]) == [f"r{n}" for n in range(8)]
 
