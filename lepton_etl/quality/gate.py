@@ -225,6 +225,10 @@ def _digest(rows: Path, suites: Iterable[Any]) -> str:
 def _context(project: Path, docs: Path) -> Any:
     """The file context at `project`/gx; its one site of Data Docs is this run's folder."""
     gx = great_expectations()
+    from sqlalchemy.dialects import registry
+
+    # The entry point is known where the package is installed; a night may run from a checkout or an archive.
+    registry.register("duckdb.lepton", "lepton_etl.quality.duckdb_dialect", "DuckDB")
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
     context = gx.get_context(mode="file", project_root_dir=project)
     variables = context.variables
