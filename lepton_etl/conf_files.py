@@ -5,6 +5,7 @@ In a checkout lepton_etl/conf is a link to conf/, which people read and edit; a 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -23,3 +24,8 @@ def conf_path(name: str) -> Path:
             remedy="install the package again; in a checkout lepton_etl/conf is a link to conf/",
         )
     return path
+
+
+def user_cache() -> Path:
+    """Return the folder of the user's cache that is ours; it may not exist, and may be removed at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lepton-etl"

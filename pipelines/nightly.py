@@ -13,6 +13,9 @@ from importlib import import_module
 from typing import Final
 
 import polars as pl
+
+# skops, which reads models, looks for each function of SciPy in all modules imported before it: late, that takes long.
+import scipy.special  # noqa: F401
 import structlog
 
 from lepton_etl.billing.bill import read_invoices

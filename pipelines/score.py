@@ -23,6 +23,7 @@ from lepton_etl.models.scoring import predictions, recalibrated
 from lepton_etl.models.stored import VerifiedModel
 from lepton_etl.schema.energy import PREDICTION
 from lepton_etl.schema.fleet import INTERVAL, NODE
+from pipelines.engine import InlineEngine
 from pipelines.stage import StageContext, StageResult
 
 _DEVICE: tuple[str, ...] = ("site_id", "cluster_id", "node_id", "device_id")
@@ -43,7 +44,9 @@ def run(context: StageContext) -> StageResult:
     work = _Score(settings, lake.read(NODE), {day: models[version] for day, version in version_of.items()})
     before = Days(days.start - timedelta(days=Recalibration().newest_days), days.start - timedelta(days=1))
     pairs = [(part, beside(lake, PREDICTION, before, part)) for part in parts]
-    rows = pl.concat(context.engine.map(work, pairs))
+    # This process has the model and scikit-learn by now; a task would import them for a single part.
+    engine = context.engine if len(pairs) > 1 else InlineEngine()
+    rows = pl.concat(engine.map(work, pairs))
     if rows.is_empty():
         return StageResult(notes=(f"not scored: no {settings.device} hours in {days}",))
     written = lake.replace(PREDICTION, days, rows)

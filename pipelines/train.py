@@ -50,9 +50,12 @@ from lepton_etl.models.registry import FACILITY_PREFIX, Registry, back_to_better
 from lepton_etl.models.stored import FORWARD_ERROR_TAG, FittedModel, VerifiedModel, Version
 from lepton_etl.schema.facility import FACILITY_FIT
 from lepton_etl.schema.fleet import INTERVAL, NODE
+from pipelines.engine import InlineEngine
 from pipelines.stage import StageContext, StageResult
 
 _CHECKED_ROWS = 256
+# Of all classes: fits of these take less than importing scikit-learn in a task.
+_FEW_ROWS: Final = 2_000
 # Of a site's name in a model's, which has 63 characters at most.
 _LONGEST = 63 - len(FACILITY_PREFIX)
 
@@ -264,9 +267,10 @@ def _made_days(lake: Lake) -> list[date]:
 
 
 def taught(hours: pl.DataFrame, task: ClassTask, context: StageContext) -> list[ClassFit]:
-    """A model of each class that has enough rows, one class a task."""
+    """A model of each class that has enough rows, one class a task; classes of few rows here, where all is imported."""
     classes = [as_ordered(rows) for _, rows in hours.group_by("hardware_class", maintain_order=True)]
-    fits = context.engine.map(_Teach(task), classes)
+    engine = context.engine if hours.height > _FEW_ROWS else InlineEngine()
+    fits = engine.map(_Teach(task), classes)
     return sorted((fit for fit in fits if fit is not None), key=lambda one: one.hardware_class)
 
 

@@ -36,6 +36,8 @@ _SAME_IN_UV = {
     "timeout": "UV_HTTP_TIMEOUT",
     "retries": "UV_HTTP_RETRIES",
 }
+# What of the checkout a night runs.
+_OF_CHECKOUT = ("lepton_etl", "pipelines")
 _TRUE = {"1", "on", "t", "true", "y", "yes"}
 _REMEDY = (
     "check the network, and the package index or proxy that pip is set to use (`pip config list`); then run "
@@ -168,7 +170,8 @@ def install(python: Path, root: Path, lock: str, log: Path, show: Callable[[str]
     """Install the packages of a lock file, then the checkout itself, editable.
 
     pyspark and psychrolib are published as source only: their build gets the locked setuptools and wheel, not uv's
-    own choice.
+    own choice. All are compiled here, as pip would: where PYTHONDONTWRITEBYTECODE is set, or the folder is not writable
+    later, each process of each night would compile the thousands of modules that it imports.
     """
     environment = uv_environment(pip_settings(python), os.environ)
     for folder in broken_installs(_site_packages(python)):
@@ -177,9 +180,12 @@ def install(python: Path, root: Path, lock: str, log: Path, show: Callable[[str]
     install_by_uv = [uv, "pip", "install", "--python", str(python), "--no-deps", "--no-build-isolation"]
     locked = [*install_by_uv, "--require-hashes", "--requirement"]
     run([*locked, str(root / BUILD_LOCK)], log, _REMEDY, environment)
-    run([*locked, str(root / lock)], log, _REMEDY, environment, UvWatch(show))
+    compiled = [*locked[:-1], "--compile-bytecode", locked[-1]]
+    run([*compiled, str(root / lock)], log, _REMEDY, environment, UvWatch(show))
     itself = [*install_by_uv, "--offline", "--editable", str(root)]
     run(itself, log, "could not install this checkout itself", environment)
+    folders = [str(root / name) for name in _OF_CHECKOUT]
+    run([str(python), "-m", "compileall", "-q", *folders], log, "could not compile the checkout")
 
 
 def _site_packages(python: Path) -> Path:

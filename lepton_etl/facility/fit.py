@@ -16,9 +16,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from scipy.optimize import nnls
-from scipy.stats import t as student
-from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
 from lepton_etl.config.sections import FacilityGates, FacilityModelSettings
@@ -161,7 +158,7 @@ def fit_curve(
     jackknife and the bootstrap for general stationary observations, Ann. Statist. 17 (1989).
     """
     design = _design(q_kwh, wet_bulb_c, knots_c, with_constant)
-    solved, _ = nnls(design, energy_kwh)
+    solved = _nnls(design, energy_kwh)
     days, index = np.unique(day, return_inverse=True)
     grams = np.zeros((len(days), design.shape[1], design.shape[1]))
     moments = np.zeros((len(days), design.shape[1]))
@@ -193,6 +190,8 @@ def around(estimate: float, drawn: Floats, days: int, level: float) -> tuple[flo
     The resamples' own quantiles are too narrow for a dozen days, and off centre where a coefficient is held
     at 0: 74 to 92 % of such intervals held the truth, of these 85 to 96 %.
     """
+    from scipy.stats import t as student
+
     spread = float(np.std(drawn)) * np.sqrt(days / max(days - 1, 1))
     half = float(student.ppf((1 + level) / 2, max(days - 1, 1))) * spread
     return max(estimate - half, 0.0), estimate + half
@@ -215,13 +214,19 @@ def _condition(design: Floats) -> float:
     return float(np.linalg.cond(design[:, kept] / lengths[kept]))
 
 
+def _nnls(design: Floats, target: Floats) -> Floats:
+    """Non-negative least squares. SciPy and scikit-learn cost every task a second to import: only fits do it here."""
+    from scipy.optimize import nnls
+
+    return np.asarray(nnls(design, target)[0], dtype=np.float64)
+
+
 def _from_moments(gram: Floats, moment: Floats) -> Floats:
     """Non-negative least squares from A'A and A'b alone: the same minimum with a root of A'A in place of A."""
     values, vectors = np.linalg.eigh(gram)
     kept = values > _NO_COLUMN * max(values.max(), _NO_COLUMN)
     root = np.sqrt(values[kept])
-    solved, _ = nnls(root[:, None] * vectors[:, kept].T, (vectors[:, kept].T @ moment) / root)
-    return np.asarray(solved, dtype=np.float64)
+    return _nnls(root[:, None] * vectors[:, kept].T, (vectors[:, kept].T @ moment) / root)
 
 
 GRID_POINTS: Final = 16
@@ -254,6 +259,8 @@ def fit_grid(q_kwh: Floats, wet_bulb_c: Floats, energy_kwh: Floats, seed: int) -
 
     Arrays have shape (n,). Source: scikit-learn, HistGradientBoostingRegressor, monotonic_cst.
     """
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
     trees = HistGradientBoostingRegressor(
         monotonic_cst=[1, 1], max_iter=100, learning_rate=0.1, max_leaf_nodes=15, min_samples_leaf=24,
         early_stopping=False, random_state=seed,
@@ -330,7 +337,7 @@ def fit_stage_loss(input_kwh: Floats, output_kwh: Floats) -> StageLoss | None:
     scale = float(given.max())
     load = given / scale
     design = np.column_stack([np.ones(len(load)), load, load**2])
-    solved, _ = nnls(design, taken - given)
+    solved = _nnls(design, taken - given)
     error = float(np.std(taken - given - design @ solved))
     return StageLoss(
         float(solved[0]), float(solved[1]) / scale, float(solved[2]) / scale**2, error, len(given)

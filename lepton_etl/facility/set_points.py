@@ -25,8 +25,6 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 import numpy as np
-import psychrolib
-from scipy.optimize import minimize
 
 from lepton_etl.config.sections import OperatingSettings
 from lepton_etl.facility.fit import FacilityFit, predict_overhead
@@ -75,6 +73,9 @@ ENVELOPES: Final = {
 
 def relative_humidity(dry_bulb_c: Floats, dew_point_c: float) -> Floats:
     """Relative humidity, a ratio, at dry bulbs of any shape. Source: ASHRAE Handbook Fundamentals (2017), chapter 1."""
+    # Imports Numba where it is installed, which only a site with set points should wait for.
+    import psychrolib
+
     psychrolib.SetUnitSystem(psychrolib.SI)
     # Air below its dew point is saturated; the library refuses it.
     flat = [
@@ -196,6 +197,8 @@ def _search(
     hour: _Hour, supply_bounds_c: tuple[float, float], flow_bounds: tuple[float, float]
 ) -> tuple[float, float] | None:
     """Sequential quadratic programming from several starts; kinks and the non-convex corner need more than one."""
+    from scipy.optimize import minimize
+
     low_c, high_c = supply_bounds_c
     allowed = [
         {"type": "ineq", "fun": lambda x: hour.spare_kwh(x[0], x[1])},

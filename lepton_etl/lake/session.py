@@ -19,7 +19,7 @@ from typing import Final
 from pyspark.errors import PySparkRuntimeError
 from pyspark.sql import SparkSession
 
-from lepton_etl.conf_files import conf_path
+from lepton_etl.conf_files import conf_path, user_cache
 from lepton_etl.errors import ConfigurationError
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
@@ -97,7 +97,7 @@ def _check_fetched(session: SparkSession) -> None:
 
 
 def _jar_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lepton-etl" / "ivy"
+    return user_cache() / "ivy"
 
 
 def _checksums() -> dict[str, str]:

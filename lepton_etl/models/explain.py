@@ -28,6 +28,9 @@ STEPS: Final = {"degree_Celsius": 2.0, "dimensionless": 0.05, "watt": 25.0}
 # A part below this share of the largest one has no sign worth comparing.
 _SILENT_SHARE: Final = 0.05
 _NEIGHBOURS: Final = 400
+# Of SHAP by permutation: orders of the features, and background rows that are averaged over.
+_ORDERS: Final = 10
+_BACKGROUND: Final = 50
 
 
 @dataclass(frozen=True)
@@ -248,32 +251,46 @@ def _feature_of(column: str, names: Sequence[str]) -> int:
 def _by_permutation(
     model: FittedModel, rows: pd.DataFrame, background: pd.DataFrame, seed: int
 ) -> tuple[float, Matrix]:
-    """Explain by permutation; categories travel as the numbers of their order."""
-    import shap
+    """Explain by permutation: what the mean prediction gains as the row's values replace the background's, one by one.
 
-    names = list(model.feature_names)
-    coded, decode = _coded(pd.concat([rows, background], ignore_index=True), model)
-    masker = shap.maskers.Independent(coded[len(rows) :], max_samples=50)
+    Each of `_ORDERS` random orders is walked forward and back. What a background row and the replaced values that
+    differ from its own have in common is predicted once, all rows in one call: a routed model costs by the call.
+    Source: Castro, Gomez, Tejada, Computers & Operations Research 36 (2009) 1726-1730.
+    """
+    rng = np.random.default_rng(seed)
+    known = model_inputs(model.columns, background.iloc[_spread(len(background), _BACKGROUND)])
+    wanted = model_inputs(model.columns, rows)
+    count = len(model.columns)
+    bits = 1 << np.arange(count)
+    # The features that are replaced by then, as bits: (orders, forward or back, steps).
+    orders = np.argsort(rng.random((len(wanted), _ORDERS, count)), axis=-1)
+    replaced = np.concatenate([np.zeros((*orders.shape[:2], 1), np.int64), np.cumsum(bits[orders], -1)], -1)
+    walks = np.stack([replaced, bits.sum() - replaced], axis=2)
+    differing = np.stack([_differs(known[name], wanted[name]) for name in known], axis=-1) @ bits
+    pairs = np.arange(differing.size).reshape(differing.shape)
+    keys = (walks[..., None] & differing[:, None, None, None]) | pairs[:, None, None, None] << count
+    asked, where = np.unique(keys, return_inverse=True)
+    row, of_background = np.divmod(asked >> count, len(known))
+    mixed = {
+        name: np.where(asked & bit, wanted[name].to_numpy()[row], known[name].to_numpy()[of_background])
+        for name, bit in zip(known, bits, strict=True)
+    }
+    means = model.predict(pd.DataFrame(mixed))[where].reshape(keys.shape).mean(axis=-1)
+    gains = np.diff(means, axis=-1)
+    parts = np.zeros((len(wanted), count))
+    for one, order, gained in zip(
+        parts, orders, (gains[:, :, 0] - gains[:, :, 1]) / (2 * _ORDERS), strict=True
+    ):
+        np.add.at(one, order, gained)
+    return float(means[0, 0, 0, 0]), parts
 
-    def predict(values: Matrix) -> Values:
-        return model.predict(decode(values))
 
-    explainer = shap.explainers.Permutation(predict, masker, seed=seed)
-    found = explainer(coded[: len(rows)], max_evals=10 * (2 * len(names) + 1), silent=True)
-    return float(np.ravel(found.base_values)[0]), np.asarray(found.values, dtype=np.float64)
+def _spread(count: int, most: int) -> npt.NDArray[np.int64]:
+    """Return at most so many of the first `count` whole numbers, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, most).round().astype(np.int64))
 
 
-def _coded(rows: pd.DataFrame, model: FittedModel) -> tuple[Matrix, Any]:
-    words = {c["name"]: sorted(rows[c["name"]].astype(str).unique()) for c in model.columns if c["category"]}
-    columns = [
-        rows[name].astype(str).map(words[name].index) if name in words else pd.to_numeric(rows[name])
-        for name in model.feature_names
-    ]
-
-    def decode(values: Matrix) -> pd.DataFrame:
-        frame = pd.DataFrame(values, columns=list(model.feature_names))
-        for name, known in words.items():
-            frame[name] = [known[round(code)] for code in frame[name]]
-        return frame
-
-    return np.column_stack([np.asarray(column, dtype=np.float64) for column in columns]), decode
+def _differs(known: pd.Series[Any], wanted: pd.Series[Any]) -> npt.NDArray[np.bool_]:
+    """Return whether each wanted value is another one than each known, shape (wanted, known); unknown is unknown."""
+    ours, theirs = wanted.to_numpy()[:, None], known.to_numpy()[None, :]
+    return np.asarray((ours != theirs) & ~(pd.isna(ours) & pd.isna(theirs)))

@@ -271,24 +271,45 @@ _TARGET_COLUMN: Final = {
 }  # fmt: skip
 
 
+class _Flavor:
+    """MLflow's flavor of scikit-learn, which is loaded as ever.
+
+    Only the trial of the example on a loaded copy is left out: `cards` has asked the model by then, and a version is
+    read back through `stored.py` alone.
+    """
+
+    # The name that MLflow notes with the model.
+    __name__ = "mlflow.sklearn"
+
+    @staticmethod
+    def save_model(*, validate_serving_input: bool, **options: Any) -> None:
+        """Save by the flavor; it takes no such option, `Model.log` does."""
+        import mlflow
+
+        assert not validate_serving_input
+        mlflow.sklearn.save_model(**options)
+
+
 def _log_model(name: str, release: Release) -> Any:
-    import mlflow
-    from mlflow.models import ModelSignature
+    from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
 
     inputs: list[ColSpec | TensorSpec] = [
         ColSpec("string" if column["category"] else "double", column["name"]) for column in release.columns
     ]
-    return mlflow.sklearn.log_model(
-        release.estimator,
+    return Model.log(
+        artifact_path=None,
         name=name,
+        flavor=_Flavor(),
+        metadata={"columns": list(release.columns), "target": json.dumps(dict(release.target))},
+        validate_serving_input=False,
+        sk_model=release.estimator,
         serialization_format="skops",
         skops_trusted_types=list(TRUSTED),
         signature=ModelSignature(Schema(inputs), Schema([ColSpec("double", "predicted_kwh")])),
         input_example=release.example,
         # Given here, MLflow need not start a second interpreter to find out what a forest imports.
         pip_requirements=_requirements(),
-        metadata={"columns": list(release.columns), "target": json.dumps(dict(release.target))},
     )
 
 

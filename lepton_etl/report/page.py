@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from textwrap import shorten
 from typing import Any, Final
 
@@ -17,6 +21,7 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from lepton_etl.conf_files import user_cache
 from lepton_etl.report import figures
 from lepton_etl.report import figures as accounts
 from lepton_etl.report import figures as text
@@ -25,6 +30,7 @@ from lepton_etl.report.data import ReportData
 from lepton_etl.report.figures import MOST_TENANTS, headlines
 from lepton_etl.schema.fields import FIELDS
 
+_EXPORTED: Final = "window.vegaEmbed = vegaEmbed;"
 MOST_DAY_ROWS: Final = 200
 MOST_DISCARDED: Final = 200
 MOST_IGNORED: Final = 25
@@ -128,8 +134,17 @@ def _script_json(value: object) -> Markup:
 
 @cache
 def _bundle() -> Markup:
-    """Vega, Vega-Lite and Vega-Embed as one script; takes some seconds once a process."""
-    script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    """Vega, Vega-Lite and Vega-Embed as one script: made in some seconds, kept where the cache can be written."""
+    script = ""
+    with suppress(OSError, RuntimeError):  # no home, or none that may be written or read
+        kept = user_cache() / f"vega-{version('vl-convert-python')}.js"
+        if not kept.is_file():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with NamedTemporaryFile("w", encoding="utf-8", dir=kept.parent, delete=False) as made:
+                made.write(vl_convert.javascript_bundle(_EXPORTED))
+            Path(made.name).replace(kept)
+        script = kept.read_text(encoding="utf-8")
+    script = script or vl_convert.javascript_bundle(_EXPORTED)
     if "</script" in script.lower() or "<!--" in script:
         raise ValueError("the Vega bundle of this vl-convert cannot stand inside a script element")
     return Markup(script)  # noqa: S704  (the library's own code)

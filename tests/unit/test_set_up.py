@@ -262,6 +262,7 @@ def test_pip_installs_uv_alone_and_uv_all_else(locked_packages: ModuleType, tmp_
     files = ["requirements-build.lock", "requirements.lock"] * 2
     assert [call.split("--requirement ")[1] for call in locked] == [str(tmp_path / name) for name in files]
     assert all({"--require-hashes", "--no-deps"} <= set(call.split()) for call in locked)
+    assert ["--compile-bytecode" in call for call in locked] == [False, True] * 2
     (itself, again) = [call for call in by_uv if call not in locked]
     assert itself == again
     assert itself.endswith(f"--no-deps --no-build-isolation --offline --editable {tmp_path}")
