@@ -169,9 +169,9 @@ def _is_whole(site_packages: Path, row: list[str]) -> bool:
 def install(python: Path, root: Path, lock: str, log: Path, show: Callable[[str], None]) -> None:
     """Install the packages of a lock file, then the checkout itself, editable.
 
-    pyspark and psychrolib are published as source only: their build gets the locked setuptools and wheel, not uv's
-    own choice. All are compiled here, as pip would: where PYTHONDONTWRITEBYTECODE is set, or the folder is not writable
-    later, each process of each night would compile the thousands of modules that it imports.
+    pyspark is published as source only: its build gets the locked setuptools and wheel, not uv's own choice. All are
+    compiled here, as pip would: where PYTHONDONTWRITEBYTECODE is set, or the folder is not writable later, each process
+    of each night would compile the thousands of modules that it imports.
     """
     environment = uv_environment(pip_settings(python), os.environ)
     for folder in broken_installs(_site_packages(python)):

@@ -30,6 +30,8 @@ from lepton_etl.config.sections import OperatingSettings
 from lepton_etl.facility.fit import FacilityFit, predict_overhead
 from lepton_etl.facility.hours import Bools, Floats
 
+_TRIPLE_POINT_C: Final = 0.01
+
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
@@ -72,16 +74,27 @@ ENVELOPES: Final = {
 
 
 def relative_humidity(dry_bulb_c: Floats, dew_point_c: float) -> Floats:
-    """Relative humidity, a ratio, at dry bulbs of any shape. Source: ASHRAE Handbook Fundamentals (2017), chapter 1."""
-    # Imports Numba where it is installed, which only a site with set points should wait for.
-    import psychrolib
+    """Relative humidity, a ratio, at dry bulbs of any shape; air at or below its dew point is saturated."""
+    return np.asarray(
+        _saturation_pa(np.float64(dew_point_c)) / _saturation_pa(np.maximum(dry_bulb_c, dew_point_c))
+    )
 
-    psychrolib.SetUnitSystem(psychrolib.SI)
-    # Air below its dew point is saturated; the library refuses it.
-    flat = [
-        psychrolib.GetRelHumFromTDewPoint(max(float(t), dew_point_c), dew_point_c) for t in dry_bulb_c.ravel()
-    ]
-    return np.asarray(flat, dtype=np.float64).reshape(dry_bulb_c.shape)
+
+def _saturation_pa(temp_c: Floats | np.float64) -> Floats:
+    """Pressure of saturated water vapour, Pa, over ice below the triple point, -100 to 200 degC.
+
+    Source: ASHRAE Handbook Fundamentals (2017), chapter 1, equations 5 and 6.
+    """
+    kelvin = temp_c + 273.15
+    ice = (
+        -5.6745359e3 / kelvin + 6.3925247 - 9.677843e-3 * kelvin + 6.2215701e-7 * kelvin**2
+        + 2.0747825e-9 * kelvin**3 - 9.484024e-13 * kelvin**4 + 4.1635019 * np.log(kelvin)
+    )  # fmt: skip
+    water = (
+        -5.8002206e3 / kelvin + 1.3914993 - 4.8640239e-2 * kelvin + 4.1764768e-5 * kelvin**2
+        - 1.4452093e-8 * kelvin**3 + 6.5459673 * np.log(kelvin)
+    )  # fmt: skip
+    return np.exp(np.where(temp_c <= _TRIPLE_POINT_C, ice, water))
 
 
 @dataclass(frozen=True, slots=True)

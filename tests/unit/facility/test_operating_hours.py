@@ -96,6 +96,9 @@ def test_humid_air_asks_for_warmer_supply_and_a_bad_dew_point_is_said(fit: Facil
     assert relative_humidity(humid.inlet_temp_c, 16.0).max() <= 0.70 + 1e-9
     assert "dew point 16.0 degC outside -9 to 15 in 12 h" in humid.warnings[0]
     assert relative_humidity(np.array([20.0]), 20.0)[0] == pytest.approx(1.0)
+    # By psychrolib 2.5.0, GetRelHumFromTDewPoint: over water, and from ice to water.
+    assert relative_humidity(np.array([20.0]), 10.0)[0] == pytest.approx(0.5250527333, rel=1e-9)
+    assert relative_humidity(np.array([2.0]), -8.0)[0] == pytest.approx(0.4390973472, rel=1e-9)
     assert ENVELOPES["A1"].holds(np.array([14.0, 16.0, 33.0]), float("nan")).tolist() == [False, True, False]
 
 
