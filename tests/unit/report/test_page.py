@@ -8,12 +8,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from lepton_etl.recommend.advice import Advice, Subject
 from lepton_etl.report import data as d
+from lepton_etl.report import page
 from lepton_etl.report.page import render
 from lepton_etl.schema.diagnosis import ANOMALY
 from lepton_etl.schema.recommend import RECOMMENDATION, SAVING
@@ -267,3 +269,20 @@ def test_model_errors_stand_beside_their_baseline(one_day: str) -> None:
 def test_the_page_of_a_large_fleet_stays_small(made_up_report: Report, one_day: str) -> None:
     assert len(one_day) < 2_500_000
     assert "The 60 least covered of 1,832 nodes" in one_day
+
+
+def test_vegas_script_is_kept_in_the_users_cache_and_made_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    page._bundle.cache_clear()
+    made = page._bundle()
+    (kept,) = (tmp_path / "lepton-etl").iterdir()
+    assert kept.read_text(encoding="utf-8") == made and "vegaEmbed" in made
+    kept.write_text("of the cache", encoding="utf-8")
+    page._bundle.cache_clear()
+    assert page._bundle() == "of the cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(kept))  # a file: nothing can be kept below it
+    page._bundle.cache_clear()
+    assert page._bundle() == made
+    page._bundle.cache_clear()
