@@ -22,7 +22,6 @@ from lepton_etl.recommend.lifecycle import EXPIRED, REJECTED
 from lepton_etl.report import data as d
 from lepton_etl.report import data as gather
 from lepton_etl.report.model import model_summary
-from lepton_etl.report.page import render
 from lepton_etl.schema.diagnosis import ANOMALY, STATE
 from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, PREDICTION
 from lepton_etl.schema.fleet import INTERVAL
@@ -51,6 +50,9 @@ def run(context: StageContext) -> StageResult:
     data = read(replace(context, lake=context.lake.as_published(context.days)), page.parent)
     page.parent.mkdir(parents=True, exist_ok=True)
     fresh = page.with_suffix(".html.new")
+    # Altair, which the page draws with, is no matter of the tasks that import this module.
+    from lepton_etl.report.page import render
+
     fresh.write_text(render(data), encoding="utf-8")
     # A reader sees the old page or the new one, never half of one.
     fresh.replace(page)

@@ -13,13 +13,14 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, linprog, milp
-from scipy.sparse import coo_array, csc_array
 
 from lepton_etl.recommend.job_problem import ROUNDING, Arrays, Bools, Floats, Ints, Place
+
+if TYPE_CHECKING:
+    from scipy.sparse import csc_array
 
 # Columns up to which whole numbers are asked of the solver, and up to which one linear programme holds every start.
 WHOLE_COLUMNS: Final = 5_000
@@ -389,6 +390,9 @@ class _Programme:
 
         The relaxation takes its interior-point method: on 10,000 classes a tenth of the simplex's time.
         """
+        # By who places jobs alone: every task of the stage `recommend` imports this module.
+        from scipy.optimize import Bounds, LinearConstraint, linprog, milp
+
         # Scaled, so that the solver's tolerances mean the same in every unit.
         scale = float(np.median(self.charge)) / 100.0
         limit = max(until_s - time.monotonic(), 0.1)
@@ -511,5 +515,7 @@ def _programme(
 
 
 def _sparse(entries: Iterable[tuple[Ints, Ints, Floats]], shape: tuple[int, int]) -> csc_array:
+    from scipy.sparse import coo_array
+
     row, column, value = (np.concatenate(part) for part in zip(*entries, strict=True))
     return coo_array((value, (row, column)), shape=shape).tocsc()

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from lepton_etl.uncertainty import Z
 
@@ -269,7 +269,7 @@ def _at_quantile(signal: Signal, quantile: float) -> Floats:
 
     Where the interval is unknown, the expected value.
     """
-    z = float(norm.ppf(quantile)) / Z
+    z = NormalDist().inv_cdf(quantile) / Z
     end = signal.upper if z >= 0 else signal.lower
     moved = signal.expected + abs(z) * (end - signal.expected)
     return np.asarray(np.where(np.isfinite(moved), moved, signal.expected))
