@@ -16,7 +16,7 @@ import re
 import shutil
 import ssl
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from machine import SetUpError, run
@@ -169,9 +169,7 @@ def _is_whole(site_packages: Path, row: list[str]) -> bool:
 def install(python: Path, root: Path, lock: str, log: Path, show: Callable[[str], None]) -> None:
     """Install the packages of a lock file, then the checkout itself, editable.
 
-    pyspark is published as source only: its build gets the locked setuptools and wheel, not uv's own choice. All are
-    compiled here, as pip would: where PYTHONDONTWRITEBYTECODE is set, or the folder is not writable later, each process
-    of each night would compile the thousands of modules that it imports.
+    pyspark is published as source only: its build gets the locked setuptools and wheel, not uv's own choice.
     """
     environment = uv_environment(pip_settings(python), os.environ)
     for folder in broken_installs(_site_packages(python)):
@@ -180,12 +178,23 @@ def install(python: Path, root: Path, lock: str, log: Path, show: Callable[[str]
     install_by_uv = [uv, "pip", "install", "--python", str(python), "--no-deps", "--no-build-isolation"]
     locked = [*install_by_uv, "--require-hashes", "--requirement"]
     run([*locked, str(root / BUILD_LOCK)], log, _REMEDY, environment)
-    compiled = [*locked[:-1], "--compile-bytecode", locked[-1]]
-    run([*compiled, str(root / lock)], log, _REMEDY, environment, UvWatch(show))
+    run([*locked, str(root / lock)], log, _REMEDY, environment, UvWatch(show))
     itself = [*install_by_uv, "--offline", "--editable", str(root)]
     run(itself, log, "could not install this checkout itself", environment)
-    folders = [str(root / name) for name in _OF_CHECKOUT]
-    run([str(python), "-m", "compileall", "-q", *folders], log, "could not compile the checkout")
+    show("compiling")
+    compile_all(python, [_site_packages(python), *(root / name for name in _OF_CHECKOUT)], log)
+
+
+def compile_all(python: Path, folders: Iterable[Path], log: Path) -> None:
+    """Compile the modules of the folders, as pip would and uv does for new packages only.
+
+    Where PYTHONDONTWRITEBYTECODE is set, or the folders are not writable later, each process of each night would compile
+    the thousands of modules that it imports. What does not compile, such as a template, stays as it is.
+    """
+    program = (
+        "import compileall, sys; [compileall.compile_dir(one, quiet=2, workers=0) for one in sys.argv[1:]]"
+    )
+    run([str(python), "-c", program, *map(str, folders)], log, "could not compile the packages")
 
 
 def _site_packages(python: Path) -> Path:

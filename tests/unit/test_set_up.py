@@ -262,7 +262,6 @@ def test_pip_installs_uv_alone_and_uv_all_else(locked_packages: ModuleType, tmp_
     files = ["requirements-build.lock", "requirements.lock"] * 2
     assert [call.split("--requirement ")[1] for call in locked] == [str(tmp_path / name) for name in files]
     assert all({"--require-hashes", "--no-deps"} <= set(call.split()) for call in locked)
-    assert ["--compile-bytecode" in call for call in locked] == [False, True] * 2
     (itself, again) = [call for call in by_uv if call not in locked]
     assert itself == again
     assert itself.endswith(f"--no-deps --no-build-isolation --offline --editable {tmp_path}")
@@ -275,6 +274,18 @@ def test_a_uv_of_another_version_is_replaced(locked_packages: ModuleType, tmp_pa
         lock.write_text(f"uv=={version} \\\n    --hash=sha256:00\n", encoding="utf-8")
         locked_packages.install_uv(python, lock, tmp_path / "log")
     assert len((tmp_path / "venv" / "calls").read_text(encoding="utf-8").splitlines()) == 2
+
+
+def test_modules_are_compiled_and_what_is_none_stays(
+    locked_packages: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "module.py").write_text("VALUE = 1\n", encoding="utf-8")
+    (tmp_path / "package" / "template.py").write_text("{{ name }} = 1 {{\n", encoding="utf-8")
+    locked_packages.compile_all(Path(sys.executable), [tmp_path / "package"], tmp_path / "log")
+    (compiled,) = (tmp_path / "package" / "__pycache__").iterdir()
+    assert compiled.name.startswith("module.")
 
 
 def test_this_environment_was_installed_by_uv() -> None:
