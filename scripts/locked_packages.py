@@ -188,8 +188,8 @@ def install(python: Path, root: Path, lock: str, log: Path, show: Callable[[str]
 def compile_all(python: Path, folders: Iterable[Path], log: Path) -> None:
     """Compile the modules of the folders, as pip would and uv does for new packages only.
 
-    Where PYTHONDONTWRITEBYTECODE is set, or the folders are not writable later, each process of each night would compile
-    the thousands of modules that it imports. What does not compile, such as a template, stays as it is.
+    Where PYTHONDONTWRITEBYTECODE is set, or the folders are not writable later, each process of each night would
+    compile the thousands of modules that it imports. What does not compile, such as a template, stays as it is.
     """
     program = (
         "import compileall, sys; [compileall.compile_dir(one, quiet=2, workers=0) for one in sys.argv[1:]]"
