@@ -146,7 +146,7 @@ class Decoding:
         chunks = identity.watch(self._chunks(hashed.file))
         parts = source.read(chunks, origin_of(hashed.file, source, self.site_id))
         tally = Tally(hashed)
-        first = next(parts, Decoded.merge([]))
+        first = next(parts, None) or Decoded.merge([])
         second = next(parts, None)
         if second is None:
             _check_identity(identity, hashed)
@@ -238,7 +238,9 @@ def _check_identity(identity: codec.FileIdentity, hashed: Hashed) -> None:
 def _with(table: pa.Table, columns: Mapping[str, Any]) -> pa.Table:
     """Add columns; a plain value stands in every row."""
     for name, value in columns.items():
-        if not isinstance(value, pa.ChunkedArray):
+        if isinstance(value, str):
+            value = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), table.num_rows), pa.array([value]))
+        elif not isinstance(value, pa.ChunkedArray):
             kind = pa.timestamp("us", "UTC") if isinstance(value, datetime) else pa.string()
             value = pa.repeat(pa.scalar(value, kind), table.num_rows)
         table = table.append_column(name, value)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 _NEWLINE = 10
 
@@ -38,12 +39,12 @@ class Lines:
         position = pl.int_range(self.first_position, self.following, eager=True).alias("source_position")
         return pl.DataFrame([position, self.series().alias(name)])
 
-    def distinct(self) -> tuple[npt.NDArray[np.int32], list[str]]:
+    def distinct(self) -> tuple[npt.NDArray[np.int32], pa.LargeStringArray]:
         """(code of every line, distinct lines by code, line ends cut off): log tables repeat themselves."""
         encoded = self.array.dictionary_encode()
         # Its own to_numpy() would import pandas: a second of every worker.
         codes = np.asarray(np.from_dlpack(encoded.indices), dtype=np.int32)
-        return codes, [line.rstrip("\r\n") for line in encoded.dictionary.to_pylist()]
+        return codes, pc.utf8_rtrim(encoded.dictionary, characters="\r\n")
 
     def texts(self, positions: pl.Series) -> pl.Series:
         """Return the lines at 1-based `positions` of the file, capped to the length that a reject keeps."""
@@ -147,6 +148,7 @@ class Decoded:
     """
 
     readings: pa.Table
+    """READING_SCHEMA; names that repeat may be dictionaries, which nothing on the way to the lake unpacks."""
     rejects: pa.Table
     records: int
     duplicates: int
@@ -160,7 +162,7 @@ class Decoded:
 
     def check(self) -> None:
         """Raise AssertionError unless every record is accounted for and the schemas are the declared ones."""
-        assert self.readings.schema.equals(READING_SCHEMA), f"readings schema: {self.readings.schema}"
+        assert _plain(self.readings.schema).equals(READING_SCHEMA), f"readings schema: {self.readings.schema}"
         assert self.rejects.schema.equals(REJECT_SCHEMA), f"rejects schema: {self.rejects.schema}"
         assert self.jobs.schema.equals(JOB_SCHEMA), f"jobs schema: {self.jobs.schema}"
         ignored = sum(self.ignored.values())
@@ -172,15 +174,15 @@ class Decoded:
 
     @classmethod
     def merge(cls, parts: Iterable["Decoded"]) -> "Decoded":
-        """Return the records of several parts of one file together, in the parts' order."""
+        """Return the records of several parts of one file together, in the parts' order, names as strings."""
         together = list(parts)
-        if len(together) == 1:
-            return together[0]
         ignored: Counter[tuple[str, str]] = Counter()
         for part in together:
             ignored.update(part.ignored)
         return cls(
-            readings=pa.concat_tables([READING_SCHEMA.empty_table(), *(part.readings for part in together)]),
+            readings=pa.concat_tables(
+                [READING_SCHEMA.empty_table(), *(part.readings.cast(READING_SCHEMA) for part in together)]
+            ),
             rejects=pa.concat_tables([REJECT_SCHEMA.empty_table(), *(part.rejects for part in together)]),
             records=sum(part.records for part in together),
             duplicates=sum(part.duplicates for part in together),
@@ -245,6 +247,15 @@ def without_repeats(readings: pl.DataFrame, same: tuple[str, ...] = SAME_READING
 def as_table(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
     """Return the columns of a schema out of a frame that has them all."""
     return frame.select(schema.names).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema)
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """Return the schema with the values of dictionaries instead of these."""
+    return pa.schema(
+        field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+        for field in schema
+    )
+
 
 
 REJECTS: Final = {
@@ -316,12 +327,29 @@ def assemble(
             cells.filter(pl.col("reason").is_not_null()),
         )
     kept = without_repeats(usable)
-    rejects = reject_table([*faults, refused], lines)
-    duplicates = usable.height - kept.height
+    return assembled(
+        as_table(kept, READING_SCHEMA),
+        usable.height - kept.height,
+        reject_table([*faults, refused], lines),
+        ignored,
+        structure_lines,
+    )
+
+
+def coded_readings(columns: Mapping[str, pa.Array]) -> pa.Table:
+    """Return READING_SCHEMA's columns, dictionaries of text where they are."""
+    fields = [field.with_type(columns[field.name].type) for field in READING_SCHEMA]
+    return pa.table([columns[field.name] for field in fields], schema=pa.schema(fields))
+
+
+def assembled(
+    readings: pa.Table, duplicates: int, rejects: pa.Table, ignored: Ignored, structure_lines: int
+) -> Decoded:
+    """Return the parts of a result with its records counted."""
     return Decoded(
-        readings=as_table(kept, READING_SCHEMA),
+        readings=readings,
         rejects=rejects,
-        records=kept.height + rejects.num_rows + duplicates + sum(ignored.values()),
+        records=readings.num_rows + rejects.num_rows + duplicates + sum(ignored.values()),
         duplicates=duplicates,
         ignored=dict(sorted(ignored.items())),
         structure_lines=structure_lines,

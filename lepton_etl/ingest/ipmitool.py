@@ -5,15 +5,18 @@ Lines repeat themselves: what a distinct text means is worked out once and remem
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Final, Generic, Literal, TypeVar
+from itertools import islice
+from typing import Any, Final, Generic, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from lepton_etl.ingest.decoded import (
     NUMBER,
@@ -22,8 +25,11 @@ from lepton_etl.ingest.decoded import (
     Lines,
     Origin,
     assemble,
+    assembled,
+    coded_readings,
     damaged_line,
     number_of,
+    reject_table,
     value_reason,
 )
 from lepton_etl.ingest.registry import LogFormat, log_format, rule_table, setting
@@ -33,6 +39,9 @@ from lepton_etl.ingest.units import UTC_TIME, parse_stamps, with_value
 
 # Some 40 MB. A log of ever new texts (counters in every line) starts again instead of growing.
 MAX_TEXTS: Final = 1 << 17
+
+NAMES: Final = ("sensor", "quantity", "device_id", "statistic", "point", "raw_unit", "raw_value")
+_SAME: Final = ("device_id", "sensor", "point", "raw_value")
 
 Value = TypeVar("Value")
 
@@ -50,25 +59,68 @@ class ById(Generic[Value]):
         return id(self.value)
 
 
+class Words:
+    """The distinct words of a column in the order in which they came, and the code of each text's word."""
+
+    def __init__(self) -> None:
+        self._codes: dict[Hashable, int] = {}
+        self.words: list[Any] = []
+        self.of_text = np.empty(0, np.int64)
+
+    def add(self, words: Iterable[Hashable]) -> None:
+        """Take the words of further texts."""
+        codes = self._codes
+        new = [codes.setdefault(word, len(codes)) for word in words]
+        self.words += islice(codes, len(self.words), None)
+        self.of_text = np.concatenate([self.of_text, np.array(new, np.int64)])
+
+    def of(self, texts: npt.NDArray[np.int64]) -> pa.DictionaryArray:
+        """Return the words of texts as a dictionary of those that are among them."""
+        codes = self.of_text[texts]
+        used, place = _dense(codes, len(self.words))
+        few = pa.array([self.words[code] for code in used.tolist()], pa.string()).dictionary_encode()
+        return pa.DictionaryArray.from_arrays(few.indices.take(_arrow(place, pa.int32())), few.dictionary)
+
+
+def _dense(codes: npt.NDArray[np.int64], top: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """Return the codes that occur, and the place of each code among them."""
+    occurs = np.zeros(top, np.bool_)
+    occurs[codes] = True
+    return np.flatnonzero(occurs), (np.cumsum(occurs, dtype=np.int32) - 1)[codes]
+
+
+def _arrow(values: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+
+
 class Vocabulary:
     """Rows of meaning by text; `understand` gives one row a text, in order, always with the same columns."""
 
     def __init__(self, understand: Callable[[pl.Series], pl.DataFrame]) -> None:
         self._understand = understand
+        self._clear()
+
+    def _clear(self) -> None:
         self._ids: dict[str, int] = {}
-        self.rows = understand(pl.Series("line", [], dtype=pl.String))
+        self.rows = self._understand(pl.Series("line", [], dtype=pl.String))
         """The meaning of every text so far, by id."""
+        self.words = {name: Words() for name in NAMES}
+        self.same = Words()
+        """What makes two readings of one time repeats of each other."""
 
     def ids(self, texts: list[str]) -> npt.NDArray[np.int64]:
         """Return the rows of these texts in `rows`; ids of earlier calls hold until the next call only."""
         if len(self._ids) > MAX_TEXTS:
-            self._ids.clear()
-            self.rows = self.rows.clear()
+            self._clear()
         known = self._ids
         new = [text for text in dict.fromkeys(texts) if text not in known]
         if new:
             known.update(zip(new, range(len(known), len(known) + len(new)), strict=True))
-            self.rows = pl.concat([self.rows, self._understand(pl.Series("line", new, dtype=pl.String))])
+            rows = self._understand(pl.Series("line", new, dtype=pl.String))
+            self.rows = pl.concat([self.rows, rows], rechunk=True)
+            for name, words in self.words.items():
+                words.add(rows[name])
+            self.same.add(rows.select(_SAME).iter_rows())
         return np.fromiter((known[text] for text in texts), np.int64, len(texts))
 
 
@@ -218,46 +270,110 @@ class Ipmitool(LogFormat):
         """Return the records of a block, and the time of the last stamp so far; None where it cannot be read."""
         codes, texts = lines.distinct()
         # Stamps are new in every file: they are parsed together here and leave the vocabulary to the rows.
-        is_stamp = np.fromiter((text.startswith(self.stamp_prefix) for text in texts), np.bool_, len(texts))
+        stamping = pc.starts_with(texts, self.stamp_prefix)
+        is_stamp = pl.Series(stamping).to_numpy()
         ids = np.zeros(len(texts), np.int64)
-        ids[~is_stamp] = vocabulary.ids([text for text in texts if not text.startswith(self.stamp_prefix)])
+        ids[~is_stamp] = vocabulary.ids(texts.filter(pc.invert(stamping)).to_pylist())
         known = vocabulary.rows
         kind_of_text = np.full(len(texts), STAMP, np.int8)
         kind_of_text[~is_stamp] = known.get_column("kind").to_numpy()[ids[~is_stamp]]
         kind_of_line = kind_of_text[codes]
         stamp_rows = np.flatnonzero(kind_of_line == STAMP)
         value_rows = np.flatnonzero(kind_of_line == VALUE)
-        stamped = pl.Series("stamp", [texts[code] for code in codes[stamp_rows].tolist()], dtype=pl.String)
+        stamped = texts.take(_arrow(codes[stamp_rows], pa.int32()))
         # No stamp is damaged and yet readable: a NUL or U+FFFD is no digit.
-        stamps = parse_stamps(stamped.str.slice(len(self.stamp_prefix)), timezone=origin.timezone)
-        times = pl.concat([pl.Series("time", [last], dtype=UTC_TIME), stamps.get_column("time")])
-        row_times = times.gather(np.searchsorted(stamp_rows, value_rows))
+        stamps = parse_stamps(
+            pl.Series("stamp", pc.utf8_slice_codeunits(stamped, len(self.stamp_prefix)), dtype=pl.String),
+            timezone=origin.timezone,
+        )
+        bad_stamps = stamps.get_column("reason").is_not_null().to_numpy()
+        bad_lines = np.flatnonzero(kind_of_line == BAD_LINE)
+        faults = pl.DataFrame(
+            {
+                "source_position": np.concatenate([bad_lines, stamp_rows[bad_stamps]]) + lines.first_position,
+                "reason": ["bad_line"] * len(bad_lines) + stamps.get_column("reason").drop_nulls().to_list(),
+            },
+            schema={"source_position": pl.Int64, "reason": pl.String},
+        )
+        counts = np.bincount(codes, minlength=len(texts))
+        structure = int(counts[kind_of_text == BLANK].sum() + np.count_nonzero(~bad_stamps))
+        ignored = _ignored(known.get_column("sensor"), ids, kind_of_text, counts)
+        cells = _Cells(
+            vocabulary, ids[codes[value_rows]], value_rows + lines.first_position,
+            pl.concat([pl.Series("time", [last], dtype=UTC_TIME), stamps.get_column("time")]),
+            np.searchsorted(stamp_rows, value_rows),
+        )  # fmt: skip
+        readings = cells.readings(origin)
+        if readings is None:
+            return assemble(cells.frame(origin), [faults], ignored, structure, lines, origin), cells.times[-1]
+        return assembled(readings, 0, reject_table([faults], lines), ignored, structure), cells.times[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """Rows with a value: `text` and `stamp` are their places in the vocabulary and in `times`."""
+
+    vocabulary: Vocabulary
+    text: npt.NDArray[np.int64]
+    position: npt.NDArray[np.int64]
+    times: pl.Series
+    stamp: npt.NDArray[np.int64]
+
+    def frame(self, origin: Origin) -> pl.DataFrame:
+        """Return the cells as `assemble` takes them."""
+        row_times = self.times.gather(self.stamp)
         no_time = pl.when(row_times.is_null()).then(pl.lit("no_time"))
-        cells = known.drop("kind")[ids[codes[value_rows]]].with_columns(
-            pl.Series("source_position", value_rows + lines.first_position),
+        return self.vocabulary.rows.drop("kind")[self.text].with_columns(
+            pl.Series("source_position", self.position),
             row_times.alias("reading_time"),
             pl.lit(origin.node_id, dtype=pl.String).alias("node_id"),
             pl.lit(0.0).alias("window_s"),
             pl.lit(1, dtype=pl.Int32).alias("multiplicity"),
-            pl.coalesce("reason", no_time).alias("reason") if row_times.null_count() else pl.col("reason"),
+            pl.coalesce("reason", no_time).alias("reason"),
         )
-        counts = np.bincount(codes, minlength=len(texts))
-        bad_stamps = stamps.get_column("reason").is_not_null().to_numpy()
-        bad_lines = np.flatnonzero(kind_of_line == BAD_LINE)
-        faults = [
-            pl.DataFrame({"source_position": bad_lines + lines.first_position}).with_columns(
-                reason=pl.lit("bad_line")
-            ),
-            pl.DataFrame(
-                {
-                    "source_position": stamp_rows[bad_stamps] + lines.first_position,
-                    "reason": stamps.get_column("reason").drop_nulls(),
-                }
-            ),
-        ]
-        structure = int(counts[kind_of_text == BLANK].sum() + np.count_nonzero(~bad_stamps))
-        ignored = _ignored(known.get_column("sensor"), ids, kind_of_text, counts)
-        return assemble(cells, faults, ignored, structure, lines, origin), times[-1]
+
+    def readings(self, origin: Origin) -> pa.Table | None:
+        """Return what `assemble` would, names as dictionaries, where no cell is refused or repeated; else None.
+
+        So are nearly all files. What a few texts mean is looked up once, and only numbers are gathered by line.
+        """
+        refused = self.vocabulary.rows.get_column("reason").is_not_null().to_numpy()[self.text]
+        is_known = self.times.is_not_null().to_numpy()[self.stamp]
+        if refused.any() or not is_known.all() or not len(is_known):
+            return None
+        time_us = self.times.to_physical().fill_null(0).to_numpy()[self.stamp]
+        earliest, latest = (_micros(at) for at in (origin.earliest, origin.latest))
+        if time_us.min() < earliest or time_us.max() >= latest or self._repeats(time_us):
+            return None
+        count = len(time_us)
+        node = pa.array([origin.node_id], pa.string()).dictionary_encode()
+        value = self.vocabulary.rows.get_column("value").to_numpy()[self.text]
+        return coded_readings(
+            {name: words.of(self.text) for name, words in self.vocabulary.words.items()}
+            | {
+                "node_id": node.take(pa.repeat(pa.scalar(0, pa.int32()), count)),
+                "value": _arrow(value, pa.float64()),
+                "window_s": pa.repeat(pa.scalar(0.0), count),
+                "reading_time": _arrow(time_us, pa.timestamp("us", "UTC")),
+                "multiplicity": pa.repeat(pa.scalar(1, pa.int32()), count),
+                "source_position": _arrow(self.position, pa.int64()),
+            }
+        )
+
+    def _repeats(self, time_us: npt.NDArray[np.int64]) -> bool:
+        """Return whether two rows say the same of one time."""
+        used, same = _dense(self.vocabulary.same.of_text[self.text], len(self.vocabulary.same.words))
+        known_us, when = np.unique(time_us, return_inverse=True)
+        seen = np.zeros(len(used) * len(known_us), np.bool_)
+        seen[same.astype(np.int64) * len(known_us) + when] = True
+        return int(np.count_nonzero(seen)) < len(time_us)
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _micros(at: datetime) -> int:
+    return (at - _EPOCH) // timedelta(microseconds=1)
 
 
 def _ignored(

@@ -11,13 +11,18 @@ from functools import cache
 from typing import Final
 from zlib import crc32
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from lepton_etl.errors import LakeError
 from lepton_etl.schema.declare import Field, Table
 from lepton_etl.schema.types import arrow_schema
+
+CODED: Final = pa.dictionary(pa.int32(), pa.string())
+"""Text that repeats itself as it travels; a digest knows no difference."""
 
 _WHOLE_U64: Final = 1 << 64
 
@@ -78,7 +83,7 @@ def _breaks_bounds(field: Field, values: pa.ChunkedArray) -> bool:
     """Return whether any value breaks the constraint of `schema.constraint`; NaN and infinity break any bound."""
     if field.one_of:
         # Few words in many rows: each is looked up once.
-        known = values.unique().drop_null()
+        known = values.unique().drop_null().cast(pa.string())
         return not pc.all(pc.is_in(known, pa.array(field.one_of)), min_count=0).as_py()
     if field.ge is None and field.le is None:
         return False
@@ -97,13 +102,24 @@ def shaped(table: Table, rows: pa.Table) -> pa.Table:
 
 def columns_of(table: Table, rows: pa.Table, names: Sequence[str]) -> pa.Table:
     """Return these declared columns in their declared type; one that the rows lack is null."""
-    whole = arrow_schema(table)
-    schema = pa.schema([whole.field(name) for name in names])
-    columns = [
-        rows[one.name].cast(one.type) if one.name in rows.column_names else pa.nulls(rows.num_rows, one.type)
-        for one in schema
-    ]
-    return pa.table(columns, schema=schema)
+    schema = pa.schema([arrow_schema(table).field(name) for name in names])
+    return pa.table([_column(rows, one) for one in schema], schema=schema)
+
+
+def coded_columns_of(table: Table, rows: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Return these declared columns as `columns_of` does, dictionaries of text as they are."""
+    found = []
+    for name in names:
+        one = arrow_schema(table).field(name)
+        coded = CODED if one.type == pa.string() and name in rows.column_names else None
+        found.append(rows[name] if coded and rows[name].type == coded else _column(rows, one))
+    return pa.table(found, names=list(names))
+
+
+def _column(rows: pa.Table, one: pa.Field) -> pa.ChunkedArray | pa.Array:
+    if one.name not in rows.column_names:
+        return pa.nulls(rows.num_rows, one.type)
+    return rows[one.name].cast(one.type)
 
 
 def in_order(table: Table, rows: pa.Table) -> pa.Table:
@@ -128,17 +144,31 @@ def digest(rows: pa.Table | pl.DataFrame) -> Digest:
     Each column's values are hashed with a seed of the column's name, so that figures that change places are other
     rows.
     """
-    frame = rows if isinstance(rows, pl.DataFrame) else pl.DataFrame(rows)
-    if frame.height == 0:
+    height = len(rows)
+    if height == 0:
         return Digest()
-    hashes = [
-        pl.when(pl.col(name).is_null())
-        .then(pl.lit(0, pl.UInt64))
-        .otherwise(pl.col(name).hash(crc32(name.encode())))
-        for name in frame.columns
-    ]
+    coded = [] if isinstance(rows, pl.DataFrame) else [one.name for one in rows.schema if one.type == CODED]
+    words = np.zeros(height, np.uint64)
+    for name in coded:
+        words += _hashes_of_words(name, rows[name])
+    frame = rows if isinstance(rows, pl.DataFrame) else pl.DataFrame(rows.drop_columns(coded))
+    hashes = [*map(_hash, frame.columns), pl.lit(pl.Series(words))]
     (total,) = frame.lazy().select(pl.sum_horizontal(hashes).hash(0).sum()).collect().row(0)
-    return Digest(frame.height, int(total))
+    return Digest(height, int(total))
+
+
+def _hash(name: str) -> pl.Expr:
+    value = pl.col(name)
+    return pl.when(value.is_null()).then(pl.lit(0, pl.UInt64)).otherwise(value.hash(crc32(name.encode())))
+
+
+def _hashes_of_words(name: str, column: pa.ChunkedArray) -> NDArray[np.uint64]:
+    """Return `_hash` of a column of CODED: each word is hashed once."""
+    coded = column.unify_dictionaries().combine_chunks()
+    words = pl.DataFrame({name: [*coded.dictionary.to_pylist(), None]}, schema={name: pl.String})
+    codes = pl.Series(coded.indices).fill_null(words.height - 1).to_numpy()
+    found: NDArray[np.uint64] = words.select(_hash(name)).to_series().to_numpy()[codes]
+    return found
 
 
 @cache

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -25,7 +25,15 @@ import pyarrow.parquet as pq
 
 from lepton_etl.errors import LakeError
 from lepton_etl.lake.location import Location
-from lepton_etl.lake.rows import Digest, columns_of, digest, digest_scheme, refuse_missing, refuse_values
+from lepton_etl.lake.rows import (
+    CODED,
+    Digest,
+    coded_columns_of,
+    digest,
+    digest_scheme,
+    refuse_missing,
+    refuse_values,
+)
 from lepton_etl.schema.declare import DATE, STRING, TIMESTAMP, Table
 from lepton_etl.schema.types import arrow_schema
 
@@ -81,7 +89,7 @@ class StagedWriter:
         self._folder = root / table.name / self._partition
         self._file = Path()
         self._names = [name for name in table.columns if name != table.partition]
-        self._schema = pa.schema([arrow_schema(table).field(name) for name in self._names])
+        self._schema = pa.schema([])
         self._buffer: list[pa.Table] = []
         self._buffered_bytes = 0
         self._writer: pq.ParquetWriter | None = None
@@ -100,7 +108,7 @@ class StagedWriter:
         if partition in arrow.column_names and arrow[partition].unique().to_pylist() != [self._day]:
             raise LakeError(f"rows of another day than {self._day}", where=self._table.name)
         refuse_missing(self._table, {*arrow.column_names, partition})
-        chosen = columns_of(self._table, arrow, self._names)
+        chosen = coded_columns_of(self._table, arrow, self._names)
         refuse_values(self._table, chosen)
         self._buffer.append(chosen)
         self._buffered_bytes += chosen.nbytes
@@ -139,13 +147,25 @@ class StagedWriter:
             one.name for one in self._table.fields if one.name in self._table.indexed and one.type in ordered
         )
 
+    def _schema_of(self, parts: Sequence[pa.Table]) -> pa.Schema:
+        """The declared columns, as codes where all parts bring codes."""
+        declared = [arrow_schema(self._table).field(name) for name in self._names]
+        return pa.schema(
+            one.with_type(CODED) if all(part.schema.field(one.name).type == CODED for part in parts) else one
+            for one in declared
+        )
+
     def _flush(self) -> None:
         if not self._buffer:
             return
         if self._writer is None:
             self._file = self._folder.workspace() / f"writing-{self._id}.parquet"
-            self._writer = pq.ParquetWriter(self._file, self._schema, compression="zstd", compression_level=1)
-        rows = pa.concat_tables(self._buffer)
+            self._schema = self._schema_of(self._buffer)
+            # A dictionary is how these rows came, not what the column is: readers must not see it.
+            self._writer = pq.ParquetWriter(
+                self._file, self._schema, compression="zstd", compression_level=1, store_schema=False
+            )
+        rows = pa.concat_tables(part.cast(self._schema) for part in self._buffer).unify_dictionaries()
         self._digest += digest(rows)
         self._writer.write_table(rows, row_group_size=_ROW_GROUP_ROWS)
         self._buffer.clear()

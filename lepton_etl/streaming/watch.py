@@ -28,7 +28,7 @@ from lepton_etl.config.sources import SOURCES, Source
 from lepton_etl.diagnosis.minutes import SUMS, QuantityRoles, sums
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.ingest import text as codec
-from lepton_etl.ingest.decoded import Decoded
+from lepton_etl.ingest.decoded import READING_SCHEMA, Decoded
 from lepton_etl.lake.landing import Landing, ObjectStore
 from lepton_etl.lake.lease import Lease
 from lepton_etl.lake.runs import new_run_id
@@ -148,7 +148,7 @@ def read_span(follow: Follow, source: Source, span: Span) -> pa.Table:
         for part in _decoded(follow, source, text):
             kept = text.context_lines
             found = part.readings.filter(pc.greater(part.readings["source_position"], kept))
-            readings.append(sums(pl.DataFrame(found), follow.roles, follow.window_s))
+            readings.append(sums(pl.DataFrame(found.cast(READING_SCHEMA)), follow.roles, follow.window_s))
             rejects = part.rejects.filter(pc.greater(part.rejects["source_position"], kept))
             faults += _counted(rejects)
     except codec.UnreadableError as error:
