@@ -74,6 +74,9 @@ OVERLAP: Final = "overlap"
 
 # Up to here the combinations of two columns of codes are counted in an array, beyond by sorting.
 _MOST_COMBINATIONS: Final = 1 << 24
+# Two codes in one signed integer.
+_KEY_BITS: Final = 62
+_MOST_MILLIONTHS: Final = 2.0**62
 _LAST_DIGITS: Final = tuple(10.0**power for power in range(-6, 16))
 
 
@@ -166,7 +169,7 @@ def _order(channel: Ints, readings: pa.Table) -> Ints:
     time_us = readings["time_us"].to_numpy()
     since = time_us - time_us.min()
     bits = int(since.max()).bit_length()
-    if int(channel.max()).bit_length() + bits > 62:
+    if int(channel.max()).bit_length() + bits > _KEY_BITS:
         return np.lexsort([*_ties(readings, slice(None)), time_us, channel])
     key = (channel << bits) | since
     order = np.argsort(key)
@@ -281,17 +284,13 @@ def with_resolutions(sensors: pl.DataFrame, readings: pl.DataFrame) -> pl.DataFr
     """Add the multiplicity of each channel, the median distance of its readings and its resolution."""
     channel = readings["channel"].to_numpy()
     starts = runs_of(channel)
-    step = np.diff(readings["time_us"].to_numpy(), prepend=0)
-    found = readings.select(
-        "channel", "multiplicity", "window_s",
-        pl.Series("step_us", step),
-        pl.Series("is_first", _at(len(channel), starts)),
+    of_channel = (
+        readings.group_by("channel", maintain_order=True).agg(pl.col("multiplicity").max())
+        .with_columns(
+            window_s=pl.Series(_medians(_microseconds(readings, "window_s"), starts)) / MICROSECONDS,
+            step_s=pl.Series(_steps(channel, readings["time_us"].to_numpy(), starts), nan_to_null=True) / MICROSECONDS,
+        )
     )  # fmt: skip
-    of_channel = found.group_by("channel", maintain_order=True).agg(
-        pl.col("multiplicity").max(),
-        pl.col("window_s").median(),
-        (pl.when(~pl.col("is_first")).then(pl.col("step_us")).median() / MICROSECONDS).alias("step_s"),
-    )
     counting = (sensors["statistic"] == "counter").to_numpy()
     measured = np.isfinite(readings["value"].to_numpy())
     numbers, steps = resolution_by_channel(channel[measured], _floats(readings)[measured], counting)
@@ -308,10 +307,38 @@ def with_resolutions(sensors: pl.DataFrame, readings: pl.DataFrame) -> pl.DataFr
     )
 
 
-def _at(length: int, places: Ints) -> Bools:
-    found = np.zeros(length, dtype=np.bool_)
-    found[places] = True
+def _steps(channel: Ints, time_us: Ints, starts: Ints) -> Floats:
+    """The median distance of the readings of each channel; NaN where there is one reading."""
+    later = np.ones(len(channel), dtype=np.bool_)
+    later[starts] = False
+    step = np.diff(time_us, prepend=0)[later]
+    found = np.full(len(starts), np.nan)
+    several = np.diff(starts, append=len(channel)) > 1
+    found[several] = _medians(step, (starts - np.arange(len(starts)))[several])
     return found
+
+
+def _medians(value: Ints, starts: Ints) -> Floats:
+    """The median of each run of values."""
+    if not len(value):
+        return np.empty(0)
+    sizes = np.diff(starts, append=len(value))
+    if (np.maximum.reduceat(value, starts) == np.minimum.reduceat(value, starts)).all():
+        return value[starts].astype(np.float64)
+    _, ordered = _sorted(np.repeat(np.arange(len(starts)), sizes), value)
+    median: Floats = (ordered[starts + (sizes - 1) // 2] + ordered[starts + sizes // 2]) / 2
+    return median
+
+
+def _sorted(channel: Ints, value: Ints) -> tuple[Ints, Ints]:
+    """Both by channel and value: one sort of integers where they fit into one, in a fifth of the time of two."""
+    low = int(value.min())
+    bits = (int(value.max()) - low).bit_length()
+    if int(channel.max()).bit_length() + bits > _KEY_BITS:
+        order = np.lexsort((value, channel))
+        return channel[order], value[order]
+    key = np.sort((channel << bits) | (value - low))
+    return key >> bits, (key & ((1 << bits) - 1)) + low
 
 
 def resolution_by_channel(channel: Ints, value: Floats, counting: Bools) -> tuple[Ints, Floats]:
@@ -323,14 +350,10 @@ def resolution_by_channel(channel: Ints, value: Floats, counting: Bools) -> tupl
     """
     if not len(channel):
         return channel, value
-    rounded = np.round(value, 6)
-    new = np.ones(len(channel), dtype=np.bool_)
-    # Most sensors repeat themselves: what was said right before adds nothing.
-    new[1:] = (channel[1:] != channel[:-1]) | (rounded[1:] != rounded[:-1])
-    distinct = (
-        pl.DataFrame({"channel": channel[new], "value": rounded[new]}).unique().sort("channel", "value")
-    )
-    of, said = distinct["channel"].to_numpy(), distinct["value"].to_numpy()
+    millionths = np.rint(np.clip(value * 1e6, -_MOST_MILLIONTHS, _MOST_MILLIONTHS)).astype(np.int64)
+    of, whole = _sorted(*_without_repeats(channel, millionths))
+    of, whole = _without_repeats(of, whole)
+    said = whole / 1e6
     starts = runs_of(of)
     numbers = of[starts]
     sizes = np.diff(starts, append=len(of))
@@ -345,6 +368,13 @@ def resolution_by_channel(channel: Ints, value: Floats, counting: Bools) -> tupl
         millijoules = np.where(np.repeat(counts, sizes), since_first, 0.0).astype(np.int64)
         steps[counts] = np.gcd.reduceat(millijoules, starts)[counts] / 1000
     return numbers, steps
+
+
+def _without_repeats(channel: Ints, value: Ints) -> tuple[Ints, Ints]:
+    """Both without what was said right before: most sensors repeat themselves."""
+    new = np.ones(len(channel), dtype=np.bool_)
+    new[1:] = (channel[1:] != channel[:-1]) | (value[1:] != value[:-1])
+    return channel[new], value[new]
 
 
 def _last_digits(values: Floats) -> Floats:

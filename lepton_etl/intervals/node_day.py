@@ -242,7 +242,7 @@ def _rows(
         on=["day", "node_id", "device_id"],
         how="semi",
     )
-    keys = pl.concat([*measured, shown.select(ROW)]).unique().sort(ROW)
+    keys = pl.concat([*measured, shown.select(ROW)]).unique()
     partial = power.filter(pl.col("observed_s") < policy.interval_s - 1e-6)
     flagged = (
         pl.concat([
@@ -260,7 +260,6 @@ def _rows(
         .join(around, on=ROW, how="left")
         .join(conflicts, on=ROW, how="left")
         .join(flagged, on=ROW, how="left")
-        .sort(ROW)
     )
 
 
@@ -300,11 +299,11 @@ def _with_energy(rows: pl.DataFrame, policy: IntervalPolicy) -> pl.DataFrame:
 
 def _table(rows: pl.DataFrame, policy: IntervalPolicy) -> pa.Table:
     """INTERVAL's columns, types and order (Spark takes columns by position), sorted by key."""
-    unlisted = pl.col("cluster_id").is_null()
-    flags = pl.concat_list(
-        pl.col("flags").fill_null(pl.lit([], dtype=pl.List(pl.String))),
-        pl.when(unlisted).then(pl.lit([UNLISTED_NODE])).otherwise(pl.lit([], dtype=pl.List(pl.String))),
-    )
+    no_flag = pl.lit([], dtype=pl.List(pl.String))
+    flags = pl.col("flags").fill_null(no_flag)
+    if rows["cluster_id"].null_count():
+        unlisted = pl.when(pl.col("cluster_id").is_null()).then(pl.lit([UNLISTED_NODE])).otherwise(no_flag)
+        flags = pl.concat_list(flags, unlisted).list.sort()
     frame = rows.select(
         pl.lit(policy.site_id).alias("site_id"),
         pl.coalesce("cluster_id", pl.lit(UNLISTED_CLUSTER)).alias("cluster_id"),
@@ -326,7 +325,7 @@ def _table(rows: pl.DataFrame, policy: IntervalPolicy) -> pa.Table:
         "gain_sigma_kwh",
         "resolution_sigma_kwh",
         pl.col("conflicts").fill_null(0),
-        flags.list.sort().alias("flags"),
+        flags.alias("flags"),
         "sensor_class",
         "sampling_sigma_kwh",
     ).sort("cluster_id", "node_id", "device_id", "interval_start")

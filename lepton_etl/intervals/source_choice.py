@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
 import polars as pl
+
+from lepton_etl.intervals.channels import runs_of
+from lepton_etl.intervals.integrate import Ints
 
 # What makes a row of silver/interval unique within a site.
 ROW: Final = ["day", "node_id", "device_id", "interval_us"]
@@ -86,32 +90,58 @@ def choose_power(
     A suspect (day, node_id, energy_source, interval_us) gives way where another source of its node speaks. Equal ranks
     go by sensor name. Result: the columns of `values` with those of `candidates`, one line for each ROW.
     """
-    spoken = values.join(candidates, on="channel", how="inner")
+    spoken = values
     if suspects is not None and suspects.height:
         of_node = suspects.select(*_SOURCE_INTERVAL, pl.lit("node").alias("device_id"), doubted=True)
         doubted = pl.col("doubted").is_not_null()
+        whose = candidates.select("channel", "day", "node_id", "device_id", "energy_source")
         spoken = (
-            spoken.join(of_node, on=[*_SOURCE_INTERVAL, "device_id"], how="left")
+            values.join(whose, on="channel", how="inner")
+            .join(of_node, on=[*_SOURCE_INTERVAL, "device_id"], how="left")
             .filter(~doubted | doubted.all().over(ROW))
-            .drop("doubted")
+            .select(values.columns)
         )
-    return spoken.pipe(_best_of, ROW)
+    return _best_of(spoken, candidates, ROW[:-1])
 
 
-def _best_of(spoken: pl.DataFrame, by: list[str]) -> pl.DataFrame:
-    return (
-        spoken.with_columns(pl.col("observed_s").max().over(by).alias("most_s"))
-        .filter(pl.col("observed_s") >= COVER_RATIO * pl.col("most_s"))
-        .sort(*by, "rank", "channel")
-        .unique(by, keep="first", maintain_order=True)
-        .drop("most_s")
+def _best_of(values: pl.DataFrame, candidates: pl.DataFrame, by: list[str]) -> pl.DataFrame:
+    """The line of `values` that speaks for each interval of a group of candidates, with its candidate's columns."""
+    groups = candidates.select(by).unique().sort(by).with_row_index("group")
+    ranked = candidates.select("channel", "rank", *by).join(groups, on=by, how="left").sort("rank", "channel")
+    of, group = ranked["channel"].to_numpy(), ranked["group"].to_numpy()
+    channel, slot = values["channel"].to_numpy(), slots(values["interval_us"].to_numpy())[0]
+    observed_s = values["observed_s"].to_numpy()
+    # Every channel's lines lie together and in time: taken channel by channel, best first, a stable sort keeps that.
+    runs = runs_of(channel)
+    first = np.full(max(int(channel.max(initial=-1)), int(of.max(initial=-1))) + 1, len(channel))
+    size = np.zeros(len(first), dtype=np.int64)
+    first[channel[runs]], size[channel[runs]] = runs, np.diff(runs, append=len(channel))
+    rows = np.repeat(first[of] - np.cumsum(size[of]) + size[of], size[of]) + np.arange(int(size[of].sum()))
+    row = np.repeat(group.astype(np.int64), size[of]) * (int(slot.max(initial=0)) + 1) + slot[rows]
+    order = np.argsort(row, kind="stable")
+    row, rows = row[order], rows[order]
+    heads = runs_of(row)
+    most_s = np.repeat(
+        np.maximum.reduceat(observed_s[rows], heads) if len(rows) else observed_s[rows], np.diff(heads, append=len(row))
     )
+    covers = np.flatnonzero(observed_s[rows] >= COVER_RATIO * most_s)
+    chosen = rows[covers[runs_of(row[covers])]]
+    return values[chosen].join(candidates, on="channel", how="left", maintain_order="left")
+
+
+def slots(interval_us: Ints) -> tuple[Ints, int, int]:
+    """The number of each interval from the first, the first's start, and the distance of two; the numbers are small."""
+    if not len(interval_us):
+        return interval_us, 0, 1
+    first = int(interval_us.min())
+    since = interval_us - first
+    step = max(1, int(np.gcd.reduce(since)))
+    return since // step, first, step
 
 
 def power_by_source(values: pl.DataFrame, candidates: pl.DataFrame) -> pl.DataFrame:
     """What each source of a node says: `choose_power` for each source by itself."""
-    at_node = candidates.filter(pl.col("at_node"))
-    return values.join(at_node, on="channel", how="inner").pipe(_best_of, [*ROW, "energy_source"])
+    return _best_of(values, candidates.filter(pl.col("at_node")), [*ROW[:-1], "energy_source"])
 
 
 def lowest_and_highest(values: pl.DataFrame, sensors: pl.DataFrame, chosen: pl.DataFrame) -> pl.DataFrame:
@@ -120,12 +150,10 @@ def lowest_and_highest(values: pl.DataFrame, sensors: pl.DataFrame, chosen: pl.D
     A sensor that publishes its own minimum or maximum is believed; else it is the lowest and highest of the
     readings, unless they are means as long as the interval: those do not say how low the power went.
     """
-    own = values.join(
-        sensors.filter(pl.col("statistic").is_in(("min", "max"))).select(
-            "channel", "day", "node_id", "device_id", "quantity", "statistic"
-        ),
-        on="channel", how="inner",
-    )  # fmt: skip
+    extremes = sensors.filter(pl.col("statistic").is_in(("min", "max"))).select(
+        "channel", "day", "node_id", "device_id", "quantity", "statistic"
+    )
+    own = values.join(extremes, on="channel", how="inner")
     published = own.group_by(*ROW, "quantity", maintain_order=True).agg(
         pl.col("lowest").filter(pl.col("statistic") == "min").min().alias("own_min_w"),
         pl.col("highest").filter(pl.col("statistic") == "max").max().alias("own_max_w"),
@@ -161,16 +189,35 @@ def environment(values: pl.DataFrame, sensors: pl.DataFrame) -> pl.DataFrame:
     means = means.filter(pl.col("to_node") | ~at_node | (own_columns & only_own)).with_columns(
         pl.when(pl.col("to_node")).then(pl.lit("node")).otherwise(pl.col("device_id")).alias("device_id")
     )
-    mean = pl.col("integral") / pl.col("observed_s")
     columns = (*ENVIRONMENT_COLUMNS, "cpu_temp_c", "gpu_temp_c")
+    places = means.select(ROW[:-1]).unique().sort(ROW[:-1]).with_row_index("place")
+    into = means.join(places, on=ROW[:-1], how="left").select(
+        "channel",
+        pl.col("place").cast(pl.Int64),
+        pl.col("column").replace_strict(columns, range(len(columns)), return_dtype=pl.Int64),
+    )
+    slot, first, step = slots(values["interval_us"].to_numpy())
+    said = values.select(
+        "channel", (pl.col("integral") / pl.col("observed_s")).alias("mean"), pl.Series("slot", slot)
+    ).join(into, on="channel", how="inner").sort("channel", maintain_order=True)  # fmt: skip
+    slot_count = int(slot.max(initial=0)) + 1
+    cell = (said["place"] * slot_count + said["slot"]).to_numpy() * len(columns) + said["column"].to_numpy()
+    order = np.argsort(cell, kind="stable")
+    cell, mean = cell[order], said["mean"].to_numpy()[order]
+    heads = runs_of(cell)
+    row, column = np.divmod(cell[heads], len(columns))
+    lines = runs_of(row)
+    found = np.full((len(lines), len(columns)), np.nan)
+    line = np.repeat(np.arange(len(lines)), np.diff(lines, append=len(row)))
+    if len(heads):
+        found[line, column] = np.add.reduceat(mean, heads) / np.diff(heads, append=len(cell))
+    place, slot = np.divmod(row[lines], slot_count)
     return (
-        values.join(
-            means.select("channel", "day", "node_id", "device_id", "column"), on="channel", how="inner"
+        places[place].select(ROW[:-1])
+        .with_columns(
+            pl.Series("interval_us", slot * step + first),
+            *(pl.Series(name, found[:, at], nan_to_null=True) for at, name in enumerate(columns)),
         )
-        .with_columns(mean.alias("mean"))
-        .sort(*ROW, "channel")
-        .group_by(ROW, maintain_order=True)
-        .agg(*(pl.col("mean").filter(pl.col("column") == name).mean().alias(name) for name in columns))
         .with_columns(pl.coalesce("device_temp_c", "cpu_temp_c", "gpu_temp_c").alias("device_temp_c"))
         .drop("cpu_temp_c", "gpu_temp_c")
-    )
+    )  # fmt: skip
