@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from bench.measure import figure, print_figures, write
 from lepton_etl.config.sections import LedgerSettings
 from lepton_etl.days import Days
-from lepton_etl.energy.aggregate import group_sums
+from lepton_etl.energy.aggregate import group_parts, group_sums
 from lepton_etl.energy.gaps import with_imputed
 from lepton_etl.energy.node_hours import measured_node_hours, node_hours, node_intervals
 from lepton_etl.intervals.channels import READING_COLUMNS
@@ -183,7 +183,8 @@ def node_coverage(hours: list[NodeHour], classes: dict[str, SensorClass], name: 
     measured = measured_node_hours(silver, node_intervals(silver), listed, days, idle_utilisation_ratio=0.05)
     # Without history nothing is imputed.
     hours_of_nodes = node_hours(with_imputed(measured, measured.clear(), None), 0.9)
-    found = group_sums(hours_of_nodes, ("date", "hour_start", "site_id", "cluster_id"), 0.9, shares)
+    by = ("date", "hour_start", "site_id", "cluster_id")
+    found = group_sums(group_parts(hours_of_nodes, by, shares), by, 0.9)
     truth = pl.DataFrame(
         [(f"f{fleet:04d}", sum(node.energy_kwh for node in group)) for fleet, group in _by_fleet(hours).items()],
         schema=["cluster_id", "true_kwh"], orient="row",

@@ -239,7 +239,9 @@ def _with(table: pa.Table, columns: Mapping[str, Any]) -> pa.Table:
     """Add columns; a plain value stands in every row."""
     for name, value in columns.items():
         if isinstance(value, str):
-            value = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), table.num_rows), pa.array([value]))
+            value = pa.DictionaryArray.from_arrays(
+                pa.repeat(pa.scalar(0, pa.int32()), table.num_rows), pa.array([value])
+            )
         elif not isinstance(value, pa.ChunkedArray):
             kind = pa.timestamp("us", "UTC") if isinstance(value, datetime) else pa.string()
             value = pa.repeat(pa.scalar(value, kind), table.num_rows)

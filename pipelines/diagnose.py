@@ -38,6 +38,7 @@ _HOUR_INPUT: Final = (
 )  # fmt: skip
 _STATE_INPUT: Final = ("site_id", "cluster_id", "node_id", "device_id", "date", "interval_start", *INPUTS)
 _SHOWN: Final = 3
+_WHOSE: Final = ["site_id", "node_id"]
 
 
 def run(context: StageContext) -> StageResult:
@@ -65,12 +66,22 @@ class _States:
     def __call__(self, part: NodePart) -> list[StagedFile]:
         rows = part.read(_STATE_INPUT, pl.col("device_id").str.contains(DEVICES))
         found = []
-        for _, own in rows.group_by("site_id", "node_id"):
-            for day in self.days:
-                first = day - timedelta(days=STATE_HISTORY_DAYS)
-                history = own.filter(pl.col("date").is_between(first, day, closed="left"))
-                found.append(state_rows(own.filter(pl.col("date") == day), history))
+        for day in self.days:
+            first = day - timedelta(days=STATE_HISTORY_DAYS)
+            history = rows.filter(pl.col("date").is_between(first, day, closed="left"))
+            found += [
+                state_rows(own, history.join(own, on=_WHOSE, how="semi"))
+                for own in _of_equal_instants(rows.filter(pl.col("date") == day))
+            ]
         return stage(self.root, STATE, _together(STATE, found))
+
+
+def _of_equal_instants(rows: pl.DataFrame) -> list[pl.DataFrame]:
+    """Return the rows of nodes that have the same instants: a call judges those, and each node on its own instants."""
+    instants = pl.col("interval_start").unique().sort().dt.epoch().cast(pl.String).str.join(" ")
+    seen = rows.group_by(_WHOSE).agg(instants.alias("_instants"))
+    together = rows.join(seen, on=_WHOSE, how="left").partition_by("_instants", maintain_order=True)
+    return [part.drop("_instants") for part in together]
 
 
 def _anomalies(context: StageContext) -> Written:

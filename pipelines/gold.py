@@ -20,11 +20,17 @@ import pyarrow.compute as pc
 from lepton_etl.attribution.node_energy import roll
 from lepton_etl.attribution.node_split import HOLDING_COLUMNS, split_nodes
 from lepton_etl.attribution.node_split import INTERVAL_COLUMNS as SPLIT_COLUMNS
-from lepton_etl.attribution.tenants import job_energy, tenant_day
+from lepton_etl.attribution.tenants import job_energy, tenant_day, with_node_figures
 from lepton_etl.billing.bill import Invoice, bill_check, cluster_months, month_cost, period_of, read_invoices
 from lepton_etl.billing.costs import Meters, cluster_costs, currency_of, site_costs
 from lepton_etl.billing.tariff import read_tariff
-from lepton_etl.carbon.embodied import embodied_hours, service_lives, with_embodied, with_node_embodied
+from lepton_etl.carbon.embodied import (
+    embodied_hours,
+    embodied_parts,
+    service_lives,
+    with_embodied,
+    with_node_embodied,
+)
 from lepton_etl.carbon.emissions import (
     GeneratorFactor,
     IntensityError,
@@ -44,7 +50,7 @@ from lepton_etl.carbon.market import (
 from lepton_etl.carbon.water import site_volumes, with_water
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
-from lepton_etl.energy.aggregate import group_sums, with_inlet_p99, with_peak_power
+from lepton_etl.energy.aggregate import group_parts, group_sums, with_inlet_p99, with_peak_power
 from lepton_etl.energy.exact_sums import exact_sum, rows_of
 from lepton_etl.energy.gaps import HISTORY_COLUMNS, HISTORY_DAYS, with_imputed
 from lepton_etl.energy.node_hours import (
@@ -56,7 +62,7 @@ from lepton_etl.energy.node_hours import (
     node_intervals,
     power_sums,
 )
-from lepton_etl.energy.owners import with_job_idle
+from lepton_etl.energy.owners import owner_parts, with_job_idle
 from lepton_etl.facility.meter_hours import (
     HOUR_S,
     bucket_starts,
@@ -73,6 +79,7 @@ from lepton_etl.facility.pue import (
 )
 from lepton_etl.intervals.sensor_classes import sensor_classes
 from lepton_etl.lake.runs import recorded_models
+from lepton_etl.lake.staging import StagedFile, stage
 from lepton_etl.lake.tables import DataFile, Lake, Written, read_files
 from lepton_etl.models.device_hours import gap_features, interval_columns
 from lepton_etl.models.registry import Registry
@@ -95,6 +102,8 @@ from pipelines.stage import StageContext, StageResult
 _SITE_HOUR: Final = ("date", "hour_start", "site_id")
 _CLUSTER_HOUR: Final = ("date", "hour_start", "site_id", "cluster_id")
 _CLUSTER_DAY: Final = ("date", "site_id", "cluster_id")
+# What node-hours are summed by.
+GROUPS: Final = (_SITE_HOUR, _CLUSTER_HOUR, _CLUSTER_DAY)
 _HOUR: Final = ["site_id", "hour_start"]
 _GRAMS: Final = "g/kWh"
 # Days of nodes in one task: some 10^5 rows of silver/interval, and as many node-hours again of history.
@@ -106,22 +115,20 @@ def run(context: StageContext) -> StageResult:
     lake, days = context.lake, context.days
     rows_in = sum(file.rows for file in lake.files(INTERVAL, days))
     factors = load_factors(context.settings.carbon.factors)
-    shared = _shared_variance(factors, days)
     fitted = run_fit(context)
-    fleet = node_figures(context)
+    fleet = node_figures(context, factors)
     intensity, meters = _intensity(context), _meter_hours(context)
-    site_base = _site_base(context, fleet.node_hours, meters, shared)
-    book = ledger.ledger(context, fleet.node_hours, meters, site_base, fleet.node_split)
+    site_base = _site_base(context, fleet, meters)
+    book = ledger.ledger(context, fleet.owners, meters, site_base, has_jobs=fleet.job_hours is not None)
     checked = ledger.checked(context, book)
     site_hours = _site_hours(context, site_base, book, intensity)
-    embodied = with_node_embodied(fleet.node_hours, service_lives(lake.read(NODE), factors))
-    sensed = _sensed_hours(context, fleet, shared)
-    cluster_hours = _cluster_hours(context, sensed, embodied, site_hours, intensity, factors)
-    cluster_days = _cluster_days(context, fleet, cluster_hours, shared)
+    sensed = _sensed_hours(context, fleet)
+    cluster_hours = _cluster_hours(context, sensed, fleet.embodied, site_hours, intensity, factors)
+    cluster_days = _cluster_days(context, fleet, cluster_hours)
     written = [
         *((fitted,) if fitted else ()),
         checked,
-        lake.replace(NODE_HOUR, days, fleet.node_hours),
+        lake.commit(NODE_HOUR, days, fleet.node_hours),
         lake.replace(ENERGY_LEDGER, days, book.rows, allow_empty=True),
         lake.replace(SITE_HOUR, days, site_hours),
         lake.replace(CLUSTER_HOUR, days, cluster_hours),
@@ -131,27 +138,30 @@ def run(context: StageContext) -> StageResult:
     written += run_bill(context)
     if fleet.job_hours is not None:
         costs = lake.read(CLUSTER_COST, days) if context.settings.tariff.file else None
-        written += write_jobs(context, fleet.job_hours, embodied, cluster_hours, costs)
+        written += write_jobs(context, fleet.job_hours, cluster_hours, costs)
     return StageResult(rows_in, sum(one.rows for one in written), tuple(written))
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """What the nodes of a run's days give: gold/node_hour, sums over nodes by interval, the split by jobs.
+    """What the nodes of a run's days give: staged rows of gold/node_hour, and what is summed from them.
 
-    `power` and `inlets` are power_sums and inlet_counts. `job_hours` (one row a job, node and hour) and `node_split`
-    (one row a node-hour of clusters with accounting) are None where no cluster has any.
+    `sums` are parts of group_sums by what they are grouped by, `owners` of owner_hours, `embodied` of embodied_hours;
+    `power` and `inlets` are power_sums and inlet_counts. `job_hours` (one row a job, node and hour) is None where no
+    cluster has accounting.
     """
 
-    node_hours: pl.DataFrame
+    node_hours: tuple[StagedFile, ...]
+    sums: Mapping[tuple[str, ...], pl.DataFrame]
+    owners: pl.DataFrame
+    embodied: pl.DataFrame
     power: pl.DataFrame
     inlets: pl.DataFrame
     job_hours: pl.DataFrame | None
-    node_split: pl.DataFrame | None
 
 
-def node_figures(context: StageContext) -> Fleet:
-    """Return the node-hours of the days and what is summed from nodes, made bucket by bucket of nodes."""
+def node_figures(context: StageContext, factors: FactorSet) -> Fleet:
+    """Stage the node-hours of the days and return what is summed from nodes, made bucket by bucket of nodes."""
     lake, days, settings = context.lake, context.days, context.settings
     nodes, clusters = lake.read(NODE), accounted_clusters(context)
     intervals = tuple(lake.files(INTERVAL, days))
@@ -159,21 +169,35 @@ def node_figures(context: StageContext) -> Fleet:
     held = tuple(lake.files(JOB_NODE, days)) if clusters else ()
     measure = MeasureNodes(days, intervals, settings.energy.idle_utilisation_ratio)
     make = MakeNodes(
-        intervals, tuple(lake.files(NODE_HOUR, before)), held, tuple(clusters), _limit(context),
-        settings.attribution.idle_gpu_utilisation_ratio,
+        lake.root, intervals, tuple(lake.files(NODE_HOUR, before)), held, tuple(clusters), _limit(context),
+        settings.attribution.idle_gpu_utilisation_ratio, _shared_variance(factors, days),
     )  # fmt: skip
     buckets = node_buckets(nodes, days)
     # One bucket is not worth the start of an engine.
     engine = context.engine if len(buckets) > 1 else InlineEngine()
     seen = engine.map(measure, buckets)
     modelled = modelled_gaps(context, pl.concat([one.gaps for one in seen]))
-    made = engine.map(make, [(one, modelled) for one in seen])
+    lives, node = service_lives(nodes, factors), ["site_id", "node_id"]
+    made = engine.map(
+        make,
+        [
+            (
+                one.nodes,
+                one.node_hours,
+                lives.join(one.nodes, on=node, how="semi"),
+                None if modelled is None else modelled.join(one.nodes, on=node, how="semi"),
+            )
+            for one in seen
+        ],
+    )
     return Fleet(
-        node_hours=pl.concat([one.node_hours for one in made]),
+        node_hours=tuple(file for one in made for file in one.node_hours),
+        sums={by: pl.concat([one.sums[by] for one in made]) for by in GROUPS},
+        owners=pl.concat([one.owners for one in made]),
+        embodied=pl.concat([one.embodied for one in made]),
         power=pl.concat([one.power for one in seen]),
         inlets=pl.concat([one.inlets for one in seen]),
         job_hours=pl.concat([one.job_hours for one in made]) if clusters else None,
-        node_split=pl.concat([one.node_split for one in made]) if clusters else None,
     )
 
 
@@ -208,10 +232,13 @@ def node_buckets(nodes: pl.DataFrame, days: Days) -> list[pl.DataFrame]:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the intervals of a bucket give: measured node-hours, sums by interval, gaps whose load is known."""
+    """What the intervals of a bucket give: measured node-hours, sums by interval, gaps whose load is known.
+
+    The node-hours are Arrow IPC that the driver hands on and does not unpack.
+    """
 
     nodes: pl.DataFrame
-    node_hours: pl.DataFrame
+    node_hours: bytes
     power: pl.DataFrame
     inlets: pl.DataFrame
     gaps: pl.DataFrame
@@ -219,11 +246,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Made:
-    """Rows of gold/node_hour of a bucket and their split by jobs; without accounting the split has no rows."""
+    """Staged rows of gold/node_hour of a bucket, and their sums as `Fleet` has them; without jobs no job_hours."""
 
-    node_hours: pl.DataFrame
+    node_hours: tuple[StagedFile, ...]
+    sums: Mapping[tuple[str, ...], pl.DataFrame]
+    owners: pl.DataFrame
+    embodied: pl.DataFrame
     job_hours: pl.DataFrame
-    node_split: pl.DataFrame
 
 
 @dataclass(frozen=True)
@@ -242,36 +271,48 @@ class MeasureNodes:
             intervals, means, nodes, self.days, idle_utilisation_ratio=self.idle_utilisation_ratio
         )
         gaps = gap_features(intervals, hours, nodes)
-        return Measured(nodes, hours, power_sums(means), inlet_counts(means), gaps)
+        packed = hours.write_ipc(None, compression="lz4").getvalue()
+        return Measured(nodes, packed, power_sums(means), inlet_counts(means), gaps)
 
 
 @dataclass(frozen=True)
 class MakeNodes:
-    """The second work: measured node-hours of a bucket -> gold/node_hour, gaps filled, and its split by jobs.
+    """The second work: measured node-hours of a bucket -> gold/node_hour, gaps filled and staged, and its sums.
 
     `history` are files of gold/node_hour of the days before, `held` those of silver/job_node, `clusters` have
-    accounting.
+    accounting. Called with the bucket's nodes, its measured node-hours, its service lives and modelled gaps.
     """
 
+    root: Path
     intervals: tuple[DataFile, ...]
     history: tuple[DataFile, ...]
     held: tuple[DataFile, ...]
     clusters: tuple[str, ...]
     coverage_min_ratio: float
     idle_gpu_utilisation_ratio: float
+    shared_variance: Mapping[str, float]
 
-    def __call__(self, inputs: tuple[Measured, pl.DataFrame | None]) -> Made:
-        seen, modelled = inputs
-        history = read_files(NODE_HOUR, self.history, HISTORY_COLUMNS, _of(seen.nodes))
-        hours = node_hours(with_imputed(seen.node_hours, history, modelled), self.coverage_min_ratio)
+    def __call__(self, inputs: tuple[pl.DataFrame, bytes, pl.DataFrame, pl.DataFrame | None]) -> Made:
+        nodes, packed, lives, modelled = inputs
+        history = read_files(NODE_HOUR, self.history, HISTORY_COLUMNS, _of(nodes))
+        filled = with_imputed(pl.read_ipc(packed), history, modelled)
+        hours = node_hours(filled, self.coverage_min_ratio)
         accounted = pl.col("cluster_id").is_in(self.clusters)
-        mine = accounted & _of(seen.nodes)
+        mine = accounted & _of(nodes)
         job_hours, split = split_nodes(
             read_files(INTERVAL, self.intervals if self.clusters else (), SPLIT_COLUMNS, mine),
             hours.filter(accounted), read_files(JOB_NODE, self.held, HOLDING_COLUMNS, mine),
-            roll(seen.nodes.to_arrow()), self.idle_gpu_utilisation_ratio,
+            roll(nodes.to_arrow()), self.idle_gpu_utilisation_ratio,
         )  # fmt: skip
-        return Made(with_job_idle(hours, split), job_hours, split)
+        rows = with_job_idle(hours, split).sort(NODE_HOUR.key)
+        embodied = with_node_embodied(rows, lives)
+        return Made(
+            node_hours=tuple(stage(self.root, NODE_HOUR, rows)),
+            sums={by: group_parts(rows, by, self.shared_variance) for by in GROUPS},
+            owners=owner_parts(rows, split if self.clusters else None),
+            embodied=embodied_parts(embodied),
+            job_hours=with_node_figures(job_hours, embodied),
+        )
 
 
 def _of(nodes: pl.DataFrame) -> pl.Expr:
@@ -347,11 +388,9 @@ def _meter_hours(context: StageContext) -> pl.DataFrame:
     return hours.filter(pl.col("carrier") == "electricity")
 
 
-def _site_base(
-    context: StageContext, nodes: pl.DataFrame, meters: pl.DataFrame, shared: Mapping[str, float]
-) -> pl.DataFrame:
+def _site_base(context: StageContext, fleet: Fleet, meters: pl.DataFrame) -> pl.DataFrame:
     """Sums of nodes, meter-hours and weather -> energy and PUE of every site-hour, before the ledger."""
-    sums = group_sums(nodes, _SITE_HOUR, _limit(context), shared)
+    sums = group_sums(fleet.sums[_SITE_HOUR], _SITE_HOUR, _limit(context))
     weather = context.lake.read(WEATHER_HOUR, context.days).drop("date")
     rows = with_pue(sums, site_meters(meters), context.settings.facility.pue_assumed)
     return rows.join(weather, on=_HOUR, how="left")
@@ -373,9 +412,9 @@ def _site_hours(
     return rows_of(SITE_HOUR, pl.concat(filled))
 
 
-def _sensed_hours(context: StageContext, fleet: Fleet, shared: Mapping[str, float]) -> pl.DataFrame:
+def _sensed_hours(context: StageContext, fleet: Fleet) -> pl.DataFrame:
     """What the nodes say of every cluster-hour: energy, coverage, utilisation, peak and inlet temperature."""
-    sums = group_sums(fleet.node_hours, _CLUSTER_HOUR, _limit(context), shared)
+    sums = group_sums(fleet.sums[_CLUSTER_HOUR], _CLUSTER_HOUR, _limit(context))
     return with_inlet_p99(with_peak_power(sums, fleet.power), fleet.inlets, "hour_start")
 
 
@@ -397,12 +436,10 @@ def _cluster_hours(
     return rows_of(CLUSTER_HOUR, whole.with_columns(pl.lit("provisional").alias("status")))
 
 
-def _cluster_days(
-    context: StageContext, fleet: Fleet, cluster_hours: pl.DataFrame, shared: Mapping[str, float]
-) -> pl.DataFrame:
+def _cluster_days(context: StageContext, fleet: Fleet, cluster_hours: pl.DataFrame) -> pl.DataFrame:
     """Node-hours and cluster-hours -> the day of every cluster."""
     limit = _limit(context)
-    sums = group_sums(fleet.node_hours, _CLUSTER_DAY, limit, shared)
+    sums = group_sums(fleet.sums[_CLUSTER_DAY], _CLUSTER_DAY, limit)
     rows = with_inlet_p99(with_facility_days(sums, facility_days(cluster_hours, limit)), fleet.inlets, "date")
     emitted = rows.join(emission_days(cluster_hours, limit), on=_CLUSTER_DAY, how="left")
     return rows_of(CLUSTER_DAY, emitted.with_columns(pl.lit("provisional").alias("status")))
@@ -411,17 +448,16 @@ def _cluster_days(
 def write_jobs(
     context: StageContext,
     job_hours: pl.DataFrame,
-    embodied: pl.DataFrame,
     cluster_hours: pl.DataFrame,
     cluster_costs: pl.DataFrame | None = None,
 ) -> list[Written]:
     """Write gold/job_energy and gold/tenant_day of the days.
 
-    `embodied` are node-hours with `embodied_kgco2e`; `cluster_hours` are rows of gold/cluster_hour, `cluster_costs` of
+    `job_hours` are of with_node_figures, `cluster_hours` and `cluster_costs` rows of gold/cluster_hour and
     gold/cluster_cost.
     """
     lake, days, limit = context.lake, context.days, _limit(context)
-    jobs = job_energy(job_hours, cluster_hours, embodied, lake.read(JOB_RUN, days), cluster_costs, limit)
+    jobs = job_energy(job_hours, cluster_hours, lake.read(JOB_RUN, days), cluster_costs, limit)
     tenants = tenant_day(jobs, limit)
     return [
         lake.replace(table, days, with_status(context, table, rows), allow_empty=True)

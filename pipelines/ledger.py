@@ -186,22 +186,24 @@ class Ledger:
 
 def ledger(
     context: StageContext,
-    node_hours: pl.DataFrame,
+    owner_parts: pl.DataFrame,
     meters: pl.DataFrame,
     drivers: pl.DataFrame,
-    node_split: pl.DataFrame | None,
+    *,
+    has_jobs: bool,
 ) -> Ledger:
-    """Node-hours, meter-hours, hours of sites, the split by jobs (None: no accounting) and models -> the ledger.
+    """Energy of nodes by owner (parts of site-hours), meter-hours, hours of sites and models -> the ledger.
 
+    `has_jobs` says whether a cluster has job accounting.
     `drivers` has, of each site-hour, `it_energy_sigma_kwh` of the nodes' sum, and what the facility model is driven by:
     it_energy_kwh and outdoor_wet_bulb_temp_c.
     """
     settings = context.settings
     metered = _meters(meters)
-    owners = _owners(context, node_hours, drivers, node_split)
+    owners = _owners(context, owner_parts, drivers)
     accounts = site_accounts(metered, owners, _modelled(context, metered, drivers))
     rows = ledger_rows(accounts, settings.ledger)
-    found = findings(rows, accounts, settings.ledger, has_jobs=node_split is not None)
+    found = findings(rows, accounts, settings.ledger, has_jobs=has_jobs)
     return Ledger(accounts, owners, rows, tuple(found))
 
 
@@ -221,9 +223,7 @@ def checked(context: StageContext, book: Ledger) -> Written:
     return written
 
 
-def _owners(
-    context: StageContext, node_hours: pl.DataFrame, drivers: pl.DataFrame, node_split: pl.DataFrame | None
-) -> pl.DataFrame:
+def _owners(context: StageContext, parts: pl.DataFrame, drivers: pl.DataFrame) -> pl.DataFrame:
     outside = pc.field("cluster_id") == UNLISTED_CLUSTER
     unlisted = context.lake.read(
         INTERVAL, context.days,
@@ -232,7 +232,7 @@ def _owners(
     sigma = drivers.select(*_HOUR, pl.col("it_energy_sigma_kwh").fill_null(0.0).alias("sigma_kwh"))
     known = (pl.col("unknown_nodes") == 0).alias("is_known")
     return (
-        owner_hours(node_hours, node_split, unlisted)
+        owner_hours(parts, unlisted)
         .join(sigma, on=_HOUR, how="left")
         .with_columns(known)
         .select(list(IT_HOURS))

@@ -32,32 +32,37 @@ _EXCLUSIVE_RATIO: Final = 0.999
 _BASIS_ORDER: Final = ("none", "devices", "count", "cores")
 
 
+def with_node_figures(job_hours: pl.DataFrame, node_hours: pl.DataFrame) -> pl.DataFrame:
+    """Add to job_hours what is the node's: `node_embodied_kgco2e`, and the ends of its energy as shares of it.
+
+    `node_hours` are rows of gold/node_hour with `embodied_kgco2e`. A node's error is its sensor's gain above all: every
+    job on it is wrong by the same share at the same time.
+    """
+    ends = [quotient(pl.col(name), pl.col("it_energy_kwh")).alias(f"_{name}") for name in _ENDS]
+    figures = node_hours.select(*_NODE_HOUR, pl.col("embodied_kgco2e").alias("node_embodied_kgco2e"), *ends)
+    return job_hours.join(figures, on=_NODE_HOUR, how="left")
+
+
 def job_energy(
     job_hours: pl.DataFrame,
     cluster_hours: pl.DataFrame,
-    node_hours: pl.DataFrame,
     runs: pl.DataFrame,
     cluster_costs: pl.DataFrame | None,
     limit: float,
 ) -> pl.DataFrame:
-    """job_hours (one row a job, node and hour) -> gold/job_energy.
+    """job_hours (one row a job, node and hour, by `with_node_figures`) -> gold/job_energy.
 
     `cluster_hours` has the columns of gold/cluster_hour: what an hour of the cluster emits, draws, drinks goes to its
-    jobs by their IT energy. `node_hours` has `embodied_kgco2e` beside the key of gold/node_hour: embodied carbon goes
-    by the reserved share. `runs` are rows of silver/job_run, `cluster_costs` of gold/cluster_cost (None: no tariff).
-    A figure that an hour with energy lacks is null for the day; so is the IT energy below `limit` of covered time.
-    SCI = location-based operational + embodied emissions, per run; data-centre overhead is in it, market-based
-    measures are not. Source: definitions of the project, sections 5 and 6; Green Software Foundation, SCI 1.0.
+    jobs by their IT energy; embodied carbon goes by the reserved share. `runs` are rows of silver/job_run,
+    `cluster_costs` of gold/cluster_cost (None: no tariff). A figure that an hour with energy lacks is null for the day;
+    so is the IT energy below `limit` of covered time. SCI = location-based operational + embodied emissions, per run;
+    data-centre overhead is in it, market-based measures are not.
+    Source: definitions of the project, sections 5 and 6; Green Software Foundation, SCI 1.0.
     """
     energy, share = pl.col("dynamic_kwh") + pl.col("static_kwh"), pl.col("reserved_share_ratio")
-    # A node's error is its sensor's gain above all: every job on it is wrong by the same share at the same time.
-    ends = [quotient(pl.col(name), pl.col("it_energy_kwh")).alias(f"_{name}") for name in _ENDS]
     basis = pl.col("attribution_basis").cast(pl.Enum(_BASIS_ORDER))
     day = (
         job_hours.join(_rates(cluster_hours, cluster_costs), on=_CLUSTER_HOUR, how="left")
-        .join(
-            node_hours.select(*_NODE_HOUR, pl.col("embodied_kgco2e").alias("_te"), *ends), on=_NODE_HOUR, how="left"
-        )
         .group_by(_RUN_DAY)
         .agg(
             *(exact_sum(pl.col(name), FINE_DIGITS).alias(name) for name in _SUMS),
@@ -65,7 +70,7 @@ def job_energy(
                 whole_sum(energy * pl.col(f"_{name}"), energy > 0, FINE_DIGITS).alias(name)
                 for name in (*_RATED, *_ENDS)
             ),
-            whole_sum(pl.col("_te") * share, share > 0, FINE_DIGITS).alias("embodied_kgco2e"),
+            whole_sum(pl.col("node_embodied_kgco2e") * share, share > 0, FINE_DIGITS).alias("embodied_kgco2e"),
             exact_sum(share, FINE_DIGITS).alias("node_held_h"),
             pl.col("tenant_id", "outcome", "currency").max(),
             basis.to_physical().max().alias("_basis"),

@@ -105,15 +105,22 @@ def with_node_embodied(node_hours: pl.DataFrame, lives: pl.DataFrame) -> pl.Data
     )
 
 
-def embodied_hours(node_hours: pl.DataFrame) -> pl.DataFrame:
-    """Hours of nodes with embodied carbon -> hours of clusters: site_id, cluster_id, hour_start and both columns.
+def embodied_parts(node_hours: pl.DataFrame) -> pl.DataFrame:
+    """Hours of nodes with embodied carbon -> parts of hours of clusters, for `embodied_hours`, by basis."""
+    return node_hours.group_by(*_CLUSTER_HOUR, "embodied_basis").agg(
+        whole_sum(pl.col("embodied_kgco2e"), digits=FINE_DIGITS).alias("embodied_kgco2e")
+    )
+
+
+def embodied_hours(parts: pl.DataFrame) -> pl.DataFrame:
+    """Parts of `embodied_parts` -> hours of clusters: site_id, cluster_id, hour_start and both columns.
 
     One node without a TE leaves the cluster's hour null: a sum over the others would look like the whole.
     """
     basis = pl.col("embodied_basis")
     one_basis = pl.when(basis.n_unique() == 1).then(basis.max()).otherwise(pl.lit("mixed"))
     is_whole = pl.col("embodied_kgco2e").null_count() == 0
-    return node_hours.group_by(_CLUSTER_HOUR).agg(
+    return parts.group_by(_CLUSTER_HOUR).agg(
         whole_sum(pl.col("embodied_kgco2e"), digits=FINE_DIGITS).alias("embodied_kgco2e"),
         pl.when(is_whole).then(one_basis).otherwise(pl.lit("none")).alias("embodied_basis"),
     )

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
@@ -253,7 +254,8 @@ def state_rows(
             )
             for number, state in enumerate(STATES)
         ),
-        *(pl.Series(name, values, dtype=type_) for name, (values, type_) in cells.items()),
+        # By way of Arrow: polars itself makes a series of each inner list.
+        *(pl.Series(name, pa.array(values, type_)) for name, (values, type_) in cells.items()),
     )
     return found
 
@@ -302,6 +304,15 @@ def _words(
     values = {name: figures[name][at] for name in EVIDENCE}
     lacks = {name: missing[name][at] for name in EVIDENCE}
     chance = chances[chosen, at[0], at[1]]
+    shown = {name: [f"{name} {value:.2f}" for value in values[name].tolist()] for name in EVIDENCE}
+    leading = [
+        [EVIDENCE[one] for one, weight in zip(ones, told, strict=True) if weight > 0]
+        for ones, told in zip(
+            order[:_SHOWN].T.tolist(),
+            np.take_along_axis(np.stack(weights), order[:_SHOWN], 0).T.tolist(),
+            strict=True,
+        )
+    ]
     state: list[str | None] = []
     adjustment: list[str] = []
     reason: list[str] = []
@@ -322,10 +333,9 @@ def _words(
         reason.append(
             ADJUSTMENT[name][1] if sure else f"{name} is likeliest at {chance[row]:.0%}: too unsure to act"
         )
-        tops = [EVIDENCE[int(one)] for one in order[:_SHOWN, row] if weights[int(one)][row] > 0]
-        reasons.append([f"{one} {values[one][row]:.2f}" for one in tops])
+        reasons.append([shown[one][row] for one in leading[row]])
     return {
-        "performance_state": (state, pl.String), "adjustment": (adjustment, pl.String),
-        "adjustment_reason": (reason, pl.String), "evidence": (reasons, pl.List(pl.String)),
-        "unknown_inputs": (without, pl.List(pl.String)),
+        "performance_state": (state, pa.string()), "adjustment": (adjustment, pa.string()),
+        "adjustment_reason": (reason, pa.string()), "evidence": (reasons, pa.list_(pa.string())),
+        "unknown_inputs": (without, pa.list_(pa.string())),
     }  # fmt: skip

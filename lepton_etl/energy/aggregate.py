@@ -21,31 +21,20 @@ _LINEAR_SIGMAS: Final = {
 ESTIMATE_MIN_RATIO: Final = 0.5
 
 
-def group_sums(
-    node_hours: pl.DataFrame,
-    by: tuple[str, ...],
-    coverage_min_ratio: float,
-    shared_variance: Mapping[str, float] | None = None,
+def group_parts(
+    node_hours: pl.DataFrame, by: tuple[str, ...], shared_variance: Mapping[str, float] | None = None
 ) -> pl.DataFrame:
-    """gold/node_hour -> one row for each group of `by` (hour or day of a cluster or site).
+    """gold/node_hour of whole nodes -> what `group_sums` sums: a row for each group of `by` and hardware class.
 
-    The total is measured + imputed energy: `measured` where coverage reaches the limit, `estimated` where it
-    reaches ESTIMATE_MIN_RATIO and imputation brings it to the limit, else null with basis `insufficient`.
-    Coverage is weighted by rated power where every node has one, else by node-seconds (which stands beside it).
-    Errors: the gain of a sensor adds linearly over time; over nodes of one hardware class the share
-    `shared_variance` of its sensor class is common to them (linear), the rest each sensor's own (quadrature); a
-    class that is not named shares all of it. Resolution and imputation add linearly over time and in quadrature
-    over nodes, sampling in quadrature over both. Idle energy is published where nodes whose utilisation is known
-    hold the same share of the energy as the limit.
-    Source: docs/methodology.md, sections 1 to 4; JCGM 100:2008 (GUM) 5.2 for correlated errors.
+    Parts of different nodes add up. `shared_variance` is the share of a gain error that sensors of one class have in
+    common; a class that is not named shares all of it.
     """
-    addends = _addends() | utilisation_seconds()
     key = [*by, "node_id"]
     # Hours of one node add up linearly: energies, seconds and its errors, all but that of sampling.
     nodes = node_hours.group_by(key).agg(
         pl.lit(1).alias("nodes"),
         pl.col("hardware_class").max(),
-        *(exact_sum(addend).alias(name) for name, addend in addends.items()),
+        *(exact_sum(addend).alias(name) for name, addend in _addends().items()),
         *(exact_sum(pl.col(sigma), FINE_DIGITS).fill_null(0.0).alias(name) for sigma, name in _LINEAR_SIGMAS.items()),
         exact_sum(pl.col("sampling_sigma_kwh").pow(2), FINE_DIGITS).fill_null(0.0).alias("sampling_kwh2"),
     ).join(most_frequent(node_hours, key, "sensor_class"), on=key, how="left")  # fmt: skip
@@ -56,18 +45,33 @@ def group_sums(
         (1 - pl.col("_shared")) * pl.col("gain_kwh").pow(2) + pl.col("resolution_kwh").pow(2)
         + pl.col("sampling_kwh2") + pl.col("filled_kwh").pow(2)
     )  # fmt: skip
-    sums = [exact_sum(pl.col(name)).alias(name) for name in ("nodes", *addends)]
-    groups = (
+    common = pl.col("_shared").sqrt() * pl.col("gain_kwh")
+    return (
         nodes.with_columns(shares.alias("_shared"))
+        .with_columns(common.alias("common_kwh"), alone.alias("alone_kwh2"))
         .group_by(*by, "hardware_class")
-        .agg(
-            *sums,
-            exact_sum(pl.col("_shared").sqrt() * pl.col("gain_kwh"), FINE_DIGITS).alias("common_kwh"),
-            exact_sum(alone, FINE_DIGITS).alias("alone_kwh2"),
-        )
+        .agg(*_sums(), *_fine_sums())
+    )
+
+
+def group_sums(parts: pl.DataFrame, by: tuple[str, ...], coverage_min_ratio: float) -> pl.DataFrame:
+    """Parts of `group_parts` -> one row for each group of `by` (hour or day of a cluster or site).
+
+    The total is measured + imputed energy: `measured` where coverage reaches the limit, `estimated` where it
+    reaches ESTIMATE_MIN_RATIO and imputation brings it to the limit, else null with basis `insufficient`.
+    Coverage is weighted by rated power where every node has one, else by node-seconds (which stands beside it).
+    Errors: the gain of a sensor adds linearly over time; over nodes of one hardware class the share that its sensor
+    class has in common adds linearly, the rest, each sensor's own, in quadrature. Resolution and imputation add
+    linearly over time and in quadrature over nodes, sampling in quadrature over both. Idle energy is published where
+    nodes whose utilisation is known hold the same share of the energy as the limit.
+    Source: docs/methodology.md, sections 1 to 4; JCGM 100:2008 (GUM) 5.2 for correlated errors.
+    """
+    groups = (
+        parts.group_by(*by, "hardware_class")
+        .agg(*_sums(), *_fine_sums())
         .group_by(by)
         .agg(
-            *sums,
+            *_sums(),
             (
                 exact_sum(pl.col("common_kwh").fill_null(0.0).pow(2), FINE_DIGITS)
                 + exact_sum(pl.col("alone_kwh2"), FINE_DIGITS)
@@ -77,6 +81,14 @@ def group_sums(
         )
     )
     return _figures(groups, by, coverage_min_ratio)
+
+
+def _sums() -> list[pl.Expr]:
+    return [exact_sum(pl.col(name)).alias(name) for name in ("nodes", *_addends())]
+
+
+def _fine_sums() -> list[pl.Expr]:
+    return [exact_sum(pl.col(name), FINE_DIGITS).alias(name) for name in ("common_kwh", "alone_kwh2")]
 
 
 def utilisation_seconds() -> dict[str, pl.Expr]:
@@ -99,6 +111,7 @@ def utilisation_seconds() -> dict[str, pl.Expr]:
 
 
 def _addends() -> dict[str, pl.Expr]:
+    """What is summed over the hours of a node, over nodes and over hardware classes."""
     energy, observed_s, expected_s = (
         pl.col(name) for name in ("it_energy_measured_kwh", "observed_s", "expected_s")
     )
@@ -120,6 +133,7 @@ def _addends() -> dict[str, pl.Expr]:
         "accounted_ws": rated_w * accounted_s,
         "expected_ws": rated_w * expected_s,
         "uncounted": pl.col("gpu_utilisation_ratio").is_not_null() & pl.col("gpu_count").is_null(),
+        **utilisation_seconds(),
     }
 
 

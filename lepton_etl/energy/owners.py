@@ -13,15 +13,16 @@ SERVICE_KINDS: Final = ("storage", "network", "service")
 _HOUR: Final = ["site_id", "hour_start"]
 
 
-def owner_hours(
-    node_hours: pl.DataFrame, node_split: pl.DataFrame | None, unlisted: pl.DataFrame
-) -> pl.DataFrame:
-    """gold/node_hour -> one row a site-hour: jobs_kwh, idle_kwh, storage_kwh, network_kwh, service_kwh,
-    chassis_shared_kwh, unowned_kwh, unlisted_kwh, unknown_nodes.
+_SUMS: Final = (
+    "jobs_kwh", "idle_kwh", "unowned_kwh", *(f"{kind}_kwh" for kind in SERVICE_KINDS), "chassis_shared_kwh",
+)  # fmt: skip
+
+
+def owner_parts(node_hours: pl.DataFrame, node_split: pl.DataFrame | None) -> pl.DataFrame:
+    """gold/node_hour -> one row a site-hour: _SUMS and unknown_nodes; parts of different nodes add up.
 
     With `node_split` (job accounting) a compute node's energy is its jobs' and idle. Without it idle is told by
-    utilisation, and the rest has no owner that is known. `unlisted` holds silver/interval rows of nodes outside the
-    inventory, which have none either. `unknown_nodes` counts expected nodes without an energy.
+    utilisation, and the rest has no owner that is known. `unknown_nodes` counts expected nodes without an energy.
     """
     energy, kind = pl.col("it_energy_kwh"), pl.col("node_kind").fill_null("compute")
     rows = node_hours
@@ -40,12 +41,22 @@ def owner_hours(
         "unowned_kwh": energy - jobs.fill_null(0.0) - idle.fill_null(0.0),
     }
     is_service = kind.is_in(SERVICE_KINDS)
-    sums = rows.group_by(_HOUR).agg(
+    return rows.group_by(_HOUR).agg(
         *(exact_sum(pl.when(~is_service).then(value), FINE_DIGITS).alias(name) for name, value in owned.items()),
         *(exact_sum(pl.when(kind == name).then(energy), FINE_DIGITS).alias(f"{name}_kwh") for name in SERVICE_KINDS),
         exact_sum(pl.col("chassis_shared_kwh"), FINE_DIGITS).alias("chassis_shared_kwh"),
         energy.null_count().alias("unknown_nodes"),
     )  # fmt: skip
+
+
+def owner_hours(parts: pl.DataFrame, unlisted: pl.DataFrame) -> pl.DataFrame:
+    """Parts of `owner_parts` -> one row a site-hour: _SUMS, unknown_nodes and unlisted_kwh.
+
+    `unlisted` holds silver/interval rows of nodes outside the inventory, which have no owner either.
+    """
+    sums = parts.group_by(_HOUR).agg(
+        *(exact_sum(pl.col(name), FINE_DIGITS).alias(name) for name in _SUMS), pl.col("unknown_nodes").sum()
+    )
     outside = (
         unlisted.filter(pl.col("counts_in_total"))
         .group_by("site_id", pl.col("interval_start").dt.truncate("1h").alias("hour_start"))

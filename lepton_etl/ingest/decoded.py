@@ -257,7 +257,6 @@ def _plain(schema: pa.Schema) -> pa.Schema:
     )
 
 
-
 REJECTS: Final = {
     "source_position": pl.Int64,
     "sensor": pl.String,

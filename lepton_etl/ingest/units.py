@@ -154,7 +154,11 @@ def _plain_utc(texts: pl.Series) -> pl.DataFrame | None:
     time = found.get_column("time")
     if not found.height or not found.drop_in_place("is_plain").all() or time.null_count():
         return None
-    if any(not EARLIEST_YEAR <= at.year <= LATEST_YEAR for at in (time.min(), time.max()) if isinstance(at, datetime)):
+    if any(
+        not EARLIEST_YEAR <= at.year <= LATEST_YEAR
+        for at in (time.min(), time.max())
+        if isinstance(at, datetime)
+    ):
         return None
     return found
 

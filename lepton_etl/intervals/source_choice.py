@@ -122,7 +122,8 @@ def _best_of(values: pl.DataFrame, candidates: pl.DataFrame, by: list[str]) -> p
     row, rows = row[order], rows[order]
     heads = runs_of(row)
     most_s = np.repeat(
-        np.maximum.reduceat(observed_s[rows], heads) if len(rows) else observed_s[rows], np.diff(heads, append=len(row))
+        np.maximum.reduceat(observed_s[rows], heads) if len(rows) else observed_s[rows],
+        np.diff(heads, append=len(row)),
     )
     covers = np.flatnonzero(observed_s[rows] >= COVER_RATIO * most_s)
     chosen = rows[covers[runs_of(row[covers])]]
@@ -212,8 +213,9 @@ def environment(values: pl.DataFrame, sensors: pl.DataFrame) -> pl.DataFrame:
     if len(heads):
         found[line, column] = np.add.reduceat(mean, heads) / np.diff(heads, append=len(cell))
     place, slot = np.divmod(row[lines], slot_count)
+    rows: pl.DataFrame = places[place]
     return (
-        places[place].select(ROW[:-1])
+        rows.select(ROW[:-1])
         .with_columns(
             pl.Series("interval_us", slot * step + first),
             *(pl.Series(name, found[:, at], nan_to_null=True) for at, name in enumerate(columns)),

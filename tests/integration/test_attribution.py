@@ -13,6 +13,7 @@ import structlog
 from lepton_etl.attribution.node_energy import roll
 from lepton_etl.attribution.node_split import split_nodes
 from lepton_etl.attribution.node_states import node_states
+from lepton_etl.attribution.tenants import with_node_figures
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
 from lepton_etl.intervals.readings import roster
@@ -117,7 +118,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     hours, split = split_nodes(own.filter(accounted), node_hours(), held.filter(accounted), roll(nodes), 0.01)
     again: list[Any] = []
     for _ in range(2):
-        again = attribution.write_jobs(context, hours, node_hours(), cluster_hours(unknown_hour=2))
+        figures = with_node_figures(hours, node_hours())
+        again = attribution.write_jobs(context, figures, cluster_hours(unknown_hour=2))
     tables = {
         table.name: lake.read(table).to_dicts()
         for table in (JOB_RUN, JOB_NODE, NODE_STATE, JOB_ENERGY, TENANT_DAY)

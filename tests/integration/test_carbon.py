@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from lepton_etl.carbon.embodied import embodied_hours, with_embodied, with_node_embodied
+from lepton_etl.carbon.embodied import embodied_hours, embodied_parts, with_embodied, with_node_embodied
 from lepton_etl.carbon.emissions import (
     GeneratorFactor,
     IntensityError,
@@ -62,7 +62,9 @@ def hours() -> pl.DataFrame:
     mix = MarketMix(2025, 1e6, (), 0.25, 20.0, None, "residual_mix_missing")
     sources = source_ratios(sites, GeneratorFactor(2.7, 0.7))
     located = location_emissions(clusters, intensity, sources, IntensityError(0.03, 0.4))
-    return with_water(with_embodied(market_emissions(located, [mix]), embodied_hours(nodes())), water)
+    return with_water(
+        with_embodied(market_emissions(located, [mix]), embodied_hours(embodied_parts(nodes()))), water
+    )
 
 
 def nodes() -> pl.DataFrame:
