@@ -19,6 +19,7 @@ from lepton_etl.lake.session import spark_session
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.logs import FILE, READING, REJECT
 from pipelines import bronze
+from pipelines.engine import SparkEngine
 from pipelines.stage import StageContext
 
 LOOP_READINGS: Final = (
@@ -77,7 +78,7 @@ def main(kind: str, folder: Path, target: Path) -> None:
     now = datetime.now(UTC)
     context = StageContext(
         lake, settings(kind, folder, target), Days(date(2025, 6, 3), date(2025, 6, 3)), f"bench-{now:%H%M%S}",
-        structlog.get_logger(),
+        structlog.get_logger(), SparkEngine.of(spark),
     )  # fmt: skip
     # Tables exist and the workers are up in every night but the first: neither is the work that is timed.
     for table in (FILE, READING, REJECT):

@@ -135,9 +135,14 @@ def for_each_day(
     times = np.maximum(last - first + 1, 0)
     own = time_us // DAY_US
     extra = np.flatnonzero(np.isin(own, [day for day in own_days if not first_wanted <= day < last_wanted]))
-    rows = np.concatenate([np.repeat(np.arange(len(times)), times), extra])
-    offset = np.arange(int(times.sum())) - np.repeat(np.cumsum(times) - times, times)
-    day = np.concatenate([first[rows[: len(offset)]] + offset, own[extra]])
+    # A night of one day reads nearly every reading once: then nothing is moved.
+    each_once = not len(extra) and bool((times == 1).all())
+    rows: Ints | slice = slice(None)
+    day = first
+    if not each_once:
+        rows = np.concatenate([np.repeat(np.arange(len(times)), times), extra])
+        offset = np.arange(int(times.sum())) - np.repeat(np.cumsum(times) - times, times)
+        day = np.concatenate([first[rows[: len(offset)]] + offset, own[extra]])
     made = pl.DataFrame(
         {
             "day": day, "time_us": time_us[rows], "max_gap_s": gap_s[rows], "counter_max_j": counter_max_j[rows],
@@ -146,7 +151,9 @@ def for_each_day(
     ).with_columns(pl.col("counter_max_j", "spot_samples").fill_nan(None)).cast({"spot_samples": pl.Int32})  # fmt: skip
     found = made.to_arrow()
     kept = [name for name in (*READING_COLUMNS, *further) if name not in found.column_names]
-    taken = readings.select(kept).take(arrow_of(rows))
+    taken = readings.select(kept)
+    if isinstance(rows, np.ndarray):
+        taken = taken.take(arrow_of(rows))
     columns = {name: found[name] for name in found.column_names} | {name: taken[name] for name in kept}
     return pa.table({name: columns[name] for name in (*READING_COLUMNS, *further)})
 
