@@ -10,6 +10,8 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from deltalake import write_deltalake
 
@@ -235,6 +237,31 @@ def test_the_digest_knows_values_places_and_counts_in_any_order() -> None:
     swapped = pl.DataFrame({"a": [None, 1.0], "b": [1.0, None]})
     assert digest(swapped) != digest(pl.DataFrame({"a": [1.0, 1.0], "b": [None, None]}))
     assert digest(rows.clear()) == Digest()
+
+
+def test_names_as_dictionaries_are_the_rows_of_their_words(lake: Lake) -> None:
+    words = hours().with_columns(source_name=pl.Series(["grid", "other"] * 12))
+    plain = words.to_arrow().cast(arrow_schema(GRID_HOUR))
+    coded = plain
+    for name in ("zone_id", "source_name"):
+        at = plain.schema.get_field_index(name)
+        # Dictionaries of parts that came from different files, one with a word that no row has.
+        parts = [
+            pa.DictionaryArray.from_arrays(pc.index_in(part, value_set=known).cast(pa.int32()), known)
+            for part in (plain[name].slice(0, 7).combine_chunks(), plain[name].slice(7).combine_chunks())
+            for known in (pa.concat_arrays([pa.array(["unused"]), part.unique()[::-1]]),)
+        ]
+        coded = coded.set_column(at, name, pa.chunked_array(parts))
+    assert pa.types.is_dictionary(coded.schema.field("source_name").type)
+    (as_words,) = stage(lake.root, GRID_HOUR, plain)
+    writer = StagedWriter(lake.root, GRID_HOUR, DAY)
+    writer.write(coded)
+    as_codes = writer.close()
+    assert as_codes is not None
+    assert as_codes.digest == as_words.digest
+    assert as_codes.statistics == as_words.statistics
+    found = [pq.read_table(lake.root / GRID_HOUR.name / one.path) for one in (as_words, as_codes)]
+    assert found[0].equals(found[1])
 
 
 def test_the_digest_is_the_same_in_another_process() -> None:

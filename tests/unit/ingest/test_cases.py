@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
-from lepton_etl.ingest.decoded import JOB_SCHEMA, READING_SCHEMA, REJECT_SCHEMA
+from lepton_etl.ingest import ipmitool
+from lepton_etl.ingest.decoded import JOB_SCHEMA, READING_SCHEMA, REJECT_SCHEMA, Origin
 from lepton_etl.ingest.registry import formats
-from tests.decoding import CASES, Case, decode
+from tests.decoding import CASES, Case, decode, settings_of
 
 FILES = {"case.yaml", "readings.csv", "rejects.csv", "jobs.csv"}
 
@@ -80,3 +82,31 @@ def test_case(case: Case) -> None:
         "structure_lines": result.structure_lines,
         "ignored": ignored,
     } == {"duplicates": 0, "structure_lines": 0, "ignored": {}, **case.counts}
+
+
+@pytest.mark.parametrize("case", [one for one in CASES if one.format == "ipmitool"], ids=str)
+def test_the_short_way_of_ipmitool_gives_what_the_general_one_does(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = decode(case.data, case.read_origin(), case.read_settings())
+    monkeypatch.setattr(ipmitool._Cells, "readings", lambda _cells, _origin: None)
+    general = decode(case.data, case.read_origin(), case.read_settings())
+    assert short.readings.equals(general.readings)
+    assert short.rejects.equals(general.rejects)
+    assert (short.records, short.duplicates, short.ignored, short.structure_lines) == (
+        general.records, general.duplicates, general.ignored, general.structure_lines,
+    )  # fmt: skip
+
+
+def test_the_short_way_is_taken_by_a_clean_log_and_by_no_other() -> None:
+    rows = b"Timestamp: 2025-06-03 00:00:00 UTC\nSys Power | 200 Watts | ok\nSys Power | 201 Watts | ok\n"
+    origin, settings = Origin("s", "bmc", "p", "n1", "UTC"), settings_of({"format": "ipmitool"})
+
+    def is_short(text: bytes) -> bool:
+        (part,) = settings.read([text], origin)
+        return pa.types.is_dictionary(part.readings.schema.field("sensor").type)
+
+    assert is_short(rows)
+    assert not is_short(rows + b"Sys Power | 200 Watts | ok\n")  # a repeat
+    assert not is_short(rows + b"Sys Power | 9e9 Watts | ok\n")  # out of bounds
+    assert not is_short(b"Sys Power | 200 Watts | ok\n" + rows)  # without a stamp
