@@ -78,6 +78,7 @@ from lepton_etl.facility.pue import (
     with_shared_it,
 )
 from lepton_etl.intervals.sensor_classes import sensor_classes
+from lepton_etl.lake.location import Location
 from lepton_etl.lake.runs import recorded_models
 from lepton_etl.lake.staging import StagedFile, stage
 from lepton_etl.lake.tables import DataFile, Lake, Written, read_files
@@ -283,7 +284,7 @@ class MakeNodes:
     accounting. Called with the bucket's nodes, its measured node-hours, its service lives and modelled gaps.
     """
 
-    root: Path
+    root: Location
     intervals: tuple[DataFile, ...]
     history: tuple[DataFile, ...]
     held: tuple[DataFile, ...]

@@ -260,7 +260,7 @@ def test_names_as_dictionaries_are_the_rows_of_their_words(lake: Lake) -> None:
     assert as_codes is not None
     assert as_codes.digest == as_words.digest
     assert as_codes.statistics == as_words.statistics
-    found = [pq.read_table(lake.root / GRID_HOUR.name / one.path) for one in (as_words, as_codes)]
+    found = [pq.read_table(f"{lake.root / GRID_HOUR.name}/{one.path}") for one in (as_words, as_codes)]
     assert found[0].equals(found[1])
 
 
