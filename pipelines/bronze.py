@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import chain
@@ -22,15 +22,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lepton_etl.config.sources import Source
-from lepton_etl.errors import ConfigurationError
+from lepton_etl.errors import ConfigurationError, LakeError
 from lepton_etl.ingest import text as codec
 from lepton_etl.ingest.decoded import EARLIEST, LATEST, Decoded, Origin, only_reject
-from lepton_etl.lake.file_register import FileRegister
+from lepton_etl.lake.file_register import ROWS_OF, FileRegister, rows_by_file
 from lepton_etl.lake.landing import UNSAFE, Delivered, Landing, ObjectStore, identity
 from lepton_etl.lake.location import Location
 from lepton_etl.lake.maintenance import compact
 from lepton_etl.lake.staging import StagedFile, StagedWriter
-from lepton_etl.lake.tables import Written
+from lepton_etl.lake.tables import Lake, Written
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.logs import FILE, JOB, READING, REJECT
 from pipelines.engine import Engine, balanced
@@ -312,9 +312,13 @@ def run(context: StageContext) -> StageResult:
     loaded: list[dict[str, Any]] = []
     register = FileRegister(lake)
     batch = register.unfinished()
-    if batch is not None:
+    if batch is not None and register.is_replayable(batch):
         context.log.info("an unfinished batch is replayed", batch=batch)
         loaded += _load(context, batch, written)
+    mended = []
+    behind = register.behind()
+    if behind is not None:
+        mended.append(f"{behind}; the register is rebuilt: {register.rebuild()}")
     landing = _landing(context)
     new = register.unseen([f for source in context.settings.all_sources for f in landing.delivered(source)])
     if new:
@@ -327,7 +331,7 @@ def run(context: StageContext) -> StageResult:
         rows_in=sum(row["records"] for row in loaded),
         rows_out=sum(row["readings"] + row["jobs"] for row in loaded),
         written=tuple(written),
-        notes=tuple(_notes(loaded)),
+        notes=(*mended, *_notes(loaded)),
     )
 
 
@@ -339,7 +343,8 @@ def _job_tables(context: StageContext) -> tuple[Table, ...]:
 def _plan(context: StageContext, files: Sequence[Delivered]) -> int:
     """Write the plan of a new batch to bronze/file: identity and state of every new file. Returns its number."""
     register = FileRegister(context.lake)
-    batch = 1 + register.last_batch()
+    # A number that a table has seen is skipped there as committed: the register may be older than the tables.
+    batch = 1 + max(register.last_batch(), register.newest_committed())
     now = datetime.now(UTC)
     decoding = _decoding(context, now)
     rows = []
@@ -361,15 +366,20 @@ def _load(context: StageContext, batch: int, written: list[Written]) -> list[dic
     register = FileRegister(lake)
     plan = register.of_batch(batch)
     now = plan[0]["ingest_time"]
-    summary = lake.root / "_staging" / f"batch-{batch}.json"
-    if not summary.exists():
+    summary = register.summary(batch)
+    found = _read_summary(summary)
+    if found is None:
         # Without the summary nothing of the batch is committed: what an earlier attempt staged is named by nobody.
+        # Of a torn one the same files give the same rows again, and a table that has the batch is left as it is.
         _stage(context, plan, now, summary)
-    outcomes, staged = _read_summary(summary)
+        found = _read_summary(summary)
+        assert found is not None
+    outcomes, staged = found
     for table in (READING, REJECT, *_job_tables(context)):
         files = [f for f in staged if f.table == table.name]
-        if not lake.has_batch(table, batch):
+        if lake.newest_batch(table) < batch:
             written.append(lake.append_staged(table, files, batch))
+    _check_committed(lake, batch, now, outcomes.values())
     rows = _finished(register, plan, outcomes)
     written.append(register.finish(batch, rows))
     summary.remove()
@@ -387,11 +397,33 @@ def _stage(context: StageContext, plan: Sequence[dict[str, Any]], now: datetime,
     summary.write(json.dumps(lines).encode())
 
 
-def _read_summary(summary: Location) -> tuple[dict[tuple[str, str], Loaded], list[StagedFile]]:
-    lines = json.loads(summary.read()[0])
-    outcomes = [Loaded(**line["loaded"]) for line in lines if "loaded" in line]
-    staged = [StagedFile(**line["staged"]) for line in lines if "staged" in line]
+def _read_summary(summary: Location) -> tuple[dict[tuple[str, str], Loaded], list[StagedFile]] | None:
+    """What tasks staged, by the summary of a batch; None where there is none, or a torn one."""
+    try:
+        lines = json.loads(summary.read()[0])
+        outcomes = [Loaded(**line["loaded"]) for line in lines if "loaded" in line]
+        staged = [StagedFile(**line["staged"]) for line in lines if "staged" in line]
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
     return {(o.path, o.file_id): o for o in outcomes}, staged
+
+
+def _check_committed(lake: Lake, batch: int, written: datetime, outcomes: Collection[Loaded]) -> None:
+    """Raise LakeError where a table does not hold as many rows of each file as were decoded."""
+    for column, table in ROWS_OF.items():
+        decoded = Counter({one.file_id: getattr(one, column) for one in outcomes})
+        if not decoded.total():
+            continue
+        held = dict(rows_by_file(lake, table, written).iter_rows())
+        wrong = [one for one in outcomes if held.get(one.file_id, 0) != decoded[one.file_id]]
+        if wrong:
+            first = wrong[0]
+            raise LakeError(
+                f"batch {batch} is committed, but {len(wrong)} of its files are not there whole: of {first.path} "
+                f"{held.get(first.file_id, 0):,} of {decoded[first.file_id]:,} rows; nothing is marked loaded",
+                where=f"{table.name} version {lake.version(table)}",
+                remedy="restore all of bronze from one copy, then run the same command again",
+            )
 
 
 def _finished(

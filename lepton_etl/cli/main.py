@@ -263,6 +263,15 @@ def tables_check(
     print_findings(Lake.of(_settings(config)), table or ())
 
 
+@tables_app.command("rebuild-register")
+def tables_rebuild_register(config: Config) -> None:
+    """Make bronze/file again from the rows of bronze, where it was lost or restored without the other tables."""
+    from lepton_etl.cli.tables import print_rebuilt
+    from lepton_etl.lake.tables import Lake
+
+    print_rebuilt(Lake.of(_settings(config)))
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command; the last line of standard error says what failed, where, and what to do; exit codes agree."""
     _log_to_stderr()

@@ -19,6 +19,7 @@ from lepton_etl.lake.compare import Tolerance, compare_lakes, read_corrections
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import CLUSTER_DAY
+from lepton_etl.schema.logs import FILE
 from lepton_etl.schema.recommend import RECOMMENDATION
 from lepton_etl.schema.tables import TABLES
 
@@ -121,6 +122,32 @@ def print_findings(lake: Lake, only: Sequence[str]) -> None:
             remedy="do what each line says",
         )
     print("every file was read: required columns, bounds, keys and counts hold")
+
+
+def print_rebuilt(lake: Lake) -> None:
+    """Rebuild bronze/file from the rows of bronze and say what changed.
+
+    Raises LakeError for files of which bronze holds a part, LockedError while a night loads files.
+    """
+    from lepton_etl.lake.file_register import FileRegister
+    from lepton_etl.lake.lease import Lease
+    from lepton_etl.lake.runs import new_run_id
+
+    run_id = new_run_id()
+    lake.metadata = {"run_id": run_id, "stage": "rebuild-register"}
+    with Lease(lake, "bronze", run_id):
+        found = FileRegister(lake).rebuild()
+    for path in found.forgotten:
+        print(f"forgotten: {path}")
+    print(f"bronze/file version {lake.version(FILE)}: {found}")
+    for path in found.broken:
+        print(f"only a part of its rows stands in bronze: {path}")
+    if found.broken:
+        raise LakeError(
+            f"{len(found.broken)} files, named above, stand in bronze with a part of their rows",
+            where=str(lake.root),
+            remedy="restore bronze/reading, bronze/reject and bronze/job from one copy",
+        )
 
 
 def show_rows(

@@ -15,14 +15,14 @@ import polars as pl
 import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
+from lepton_etl.lake.file_register import ROWS_OF, rows_by_file
 from lepton_etl.lake.rows import broken_columns, columns_of, empty_columns, missing_columns
-from lepton_etl.lake.tables import DataFile, Lake, read_files
+from lepton_etl.lake.tables import DataFile, Lake
 from lepton_etl.schema.declare import Table
-from lepton_etl.schema.logs import FILE, JOB, READING, REJECT
+from lepton_etl.schema.logs import FILE
 from lepton_etl.schema.tables import TABLES
 
 _RESTORE: Final = "restore the file from a copy of the lake"
-_OF_BRONZE: Final = {"readings": READING, "rejects": REJECT, "jobs": JOB}
 _SUM: Final = ("readings", "jobs", "rejects", "duplicates", "ignored")
 # So many files of the register are named; the others are counted.
 _NAMED: Final = 5
@@ -124,9 +124,9 @@ def _check_counts(lake: Lake) -> Iterator[Finding]:
         "deliver the file under another name, so that it is read again",
     )  # fmt: skip
     own = files.filter(pl.col("state") != "duplicate")
-    for column, table in _OF_BRONZE.items():
+    for column, table in ROWS_OF.items():
         try:
-            held = _rows_by_file(lake, table)
+            held = rows_by_file(lake, table)
         except (OSError, pl.exceptions.PolarsError):
             # Named above, with the file that cannot be read.
             continue
@@ -138,14 +138,8 @@ def _check_counts(lake: Lake) -> Iterator[Finding]:
         strangers = held.join(files, on="file_id", how="anti")
         if strangers.height:
             what = f"rows of {strangers.height} files that bronze/file does not know"
-            yield Finding(table.name, lake.version(table) or 0, "", what, "restore both tables from one copy")
-
-
-def _rows_by_file(lake: Lake, table: Table) -> pl.DataFrame:
-    """How many rows of each file a bronze table holds, read file by file."""
-    counts = [read_files(table, [file], ["file_id"]).group_by("file_id").len() for file in lake.files(table)]
-    empty = pl.DataFrame(schema={"file_id": pl.String, "len": pl.get_index_type()})
-    return pl.concat([empty, *counts]).group_by("file_id").agg(pl.col("len").sum())
+            remedy = "run lepton-etl tables rebuild-register"
+            yield Finding(table.name, lake.version(table) or 0, "", what, remedy)
 
 
 def _of_files(version: int, rows: pl.DataFrame, what: str, remedy: str) -> Iterator[Finding]:

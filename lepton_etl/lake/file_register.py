@@ -2,11 +2,15 @@
 
 It grows by every file of every night, so it is asked about the files at hand and never read whole: by batch and by
 time of writing, which the log's statistics bound file by file, and within those by path and by identity.
+
+The register and the tables of bronze are committed one after the other, and may be lost, restored or copied one
+without the other. `behind` tells that they do not belong together, `rebuild` makes the register again from bronze.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -14,11 +18,34 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lepton_etl.errors import LakeError
 from lepton_etl.lake.landing import Delivered
-from lepton_etl.lake.tables import Lake, Written
-from lepton_etl.schema.logs import FILE
+from lepton_etl.lake.location import Location
+from lepton_etl.lake.tables import Lake, Written, read_files
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.logs import FILE, JOB, READING, REJECT
 
+# Where the rows of a file stand, by the column that counts them.
+ROWS_OF: Final = {"readings": READING, "jobs": JOB, "rejects": REJECT}
+# The reason of a register's row that was made again from the rows of bronze.
+REBUILT: Final = "rebuilt_from_bronze"
+UNKNOWN_PATH: Final = "(not known)"
 _SEEN: Final = ("path", "source_name", "size_bytes", "modified_time")
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What `rebuild` did: files taken up from the rows of bronze, paths forgotten, paths with a part of their rows."""
+
+    added: int
+    forgotten: tuple[str, ...]
+    broken: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.added} files taken up from the rows of bronze, {len(self.forgotten)} forgotten whose rows are "
+            "gone (read again where they still lie in the landing folder)"
+        )
 
 
 class FileRegister:
@@ -45,6 +72,93 @@ class FileRegister:
         last = self.last_batch()
         states = self._lake.read(FILE, columns=["state"], where=pc.field("batch") == last)["state"]
         return last if "planned" in states else None
+
+    def newest_committed(self) -> int:
+        """Return the newest batch that a table of bronze holds, by its own transactions."""
+        return max(self._lake.newest_batch(table) for table in ROWS_OF.values())
+
+    def summary(self, batch: int) -> Location:
+        """Return the file that says what the tasks of a batch staged; it stands until the batch is marked loaded."""
+        return self._lake.root / "_staging" / f"batch-{batch}.json"
+
+    def is_replayable(self, batch: int) -> bool:
+        """Return whether a planned batch can be finished: what stands in the tables under its number is its own."""
+        return self.summary(batch).exists() or self.newest_committed() < batch
+
+    def behind(self) -> str | None:
+        """Return what shows that the register is older than the tables of bronze; None where they belong together.
+
+        Raises LakeError where the tables are older than the register: rows that it counts are gone.
+        """
+        last, planned = self.last_batch(), self.unfinished()
+        for column, table in ROWS_OF.items():
+            newest = self._lake.newest_batch(table)
+            if newest > last or (newest == last and planned == last and not self.is_replayable(last)):
+                return f"{self._place(FILE)} ends before {self._place(table)}, which holds batch {newest}"
+            if newest < last and planned is None and any(row[column] for row in self.of_batch(last)):
+                raise LakeError(
+                    f"ends with batch {newest}, where {self._place(FILE)} counts rows of batch {last}",
+                    where=self._place(table),
+                    remedy="restore all of bronze from one copy; or run lepton-etl tables rebuild-register, after "
+                    "which the next night reads the files again that still lie in the landing folder",
+                )
+        return None
+
+    def rebuild(self) -> Rebuilt:
+        """Make the register agree with the rows of bronze. Call under the lake's bronze lease.
+
+        Files that bronze holds and the register lacks are added, known by their identity: found again in the landing
+        folder they are duplicates. Counted files whose batch a table does not hold, and plans whose number another
+        batch has, are forgotten where nothing of them stands in bronze.
+        """
+        self._lake.ensure(FILE)
+        held = self._held()
+        newest = {column: self._lake.newest_batch(table) for column, table in ROWS_OF.items()}
+        known = self._lake.read(FILE)
+        planned = pl.col("state") == "planned"
+        unplanned = known.filter(planned).filter(
+            ~pl.col("batch").map_elements(self.is_replayable, return_dtype=pl.Boolean)
+        )
+        lost = known.filter(
+            pl.any_horizontal(
+                (pl.col(column).fill_null(0) > 0) & (pl.col("batch") > last)
+                for column, last in newest.items()
+            )
+            & pl.col("state").is_in(["loaded", "discarded"])
+        )
+        broken = lost.join(held, on="file_id", how="semi")
+        gone = lost.join(held, on="file_id", how="anti")
+        removed = pl.concat([unplanned, gone])
+        duplicates = known.filter(state="duplicate").join(removed, on="file_id", how="semi")
+        removed = pl.concat([removed, duplicates])
+        kept = known.join(removed, on=["path", "file_id", "batch", "state"], how="anti", nulls_equal=True)
+        added = held.join(kept, on="file_id", how="anti")
+        batches = sorted(set(removed["batch"]))
+        if batches:
+            rows = kept.filter(pl.col("batch").is_in(batches)).to_dicts()
+            self._lake.write_rows(FILE, rows, where=f"batch IN ({', '.join(map(str, batches))})")
+        if added.height:
+            self._lake.write_rows(FILE, _numbered(added, max(newest.values())).to_dicts())
+        return Rebuilt(added.height, tuple(removed["path"]), tuple(broken["path"]))
+
+    def _held(self) -> pl.DataFrame:
+        """What the tables of bronze say of each file: its rows, times and source."""
+        found = []
+        for column, table in ROWS_OF.items():
+            wanted = ["file_id", "source_name", "ingest_time"]
+            if table is READING:
+                wanted.append("reading_time")
+            for file in self._lake.files(table):
+                rows = read_files(table, [file], wanted)
+                found.append(rows.group_by("file_id").agg(pl.len().alias(column), *_said(rows.columns)))
+        shape = pl.DataFrame(schema=_HELD)
+        whole = pl.concat([shape, *found], how="diagonal_relaxed")
+        return whole.group_by("file_id").agg(
+            pl.col(*ROWS_OF).sum(), *_said([name for name in _HELD if name not in (*ROWS_OF, "file_id")])
+        )
+
+    def _place(self, table: Table) -> str:
+        return f"{table.name} version {self._lake.version(table)}"
 
     def unseen(self, files: Sequence[Delivered]) -> list[Delivered]:
         """Return the files that no batch saw with this size and time; the others are not even opened."""
@@ -91,6 +205,54 @@ class FileRegister:
     def finish(self, batch: int, rows: Sequence[Mapping[str, Any]]) -> Written:
         """Put the rows of a loaded batch in place of its plan."""
         return self._lake.write_rows(FILE, rows, where=f"batch = {int(batch)}")
+
+
+_TIME: Final = pl.Datetime("us", "UTC")
+_HELD: Final[dict[str, Any]] = {
+    "file_id": pl.String, "source_name": pl.String, "ingest_time": _TIME, "first_reading_time": _TIME,
+    "last_reading_time": _TIME, **dict.fromkeys(ROWS_OF, pl.Int64),
+}  # fmt: skip
+
+
+def _said(columns: Iterable[str]) -> Iterator[pl.Expr]:
+    """One value a file of each column; of the times of its readings the first and the last."""
+    for name in columns:
+        if name == "reading_time":
+            yield pl.col(name).min().alias("first_reading_time")
+            yield pl.col(name).max().alias("last_reading_time")
+        elif name != "file_id":
+            yield pl.col(name).max() if name == "last_reading_time" else pl.col(name).min()
+
+
+def _numbered(added: pl.DataFrame, newest: int) -> pl.DataFrame:
+    """Rows of bronze/file for files known by their rows alone; what only the register knew is null.
+
+    The files of a batch share their time of reading, so the latest of them are those of the newest batch.
+    """
+    later = added["ingest_time"].n_unique() - pl.col("ingest_time").rank("dense").cast(pl.Int64)
+    return added.with_columns(
+        batch=pl.max_horizontal(newest - later, 1),
+        path=pl.lit(UNKNOWN_PATH),
+        state=pl.lit("loaded"),
+        reason=pl.lit(REBUILT),
+        records=pl.sum_horizontal(*ROWS_OF),
+        ingest_date=pl.col("ingest_time").dt.date(),
+    )
+
+
+def rows_by_file(lake: Lake, table: Table, written: datetime | None = None) -> pl.DataFrame:
+    """Return how many rows of each file a bronze table holds (file_id, len), read file by file.
+
+    `written` leaves out all rows but those of the batch that was planned at this time.
+    """
+    of_batch = None if written is None else pl.col("ingest_time") == written
+    counts = [
+        read_files(table, [file], ["file_id"], of_batch).group_by("file_id").len()
+        for file in lake.files(table)
+        if written is None or file.day == written.date()
+    ]
+    empty = pl.DataFrame(schema={"file_id": pl.String, "len": pl.get_index_type()})
+    return pl.concat([empty, *counts]).group_by("file_id").agg(pl.col("len").sum())
 
 
 def _instant(value: datetime) -> pa.Scalar:

@@ -432,12 +432,11 @@ class Lake:
         self._pinned[table.name] += 1
         return Written(table.name, rows, self._version(table), changed=True)
 
-    def has_batch(self, table: Table, batch: int) -> bool:
-        """Return whether this batch stands in the table already."""
+    def newest_batch(self, table: Table) -> int:
+        """Return the newest batch that is committed to the table, 0 before the first."""
         if not self.exists(table):
-            return False
-        last = self.log(table).transaction_version(BRONZE)
-        return last is not None and last >= batch
+            return 0
+        return self.log(table).transaction_version(BRONZE) or 0
 
     def replace_own_days(self, table: Table, rows: pl.DataFrame | pa.Table) -> Written:
         """Replace the days that the rows are of, adjoining or not, in one transaction. Raises LakeError."""
