@@ -85,3 +85,7 @@ class LakeError(LeptonError):
 
 class ModelError(LeptonError):
     """A model is refused before it is loaded, or cannot be registered."""
+
+
+class WorkerLostError(LeptonError):
+    """A process that ran tasks ended without an answer: killed, out of memory, or crashed in native code."""

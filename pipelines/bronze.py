@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any, Final, TypeVar
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lepton_etl.config.sources import Source
-from lepton_etl.errors import ConfigurationError, LakeError
+from lepton_etl.errors import ConfigurationError, LakeError, WorkerLostError
 from lepton_etl.ingest import text as codec
 from lepton_etl.ingest.decoded import EARLIEST, LATEST, Decoded, Origin, only_reject
 from lepton_etl.lake.file_register import ROWS_OF, FileRegister, rows_by_file
@@ -33,7 +33,7 @@ from lepton_etl.lake.staging import StagedFile, StagedWriter
 from lepton_etl.lake.tables import Lake, Written
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.logs import FILE, JOB, READING, REJECT
-from pipelines.engine import Engine, balanced
+from pipelines.engine import ATTEMPTS, Engine, balanced, memory_limit
 from pipelines.stage import StageContext, StageResult
 
 CHANGED: Final = "changed_while_read"
@@ -48,6 +48,12 @@ class Hashed:
     file: Delivered
     file_id: str
     reason: str | None = None
+
+
+def unread(file: Delivered, reason: str) -> Hashed:
+    """Return a file without its text: known by its place, size and time; delivered anew, it is another file."""
+    known_by = f"{file.path}\0{file.size_bytes}\0{file.modified_time.isoformat()}".encode()
+    return Hashed(file, codec.file_id(file.source_name, file.node_id, known_by), reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +78,10 @@ class Loaded:
 
 # A mistake of a decoder must not keep the fleet's other files from the night.
 DECODER_BUGS: Final = (
-    ArithmeticError, AssertionError, LookupError, TypeError, ValueError, pl.exceptions.PolarsError,
+    ArithmeticError, AssertionError, LookupError, RecursionError, SystemError, TypeError, ValueError,
+    pl.exceptions.PolarsError,
 )  # fmt: skip
+CRASHED: Final = "decoder_crash: the process that reads this file dies of it, alone too"
 
 
 def origin_of(file: Delivered, source: Source, site_id: str) -> Origin:
@@ -100,6 +108,7 @@ class Decoding:
     site_id: str
     sources: Mapping[str, Source]
     ingest_time: datetime
+    memory_mib: int
 
     def hash(self, files: Iterable[Delivered]) -> Iterator[Hashed]:
         for file in files:
@@ -119,6 +128,10 @@ class Decoding:
             except codec.UnreadableError as error:
                 own.drop()
                 loaded = self._discarded(hashed, str(error), shared)
+            except MemoryError:
+                own.drop()
+                reason = f"too_much_memory: decoding it takes more than {self.memory_mib} MiB"
+                loaded = self._discarded(hashed, reason, shared)
             except DECODER_BUGS as bug:
                 # The file is named to the operator; touched or delivered anew it is read again.
                 own.drop()
@@ -132,9 +145,7 @@ class Decoding:
         try:
             codec.drain(identity.watch(self._chunks(file)))
         except codec.UnreadableError as error:
-            # Without its text a file is known by its place, size and time: delivered anew, it is another file.
-            known_by = f"{file.path}\0{file.size_bytes}\0{file.modified_time.isoformat()}".encode()
-            return Hashed(file, codec.file_id(file.source_name, file.node_id, known_by), str(error))
+            return unread(file, str(error))
         return Hashed(file, identity.file_id)
 
     def _load(self, hashed: Hashed, shared: _Output, own: _Output) -> Loaded:
@@ -146,17 +157,17 @@ class Decoding:
         chunks = identity.watch(self._chunks(hashed.file))
         parts = source.read(chunks, origin_of(hashed.file, source, self.site_id))
         tally = Tally(hashed)
-        first = next(parts, None) or Decoded.merge([])
-        second = next(parts, None)
-        if second is None:
+        with memory_limit(self.memory_mib << 20):
+            first = next(parts, None) or Decoded.merge([])
+            second = next(parts, None)
+            if second is not None:
+                for part in chain((first, second), parts):
+                    tally.add(part)
+                    own.write(part, hashed)
             _check_identity(identity, hashed)
+        if second is None:
             tally.add(first)
             shared.write(first, hashed)
-            return tally.loaded()
-        for part in chain((first, second), parts):
-            tally.add(part)
-            own.write(part, hashed)
-        _check_identity(identity, hashed)
         return tally.loaded()
 
     def _chunks(self, file: Delivered) -> Iterator[bytes]:
@@ -348,7 +359,13 @@ def _plan(context: StageContext, files: Sequence[Delivered]) -> int:
     now = datetime.now(UTC)
     decoding = _decoding(context, now)
     rows = []
-    hashed = _in_tasks(context.engine, decoding.hash, files, lambda file: file.size_bytes)
+    hashed = _in_tasks(
+        context.engine,
+        decoding.hash,
+        files,
+        lambda file: file.size_bytes,
+        lambda file: [unread(file, CRASHED)],
+    )
     loaded = set(register.loaded({one.file_id for one in hashed}))
     for file in sorted(hashed, key=lambda h: (h.file.path, h.file.source_name)):
         state = "duplicate" if file.file_id in loaded else "planned"
@@ -389,7 +406,14 @@ def _load(context: StageContext, batch: int, written: list[Written]) -> list[dic
 def _stage(context: StageContext, plan: Sequence[dict[str, Any]], now: datetime, summary: Location) -> None:
     files = [_hashed(context, row) for row in plan if row["state"] == "planned"]
     decoding = _decoding(context, now)
-    results = _in_tasks(context.engine, decoding.stage, files, lambda hashed: hashed.file.size_bytes)
+    results = _in_tasks(
+        context.engine,
+        decoding.stage,
+        files,
+        lambda hashed: hashed.file.size_bytes,
+        # A file with a reason is not opened.
+        lambda hashed: decoding.stage([replace(hashed, reason=CRASHED)]),
+    )
     lines = [
         {"staged": asdict(result)} if isinstance(result, StagedFile) else {"loaded": asdict(result)}
         for result in results
@@ -462,20 +486,34 @@ def _in_tasks(
     work: Callable[[Iterable[Item]], Iterator[Result]],
     items: Sequence[Item],
     size: Callable[[Item], int],
+    crashed: Callable[[Item], Iterable[Result]],
 ) -> list[Result]:
-    """Run `work` over groups of items of about equal size, a task each; results in the order of the tasks."""
+    """Run `work` over groups of items of about equal size, a task each; results in the order of the tasks.
+
+    Where the process of a task dies, the items are run by halves, until one that it dies of is alone: `crashed` gives
+    the results of that one.
+    """
     if not items:
         return []
     total = sum(size(item) for item in items)
     wanted = max(engine.parallelism, -(-total // _TASK_BYTES))
-    found = engine.map(_Whole(work), balanced(items, wanted, size))
+    try:
+        found = engine.map(_Whole(work), balanced(items, wanted, size), 1 if len(items) > 1 else ATTEMPTS)
+    except WorkerLostError:
+        if len(items) == 1:
+            return list(crashed(items[0]))
+        halves = balanced(items, 2, size)
+        return [one for half in halves for one in _in_tasks(engine, work, half, size, crashed)]
     return [result for of_task in found for result in of_task]
 
 
 def _decoding(context: StageContext, now: datetime) -> Decoding:
     settings = context.settings
     sources = {source.name: source for source in settings.all_sources}
-    return Decoding(context.lake.root, _landing(context), settings.site.site_id, sources, now)
+    return Decoding(
+        context.lake.root, _landing(context), settings.site.site_id, sources, now,
+        settings.ingest.file_memory_mib,
+    )  # fmt: skip
 
 
 def _landing(context: StageContext) -> Landing:

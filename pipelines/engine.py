@@ -8,12 +8,14 @@ which engine runs them, and a test holds the tables of all engines equal.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -21,8 +23,12 @@ from multiprocessing import forkserver, get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+import psutil
+
+from lepton_etl.errors import WorkerLostError
+
 if TYPE_CHECKING:
-    from pyspark import SparkContext
+    from pyspark import RDD, SparkContext
     from pyspark.sql import SparkSession
 
 T = TypeVar("T")
@@ -38,10 +44,16 @@ _PRELOADED: Final = [
 
 
 _TELL_S: Final = 0.5
+_LOOK_S: Final = 0.05
 _SECRET: Final = (".access.key", ".secret.key", ".session.token")
 # There is a process for every core: the libraries read these as they are imported.
 _ONE_THREAD: Final = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
+
+# How often tasks are tried whose process dies.
+ATTEMPTS: Final = 2
+# What Spark says of a process that died: the Python worker, or a whole executor.
+_LOST: Final = ("Python worker exited unexpectedly", "ExecutorLostFailure")
 
 Progress = Callable[[int, int], None]
 """Called as tasks end: how many of the call's tasks are done, and how many there are."""
@@ -90,8 +102,11 @@ class Engine(Protocol):
         """How many tasks run at the same time."""
         ...
 
-    def map(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """Run one task an item; results in the order of the items. No items, no tasks."""
+    def map(self, work: Callable[[T], R], items: Sequence[T], attempts: int = ATTEMPTS) -> list[R]:
+        """Run one task an item; results in the order of the items. No items, no tasks.
+
+        Raises WorkerLostError where a process that runs tasks died in every attempt.
+        """
         ...
 
     def exchange(self, tasks: Sequence[T], split: Split[T], reduce: Reduce[R], buckets: int) -> list[R]:
@@ -146,7 +161,7 @@ class InlineEngine:
     def storage_option(self, name: str) -> str | None:
         return None
 
-    def map(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    def map(self, work: Callable[[T], R], items: Sequence[T], attempts: int = ATTEMPTS) -> list[R]:
         return [work(item) for item in items]
 
     def exchange(self, tasks: Sequence[T], split: Split[T], reduce: Reduce[R], buckets: int) -> list[R]:
@@ -196,10 +211,10 @@ class LocalEngine:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
 
-    def map(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    def map(self, work: Callable[[T], R], items: Sequence[T], attempts: int = ATTEMPTS) -> list[R]:
         if not items:
             return []
-        return self._run(work, [(item,) for item in items], 0, len(items))
+        return self._run(work, [(item,) for item in items], 0, len(items), attempts)
 
     def exchange(self, tasks: Sequence[T], split: Split[T], reduce: Reduce[R], buckets: int) -> list[R]:
         if not tasks:
@@ -219,19 +234,38 @@ class LocalEngine:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _run(
-        self, work: Callable[..., R], calls: Sequence[tuple[Any, ...]], done: int, total: int
+        self,
+        work: Callable[..., R],
+        calls: Sequence[tuple[Any, ...]],
+        done: int,
+        total: int,
+        attempts: int = ATTEMPTS,
     ) -> list[R]:
-        """Run the calls in the pool; results in their order, progress as they end. The first error ends the others."""
-        running = [self._processes().submit(work, *call) for call in calls]
-        try:
-            for number, ended in enumerate(as_completed(running), done + 1):
-                ended.result()
-                self.progress(number, total)
-        except BaseException:
-            for future in running:
-                future.cancel()
-            raise
-        return [future.result() for future in running]
+        """Run the calls in the pool; results in their order, progress as they end. The first error ends the others.
+
+        Where a process of the pool dies, what was not done is tried again in a new pool.
+        """
+        results: dict[int, R] = {}
+        for _ in range(attempts):
+            running: dict[Future[R], int] = {}
+            try:
+                for number, call in enumerate(calls):
+                    if number not in results:
+                        running[self._processes().submit(work, *call)] = number
+                for ended in as_completed(running):
+                    results[running[ended]] = ended.result()
+                    self.progress(done + len(results), total)
+                return [results[number] for number in range(len(calls))]
+            except BrokenProcessPool:
+                results |= {
+                    number: f.result() for f, number in running.items() if f.done() and not f.exception()
+                }
+                self.close()
+            except BaseException:
+                for future in running:
+                    future.cancel()
+                raise
+        raise _lost("the local pool", attempts)
 
     def _processes(self) -> ProcessPoolExecutor:
         if self._pool is None:
@@ -298,11 +332,10 @@ class SparkEngine:
     def parallelism(self) -> int:
         return self.context.defaultParallelism
 
-    def map(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    def map(self, work: Callable[[T], R], items: Sequence[T], attempts: int = ATTEMPTS) -> list[R]:
         if not items:
             return []
-        with self._telling(len(items)):
-            return self.context.parallelize(items, len(items)).map(work).collect()
+        return self._collected(self.context.parallelize(items, len(items)).map(work), len(items), attempts)
 
     def exchange(self, tasks: Sequence[T], split: Split[T], reduce: Reduce[R], buckets: int) -> list[R]:
         if not tasks:
@@ -310,8 +343,21 @@ class SparkEngine:
         parts = self.context.parallelize(tasks, len(tasks)).flatMap(split)
         # The bucket is the partition: nothing is hashed or grouped again.
         exchanged = parts.partitionBy(buckets, _same)
-        with self._telling(len(tasks) + buckets):
-            return exchanged.mapPartitionsWithIndex(_OfPartition(reduce)).collect()
+        reduced = exchanged.mapPartitionsWithIndex(_OfPartition(reduce))
+        return self._collected(reduced, len(tasks) + buckets)
+
+    def _collected(self, rows: RDD[R], total: int, attempts: int = ATTEMPTS) -> list[R]:
+        """The results of a job, which is tried again where a worker died: in local mode Spark tries no task twice."""
+        from py4j.protocol import Py4JJavaError
+
+        for _ in range(attempts):
+            try:
+                with self._telling(total):
+                    return rows.collect()
+            except Py4JJavaError as error:
+                if not any(sign in str(error) for sign in _LOST):
+                    raise
+        raise _lost("Spark", attempts)
 
     @contextmanager
     def _telling(self, total: int) -> Iterator[None]:
@@ -339,6 +385,15 @@ class SparkEngine:
         finally:
             ended.set()
             thread.join()
+
+
+def _lost(where: str, attempts: int) -> WorkerLostError:
+    return WorkerLostError(
+        f"a process that runs tasks died (killed, out of memory, or crashed), {attempts} times of {attempts}",
+        where=where,
+        remedy="look for the kernel's out-of-memory messages (dmesg); give the machine more memory or the run fewer "
+        "processes, then run the same command again",
+    )
 
 
 def _same(bucket: Any) -> int:
@@ -404,6 +459,34 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
     finally:
         for name in added:
             del os.environ[name]
+
+
+@contextmanager
+def memory_limit(size_bytes: int) -> Iterator[None]:
+    """Raise MemoryError in this thread where its process grows by more than this meanwhile.
+
+    A call into native code ends first. What such a call takes beyond the machine's memory is the kernel's to end, as
+    the loss of the process.
+    """
+    ended, task = threading.Event(), ctypes.c_ulong(threading.get_ident())
+    process = psutil.Process()
+    most = process.memory_info().rss + size_bytes
+
+    def watch() -> None:
+        while not ended.wait(_LOOK_S):
+            if process.memory_info().rss > most:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(task, ctypes.py_object(MemoryError))
+                return
+
+    watcher = threading.Thread(target=watch, name="memory-limit", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        # One that was asked for as the work ended must not meet what comes after it.
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(task, None)
 
 
 def _begin() -> None:

@@ -78,6 +78,18 @@ class StorageSettings(Section):
         }
 
 
+class IngestSettings(Section):
+    """Section `ingest` of the settings."""
+
+    file_memory_mib: int = setting(
+        4096,
+        "Memory that decoding one file may add to its process, MiB; a file that needs more is discarded by name.",
+        # A process that reads its first file imports the decoders too.
+        ge=256,
+        le=1 << 20,
+    )
+
+
 class AttributionSettings(Section):
     """Section `attribution` of the settings."""
 

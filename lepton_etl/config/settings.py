@@ -24,6 +24,7 @@ from lepton_etl.config.sections import (
     CarbonSettings,
     FacilityModelSettings,
     Identifier,
+    IngestSettings,
     KpiSettings,
     LedgerSettings,
     ModelSettings,
@@ -188,6 +189,7 @@ class Settings(BaseSettings):
     sources: tuple[AnySource, ...] = Field(min_length=1)
     facility: Facility = Facility()
     grid: Grid | None = None
+    ingest: IngestSettings = IngestSettings()
     energy: Energy = Energy()
     carbon: CarbonSettings = CarbonSettings()
     kpi: KpiSettings = KpiSettings()

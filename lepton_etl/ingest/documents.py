@@ -160,6 +160,18 @@ CLOSING: Final = ("end_map", "end_array")
 MAX_DEPTH: Final = 64
 
 
+# Python refuses to make a whole number of more than 4,300 digits, and the parser's process dies of that error.
+MAX_DIGITS: Final = 4096
+_LONG_NUMBER: Final = re.compile(rb"[0-9]{%d}" % (MAX_DIGITS + 1))
+_EVERY: Final = 128
+_SAMPLED: Final = re.compile(rb"[0-9]{%d}" % (MAX_DIGITS // _EVERY))
+
+
+def _holds_long_number(text: bytes) -> bool:
+    # Every 128th byte tells where there may be one; looking at each would cost as much as parsing.
+    return bool(_SAMPLED.search(text[::_EVERY]) and _LONG_NUMBER.search(text))
+
+
 class JsonEvents:
     """The parser's events of documents of any size; a single value may not be larger than a document may be.
 
@@ -170,6 +182,7 @@ class JsonEvents:
         self.fault: str | None = None
         self._chunks = iter(chunks)
         self._open_bytes = 0
+        self._end_of_last = b""
 
     def read(self, size: int) -> bytes:
         """The next chunk, whatever its size, as the parser asks for it; none of no bytes, which would be the end."""
@@ -179,6 +192,10 @@ class JsonEvents:
         self._open_bytes += len(chunk)
         if self._open_bytes > MAX_DOCUMENT_BYTES:
             raise ijson.JSONError(f"one value of more than {MAX_DOCUMENT_BYTES} bytes")
+        seen = self._end_of_last + chunk
+        if _holds_long_number(seen):
+            raise ijson.JSONError(f"a number of more than {MAX_DIGITS} digits")
+        self._end_of_last = seen[-MAX_DIGITS:]
         return chunk
 
     def __iter__(self) -> Iterator[Event]:
