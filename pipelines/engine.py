@@ -19,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from multiprocessing import forkserver, get_context, parent_process
+from multiprocessing import active_children, forkserver, get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -261,9 +261,13 @@ class LocalEngine:
                     number: f.result() for f, number in running.items() if f.done() and not f.exception()
                 }
                 self.close()
-            except BaseException:
+            except BaseException as error:
                 for future in running:
                     future.cancel()
+                if isinstance(error, KeyboardInterrupt):
+                    # Stopped by a signal: nobody waits for the tasks that run.
+                    for process in active_children():
+                        process.terminate()
                 raise
         raise _lost("the local pool", attempts)
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
@@ -22,12 +22,20 @@ from lepton_etl.billing.bill import read_invoices
 from lepton_etl.billing.tariff import read_tariff
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
-from lepton_etl.errors import Exit, LeptonError, NoInputError
+from lepton_etl.errors import Exit, LeptonError, LockedError, NoInputError
 from lepton_etl.lake.file_register import FileRegister
 from lepton_etl.lake.lease import DaysLease, Lease
 from lepton_etl.lake.location import Location
 from lepton_etl.lake.nights import adopt, name_night
-from lepton_etl.lake.runs import BATCH_KEY, RunRecord, StageRecord, new_run_id
+from lepton_etl.lake.runs import (
+    BATCH_KEY,
+    RunLease,
+    RunRecord,
+    StageRecord,
+    end_lost_runs,
+    new_run_id,
+    waiting_days,
+)
 from lepton_etl.lake.tables import Lake, read_files
 from lepton_etl.quality.rules import load_rules
 from lepton_etl.registers.inventory import read_meters, read_nodes
@@ -91,23 +99,41 @@ def run_night(
     """
     night = Night(new_run_id())
     lake = Lake.of(settings)
-    record = RunRecord(lake, night.run_id, days, settings.digest)
+    record = RunRecord(lake, night.run_id, days, settings.digest, stage)
     log = structlog.get_logger("nightly").bind(run_id=night.run_id, date=str(days))
     context = StageContext(lake, settings, days, night.run_id, log, engine)
     run = _Run(context, night, record, watch or Watch())
     if watch is not None:
         engine.progress = watch.tasks
     try:
-        record.started()
-        run.stages(STAGES if stage is None else (stage,), whole=stage is None)
-    except LeptonError as error:
-        night.exit_code, night.message = error.exit_code, str(error)
+        with RunLease(lake, night.run_id):
+            record.started()
+            try:
+                night.notes += end_lost_runs(lake, night.run_id)
+                run.stages(STAGES if stage is None else (stage,), whole=stage is None)
+            except BaseException as error:
+                night.exit_code, night.message = _ended(error, log)
+            finally:
+                record.finished(night.exit_code, night.message)
     except Exception as error:
-        log.exception("stage failed")
-        night.exit_code, night.message = Exit.UNEXPECTED, f"{type(error).__name__}: {_first_line(error)}"
-    finally:
-        record.finished(night.exit_code, night.message)
+        # The record itself could not be written: the lake is full, read-only, or damaged.
+        night.exit_code, night.message = _ended(error, log)
     return night
+
+
+def _ended(error: BaseException, log: Any) -> tuple[Exit, str]:
+    """The exit code and the last line of a night that an error ended."""
+    if isinstance(error, LeptonError):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return (
+            Exit.UNEXPECTED,
+            f"stopped by {str(error) or 'SIGINT'} -> run the same command again, it goes on from there",
+        )
+    if not isinstance(error, Exception):
+        raise error
+    log.exception("stage failed")
+    return Exit.UNEXPECTED, f"{type(error).__name__}: {_first_line(error)}"
 
 
 @dataclass
@@ -129,18 +155,29 @@ class _Run:
         if whole:
             _require_input(lake, self.context.days)
             batch = FileRegister(lake).last_batch()
-            ranges = dirty_days(lake, self.context.settings, self.context.days)
+            ranges = dirty_days(lake, self.context.settings, self.context.days, self._made_up())
         with DaysLease(lake, ranges, run_id):
             if whole:
                 adopt(lake, run_id)
+            failed = []
             for days in ranges:
-                for name in DAILY:
-                    if name in wanted:
-                        self._stage(
-                            name, days, extra={BATCH_KEY: batch} if whole and days == ranges[-1] else {}
-                        )
-                if whole and self.context.days.start not in days:
-                    self._name(days)
+                is_own = self.context.days.start in days
+                try:
+                    for name in DAILY:
+                        if name in wanted:
+                            extra = {BATCH_KEY: batch} if whole and days == ranges[-1] else {}
+                            self._stage(name, days, extra=extra)
+                    if not is_own:
+                        self._name(days)
+                except Exception as error:
+                    if is_own or isinstance(error, LockedError):
+                        raise
+                    # An earlier day that fails stops no other; its former figures stay in force.
+                    self.context.log.error("earlier days failed", days=str(days), error=_first_line(error))
+                    failed.append(f"{days} not: {_first_line(error)}")
+            if failed:
+                self.night.exit_code = Exit.PUBLISHED_THEN_FAILED
+                self.night.message = f"{self.context.days} is published, {'; '.join(failed)}"
             for name in AFTER_PUBLICATION:
                 if whole and name == AFTER_PUBLICATION[-1]:
                     # The last commit of the night: the page, and every other reader, sees all of it or nothing.
@@ -149,6 +186,22 @@ class _Run:
                     self._after_publication(name, whole=whole)
             if not whole:
                 self._name_stage(wanted)
+
+    def _made_up(self) -> list[date]:
+        """Days that earlier nights were asked for and did not publish, which this one makes; each is named."""
+        made = []
+        for day, waits in waiting_days(self.context.lake).items():
+            if day in self.context.days:
+                continue
+            why = f"{day} waits since run {waits.run_id}: {waits.message}"
+            if waits.needs_a_person:
+                self.night.notes.append(f"{why} -> mend it, then run --date {day}")
+            elif not _has_input(self.context.lake, Days.of(day)):
+                self.night.notes.append(f"{why} -> no reading of it was delivered; look at the collectors")
+            else:
+                self.night.notes.append(f"{why} -> made up now")
+                made.append(day)
+        return made
 
     def _name(self, days: Days, *, only_named: bool = False) -> None:
         lake = self.context.lake
@@ -223,18 +276,24 @@ class _Run:
 
 
 def _require_input(lake: Lake, days: Days) -> None:
-    """Raise NoInputError where no reading of the days was ever delivered; the files' bounds say so in most cases."""
+    """Raise NoInputError where no reading of the days was ever delivered."""
+    if not _has_input(lake, days):
+        raise NoInputError(
+            f"no reading of {days} was ever delivered; earlier days are untouched",
+            where="bronze",
+            remedy="check the sources' paths and the collectors, then run the same command again",
+        )
+
+
+def _has_input(lake: Lake, days: Days) -> bool:
+    """Whether a reading of the days was ever delivered; the files' bounds say so in most cases."""
     for file in lake.files(READING, days):
         if any(day is not None and day in days for day in (file.first_day, file.last_day)):
-            return
+            return True
         within = pl.col("reading_date").is_between(days.start, days.end)
         if not read_files(READING, [file], ["reading_date"], within).is_empty():
-            return
-    raise NoInputError(
-        f"no reading of {days} was ever delivered; earlier days are untouched",
-        where="bronze",
-        remedy="check the sources' paths and the collectors, then run the same command again",
-    )
+            return True
+    return False
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
@@ -183,10 +183,11 @@ def _factor_rows(factors: FactorSet) -> list[DatedRow]:
 _OF_DELIVERY: Final = ("source_name", "file_id", "source_position", "ingest_time", "ingest_date")
 
 
-def dirty_days(lake: Lake, settings: Settings, days: Days) -> list[Days]:
-    """The asked days, and the days made before that new files and changed rows reach.
+def dirty_days(lake: Lake, settings: Settings, days: Days, waiting: Collection[date] = ()) -> list[Days]:
+    """The asked days, and the days made before that new files and changed rows reach; and days that wait.
 
-    Adjoining days are one range, in time order. Raises ConfigurationError for a wrong inventory, meters, tariff or
+    Adjoining days are one range, in time order; those that wait are ranges of their own, so that one that fails again
+    stops none of the others. Raises ConfigurationError for a wrong inventory, meters, tariff or
     factor file.
     """
     made = made_days(lake)
@@ -195,7 +196,8 @@ def dirty_days(lake: Lake, settings: Settings, days: Days) -> list[Days]:
     touched |= _of_spans(made, _reading_spans(lake, batch, settings.energy.max_gap_s))
     touched |= _of_spans(made, _job_spans(lake, batch, made))
     touched |= _remarked(lake, settings, made)
-    return adjoining(sorted(touched))
+    ranges = [*adjoining(sorted(waiting)), *adjoining(sorted(touched - set(waiting)))]
+    return sorted(ranges, key=lambda one: one.start)
 
 
 def made_days(lake: Lake) -> set[date]:

@@ -76,7 +76,7 @@ def nightly(
     settings = load(config)
     check(settings)
     # The operator's stop ends the Spark job and gives the leases back, like Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _stopped)
 
     from lepton_etl.cli.progress import print_stages, watching
 
@@ -282,6 +282,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         _end(Exit.UNEXPECTED, "stopped by a signal; run the same command again (exit 1)")
     raise SystemExit(0)
+
+
+def _stopped(number: int, _: object) -> NoReturn:
+    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _settings(config: Path) -> Settings:

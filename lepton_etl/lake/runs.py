@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import lru_cache
@@ -16,11 +17,13 @@ from pathlib import Path
 from subprocess import DEVNULL, CalledProcessError, check_output
 from typing import Any, Final
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lepton_etl.days import Days
-from lepton_etl.errors import Exit
+from lepton_etl.errors import Exit, LockedError
+from lepton_etl.lake.lease import Lease
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.operations import RUN, STAGE_RUN
 
@@ -76,7 +79,9 @@ class StageRecord:
 class RunRecord:
     """Writes the record of one run."""
 
-    def __init__(self, lake: Lake, run_id: str, days: Days, settings_hash: str) -> None:
+    def __init__(
+        self, lake: Lake, run_id: str, days: Days, settings_hash: str, stage: str | None = None
+    ) -> None:
         self.lake = lake
         self.run_id = run_id
         self._common: dict[str, Any] = {
@@ -85,7 +90,7 @@ class RunRecord:
             "date_until": days.end,
             "code_version": code_version(),
         }
-        self._settings_hash = settings_hash
+        self._of_run = {"settings_hash": settings_hash, "stage": stage}
         self._start = datetime.now(UTC)
 
     def started(self) -> None:
@@ -114,16 +119,93 @@ class RunRecord:
         self.lake.write_rows(STAGE_RUN, [row])
 
     def _run(self, state: str, end: datetime | None, exit_code: int | None, message: str | None) -> None:
-        row = self._common | {
-            "state": state,
-            "start_time": self._start,
-            "end_time": end,
-            "duration_s": (end - self._start).total_seconds() if end else None,
-            "exit_code": exit_code,
-            "message": message,
-            "settings_hash": self._settings_hash,
-        }
+        row = (
+            self._common
+            | self._of_run
+            | {
+                "state": state,
+                "start_time": self._start,
+                "end_time": end,
+                "duration_s": (end - self._start).total_seconds() if end else None,
+                "exit_code": exit_code,
+                "message": message,
+            }
+        )
         self.lake.write_rows(RUN, [row])
+
+
+class RunLease(Lease):
+    """Held by a run from its first to its last record: it tells a living run from a lost one."""
+
+    def __init__(self, lake: Lake, run_id: str, holder: str | None = None) -> None:
+        super().__init__(lake, f"run-{run_id}", holder or run_id)
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        # The name is this run's own, and nobody waits for it.
+        self.place.remove()
+
+
+def end_lost_runs(lake: Lake, run_id: str) -> list[str]:
+    """Record the end of runs whose process is gone without a word; a line each. `run_id` is the run that does so."""
+    runs = lake.read(RUN)
+    ended = runs.filter(pl.col("state") != "running")["run_id"].implode()
+    is_open = (pl.col("state") == "running") & ~pl.col("run_id").is_in(ended) & (pl.col("run_id") != run_id)
+    lost = []
+    for row in runs.filter(is_open).to_dicts():
+        # A living run holds its lease.
+        with suppress(LockedError), RunLease(lake, row["run_id"], run_id):
+            message = f"the process was killed or the machine stopped: nothing was heard of it; told by run {run_id}"
+            lost.append(row | {"state": "failed", "message": message})
+    if lost:
+        lake.write_rows(RUN, lost)
+    return [
+        f"run {row['run_id']} for {Days(row['date_from'], row['date_until'])} was killed, or its machine stopped"
+        for row in lost
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A day that a night was asked for, or reopened, and did not publish."""
+
+    run_id: str
+    stage: str | None
+    message: str
+
+    @property
+    def needs_a_person(self) -> bool:
+        """Whether a quality gate stopped it: the same data are stopped again."""
+        return self.stage == "gate"
+
+
+def waiting_days(lake: Lake) -> dict[date, Waiting]:
+    """Return the days that the newest whole night which touched them did not publish, and why, in time order."""
+    if not lake.exists(RUN):
+        return {}
+    stages: dict[str, list[dict[str, Any]]] = {}
+    for row in stage_runs(lake).to_pylist():
+        stages.setdefault(row["run_id"], []).append(row)
+    runs = lake.read(RUN).filter((pl.col("state") != "running") & pl.col("stage").is_null())
+    found: dict[date, Waiting] = {}
+    for run in runs.sort("run_id").to_dicts():
+        if run["exit_code"] in (Exit.CONFIGURATION, Exit.NO_INPUT, Exit.LOCKED) or run["date_from"] is None:
+            continue
+        own = Days(run["date_from"], run["date_until"])
+        published = run["exit_code"] in (Exit.DONE, Exit.PUBLISHED_THEN_FAILED)
+        failed: str | None = None
+        for row in stages.get(run["run_id"], ()):
+            is_failed = row["state"] == "failed"
+            for day in Days(row["date_from"], row["date_until"]):
+                if day not in own and is_failed:
+                    found[day] = Waiting(run["run_id"], row["stage"], row["message"] or "")
+                elif row["stage"] == "publish" and (published or day not in own):
+                    found.pop(day, None)
+            failed = row["stage"] if is_failed else failed
+        if not published:
+            stage = "gate" if run["exit_code"] == Exit.QUALITY_GATE else failed
+            found |= dict.fromkeys(own, Waiting(run["run_id"], stage, run["message"] or ""))
+    return dict(sorted(found.items()))
 
 
 def last_published_batch(lake: Lake) -> int:

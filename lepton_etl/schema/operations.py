@@ -45,7 +45,7 @@ RUN: Final = Table(
     "ops/run", grain="one run of the night, in one state", key=("run_id", "state"), owner="lake",
     columns=(
         "run_id", "state", "date_from", "date_until", "start_time", "end_time", "duration_s", "exit_code",
-        "message", "code_version", "settings_hash",
+        "message", "code_version", "settings_hash", "stage",
     ),
 )  # fmt: skip
 

@@ -45,8 +45,12 @@ class SmallSite:
 
     def __post_init__(self) -> None:
         (self.folder / "landing").mkdir()
-        nodes = "".join(f"n{number},c1,2020-01-01\n" for number in range(1, 10))
-        (self.folder / "inventory.csv").write_text("node_id,cluster_id,valid_from\n" + nodes)
+        columns = (
+            "node_id,cluster_id,rack_id,hardware_class,rated_power_w,idle_power_w,embodied_kgco2e,"
+            "lifetime_years,valid_from\n"
+        )
+        nodes = "".join(f"n{number},c1,,,,,,,2020-01-01\n" for number in range(1, 10))
+        (self.folder / "inventory.csv").write_text(columns + nodes)
         bmc = {
             "name": "bmc", "format": "ipmitool", "path": "landing/*.txt*",
             "node_id_from_path": r"(?P<node_id>[^/]+)-\d{4}-\d\d-\d\d\.txt",
