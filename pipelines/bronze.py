@@ -22,11 +22,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lepton_etl.config.sources import Source
-from lepton_etl.errors import ConfigurationError, LakeError, WorkerLostError
+from lepton_etl.errors import LakeError, WorkerLostError
 from lepton_etl.ingest import text as codec
 from lepton_etl.ingest.decoded import EARLIEST, LATEST, Decoded, Origin, only_reject
 from lepton_etl.lake.file_register import ROWS_OF, FileRegister, rows_by_file
-from lepton_etl.lake.landing import UNSAFE, Delivered, Landing, ObjectStore, identity
+from lepton_etl.lake.landing import UNSAFE, Delivered, Landing, ObjectStore, UnsafeFileError, identity
 from lepton_etl.lake.location import Location
 from lepton_etl.lake.maintenance import compact
 from lepton_etl.lake.staging import StagedFile, StagedWriter
@@ -81,6 +81,7 @@ DECODER_BUGS: Final = (
     ArithmeticError, AssertionError, LookupError, RecursionError, SystemError, TypeError, ValueError,
     pl.exceptions.PolarsError,
 )  # fmt: skip
+NO_SOURCE: Final = "source_not_in_settings"
 CRASHED: Final = "decoder_crash: the process that reads this file dies of it, alone too"
 
 
@@ -175,8 +176,10 @@ class Decoding:
         if file.unsafe:
             raise codec.UnreadableError(file.unsafe, f"{file.path} is not opened")
         try:
-            with self.landing.open(file) as handle:
+            with self.landing.open(file, self.sources[file.source_name]) as handle:
                 yield from codec.text_chunks(handle, file.path)
+        except UnsafeFileError as error:
+            raise codec.UnreadableError(str(error), f"{file.path} was listed as a regular file") from error
         except OSError as error:
             detail = error.strerror or str(error)
             raise codec.UnreadableError("unreadable_file", detail) from error
@@ -542,10 +545,12 @@ def _hashed(context: StageContext, row: dict[str, Any]) -> Hashed:
     """A planned row of bronze/file as the tasks take it."""
     source = {s.name: s for s in context.settings.all_sources}.get(row["source_name"])
     if source is None:
-        raise ConfigurationError(
-            f"batch {row['batch']} was planned with the source '{row['source_name']}', which the settings lack now",
-            where=row["path"],
-            remedy="bring the source back for one run, so that its planned files can be loaded",
+        # Under the name that the source has now, the file is another one, and is read by it.
+        file = Delivered(
+            row["source_name"], row["path"], row["size_bytes"], row["modified_time"], row["node_id"], None
+        )
+        return Hashed(
+            file, row["file_id"], f"{NO_SOURCE}: the settings have no source '{row['source_name']}' now"
         )
     node_id, path_time = identity(source, row["path"])
     file = Delivered(

@@ -9,6 +9,7 @@ Source: Hadoop-AWS module, fs.s3a options and their per-bucket form fs.s3a.bucke
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -89,8 +90,12 @@ def _s3(options: Mapping[str, str]) -> fs.S3FileSystem:
     return fs.S3FileSystem(**chosen)
 
 
-UNSAFE: Final = ("symbolic_link", "not_a_regular_file", "outside_landing")
+UNSAFE: Final = ("symbolic_link", "not_a_regular_file", "outside_landing", "name_not_utf8")
 _WILDCARD: Final = re.compile(r"[*?\[]")
+
+
+class UnsafeFileError(OSError):
+    """A file that was regular when it was listed is something else now; its text is the reason, one of UNSAFE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,17 +122,17 @@ class Landing:
         return self._remote(source) if is_remote(source.path) else _local(source)
 
     @contextmanager
-    def open(self, file: Delivered) -> Iterator[BinaryIO]:
+    def open(self, file: Delivered, source: Source) -> Iterator[BinaryIO]:
         """The file as it was when it was listed: what has grown behind it since is left to the next run.
 
-        Raises OSError where it cannot be opened.
+        Raises OSError where it cannot be opened, UnsafeFileError where another kind of file has taken its place.
         """
         if is_remote(file.path):
             system, path = self.store.open(file.path)
             with system.open_input_stream(path, compression=None) as stream:
                 yield cast("BinaryIO", _Head(cast("BinaryIO", stream), file.size_bytes))
         else:
-            with Path(file.path).open("rb") as handle:
+            with _opened_once(file.path, Path(pattern_root(source.path))) as handle:
                 yield cast("BinaryIO", _Head(handle, file.size_bytes))
 
     def _remote(self, source: Source) -> Iterator[Delivered]:
@@ -156,13 +161,37 @@ class Landing:
             )
 
 
+def _opened_once(path: str, root: Path) -> BinaryIO:
+    """Open a file below a folder and judge what was opened, so that nothing can be put in its place in between.
+
+    A link is not followed, and a pipe without a writer is not waited for.
+    """
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UnsafeFileError("symbolic_link") from error
+        raise
+    handle = os.fdopen(number, "rb")
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        handle.close()
+        raise UnsafeFileError("not_a_regular_file")
+    # Linux says where the open file lies; elsewhere its path is resolved once more.
+    place = Path(f"/proc/self/fd/{number}")
+    if not (place if place.exists() else Path(path)).resolve().is_relative_to(root.resolve()):
+        handle.close()
+        raise UnsafeFileError("outside_landing")
+    return handle
+
+
 def _local(source: Source) -> Iterator[Delivered]:
     root = Path(pattern_root(source.path))
     if not os.access(root, os.R_OK | os.X_OK) or not root.is_dir():
         raise _not_listed(source, str(root), "is not a readable folder")
     inside = root.resolve()
     for file in sorted(root.glob(str(Path(source.path).relative_to(root)))):
-        path = str(file)
+        # A name that is no text is shown by its bytes; the file is named and not opened.
+        path = os.fsencode(file).decode("utf-8", "backslashreplace")
         try:
             info = file.lstat()
         except FileNotFoundError:
@@ -178,7 +207,7 @@ def _local(source: Source) -> Iterator[Delivered]:
             modified_time=datetime.fromtimestamp(info.st_mtime, UTC),
             node_id=node_id,
             path_time=path_time,
-            unsafe=_unsafe(file, info, inside),
+            unsafe="name_not_utf8" if path != str(file) else _unsafe(file, info, inside),
         )
 
 

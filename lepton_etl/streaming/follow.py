@@ -170,7 +170,7 @@ def passage(source: Source, landing: Landing, span: Span) -> Passage:
         modified = datetime.fromtimestamp(Path(span.path).stat().st_mtime, UTC)
     file = Delivered(source.name, span.path, span.end, modified, node_id, path_time)
     if span.is_whole:
-        return Passage(b"", _whole(landing, file), file)
+        return Passage(b"", _whole(landing, file, source), file)
     return Passage(_context(source, span), _between(span), file)
 
 
@@ -232,6 +232,6 @@ def _between(span: Span) -> Iterator[bytes]:
             yield chunk
 
 
-def _whole(landing: Landing, file: Delivered) -> Iterator[bytes]:
-    with landing.open(file) as handle:
+def _whole(landing: Landing, file: Delivered, source: Source) -> Iterator[bytes]:
+    with landing.open(file, source) as handle:
         yield from codec.text_chunks(handle, file.path)
