@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 
 
@@ -89,3 +90,38 @@ class ModelError(LeptonError):
 
 class WorkerLostError(LeptonError):
     """A process that ran tasks ended without an answer: killed, out of memory, or crashed in native code."""
+
+
+# What the operating system says when nobody's code is wrong, and what a person can do; libraries pass it on as text.
+_OF_SYSTEM = {
+    "No space left on device": "free space there, then run the same command again: it goes on from there",
+    "Disk quota exceeded": "free space or raise the quota, then run the same command again",
+    "Read-only file system": "mount it for writing, then run the same command again",
+    "Permission denied": "let the user of the night read and write there, then run the same command again",
+}
+_PATH = re.compile(r"(?:file://)?(/[^\s'\",:;()]+)")
+
+
+def of_system(error: BaseException, place: str = "") -> LeptonError | None:
+    """Return what the operating system refused, with path and remedy, where an error comes of that; else None.
+
+    `place` is named where the error names no path.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        text = str(link)
+        for what, remedy in _OF_SYSTEM.items():
+            if what in text:
+                named = getattr(link, "filename", None)
+                found = _PATH.search(text)
+                return LeptonError(what, where=str(named or (found[1] if found else place)), remedy=remedy)
+        link = link.__cause__ or link.__context__
+    return None
+
+
+def printable(text: str) -> str:
+    """Return a text whose control characters stand as escapes: names of files and sensors are not the terminal's."""
+    return "".join(
+        sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode()
+        for sign in text
+    )

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import psutil
 
-from lepton_etl.errors import WorkerLostError
+from lepton_etl import errors
+from lepton_etl.errors import LeptonError, WorkerLostError
 
 if TYPE_CHECKING:
     from pyspark import RDD, SparkContext
@@ -360,7 +361,7 @@ class SparkEngine:
                     return rows.collect()
             except Py4JJavaError as error:
                 if not any(sign in str(error) for sign in _LOST):
-                    raise
+                    raise root_cause(str(error)) from error
         raise _lost("Spark", attempts)
 
     @contextmanager
@@ -389,6 +390,24 @@ class SparkEngine:
         finally:
             ended.set()
             thread.join()
+
+
+def root_cause(text: str) -> LeptonError:
+    """Return what Spark's report of a failed job comes of: the error of the task, of its own kind where it is ours."""
+    _, traceback, of_task = text.rpartition("Traceback (most recent call last):\n")
+    if traceback:
+        lines = of_task.partition("\n\tat ")[0].splitlines()
+        cause = next((line for line in reversed(lines) if line[:1].strip()), "")
+    else:
+        causes = [line for line in text.splitlines() if line.startswith(("Caused by: ", ": "))]
+        cause = (
+            causes[-1].removeprefix("Caused by: ").removeprefix(": ") if causes else text.partition("\n")[0]
+        )
+    name, _, what = cause.partition(": ")
+    kind = getattr(errors, name.rpartition(".")[2], None) if name.startswith("lepton_etl.errors.") else None
+    if isinstance(kind, type) and issubclass(kind, LeptonError):
+        return kind(what)
+    return LeptonError(cause, where="a task of Spark", remedy="look for the task's stderr in Spark's logs")
 
 
 def _lost(where: str, attempts: int) -> WorkerLostError:

@@ -22,7 +22,7 @@ from lepton_etl.billing.bill import read_invoices
 from lepton_etl.billing.tariff import read_tariff
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
-from lepton_etl.errors import Exit, LeptonError, LockedError, NoInputError
+from lepton_etl.errors import Exit, LeptonError, LockedError, NoInputError, of_system
 from lepton_etl.lake.file_register import FileRegister
 from lepton_etl.lake.lease import DaysLease, Lease
 from lepton_etl.lake.location import Location
@@ -112,16 +112,16 @@ def run_night(
                 night.notes += end_lost_runs(lake, night.run_id)
                 run.stages(STAGES if stage is None else (stage,), whole=stage is None)
             except BaseException as error:
-                night.exit_code, night.message = _ended(error, log)
+                night.exit_code, night.message = _ended(error, log, lake.root)
             finally:
                 record.finished(night.exit_code, night.message)
     except Exception as error:
         # The record itself could not be written: the lake is full, read-only, or damaged.
-        night.exit_code, night.message = _ended(error, log)
+        night.exit_code, night.message = _ended(error, log, lake.root)
     return night
 
 
-def _ended(error: BaseException, log: Any) -> tuple[Exit, str]:
+def _ended(error: BaseException, log: Any, root: Location) -> tuple[Exit, str]:
     """The exit code and the last line of a night that an error ended."""
     if isinstance(error, LeptonError):
         return error.exit_code, str(error)
@@ -132,6 +132,9 @@ def _ended(error: BaseException, log: Any) -> tuple[Exit, str]:
         )
     if not isinstance(error, Exception):
         raise error
+    refused = of_system(error, str(root))
+    if refused is not None:
+        return refused.exit_code, str(refused)
     log.exception("stage failed")
     return Exit.UNEXPECTED, f"{type(error).__name__}: {_first_line(error)}"
 
@@ -297,5 +300,5 @@ def _has_input(lake: Lake, days: Days) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
+    text = str(of_system(error) or error).strip()
     return text.splitlines()[0][:500] if text else type(error).__name__

@@ -19,7 +19,7 @@ from lepton_etl.cli.export import export_app
 from lepton_etl.cli.publication import close, figures
 from lepton_etl.cli.recommend import recommend_app
 from lepton_etl.days import Days
-from lepton_etl.errors import ConfigurationError, Exit, LeptonError
+from lepton_etl.errors import ConfigurationError, Exit, LeptonError, of_system, printable
 from lepton_etl.simulator.command import simulate_command
 
 if TYPE_CHECKING:
@@ -279,6 +279,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         app(args=arguments, standalone_mode=True)
     except LeptonError as error:
         _end(error.exit_code, f"{error} (exit {int(error.exit_code)})")
+    except OSError as error:
+        refused = of_system(error)
+        if refused is None:
+            raise
+        _end(refused.exit_code, f"{refused} (exit {int(refused.exit_code)})")
     except KeyboardInterrupt:
         _end(Exit.UNEXPECTED, "stopped by a signal; run the same command again (exit 1)")
     raise SystemExit(0)
@@ -331,7 +336,7 @@ def _log_to_stderr() -> None:
 
 def _end(code: Exit, line: str) -> NoReturn:
     sys.stdout.flush()
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
     raise SystemExit(int(code))
 
 

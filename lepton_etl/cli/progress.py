@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table as RichTable
 
 from lepton_etl.days import Days
+from lepton_etl.errors import printable
 from lepton_etl.lake.runs import StageRecord
 from pipelines.nightly import STAGES, Night, Watch
 
@@ -104,4 +105,4 @@ def print_stages(night: Night) -> None:
     console = Console(width=max(Console().width, 110), soft_wrap=True)
     console.print(table)
     for note in night.notes:
-        console.print(note, markup=False, highlight=False)
+        console.print(printable(note), markup=False, highlight=False)

@@ -12,9 +12,10 @@ from typing import Any, Final
 import pyarrow as pa
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from lepton_etl.days import Days
-from lepton_etl.errors import ConfigurationError, LakeError
+from lepton_etl.errors import ConfigurationError, LakeError, printable
 from lepton_etl.lake.compare import Tolerance, compare_lakes, read_corrections
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.declare import Table
@@ -97,7 +98,7 @@ def print_comparison(
         counted += 1
         agree &= compared.as_expected
         for line in compared.lines():
-            print(line)
+            print(printable(line))
     print(f"{counted} tables compared: {'no unexpected difference' if agree else 'they differ'}")
     return agree
 
@@ -114,7 +115,7 @@ def print_findings(lake: Lake, only: Sequence[str]) -> None:
     found = 0
     for finding in check_lake(lake, only):
         found += 1
-        print(finding, flush=True)
+        print(printable(str(finding)), flush=True)
     if found:
         raise LakeError(
             f"{found} findings in the lake, named above",
@@ -138,10 +139,10 @@ def print_rebuilt(lake: Lake) -> None:
     with Lease(lake, "bronze", run_id):
         found = FileRegister(lake).rebuild()
     for path in found.forgotten:
-        print(f"forgotten: {path}")
+        print(printable(f"forgotten: {path}"))
     print(f"bronze/file version {lake.version(FILE)}: {found}")
     for path in found.broken:
-        print(f"only a part of its rows stands in bronze: {path}")
+        print(printable(f"only a part of its rows stands in bronze: {path}"))
     if found.broken:
         raise LakeError(
             f"{len(found.broken)} files, named above, stand in bronze with a part of their rows",
@@ -172,7 +173,7 @@ def show_rows(
     for column in chosen:
         shown.add_column(column.replace("_", "\n"), justify="right" if _is_number(table, column) else "left")
     for row in rows.slice(0, limit).select(chosen).to_pylist():
-        shown.add_row(*(_cell(value) for value in row.values()))
+        shown.add_row(*(Text(printable(_cell(value))) for value in row.values()))
     Console(width=max(Console().width, _WIDTH)).print(shown)
     for warning in table.warnings:
         print(f"note: {warning}")

@@ -162,13 +162,14 @@ def test_the_next_night_makes_up_a_night_that_was_killed_before_gold(fleet: Path
     wait_for(killed, f"gate {DAY} (")
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate(timeout=60)
+    ((lost, _, _),) = states(lake)
     assert lake.as_published().read(CLUSTER_DAY).is_empty()
     shutil.copytree(fleet.parent / "held", fleet, dirs_exist_ok=True)
     shutil.rmtree(fleet.parent / "held")
     night = started(fleet / "config.yaml", "--date", str(DAY + ONE))
     said, errors = night.communicate(timeout=900)
     assert night.returncode == 0, errors
-    assert f"run {states(lake)[0][0]} for {DAY} was killed, or its machine stopped" in said
+    assert f"run {lost} for {DAY} was killed, or its machine stopped" in said
     assert f"{DAY} waits since run" in said and "-> made up now" in said
     published: set[date] = set(lake.as_published().read(CLUSTER_DAY)["date"])
     assert published == {DAY, DAY + ONE}
