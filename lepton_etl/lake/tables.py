@@ -474,16 +474,17 @@ class Lake:
     def write_rows(
         self, table: Table, rows: Sequence[Mapping[str, Any]], *, where: str | None = None
     ) -> Written:
-        """Append a few rows in one commit; `where` (SQL) names rows that they replace; no rows make none."""
+        """Append a few rows in one commit; `where` (SQL) names rows that they replace; nothing to do makes none."""
+        changed = bool(rows) or where is not None
         data = pa.Table.from_pylist([dict(row) for row in rows], schema=arrow_schema(table))
         how: dict[str, Any] = (
             {"mode": "append"} if where is None else {"mode": "overwrite", "predicate": where}
         )
 
         def work() -> Written:
-            if rows:
+            if changed:
                 self._write(table, data, schema_mode="merge", **how)
-            return Written(table.name, data.num_rows, self._version(table), changed=bool(rows))
+            return Written(table.name, data.num_rows, self._version(table), changed)
 
         return self.swapped([table], work)
 

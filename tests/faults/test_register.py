@@ -113,7 +113,7 @@ def test_a_torn_staging_summary_is_made_again(site: SmallSite, content: bytes) -
         patch.setattr(FileRegister, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             site.bronze()
-    FileRegister(site.lake).summary(3).write_bytes(content)
+    FileRegister(site.lake).summary(3).write(content)
     site.bronze()
     assert site.lake.read(READING).height == 18
     site.is_conserved()
