@@ -9,8 +9,9 @@ Sources: Rabiner, Proc. IEEE 77 (1989), forward recursion; Guo et al., ICML 2017
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -254,8 +255,7 @@ def state_rows(
             )
             for number, state in enumerate(STATES)
         ),
-        # By way of Arrow: polars itself makes a series of each inner list.
-        *(pl.Series(name, pa.array(values, type_)) for name, (values, type_) in cells.items()),
+        *(pl.Series(name, values) for name, values in cells.items()),
     )
     return found
 
@@ -291,7 +291,7 @@ def _grid(
 def _words(
     figures: dict[str, Floats], chances: Floats, states: NDArray[np.int64],
     at: tuple[NDArray[np.int64], ...], missing: dict[str, NDArray[np.bool_]], blind: NDArray[np.bool_],
-) -> dict[str, tuple[list[Any], Any]]:  # fmt: skip
+) -> dict[str, pa.Array]:  # fmt: skip
     terms = log_terms(figures)
     chosen, place = states[at], np.arange(len(at[0]))
     # How much each figure favours the state over normal; of normal, over the best of the others.
@@ -300,42 +300,61 @@ def _words(
         cell = terms[name][:, at[0], at[1]]
         other = np.where(chosen == 0, cell[1:].max(axis=0), cell[0])
         weights.append(cell[chosen, place] - other)
-    order = np.argsort(-np.stack(weights), axis=0, kind="stable")
-    values = {name: figures[name][at] for name in EVIDENCE}
-    lacks = {name: missing[name][at] for name in EVIDENCE}
+    favours = np.stack(weights)
+    order = np.argsort(-favours, axis=0, kind="stable")[:_SHOWN]
+    leading = (np.take_along_axis(favours, order, 0).T > 0) & ~blind[:, None]
     chance = chances[chosen, at[0], at[1]]
-    shown = {name: [f"{name} {value:.2f}" for value in values[name].tolist()] for name in EVIDENCE}
-    leading = [
-        [EVIDENCE[one] for one, weight in zip(ones, told, strict=True) if weight > 0]
-        for ones, told in zip(
-            order[:_SHOWN].T.tolist(),
-            np.take_along_axis(np.stack(weights), order[:_SHOWN], 0).T.tolist(),
-            strict=True,
-        )
-    ]
-    state: list[str | None] = []
-    adjustment: list[str] = []
-    reason: list[str] = []
-    reasons: list[list[str]] = []
-    without: list[list[str]] = []
-    for row in range(len(place)):
-        name = STATES[int(chosen[row])]
-        without.append([one for one in EVIDENCE if lacks[one][row]])
-        if blind[row]:
-            state.append(None)
-            adjustment.append("none")
-            reason.append("nothing is known of this interval")
-            reasons.append([])
-            continue
-        state.append(name)
-        sure = bool(chance[row] >= SURE)
-        adjustment.append(ADJUSTMENT[name][0] if sure else "none")
-        reason.append(
-            ADJUSTMENT[name][1] if sure else f"{name} is likeliest at {chance[row]:.0%}: too unsure to act"
-        )
-        reasons.append([shown[one][row] for one in leading[row]])
+    sure = chance >= SURE
+    adjustments = [ADJUSTMENT[name][0] for name in STATES]
     return {
-        "performance_state": (state, pa.string()), "adjustment": (adjustment, pa.string()),
-        "adjustment_reason": (reason, pa.string()), "evidence": (reasons, pa.list_(pa.string())),
-        "unknown_inputs": (without, pa.list_(pa.string())),
-    }  # fmt: skip
+        "performance_state": _named(STATES, chosen, blind),
+        "adjustment": _named(["none", *adjustments], np.where(sure & ~blind, chosen + 1, 0)),
+        "adjustment_reason": _reasons(chosen, chance, sure, blind),
+        "evidence": _lists(leading, _figures_told(figures, at, order.T[leading], np.nonzero(leading)[0])),
+        "unknown_inputs": _unknown_inputs(np.stack([missing[name][at] for name in EVIDENCE], axis=1)),
+    }
+
+
+def _named(
+    names: Sequence[str], codes: NDArray[np.int64], unknown: NDArray[np.bool_] | None = None
+) -> pa.StringArray:
+    return pa.array(names, pa.string()).take(pa.array(codes, mask=unknown))
+
+
+def _reasons(
+    chosen: NDArray[np.int64], chance: Floats, sure: NDArray[np.bool_], blind: NDArray[np.bool_]
+) -> pa.StringArray:
+    """Each text is made once: there is one a state, one a state and percent of a chance, and one for the blind."""
+    percent = np.where(sure | blind, 0, np.rint(100 * chance)).astype(np.int64)
+    unsure = [f"{name} is likeliest at {one}%: too unsure to act" for name in STATES for one in range(101)]
+    texts = [*unsure, *(ADJUSTMENT[name][1] for name in STATES), "nothing is known of this interval"]
+    code = np.where(sure, len(unsure) + chosen, 101 * chosen + percent)
+    return _named(texts, np.where(blind, len(texts) - 1, code))
+
+
+def _figures_told(
+    figures: dict[str, Floats],
+    at: tuple[NDArray[np.int64], ...],
+    which: NDArray[np.int64],
+    rows: NDArray[np.int64],
+) -> pa.StringArray:
+    """Return the name and value of the figure `which` (of EVIDENCE) of each of `rows`; equal ones are made once."""
+    texts: list[str] = []
+    codes = np.zeros(len(which), np.int64)
+    for number, name in enumerate(EVIDENCE):
+        own = which == number
+        # Added, 0.0 makes one text of -0.0 and 0.0.
+        values, of_own = np.unique(figures[name][at][rows[own]] + 0.0, return_inverse=True)
+        codes[own] = of_own + len(texts)
+        texts += [f"{name} {value:.2f}" for value in values.tolist()]
+    return _named(texts, codes)
+
+
+def _unknown_inputs(lacks: NDArray[np.bool_]) -> pa.ListArray:
+    return _lists(lacks, _named(EVIDENCE, np.nonzero(lacks)[1]))
+
+
+def _lists(chosen: NDArray[np.bool_], words: pa.StringArray) -> pa.ListArray:
+    """Return the words as a list a row, as many in each as are `chosen` in it."""
+    ends = np.cumsum(chosen.sum(axis=1), dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], ends]), pa.int32()), words)
