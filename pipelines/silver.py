@@ -47,6 +47,7 @@ from lepton_etl.intervals.readings import (
     is_one_of,
     longest_step_s,
     of_quantities,
+    only,
     roster,
     units_of,
 )
@@ -143,12 +144,11 @@ class Parting:
                 yield from self._readings(readings)
 
     def _readings(self, readings: pa.Table) -> Iterator[tuple[int, bytes]]:
-        near = self._near(readings)
-        readings = readings.filter(arrow_of(near)) if not near.all() else readings
+        readings = only(readings, self._near(readings))
         of_nodes = of_quantities(readings, INTERVAL_QUANTITIES, self.site_id)
         of_nodes &= readings["node_id"].is_valid().to_numpy()
         touched = for_each_day(
-            readings.filter(arrow_of(of_nodes)), self.days, self.sources, self.unnamed, self.interval_s,
+            only(readings, of_nodes), self.days, self.sources, self.unnamed, self.interval_s,
             own_days=self.own_days,
         )  # fmt: skip
         yield from self._by_node("reading", touched)
@@ -242,7 +242,7 @@ class Making:
         call = (np.cumsum(counts) - counts) // _CALL_READINGS
         for number in np.unique(call):
             days = numbers[call == number]
-            chosen = readings if len(days) == len(numbers) else readings.filter(arrow_of(np.isin(day, days)))
+            chosen = only(readings, np.isin(day, days))
             made = node_days(chosen, past, inventory, self.policy, [int(one) for one in days if one >= first])
             yield made
             past = pl.concat([past, made.sensor_days])

@@ -45,6 +45,7 @@ HOURS: Final = pl.Schema(
 )
 # What is read of gold/node_hour of the days before.
 HISTORY_COLUMNS: Final = (*NODE_HOUR_KEY, "it_energy_measured_kwh", "observed_s", "expected_s")
+_NODE: Final = ["site_id", "node_id"]
 _KEY: Final = ("site_id", "cluster_id", "node_id", "hour")
 _MODELLED: Final = pl.Schema(
     dict.fromkeys(NODE_HOUR_KEY[:3], pl.String())
@@ -58,47 +59,50 @@ _RESULT: Final = pl.Schema(
 
 
 def fill_gaps(hours: pl.DataFrame) -> pl.DataFrame:
-    """Return what history says of the uncovered seconds of one node's wanted hours.
+    """Return what history says of the uncovered seconds of the nodes' wanted hours.
 
-    `hours` has the columns HOURS (hour: hours since 1970), one row an hour and cluster, with the HISTORY_DAYS before
-    as far as they are known. A gap is filled by the mean power of its own hour where enough of it was seen, else
+    `hours` has the columns HOURS (hour: hours since 1970), one row a node, hour and cluster, with the HISTORY_DAYS
+    before as far as they are known. A gap is filled by the mean power of its own hour where enough of it was seen, else
     by the straight line between the nearest known hours, or the nearest one where only one side is known. The
     error is the 90 % split-conformal quantile of what the same rule misses over the node's own known hours,
     as one standard deviation of a normal error. Fewer than MIN_ERRORS such misses, or no known hour within
     REACH_H: no row.
     Source: split-conformal quantile ceil((n + 1)(1 - alpha)) / n, Lei et al., JASA 113 (2018).
     """
-    frame = hours.select(list(HOURS)).cast(HOURS).sort("hour", "cluster_id")
+    frame = hours.select(list(HOURS)).cast(HOURS).sort(*_NODE, "hour", "cluster_id")
     gap_s = frame["expected_s"] - frame["observed_s"]
     gaps = frame.with_columns(gap_s.alias("gap_s")).filter(
         pl.col("wanted") & (pl.col("gap_s") > SHORTEST_GAP_S)
     )
     if gaps.is_empty():
         return pl.DataFrame(schema=_RESULT)
-    first, power_w = _powers(frame)
+    powers = _powers(frame)
     rows = [
         (*(gap[name] for name in _KEY), watts * seconds / JOULES_PER_KWH, sigma_w * seconds / JOULES_PER_KWH, seconds)
         for gap in gaps.iter_rows(named=True)
-        for window_w, at in (_window(power_w, first, gap["hour"]),)
+        for window_w, at in (_window(*powers[gap["site_id"], gap["node_id"]], gap["hour"]),)
         for watts, sigma_w in _estimate(window_w, at, _own_power_w(gap))
         for seconds in (gap["gap_s"],)
     ]  # fmt: skip
     return pl.DataFrame(rows, schema=_RESULT, orient="row")
 
 
-def _powers(frame: pl.DataFrame) -> tuple[int, Floats]:
-    """First hour, and mean power of every hour from it, W; NaN where too little of the hour was seen."""
-    by_hour = frame.group_by("hour").agg(pl.col("measured_kwh", "observed_s", "expected_s").sum())
-    known = by_hour.filter(
-        (pl.col("observed_s") > 0) & (pl.col("observed_s") >= KNOWN_RATIO * pl.col("expected_s"))
+def _powers(frame: pl.DataFrame) -> dict[tuple[str, str], tuple[Floats, int]]:
+    """By node: mean power of every hour, W, NaN where too little of the hour was seen, and which hour is the first."""
+    known = (pl.col("observed_s") > 0) & (pl.col("observed_s") >= KNOWN_RATIO * pl.col("expected_s"))
+    power_w = pl.when(known).then(pl.col("measured_kwh") * JOULES_PER_KWH / pl.col("observed_s"))
+    by_hour = (
+        frame.group_by(*_NODE, "hour", maintain_order=True)
+        .agg(pl.col("measured_kwh", "observed_s", "expected_s").sum())
+        .select(*_NODE, "hour", power_w.fill_null(np.nan).alias("power_w"))
     )
-    first, last = frame["hour"].min(), frame["hour"].max()
-    assert isinstance(first, int) and isinstance(last, int)
-    power_w = np.full(last - first + 1, np.nan)
-    power_w[known["hour"].to_numpy() - first] = (
-        known["measured_kwh"].to_numpy() * JOULES_PER_KWH / known["observed_s"].to_numpy()
-    )
-    return first, power_w
+    found = {}
+    for site_id, node_id, hours, of_hours in by_hour.group_by(_NODE).agg("hour", "power_w").iter_rows():
+        at = np.array(hours)
+        power = np.full(at[-1] - at[0] + 1, np.nan)
+        power[at - at[0]] = of_hours
+        found[site_id, node_id] = (power, int(at[0]))
+    return found
 
 
 def _window(power_w: Floats, first: int, hour: int) -> tuple[Floats, int]:
@@ -167,12 +171,9 @@ def with_imputed(
     """
     now, before = _hours(measured, wanted=True), _hours(history, wanted=False)
     gapped = now.filter(pl.col("expected_s") - pl.col("observed_s") > SHORTEST_GAP_S)
-    node = ["site_id", "node_id"]
     # Only hours of nodes that have a gap are looked at.
-    rows = pl.concat([now, before]).join(gapped.select(node).unique(), on=node, how="semi")
-    filled = pl.concat(
-        [pl.DataFrame(schema=_RESULT), *(fill_gaps(hours) for _, hours in rows.group_by(node))]
-    ).with_columns(
+    rows = pl.concat([now, before]).join(gapped.select(_NODE).unique(), on=_NODE, how="semi")
+    filled = fill_gaps(rows).with_columns(
         pl.from_epoch(pl.col("hour") * int(SECONDS_PER_HOUR))
         .cast(pl.Datetime("us"))
         .dt.replace_time_zone("UTC")

@@ -132,12 +132,18 @@ def arrow_of(values: np.ndarray) -> pa.Array:
     return pl.Series(values).to_arrow()
 
 
+def coded(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    """Return a column of names as one dictionary array."""
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    array: pa.DictionaryArray = encoded.unify_dictionaries().combine_chunks()
+    return array
+
+
 def codes_of(column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
     """Return the code of each row of a column of names, and the names by code, of which the last is null."""
     if not len(column):
         return np.empty(0, dtype=np.int64), pa.nulls(1, pa.string())
-    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-    array = encoded.unify_dictionaries().combine_chunks()
+    array = coded(column)
     values = pa.concat_arrays([array.dictionary.cast(pa.string()), pa.nulls(1, pa.string())])
     codes: Ints = pl.Series(array.indices).fill_null(len(values) - 1).cast(pl.Int64).to_numpy()
     return codes, values

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lepton_etl.days import Days
-from lepton_etl.intervals.channels import DAY_US, READING_COLUMNS, arrow_of, codes_of
+from lepton_etl.intervals.channels import DAY_US, READING_COLUMNS, arrow_of, coded, codes_of
 from lepton_etl.intervals.integrate import MICROSECONDS, Bools, Floats, Ints
 
 # Beyond any date a lake will hold, and far from the end of int64.
@@ -166,10 +166,20 @@ def of_quantities(readings: pa.Table, quantities: Iterable[str], site_id: str | 
 
 def is_one_of(column: pa.ChunkedArray, names: Iterable[str]) -> Bools:
     """Return which rows of a column of names have one of `names`."""
-    codes, values = codes_of(column)
+    array = coded(column)
     wanted = pl.Series(list(names), dtype=pl.String).to_arrow().cast(pa.string())
-    found: Bools = pc.is_in(values, wanted).to_numpy(zero_copy_only=False)[codes]
+    of_word: Bools = pc.is_in(array.dictionary, wanted).to_numpy(zero_copy_only=False)
+    if not of_word.any():
+        return np.zeros(len(array), dtype=np.bool_)
+    if of_word.all() and not array.null_count:
+        return np.ones(len(array), dtype=np.bool_)
+    found: Bools = np.append(of_word, False)[pl.Series(array.indices).fill_null(len(of_word)).to_numpy()]
     return found
+
+
+def only(readings: pa.Table, chosen: Bools) -> pa.Table:
+    """Return the chosen rows; nothing is moved where these are all."""
+    return readings if chosen.all() else readings.filter(arrow_of(chosen))
 
 
 def units_of(inventory: pl.DataFrame) -> dict[str, str]:

@@ -163,11 +163,13 @@ def _hash(name: str) -> pl.Expr:
 
 
 def _hashes_of_words(name: str, column: pa.ChunkedArray) -> NDArray[np.uint64]:
-    """Return `_hash` of a column of CODED: each word is hashed once."""
+    """Return `_hash` of a column of CODED: each word is hashed once. Of a single word it is one for all rows."""
     coded = column.unify_dictionaries().combine_chunks()
     words = pl.DataFrame({name: [*coded.dictionary.to_pylist(), None]}, schema={name: pl.String})
-    codes = pl.Series(coded.indices).fill_null(words.height - 1).to_numpy()
-    found: NDArray[np.uint64] = words.select(_hash(name)).to_series().to_numpy()[codes]
+    hashes: NDArray[np.uint64] = words.select(_hash(name)).to_series().to_numpy()
+    one_word = words.height == 2 and not coded.null_count
+    codes = [0] if one_word else pl.Series(coded.indices).fill_null(words.height - 1).to_numpy()
+    found: NDArray[np.uint64] = hashes[codes]
     return found
 
 

@@ -43,6 +43,8 @@ _BUFFER_BYTES: Final = 128 * 1024 * 1024
 _STATISTICS: Final = (
     "site_id", "node_id", "quantity", "reading_time", "reading_date", "file_id", "reason", "source_name",
 )  # fmt: skip
+# It counts up within a file: as differences it takes a tenth of the bytes, and less time than to look for repeats.
+_COUNTING: Final = "source_position"
 _NAME: Final = re.compile(
     r"part-(?P<scheme>[0-9a-f]{8})(?P<digest>[0-9a-f]{16})-[0-9a-f-]{36}\.zstd\.parquet$"
 )
@@ -128,7 +130,7 @@ class StagedWriter:
             partition=self._day.isoformat(),
             size_bytes=self._file.stat().st_size,
             rows=self._digest.rows,
-            statistics=_statistics(self._file, {*_STATISTICS, *self._indexed()}),
+            statistics=_statistics(self._file, self._pruning()),
         )
         self._folder.take(self._file, name)
         return staged
@@ -141,11 +143,13 @@ class StagedWriter:
             self._writer = None
             self._file.unlink()
 
-    def _indexed(self) -> Iterable[str]:
-        ordered = (STRING, DATE, TIMESTAMP)
-        return (
-            one.name for one in self._table.fields if one.name in self._table.indexed and one.type in ordered
-        )
+    def _pruning(self) -> list[str]:
+        """The columns by which readers leave out files and row groups."""
+        ordered = {one.name for one in self._table.fields if one.type in (STRING, DATE, TIMESTAMP)}
+        return [
+            name for name in self._names
+            if name in _STATISTICS or (name in self._table.indexed and name in ordered)
+        ]  # fmt: skip
 
     def _schema_of(self, parts: Sequence[pa.Table]) -> pa.Schema:
         """The declared columns, as codes where all parts bring codes."""
@@ -155,6 +159,12 @@ class StagedWriter:
             for one in declared
         )
 
+    def _encodings(self) -> dict[str, Any]:
+        if _COUNTING not in self._names:
+            return {}
+        others = [name for name in self._names if name != _COUNTING]
+        return {"use_dictionary": others, "column_encoding": {_COUNTING: "DELTA_BINARY_PACKED"}}
+
     def _flush(self) -> None:
         if not self._buffer:
             return
@@ -163,8 +173,9 @@ class StagedWriter:
             self._schema = self._schema_of(self._buffer)
             # A dictionary is how these rows came, not what the column is: readers must not see it.
             self._writer = pq.ParquetWriter(
-                self._file, self._schema, compression="zstd", compression_level=1, store_schema=False
-            )
+                self._file, self._schema, compression="zstd", compression_level=1, store_schema=False,
+                write_statistics=self._pruning(), **self._encodings(),
+            )  # fmt: skip
         rows = pa.concat_tables(part.cast(self._schema) for part in self._buffer).unify_dictionaries()
         self._digest += digest(rows)
         self._writer.write_table(rows, row_group_size=_ROW_GROUP_ROWS)

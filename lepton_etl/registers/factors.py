@@ -198,16 +198,23 @@ def _factor(file: Path, line: int, row: Mapping[str, str]) -> Factor:
 
 
 def _check_bounds(file: Path, line: int, factor: Factor) -> None:
-    if factor.unit not in ureg:
+    bounds = _bounds_of(factor.unit)
+    if bounds is None:
         raise _error(file, line, "unit", f"{factor.unit!r} is no unit such as g/kWh, lb/MWh or kg/gallon")
-    quantity = ureg.Quantity(factor.value, factor.unit)
-    for unit, low, high in _BOUNDS:
-        if quantity.is_compatible_with(unit):
-            value = float(quantity.to(unit).magnitude)
-            if not (math.isfinite(value) and low <= value <= high):
-                raise _error(file, line, "value", f"{value:g} {unit} is outside {low:g} .. {high:g}")
-            return
+    for unit, low, high in bounds:
+        value = float(ureg.Quantity(factor.value, factor.unit).to(unit).magnitude)
+        if not (math.isfinite(value) and low <= value <= high):
+            raise _error(file, line, "value", f"{value:g} {unit} is outside {low:g} .. {high:g}")
+        return
     raise _error(file, line, "unit", f"{factor.unit!r} has a dimension that no factor has")
+
+
+@lru_cache
+def _bounds_of(unit: str) -> tuple[tuple[str, float, float], ...] | None:
+    """The bounds of the unit's dimension, None where it is no unit; asked of pint once, there are few in many rows."""
+    if unit not in ureg:
+        return None
+    return tuple(one for one in _BOUNDS if ureg.Quantity(1.0, unit).is_compatible_with(one[0]))[:1]
 
 
 def _day(file: Path, line: int, column: str, text: str) -> date:

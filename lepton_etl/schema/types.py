@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 import polars as pl
@@ -57,6 +58,7 @@ def _delta_type(name: str) -> PrimitiveType | ArrayType:
     return PrimitiveType(_DELTA.get(name, name))
 
 
+@cache
 def arrow_schema(table: Table) -> pa.Schema:
     """The table's columns as Arrow types, in order; times are microseconds in UTC."""
     return pa.schema([pa.field(f.name, _ARROW[f.type]) for f in table.fields])
