@@ -14,6 +14,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -87,6 +88,8 @@ _LEAST_BUCKET_READINGS: Final = 50_000
 # A call of the kernel takes at most this many readings of a bucket, day by day.
 _CALL_READINGS: Final = 2_000_000
 _TASKS_A_CORE: Final = 3
+# Shorter runs of rows of one bucket are sorted before they are cut.
+_LEAST_RUN: Final = 100
 _TASK_READINGS: Final = 500_000
 _NAMES: Final = (
     "site_id", "node_id", "device_id", "quantity", "sensor", "statistic", "point", "source_name", "file_id",
@@ -534,10 +537,22 @@ def _parted(kind: str, rows: pa.Table, buckets: np.ndarray) -> Iterator[tuple[in
     """The rows of each bucket."""
     if not rows.num_rows:
         return
-    order = np.argsort(buckets, kind="stable")
-    numbers, starts = np.unique(buckets[order], return_index=True)
-    for number, taken in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):
-        yield int(number), _packed(kind, rows.take(arrow_of(taken)))
+    starts = _starts(buckets)
+    if len(starts) * _LEAST_RUN > len(buckets):
+        order = np.argsort(buckets, kind="stable")
+        rows, buckets = rows.take(arrow_of(order)), buckets[order]
+        starts = _starts(buckets)
+    # A file holds the readings of a node together: whole runs go to a bucket, which costs less than row by row.
+    runs: dict[int, list[pa.Table]] = {}
+    for start, end in pairwise([*starts.tolist(), len(buckets)]):
+        runs.setdefault(int(buckets[start]), []).append(rows.slice(start, end - start))
+    for number in sorted(runs):
+        yield number, _packed(kind, pa.concat_tables(runs[number]))
+
+
+def _starts(buckets: np.ndarray) -> np.ndarray:
+    """Where another bucket begins."""
+    return np.flatnonzero(np.diff(buckets, prepend=buckets[0] - 1))
 
 
 def _plain(rows: pa.Table) -> pl.DataFrame:

@@ -188,15 +188,15 @@ def stage(root: Location, table: Table, rows: pa.Table | pl.DataFrame) -> list[S
 
     Raises LakeError where the dictionary does not allow a row.
     """
-    frame = rows if isinstance(rows, pl.DataFrame) else pl.DataFrame(rows)
     assert table.partition is not None
-    days = frame[table.partition].unique().sort()
+    day_of = pl.Series(rows[table.partition])
+    days = day_of.unique().sort()
     if days.null_count():
         raise LakeError(f"null in required columns: {table.partition}", where=table.name)
     found = []
     for day in days:
         writer = StagedWriter(root, table, day)
-        writer.write(frame.filter(pl.col(table.partition) == day))
+        writer.write(rows if len(days) == 1 else pl.DataFrame(rows).filter(day_of == day))
         staged = writer.close()
         if staged is not None:
             found.append(staged)
