@@ -2,7 +2,7 @@
 
 The context is a file context that anyone opens with plain Great Expectations: a data source over one DuckDB file with
 the rows of the days (slices.py), a suite a table (suites.py), results, Data Docs. Great Expectations takes seconds to
-import and only the gate needs it, so it is imported inside the functions, while the rows are copied.
+import and only the gate needs it, so it is imported inside the functions.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -63,10 +62,8 @@ def judge(
     `project`/gx.
     """
     night = _Night(docs, project, rules)
-    with _alone(project), ThreadPoolExecutor(1) as beside:
-        loaded = beside.submit(great_expectations)
+    with _alone(project):
         night.copy(slices)
-        loaded.result()
         written = None
         try:
             written = night.judge()

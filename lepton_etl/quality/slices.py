@@ -1,6 +1,6 @@
 """Copy what is judged of a lake into one DuckDB file: the rows of the days, and what the rules say of each.
 
-A copy, not a view of the lake's files: it costs a second for half a million rows, the file then needs no access to
+A copy, not a view of the lake's files: it costs a second for half a million rows; the file then needs no access to
 anything else (so that a rule has none), the lake may lie in an object store, and whoever opens it next week sees the
 rows that were judged.
 """
@@ -65,6 +65,8 @@ class SlicesFile:
         path.unlink(missing_ok=True)
         self._connection = duckdb.connect(str(path))
         self._connection.execute("SET TimeZone = 'UTC'")
+        # One thread writes whole row groups as they come; several write each batch, and all of it again at the end.
+        self._connection.execute("SET threads = 1")
         # Rows come through Arrow: no SQL of a rule reads another file of this machine.
         self._connection.execute("SET enable_external_access = false")
         for macro in _MACROS:
@@ -83,44 +85,83 @@ class SlicesFile:
         A rule that cannot be computed on these rows is left out and complained of; a figure that is null is left out.
         """
         columns = tuple(slice_.rows.schema.names)
-        rows = f'days."{table.name}"'
-        self._connection.register("every_row", slice_.rows)
-        where = f" WHERE {slice_.where}" if slice_.where else ""
-        self._connection.execute(f"CREATE TABLE {rows} AS SELECT * FROM every_row{where}")
-        self._connection.unregister("every_row")
-        ((count,),) = self._connection.execute(f"SELECT count(*) FROM {rows}").fetchall()
-        complaints: dict[str, str] = {}
-        computed = []
-        for rule in rules:
-            if rule.column is not None and rule.column not in columns:
-                continue
-            if rule.expectation is not None:
-                computed.append(rule)
-                continue
-            try:
-                of_rows = rule.sql if rule.figure else f"count({rule.sql})"
-                ((value,),) = self._connection.execute(f"SELECT {of_rows} FROM {rows}").fetchall()
-            except duckdb.Error as error:
-                complaints[rule.name] = str(error).splitlines()[0]
-            else:
-                if value is not None:
-                    computed.append(rule)
+        asked = [rule for rule in rules if rule.column is None or rule.column in columns]
+        complaints = self._write(table, [rule for rule in asked if rule.every_row is not None], slice_)
+        figures = self._figures(table, [rule for rule in asked if rule.figure is not None], complaints)
+        computed = [
+            rule
+            for rule in asked
+            if rule.name not in complaints and (rule.figure is None or rule.name in figures)
+        ]
         keys = [f"'{column}=' || \"{column}\"" for column in table.key if column in columns]
-        values = [f"concat_ws(' ', {', '.join(keys)}) AS {ROW_KEY}" if keys else f"'' AS {ROW_KEY}"]
-        values += [
-            f'{f"(SELECT {rule.sql} FROM {rows})" if rule.figure else rule.sql} AS "{rule_column(rule)}"'
+        shown = [f'"{column}"' for column in columns]
+        shown += [f"concat_ws(' ', {', '.join(keys)}) AS {ROW_KEY}" if keys else f"'' AS {ROW_KEY}"]
+        shown += [
+            f'{figures.get(rule.name, "")} "{rule_column(rule)}"'
             for rule in computed
             if rule.expectation is None
         ]
-        self._connection.execute(
-            f"CREATE VIEW {view_name(table)} AS SELECT *, {', '.join(values)} FROM {rows}"
-        )
+        rows = _rows(table)
+        self._connection.execute(f"CREATE VIEW {view_name(table)} AS SELECT {', '.join(shown)} FROM {rows}")
+        ((count,),) = self._connection.execute(f"SELECT count(*) FROM {rows}").fetchall()
         return Copied(columns, count, tuple(computed), complaints)
+
+    def _write(self, table: Table, rules: Sequence[Rule], slice_: Slice) -> dict[str, str]:
+        """Write the rows and what the rules say of each; returns what is wrong with rules, which are left out.
+
+        Written, a rule is computed once, and one that holds throughout is judged by the file's statistics.
+        """
+        where = f" WHERE {slice_.where}" if slice_.where else ""
+        create = f"CREATE TABLE {_rows(table)} AS SELECT *{{}} FROM every_row{where}"
+        alone = f"SELECT count(value) FROM (SELECT *, {{}} AS value FROM every_row{where})"
+        complaints = {}
+        self._connection.register("every_row", slice_.rows)
+        try:
+            self._connection.execute(create.format(_named(rules)))
+        except duckdb.Error:
+            for rule in rules:
+                try:
+                    self._connection.execute(alone.format(rule.sql))
+                except duckdb.Error as error:
+                    complaints[rule.name] = _said(error)
+            self._connection.execute(
+                create.format(_named([rule for rule in rules if rule.name not in complaints]))
+            )
+        self._connection.unregister("every_row")
+        return complaints
+
+    def _figures(self, table: Table, rules: Sequence[Rule], complaints: dict[str, str]) -> dict[str, str]:
+        """The figures that are not null, as SQL literals: in the view, each query would compute them again."""
+        ask = f"SELECT value::VARCHAR, typeof(value) FROM (SELECT {{}} AS value FROM {_rows(table)})"
+        figures = {}
+        for rule in rules:
+            try:
+                ((value, kind),) = self._connection.execute(ask.format(rule.sql)).fetchall()
+            except duckdb.Error as error:
+                complaints[rule.name] = _said(error)
+            else:
+                if value is not None:
+                    quoted = value.replace("'", "''")
+                    figures[rule.name] = f"'{quoted}'::{kind}"
+        return figures
+
+
+def _rows(table: Table) -> str:
+    return f'days."{table.name}"'
+
+
+def _said(error: duckdb.Error) -> str:
+    return str(error).splitlines()[0]
+
+
+def _named(rules: Sequence[Rule]) -> str:
+    """The rules' values as further columns of a SELECT."""
+    return "".join(f', {rule.sql} AS "{rule_column(rule)}"' for rule in rules)
 
 
 def keys_where(path: Path, table: Table, condition: str, column: str | None, limit: int) -> tuple[str, ...]:
     """The keys of rows by a condition, in their order, with the value of a column that is not in the key."""
-    value = f", {column}" if column and column not in table.key else ""
+    value = f", {column}" if column in table.columns and column not in table.key else ""
     return _keys(path, f"SELECT {ROW_KEY}{value} FROM {view_name(table)} WHERE {condition}", column, limit)
 
 

@@ -178,6 +178,25 @@ def test_a_rule_that_raises_closes_the_gate(tmp_path: Path, condition: str, chec
     assert said in failure.observed
 
 
+def test_a_rule_that_raises_takes_no_other_with_it(tmp_path: Path) -> None:
+    rules = [
+        Rule(name="raises", severity="warn", says="x", every_row="CAST(node_id AS INT) > 0"),
+        Rule(name="half", severity="warn", says="x", every_row="interval_start < TIMESTAMPTZ '2025-06-03 12:00Z'"),
+        Rule(name="no_sum", severity="warn", says="x", figure="sum(node_id)", at_least=1),
+        Rule(name="unknown", severity="warn", says="x", figure="max(fan_rpm)", at_least=1),
+        Rule(name="top", severity="warn", says="x", figure="max(power_mean_w)", at_most=359.5),
+        Rule(name="count", severity="warn", says="x", figure="count(*)", at_least=288),
+    ]  # fmt: skip
+    told = TableRules(table=INTERVAL.name, required=True, rules=tuple(rules))
+    found = judged(tmp_path / "docs", good_day(), rules=dict(load_rules()) | {INTERVAL.name: told})
+    assert set(named(found.failures)) == {"raises", "no_sum"}
+    assert set(named(found.warnings)) == {"half", "top"}
+    outcomes = named(found.outcomes)
+    assert outcomes["half"].observed == "144 of 288 rows break it"
+    assert (outcomes["top"].observed, outcomes["count"].observed) == ("360", "288")
+    assert "unknown" not in outcomes
+
+
 def results(found: Any) -> dict[str, dict[str, Any]]:
     """Suite and check -> whether it holds and what was found, of a checkpoint's result."""
     return {
