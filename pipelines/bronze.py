@@ -388,9 +388,10 @@ def _load(context: StageContext, batch: int, written: list[Written]) -> list[dic
     now = plan[0]["ingest_time"]
     summary = register.summary(batch)
     found = _read_summary(summary)
-    if found is None:
+    if found is None or not all(map(lake.holds, found[1])):
         # Without the summary nothing of the batch is committed: what an earlier attempt staged is named by nobody.
-        # Of a torn one the same files give the same rows again, and a table that has the batch is left as it is.
+        # Where it or what it names is torn, the same files give the same rows again, and a table that has the batch
+        # is left as it is.
         _stage(context, plan, now, summary)
         found = _read_summary(summary)
         assert found is not None

@@ -1,8 +1,9 @@
 """Verify a lake by reading all of it: what a disk, a copy or another writer may have done to it.
 
-Every file of the newest version of every declared table is read whole. Looked for are files that cannot be read,
-required columns that are missing or null, values out of the field dictionary's bounds, keys that stand twice, and files
-of the register whose records do not add up, by themselves and against the rows of bronze.
+Every file of the newest version of every declared table is read whole. Looked for are files that are not what was
+written, by the SHA-256 that was committed with them, or that cannot be read, required columns that are missing or null,
+values out of the field dictionary's bounds, keys that stand twice, and files of the register whose records do not add
+up, by themselves and against the rows of bronze.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from deltalake.exceptions import DeltaError
 
 from lepton_etl.lake.file_register import ROWS_OF, rows_by_file
 from lepton_etl.lake.rows import broken_columns, columns_of, empty_columns, missing_columns
-from lepton_etl.lake.tables import DataFile, Lake
+from lepton_etl.lake.tables import DIFFERS, DataFile, Lake
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.logs import FILE
 from lepton_etl.schema.tables import TABLES
@@ -67,6 +68,9 @@ def _check_table(lake: Lake, table: Table) -> Iterator[Finding]:
     for file in files:
         name = file.path.removeprefix(folder)
         try:
+            if not file.is_intact():
+                yield Finding(table.name, version, name, DIFFERS, _remedy(table, file))
+                continue
             stored = pl.read_parquet(
                 file.path,
                 glob=False,

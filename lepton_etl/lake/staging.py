@@ -6,10 +6,13 @@ nobody: no reader sees them, and VACUUM removes them. What a file holds is check
 is written, since a delta-rs transaction checks nothing.
 
 A file's name carries the digest of its rows: the log alone tells whether a day's rows are those that stand already.
+It carries the SHA-256 of the file too, so that the log, which names the file, says what its bytes must be: zstd without
+its checksum decodes most flipped bits to other values, and polars verifies no page checksums.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import uuid
@@ -46,7 +49,9 @@ _STATISTICS: Final = (
 # It counts up within a file: as differences it takes a tenth of the bytes, and less time than to look for repeats.
 _COUNTING: Final = "source_position"
 _NAME: Final = re.compile(
-    r"part-(?P<scheme>[0-9a-f]{8})(?P<digest>[0-9a-f]{16})-[0-9a-f-]{36}\.zstd\.parquet$"
+    r"part-(?P<scheme>[0-9a-f]{8})(?P<digest>[0-9a-f]{16})-[0-9a-f-]{36}"
+    # Files of older releases say no SHA-256.
+    r"(-(?P<sha256>[0-9a-f]{64}))?\.zstd\.parquet$"
 )
 
 
@@ -73,6 +78,28 @@ class StagedFile:
         return found
 
 
+class _HashedFile:
+    """A file that is written from its beginning to its end, and the SHA-256 of what was written."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self.sha256 = hashlib.sha256()
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class StagedWriter:
     """Writes one Parquet file of one day of a table in a task; `close` tells what was written.
 
@@ -95,6 +122,7 @@ class StagedWriter:
         self._buffer: list[pa.Table] = []
         self._buffered_bytes = 0
         self._writer: pq.ParquetWriter | None = None
+        self._sink: _HashedFile | None = None
         self._digest = Digest()
 
     def write(self, rows: pa.Table | pl.DataFrame) -> None:
@@ -120,10 +148,12 @@ class StagedWriter:
     def close(self) -> StagedFile | None:
         """Finish the file; None when nothing was written."""
         self._flush()
-        if self._writer is None:
+        if self._writer is None or self._sink is None:
             return None
         self._writer.close()
-        name = f"part-{digest_scheme()}{self._digest.hash_sum:016x}-{self._id}.zstd.parquet"
+        self._sink.close()
+        of_rows, of_bytes = f"{self._digest.hash_sum:016x}", self._sink.sha256.hexdigest()
+        name = f"part-{digest_scheme()}{of_rows}-{self._id}-{of_bytes}.zstd.parquet"
         staged = StagedFile(
             table=self._table.name,
             path=f"{self._partition}/{name}",
@@ -138,8 +168,9 @@ class StagedWriter:
     def drop(self) -> None:
         """Forget the rows; a file that was begun is removed."""
         self._buffer.clear()
-        if self._writer is not None:
+        if self._writer is not None and self._sink is not None:
             self._writer.close()
+            self._sink.close()
             self._writer = None
             self._file.unlink()
 
@@ -172,9 +203,10 @@ class StagedWriter:
             self._file = self._folder.workspace() / f"writing-{self._id}.parquet"
             self._schema = self._schema_of(self._buffer)
             # A dictionary is how these rows came, not what the column is: readers must not see it.
+            self._sink = _HashedFile(self._file)
             self._writer = pq.ParquetWriter(
-                self._file, self._schema, compression="zstd", compression_level=1, store_schema=False,
-                write_statistics=self._pruning(), **self._encodings(),
+                self._sink, self._schema, compression="zstd", compression_level=1, store_schema=False,
+                write_statistics=self._pruning(), write_page_checksum=True, **self._encodings(),
             )  # fmt: skip
         rows = pa.concat_tables(part.cast(self._schema) for part in self._buffer).unify_dictionaries()
         self._digest += digest(rows)
@@ -209,6 +241,12 @@ def digest_of_name(path: str, rows: int) -> Digest | None:
     if found is None or found["scheme"] != digest_scheme():
         return None
     return Digest(rows, int(found["digest"], 16))
+
+
+def sha256_of_name(path: str) -> str | None:
+    """Return the SHA-256 of the file that a staged file's name says; None where another writer named it."""
+    found = _NAME.search(path)
+    return found["sha256"] if found else None
 
 
 def _statistics(file: Path, wanted: Iterable[str]) -> str:

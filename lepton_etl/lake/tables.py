@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
-from hashlib import sha256
+from functools import lru_cache
+from hashlib import file_digest, sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import unquote
 
@@ -28,16 +30,19 @@ from lepton_etl.errors import LakeError
 from lepton_etl.lake.creation import create_table
 from lepton_etl.lake.location import Location
 from lepton_etl.lake.rows import Digest, checked, columns_of, digest, digest_scheme, in_order, shaped
-from lepton_etl.lake.staging import StagedFile, digest_of_name, stage
+from lepton_etl.lake.staging import StagedFile, digest_of_name, sha256_of_name, stage
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.types import arrow_schema, delta_schema
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from lepton_etl.config.settings import Settings
     from lepton_etl.lake.lease import Lease
 
+# What is said of a file whose bytes are others than those that were committed.
+DIFFERS: Final = "the file is not what was written (its SHA-256 differs)"
+RESTORE: Final = (
+    "restore the file from a copy of the lake; lepton-etl tables check names all files that are broken"
+)
 # How often work is done again that another run of other days committed in between of.
 _ATTEMPTS: Final = 20
 T = TypeVar("T")
@@ -50,7 +55,21 @@ def present_rows(table: Table, log: DeltaTable, days: Days | None) -> pa.Table:
 
     A column that an older release did not write is null.
     """
-    return in_order(table, pa.table(log.to_pyarrow_dataset().to_table(filter=_within(table, days, None))))
+    return in_order(table, _rows(table, log, _within(table, days, None)))
+
+
+def _place(table: Table, log: DeltaTable) -> str:
+    return f"{table.name} version {log.version()}"
+
+
+def _rows(
+    table: Table, log: DeltaTable, where: pc.Expression | None, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Rows of one version as they stand. Raises LakeError for a file that is not what was written."""
+    dataset, folder = log.to_pyarrow_dataset(), unquote(log.table_uri).removeprefix("file://").rstrip("/")
+    for fragment in dataset.get_fragments(filter=where):
+        DataFile(f"{folder}/{fragment.path}", -1, -1, place=_place(table, log)).verify()
+    return pa.table(dataset.to_table(columns=columns, filter=where))
 
 
 def _within(table: Table, days: Days | None, where: pc.Expression | None) -> pc.Expression | None:
@@ -72,12 +91,14 @@ def read_log(
     """Return the rows of one version: these columns, of these UTC days and by `where` where given."""
     within = _within(table, days, where)
     known = {one.name for one in log.schema().fields}
-    found = log.to_pyarrow_dataset().to_table(columns=[n for n in columns if n in known], filter=within)
-    return pl.DataFrame(columns_of(table, pa.table(found), columns))
+    found = _rows(table, log, within, [n for n in columns if n in known])
+    return pl.DataFrame(columns_of(table, found, columns))
 
 
-def _add(table: Table, file: StagedFile) -> AddAction:
+def _add(table: Table, file: StagedFile, root: Location) -> AddAction:
+    """Return what commits the file. Raises LakeError where it is not what its task wrote."""
     assert table.partition is not None
+    _as_data(file, root).verify("run the night again")
     now_ms = int(time.time() * 1000)
     values: Mapping[str, str | None] = {table.partition: file.partition}
     return AddAction(file.path, file.size_bytes, values, now_ms, True, file.statistics)
@@ -100,7 +121,8 @@ class DataFile:
     """A Parquet file of a table's newest version, as a task reads it.
 
     `day` is the date that it is partitioned by, which its rows lack; `first_day` and `last_day` bound the UTC days of
-    its rows where the log says so; `options` open the store that it lies in.
+    its rows where the log says so; `options` open the store that it lies in; `place` is table and version, for
+    messages.
     """
 
     path: str
@@ -110,10 +132,48 @@ class DataFile:
     first_day: date | None = None
     last_day: date | None = None
     options: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    place: str = field(default="", compare=False)
 
     def source(self) -> Any:
-        """Return what pyarrow opens to read the file."""
+        """Return what pyarrow opens to read the file. Raises LakeError where it is not what was written."""
+        self.verify()
         return Location(self.path, self.options).source()
+
+    def verify(self, remedy: str = RESTORE) -> None:
+        """Read the file once a process and compare its SHA-256 with the one that was committed, if any was.
+
+        Object stores keep checksums of their own, and of their objects tasks take but the columns that they need:
+        `lepton-etl tables check` reads them whole. Raises LakeError.
+        """
+        if Location(self.path).is_local and not self.is_intact():
+            raise LakeError(
+                f"{DIFFERS}: {self.path}",
+                where=self.place,
+                remedy=remedy,
+            )
+
+    def is_intact(self) -> bool:
+        """Return whether the file has the SHA-256 that its commit says; True where none does."""
+        said = sha256_of_name(self.path)
+        if said is None:
+            return True
+        place = Location(self.path, self.options)
+        if not place.is_local:
+            return sha256(place.read()[0]).hexdigest() == said
+        found = Path(self.path).stat()
+        return _sha256(self.path, found.st_size, found.st_mtime_ns) == said
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: str, size_bytes: int, modified_ns: int) -> str:
+    """The SHA-256 of a local file; many parts of a day's nodes read the same one in turn."""
+    with Path(path).open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def _as_data(file: StagedFile, root: Location) -> DataFile:
+    place = root / file.table / file.path
+    return DataFile(place.uri, file.rows, file.size_bytes, options=place.options, place=file.table)
 
 
 def read_files(
@@ -135,6 +195,7 @@ def read_files(
     ]
     frames = []
     for file in files:
+        file.verify()
         scanned = pl.scan_parquet(file.path, glob=False, storage_options=dict(file.options) or None)
         known = scanned.collect_schema().names()
         shape = [
@@ -259,7 +320,7 @@ class Lake:
         if not self.exists(table):
             return arrow_schema(table).empty_table()
         within = _within(table, days, where)
-        return shaped(table, pa.table(self.log(table).to_pyarrow_dataset().to_table(filter=within)))
+        return shaped(table, _rows(table, self.log(table), within))
 
     def partitions(self, table: Table) -> list[str]:
         """Return the values that the table is parted by, sorted; none where it does not exist."""
@@ -352,7 +413,8 @@ class Lake:
             file = self.at(table) / unquote(action["path"])
             rows = action["num_records"]
             count = -1 if rows is None else rows
-            found.append(DataFile(file.uri, count, action["size_bytes"], day, first, last, file.options))
+            size = action["size_bytes"]
+            found.append(DataFile(file.uri, count, size, day, first, last, file.options, _place(table, log)))
         return sorted(found, key=lambda file: file.path)
 
     def files_by_day(self, table: Table) -> dict[str, str]:
@@ -423,7 +485,7 @@ class Lake:
             return Written(table.name, rows, log.version(), changed=False)
         log = self._with_columns(table)
         log.create_write_transaction(
-            actions=[_add(table, file) for file in staged],
+            actions=[_add(table, file, self.root) for file in staged],
             mode="append",
             schema=log.schema(),
             partition_by=[table.partition] if table.partition else None,
@@ -431,6 +493,13 @@ class Lake:
         )
         self._pinned[table.name] += 1
         return Written(table.name, rows, self._version(table), changed=True)
+
+    def holds(self, file: StagedFile) -> bool:
+        """Return whether the staged file lies there as its task wrote it."""
+        try:
+            return _as_data(file, self.root).is_intact()
+        except FileNotFoundError:
+            return False
 
     def newest_batch(self, table: Table) -> int:
         """Return the newest batch that is committed to the table, 0 before the first."""
@@ -526,7 +595,7 @@ class Lake:
             return
         log = self._with_columns(table)
         log.create_write_transaction(
-            actions=[_add(table, file) for files in changed.values() for file in files],
+            actions=[_add(table, file, self.root) for files in changed.values() for file in files],
             mode="overwrite",
             schema=log.schema(),
             partition_by=[table.partition] if table.partition else None,
