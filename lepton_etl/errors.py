@@ -84,6 +84,10 @@ class LakeError(LeptonError):
     """A table refuses a read or a write: empty day, stale transaction, missing column, damaged log."""
 
 
+class RegistryError(LeptonError):
+    """The model registry does not answer, or not in time."""
+
+
 class ModelError(LeptonError):
     """A model is refused before it is loaded, or cannot be registered."""
 

@@ -63,6 +63,7 @@ from lepton_etl.energy.node_hours import (
     power_sums,
 )
 from lepton_etl.energy.owners import owner_parts, with_job_idle
+from lepton_etl.errors import RegistryError
 from lepton_etl.facility.meter_hours import (
     HOUR_S,
     bucket_starts,
@@ -79,12 +80,12 @@ from lepton_etl.facility.pue import (
 )
 from lepton_etl.intervals.sensor_classes import sensor_classes
 from lepton_etl.lake.location import Location
-from lepton_etl.lake.runs import recorded_models
+from lepton_etl.lake.runs import UNANSWERED, recorded_models
 from lepton_etl.lake.staging import StagedFile, stage
 from lepton_etl.lake.tables import DataFile, Lake, Written, read_files
 from lepton_etl.models.device_hours import gap_features, interval_columns
 from lepton_etl.models.registry import Registry
-from lepton_etl.models.stored import FORWARD_ERROR_TAG
+from lepton_etl.models.stored import FORWARD_ERROR_TAG, VerifiedModel
 from lepton_etl.registers.factors import FactorSet, load_factors
 from lepton_etl.registers.instruments import fuel_kgco2e
 from lepton_etl.schema.carbon import INSTRUMENT, MARKET_YEAR, VOLUME_INTERVAL
@@ -140,7 +141,7 @@ def run(context: StageContext) -> StageResult:
     if fleet.job_hours is not None:
         costs = lake.read(CLUSTER_COST, days) if context.settings.tariff.file else None
         written += write_jobs(context, fleet.job_hours, cluster_hours, costs)
-    return StageResult(rows_in, sum(one.rows for one in written), tuple(written))
+    return StageResult(rows_in, sum(one.rows for one in written), tuple(written), fleet.notes)
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class Fleet:
 
     `sums` are parts of group_sums by what they are grouped by, `owners` of owner_hours, `embodied` of embodied_hours;
     `power` and `inlets` are power_sums and inlet_counts. `job_hours` (one row a job, node and hour) is None where no
-    cluster has accounting.
+    cluster has accounting. `notes` are for the operator.
     """
 
     node_hours: tuple[StagedFile, ...]
@@ -159,6 +160,7 @@ class Fleet:
     power: pl.DataFrame
     inlets: pl.DataFrame
     job_hours: pl.DataFrame | None
+    notes: tuple[str, ...] = ()
 
 
 def node_figures(context: StageContext, factors: FactorSet) -> Fleet:
@@ -177,7 +179,7 @@ def node_figures(context: StageContext, factors: FactorSet) -> Fleet:
     # One bucket is not worth the start of an engine.
     engine = context.engine if len(buckets) > 1 else InlineEngine()
     seen = engine.map(measure, buckets)
-    modelled = modelled_gaps(context, pl.concat([one.gaps for one in seen]))
+    modelled, notes = modelled_gaps(context, pl.concat([one.gaps for one in seen]))
     lives, node = service_lives(nodes, factors), ["site_id", "node_id"]
     made = engine.map(
         make,
@@ -199,6 +201,7 @@ def node_figures(context: StageContext, factors: FactorSet) -> Fleet:
         power=pl.concat([one.power for one in seen]),
         inlets=pl.concat([one.inlets for one in seen]),
         job_hours=pl.concat([one.job_hours for one in made]) if clusters else None,
+        notes=notes,
     )
 
 
@@ -334,22 +337,32 @@ def accounted_clusters(context: StageContext) -> list[str]:
     return sorted(runs["cluster_id"].unique().to_list())
 
 
-def modelled_gaps(context: StageContext, gaps: pl.DataFrame) -> pl.DataFrame | None:
-    """Rows of gap_features -> what the model says of the gap; None without a model or such an hour.
+def modelled_gaps(context: StageContext, gaps: pl.DataFrame) -> tuple[pl.DataFrame | None, tuple[str, ...]]:
+    """Rows of gap_features -> what the model says of the gap, None without a model or such an hour; and notes.
 
     Result: the node-hour's key, `model_kwh` and `model_sigma_kwh` of the uncovered seconds. The error is the model's
     forward CV(RMSE); without it none is asked. A day that was made before takes the version recorded for it, else the
-    champion's. Source: docs/definitions.md section 8.
+    champion's. Where the registry does not answer no gap takes the model: `imputation_basis` says so in every hour.
+    Source: docs/definitions.md section 8.
     """
-    if context.settings.model.device != "node" or gaps.is_empty():
-        return None
-    registry = Registry.of(context.settings.mlflow)
+    settings = context.settings
+    if settings.model.device != "node" or gaps.is_empty():
+        return None, ()
+    registry = Registry.of(settings.mlflow)
+    try:
+        days_of = _days_by_version(context, registry)
+        models = {
+            version: registry.verified_model(settings.model.name, version=version) for version in days_of
+        }
+    except RegistryError as error:
+        context.lake.inputs[f"model/{settings.model.name}"] = UNANSWERED
+        return None, (f"gaps are filled without {settings.model.name}: {error}",)
     found = [
-        _by_model(context, gaps.filter(pl.col("hour_start").dt.date().is_in(days)), registry, version)
-        for version, days in _days_by_version(context, registry).items()
+        _by_model(context, gaps.filter(pl.col("hour_start").dt.date().is_in(days)), models[version])
+        for version, days in days_of.items()
     ]
     known = [rows for rows in found if rows is not None]
-    return pl.concat(known) if known else None
+    return pl.concat(known) if known else None, ()
 
 
 def _days_by_version(context: StageContext, registry: Registry) -> dict[str, list[date]]:
@@ -365,16 +378,12 @@ def _days_by_version(context: StageContext, registry: Registry) -> dict[str, lis
     return days_of
 
 
-def _by_model(
-    context: StageContext, gaps: pl.DataFrame, registry: Registry, version: str
-) -> pl.DataFrame | None:
+def _by_model(context: StageContext, gaps: pl.DataFrame, model: VerifiedModel) -> pl.DataFrame | None:
     """What one version says of these gaps; None where it does not state its forward error."""
-    name = context.settings.model.name
-    model = registry.verified_model(name, version=version)
     error = float(model.version.tags.get(FORWARD_ERROR_TAG, "nan"))
     if not error > 0:
         return None
-    context.lake.inputs[f"model/{name}"] = int(version)
+    context.lake.inputs[f"model/{model.version.name}"] = int(model.version.version)
     predicted = pl.Series("model_kwh", model.predict(gaps.to_pandas()), dtype=pl.Float64)
     filled = gaps.with_columns(predicted * (gaps["gap_s"] / SECONDS_PER_HOUR)).filter(
         pl.col("model_kwh") >= 0

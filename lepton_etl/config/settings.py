@@ -74,6 +74,11 @@ class MlflowSettings(Section):
     tracking_uri: str = setting("sqlite:///mlflow.db", "Any MLflow tracking URI.")
     artifact_location: str = setting("mlartifacts", "Where artifacts of a new experiment go.")
     experiment: Identifier = setting("lepton-etl", "MLflow experiment.")
+    deadline_s: float = setting(
+        60.0,
+        "How long a question to the registry may take, seconds; the run asks no more after a miss.",
+        gt=0,
+    )
 
 
 class Fleet(Section):

@@ -28,6 +28,8 @@ from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.operations import RUN, STAGE_RUN
 
 BATCH_KEY: Final = "bronze/file batch"
+# Stands for the version of a model whose registry did not answer.
+UNANSWERED: Final = -1
 
 
 def new_run_id(now: datetime | None = None) -> str:
@@ -235,7 +237,8 @@ def stage_runs(lake: Lake) -> pa.Table:
 def recorded_models(lake: Lake, name: str, days: Days) -> dict[date, str | None]:
     """Of the days that gold was made of before: the version of the model it was last made with, None for none.
 
-    A day that is made again takes what it took before, so that equal input gives equal rows.
+    A day that is made again takes what it took before, so that equal input gives equal rows; one that was made while
+    the registry did not answer is as if it had not been made.
     """
     done = (pc.field("stage") == "gold") & (pc.field("state") == "done")
     rows = lake.arrow(STAGE_RUN, where=done).to_pylist()
@@ -243,6 +246,8 @@ def recorded_models(lake: Lake, name: str, days: Days) -> dict[date, str | None]
     for row in sorted(rows, key=lambda row: row["end_time"]):
         version = json.loads(row["input_versions"] or "{}").get(f"model/{name}")
         for day in Days(row["date_from"], row["date_until"]):
-            if day in days:
+            if version == UNANSWERED:
+                found.pop(day, None)
+            elif day in days:
                 found[day] = None if version is None else str(version)
     return found

@@ -3,6 +3,9 @@
 MLflow costs seconds to import, so it is imported inside the functions. A model comes out of here only through
 `verified_model`, which checks the folder against the hash that was recorded when the version was registered. A
 scheduler or dashboard predicts with `load_champion`, without Spark.
+
+Every question has a deadline: MLflow's own timeouts are for each read of a socket, which a dripping server meets for
+ever, and a held lock file has none.
 """
 
 from __future__ import annotations
@@ -12,15 +15,18 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 import pandas as pd
 
 from lepton_etl.config.sections import GateSettings
-from lepton_etl.errors import ModelError
+from lepton_etl.errors import LeptonError, ModelError, RegistryError
 from lepton_etl.models.features import TARGET, TARGET_UNIT, Feature, described
 from lepton_etl.models.fit import CHAMPION, Trained
 from lepton_etl.models.metrics import ALL_NODES, as_lines, as_records, errors, overall
@@ -49,15 +55,41 @@ _MLFLOW_ENVIRONMENT: Final = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
 }
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
+_CREDENTIALS: Final = re.compile(r"//[^/\s]*@")
+DEADLINE_S: Final = 60.0
+# Registries that missed their deadline: a run waits for one but once.
+_silent: set[str] = set()
+_here = threading.local()
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _in_time(
+    question: Callable[Concatenate[Registry, P], R],
+) -> Callable[Concatenate[Registry, P], R]:
+    """Ask within the registry's deadline. The question raises RegistryError where no answer comes."""
+
+    @wraps(question)
+    def asked(registry: Registry, /, *given: P.args, **named: P.kwargs) -> R:
+        if getattr(_here, "is_asking", False):
+            return question(registry, *given, **named)
+        return registry.answer(lambda: question(registry, *given, **named))
+
+    return asked
 
 
 class Registry:
     """One tracking and registry server, or one SQLite file."""
 
     def __init__(
-        self, tracking_uri: str, artifact_location: str | None = None, experiment: str = "lepton-etl"
+        self,
+        tracking_uri: str,
+        artifact_location: str | None = None,
+        experiment: str = "lepton-etl",
+        deadline_s: float = DEADLINE_S,
     ) -> None:
         self.tracking_uri = tracking_uri
+        self.deadline_s = deadline_s
         self.artifact_location = artifact_location
         self.experiment = experiment
         self._client: MlflowClient | None = None
@@ -67,17 +99,54 @@ class Registry:
     @classmethod
     def of(cls, settings: MlflowSettings) -> Registry:
         """Return the registry on the server that the settings name."""
-        return cls(settings.tracking_uri, settings.artifact_location, settings.experiment)
+        return cls(
+            settings.tracking_uri, settings.artifact_location, settings.experiment, settings.deadline_s
+        )
 
+    def answer(self, question: Callable[[], R]) -> R:
+        """Return what the question gives, asked in a thread that is left alone where the deadline passes.
+
+        Raises RegistryError then, for each later question to this registry, and for what MLflow, its database or its
+        server raise.
+        """
+        remedy = "look at mlflow.tracking_uri: its server, or who holds its database; then run the same command again"
+        if self.tracking_uri in _silent:
+            raise RegistryError("it missed its deadline before", where="model registry", remedy=remedy)
+        answer: Future[R] = Future()
+
+        def ask() -> None:
+            _here.is_asking = True
+            try:
+                answer.set_result(question())
+            except BaseException as error:  # it is raised in the thread that asked
+                answer.set_exception(error)
+
+        threading.Thread(target=ask, name="model registry", daemon=True).start()
+        try:
+            return answer.result(self.deadline_s)
+        except LeptonError:
+            raise
+        except Exception as error:
+            what = _CREDENTIALS.sub("//", next(iter(str(error).splitlines()), type(error).__name__))[:200]
+            if not answer.done():
+                _silent.add(self.tracking_uri)
+                what = f"no answer within {self.deadline_s:g} s (mlflow.deadline_s)"
+            elif not _is_of_mlflow(error):
+                raise
+            raise RegistryError(what, where="model registry", remedy=remedy) from error
+
+    @_in_time
     def latest(self, name: str, tag: str, value: str) -> Version | None:
         """Return the newest version of the model that carries this tag."""
         # The value is compared here: what comes from outside is no part of a filter string.
         found = [v for v in self.versions(name) if v.tags.get(tag) == value]
         return max(found, key=lambda v: int(v.version), default=None)
 
+    @_in_time
     def version(self, name: str, version: str) -> Version | None:
         return next((v for v in self.versions(name) if v.version == version), None)
 
+    @_in_time
     def names(self, prefixes: tuple[str, ...]) -> list[str]:
         """Return the registered models whose names begin with one of the prefixes, sorted."""
         client, found, token = self._connected(), [], None
@@ -88,6 +157,7 @@ class Registry:
             if not token:
                 return sorted(found)
 
+    @_in_time
     def champion(self, name: str, alias: str = CHAMPION_ALIAS) -> Version | None:
         """Return the version behind the alias, None where model or alias do not exist."""
         from mlflow.exceptions import MlflowException
@@ -123,6 +193,7 @@ class Registry:
             ),
         )
 
+    @_in_time
     def release(self, name: str, release: Release) -> Version:
         """Log the run with its files and the model, register a version with its hash, mark it promoted or refused."""
         import mlflow
@@ -156,6 +227,7 @@ class Registry:
         self._decide(version, release.verdict)
         return self.version(name, version.version) or version
 
+    @_in_time
     def verified_model(
         self, name: str, alias: str = CHAMPION_ALIAS, version: str | None = None
     ) -> VerifiedModel:
@@ -189,6 +261,20 @@ class Registry:
         if verdict.promoted:
             client.set_registered_model_alias(version.name, CHAMPION_ALIAS, version.version)
 
+    @_in_time
+    def errors_of(self, version: Version) -> list[dict[str, Any]]:
+        """Return the error records that the version's training run logged."""
+        import mlflow
+
+        with tempfile.TemporaryDirectory() as folder:
+            file = mlflow.artifacts.download_artifacts(
+                artifact_uri=f"runs:/{version.run_id}/errors.json", dst_path=folder,
+                tracking_uri=self.tracking_uri,
+            )  # fmt: skip
+            records: list[dict[str, Any]] = json.loads(Path(file).read_text(encoding="utf-8"))["errors"]
+            return records
+
+    @_in_time
     def roll_back(self, name: str, version: str, reason: str) -> None:
         """Point the champion's alias back at an earlier version that was promoted, and mark the one it leaves.
 
@@ -207,21 +293,24 @@ class Registry:
             client.set_model_version_tag(name, present.version, "promotion_reason", reason)
         client.set_registered_model_alias(name, CHAMPION_ALIAS, version)
 
-    def versions(self, name: str) -> Iterator[Version]:
+    @_in_time
+    def versions(self, name: str) -> list[Version]:
         """Return every registered version of the model. Raises ModelError for what is no model name."""
         if not _NAME.fullmatch(name):
             raise ModelError(
                 f"{name!r} is no model name", where="model.name", remedy="letters, digits, '_', '-'"
             )
         client = self._connected()
+        versions: list[Version] = []
         token: str | None = None
         while True:
             page = client.search_model_versions(f"name = '{name}'", max_results=1000, page_token=token)
-            for found in page:
-                yield Version(name, str(found.version), str(found.run_id), dict(found.tags))
+            versions += [
+                Version(name, str(found.version), str(found.run_id), dict(found.tags)) for found in page
+            ]
             token = page.token
             if not token:
-                return
+                return versions
 
     def _connected(self) -> MlflowClient:
         """Return a client on an initialised store, with the experiment in place.
@@ -252,6 +341,14 @@ class Registry:
         finally:
             mlflow.set_tracking_uri(before[0])
             mlflow.set_registry_uri(before[1])
+
+
+def _is_of_mlflow(error: Exception) -> bool:
+    """Whether MLflow, its server, its database or its disk raised the error."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return isinstance(error, MlflowException | SQLAlchemyError | OSError)
 
 
 @contextmanager

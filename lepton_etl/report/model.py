@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
+from lepton_etl.errors import RegistryError
 from lepton_etl.models.metrics import ALL_HOURS, ALL_NODES, BUSY_HOURS
 from lepton_etl.report.data import ERROR_SCHEMA, ModelSummary
 
@@ -25,7 +24,7 @@ _BASELINE: Final = "class_mean"
 
 def model_summary(mlflow: MlflowSettings, model: ModelSettings, message: str) -> ModelSummary | None:
     """The champion's errors, else those of the newest refused version; None where no train stage ran
-    and there is no model.
+    and there is no model. A registry that does not answer is said in the notes.
 
     `message` is what the train stage told the operator in this run.
     """
@@ -40,8 +39,12 @@ def model_summary(mlflow: MlflowSettings, model: ModelSettings, message: str) ->
     from lepton_etl.models.registry import Registry
 
     registry = Registry.of(mlflow)
-    champion = registry.champion(model.name)
-    shown = champion or registry.latest(model.name, "promotion", "refused")
+    try:
+        champion = registry.champion(model.name)
+        shown = champion or registry.latest(model.name, "promotion", "refused")
+        records = registry.errors_of(shown) if shown else []
+    except RegistryError as error:
+        return ModelSummary(model.name, None, "unknown.", error_rows(()), notes=(*notes, str(error)))
     if shown is None:
         return told
     refused = f"the gate refused it: {shown.tags.get('promotion_reason') or 'no reason recorded'}."
@@ -49,7 +52,7 @@ def model_summary(mlflow: MlflowSettings, model: ModelSettings, message: str) ->
         model.name,
         shown.version,
         "it passed the gate and is the champion." if champion else refused,
-        error_rows(_errors_of_run(shown.run_id, mlflow.tracking_uri)),
+        error_rows(records),
         baseline="the mean of the hardware class",
         notes=notes,
     )
@@ -59,18 +62,6 @@ def notes_of(message: str) -> tuple[str, ...]:
     """What the train stage said before its table of errors, which the page shows as a table of its own."""
     said = re.split(r"(?:^|\n|; )model +node ", message)[0].strip()
     return (said,) if said else ()
-
-
-def _errors_of_run(run_id: str, tracking_uri: str) -> list[dict[str, Any]]:
-    """The error records that the training run logged."""
-    from mlflow.artifacts import download_artifacts
-
-    with tempfile.TemporaryDirectory() as folder:
-        file = download_artifacts(
-            artifact_uri=f"runs:/{run_id}/errors.json", dst_path=folder, tracking_uri=tracking_uri
-        )
-        records: list[dict[str, Any]] = json.loads(Path(file).read_text(encoding="utf-8"))["errors"]
-        return records
 
 
 def error_rows(records: Iterable[Mapping[str, Any]]) -> pa.Table:
