@@ -33,7 +33,8 @@ def executor(tmp_path: Path, **source: Any) -> tuple[Decoding, list[Hashed]]:
             "sources": [{"name": "bmc", "format": "ipmitool", "path": f"{tmp_path}/landing/*.txt", **source}],
         }
     )
-    work = Decoding(Location(str(tmp_path / "lake")), Landing(), "s1", {"bmc": settings.sources[0]}, NOW)
+    root, sources = Location(str(tmp_path / "lake")), {"bmc": settings.sources[0]}
+    work = Decoding(root, Landing(), "s1", sources, NOW, memory_mib=4096)
     return work, list(work.hash(Landing().delivered(settings.sources[0])))
 
 
