@@ -21,7 +21,7 @@ from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, SITE_
 from lepton_etl.schema.fleet import FACILITY_INTERVAL, GRID_HOUR, INTERVAL, WEATHER_HOUR
 from lepton_etl.schema.logs import FILE
 from lepton_etl.schema.operations import RUN, STAGE_RUN
-from lepton_etl.schema.publication import PUBLICATION, RESTATEMENT
+from lepton_etl.schema.publication import RESTATEMENT
 from lepton_etl.simulator.plan import ClusterPlan, FleetPlan
 from lepton_etl.simulator.simulate import simulate
 from pipelines.engine import InlineEngine
@@ -151,9 +151,3 @@ def test_the_night_of_the_late_file_says_what_it_changed_and_as_of_shows_the_old
         for row in nights.rows(CLUSTER_DAY, Days.of(LATE)).to_dicts()
     }
     assert measured[1] == gold
-    # Spark finds the rows that delta-rs parted by names with a slash.
-    said = Lake(root).read(PUBLICATION)
-    assert (
-        said.where(said["table_name"] == name).count()
-        == nights.rows(PUBLICATION).filter(pl.col("table_name") == name).height
-    )
