@@ -210,7 +210,10 @@ def lay_files(lake: Lake, day: date, files: int) -> None:
         _append(
             lake,
             FILE,
+            # Of batches before the newest, as the register of a lake of years has them.
             rows.with_columns(
-                pl.Series("path", names), pl.Series("file_id", [_identity(name) for name in names])
+                pl.Series("path", names),
+                pl.Series("file_id", [_identity(name) for name in names]),
+                pl.lit(0, rows.schema["batch"]).alias("batch"),
             ),
         )

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+
 from lepton_etl.days import Days
 from lepton_etl.errors import QualityGateError
+from lepton_etl.lake.file_register import FileRegister
 from lepton_etl.lake.tables import Lake
 from lepton_etl.quality.gate import GATED, judge
 from lepton_etl.quality.rules import GateOutcome, load_rules
-from lepton_etl.quality.slices import Slice
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.logs import FILE
 from pipelines.stage import StageContext, StageResult
@@ -48,32 +52,31 @@ def docs_folder(docs: Path, days: Days) -> Path:
     return docs / (str(days.start) if days.count == 1 else f"{days.start}_{days.end}")
 
 
-def slices(lake: Lake, days: Days) -> dict[str, Slice]:
+def slices(lake: Lake, days: Days) -> dict[str, pads.Dataset]:
     """Table name -> the rows that this run publishes from; tables that do not exist are left out."""
     return {table.name: _slice(lake, table, days) for table in GATED if lake.exists(table)}
 
 
-def _slice(lake: Lake, table: Table, days: Days) -> Slice:
+def _slice(lake: Lake, table: Table, days: Days) -> pads.Dataset:
     log = lake.log(table)
     lake.inputs[table.name] = log.version()
-    return Slice(log.to_pyarrow_dataset(), files_of(days) if table is FILE else within(days))
+    return log.to_pyarrow_dataset().filter(files_of(lake, days) if table is FILE else within(days))
 
 
-def within(days: Days) -> str:
-    """The days as SQL; dates are parsed values, so the text holds nothing that a caller typed."""
-    return f"date BETWEEN DATE '{days.start}' AND DATE '{days.end}'"
+def within(days: Days) -> pc.Expression:
+    """The rows of the days."""
+    return (pc.field("date") >= pa.scalar(days.start)) & (pc.field("date") <= pa.scalar(days.end))
 
 
-def files_of(days: Days) -> str:
-    """The files whose readings touch the days, and those of the newest batch without one, as SQL.
+def files_of(lake: Lake, days: Days) -> pc.Expression:
+    """The files whose readings touch the days, and those of the newest batch without one.
 
     A file without readings belongs to no day; judged with its batch it warns once, not every night.
     """
-    begins, ends = (f"TIMESTAMPTZ '{time.isoformat()}'" for time in (days.from_time, days.until_time))
-    return (
-        f"(first_reading_time < {ends} AND last_reading_time >= {begins}) "
-        "OR (first_reading_time IS NULL AND batch = (SELECT max(batch) FROM every_row))"
-    )
+    first, last, batch = map(pc.field, ("first_reading_time", "last_reading_time", "batch"))
+    begins, ends = (pa.scalar(time, pa.timestamp("us", "UTC")) for time in (days.from_time, days.until_time))
+    touched = (first < ends) & (last >= begins)
+    return touched | (first.is_null() & (batch == FileRegister(lake).last_batch()))
 
 
 def _error(found: GateOutcome, days: Days, docs: Path) -> QualityGateError:

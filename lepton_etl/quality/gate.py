@@ -30,7 +30,7 @@ from lepton_etl.quality.rules import (
     TableRules,
     great_expectations,
 )
-from lepton_etl.quality.slices import Copied, Slice, SlicesFile, keys_twice, keys_where, view_name
+from lepton_etl.quality.slices import Copied, SlicesFile, keys_twice, keys_where, view_name
 from lepton_etl.quality.suites import COLUMNS, KEY_UNIQUE, NOT_EMPTY, suite_name, suite_of
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.fleet import FACILITY_INTERVAL, GRID_HOUR, INTERVAL
@@ -53,9 +53,9 @@ _RESULTS: Final = "BASIC"
 
 
 def judge(
-    slices: Mapping[str, Slice], rules: Mapping[str, TableRules], docs: Path, project: Path
+    slices: Mapping[str, Any], rules: Mapping[str, TableRules], docs: Path, project: Path
 ) -> GateOutcome:
-    """Judge each slice (table name -> rows of the run's days; a table that does not exist is left out).
+    """Judge each slice (table name -> Arrow rows or dataset of the days; a table that does not exist is left out).
 
     Nothing raises for bad data: a missing rule file, a rule that cannot be computed and an expectation
     that raises are failures that name the suite. `docs` is the folder of this run's Data Docs, the context is
@@ -100,7 +100,7 @@ class _Night:
     def rows(self) -> Path:
         return self.project / "gx" / _ROWS
 
-    def copy(self, slices: Mapping[str, Slice]) -> None:
+    def copy(self, slices: Mapping[str, Any]) -> None:
         """Copy the slices, and say what cannot be judged."""
         with SlicesFile(self.rows) as file:
             for name in dict.fromkeys([*(table.name for table in GATED), *self.rules]):
@@ -115,9 +115,9 @@ class _Night:
                 else:
                     self._copy(file, table, slices[name])
 
-    def _copy(self, file: SlicesFile, table: Table, slice_: Slice) -> None:
+    def _copy(self, file: SlicesFile, table: Table, rows: Any) -> None:
         try:
-            copied = file.copy(table, self.rules[table.name].rules, slice_)
+            copied = file.copy(table, self.rules[table.name].rules, rows)
         except duckdb.Error as error:
             self.outcomes.append(
                 _closed(table, _SUITE, f"cannot be computed: {_first_line(error)}", "its rows")

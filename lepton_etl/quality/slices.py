@@ -27,17 +27,6 @@ _MACROS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
-    """Rows of a table: an Arrow table, or a dataset that is never held whole; `where` is SQL over its columns.
-
-    `where` may ask all rows as `every_row`.
-    """
-
-    rows: Any
-    where: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Copied:
     """A slice in the file: its columns and rows, the rules that have a value, and what is wrong with others."""
 
@@ -79,14 +68,16 @@ class SlicesFile:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    def copy(self, table: Table, rules: Sequence[Rule], slice_: Slice) -> Copied:
-        """Copy a slice and make its view: its columns, `row_key`, and one column a rule.
+    def copy(self, table: Table, rules: Sequence[Rule], rows: Any) -> Copied:
+        """Copy rows and make their view: their columns, `row_key`, and one column a rule.
+
+        `rows` are an Arrow table, or a dataset that is never held whole.
 
         A rule that cannot be computed on these rows is left out and complained of; a figure that is null is left out.
         """
-        columns = tuple(slice_.rows.schema.names)
+        columns = tuple(rows.schema.names)
         asked = [rule for rule in rules if rule.column is None or rule.column in columns]
-        complaints = self._write(table, [rule for rule in asked if rule.every_row is not None], slice_)
+        complaints = self._write(table, [rule for rule in asked if rule.every_row is not None], rows)
         figures = self._figures(table, [rule for rule in asked if rule.figure is not None], complaints)
         computed = [
             rule
@@ -101,21 +92,20 @@ class SlicesFile:
             for rule in computed
             if rule.expectation is None
         ]
-        rows = _rows(table)
-        self._connection.execute(f"CREATE VIEW {view_name(table)} AS SELECT {', '.join(shown)} FROM {rows}")
-        ((count,),) = self._connection.execute(f"SELECT count(*) FROM {rows}").fetchall()
+        copy = _rows(table)
+        self._connection.execute(f"CREATE VIEW {view_name(table)} AS SELECT {', '.join(shown)} FROM {copy}")
+        ((count,),) = self._connection.execute(f"SELECT count(*) FROM {copy}").fetchall()
         return Copied(columns, count, tuple(computed), complaints)
 
-    def _write(self, table: Table, rules: Sequence[Rule], slice_: Slice) -> dict[str, str]:
+    def _write(self, table: Table, rules: Sequence[Rule], rows: Any) -> dict[str, str]:
         """Write the rows and what the rules say of each; returns what is wrong with rules, which are left out.
 
         Written, a rule is computed once, and one that holds throughout is judged by the file's statistics.
         """
-        where = f" WHERE {slice_.where}" if slice_.where else ""
-        create = f"CREATE TABLE {_rows(table)} AS SELECT *{{}} FROM every_row{where}"
-        alone = f"SELECT count(value) FROM (SELECT *, {{}} AS value FROM every_row{where})"
+        create = f"CREATE TABLE {_rows(table)} AS SELECT *{{}} FROM every_row"
+        alone = "SELECT count(value) FROM (SELECT *, {} AS value FROM every_row)"
         complaints = {}
-        self._connection.register("every_row", slice_.rows)
+        self._connection.register("every_row", rows)
         try:
             self._connection.execute(create.format(_named(rules)))
         except duckdb.Error:

@@ -19,7 +19,6 @@ from lepton_etl.errors import Exit, QualityGateError
 from lepton_etl.lake.tables import Lake
 from lepton_etl.quality.gate import judge
 from lepton_etl.quality.rules import CheckOutcome, GateOutcome, Rule, TableRules, load_rules
-from lepton_etl.quality.slices import Slice
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.fleet import GRID_HOUR, INTERVAL
 from lepton_etl.schema.logs import FILE
@@ -68,7 +67,7 @@ def judged(
     rules: Mapping[str, TableRules] | None = None,
 ) -> GateOutcome:
     rows = intervals if isinstance(intervals, pa.Table) else rows_of(INTERVAL, intervals)
-    slices = {INTERVAL.name: Slice(rows), FILE.name: Slice(rows_of(FILE, files or [file()]))}
+    slices = {INTERVAL.name: rows, FILE.name: rows_of(FILE, files or [file()])}
     return judge(slices, load_rules() if rules is None else rules, docs, docs.parent / "project")
 
 
