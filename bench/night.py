@@ -287,7 +287,7 @@ def night(site: Path, day: date, engine: str) -> Done:
 
 
 def _command(*words: str) -> list[str | Path]:
-    return [_PYTHON, "-c", "from lepton_etl.cli.main import main; main()", *words]
+    return [_PYTHON, "-c", "from lepton_etl.cli.main import run; run()", *words]
 
 
 def _python() -> list[str]:

@@ -5,7 +5,7 @@ Further: [--until 2025-06-05] [--stage bronze|silver|gate|gold|train|score|repor
 
 import sys
 
-from lepton_etl.cli.main import main
+from lepton_etl.cli.main import run
 
 if __name__ == "__main__":
-    main(["nightly", *sys.argv[1:]])
+    run(["nightly", *sys.argv[1:]])

@@ -5,7 +5,7 @@ Keeps gold/device_now within two minutes of the logs until it is stopped. Furthe
 
 import sys
 
-from lepton_etl.cli.main import main
+from lepton_etl.cli.main import run
 
 if __name__ == "__main__":
-    main(["watch", *sys.argv[1:]])
+    run(["watch", *sys.argv[1:]])

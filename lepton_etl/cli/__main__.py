@@ -1,6 +1,6 @@
 """`python -m lepton_etl.cli` is the command `lepton-etl`."""
 
-from lepton_etl.cli.main import main
+from lepton_etl.cli.main import run
 
 if __name__ == "__main__":
-    main()
+    run()

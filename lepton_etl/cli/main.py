@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
+import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -64,6 +68,8 @@ def nightly(
     ] = None,
 ) -> None:
     """Run one night, a range of days, or one stage."""
+    # What is imported lives on: to look through it again and again for garbage is a tenth of a small night.
+    gc.set_threshold(200_000, 50, 100)
     from lepton_etl.config.settings import load
     from pipelines.engine import opened
     from pipelines.nightly import STAGES, check, run_night
@@ -287,6 +293,25 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         _end(Exit.UNEXPECTED, "stopped by a signal; run the same command again (exit 1)")
     raise SystemExit(0)
+
+
+def run(arguments: list[str] | None = None) -> NoReturn:
+    """Run a command as all that this process does.
+
+    It leaves without taking the interpreter apart, which takes a second or two once MLflow and Great Expectations are
+    imported, and would wait for a thread that a registry keeps from ending.
+    """
+    try:
+        main(arguments)
+    except SystemExit as ended:
+        if not isinstance(ended.code, int):
+            raise
+        atexit._run_exitfuncs()
+        # Whoever read the output may be gone.
+        with suppress(BrokenPipeError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(ended.code)
 
 
 def _stopped(number: int, _: object) -> NoReturn:

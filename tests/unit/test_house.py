@@ -171,7 +171,7 @@ def test_the_version_is_said_once() -> None:
 
 def test_the_console_script_is_installed() -> None:
     (script,) = metadata.entry_points(group="console_scripts", name="lepton-etl")
-    assert script.value == "lepton_etl.cli.main:main"
+    assert script.value == "lepton_etl.cli.main:run"
 
 
 def test_delta_is_the_same_release_in_python_jars_and_settings() -> None:
