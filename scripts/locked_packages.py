@@ -181,6 +181,8 @@ def install(python: Path, root: Path, lock: str, log: Path, show: Callable[[str]
     run([*locked, str(root / lock)], log, _REMEDY, environment, UvWatch(show))
     itself = [*install_by_uv, "--offline", "--editable", str(root)]
     run(itself, log, "could not install this checkout itself", environment)
+    # What the build leaves beside the package is found before the environment's record of it, and soon older.
+    shutil.rmtree(root / "lepton_etl.egg-info", ignore_errors=True)
     show("compiling")
     compile_all(python, [_site_packages(python), *(root / name for name in _OF_CHECKOUT)], log)
 

@@ -19,7 +19,7 @@ from pipelines.nightly import STAGES, Night, Watch
 @contextmanager
 def watching(console: Console) -> Iterator[Watch]:
     """Show the running stage with its tasks and the time left on a terminal; elsewhere a plain line a stage."""
-    if not console.is_terminal:
+    if not console.is_terminal or console.is_dumb_terminal:
         yield PlainLines(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
 from lepton_etl.cli.progress import outcome, time_left, watching
@@ -32,9 +33,11 @@ def test_a_stage_ends_in_one_line() -> None:
     assert outcome(record(2)).endswith("250 rows/s, 2 jobs, 0 SQL executions")
 
 
-def test_a_pipe_gets_plain_lines() -> None:
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_pipe_and_a_dumb_terminal_get_plain_lines(is_terminal: bool) -> None:
     text = StringIO()
-    with watching(Console(file=text)) as watch:
+    console = Console(file=text, force_terminal=is_terminal, width=200, _environ={"TERM": "dumb"})
+    with watching(console) as watch:
         watch.begins("bronze", DAYS)
         watch.tasks(1, 2)
         watch.ends(record())
@@ -45,7 +48,8 @@ def test_a_pipe_gets_plain_lines() -> None:
 
 def test_a_terminal_shows_tasks_and_the_rate_of_the_stage_before() -> None:
     text = StringIO()
-    with watching(Console(file=text, force_terminal=True, width=200)) as watch:
+    terminal = Console(file=text, force_terminal=True, width=200, _environ={"TERM": "xterm"})
+    with watching(terminal) as watch:
         watch.begins("bronze", DAYS)
         watch.ends(record())
         watch.begins("silver", DAYS)
