@@ -370,26 +370,39 @@ class SparkEngine:
         if self.progress is _silent:
             yield
             return
-        context, ended = self.context, threading.Event()
-        tracker, known = context.statusTracker(), set(context.statusTracker().getJobIdsForGroup())
+        tracker = self.context.statusTracker()
+        known = set(tracker.getJobIdsForGroup())
 
-        def tell() -> None:
-            while not ended.wait(_TELL_S):
-                done = 0
-                for job in set(tracker.getJobIdsForGroup()) - known:
-                    info = tracker.getJobInfo(job)
-                    for stage in info.stageIds if info else ():
-                        found = tracker.getStageInfo(stage)
-                        done += found.numCompletedTasks if found else 0
-                self.progress(min(done, total), total)
+        def tell() -> bool:
+            done = 0
+            for job in set(tracker.getJobIdsForGroup()) - known:
+                info = tracker.getJobInfo(job)
+                for stage in info.stageIds if info else ():
+                    found = tracker.getStageInfo(stage)
+                    done += found.numCompletedTasks if found else 0
+            self.progress(min(done, total), total)
+            return False
 
-        thread = threading.Thread(target=tell, name="progress", daemon=True)
-        thread.start()
-        try:
+        with _beside(tell, _TELL_S, "progress"):
             yield
-        finally:
-            ended.set()
-            thread.join()
+
+
+@contextmanager
+def _beside(look: Callable[[], bool], every_s: float, name: str) -> Iterator[None]:
+    """Look again and again in a thread meanwhile, until it says that it is done."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(every_s) and not look():
+            pass
+
+    thread = threading.Thread(target=watch, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def root_cause(text: str) -> LeptonError:
@@ -491,23 +504,20 @@ def memory_limit(size_bytes: int) -> Iterator[None]:
     A call into native code ends first. What such a call takes beyond the machine's memory is the kernel's to end, as
     the loss of the process.
     """
-    ended, task = threading.Event(), ctypes.c_ulong(threading.get_ident())
+    task = ctypes.c_ulong(threading.get_ident())
     process = psutil.Process()
     most = process.memory_info().rss + size_bytes
 
-    def watch() -> None:
-        while not ended.wait(_LOOK_S):
-            if process.memory_info().rss > most:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(task, ctypes.py_object(MemoryError))
-                return
+    def look() -> bool:
+        is_over = process.memory_info().rss > most
+        if is_over:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(task, ctypes.py_object(MemoryError))
+        return is_over
 
-    watcher = threading.Thread(target=watch, name="memory-limit", daemon=True)
-    watcher.start()
     try:
-        yield
+        with _beside(look, _LOOK_S, "memory-limit"):
+            yield
     finally:
-        ended.set()
-        watcher.join()
         # One that was asked for as the work ended must not meet what comes after it.
         ctypes.pythonapi.PyThreadState_SetAsyncExc(task, None)
 
