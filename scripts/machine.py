@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -19,6 +20,8 @@ NEWEST_PYTHON_MINOR = 14
 OLDEST_JAVA = 17
 SHOWN_LINES = 15
 LOOK_EVERY_S = 0.2
+# The operating system's words for it, whichever program it told.
+DISK_FULL = os.strerror(errno.ENOSPC)
 # Where nobody sees a line being rewritten (a file, CI), a line now and then says that the work goes on.
 SAY_EVERY_S = 15.0
 
@@ -90,7 +93,10 @@ def run(
                     watch(written.read())
         if code != 0:
             written.seek(begin)
-            tail = [f"  | {line}" for line in written.read().splitlines()[-SHOWN_LINES:]]
+            said = written.read()
+            tail = [f"  | {line}" for line in said.splitlines()[-SHOWN_LINES:]]
+            if DISK_FULL in said:
+                remedy = "the disk is full: make room (`df -h`; a set-up takes some 5 GB), then run again"
             raise SetUpError("\n".join([*tail, f"{remedy} (full output: {log})"]))
 
 

@@ -87,6 +87,13 @@ def test_a_failed_command_shows_its_last_lines_and_the_remedy(machine: ModuleTyp
         machine.run(command, tmp_path / "log", "check the network")
 
 
+def test_a_full_disk_is_not_taken_for_the_network(machine: ModuleType, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "open('/dev/full', 'wb', 0).write(b'1')"]
+    with pytest.raises(machine.SetUpError, match=r"the disk is full: make room") as refused:
+        machine.run(command, tmp_path / "log", "check the network")
+    assert "check the network" not in str(refused.value)
+
+
 def test_apt_is_not_asked_where_it_would_need_a_password(
     machine: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,8 +269,9 @@ def test_pip_installs_uv_alone_and_uv_all_else(locked_packages: ModuleType, tmp_
     files = ["requirements-build.lock", "requirements.lock"] * 2
     assert [call.split("--requirement ")[1] for call in locked] == [str(tmp_path / name) for name in files]
     assert all({"--require-hashes", "--no-deps"} <= set(call.split()) for call in locked)
-    (itself, again) = [call for call in by_uv if call not in locked]
-    assert itself == again
+    itself, pruned, *again = [call for call in by_uv if call not in locked]
+    assert [itself, pruned] == again
+    assert pruned == "uv cache prune"
     assert itself.endswith(f"--no-deps --no-build-isolation --offline --editable {tmp_path}")
 
 
