@@ -184,8 +184,8 @@ def install(python: Path, root: Path, lock: str, log: Path, show: Callable[[str]
     run(itself, log, "could not install this checkout itself", environment)
     # What the build leaves beside the package is found before the environment's record of it, and soon older.
     shutil.rmtree(root / "lepton_etl.egg-info", ignore_errors=True)
-    # pyspark's build leaves its unpacked source, 1.4 GB, in uv's cache; under an index that forbids caching, one more each
-    # time. What no package needs is dropped; while another uv is at work, that is left to a later set-up.
+    # pyspark's build leaves its unpacked source, 1.4 GB, in uv's cache, and where an index forbids caching, one more
+    # each time. What no package needs is dropped; while another uv is at work, that is left to a later set-up.
     with contextlib.suppress(SetUpError):
         run([uv, "cache", "prune"], log, "the cache stays as it is", {**environment, "UV_LOCK_TIMEOUT": "5"})
     show("compiling")
