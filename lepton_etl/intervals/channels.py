@@ -406,7 +406,8 @@ def _frame(sums: IntervalSums) -> pl.DataFrame:
             "observed_s": sums.observed_s,
             "lowest": sums.lowest,
             "highest": sums.highest,
-            "sampling": sums.sampling,
+            # A lone window of spot samples has no other to differ from: its error is not known.
+            "sampling": pl.Series(sums.sampling, nan_to_null=True),
         }
     )
 

@@ -75,6 +75,9 @@ def test_an_hour_of_eight_moments_errs_by_their_spread_for_the_time_that_the_boa
     second = sum(row["sampling_sigma_kwh"] ** 2 for row in rows[12:24]) ** 0.5
     assert second == pytest.approx(2 * sqrt(80**2 / 2 / 8 * 0.75) / 1000)
     assert rows[0]["sampling_sigma_kwh"] == pytest.approx(rows[12]["sampling_sigma_kwh"])
+    (alone, *_) = of_device(rows_of(hours[:1]), "gpu")
+    # No other hour to differ from: not known, neither NaN nor nothing.
+    assert (alone["energy_kwh"], alone["sampling_sigma_kwh"]) == (pytest.approx(0.2 / 12), None)
 
 
 def test_supplies_are_summed_where_all_report() -> None:
