@@ -16,6 +16,7 @@ import typer
 
 from lepton_etl.errors import LeptonError
 from lepton_etl.models.registry import load_champion, read_rows, with_predictions
+from lepton_etl.redaction import guard_streams
 
 
 def main(
@@ -27,6 +28,7 @@ def main(
     columns: Annotated[bool, typer.Option("--columns", help="Print the model's columns with units.")] = False,
 ) -> None:
     """Load `models:/<name>@<alias>` through the checks and predict kWh of each device-hour."""
+    guard_streams()
     try:
         model = load_champion(tracking_uri, name, alias)
         if columns:

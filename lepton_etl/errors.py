@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from enum import IntEnum
 
+from lepton_etl.redaction import redact
+
 
 class Exit(IntEnum):
     """Exit codes of the nightly run (docs/operations.md)."""
@@ -21,14 +23,14 @@ class Exit(IntEnum):
 class LeptonError(Exception):
     """Base of all errors that are for the operator.
 
-    `what` went wrong, `where` (stage, file:line, table, date, setting), and the `remedy`.
+    `what` went wrong, `where` (stage, file:line, table, date, setting), and the `remedy`; none of them holds a secret.
     """
 
     exit_code = Exit.UNEXPECTED
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
-        self.what = what
-        self.where = where
+        self.what = redact(what)
+        self.where = redact(where)
         self.remedy = remedy
         super().__init__(self.__str__())
 

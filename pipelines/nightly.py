@@ -38,6 +38,7 @@ from lepton_etl.lake.runs import (
 )
 from lepton_etl.lake.tables import Lake, read_files
 from lepton_etl.quality.rules import load_rules
+from lepton_etl.redaction import redact
 from lepton_etl.registers.inventory import read_meters, read_nodes
 from lepton_etl.schema.logs import READING
 from lepton_etl.schema.operations import NIGHT
@@ -300,5 +301,5 @@ def _has_input(lake: Lake, days: Days) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(of_system(error) or error).strip()
+    text = redact(str(of_system(error) or error)).strip()
     return text.splitlines()[0][:500] if text else type(error).__name__

@@ -24,6 +24,7 @@ from lepton_etl.cli.publication import close, figures
 from lepton_etl.cli.recommend import recommend_app
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, Exit, LeptonError, of_system, printable
+from lepton_etl.redaction import guard_streams
 from lepton_etl.simulator.command import simulate_command
 
 if TYPE_CHECKING:
@@ -280,6 +281,7 @@ def tables_rebuild_register(config: Config) -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command; the last line of standard error says what failed, where, and what to do; exit codes agree."""
+    guard_streams()
     _log_to_stderr()
     try:
         app(args=arguments, standalone_mode=True)

@@ -21,6 +21,7 @@ from lepton_etl.models.explain import chain_rule, explain, in_words, sensitiviti
 from lepton_etl.models.features import TARGET
 from lepton_etl.models.registry import FACILITY_PREFIX, Registry
 from lepton_etl.models.stored import FORWARD_ERROR_TAG, VerifiedModel
+from lepton_etl.redaction import without_user_info
 from lepton_etl.schema.energy import PREDICTION
 from lepton_etl.schema.fleet import INTERVAL, NODE
 
@@ -33,7 +34,7 @@ def print_versions(settings: Settings) -> None:
     registry, console = Registry.of(mlflow), Console(width=max(Console().width, _WIDTH))
     # A name that is not registered yet is shown as such; a bad one is refused there.
     for name in dict.fromkeys((own, *registry.names((own, FACILITY_PREFIX)))):
-        console.print(_table(registry, name, _without_credentials(mlflow.tracking_uri)))
+        console.print(_table(registry, name, without_user_info(mlflow.tracking_uri)))
 
 
 def _table(registry: Registry, name: str, where: str) -> Table:
@@ -63,11 +64,6 @@ def _table(registry: Registry, name: str, where: str) -> Table:
 
 def _percent(ratio: str | None) -> str:
     return "-" if ratio is None else f"{float(ratio):.1%}"
-
-
-def _without_credentials(uri: str) -> str:
-    scheme, found, rest = uri.partition("://")
-    return f"{scheme}{found}{rest.rpartition('@')[2]}"
 
 
 # What the hour is compared with: hours of the days before it, the same ones on every call.

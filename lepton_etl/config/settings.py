@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
@@ -43,6 +45,7 @@ from lepton_etl.config.sources import SOURCES, AnySource, Source
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.ingest.registry import setting
 from lepton_etl.ingest.units import Zone
+from lepton_etl.redaction import redact, remember_settings, without_user_info
 
 _VARIABLE: Final = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 _ENV_PREFIX: Final = "LEPTON__"
@@ -249,7 +252,7 @@ class Settings(BaseSettings):
     @property
     def digest(self) -> str:
         """SHA-256 of the settings in force, without credentials, for the run record."""
-        text = re.sub(r"//[^/@\s\"]+@", "//***@", self.model_dump_json(exclude={"storage"}))
+        text = without_user_info(self.model_dump_json(exclude={"storage"}))
         return sha256(text.encode()).hexdigest()
 
 
@@ -265,24 +268,38 @@ def load(path: str | Path) -> Settings:
         what, remedy = f"cannot read the settings: {error.strerror}", "give --config an existing YAML file"
         raise ConfigurationError(what, where=str(file), remedy=remedy) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"not YAML: {error}", where=str(file), remedy="mend the syntax") from error
+        # The line itself may hold a secret, and is not shown.
+        mark = getattr(error, "problem_mark", None)
+        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        what = getattr(error, "problem", None) or type(error).__name__
+        raise ConfigurationError(
+            f"not YAML: {what}{place}", where=str(file), remedy="mend the syntax"
+        ) from None
     if not isinstance(raw, dict):
         what = "the settings file is not a mapping"
         raise ConfigurationError(what, where=str(file), remedy="see conf/examples")
+    used: dict[str, str] = {}
+    expanded = _expand(raw, "", file, used)
+    remember_settings(expanded)
     try:
-        settings = Settings(**_expand(raw, "", file))
+        settings = Settings(**expanded)
     except ValidationError as error:
         remedy = "see conf/examples and docs/settings.md"
-        raise ConfigurationError(_explain(error), where=str(file), remedy=remedy) from error
+        # Without its cause, which shows every value in full.
+        raise ConfigurationError(_explain(error, raw, used), where=str(file), remedy=remedy) from None
+    remember_settings(settings.model_dump())
     return _absolute(settings, file.resolve().parent)
 
 
-def _expand(value: Any, key: str, file: Path) -> Any:
-    """Replace `${VAR}` in every string; an unset variable without a default is an error that names key and variable."""
+def _expand(value: Any, key: str, file: Path, used: dict[str, str]) -> Any:
+    """Replace `${VAR}` in every string, and put what was found in `used`.
+
+    An unset variable without a default is an error that names key and variable.
+    """
     if isinstance(value, dict):
-        return {k: _expand(v, f"{key}.{k}" if key else str(k), file) for k, v in value.items()}
+        return {k: _expand(v, f"{key}.{k}" if key else str(k), file, used) for k, v in value.items()}
     if isinstance(value, list):
-        return [_expand(v, f"{key}[{i}]", file) for i, v in enumerate(value)]
+        return [_expand(v, f"{key}[{i}]", file, used) for i, v in enumerate(value)]
     if not isinstance(value, str):
         return value
 
@@ -295,26 +312,43 @@ def _expand(value: Any, key: str, file: Path) -> Any:
                 where=str(file),
                 remedy=f"export {name} or write ${{{name}:-default}}",
             )
+        used[name] = text
         return text
 
     return _VARIABLE.sub(replacement, value)
 
 
-def _explain(error: ValidationError) -> str:
-    """Return one line a mistake: key, value, what is allowed."""
+def _explain(error: ValidationError, raw: Any, used: Mapping[str, str]) -> str:
+    """Return one line a mistake: key, value as it is written in the file, what is allowed."""
     lines = []
     for mistake in error.errors(include_url=False):
         key = ".".join(str(part) for part in mistake["loc"]) or "settings"
         what = mistake["msg"].removeprefix("Value error, ")
+        written = repr(_written(raw, mistake["loc"]))
+        for match in _VARIABLE.finditer(written):
+            what = what.replace(used.get(match["name"], match[0]), match[0])
         if mistake["type"] == "extra_forbidden":
             what = "no such key"
-        shown = "" if mistake["type"] == "missing" else f" = {_short(mistake['input'])}"
+        shown = "" if mistake["type"] == "missing" else f" = {_short(redact(written))}"
         lines.append(f"key {key}{shown}: {what}")
     return "; ".join(lines)
 
 
-def _short(value: object) -> str:
-    text = repr(value)
+def _written(raw: Any, place: tuple[int | str, ...]) -> object:
+    """The value at a place of the settings as the file writes it, or the variable that stands above the file."""
+    found = raw
+    for depth, part in enumerate(place, start=1):
+        variable = _ENV_PREFIX + "__".join(map(str, place[:depth]))
+        named = next((name for name in os.environ if name.upper() == variable.upper()), None)
+        if named:
+            return f"${{{named}}}"
+        # The name of a format stands in the place of a source, and not in the file.
+        with suppress(LookupError, TypeError):
+            found = found[part]
+    return found
+
+
+def _short(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

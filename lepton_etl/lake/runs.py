@@ -25,6 +25,7 @@ from lepton_etl.days import Days
 from lepton_etl.errors import Exit, LockedError
 from lepton_etl.lake.lease import Lease
 from lepton_etl.lake.tables import Lake
+from lepton_etl.redaction import redact
 from lepton_etl.schema.operations import RUN, STAGE_RUN
 
 BATCH_KEY: Final = "bronze/file batch"
@@ -114,7 +115,7 @@ class RunRecord:
             "rows_out": record.rows_out,
             "input_versions": json.dumps(dict(record.input_versions), sort_keys=True),
             "table_versions": json.dumps(dict(record.table_versions), sort_keys=True),
-            "message": record.message,
+            "message": redact(record.message),
             "spark_jobs": record.spark_jobs,
             "sql_executions": record.sql_executions,
         }
@@ -130,7 +131,7 @@ class RunRecord:
                 "end_time": end,
                 "duration_s": (end - self._start).total_seconds() if end else None,
                 "exit_code": exit_code,
-                "message": message,
+                "message": None if message is None else redact(message),
             }
         )
         self.lake.write_rows(RUN, [row])

@@ -14,15 +14,17 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pyspark.errors import PySparkRuntimeError
 from pyspark.sql import SparkSession
 
 from lepton_etl.conf_files import conf_path, user_cache
 from lepton_etl.errors import ConfigurationError
+from lepton_etl.redaction import IS_SECRET
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
+_HADOOP: Final = "spark.hadoop."
 _DELTA: Final = "io.delta.sql.DeltaSparkSessionExtension"
 
 
@@ -37,8 +39,11 @@ def spark_session(app_name: str, extra: Mapping[str, str] | None = None) -> Spar
     if not _submitted():
         for key, value in spark_defaults().items():
             builder = builder.config(key, value)
+    # A secret on Java's command line is everybody's, and one in Spark's settings goes into its event log.
+    secrets = {key: value for key, value in (extra or {}).items() if _is_secret(key)}
     for key, value in (extra or {}).items():
-        builder = builder.config(key, value)
+        if key not in secrets:
+            builder = builder.config(key, value)
     try:
         session = builder.getOrCreate()
     except PySparkRuntimeError as error:
@@ -50,6 +55,9 @@ def spark_session(app_name: str, extra: Mapping[str, str] | None = None) -> Spar
             remedy="name a Java 17 or newer in JAVA_HOME; the first start outside a checkout fetches Delta's jars "
             "and needs Maven Central",
         ) from error
+    hadoop: Any = session.sparkContext._jsc.hadoopConfiguration()
+    for key, value in secrets.items():
+        hadoop.set(key.removeprefix(_HADOOP), value)
     if session.conf.get("spark.jars.ivy", "") == str(_jar_cache()):
         _check_fetched(session)
     if _DELTA not in (session.conf.get("spark.sql.extensions", "") or ""):
@@ -59,6 +67,10 @@ def spark_session(app_name: str, extra: Mapping[str, str] | None = None) -> Spar
             remedy="add --properties-file conf/spark-defaults.conf",
         )
     return session
+
+
+def _is_secret(key: str) -> bool:
+    return key.startswith(_HADOOP) and IS_SECRET.search(key) is not None
 
 
 def spark_defaults() -> dict[str, str]:

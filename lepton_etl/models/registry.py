@@ -32,6 +32,7 @@ from lepton_etl.models.fit import CHAMPION, Trained
 from lepton_etl.models.metrics import ALL_NODES, as_lines, as_records, errors, overall
 from lepton_etl.models.promotion import Release
 from lepton_etl.models.stored import TRUSTED, VerifiedModel, Version, build, checked_bytes, folder_sha256
+from lepton_etl.redaction import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,7 +56,6 @@ _MLFLOW_ENVIRONMENT: Final = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
 }
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
-_CREDENTIALS: Final = re.compile(r"//[^/\s]*@")
 DEADLINE_S: Final = 60.0
 # Registries that missed their deadline: a run waits for one but once.
 _silent: set[str] = set()
@@ -127,7 +127,7 @@ class Registry:
         except LeptonError:
             raise
         except Exception as error:
-            what = _CREDENTIALS.sub("//", next(iter(str(error).splitlines()), type(error).__name__))[:200]
+            what = redact(next(iter(str(error).splitlines()), type(error).__name__))[:200]
             if not answer.done():
                 _silent.add(self.tracking_uri)
                 what = f"no answer within {self.deadline_s:g} s (mlflow.deadline_s)"
@@ -203,8 +203,10 @@ class Registry:
         assert experiment is not None  # _connected made it
         names = ",".join(column["name"] for column in release.columns)
         with self._fluent(), mlflow.start_run(experiment_id=experiment.experiment_id, run_name=name) as run:
-            mlflow.log_params({"features": names, **release.params})
-            mlflow.set_tags(dict(release.tags))
+            params = {"features": names, **release.params}
+            mlflow.log_params({key: redact(str(value)) for key, value in params.items()})
+            tags = {key: redact(value) for key, value in release.tags.items()}
+            mlflow.set_tags(tags)
             mlflow.log_metrics(dict(release.metrics))
             described_columns = {"columns": list(release.columns), "target": dict(release.target)}
             for file, table in {"columns.json": described_columns, **release.tables}.items():
@@ -220,9 +222,7 @@ class Registry:
                 )
                 model_hash, size = folder_sha256(copy), _size(copy)
             mlflow.log_metric("model_size_bytes", size)
-            made = mlflow.register_model(
-                logged.model_uri, name, tags=dict(release.tags) | {"model_sha256": model_hash}
-            )
+            made = mlflow.register_model(logged.model_uri, name, tags=tags | {"model_sha256": model_hash})
         version = Version(name, str(made.version), str(run.info.run_id), dict(made.tags))
         self._decide(version, release.verdict)
         return self.version(name, version.version) or version

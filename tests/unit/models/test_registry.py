@@ -18,6 +18,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
+from lepton_etl import redaction
 from lepton_etl.config.sections import ModelSettings
 from lepton_etl.errors import ModelError
 from lepton_etl.models.cards import cards
@@ -73,6 +74,19 @@ def test_champion_is_what_was_registered(registry: Registry, champion: Version) 
     assert registry.latest("node-energy", "training_key", "k1") == champion
     assert registry.latest("node-energy", "training_key", "other") is None
     assert registry.champion("no-such-model") is None
+
+
+def test_params_and_tags_hold_no_secret(
+    registry: Registry, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redaction, "_known", set())
+    monkeypatch.setattr(redaction, "_values", None)
+    redaction.remember(["k4n4ry-5ing5"])
+    said = {"source": "postgresql://u:k4n4ry-5ing5@db/x", "note": "k4n4ry-5ing5"}
+    found = registry.register("canary", trained, FEATURES["node"], said, said)
+    run = _client(registry).get_run(found.run_id)
+    assert run.data.params["note"] == "***"
+    assert "k4n4ry" not in json.dumps([run.to_dictionary(), found.tags])
 
 
 def test_run_carries_errors_units_signature_and_example(

@@ -1,0 +1,204 @@
+"""A canary in the place of every secret: it stands in nothing that a run says or writes."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import polars as pl
+import psutil
+import pytest
+
+from lepton_etl import redaction
+from lepton_etl.config.settings import load
+from lepton_etl.errors import ConfigurationError, RegistryError
+from lepton_etl.redaction import guard_streams, redact, remember, remember_settings
+from tests.conftest import PROJECT
+from tests.faults.site import DAY, SmallSite, ipmi_text
+
+CANARY = "k4n4ry-5ing5"
+
+
+@pytest.fixture(autouse=True)
+def _forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test remembered is no secret of the next one."""
+    monkeypatch.setattr(redaction, "_known", set())
+    monkeypatch.setattr(redaction, "_values", None)
+    yield
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"cannot connect to postgresql://lepton:{CANARY}@db.example:5432/mlflow",
+        f"https://{CANARY}@mlflow.example/api",
+        f"http://host/x?X-Amz-Signature={CANARY}&y=1",
+        f"{{'secret_key': '{CANARY}', 'region': 'eu'}}",
+        f'{{"password": "{CANARY}"}}',
+        f"MLFLOW_TRACKING_TOKEN={CANARY}",
+        f"Authorization: Bearer {CANARY}",
+        f"fs.s3a.secret.key = {CANARY},",
+    ],
+)
+def test_what_looks_like_a_secret_is_hidden_in_its_place(text: str) -> None:
+    assert CANARY not in redact(text)
+    assert redact(text).count("***") == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hdfs://namenode:8020/lake at 12:30 by ops@example.org",
+        "tokens: 512 of 4096, secret: null",
+        "key storage.secret_key = '${S3_SECRET}'",
+        "n1,c1,2025-06-03T00:00:02Z,200.0",
+        "=" * 10_000 + "a" * 100_000,
+    ],
+)
+def test_what_is_none_stays_as_it_is(text: str) -> None:
+    assert redact(text) == text
+
+
+def test_a_secret_is_hidden_wherever_it_stands_and_however_a_uri_writes_it() -> None:
+    remember_settings(
+        {"spark": {"spark.hadoop.fs.x.password": "p@ss/word"}, "a": ["s3://b", "x://u:9+9%209=9@h"]}
+    )
+    for text in ("p@ss/word", "p%40ss%2Fword", "9+9 9=9"):
+        assert redact(f"a{text}b") == "a***b"
+    remember(["abc"])
+    assert redact("abc") == "abc"
+
+
+@pytest.mark.parametrize(
+    ("changes", "variables", "shown"),
+    [
+        ({"storage": {"endpoint": "${PLACE}"}}, {"PLACE": CANARY}, "key storage.endpoint = '${PLACE}'"),
+        ({"storage": {"access_key": CANARY}}, {}, "key storage = {'access_key': '***'}"),
+        ({"site": {"site_id": "s1", "timezone": "${ZONE}"}}, {"ZONE": CANARY}, "'${ZONE}'"),
+        ({"secret_thing": CANARY}, {}, "key secret_thing = '***': no such key"),
+        ({"lake": {"root": f"https://me:{CANARY}@host/x"}}, {}, "key lake.root = 'https://***@host/x'"),
+        ({}, {"LEPTON__STORAGE__ENDPOINT": CANARY}, "${LEPTON__STORAGE__ENDPOINT}"),
+        ({}, {"LEPTON__STORAGE": json.dumps({"endpoint": CANARY})}, "${LEPTON__STORAGE}"),
+    ],
+)
+def test_a_mistake_in_the_settings_shows_what_is_written_and_no_value(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, object],
+    variables: dict[str, str],
+    shown: str,
+) -> None:
+    site = SmallSite(tmp_path, settings=changes)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as raised:
+        load(site.config)
+    assert shown in str(raised.value)
+    assert CANARY not in "".join(traceback.format_exception(raised.value))
+
+
+def test_a_line_that_is_no_yaml_is_named_and_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(f"site: {{}}\nstorage: {{secret_key: '{CANARY}\n")
+    with pytest.raises(ConfigurationError, match="in line 3") as raised:
+        load(tmp_path / "site.yaml")
+    assert CANARY not in "".join(traceback.format_exception(raised.value))
+
+
+def test_errors_and_streams_hide_what_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", out)
+    monkeypatch.setattr(sys, "stdout", out)
+    guard_streams()
+    guard_streams()
+    remember([CANARY])
+    assert CANARY not in str(RegistryError(f"refused {CANARY}", where=CANARY))
+    print(CANARY)
+    sys.stdout.writelines([CANARY, "\n"])
+    logging.StreamHandler().emit(logging.makeLogRecord({"msg": CANARY}))
+    try:
+        raise ValueError(CANARY)
+    except ValueError:
+        sys.excepthook(*sys.exc_info())
+    assert out.getvalue().count("***") >= 4
+    assert CANARY not in out.getvalue()
+
+
+def written(path: Path) -> bytes:
+    """What a file says, of Parquet its rows."""
+    return pl.read_parquet(path).write_json().encode() if path.suffix == ".parquet" else path.read_bytes()
+
+
+def canaries(site: SmallSite) -> list[str]:
+    """The files below the site that hold the canary, but for the settings."""
+    files = [path for path in site.folder.rglob("*") if path.is_file() and path != site.config]
+    return [str(path.relative_to(site.folder)) for path in files if CANARY.encode() in written(path)]
+
+
+def with_canaries(folder: Path, spark: dict[str, str] | None = None) -> SmallSite:
+    """A site with a canary in every secret of its settings, and a registry that is down."""
+    site = SmallSite(
+        folder,
+        settings={
+            "mlflow": {"tracking_uri": f"http://user:{CANARY}-uri@127.0.0.1:9"},
+            "storage": {
+                "access_key": f"{CANARY}-id",
+                "secret_key": f"{CANARY}-key",
+                "session_token": f"{CANARY}-st",
+            },
+            "spark": {"spark.hadoop.fs.s3a.bucket.b.secret.key": f"{CANARY}-spark"} | (spark or {}),
+        },
+    )
+    site.deliver("n1-2025-06-03.txt", ipmi_text(200, 60))
+    return site
+
+
+def test_a_night_says_and_writes_no_secret(tmp_path: Path) -> None:
+    site = with_canaries(tmp_path)
+    environment = os.environ | {
+        "MLFLOW_TRACKING_TOKEN": f"{CANARY}-env",
+        "AWS_SECRET_ACCESS_KEY": f"{CANARY}-aws",
+    }
+    done = site.command("nightly", "--engine", "local", "--date", str(DAY), env=environment)
+    models = site.command("models", env=environment)
+    said = done.stdout + done.stderr + models.stdout + models.stderr
+    assert "model registry: " in done.stderr and "model registry: " in models.stderr, said
+    assert "model registry: " in (site.folder / "report" / str(DAY) / "index.html").read_text()
+    assert CANARY not in said
+    assert canaries(site) == []
+
+
+@pytest.mark.spark
+def test_spark_says_no_secret_in_its_event_log_nor_on_its_command_line(tmp_path: Path) -> None:
+    events = tmp_path / "events"
+    events.mkdir()
+    site = with_canaries(
+        tmp_path,
+        {"spark.eventLog.enabled": "true", "spark.eventLog.compress": "false", "spark.eventLog.dir": f"file://{events}",
+         "spark.lepton.place": f"hdfs://u:{CANARY}-hdfs@host/x"},
+    )  # fmt: skip
+    command = [sys.executable, "-m", "lepton_etl.cli", "nightly", "--date", str(DAY), "--stage", "bronze"]
+    seen: set[str] = set()
+    with (tmp_path / "said").open("wb") as said:
+        night = subprocess.Popen(
+            [*command, "--config", str(site.config)], cwd=PROJECT, stdout=said, stderr=said
+        )
+        while night.poll() is None:
+            with suppress(psutil.Error):
+                seen |= {
+                    " ".join(one.cmdline()) for one in psutil.Process(night.pid).children(recursive=True)
+                }
+            time.sleep(0.2)
+    assert night.returncode == 0, (tmp_path / "said").read_text()
+    java = [line for line in seen if "org.apache.spark.deploy.SparkSubmit" in line]
+    assert java and not [line for line in java if f"{CANARY}-key" in line or f"{CANARY}-spark" in line]
+    assert list(events.iterdir())
+    assert canaries(site) == []
