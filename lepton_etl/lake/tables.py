@@ -171,6 +171,10 @@ def _sha256(path: str, size_bytes: int, modified_ns: int) -> str:
         return file_digest(file, "sha256").hexdigest()
 
 
+# Files of a table that one read opens together.
+_AT_ONCE = 64
+
+
 def _as_data(file: StagedFile, root: Location) -> DataFile:
     place = root / file.table / file.path
     return DataFile(place.uri, file.rows, file.size_bytes, options=place.options, place=file.table)
@@ -206,7 +210,9 @@ def read_files(
         ]
         rows = scanned.select(shape)
         frames.append((rows if where is None else rows.filter(where)).select(names))
-    return pl.concat(pl.collect_all(frames)) if frames else empty.select(names)
+    # polars opens all that it is given at once, a thread each: hundreds of days at a time would wait for threads.
+    parts = (frames[first : first + _AT_ONCE] for first in range(0, len(frames), _AT_ONCE))
+    return pl.concat([empty.select(names), *(rows for part in parts for rows in pl.collect_all(part))])
 
 
 def _of_rows(files: Sequence[DataFile], folder: str) -> str:
