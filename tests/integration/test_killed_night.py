@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
@@ -22,47 +17,10 @@ from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR
 from lepton_etl.schema.tables import TABLES
 from lepton_etl.simulator.plan import ClusterPlan, FleetPlan
 from lepton_etl.simulator.simulate import simulate
-from tests.conftest import PROJECT
+from tests.nights import Kill, Nights
 
+GOLD = ("after gold/", "after ops/night")
 FIRST, LAST = date(2025, 6, 3), date(2025, 6, 4)
-
-
-class Nights:
-    """The process that runs nights on request."""
-
-    def __init__(self) -> None:
-        script = Path(__file__).with_name("night_process.py")
-        self.process = subprocess.Popen(
-            [sys.executable, str(script)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=PROJECT,
-        )
-        assert self._line() == "ready"
-
-    def run(self, site: Path, first: date, last: date, commits: int | None = None) -> dict[str, int]:
-        asked: dict[str, Any] = {
-            "settings": str(site / "config.yaml"), "first": str(first), "last": str(last), "commits": commits,
-        }  # fmt: skip
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(asked) + "\n")
-        self.process.stdin.flush()
-        found: dict[str, int] = json.loads(self._line())
-        return found
-
-    def _line(self) -> str:
-        assert self.process.stdout is not None
-        # What the night itself prints is none of ours.
-        for line in self.process.stdout:
-            if line.startswith(("ready", '{"exit"', '{"signal"')):
-                return line.strip()
-        raise AssertionError("the process of the nights has ended")
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(60)
 
 
 @dataclass(frozen=True)
@@ -93,16 +51,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
     held = {file: folder / f"held-{file.name}" for file in [*late, *(site / "landing").rglob(f"*{LAST}*")]}
     for file, place in held.items():
         file.rename(place)
-    nights = Nights()
-    assert nights.run(site, FIRST, FIRST)["exit"] == 0
-    for file, place in held.items():
-        place.rename(file)
-    before = shutil.copytree(site, folder / "before")
-    ended = nights.run(site, LAST, LAST)
-    assert ended["exit"] == 0
-    undisturbed = shutil.copytree(site, folder / "undisturbed")
-    yield Prepared(nights, site, before, undisturbed, ended["commits"])
-    nights.close()
+    with Nights() as nights:
+        assert nights.run(site / "config.yaml", FIRST).exit_code == 0
+        for file, place in held.items():
+            place.rename(file)
+        before = shutil.copytree(site, folder / "before")
+        ended = nights.run(site / "config.yaml", LAST)
+        assert ended.exit_code == 0
+        undisturbed = shutil.copytree(site, folder / "undisturbed")
+        yield Prepared(nights, site, before, undisturbed, ended.count(*GOLD))
 
 
 def seen(site: Path) -> dict[str, pl.DataFrame]:
@@ -117,11 +74,11 @@ def is_killed_and_mended(prepared: Prepared, commit: int) -> None:
     site = prepared.site
     shutil.rmtree(site)
     shutil.copytree(prepared.before, site)
-    assert prepared.nights.run(site, LAST, LAST, commit) == {"signal": signal.SIGKILL, "commits": commit}
+    prepared.nights.run(site / "config.yaml", LAST, kill=Kill(commit, GOLD))
     former = seen(prepared.before)
     for name, rows in seen(site).items():
         assert rows.equals(former[name]), f"{name} after commit {commit} of {prepared.commits}"
-    assert prepared.nights.run(site, LAST, LAST)["exit"] == 0
+    assert prepared.nights.run(site / "config.yaml", LAST).exit_code == 0
     tables = [name for name in TABLES if name.startswith(("bronze/", "silver/", "gold/"))]
     different = [
         line
