@@ -1,11 +1,41 @@
-"""Files of any format that needs no settings, told by how they begin."""
+"""Files of any format that needs no settings, told by what stands in them."""
 
+import itertools
+import re
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Final, Literal
 
 from lepton_etl.ingest.decoded import Decoded, Origin, only_reject
 from lepton_etl.ingest.registry import LogFormat, formats, log_format, recognise
-from lepton_etl.ingest.text import drain, in_utf8, peek
+from lepton_etl.ingest.text import HEAD_BYTES, MAX_DOCUMENT_BYTES, drain, in_utf8, peek
+
+# What a shell and its tools may say before the data: a progress meter, a warning, the error of a driver that starts.
+_LINES_BEFORE: Final = 40
+_LINE: Final = re.compile(rb"^(?=[^\r\n])", re.MULTILINE)
+# How far a text is looked at: a day of accounting names its service in the last line of one document.
+_LOOKS: Final = (HEAD_BYTES, 1 << 20, MAX_DOCUMENT_BYTES)
+
+# Dialects that no format reads, told by what no other text holds, and what to log in their place.
+UNREAD: Final = tuple(
+    (re.compile(pattern, re.MULTILINE), name, instead)
+    for pattern, name, instead in (
+        (rb"^\| NVIDIA-SMI +\d", "the table of nvidia-smi for people",
+         "nvidia-smi --query-gpu=timestamp,index,uuid,power.draw,temperature.gpu,utilization.gpu --format=csv -l 60"),
+        (rb"^\| AMD-SMI +\d|^ *GPU +(?:XCP +)?POWER +", "a table of amd-smi for people", "amd-smi metric --json"),
+        (rb"^=+ ?Concise (?:Hardware )?Info ?=+", "the concise table of rocm-smi", "rocm-smi -a --json"),
+        (rb"^(?:GPU|Device) +(?:\[Model|Temp\b)", "the concise table of rocm-smi", "rocm-smi -a --json"),
+        (rb"^\| Device ID +\|", "a table of xpu-smi for people", "xpu-smi dump -d -1 -m 0,1,2,3 -i 60 --date"),
+        (rb"^ *JobID(?:Raw)? +.*\n-+ +-+", "the table of sacct for people", "sacct --parsable2 --format=JobIDRaw,..."),
+        (rb"^ *JOBID +PARTITION +NAME +", "the table of squeue", "sacct --parsable2, or scontrol show job -d"),
+        (rb"^(?:Package\t|.*\t)?(?:Core\tCPU\t).*(?:Bzy_MHz|Busy%)", "turbostat",
+         "a CSV of its columns and format delimited, or node_exporter's RAPL collector"),
+        (rb"Performance counter stats for|^ +[\d.]+ +Joules +power/energy", "perf stat",
+         "node_exporter's RAPL collector"),
+        (rb"^Adapter: (?:PCI|ISA|ACPI|Virtual)", "sensors of lm-sensors", "node_exporter's hwmon collector"),
+        (rb"^\S+ +\w{3} \w{3} +\d+ [\d:]{8} \d{4} +\d{3}\.\d+.*\n\[\d+\] .*\|", "gpustat",
+         "nvidia-smi --query-gpu=timestamp,index,uuid,power.draw --format=csv -l 60"),
+    )
+)  # fmt: skip
 
 
 @log_format
@@ -16,15 +46,38 @@ class Auto(LogFormat):
     subjects = ("devices", "jobs")
 
     def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
-        """Read a text by the one format that claims its beginning, with that format's defaults.
+        """Read a text by the one format that claims it, with that format's defaults.
 
-        A text that no format claims, or more than one, is one reject (unknown_format).
+        A text that no format claims, or more than one, is one reject: unread_dialect where it is known and says what
+        to log in its place, else unknown_format.
         """
         head, stream = peek(in_utf8(chunks))
-        names = recognise(head)
+        names: list[str] = []
+        for size in _LOOKS:
+            head, stream = peek(stream, size)
+            names = claims(head)
+            if names or len(head) < size:
+                break
         if len(names) == 1:
             yield from formats()[names[0]]().read(stream, origin)
             return
         drain(stream)
-        shown = head[:200].decode("utf-8", "replace")
-        yield only_reject("unknown_format", f"{' or '.join(names) or 'no known format'}: {shown}")
+        yield only_reject(*why_not(head, names))
+
+
+def claims(head: bytes) -> list[str]:
+    """Return the formats that claim a text from its first line on, else from the first line that any claims."""
+    for line in itertools.islice(_LINE.finditer(head[:HEAD_BYTES]), _LINES_BEFORE):
+        names = recognise(head[line.start() :])
+        if names:
+            return names
+    return []
+
+
+def why_not(head: bytes, names: list[str]) -> tuple[str, str]:
+    """Return reason and text of the reject of a text that is not read."""
+    shown = head[:200].decode("utf-8", "replace")
+    for pattern, name, instead in () if names else UNREAD:
+        if pattern.search(head[:HEAD_BYTES]):
+            return "unread_dialect", f"{name}; log {instead} in its place: {shown}"
+    return "unknown_format", f"{' or '.join(names) or 'no known format'}: {shown}"

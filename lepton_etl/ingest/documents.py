@@ -20,6 +20,8 @@ Walked = TypeVar("Walked")
 PART_CHARS: Final = 4 << 20
 # RFC 7464 separates documents by the record separator.
 _NO_BLANK: Final = re.compile(r"(?=[^ \t\r\n\x1e])")
+_BEGINS: Final = re.compile(rb"^[ \t]*[{\[]\s*[\"{}\]\[]", re.MULTILINE)
+BAD_LINE: Final = "bad_line"
 # A line that opens an object or array.
 _BRACKET: Final = re.compile(r"\n(?=[{\[])")
 # Numbers keep the digits that were logged; what becomes of NaN is judged with the values.
@@ -82,6 +84,26 @@ def documents(
             yield scanner.scan(last=False)
     scanner.text += decoder.decode(b"", final=True)
     yield scanner.scan(last=True)
+
+
+def set_noise_aside(head: bytes, chunks: Iterator[bytes]) -> tuple[list[Fault], Iterator[bytes]]:
+    """Return the lines of `head` before the one that begins a document, as faults, and the stream from there on.
+
+    `head` is what the stream begins with; where no line of it begins so, the stream stays as it is.
+    """
+    begins = _BEGINS.search(head)
+    if begins is None or not begins.start():
+        return [], chunks
+    noise = head[: begins.start()]
+    lines = enumerate(noise.decode("utf-8", "replace").splitlines(), 1)
+    faults = [Fault(line, BAD_LINE, text[:MAX_RAW_TEXT_CHARS]) for line, text in lines if text.strip()]
+    return faults, _without_first(len(noise), chunks)
+
+
+def _without_first(size: int, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    for chunk in chunks:
+        yield chunk[size:]
+        size = max(size - len(chunk), 0)
 
 
 def text_of(value: Any) -> str:

@@ -1,17 +1,19 @@
 """Prometheus and OpenMetrics: text exposition, metric{labels} value [stamp], and the JSON of range and instant queries.
 
-JSON also comes as collections {metric name: [series, ...]}. Both are brought to samples and mapped series by series.
+Text also comes as promtool writes it (`tsdb dump`, `query`), JSON as collections {metric name: [series, ...]} and as
+VictoriaMetrics exports it. All are brought to samples and mapped series by series.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Final, Literal
 
 import polars as pl
 
 from lepton_etl.ingest.decoded import Decoded, Lines, Origin, assemble, count_ignored, damaged_line
-from lepton_etl.ingest.documents import CLOSING, OPENING, Event, JsonEvents, skip
+from lepton_etl.ingest.documents import CLOSING, OPENING, Event, JsonEvents, set_noise_aside, skip
 from lepton_etl.ingest.registry import LogFormat, log_format, rule_table, setting
 from lepton_etl.ingest.samples import Fault, device_of, fault_frame, nameless, with_times
 from lepton_etl.ingest.sensors import MEANING, Rules, Strings
@@ -23,24 +25,44 @@ SAMPLE_SCHEMA: Final = {
 }  # fmt: skip
 SERIES_SCHEMA: Final = {
     "metric": pl.String, "labels": pl.String, "found_reason": pl.String, "sensor": pl.String, "node_id": pl.String,
-    "device_id": pl.String, **MEANING,
+    "device_id": pl.String, **MEANING, "repeated": pl.String,
 }  # fmt: skip
 UNMAPPED: Final = "unmapped"
+NO_VALUE: Final = "no_value"
 BAD_LINE: Final = "bad_line"
 
-_LABEL: Final = re.compile(r'\s*([^\s="{},]+)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|$)')
+_LABEL: Final = re.compile(r'\s*"?([^\s="{},]+)"?\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|$)')
 _ESCAPES: Final = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
 _PORT: Final = re.compile(r":\d+$")
 # Braces may stand inside a quoted label, and again in the exemplar of OpenMetrics behind the sample, which is dropped:
 # it names a trace, not a measurement.
 _LABELS: Final = r"(?:[^\"}]|\"(?:[^\"\\]|\\.)*\")*"
 _EXEMPLAR: Final = rf"(?:[ \t]+#[ \t]*\{{{_LABELS}\}}[ \t]+[^\s{{}}#]+(?:[ \t]+[^\s{{}}#]+)?)?"
+_METRIC: Final = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 _SAMPLE: Final = (
-    rf"^\s*(?<metric>[a-zA-Z_:][a-zA-Z0-9_:]*)[ \t]*(?:\{{(?<labels>{_LABELS})\}})?[ \t]+(?<value>[^\s{{}}#]+)"
+    rf"^\s*(?<metric>{_METRIC})[ \t]*(?:\{{(?<labels>{_LABELS})\}})?[ \t]+(?<value>[^\s{{}}#=][^\s{{}}#]*)"
     rf"(?:[ \t]+(?<stamp>[^\s{{}}#]+))?{_EXEMPLAR}\s*$"
 )
+# promtool's shapes, tried on the lines that are no sample: the name among the labels (`tsdb dump`; quoted and alone
+# since Prometheus 3), and `query`'s arrow, whose stamp stands in brackets. Of a range the series has a line of its own.
+_NAMED: Final = (
+    rf"^\s*\{{(?<labels>{_LABELS})\}}[ \t]+"
+    rf"(?<value>[^\s{{}}#=][^\s{{}}#]*)(?:[ \t]+(?<stamp>[^\s{{}}#]+))?{_EXEMPLAR}\s*$"
+)
+_ARROW: Final = (
+    rf"^(?<metric>{_METRIC})?(?:\{{(?<labels>{_LABELS})\}})?[ \t]+=>"
+    r"(?:[ \t]+(?<value>\S+)[ \t]+@\[(?<stamp>[\d.]+)\])?\s*$"
+)
+_POINT: Final = r"^(?<value>\S+)[ \t]+@\[(?<stamp>[\d.]+)\]\s*$"
+_TEXT: Final = r'"((?:[^"\\]|\\.)*)"\s*(?:,|$)'
+_NAME: Final = rf"(?:^|,)\s*__name__\s*=\s*{_TEXT}"
+_ALONE: Final = rf"^\s*{_TEXT}"
 _HEAD_LINES: Final = 200
-_SERIES: Final = re.compile(rb'"metric"\s*:\s*\{[^{}]*\}\s*,\s*"(?:values?|histograms?)"\s*:\s*\[')
+# A scrape that a shell wrote to a file may begin or end with what its tools say; a text is one of samples all the same.
+_MOSTLY: Final = 0.8
+_SERIES: Final = re.compile(rb'"metric"\s*:\s*\{[^{}]*\}\s*,\s*"(?:values?|timestamps|histograms?)"\s*:\s*\[')
+# A series of promtool's dump begins with a brace too, its first label's name bare or alone.
+_JSON: Final = re.compile(rb'^\s*(?:\[\s*)?\{\s*(?:"[^"]*"\s*:|\})', re.MULTILINE)
 _ANSWER: Final = re.compile(rb'"resultType"\s*:\s*"(?:matrix|vector)"')
 # OpenMetrics and the HTTP API stamp in seconds, the older text in milliseconds; a file may hold scrapes of both. The
 # years that a stamp may name (2000 to 2100) are below this number in seconds and above it in milliseconds.
@@ -48,6 +70,8 @@ SECONDS_BELOW: Final = 1e11
 EPOCH_UNITS: Final[tuple[EpochUnit, ...]] = ("s", "ms")
 BATCH_SAMPLES: Final = 100_000
 MAX_LABELS: Final = 1_000
+# A year of a sample each second is 32 million; an export splits a series long before.
+MAX_UNSTAMPED: Final = 5_000_000
 
 Labels = dict[str, str]
 Numbers = dict[tuple[str, str], tuple[str, str]]
@@ -74,7 +98,7 @@ class Prometheus(LogFormat):
     @staticmethod
     def looks_like(head: bytes) -> bool:
         """Return whether a text begins with lines of an exposition, or is the JSON of a query."""
-        if head.lstrip().startswith(b"{"):
+        if _JSON.match(head):
             return _ANSWER.search(head) is not None or _SERIES.search(head) is not None
         whole_lines = head[: head.rfind(b"\n") + 1] or head
         lines = pl.Series(
@@ -83,8 +107,10 @@ class Prometheus(LogFormat):
         )
         content = lines.filter((lines.str.strip_chars() != "") & ~lines.str.starts_with("#"))
         typed = lines.str.contains(r"^# (?:TYPE|HELP) [a-zA-Z_:]").any()
-        labelled = content.str.contains(r"^[a-zA-Z_:][a-zA-Z0-9_:]*\{").any()
-        return bool((typed or labelled) and content.str.contains(_SAMPLE).all())
+        labelled = content.str.contains(rf'^(?:{_METRIC}\{{|\{{(?:{_METRIC}=)?")').any()
+        shown = [content.str.contains(shape) for shape in (_SAMPLE, _NAMED, _ARROW, _POINT)]
+        samples = sum(int(one.sum()) for one in shown)
+        return bool((typed or labelled) and samples > _MOSTLY * content.len())
 
     def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
         """Decode text, or JSON where the first byte that is no blank is a brace.
@@ -95,14 +121,16 @@ class Prometheus(LogFormat):
         """
         head, stream = peek(in_utf8(chunks))
         mapper = SeriesMapper(origin, self)
-        if not head.lstrip().startswith(b"{"):
+        if not _JSON.search(head):
+            series = _Series()
             for lines in numbered_lines(stream):
-                samples, structure_lines = _samples(lines)
+                samples, structure_lines = _samples(lines, series)
                 bad = pl.col("metric").is_null()
                 faults = samples.filter(bad).select("source_position", pl.lit(BAD_LINE).alias("reason"))
                 yield mapper.decode(samples.filter(~bad), faults, structure_lines, lines)
             return
-        answer = _Answer()
+        noise, stream = set_noise_aside(head, stream)
+        answer = _Answer(noise)
         rows: list[Row] = []
         for row in answer.samples(JsonEvents(stream)):
             rows.append(row)
@@ -116,15 +144,70 @@ def _frame(rows: list[Row]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=SAMPLE_SCHEMA, orient="row")
 
 
-def _samples(lines: Lines) -> tuple[pl.DataFrame, int]:
+class _Series:
+    """The series of a range as `promtool query` prints it: its line stands before its points, maybe blocks before."""
+
+    def __init__(self) -> None:
+        self.metric: str | None = None
+        self.labels: str | None = None
+
+
+def _samples(lines: Lines, series: _Series) -> tuple[pl.DataFrame, int]:
     """(source_position, metric, labels, value, stamp) of every line that is no structure, and how many lines are."""
     frame = lines.frame("line")
     stripped = pl.col("line").str.strip_chars_start()
     structure = (stripped == "") | stripped.str.starts_with("#")
     content = frame.filter(~structure)
     text = pl.when(~damaged_line(pl.col("line"))).then("line") if lines.damaged else pl.col("line")
-    parts = content.select("source_position", text.str.extract_groups(_SAMPLE).alias("parts"))
-    return parts.unnest("parts"), frame.height - content.height
+    parts = content.select("source_position", text.str.extract_groups(_SAMPLE).alias("parts")).unnest("parts")
+    if not parts.get_column("metric").has_nulls():
+        return parts, frame.height - content.height
+    other = content.select("source_position", text.alias("line")).filter(parts.get_column("metric").is_null())
+    read = _promtool(other, series)
+    if not read.select(
+        (pl.col("begins") | pl.col("value").is_not_null()).any()
+    ).item():  # Faults, and nothing else.
+        return parts, frame.height - content.height
+    begun = read.filter("begins").get_column("source_position")
+    columns = list(SAMPLE_SCHEMA)
+    samples = pl.concat([parts.filter(pl.col("metric").is_not_null()), read.select(columns)])
+    samples = samples.filter(~pl.col("source_position").is_in(begun.implode())).sort("source_position")
+    return samples, frame.height - samples.height
+
+
+def _promtool(other: pl.DataFrame, series: _Series) -> pl.DataFrame:
+    """SAMPLE_SCHEMA of lines as promtool writes them, and whether a line only begins a series; nulls of any other."""
+    line = pl.col("line")
+    read = other.select(
+        "source_position",
+        line.str.extract_groups(_NAMED).alias("named"),
+        line.str.extract_groups(_ARROW).alias("arrow"),
+        line.str.extract_groups(_POINT).alias("point"),
+    )
+    arrow, named, point = pl.col("arrow").struct, pl.col("named").struct, pl.col("point").struct
+    bare = pl.coalesce(named["labels"], pl.when(arrow["metric"].is_null()).then(arrow["labels"]))
+    read = read.select(
+        "source_position",
+        pl.coalesce(arrow["metric"], bare.str.extract(_NAME), bare.str.extract(_ALONE)).alias("metric"),
+        pl.when(arrow["metric"].is_not_null()).then(arrow["labels"])
+        .otherwise(bare.str.replace(_NAME, ",").str.replace(_ALONE, "").str.strip_chars(", ")).alias("labels"),
+        pl.coalesce(named["value"], arrow["value"], point["value"]).alias("value"),
+        pl.coalesce(named["stamp"], arrow["stamp"], point["stamp"]).alias("stamp"),
+        point["value"].is_not_null().alias("is_point"),
+    ).with_columns(begins=pl.col("metric").is_not_null() & pl.col("value").is_null())  # fmt: skip
+    if read.get_column("is_point").any():
+        known = [pl.lit(series.metric, dtype=pl.String), pl.lit(series.labels, dtype=pl.String)]
+        read = read.with_columns(
+            pl.when("is_point")
+            .then(pl.col(name).forward_fill().fill_null(before))
+            .otherwise(name)
+            .alias(name)
+            for name, before in zip(("metric", "labels"), known, strict=True)
+        )
+    begun = read.filter("begins")
+    if begun.height:
+        series.metric, series.labels = begun.select("metric", "labels").row(-1)
+    return read
 
 
 @dataclass
@@ -164,9 +247,41 @@ class SeriesMapper:
             [samples.filter(~named).get_column("metric"), joined.filter(outside).get_column("metric")]
         )
         broken = joined.filter(malformed).with_columns(reason=pl.lit(BAD_LINE))
-        cells = _stamped(joined.filter(~outside & ~malformed), self.origin)
+        mapped = joined.filter(~outside & ~malformed)
+        silent = mapped.select(self.settings.sensors.says_no_value(pl.col("value"))).to_series()
+        if _may_repeat(series):
+            silent |= _said_again(mapped)
         ignored = count_ignored(unmapped, UNMAPPED)
+        if silent.any():
+            ignored |= count_ignored(mapped.filter(silent).get_column("sensor"), NO_VALUE)
+            mapped = mapped.filter(~silent)
+        cells = _stamped(mapped, self.origin)
         return assemble(cells, [faults, broken], ignored, structure_lines, lines, self.origin)
+
+
+_ONE_FIGURE: Final = {
+    "device": ("quantity", "node_id", "device_id"), "value": ("quantity", "node_id"),
+}  # fmt: skip
+
+
+def _may_repeat(series: pl.DataFrame) -> bool:
+    """Return whether two series may say one figure by their rules (SensorRule.repeated)."""
+    told = series.filter(pl.col("repeated").is_not_null())
+    return bool(told.height) and any(
+        told.filter(pl.col("repeated") == how).select(key).is_duplicated().any()
+        for how, key in _ONE_FIGURE.items()
+    )
+
+
+def _said_again(mapped: pl.DataFrame) -> pl.Series:
+    """Return whether a sample says a figure that another series before it has said."""
+    told, series = pl.col("repeated"), pl.struct("metric", "labels")
+    of_device, of_value = (_ONE_FIGURE[how] for how in ("device", "value"))
+    first = (
+        pl.when(told == "device").then(series.first().over(*of_device, "stamp"))
+        .otherwise(series.first().over(*of_value, "stamp", "value"))
+    )  # fmt: skip
+    return mapped.select(told.is_not_null() & (series != first)).to_series()
 
 
 def read_labels(text: str | None) -> Labels | None:
@@ -227,7 +342,7 @@ def _series(wanted: pl.DataFrame, numbers: Numbers, origin: Origin, settings: Pr
         node = _node_of(labels, origin, settings)
         device = device_of(mapped.devices, labels)
         means = settings.sensors.meaning(mapped, rule.unit[0])
-        rows.append((metric, text, nameless(node, device), sensor, node, device, *means))
+        rows.append((metric, text, nameless(node, device), sensor, node, device, *means, rule.repeated))
     return pl.DataFrame(rows, schema=SERIES_SCHEMA, orient="row")
 
 
@@ -258,8 +373,8 @@ def _stamped(joined: pl.DataFrame, origin: Origin) -> pl.DataFrame:
 class _Answer:
     """What the JSON of a query says beside its samples, and where in it we are."""
 
-    def __init__(self) -> None:
-        self.faults: list[Fault] = []
+    def __init__(self, faults: list[Fault]) -> None:
+        self.faults = faults
         self._samples_seen = 0
         self._answered = False
         """Whether a series or an answer of series was found."""
@@ -303,8 +418,13 @@ class _Answer:
         self._answered = True
         metric = labels.pop("__name__", "") or "(unnamed)"
         text = write_labels(labels)
+        values: list[str] = []
+        stamps: list[str] = []
         for event, key in events:
             if event == "end_map":
+                for value, stamp in zip_longest(values, stamps[: len(values)], fillvalue=""):
+                    self._samples_seen += 1
+                    yield self._samples_seen, metric, text, value, stamp
                 return
             opened, _ = next(events)
             if opened not in OPENING:
@@ -314,10 +434,20 @@ class _Answer:
                 points: Iterable[Point] = [_point(events)]
             elif key in ("values", "histograms"):
                 points = _points(events)
+            elif key == "timestamps":
+                stamps += (stamp for _, stamp in _points(events))
+                continue
             else:
                 skip(events)
                 continue
             for stamp, value in points:
+                if (
+                    not stamp and value
+                ):  # VictoriaMetrics writes the stamps of a series as an array of their own.
+                    if len(values) >= MAX_UNSTAMPED:
+                        raise ValueError(f"a series of more than {MAX_UNSTAMPED} values before their stamps")
+                    values.append(value)
+                    continue
                 self._samples_seen += 1
                 yield self._samples_seen, metric, text, value, stamp
 

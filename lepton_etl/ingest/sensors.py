@@ -106,6 +106,11 @@ class SensorRule(BaseModel):
         description="Label -> regular expression that must fit its whole value; the value of an absent label is empty. "
         "Their named groups serve the device templates.",
     )
+    repeated: Literal["device", "value"] | None = Field(
+        default=None,
+        description="Several series of one time say one figure: the partitions of a board (the first of a device is "
+        "read), or the parts of a socket that all show its sensor (the first of a value). The others are ignored.",
+    )
 
     @model_validator(mode="after")
     def _is_sound(self) -> "SensorRule":

@@ -8,15 +8,17 @@ from typing import Any, Final, Literal
 import polars as pl
 
 from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, Decoded, Origin, damaged_line, only_reject
-from lepton_etl.ingest.documents import members
+from lepton_etl.ingest.documents import members, set_noise_aside
 from lepton_etl.ingest.registry import LogFormat, log_format, rule_table
-from lepton_etl.ingest.samples import Sample, decode_samples, fault_frame
+from lepton_etl.ingest.samples import Fault, Sample, decode_samples, fault_frame
 from lepton_etl.ingest.sensors import Rules
 from lepton_etl.ingest.slurm_jobs import FIELDS, JOB_FIELDS, JOB_ID, beside, decode_jobs
 from lepton_etl.ingest.text import drain, in_utf8, numbered_lines, peek
 
 DELIMITER: Final = "|"
 BATCH_OBJECTS: Final = 2_000
+# A warning may stand before the document; sacct's text holds no such line.
+_OBJECT: Final = re.compile(rb'^[ \t]*\{\s*(?:"|\Z)', re.MULTILINE)
 _SERVICE: Final = re.compile(rb'"[Ss]lurm"\s*:\s*\{')
 _LISTS: Final = re.compile(rb'"(?:jobs|nodes)"\s*:\s*\[')
 
@@ -45,13 +47,14 @@ class Slurm(LogFormat):
     def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
         """Decode sacct's text, or the service's JSON where the first byte that is no blank is a brace."""
         head, stream = peek(in_utf8(chunks))
-        if head.lstrip().startswith(b"{"):
-            return self._service(stream, origin)
+        if _OBJECT.search(head):
+            return self._service(*set_noise_aside(head, stream), origin)
         return _accounting(stream, origin)
 
-    def _service(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
+    def _service(self, noise: list[Fault], chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
         """Yield jobs and node readings, some thousands of objects at a time; a position is the object's number."""
-        for objects, faults in members(chunks, ("jobs", "nodes"), BATCH_OBJECTS):
+        for objects, found in members(chunks, ("jobs", "nodes"), BATCH_OBJECTS):
+            faults, noise = noise + found, []
             nodes = [item for item in objects if item.key == "nodes"]
             rows = [row for item in objects if item.key == "jobs" for row in _jobs(item.position, item.value)]
             samples = [sample for item in nodes for sample in _energies(item.position, item.value)]

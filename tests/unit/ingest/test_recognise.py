@@ -76,6 +76,53 @@ def test_a_text_longer_than_the_head_is_read_whole() -> None:
     assert sum(part.readings.num_rows for part in parts) == len(lines)
 
 
+QUERY = b"timestamp, index, power.draw [W]\n2025/06/03 00:00:02, 0, 61.50 W\n"
+SACCT = b'{"jobs": [%s],\n "meta": {"slurm": {"release": "24.11"}}}'
+JOB = (
+    b'{"job_id": 1, "state": {"current": ["COMPLETED"]}, "time": {"submission": 1748908800}, "comment": "%s"}'
+)
+
+
+@pytest.mark.parametrize(
+    "noise", [b"NVIDIA-SMI has failed because of the driver\nNVML 580\n", b"Sorry\n" * 39]
+)
+def test_noise_before_the_data_is_refused_and_the_data_read(noise: bytes) -> None:
+    result = auto(noise + QUERY)
+    assert result.readings["value"].to_pylist() == [61.5]
+    assert result.readings["source_position"].to_pylist() == [noise.count(b"\n") + 2]
+    assert set(result.rejects["reason"].to_pylist()) == {"bad_line"}
+    assert result.rejects.num_rows == noise.count(b"\n")
+
+
+def test_more_noise_than_a_shell_makes_is_no_data() -> None:
+    assert auto(b"Sorry\n" * 40 + QUERY).rejects["reason"].to_pylist() == ["unknown_format"]
+
+
+@pytest.mark.parametrize("size", [1 << 10, HEAD_BYTES, 3 << 20])
+@pytest.mark.parametrize("noise", [b"", b"sacct: warning: no such user\n"])
+def test_a_key_at_the_end_tells_a_document_of_any_size(size: int, noise: bytes) -> None:
+    result = auto(noise + SACCT % (JOB % (b"x" * size)))
+    assert result.jobs["job_id"].to_pylist() == ["1"]
+    assert result.rejects["raw_text"].to_pylist() == [noise.decode().rstrip()] * bool(noise)
+
+
+@pytest.mark.parametrize(
+    ("text", "instead"),
+    [
+        (b"Fri Apr  5 11:58:55 2019\n+---+\n| NVIDIA-SMI 415.27  Driver Version: 415.27 |\n", "--query-gpu="),
+        (b"GPU  Temp   AvgPwr  SCLK    MCLK     Fan  Perf  PwrCap  VRAM%\n0    47.0c  91.0W\n", "rocm-smi -a --json"),
+        (b"GPU  POWER  GPU_TEMP  MEM_TEMP\n  0  132 W\n", "amd-smi metric --json"),
+        (b"JobID           Elapsed\n------------ ----------\n1 00:00:01\n", "sacct --parsable2"),
+        (b" Performance counter stats for 'system wide':\n\n  82.1 Joules power/energy-pkg/\n", "RAPL"),
+        (b"power_meter-acpi-0\nAdapter: ACPI interface\npower1:  412.00 W\n", "hwmon"),
+    ],
+)  # fmt: skip
+def test_output_for_people_is_refused_by_name_with_the_way_out(text: bytes, instead: str) -> None:
+    (reject,) = auto(text).rejects.to_pylist()
+    assert reject["reason"] == "unread_dialect"
+    assert instead in reject["raw_text"]
+
+
 @pytest.mark.parametrize(
     "data",
     [
