@@ -46,14 +46,22 @@ class Hashed:
     """A delivered file with its identity; `reason` says why it cannot be used."""
 
     file: Delivered
+    content_id: str
     file_id: str
     reason: str | None = None
+
+
+def hashed_file(file: Delivered, text: Iterable[bytes], reason: str | None = None) -> Hashed:
+    """Return a file by its text. Raises what reading the text raises."""
+    identity = codec.ContentIdentity(file.source_name, file.node_id)
+    codec.drain(identity.watch(text))
+    return Hashed(file, identity.content_id, codec.file_id(identity.content_id, file.path_time), reason)
 
 
 def unread(file: Delivered, reason: str) -> Hashed:
     """Return a file without its text: known by its place, size and time; delivered anew, it is another file."""
     known_by = f"{file.path}\0{file.size_bytes}\0{file.modified_time.isoformat()}".encode()
-    return Hashed(file, codec.file_id(file.source_name, file.node_id, known_by), reason)
+    return hashed_file(file, [known_by], reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +121,34 @@ class Decoding:
 
     def hash(self, files: Iterable[Delivered]) -> Iterator[Hashed]:
         for file in files:
-            yield self._hashed(file)
+            try:
+                yield hashed_file(file, self._chunks(file))
+            except codec.UnreadableError as error:
+                yield unread(file, str(error))
+
+    def stamped(self, files: Iterable[Hashed]) -> Iterator[tuple[str, bool]]:
+        """Yield of each file its content_id and whether its readings have the same times whatever its path names."""
+        for hashed in files:
+            try:
+                with memory_limit(self.memory_mib << 20):
+                    stamped = self._is_stamped(hashed.file)
+            except (codec.UnreadableError, MemoryError, *DECODER_BUGS):
+                stamped = False  # Two files, each with a reject of its own that says what is wrong.
+            yield hashed.content_id, stamped
+
+    def _is_stamped(self, file: Delivered) -> bool:
+        source = self.sources[file.source_name]
+        assert file.path_time is not None
+        origin = replace(origin_of(file, source, self.site_id), earliest=EARLIEST, latest=LATEST)
+        moved = replace(origin, path_time=file.path_time + timedelta(days=1))
+        readings = rejects = 0
+        for one, other in zip(
+            source.read(self._chunks(file), origin), source.read(self._chunks(file), moved), strict=True
+        ):
+            if not one.readings["reading_time"].equals(other.readings["reading_time"]):
+                return False
+            readings, rejects = readings + one.readings.num_rows, rejects + one.rejects.num_rows
+        return bool(readings or not rejects)  # Of rejects alone nobody knows the time.
 
     def stage(self, files: Iterable[Hashed]) -> Iterator[Loaded | StagedFile]:
         """Decode the files of one task: those of one part into shared Parquet files, a large one into its own.
@@ -141,20 +176,12 @@ class Decoding:
             yield from own.close()
         yield from shared.close()
 
-    def _hashed(self, file: Delivered) -> Hashed:
-        identity = codec.FileIdentity(file.source_name, file.node_id)
-        try:
-            codec.drain(identity.watch(self._chunks(file)))
-        except codec.UnreadableError as error:
-            return unread(file, str(error))
-        return Hashed(file, identity.file_id)
-
     def _load(self, hashed: Hashed, shared: _Output, own: _Output) -> Loaded:
         """Raises UnreadableError where the file cannot be read to its end, or is another than the planned one."""
         if hashed.reason:
             return self._discarded(hashed, hashed.reason, shared)
         source = self.sources[hashed.file.source_name]
-        identity = codec.FileIdentity(source.name, hashed.file.node_id)
+        identity = codec.ContentIdentity(source.name, hashed.file.node_id)
         chunks = identity.watch(self._chunks(hashed.file))
         parts = source.read(chunks, origin_of(hashed.file, source, self.site_id))
         tally = Tally(hashed)
@@ -243,9 +270,9 @@ def stamp_window(file: Delivered, source: Source) -> tuple[datetime, datetime]:
     return earliest, min(LATEST, own + timedelta(days=source.later_d))
 
 
-def _check_identity(identity: codec.FileIdentity, hashed: Hashed) -> None:
+def _check_identity(identity: codec.ContentIdentity, hashed: Hashed) -> None:
     # The plan named these bytes; a file rewritten since then is another file, loaded by the next run.
-    if identity.file_id != hashed.file_id:
+    if identity.content_id != hashed.content_id:
         raise codec.UnreadableError(CHANGED, "the bytes are not those of the plan")
 
 
@@ -369,15 +396,60 @@ def _plan(context: StageContext, files: Sequence[Delivered]) -> int:
         lambda file: file.size_bytes,
         lambda file: [unread(file, CRASHED)],
     )
+    hashed.sort(key=lambda one: (one.file.path, one.file.source_name))
     loaded = set(register.loaded({one.file_id for one in hashed}))
-    for file in sorted(hashed, key=lambda h: (h.file.path, h.file.source_name)):
-        state = "duplicate" if file.file_id in loaded else "planned"
+    again = _equal_texts(context, decoding, [one for one in hashed if one.file_id not in loaded])
+    for file in hashed:
+        first = again.get(file.file_id, file.file_id)
+        state = "duplicate" if first in loaded or first != file.file_id else "planned"
         # An unreadable file stays planned: its one reject row is written with the batch.
         if not file.reason:
-            loaded.add(file.file_id)
-        rows.append(_file_row(file, batch, state, now))
+            loaded.add(first)
+        rows.append(_file_row(replace(file, file_id=first), batch, state, now))
     register.plan(rows)
     return batch
+
+
+def _equal_texts(context: StageContext, decoding: Decoding, files: Sequence[Hashed]) -> dict[str, str]:
+    """Return file_id -> file_id of the file that it repeats although their paths name different times.
+
+    A text that says all its times itself is one file wherever it lies. A file of an older release is known by its
+    content alone: it is the same where its path names the same time.
+    """
+    timed = [one for one in files if one.file.path_time is not None and not one.reason]
+    known = FileRegister(context.lake).same_content({one.content_id for one in timed})
+    sources = {source.name: source for source in context.settings.all_sources}
+    groups: dict[str, list[Hashed]] = {}
+    for one in timed:
+        groups.setdefault(one.content_id, []).append(one)
+    first: dict[str, str] = {}
+    same: dict[str, str] = {}
+    for file_id, content_id, path in known.select("file_id", "content_id", "path").iter_rows():
+        first[content_id] = min(file_id, first.get(content_id, file_id))
+        source = sources[groups[content_id][0].file.source_name]
+        if file_id == content_id:
+            same[codec.file_id(content_id, identity(source, path)[1])] = file_id
+    doubtful = [
+        group[-1]
+        for content_id, group in groups.items()
+        if content_id in first or len({one.file_id for one in group}) > 1
+    ]
+    stamped = dict(
+        _in_tasks(
+            context.engine,
+            decoding.stamped,
+            doubtful,
+            lambda one: one.file.size_bytes,
+            lambda one: [(one.content_id, False)],
+        )
+    )
+    repeated = {
+        one.file_id: first.get(content_id, group[0].file_id)
+        for content_id, group in groups.items()
+        if stamped.get(content_id)
+        for one in group
+    }
+    return repeated | same
 
 
 def _load(context: StageContext, batch: int, written: list[Written]) -> list[dict[str, Any]]:
@@ -530,6 +602,7 @@ def _file_row(hashed: Hashed, batch: int, state: str, now: datetime) -> dict[str
     return {
         "path": file.path,
         "file_id": hashed.file_id,
+        "content_id": None if hashed.content_id == hashed.file_id else hashed.content_id,
         "source_name": file.source_name,
         "node_id": file.node_id,
         "size_bytes": file.size_bytes,
@@ -550,15 +623,17 @@ def _hashed(context: StageContext, row: dict[str, Any]) -> Hashed:
         file = Delivered(
             row["source_name"], row["path"], row["size_bytes"], row["modified_time"], row["node_id"], None
         )
-        return Hashed(
-            file, row["file_id"], f"{NO_SOURCE}: the settings have no source '{row['source_name']}' now"
-        )
+        return _planned(file, row, f"{NO_SOURCE}: the settings have no source '{row['source_name']}' now")
     node_id, path_time = identity(source, row["path"])
     file = Delivered(
         row["source_name"], row["path"], row["size_bytes"], row["modified_time"], node_id, path_time,
         unsafe=row["reason"] if row["reason"] in UNSAFE else None,
     )  # fmt: skip
-    return Hashed(file, row["file_id"], row["reason"])
+    return _planned(file, row, row["reason"])
+
+
+def _planned(file: Delivered, row: Mapping[str, Any], reason: str | None) -> Hashed:
+    return Hashed(file, row["content_id"] or row["file_id"], row["file_id"], reason)
 
 
 def _notes(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -7,6 +7,7 @@ import lzma
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, BinaryIO, Final, Literal, cast
 
 from isal import igzip_lib
@@ -150,11 +151,10 @@ def _inflated(head: bytes, stream: BinaryIO, compression: _Compression, max_byte
             yield text
 
 
-class FileIdentity:
-    """SHA-256 of (source name, identity taken from the path, decompressed bytes), fed as the bytes go by.
+class ContentIdentity:
+    """SHA-256 of (source name, node that the path names, decompressed bytes), fed as the bytes go by.
 
-    Each name goes in with its length, so that no two pairs of names run together; no identity is not an empty one.
-    Source: docs/definitions.md section 1.
+    Each name goes in with its length, so that no two pairs of names run together; no node is not an empty one.
     """
 
     def __init__(self, source_name: str, node_id: str | None) -> None:
@@ -171,16 +171,19 @@ class FileIdentity:
             yield chunk
 
     @property
-    def file_id(self) -> str:
+    def content_id(self) -> str:
         """The identity of the bytes seen so far, in hexadecimal."""
         return self._digest.hexdigest()
 
 
-def file_id(source_name: str, node_id: str | None, data: bytes) -> str:
-    """Return the identity of a file whose bytes are at hand."""
-    identity = FileIdentity(source_name, node_id)
-    drain(identity.watch([data]))
-    return identity.file_id
+def file_id(content_id: str, path_time: datetime | None) -> str:
+    """Return the identity of a file: its content's, and the time that its path names.
+
+    An idle node logs the same snapshot every five minutes. Source: docs/definitions.md section 1.
+    """
+    if path_time is None:
+        return content_id
+    return hashlib.sha256(f"{content_id} {path_time.astimezone(UTC).isoformat()}".encode()).hexdigest()
 
 
 # A node-day is some 2 to 8 MB; a block holds one, so the usual file is decoded in one piece.

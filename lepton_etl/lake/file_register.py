@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import reduce
+from operator import or_
 from typing import Any, Final
 
 import polars as pl
@@ -194,6 +196,19 @@ class FileRegister:
             where=pc.field("file_id").isin(sorted(file_ids)) & (pc.field("state") == "loaded"),
         )
         return dict(rows.iter_rows())
+
+    def same_content(self, content_ids: Collection[str]) -> pl.DataFrame:
+        """Return file_id, content_id and path of the loaded files of these contents."""
+        wanted = sorted(content_ids)
+        known = ["file_id", "content_id", "path"]
+        if not wanted or not self._lake.exists(FILE):
+            return pl.DataFrame(schema=dict.fromkeys(known, pl.String))
+        # Until a batch of this release is written, the register of an older one has no such column.
+        has_contents = any(field.name == "content_id" for field in self._lake.log(FILE).schema().fields)
+        names = ["file_id", "content_id"] if has_contents else ["file_id"]
+        is_wanted = reduce(or_, (pc.field(name).isin(wanted) for name in names))
+        found = self._lake.read(FILE, columns=known, where=is_wanted & (pc.field("state") == "loaded"))
+        return found.with_columns(pl.coalesce("content_id", "file_id").alias("content_id"))
 
     def of_batch(self, batch: int) -> list[dict[str, Any]]:
         """Return the rows of one batch."""

@@ -26,7 +26,11 @@ FIELDS: Final[tuple[Field, ...]] = (
     text("raw_value", "Value as logged."),
     text("raw_unit", "Unit as logged or as declared by the source."),
     text("source_name", "Source of the settings."),
-    text("file_id", "SHA-256 of source name, identity taken from the path, and decompressed bytes."),
+    text("file_id", "SHA-256 of source name, node and time that the path names, and decompressed bytes."),
+    text(
+        "content_id",
+        "The same without the time; null where the path names none, or an older release wrote the row.",
+    ),
     count("source_position", "Line of the decompressed file, from 1."),
     text("reason", "Reason code."),
     text("raw_text", "The record as logged, at most 1,000 characters."),
@@ -90,6 +94,7 @@ FILE: Final = Table(
         "path", "file_id", "source_name", "node_id", "size_bytes", "modified_time", "batch", "state",
         "records", "readings", "rejects", "duplicates", "ignored", "ignored_detail", "structure_lines",
         "first_reading_time", "last_reading_time", "reason", "ingest_time", "ingest_date", "jobs",
+        "content_id",
     ),
     not_null=("state", "batch"),
 )  # fmt: skip

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+import polars as pl
 import pytest
 import structlog
 import yaml
+from deltalake import write_deltalake
 
 from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
@@ -138,6 +140,93 @@ def test_the_same_content_under_another_name_counts_as_duplicates(
     assert sorted(state for state, _ in states.values()) == ["duplicate", "duplicate", "loaded"]
     assert lake.read(READING).height == 6
     counted(lake)
+
+
+@pytest.fixture
+def run_named_by_time(tmp_path: Path, lake: Lake, site: Settings) -> Callable[[], StageResult]:
+    """Bronze of a source whose paths name a time."""
+    keys = yaml.safe_load((tmp_path / "site.yaml").read_text())
+    keys["sources"][0] |= {
+        "node_id_from_path": r"(?P<node_id>n\d)-",
+        "time_from_path": r"-(?P<time>\d{8}T\d{4})",
+    }
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump(keys))
+    settings = load(tmp_path / "site.yaml")
+    context = StageContext(lake, settings, Days.of(date(2025, 6, 3)), "test", structlog.get_logger())
+    return lambda: bronze.run(context)
+
+
+UNSTAMPED = b"Sys Power                | 200 Watts         | ok\n"
+
+
+def states(lake: Lake) -> dict[str, str]:
+    return {row["path"].rsplit("/", 1)[1]: row["state"] for row in lake.read(FILE).to_dicts()}
+
+
+def test_equal_snapshots_of_different_times_are_different_files(
+    lake: Lake, run_named_by_time: Callable[[], StageResult]
+) -> None:
+    for name in (
+        "n1-20250603T0000.txt",
+        "n1-20250603T0005.txt",
+        "n1-20250603T0005.txt.again",
+        "n2-20250603T0005.txt",
+    ):
+        deliver(lake, name, UNSTAMPED)
+    assert run_named_by_time().rows_out == 3
+    deliver(lake, "n1-20250603T0010.txt", UNSTAMPED)
+    deliver(lake, "n1-20250603T0000.txt.again", UNSTAMPED)
+    assert run_named_by_time().rows_out == 1
+    assert {name for name, state in states(lake).items() if state == "duplicate"} == {
+        "n1-20250603T0000.txt.again", "n1-20250603T0005.txt.again",
+    }  # fmt: skip
+    times = lake.read(READING).filter(node_id="n1")["reading_time"].dt.minute().sort()
+    assert times.to_list() == [0, 5, 10]
+    counted(lake)
+
+
+def test_a_text_that_stamps_its_readings_is_one_file_whatever_its_path_names(
+    lake: Lake, run_named_by_time: Callable[[], StageResult]
+) -> None:
+    deliver(lake, "n1-20250603T0000.txt", ipmi_text())
+    deliver(lake, "n1-20250603T0005.txt", ipmi_text())
+    assert run_named_by_time().rows_out == 6
+    deliver(lake, "n1-20250603T0010.txt", ipmi_text())
+    assert run_named_by_time().rows_out == 0
+    assert sorted(states(lake).values()) == ["duplicate", "duplicate", "loaded"]
+    # Rows before the first stamp have the path's time: this is no longer the same text at another time.
+    for minute in ("15", "20"):
+        deliver(lake, f"n1-20250603T00{minute}.txt", UNSTAMPED + ipmi_text())
+    assert run_named_by_time().rows_out == 14
+    counted(lake)
+
+
+def test_rejects_at_different_times_are_all_there(
+    lake: Lake, run_named_by_time: Callable[[], StageResult]
+) -> None:
+    for minute in ("00", "05"):
+        deliver(lake, f"n1-20250603T00{minute}.txt", b"Sys Power | abc Watts | ok\n")
+    run_named_by_time()
+    assert lake.read(REJECT).height == 2
+
+
+def test_a_lake_of_an_older_release_knows_its_files(
+    lake: Lake, run_named_by_time: Callable[[], StageResult]
+) -> None:
+    deliver(lake, "n1-20250603T0000.txt", UNSTAMPED)
+    deliver(lake, "n1-2025-06-03.txt", ipmi_text())
+    run_named_by_time()
+    # As it was: known by the bytes alone, whatever the path names, and no column for these.
+    old = lake.read(FILE).with_columns(file_id=pl.coalesce("content_id", "file_id")).drop("content_id")
+    write_deltalake(lake.at(FILE).uri, old.to_arrow(), mode="overwrite", schema_mode="overwrite")
+    for name in ("n1-20250603T0000.txt.again", "n1-20250603T0005.txt"):
+        deliver(lake, name, UNSTAMPED)
+    for name in ("n1-20250603T0000.log.txt", "n1-2025-06-03.txt.again"):
+        deliver(lake, name, ipmi_text())
+    assert run_named_by_time().rows_out == 1
+    assert {name for name, state in states(lake).items() if state == "loaded"} == {
+        "n1-20250603T0000.txt", "n1-2025-06-03.txt", "n1-20250603T0005.txt",
+    }  # fmt: skip
 
 
 def test_a_pool_of_processes_loads_the_same(

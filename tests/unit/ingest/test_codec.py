@@ -3,10 +3,11 @@
 import gzip
 import lzma
 import random
+from datetime import UTC, datetime
 
 import pytest
 
-from lepton_etl.ingest.text import UnreadableError, file_id, zstd
+from lepton_etl.ingest.text import ContentIdentity, UnreadableError, drain, file_id, zstd
 from tests.decoding import read_bytes
 
 
@@ -56,16 +57,26 @@ def test_bombs_stop_early() -> None:
     assert read_bytes(b"a" * 5000, max_bytes=5000) == b"a" * 5000
 
 
-def test_a_files_identity_is_source_node_and_text() -> None:
+def content_id(source_name: str, node_id: str | None, data: bytes) -> str:
+    identity = ContentIdentity(source_name, node_id)
+    drain(identity.watch([data]))
+    return identity.content_id
+
+
+def test_a_files_identity_is_source_node_time_and_text() -> None:
+    same = content_id("bmc", "n1", b"same")
     ids = [
-        file_id("bmc", "n1", b"same"),
-        file_id("bmc", "n2", b"same"),
-        file_id("bmc", None, b"same"),
-        file_id("bmc", "", b"same"),
-        file_id("bmcn", "1", b"same"),
-        file_id("bmc", "n1", b"other"),
-        file_id("bmc", "n1s", b"ame"),
+        same,
+        content_id("bmc", "n2", b"same"),
+        content_id("bmc", None, b"same"),
+        content_id("bmc", "", b"same"),
+        content_id("bmcn", "1", b"same"),
+        content_id("bmc", "n1", b"other"),
+        content_id("bmc", "n1s", b"ame"),
+        file_id(same, datetime(2025, 6, 3, tzinfo=UTC)),
+        file_id(same, datetime(2025, 6, 3, 0, 5, tzinfo=UTC)),
     ]
     assert len(set(ids)) == len(ids)
-    assert file_id("bmc", "n1", b"same") == ids[0]
-    assert len(ids[0]) == 64
+    assert content_id("bmc", "n1", b"same") == file_id(same, None) == same
+    assert file_id(same, datetime.fromisoformat("2025-06-03T02:00+02:00")) == ids[-2]
+    assert {len(one) for one in ids} == {64}
