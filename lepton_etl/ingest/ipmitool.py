@@ -1,4 +1,4 @@
-"""What `ipmitool` prints (and ipmiutil, its twin), each table below a line that stamps it.
+"""What `ipmitool` prints, and ipmiutil and FreeIPMI, its twins, each table below a line that stamps it.
 
 Lines repeat themselves: what a distinct text means is worked out once and remembered over the files of a task.
 """
@@ -128,96 +128,149 @@ class Vocabulary:
 _STATUS: Final = r"(?:ok|ns|na|us|n[cr]|cr|[lu]n[cr]|[lu]cr|0x[0-9a-fA-F]+)"
 _DCMI_SENSOR: Final = (
     "(?:Instantaneous power reading|Minimum during sampling period|Maximum during sampling period|"
-    "Average power reading over sample period)"
+    "Average power reading over sample period|"  # ipmitool
+    "Current Power|(?:Minimum|Maximum|Average|Min|Max|Avg) Power over sampl(?:ing|e) duration)"  # ipmi-dcmi, ipmiutil
 )
 _DCMI: Final = rf"^\s*(?<sensor>{_DCMI_SENSOR})\s*:\s*(?<reading>.*)$"
 _IPMIUTIL: Final = (
     r"^[0-9a-fA-F]{4} SDR \w+ .*? snum [0-9a-fA-F]{2} (?<sensor>.+?)\s*= [0-9a-fA-F]+ \S+\s+(?<reading>.*)$"
 )
-# What stands around the rows: the rest of a dcmi report, the head and foot of an ipmiutil table.
+_LEGACY: Final = (  # ipmi-sensors --legacy-output
+    r"^\d+: (?<sensor>[^:]+?) \([^()]+\): (?:(?<reading>NA|[0-9.,+-]+ [^()\[\]:]+?)?(?: \([^()]*\))?: )?\[[^\]]*\].*$"
+)
+# FreeIPMI's rows begin with the record's number and end with its events: '...' '...', or N/A.
+_EVENTS: Final = r"(?:'[^']*'(?: '[^']*')*|N/A)"
+# What stands around the rows: the rest of a dcmi report, the head and foot of a table.
 _HEADING: Final = (
-    r"\s*(?:(?:IPMI timestamp|Sampling period|Power reading state is)\s*:.*|ipmiutil .*|isensor.*|_ID_ SDR_.*|"
-    r"-- BMC version .*|ID  \| .*)"
+    r"\s*(?:(?:IPMI timestamp|Sampling period|Power reading state is|Time ?[Ss]tamp|Statistics reporting time period|"
+    r"Power Measurement|DCMI .*|Exception Actions?|Power Limit|Correction [Tt]ime.*)\s*:.*|"
+    r"ipmiutil .*|isensor.*|_ID_ SDR_.*|-- BMC version .*|(?:Record[_ ])?ID\s*(?:\||,).*)"
 )
-# Stricter than `split`, which is only given files of this format: any table of three columns would do there.
-LINE: Final = re.compile(
-    "|".join(
-        (
-            r"Timestamp: .+",
-            rf"[^|]+\|[^|]*\|\s*{_STATUS}\s*",  # sdr
-            rf"[^|]+\|\s*[0-9A-F]{{2}}h\s*\|\s*{_STATUS}\s*\|\s*\d+\.\d+\s*\|[^|]*",  # sdr elist
-            rf"[^|]+\|[^|]*\|[^|]*\|\s*{_STATUS}\s*(?:\|[^|]*){{6}}",  # sensor
-            rf"[^,|=]+,[^,]*,(?:[^,]*,)?{_STATUS}(?:,.*)?",  # -c
-            rf"\s*{_DCMI_SENSOR}\s*:.*",
-            r"[0-9a-fA-F]{4} SDR \w+ .* snum .*",  # ipmiutil sensor
-            r"[0-9a-fA-F]{4} \| \w+ *\|.*",  # ipmiutil sensor -c
-            _HEADING,
-        )
-    )
+_NUMBERED: Final = (  # ipmi-sensors and ipmimonitoring; with --comma-separated; and before version 1.0
+    rf"\d+\s*\|[^|]+\|[^|]+\|(?:[^|]*\|){{2,9}}\s*{_EVENTS}\s*",
+    rf"\d+,[^,]+,[^,]+,(?:[^,]*,){{2,9}}{_EVENTS}",
+    r"\d+\s*\|[^|]+\|[^|]+\|\s*(?:Nominal|Warning|Critical|N/A)\s*\|[^|]*\|[^|]*",
 )
+# Stricter than `split_dialect`, which is only given files of this format: any table of three columns would do there.
+_ROWS: Final = (
+    *_NUMBERED,
+    rf"[^|]+\|[^|]*\|\s*{_STATUS}\s*",  # sdr
+    rf"[^|]+\|\s*[0-9A-F]{{2}}h\s*\|\s*{_STATUS}\s*\|\s*\d+\.\d+\s*\|[^|]*",  # sdr elist
+    rf"[^|]+\|[^|]*\|[^|]*\|\s*{_STATUS}\s*(?:\|[^|]*){{6}}",  # sensor
+    rf"[^,|=]+,[^,]*,(?:[^,]*,){{0,2}}{_STATUS}(?:,.*)?",  # -c
+    r"\d+: [^:]+ \([^()]+\): .*\[[^\]]*\]",  # ipmi-sensors --legacy-output
+    rf"\s*{_DCMI_SENSOR}\s*:.*",
+    r"[0-9a-fA-F]{4} SDR \w+ .* snum .*",  # ipmiutil sensor
+    r"[0-9a-fA-F]{4} \| \w+ *\|.*",  # ipmiutil sensor -c
+)
+ROW: Final = re.compile("|".join(_ROWS))
+LINE: Final = re.compile("|".join((r"Timestamp: .+", *_ROWS, _HEADING)))
 """A stamp line, or a line of one of the shapes above, to be matched in full."""
 
-# Of a table by the number of its columns: the places of sensor, reading, and a unit beside it.
-_TABLES: Final[dict[int, tuple[int, int, int | None]]] = {
-    3: (0, 1, None),  # sdr
-    5: (0, 4, None),  # sdr elist
-    8: (4, 7, None),  # ipmiutil sensor -c
-    10: (0, 1, 2),  # sensor
+# Of a table by its shape (its delimiter and columns): the places of sensor, reading, and a unit beside it.
+_TABLES: Final[dict[str, tuple[int, int, int | None]]] = {
+    "|3": (0, 1, None),  # sdr
+    "|5": (0, 4, None),  # sdr elist
+    "|8": (4, 7, None),  # ipmiutil sensor -c
+    "|10": (0, 1, 2),  # sensor
+    ",": (0, 1, 2),  # -c
+    ",discrete": (0, 4, None),  # -c, of a discrete sensor: name, number, state, entity, events
+    "freeipmi": (1, 3, 4),
+    "freeipmi state": (1, 4, 5),
+    "freeipmi units first": (1, 5, 4),  # ipmimonitoring before 1.0
 }
+_STATE: Final = r"(?i)^(?:nominal|warning|critical|unknown)$"
+
+
+def _cell(cells: pl.Expr, place: int | pl.Expr) -> pl.Expr:
+    return cells.list.get(place, null_on_oob=True)
+
+
+def _shape(line: pl.Expr, bars: pl.Expr, commas: pl.Expr) -> pl.Expr:
+    """Return the key of a row in `_TABLES`; null where the line is of none of these shapes."""
+    cells = pl.when(bars.list.len() > 1).then(bars).otherwise(commas)
+    is_state = _cell(cells, 3).str.contains(_STATE)
+    last = _cell(cells, 5)
+    no_events = ~last.str.contains(f"^{_EVENTS}$") | ((last == "N/A") & is_state)
+    freeipmi = (
+        pl.when(cells.list.len() == 6, no_events)
+        .then(pl.lit("freeipmi units first"))
+        .when(is_state | cells.list.len().is_in([7, 13]))
+        .then(pl.lit("freeipmi state"))
+        .otherwise(pl.lit("freeipmi"))
+    )
+    status = f"^{_STATUS}$"
+    return (
+        pl.when(line.str.contains(f"^(?:{'|'.join(_NUMBERED)})$"))
+        .then(freeipmi)
+        .when(bars.list.len() > 1)
+        .then(pl.concat_str(pl.lit("|"), bars.list.len().cast(pl.String)))
+        .when(_cell(commas, 3).str.contains(status))
+        .then(pl.lit(","))
+        .when(_cell(commas, 2).str.contains(status), _cell(commas, 1).str.contains("^[0-9A-Fa-f]{2}h$"))
+        .then(pl.lit(",discrete"))
+    )
 
 
 def split_dialect(texts: pl.Series) -> pl.DataFrame:
     """Return columns line, sensor, reading (number and unit), is_row, is_heading; one row a text."""
     line = pl.col("line")
-    bars, commas = pl.col("bars").list, pl.col("commas").list
+    cells = pl.col("cells")
     places = pl.DataFrame(
-        [(columns, *cells) for columns, cells in _TABLES.items()],
-        schema={"columns": pl.UInt32, "sensor_at": pl.Int64, "reading_at": pl.Int64, "unit_at": pl.Int64},
+        [(shape, *where) for shape, where in _TABLES.items()],
+        schema={"shape": pl.String, "sensor_at": pl.Int64, "reading_at": pl.Int64, "unit_at": pl.Int64},
         orient="row",
-    )
-    is_comma = (bars.len() == 1) & commas.get(3, null_on_oob=True).str.contains(f"^{_STATUS}$").fill_null(
-        False
-    )
-    number = (
-        pl.when(is_comma)
-        .then(commas.get(1, null_on_oob=True))
-        .otherwise(bars.get(pl.col("reading_at"), null_on_oob=True))
-    )
-    unit = (
-        pl.when(is_comma)
-        .then(commas.get(2, null_on_oob=True))
-        .otherwise(bars.get(pl.col("unit_at"), null_on_oob=True))
     )
     # `na` and the states of discrete sensors have no unit.
     no_unit = (
         pl.col("unit").is_null()
-        | pl.col("unit").is_in(["na", "discrete", ""])
+        | pl.col("unit").str.to_lowercase().is_in(["na", "n/a", "discrete", ""])
         | pl.col("number").is_in(["na", "no reading"])
+    )
+    # A name holds no comma, so of cells cut at commas the second begins the number.
+    whole = line.str.replace(
+        r"^([^,|]+,[+-]?\d+),(\d+,[^,]+,(?:ok|n[cr]|cr|ns|[lu]n[cr]|[lu]cr)(?:,|$))", "${1}\x1f${2}"
+    )
+    bars, commas = (
+        text.str.split(by).list.eval(pl.element().str.strip_chars())
+        for text, by in ((line, "|"), (whole, ","))
     )
     return (
         pl.DataFrame({"line": texts})
         .with_columns(
-            line.str.split("|").list.eval(pl.element().str.strip_chars()).alias("bars"),
-            line.str.split(",").list.eval(pl.element().str.strip_chars()).alias("commas"),
+            bars.alias("bars"),
+            commas.list.eval(pl.element().str.replace("\x1f", ",", literal=True)).alias("commas"),
             line.str.extract_groups(_DCMI).alias("dcmi"),
             line.str.extract_groups(_IPMIUTIL).alias("ipmiutil"),
+            line.str.extract_groups(_LEGACY).alias("legacy"),
             line.str.contains(f"^{_HEADING}$").alias("is_heading"),
         )
-        .with_columns(bars.len().alias("columns"))
-        .join(places, on="columns", how="left", maintain_order="left")
-        .with_columns(is_comma.alias("is_comma"), number.alias("number"), unit.alias("unit"))
+        .with_columns(
+            _shape(line, pl.col("bars"), pl.col("commas")).alias("shape"),
+            pl.when(pl.col("bars").list.len() > 1).then("bars").otherwise("commas").alias("cells"),
+        )
+        .join(places, on="shape", how="left", maintain_order="left")
+        .with_columns(
+            _cell(cells, pl.col("reading_at")).alias("number"),
+            _cell(cells, pl.col("unit_at")).alias("unit"),
+            _cell(cells, pl.col("sensor_at")).alias("name"),
+        )
         .select(
             "line",
             pl.coalesce(
-                pl.when(pl.col("is_comma")).then(commas.get(0, null_on_oob=True)),
-                bars.get(pl.col("sensor_at"), null_on_oob=True),
+                # Dell calls every processor's sensor `Temp`; its entity (3.n) tells whose it is.
+                pl.when((pl.col("name") == "Temp") & (pl.col("shape") == "|5"))
+                .then(pl.concat_str("name", _cell(cells, 3), separator=" "))
+                .otherwise("name"),
                 pl.col("dcmi").struct["sensor"],
                 pl.col("ipmiutil").struct["sensor"].str.strip_chars(),
+                pl.col("legacy").struct["sensor"],
             ).alias("sensor"),
             pl.coalesce(
                 pl.when(no_unit).then("number").otherwise(pl.concat_str("number", "unit", separator=" ")),
                 pl.col("dcmi").struct["reading"].str.strip_chars(),
                 pl.col("ipmiutil").struct["reading"].str.strip_chars(),
+                pl.col("legacy").struct["reading"].fill_null(""),
             ).alias("reading"),
             "is_heading",
         )
@@ -233,6 +286,8 @@ NO_VALUE: Final = 4
 VALUE: Final = 5
 _HEAD_LINES: Final = 200
 _ENOUGH: Final = 0.5
+# So many rows are a table whatever a login banner or a script wrote before it.
+_MANY: Final = 8
 
 
 @log_format
@@ -250,11 +305,13 @@ class Ipmitool(LogFormat):
 
     @staticmethod
     def looks_like(head: bytes) -> bool:
-        """Return whether most lines are stamps or rows of ipmitool."""
+        """Return whether most of the first lines are stamps or rows of ipmitool, or many anywhere are such rows."""
         text = head[: head.rfind(b"\n") + 1] or head
-        lines = [line for line in text.decode("utf-8", "replace").splitlines() if line.strip()][:_HEAD_LINES]
-        fitting = sum(LINE.fullmatch(line) is not None for line in lines)
-        return fitting > 0 and fitting >= _ENOUGH * len(lines)
+        lines = [line for line in text.decode("utf-8", "replace").splitlines() if line.strip()]
+        fitting = sum(LINE.fullmatch(line) is not None for line in lines[:_HEAD_LINES])
+        if fitting and fitting >= _ENOUGH * min(len(lines), _HEAD_LINES):
+            return True
+        return sum(ROW.fullmatch(line) is not None for line in lines) >= _MANY
 
     def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
         """Decode one log, block after block."""
@@ -395,11 +452,16 @@ def _vocabulary(settings: ById[Ipmitool]) -> Vocabulary:
 
 def _understand(texts: pl.Series, rules: RuleTable) -> pl.DataFrame:
     """Return one row per distinct line: its kind, and of a row with a value everything but its time."""
+    # No tool groups digits, so a comma is the decimal one of the tool's locale. States may follow the unit.
     parts = pl.col("reading").str.extract_groups(
-        rf"^(?<number>{NUMBER}|(?i:[+-]?(?:nan|inf)))(?:\s+(?<unit>.*))?$"
+        rf"^(?<number>{NUMBER}(?:,\d+)?|(?i:[+-]?(?:nan|inf)))(?:\s+(?<unit>[^,]*?))?(?:,.*)?$"
     )
-    split = split_dialect(texts).with_columns(
-        parts.struct["number"].alias("digits"), parts.struct["unit"].fill_null("").alias("raw_unit")
+    split = (
+        split_dialect(texts)
+        .with_columns(
+            parts.struct["number"].alias("digits"), parts.struct["unit"].fill_null("").alias("raw_unit")
+        )
+        .with_columns(number_of(pl.col("digits").str.replace(",", ".", literal=True)).alias("number"))
     )
     meanings = rules.meanings(split.filter("is_row"))
     line = pl.col("line")
@@ -412,12 +474,12 @@ def _understand(texts: pl.Series, rules: RuleTable) -> pl.DataFrame:
         .then(BAD_LINE)
         .when(pl.col("quantity").is_null())
         .then(UNMAPPED)
-        .when(rules.says_no_value(pl.col("reading")))
+        .when(rules.says_no_value(pl.col("reading")) | pl.col("number").is_in(pl.col("not_measured")))
         .then(NO_VALUE)
         .otherwise(VALUE)
     )
     rows = split.join(meanings, on=["sensor", "raw_unit"], how="left", maintain_order="left").with_columns(
-        kind.cast(pl.Int8).alias("kind"), number_of(pl.col("digits")).alias("number")
+        kind.cast(pl.Int8).alias("kind")
     )
     return with_value(rows).select(
         "kind", "sensor", "quantity", "device_id", "statistic", "point", "raw_unit", "value",

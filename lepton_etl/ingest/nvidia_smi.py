@@ -342,7 +342,7 @@ class QueryRows:
             pl.when(number.is_not_null() & (own != "")).then(own)
             .otherwise(pl.lit(rules.rules[mapped.rule].unit[0])).alias("raw_unit"),
         )  # fmt: skip
-        meanings = rules.meanings(logged, labels).drop("sensor", "device_id")
+        meanings = rules.meanings(logged, labels).drop("sensor", "device_id", "not_measured")
         at = pl.when(pl.col("stamp").is_not_null()).then(pl.concat_str(pl.lit(" at "), "stamp"))
         value = pl.concat_str(
             pl.lit(f"{name} = "), "raw_value", pl.lit(" "), "logged_unit"

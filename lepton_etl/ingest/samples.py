@@ -82,10 +82,11 @@ def sample_cells(
     """Return samples with a value as rows of CELLS; the others are counted in `ignored`."""
     rows = []
     for sample in samples:
-        mapped = rules.find(sample.sensor, sample.labels)
+        mapped = rules.find(sample.sensor, sample.labels, sample.raw_unit)
+        text = sample.raw_value.strip()
         if mapped is None:
             ignored[(sample.sensor, "unmapped")] += 1
-        elif rules.is_no_value(sample.raw_value.strip()):
+        elif rules.is_no_value(text) or not rules.is_measured(mapped.rule, text):
             ignored[(sample.sensor, "no_value")] += 1
         else:
             rows.append(_row(sample, mapped, origin, rules))

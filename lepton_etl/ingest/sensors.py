@@ -100,6 +100,10 @@ class SensorRule(BaseModel):
         description="What a unit as logged means for this sensor; goes before the table's own names.",
     )
     statistic: Statistic = "instant"
+    not_measured: tuple[float, ...] = Field(
+        default=(),
+        description="Numbers, as logged, by which the sensor says that it has no value (0, 32767).",
+    )
     point: str | None = Field(default=None, description="Where a power is taken.")
     labels: Mapping[str, Pattern] = Field(
         default_factory=dict,
@@ -165,17 +169,32 @@ class RuleTable(BaseModel):
     no_value_pattern: ColumnPattern | None = Field(
         default=None, description="Whole texts that are no measurement."
     )
+    loose_names: bool = Field(
+        default=False, description="Whether a name fits in any case, and with _ where the rule has a blank."
+    )
     index_labels: tuple[IndexLabel, ...] = ()
 
-    def find(self, sensor: str, labels: Mapping[str, str] = NO_LABELS) -> Mapped | None:
-        """The first rule that fits name and labels, its device templates filled with their groups (in lower case)."""
-        for number, groups in _matches(self._patterns, sensor):
-            rule = self.rules[number]
-            label_groups = _label_groups(rule.labels, labels)
-            if label_groups is not None:
-                devices = tuple(_fill(template, groups + label_groups) for template in rule.device)
-                return Mapped(number, rule.quantity, devices, rule.statistic, rule.point)
-        return None
+    def find(
+        self, sensor: str, labels: Mapping[str, str] = NO_LABELS, raw_unit: str | None = None
+    ) -> Mapped | None:
+        """The first rule that fits name and labels, its device templates filled with their groups (in lower case).
+
+        Of several the first that knows the unit as logged, if one does.
+        """
+        fitting = (
+            (number, groups + label_groups)
+            for number, groups in _matches(self._patterns, sensor)
+            if (label_groups := _label_groups(self.rules[number].labels, labels)) is not None
+        )
+        first = next(fitting, None)
+        if first is not None and raw_unit and self.convert(first[0], raw_unit) is None:
+            first = next((other for other in fitting if self.convert(other[0], raw_unit)), first)
+        if first is None:
+            return None
+        number, groups = first
+        rule = self.rules[number]
+        devices = tuple(_fill(template, groups) for template in rule.device)
+        return Mapped(number, rule.quantity, devices, rule.statistic, rule.point)
 
     def may_map(self, sensor: str) -> bool:
         """Return whether a rule fits the name, whatever it asks of the labels."""
@@ -196,7 +215,7 @@ class RuleTable(BaseModel):
 
     @cached_property
     def _patterns(self) -> tuple[str, ...]:
-        return tuple(rule.match for rule in self.rules)
+        return tuple(_loose(rule.match) if self.loose_names else rule.match for rule in self.rules)
 
     def convert(self, rule: int, raw_unit: str) -> Conversion | None:
         """Return how a unit as logged is converted under a rule; None is a unit mismatch."""
@@ -209,19 +228,40 @@ class RuleTable(BaseModel):
         change = self.convert(mapped.rule, raw_unit)
         return meaning(mapped.quantity, mapped.statistic, mapped.point, raw_unit, change)
 
+    def is_measured(self, rule: int, text: str) -> bool:
+        """Return whether a number as logged is none by which the sensor of a rule says that it has no value."""
+        blanks = self.rules[rule].not_measured
+        try:
+            return not blanks or float(text) not in blanks
+        except ValueError:
+            return True
+
     def meanings(self, pairs: pl.DataFrame, labels: Mapping[str, str] = NO_LABELS) -> pl.DataFrame:
-        """Return sensor, device_id and MEANING of each distinct (sensor, raw_unit) that a rule fits.
+        """Return sensor, device_id, not_measured and MEANING of each distinct (sensor, raw_unit) that a rule fits.
 
         Rules run once a pair, not once a row.
         """
         rows = [
-            (sensor, mapped.devices[0], *self.meaning(mapped, raw_unit))
+            (sensor, mapped.devices[0], self.rules[mapped.rule].not_measured, *self.meaning(mapped, raw_unit))
             for sensor, raw_unit in pairs.select("sensor", "raw_unit").unique().drop_nulls().iter_rows()
-            if (mapped := self.find(sensor, labels)) is not None
+            if (mapped := self.find(sensor, labels, raw_unit)) is not None
         ]
         return pl.DataFrame(
-            rows, schema={"sensor": pl.String, "device_id": pl.String, **MEANING}, orient="row"
-        )
+            rows,
+            schema={
+                "sensor": pl.String, "device_id": pl.String, "not_measured": pl.List(pl.Float64), **MEANING,
+            },
+            orient="row",
+        )  # fmt: skip
+
+
+def _loose(pattern: str) -> str:
+    """Return a pattern that fits in any case, and with an underscore for each of its blanks."""
+
+    def blank_or(match: re.Match[str]) -> str:
+        return "[ _]" if match[0] == " " else match[0].replace(" ", " _")
+
+    return "(?i:" + re.sub(r"\[[^]]*\]| ", blank_or, pattern) + ")"
 
 
 def template_names(template: str) -> list[str]:
