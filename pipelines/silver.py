@@ -38,6 +38,7 @@ from lepton_etl.facility.meter_hours import (
     with_meter,
 )
 from lepton_etl.intervals.channels import arrow_of
+from lepton_etl.intervals.modelled_power import node_model
 from lepton_etl.intervals.node_day import UNLISTED_CLUSTER, IntervalPolicy, NodeDays, node_days
 from lepton_etl.intervals.readings import (
     ROSTER_COLUMNS,
@@ -445,9 +446,11 @@ def _sources(settings: Settings) -> tuple[dict[str, SourceFacts], SourceFacts]:
 def _policy(context: StageContext) -> IntervalPolicy:
     """How intervals are made; the errors of sensors are those of the last day."""
     settings = context.settings
-    classes = sensor_classes(load_factors(settings.carbon.factors), context.days.end)
-    energy = settings.energy
-    return IntervalPolicy(settings.site.site_id, energy.interval_s, energy.sensor_gain_ratio, classes)
+    factors, energy = load_factors(settings.carbon.factors), settings.energy
+    return IntervalPolicy(
+        settings.site.site_id, energy.interval_s, energy.sensor_gain_ratio,
+        sensor_classes(factors, context.days.end), node_model(factors, context.days.end),
+    )  # fmt: skip
 
 
 def _meters(settings: Settings) -> pa.Table:

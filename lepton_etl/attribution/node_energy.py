@@ -17,6 +17,8 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lepton_etl.schema.common import MODELLED_SOURCES
+
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
@@ -155,6 +157,7 @@ class Energies:
 
     interval_s: int
     node_kwh: Array
+    modelled: NDArray[np.bool_]  # where node_kwh is
     observed_s: Array
     cpu_kwh: Array
     memory_kwh: Array
@@ -215,6 +218,13 @@ def energies(intervals: pl.DataFrame, day: date, facts: NodeFacts) -> Energies:
         return np.where(np.isnan(whole), summed, whole)
 
     node_kwh = series("node", "energy_kwh")
+    is_modelled = (
+        (timed["energy_source"].is_in(MODELLED_SOURCES) & (timed["device_id"] == "node"))
+        .fill_null(value=False)
+        .to_numpy()
+    )
+    modelled = np.zeros(len(node_kwh), dtype=np.bool_)
+    modelled[place[is_modelled]] = True
     observed_s = np.where(np.isnan(node_kwh), 0.0, np.nan_to_num(series("node", "observed_s")))
     units = tuple(units_of(names.tolist(), facts.gpu_count))
     boards = sorted({unit.board_id for unit in units})
@@ -224,6 +234,7 @@ def energies(intervals: pl.DataFrame, day: date, facts: NodeFacts) -> Energies:
     return Energies(
         interval_s=interval_s,
         node_kwh=np.nan_to_num(node_kwh),
+        modelled=modelled,
         observed_s=np.minimum(observed_s, interval_s),
         cpu_kwh=component("cpu"),
         memory_kwh=component("dram"),

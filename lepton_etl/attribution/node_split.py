@@ -231,6 +231,7 @@ def split_day(measured: Energies, held: Holdings, facts: NodeFacts, idle_activit
     `cpu_shares`), scaled to D; S by what is reserved, its unreserved part to idle. Rules `usage` and `equal` share out
     the reserved part of S among the same jobs otherwise, so idle is the same by every rule. Without an idle power all
     energy is dynamic. Imputed energy of an hour is split alike, D by reservation, over the seconds that nobody saw.
+    `imputed_kwh` holds the energy of modelled intervals too: a job on such a node is not measured.
     `idle_activity` is the utilisation below which a held GPU does nothing.
     Source: docs/definitions.md section 5.
     """
@@ -248,7 +249,7 @@ def split_day(measured: Energies, held: Holdings, facts: NodeFacts, idle_activit
     filled = _imputed(
         measured, facts, hour(reserved * unseen_s), hour(held.seconds * unseen_s / measured.interval_s)
     )
-    imputed = filled.dynamic + filled.static
+    imputed = filled.dynamic + filled.static + hour((seen.dynamic + seen.static) * measured.modelled)
     observed = hour(held.seconds * measured.observed_s / measured.interval_s)
     held_s = hour(held.seconds)
     return Split(
@@ -344,7 +345,7 @@ _TYPES: Final[dict[str, pl.DataType]] = {
 
 INTERVAL_COLUMNS: Final = (
     "cluster_id", "node_id", "device_id", "date", "interval_start", "interval_s", "energy_kwh", "observed_s",
-    "gpu_utilisation_ratio", "cpu_utilisation_ratio",
+    "gpu_utilisation_ratio", "cpu_utilisation_ratio", "energy_source",
 )  # fmt: skip
 HOLDING_COLUMNS: Final = (
     "cluster_id", "node_id", "date", "job_id", "submit_time", "restart", "tenant_id", "outcome", "from_time", "to_time",

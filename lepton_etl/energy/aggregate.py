@@ -8,6 +8,7 @@ from typing import Final
 import polars as pl
 
 from lepton_etl.energy.exact_sums import FINE_DIGITS, energy_interval, exact_sum, most_frequent, quotient
+from lepton_etl.energy.node_hours import covered_basis, read_energy
 from lepton_etl.uncertainty import Z
 
 INLET_PERCENTILE: Final = 0.99
@@ -57,8 +58,9 @@ def group_parts(
 def group_sums(parts: pl.DataFrame, by: tuple[str, ...], coverage_min_ratio: float) -> pl.DataFrame:
     """Parts of `group_parts` -> one row for each group of `by` (hour or day of a cluster or site).
 
-    The total is measured + imputed energy: `measured` where coverage reaches the limit, `estimated` where it
-    reaches ESTIMATE_MIN_RATIO and imputation brings it to the limit, else null with basis `insufficient`.
+    The total is measured + modelled + imputed energy: `measured` where coverage by measurement reaches the limit,
+    `modelled` where coverage with modelled energy does, `estimated` where it reaches ESTIMATE_MIN_RATIO and imputation
+    brings it to the limit, else null with basis `insufficient`.
     Coverage is weighted by rated power where every node has one, else by node-seconds (which stands beside it).
     Errors: the gain of a sensor adds linearly over time; over nodes of one hardware class the share that its sensor
     class has in common adds linearly, the rest, each sensor's own, in quadrature. Resolution and imputation add
@@ -112,17 +114,16 @@ def utilisation_seconds() -> dict[str, pl.Expr]:
 
 def _addends() -> dict[str, pl.Expr]:
     """What is summed over the hours of a node, over nodes and over hardware classes."""
-    energy, observed_s, expected_s = (
-        pl.col(name) for name in ("it_energy_measured_kwh", "observed_s", "expected_s")
-    )
+    observed_s, expected_s = pl.col("observed_s"), pl.col("expected_s")
     rated_w = pl.col("rated_power_w")
     accounted_s = pl.min_horizontal(observed_s + pl.col("imputed_s").fill_null(0.0), expected_s)
     return {
         "unrated": rated_w.is_null(),
-        "measured_kwh": energy,
+        "measured_kwh": pl.col("it_energy_measured_kwh"),
+        "modelled_kwh": pl.col("it_energy_modelled_kwh"),
         "imputed_kwh": pl.col("it_energy_imputed_kwh"),
         "chassis_shared_kwh": pl.col("chassis_shared_kwh"),
-        "told_kwh": pl.when(pl.col("idle_basis") != "none").then(energy),
+        "told_kwh": pl.when(pl.col("idle_basis") != "none").then(read_energy()),
         "by_utilisation": pl.col("idle_basis") == "utilisation",
         "idle_kwh": pl.col("idle_energy_kwh"),
         "gpu_kwh": pl.col("gpu_energy_kwh"),
@@ -144,26 +145,28 @@ def _figures(groups: pl.DataFrame, by: tuple[str, ...], coverage_min_ratio: floa
         by_rating = pl.when(is_rated).then(quotient(pl.col(f"{name}_ws"), pl.col("expected_ws")))
         return pl.coalesce(by_rating, quotient(pl.col(f"{name}_s"), pl.col("expected_s")))
 
-    measured, coverage = pl.col("it_energy_measured_kwh"), pl.col("coverage_ratio")
+    read, coverage = read_energy(), pl.col("coverage_ratio")
     imputed = pl.col("it_energy_imputed_kwh")
-    is_measured = measured.is_not_null() & (coverage >= coverage_min_ratio)
+    is_covered = read.is_not_null() & (coverage >= coverage_min_ratio)
     is_estimate = (coverage >= ESTIMATE_MIN_RATIO) & (pl.col("accounted_ratio") >= coverage_min_ratio)
     basis = (
-        pl.when(is_measured).then(pl.lit("measured"))
+        pl.when(is_covered).then(covered_basis(coverage_min_ratio))
         .when(is_estimate & imputed.is_not_null()).then(pl.lit("estimated"))
-        .when(measured.is_not_null() | imputed.is_not_null()).then(pl.lit("insufficient"))
+        .when(read.is_not_null() | imputed.is_not_null()).then(pl.lit("insufficient"))
         .when(pl.col("gpu_energy_kwh").is_not_null()).then(pl.lit("gpu_only"))
         .otherwise(pl.lit("none"))
     )  # fmt: skip
     told_by = pl.when(pl.col("by_utilisation") == 0).then(pl.lit("jobs")).otherwise(pl.lit("utilisation"))
-    is_told = pl.col("told_kwh") >= coverage_min_ratio * pl.col("measured_kwh")
+    read_kwh = pl.sum_horizontal("measured_kwh", "modelled_kwh")
+    is_told = pl.col("told_kwh") >= coverage_min_ratio * read_kwh
     by_board = pl.when(pl.col("uncounted") == 0).then(quotient(pl.col("board_busy_s"), pl.col("board_s")))
-    has_total = pl.col("energy_basis").is_in(("measured", "estimated"))
+    has_total = pl.col("energy_basis").is_in(("measured", "modelled", "estimated"))
     return (
         groups.select(
             *by,
             pl.col("nodes").alias("node_count"),
             pl.col("measured_kwh").alias("it_energy_measured_kwh"),
+            pl.col("modelled_kwh").alias("it_energy_modelled_kwh"),
             pl.col("imputed_kwh").alias("it_energy_imputed_kwh"),
             "chassis_shared_kwh",
             over_expected("accounted").alias("accounted_ratio"),
@@ -182,7 +185,7 @@ def _figures(groups: pl.DataFrame, by: tuple[str, ...], coverage_min_ratio: floa
         )
         .with_columns(basis.alias("energy_basis"))
         .with_columns(
-            pl.when(has_total).then(measured.fill_null(0.0) + imputed.fill_null(0.0)).alias("it_energy_kwh")
+            pl.when(has_total).then(read.fill_null(0.0) + imputed.fill_null(0.0)).alias("it_energy_kwh")
         )
         .with_columns(**energy_interval(Z * pl.col("it_energy_sigma_kwh")))
         .drop("accounted_ratio")

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from lepton_etl.energy.node_hours import NODE_HOUR_KEY
+from lepton_etl.energy.node_hours import NODE_HOUR_KEY, read_energy
 from lepton_etl.schema.declare import JOULES_PER_KWH, SECONDS_PER_HOUR
 from lepton_etl.uncertainty import CONFIDENCE, Z, conformal_rank
 
@@ -44,7 +44,9 @@ HOURS: Final = pl.Schema(
     }
 )
 # What is read of gold/node_hour of the days before.
-HISTORY_COLUMNS: Final = (*NODE_HOUR_KEY, "it_energy_measured_kwh", "observed_s", "expected_s")
+HISTORY_COLUMNS: Final = (
+    *NODE_HOUR_KEY, "it_energy_measured_kwh", "it_energy_modelled_kwh", "observed_s", "expected_s",
+)  # fmt: skip
 _NODE: Final = ["site_id", "node_id"]
 _KEY: Final = ("site_id", "cluster_id", "node_id", "hour")
 _MODELLED: Final = pl.Schema(
@@ -201,5 +203,5 @@ def _hours(rows: pl.DataFrame, *, wanted: bool) -> pl.DataFrame:
     hour = pl.col("hour_start").dt.epoch("s") // int(SECONDS_PER_HOUR)
     return rows.select(
         *_KEY[:3], hour.alias("hour"), pl.lit(wanted).alias("wanted"),
-        pl.col("it_energy_measured_kwh").alias("measured_kwh"), "observed_s", "expected_s",
+        read_energy().alias("measured_kwh"), "observed_s", "expected_s",
     ).cast(HOURS)  # fmt: skip

@@ -16,6 +16,7 @@ from lepton_etl.energy.exact_sums import (
     rows_of,
     weighted_mean,
 )
+from lepton_etl.schema.common import MODELLED_SOURCES
 from lepton_etl.schema.declare import JOULES_PER_KWH, SECONDS_PER_HOUR
 from lepton_etl.schema.energy import NODE_HOUR
 from lepton_etl.uncertainty import Z
@@ -153,15 +154,16 @@ def measured_node_hours(
 def node_hours(measured: pl.DataFrame, coverage_min_ratio: float) -> pl.DataFrame:
     """Return the rows of gold/node_hour from measured node-hours with `filled_*` (gaps.with_imputed).
 
-    The total is measured + imputed energy, never measured / coverage: `measured` where coverage reaches the
-    limit, `estimated` below it where the gap is filled, else null. 90 % interval: E -/+ 1.645 sqrt(G^2 + R^2 + S^2
-    + I^2) by gain, resolution, sampling and imputation.
+    The total is measured + modelled + imputed energy, never measured / coverage: `measured` where coverage by
+    measurement reaches the limit, `modelled` where coverage with modelled energy does, `estimated` below it where the
+    gap is filled, else null. 90 % interval: E -/+ 1.645 sqrt(G^2 + R^2 + S^2 + I^2) by gain (of a modelled sum: the
+    error of its model), resolution, sampling and imputation.
     Source: docs/methodology.md, sections 1 to 3; docs/definitions.md section 3.
     """
-    energy, filled = pl.col("it_energy_measured_kwh"), pl.col("filled_kwh")
+    energy, filled = read_energy(), pl.col("filled_kwh")
     is_covered = energy.is_not_null() & (pl.col("coverage_ratio") >= coverage_min_ratio)
     basis = (
-        pl.when(is_covered).then(pl.lit("measured"))
+        pl.when(is_covered).then(covered_basis(coverage_min_ratio))
         .when(filled.is_not_null()).then(pl.lit("estimated"))
         .when(energy.is_not_null()).then(pl.lit("insufficient"))
         .when(pl.col("gpu_energy_kwh").is_not_null()).then(pl.lit("gpu_only"))
@@ -186,6 +188,21 @@ def node_hours(measured: pl.DataFrame, coverage_min_ratio: float) -> pl.DataFram
     return rows_of(NODE_HOUR, rows.with_columns(**energy_interval(Z * variance.sqrt())))
 
 
+def read_energy() -> pl.Expr:
+    """Return the energy of the seconds that were read: measured plus modelled, null where there is neither."""
+    measured, modelled = pl.col("it_energy_measured_kwh"), pl.col("it_energy_modelled_kwh")
+    return pl.coalesce(measured + modelled, measured, modelled)
+
+
+def covered_basis(coverage_min_ratio: float) -> pl.Expr:
+    """Return the basis of covered energy: `measured` where the measured share of it leaves coverage above the limit."""
+    share = quotient(pl.col("it_energy_measured_kwh").fill_null(0.0), read_energy())
+    is_modelled = pl.col("it_energy_modelled_kwh").is_not_null() & (
+        (share * pl.col("coverage_ratio") < coverage_min_ratio).fill_null(value=True)
+    )
+    return pl.when(is_modelled).then(pl.lit("modelled")).otherwise(pl.lit("measured"))
+
+
 def power_sums(means: pl.DataFrame) -> pl.DataFrame:
     """Return the summed mean power of a cluster's nodes in each interval; sums of buckets add up by the same sum."""
     return means.group_by("site_id", "cluster_id", "hour_start", "interval_start").agg(
@@ -208,10 +225,12 @@ def _hour_sums(means: pl.DataFrame, idle_utilisation_ratio: float) -> pl.DataFra
     energy, busiest = pl.col("energy_kwh"), pl.col("busiest_ratio")
     is_told = busiest.is_not_null() & energy.is_not_null()
     idle = pl.when(busiest < idle_utilisation_ratio).then(energy).otherwise(0.0)
+    is_modelled = pl.col("energy_source").is_in(MODELLED_SOURCES).fill_null(value=False)
     linear = ("gain_sigma_kwh", "resolution_sigma_kwh", "gpu_energy_kwh")
     loads = ("cpu_utilisation_ratio", "gpu_utilisation_ratio", "inlet_temp_c", "device_temp_c")
     return means.group_by(NODE_HOUR_KEY).agg(
-        exact_sum(energy, FINE_DIGITS).alias("it_energy_measured_kwh"),
+        exact_sum(pl.when(~is_modelled).then(energy), FINE_DIGITS).alias("it_energy_measured_kwh"),
+        exact_sum(pl.when(is_modelled).then(energy), FINE_DIGITS).alias("it_energy_modelled_kwh"),
         *(exact_sum(pl.col(name), FINE_DIGITS).alias(name) for name in linear),
         exact_sum(pl.col("sampling_sigma_kwh").pow(2), FINE_DIGITS).sqrt().alias("sampling_sigma_kwh"),
         exact_sum(pl.col("observed_s")).alias("observed_s"),
@@ -244,7 +263,7 @@ def _with_chassis_shared(hours: pl.DataFrame, chassis: pl.DataFrame) -> pl.DataF
     them: null and a flag, never negative. Source: docs/definitions.md section 2.
     """
     members = ["site_id", "chassis_id", "hour_start"]
-    energy = pl.col("it_energy_measured_kwh")
+    energy = read_energy()
     is_known = (
         pl.col("chassis_kwh").is_not_null()
         & ((pl.col("chassis_s") - pl.col("observed_s").min().over(members)).abs() <= CHASSIS_MISMATCH_S)

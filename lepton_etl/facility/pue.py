@@ -102,9 +102,9 @@ def with_pue(site_sums: pl.DataFrame, metered: pl.DataFrame, pue_assumed: float 
     """Add facility energy and PUE to hours of sites (sums of nodes), each with its basis.
 
     PUE = facility / IT: `measured` with IT at a meter (category 1 or 2), `partial` with IT by node sensors
-    (category 3), `assumed` where the settings give one and no utility meter stands. A ratio below 1 breaks
-    the sum of sources: facility and PUE are null with basis `none`, the metered figures stay for the gate to
-    warn about.
+    (category 3), `modelled` with IT of modelled nodes (no category), `assumed` where the settings give one and no
+    utility meter stands. A ratio below 1 breaks the sum of sources: facility and PUE are null with basis `none`, the
+    metered figures stay for the gate to warn about.
     Source: ISO/IEC 30134-2 (EN 50600-4-2), PUE = E_DC / E_IT.
     """
     facility_kwh, it_kwh = pl.col("facility_metered_kwh"), pl.col("it_energy_kwh")
@@ -116,7 +116,11 @@ def with_pue(site_sums: pl.DataFrame, metered: pl.DataFrame, pue_assumed: float 
     fits_it = (ratio >= 1).fill_null(value=True)
     facility = pl.when(is_assumed).then(it_kwh * assumed).when(fits_it).then(facility_kwh)
     pue = pl.when(is_assumed).then(assumed).when(ratio >= 1).then(ratio)
-    by_meters = pl.when(has_it_meter).then(pl.lit("measured")).otherwise(pl.lit("partial"))
+    is_modelled = (pl.col("energy_basis") == "modelled").fill_null(value=False) & ~has_it_meter
+    by_meters = (
+        pl.when(is_modelled).then(pl.lit("modelled"))
+        .when(has_it_meter).then(pl.lit("measured")).otherwise(pl.lit("partial"))
+    )  # fmt: skip
     return (
         site_sums.join(metered, on=_SITE_HOUR, how="left")
         .with_columns(
@@ -127,7 +131,7 @@ def with_pue(site_sums: pl.DataFrame, metered: pl.DataFrame, pue_assumed: float 
         .with_columns(
             _basis(is_assumed, "facility_energy_kwh", pl.lit("measured")).alias("facility_basis"),
             _basis(is_assumed, "pue_ratio", by_meters).alias("pue_basis"),
-            pl.when(pl.col("pue_ratio").is_not_null() & ~is_assumed)
+            pl.when(pl.col("pue_ratio").is_not_null() & ~is_assumed & ~is_modelled)
             .then(pl.col("it_category").fill_null(NODE_CATEGORY))
             .alias("pue_category"),
             pl.lit("provisional").alias("status"),

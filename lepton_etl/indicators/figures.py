@@ -121,9 +121,9 @@ def _at_hand(own_kwh: float | None, cfe: CfeHour | None) -> float | None:
 
 def _sensor_it(row: Row) -> float | None:
     """IT energy by the nodes' sensors, with network and storage at their own meters."""
-    if row["it_energy_measured_kwh"] is None or row["energy_basis"] not in ("measured", "estimated"):
+    if row["energy_basis"] not in ("measured", "modelled", "estimated"):
         return None
-    parts = ("it_energy_measured_kwh", "it_energy_imputed_kwh", "shared_load_kwh")
+    parts = ("it_energy_measured_kwh", "it_energy_modelled_kwh", "it_energy_imputed_kwh", "shared_load_kwh")
     return float(sum(row[name] or 0.0 for name in parts))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +15,8 @@ from lepton_etl.intervals.integrate import MICROSECONDS
 # Nodes of one chassis are polled seconds apart, once a minute: readings of one minute are copies of one
 # another.
 COPY_BIN_US: Final = 60 * MICROSECONDS
-SUMMED: Final = ("outlet_power", "psu_input_power")
+_INPUT: Final = "psu_input_power"
+_OUTPUT: Final = "psu_output_power"
 SUM_SENSOR: Final = "sum of supplies"
 MEDIAN_SENSOR: Final = "median of copies"
 
@@ -27,8 +29,19 @@ class Spoken:
     readings: pl.DataFrame
 
 
-def summed_supplies(spoken: Spoken) -> Spoken:
+@dataclass(frozen=True, slots=True)
+class SupplyLoss:
+    """What a power supply takes in beyond what it gives out: `fixed_w` and a share `ratio` of its output."""
+
+    fixed_w: float = 0.0
+    ratio: float = 0.0
+
+
+def summed_supplies(spoken: Spoken, loss: SupplyLoss | None, totals: Collection[str]) -> Spoken:
     """The AC input of each node as the sum of its supplies (or outlets), at stamps where all of them report.
+
+    Of a node without a reading of `totals` (quantities that say its input) the outputs of its supplies and their `loss`
+    stand for the input (None: nothing does); supplies that give nothing out say nothing.
 
     All are those that the node shows on this day, at least `psu_count` of the inventory where that is known.
     A refused supply makes its stamp refused. The sums stand at device 'node' with sensor SUM_SENSOR; the
@@ -36,7 +49,9 @@ def summed_supplies(spoken: Spoken) -> Spoken:
     Source: docs/definitions.md section 2.
     """
     whose = ["day", "node_id", "quantity", "statistic"]
-    numbered = (pl.col("quantity") == "psu_input_power") & pl.col("device_id").str.contains(r"^psu\d+$")
+    lost = loss or SupplyLoss()
+    quantity, is_supply = pl.col("quantity"), pl.col("device_id").str.contains(r"^psu\d+$")
+    numbered = is_supply & ((quantity == _INPUT) | _is_output(spoken, () if loss is None else totals))
     outlets = (pl.col("quantity") == "outlet_power") & (pl.col("device_id") != "node")
     supplies = spoken.sensors.filter((numbered | outlets) & pl.col("statistic").is_in(("instant", "mean")))
     if supplies.is_empty():
@@ -56,7 +71,7 @@ def summed_supplies(spoken: Spoken) -> Spoken:
     expected = supplies.group_by("sum").agg(
         pl.max_horizontal(
             pl.col("device_id").n_unique(),
-            pl.when(pl.col("quantity") == "psu_input_power").then(pl.col("psu_count")).max(),
+            pl.when(quantity.is_in((_INPUT, _OUTPUT))).then(pl.col("psu_count")).max(),
         ).alias("expected")
     )
     said = (
@@ -87,6 +102,15 @@ def summed_supplies(spoken: Spoken) -> Spoken:
         )
         .join(expected, on="sum", how="left")
         .filter(pl.col("present") == pl.col("expected"))
+        .join(sums.select("sum", (quantity == _OUTPUT).alias("is_output")), on="sum", how="left")
+        .with_columns(
+            pl.when(~pl.col("is_output"))
+            .then("value")
+            .when(pl.col("value") > 0)
+            .then(pl.col("value") * (1 + lost.ratio) + pl.col("present") * lost.fixed_w)
+            .otherwise(float("nan"))
+            .alias("value")
+        )
         .sort("sum", "time_us")
     )
     spoken_of = readings.select(pl.col("sum").unique().sort()).with_row_index("channel")
@@ -111,6 +135,16 @@ def summed_supplies(spoken: Spoken) -> Spoken:
             spoken.readings,
         ),
     )
+
+
+def _is_output(spoken: Spoken, totals: Collection[str]) -> pl.Expr:
+    """Whether a sensor is of a supply's output on a day on which nothing says the node's input."""
+    is_output = pl.col("quantity") == _OUTPUT
+    if not totals or not spoken.sensors.select(is_output.any()).item():
+        return pl.lit(value=False)
+    channels = spoken.readings.filter(pl.col("value").is_finite())["channel"].unique()
+    total = pl.col("quantity").is_in(list(totals)) & pl.col("channel").is_in(channels.implode())
+    return is_output & ~total.any().over("day", "node_id")
 
 
 def chassis_once(spoken: Spoken) -> Spoken:

@@ -20,6 +20,7 @@ from lepton_etl.intervals.channels import (
 )
 from lepton_etl.intervals.chassis import Spoken, chassis_once, summed_supplies, together
 from lepton_etl.intervals.integrate import MICROSECONDS
+from lepton_etl.intervals.modelled_power import FITTED_COLUMNS, NodeModel, with_modelled
 from lepton_etl.intervals.plausibility import no_places, rated_power, with_refusals
 from lepton_etl.intervals.readings import with_place
 from lepton_etl.intervals.sensor_checks import (
@@ -40,6 +41,7 @@ from lepton_etl.intervals.source_choice import (
     COMPONENT_OF,
     ENVIRONMENT,
     ENVIRONMENT_COLUMNS,
+    MEASURED_TOTALS,
     ROW,
     environment,
     lowest_and_highest,
@@ -68,13 +70,16 @@ UNLISTED_NODE: Final = "unlisted_node"
 class IntervalPolicy:
     """What the settings and factors say.
 
-    A sensor's gain error is the inventory's, else `sensor_gain_ratio` of the settings, else that of its class.
+    A sensor's gain error is the inventory's, else `sensor_gain_ratio` of the settings, else that of its class. `model`
+    (with `fitted` by hardware class) stands in for nodes without a sensor of their own; without it they have no power.
     """
 
     site_id: str
     interval_s: int = 300
     sensor_gain_ratio: float | None = None
     classes: SensorClasses = field(default_factory=dict)
+    model: NodeModel | None = None
+    fitted: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=FITTED_COLUMNS))
 
     @property
     def interval_us(self) -> int:
@@ -169,7 +174,7 @@ def _intervals(
     winners, conflicts = resolve_repeats(ordered, policy.interval_us)
     judged, refused = with_refusals(winners, sensors, wrong_units(winners, sensors))
     spoken = Spoken(sensors, judged)
-    supplies = summed_supplies(spoken)
+    supplies = summed_supplies(spoken, policy.model.supply_loss if policy.model else None, MEASURED_TOTALS)
     summed, refused_sums = with_refusals(supplies.readings, supplies.sensors, no_places())
     everything = together(spoken, Spoken(supplies.sensors, summed))
     refused = pl.concat([refused, refused_sums.with_columns(pl.col("channel") + sensors.height)])
@@ -184,6 +189,8 @@ def _intervals(
     lost = conflicts.join(owners, on="channel", how="left").group_by(ROW).agg(pl.col("conflicts").sum())
     candidates = power_candidates(channels.sensors)
     found = arbitrate(channels.values, candidates, policy.gains, inventory, policy.interval_us)
+    if policy.model is not None:
+        found = with_modelled(found, inventory, policy.model, policy.classes, policy.fitted)
     rows = _rows(channels, candidates, found, lost, marks, policy)
     of_day = rows.filter(pl.col("interval_us") // DAY_US == pl.col("day"))
     return _table(of_day.pipe(with_place, inventory).pipe(_with_energy, policy), policy), found.checks
@@ -227,10 +234,12 @@ def _rows(
 ) -> pl.DataFrame:
     """Power, environment, conflicts and flags, one line for each row that has any of them."""
     chosen = found.chosen.with_columns(pl.lit(policy.interval_s).alias("interval_s"))
+    if "model_sigma" not in chosen.columns:
+        chosen = chosen.with_columns(pl.lit(None, pl.Float64).alias("model_sigma"))
     with_extremes = lowest_and_highest(channels.values, channels.sensors, chosen)
     power = pl.concat([with_extremes, found.others], how="diagonal").select(
         *ROW, "multiplicity", "integral", "observed_s", "power_min_w", "power_max_w", "resolution_s",
-        "resolution", "energy_source", "sampling", class_of_power().alias("sensor_class"),
+        "resolution", "energy_source", "sampling", "model_sigma", class_of_power().alias("sensor_class"),
         (pl.col("statistic") == "counter").alias("is_counter"),
     )  # fmt: skip
     around = environment(channels.values, channels.sensors)

@@ -14,7 +14,7 @@ from typing import Final
 import polars as pl
 
 from lepton_etl.registers.factors import FactorSet
-from lepton_etl.schema.common import SENSOR_CLASSES
+from lepton_etl.schema.common import MODELLED_SOURCES, MODELLED_SUM, PSU_OUTPUT, SENSOR_CLASSES
 from lepton_etl.schema.declare import JOULES_PER_KWH
 
 _FACTOR_TABLE: Final = "sensor_classes"
@@ -24,7 +24,8 @@ SAMPLED: Final = "sampled_ratio"
 
 # What a power source or a component is measured by.
 _OF_SOURCE: Final = {
-    "outlet_counter": "outlet", "outlet_power": "outlet", "psu_input": "psu", "psu_output": "psu", "bmc": "bmc",
+    "outlet_counter": "outlet", "outlet_power": "outlet", "psu_input": "psu", "bmc": "bmc",
+    PSU_OUTPUT: "psu_output", MODELLED_SUM: "modelled",
 }  # fmt: skip
 _OF_DEVICE: Final = {
     "psu_input": "psu", "outlet": "outlet", "cpu": "rapl", "dram": "rapl", "gpu": "gpu_board",
@@ -36,9 +37,9 @@ _OF_DEVICE: Final = {
 class SensorClass:
     """Errors of one class of sensors.
 
-    `gain_sigma_ratio` is one standard deviation of the relative gain error (None: a meter, whose class says it);
-    `shared_variance_ratio` the part of its variance that all sensors of one make have in common; `sampled_ratio` the
-    part of the time that a reading has seen.
+    `gain_sigma_ratio` is one standard deviation of the relative gain error (None: a meter, whose class says it, and a
+    modelled sum, whose row says it); `shared_variance_ratio` the part of its variance that all sensors of one make have
+    in common; `sampled_ratio` the part of the time that a reading has seen.
     """
 
     gain_sigma_ratio: float | None
@@ -57,7 +58,7 @@ def sensor_classes(factors: FactorSet, valid_on: date) -> dict[str, SensorClass]
 
     return {
         name: SensorClass(
-            gain_sigma_ratio=None if name == "meter" else look_up(name, GAIN),
+            gain_sigma_ratio=None if name in ("meter", "modelled") else look_up(name, GAIN),
             shared_variance_ratio=look_up(name, _SHARED),
             sampled_ratio=look_up(name, SAMPLED),
         )
@@ -114,8 +115,9 @@ def energy_and_sigmas(classes: SensorClasses, sensor_gain_ratio: float | None) -
     """Energy of all devices of a shared mean, and one sigma of its errors by gain, resolution and sampling, in kWh.
 
     The gain is the inventory's (`listed_gain_ratio`), else `sensor_gain_ratio`, for the node's own sensor; else that of
-    the class. A rounded reading errs by resolution / sqrt(12). A reading that has seen a part of the time errs by
-    sampling only for the rest of it. What is not known of a sensor's class stays null.
+    the class; a modelled sum brings its own error (`model_sigma`, W s). A rounded reading errs by resolution /
+    sqrt(12). A reading that has seen a part of the time errs by sampling only for the rest of it. What is not known of
+    a sensor's class stays null.
     Source: JCGM 100:2008 (GUM), 4.3.7; docs/methodology.md, "Sensors and their errors".
     """
     # By multiplication: polars divides one row by a constant exactly and many by its reciprocal, so the last digit of a
@@ -125,11 +127,14 @@ def energy_and_sigmas(classes: SensorClasses, sensor_gain_ratio: float | None) -
     rounding = pl.col("resolution") * (1 / sqrt(12)) * to_kwh
     seconds = pl.when(pl.col("is_counter")).then(1.0).otherwise("observed_s")
     at_node = pl.coalesce("listed_gain_ratio", pl.lit(sensor_gain_ratio, pl.Float64))
-    gain = pl.coalesce(pl.when(pl.col("device_id") == "node").then(at_node), of_class(classes, GAIN))
+    own = (pl.col("device_id") == "node") & ~pl.col("energy_source").is_in(MODELLED_SOURCES).fill_null(
+        value=False
+    )
+    gain = pl.coalesce(pl.when(own).then(at_node), of_class(classes, GAIN))
     unseen = 1 - of_class(classes, SAMPLED)
     return (
         energy.alias("energy_kwh"),
-        (energy * gain).alias("gain_sigma_kwh"),
+        pl.coalesce(pl.col("model_sigma") * to_kwh, energy * gain).alias("gain_sigma_kwh"),
         (rounding * seconds).alias("resolution_sigma_kwh"),
         ((pl.col("sampling") * unseen).sqrt() * to_kwh).alias("sampling_sigma_kwh"),
     )

@@ -8,7 +8,9 @@ import numpy as np
 import polars as pl
 
 from lepton_etl.intervals.channels import runs_of
+from lepton_etl.intervals.chassis import SUM_SENSOR
 from lepton_etl.intervals.integrate import Ints
+from lepton_etl.schema.common import PSU_OUTPUT
 
 # What makes a row of silver/interval unique within a site.
 ROW: Final = ["day", "node_id", "device_id", "interval_us"]
@@ -31,7 +33,9 @@ NODE_SOURCES: Final = (
     ("node_input_power", "bmc"),
     ("node_energy", "bmc"),
     ("node_power", "bmc"),
+    ("psu_output_power", PSU_OUTPUT),
 )
+MEASURED_TOTALS: Final = tuple(quantity for quantity, source in NODE_SOURCES if source != PSU_OUTPUT)
 DEVICE_SOURCES: Final = tuple(
     (f"{stem}_{kind}", "device")
     for stem in ("psu_input", "chassis_input", "outlet", "cpu", "dram", "gpu", "fan")
@@ -67,8 +71,10 @@ INTERVAL_QUANTITIES: Final = tuple(
 def power_candidates(sensors: pl.DataFrame) -> pl.DataFrame:
     """Channels that can give a row its power: the columns of `sensors`, energy_source, rank.
 
-    Rank 0 is best. Supplies and outlets stand at their own device and, summed, at device 'node'.
+    Rank 0 is best. Supplies and outlets stand at their own device and, summed, at device 'node'; what supplies give out
+    speaks for the node by their sum alone.
     """
+    is_output = pl.col("quantity") == "psu_output_power"
     rows = [
         {"quantity": quantity, "statistic": statistic, "at_node": at_node, "energy_source": source,
          "rank": place * len(_STATISTICS) + order}
@@ -77,7 +83,8 @@ def power_candidates(sensors: pl.DataFrame) -> pl.DataFrame:
         for order, statistic in enumerate(_STATISTICS)
         if (statistic == "counter") == quantity.endswith("_energy")
     ]  # fmt: skip
-    return sensors.with_columns((pl.col("device_id") == "node").alias("at_node")).join(
+    spoken = sensors.filter(~is_output | (pl.col("sensor") == SUM_SENSOR))
+    return spoken.with_columns((pl.col("device_id") == "node").alias("at_node")).join(
         pl.DataFrame(rows), on=["quantity", "statistic", "at_node"], how="inner"
     )
 

@@ -16,6 +16,7 @@ from lepton_etl.energy.exact_sums import FINE_DIGITS, exact_sum, quotient
 from lepton_etl.energy.gaps import SHORTEST_GAP_S
 from lepton_etl.energy.node_hours import NODE_HOUR_KEY
 from lepton_etl.models.features import FEATURES, KEYS, TARGET, UNKNOWN
+from lepton_etl.schema.common import MODELLED_SOURCES
 from lepton_etl.schema.declare import SECONDS_PER_HOUR
 
 # What a device-hour reads of an interval, beside the loads and temperatures of its features.
@@ -25,7 +26,6 @@ _IDENTITY: Final = (
 )  # fmt: skip
 # Of a degree times seconds, as of a ratio times seconds, a double holds so many digits after the point exactly.
 _MEAN_DIGITS: Final = 12
-_MODELLED: Final = ("psu_output", "modelled_sum")
 
 
 def interval_columns(device: DeviceKind) -> tuple[str, ...]:
@@ -41,7 +41,7 @@ def device_hours(device: DeviceKind, intervals: pl.DataFrame, nodes: pl.DataFram
     order. Energy that is itself modelled (psu_output, modelled_sum) teaches nothing: left out.
     """
     hours = intervals.with_columns(pl.col("interval_start").dt.truncate("1h").alias("hour_start"))
-    is_modelled = pl.col("energy_source").is_in(_MODELLED).fill_null(False)
+    is_modelled = pl.col("energy_source").is_in(MODELLED_SOURCES).fill_null(False)
     known_s = exact_sum(pl.when(pl.col("energy_kwh").is_not_null()).then("observed_s"))
     energy = exact_sum(pl.col("energy_kwh") / pl.col("multiplicity"), FINE_DIGITS)
     rows = (

@@ -52,7 +52,11 @@ RESTATED: Final = "restated"
 ROW: Final = "*"
 # The last day that a figure of a month or a year rests on.
 _GROWN: Final = "last_date"
-_PART_OF: Final = {"it_energy_imputed_kwh": "it_energy_kwh", "imputed_kwh": "it_energy_kwh"}
+_PART_OF: Final = {
+    "it_energy_imputed_kwh": "it_energy_kwh",
+    "it_energy_modelled_kwh": "it_energy_kwh",
+    "imputed_kwh": "it_energy_kwh",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ _BOUNDS: Final[tuple[tuple[str, float, float], ...]] = (
     ("kilogram / liter", 0.0, 5.0),
     ("kilogram", 1.0, 100_000.0),
     ("year", 0.5, 50.0),
+    ("watt", 0.0, 10_000.0),
     ("dimensionless", 0.0, 30_000.0),
 )
 

@@ -14,11 +14,15 @@ BOUNDARY: Final = {
 # Points of meters whose sum is the energy of cooling.
 COOLING_POINTS: Final = ("chiller", "crah", "pump", "tower")
 
+PSU_OUTPUT: Final = "psu_output"
+MODELLED_SUM: Final = "modelled_sum"
 ENERGY_SOURCES: Final = (
-    "outlet_counter", "outlet_power", "psu_input", "bmc", "psu_output", "modelled_sum", "device", "meter",
+    "outlet_counter", "outlet_power", "psu_input", "bmc", PSU_OUTPUT, MODELLED_SUM, "device", "meter",
     "interval_meter",
 )  # fmt: skip
-ENERGY_BASIS: Final = ("measured", "estimated", "insufficient", "gpu_only", "none")
+# Of them those that no sensor of the node's input says: modelled, never measured.
+MODELLED_SOURCES: Final = (PSU_OUTPUT, MODELLED_SUM)
+ENERGY_BASIS: Final = ("measured", "modelled", "estimated", "insufficient", "gpu_only", "none")
 PUE_BASIS: Final = ("measured", "partial", "modelled", "assumed", "none")
 STATISTICS: Final = ("instant", "mean", "min", "max", "counter")
 # Why a published figure changed.
@@ -30,7 +34,17 @@ VERDICTS: Final = ("agrees", "differs", "incomplete", "no_invoice", "no_tariff")
 JOB_OUTCOMES: Final = ("completed", "failed", "cancelled", "timeout", "requeued", "running")
 ATTRIBUTION_BASIS: Final = ("devices", "count", "cores", "none")
 NODE_STATES: Final = ("off", "standby", "idle", "active", "drained", "maintenance", "failed", "silent")
-SENSOR_CLASSES: Final = ("meter", "pdu", "outlet", "psu", "bmc", "rapl", "gpu_board")
+SENSOR_CLASSES: Final = (
+    "meter",
+    "pdu",
+    "outlet",
+    "psu",
+    "bmc",
+    "rapl",
+    "gpu_board",
+    "psu_output",
+    "modelled",
+)
 SENSOR_VERDICTS: Final = ("agrees", "bias", "stuck", "scale", "clock_skew")
 FORECAST_BASIS: Final = ("fusion", "profile", "none")
 JOB_POWER_BASIS: Final = ("user", "partition", "hardware", "none")

@@ -22,9 +22,14 @@ from lepton_etl.schema.declare import (
 FIELDS: Final[tuple[Field, ...]] = (
     count("node_count", "Nodes that the inventory expects."),
     energy(
-        "it_energy_kwh", "Energy into IT equipment, measured plus imputed; null below the coverage limit."
+        "it_energy_kwh",
+        "Energy into IT equipment, measured plus modelled plus imputed; null below the coverage limit.",
     ),
-    energy("it_energy_measured_kwh", "The part from accepted readings."),
+    energy("it_energy_measured_kwh", "The part from accepted readings of a sensor of the node's input."),
+    energy(
+        "it_energy_modelled_kwh",
+        "The part of nodes without such a sensor, modelled from supplies' outputs or components; not measured.",
+    ),
     energy("it_energy_imputed_kwh", "The part filled by a model or by the node's own history."),
     energy("it_energy_lower_kwh", "Lower end of the 90 % interval by sensor gain and resolution."),
     energy("it_energy_upper_kwh", "Upper end of the 90 % interval by sensor gain and resolution."),
@@ -92,6 +97,7 @@ NODE_HOUR: Final = Table(
         "gpu_utilisation_ratio", "power_mean_w", "peak_power_w", "inlet_temp_c", "device_temp_c",
         "rated_power_w", "gpu_count", "energy_source", "energy_basis", "status", "flags", "sampling_sigma_kwh",
         "sensor_class", "imputed_s", "imputed_sigma_kwh", "imputation_basis", "chassis_shared_kwh", "idle_power_w",
+        "it_energy_modelled_kwh",
     ),
     not_null=("date", "energy_basis", "expected_s", "observed_s", "status"),
 )  # fmt: skip
@@ -106,7 +112,7 @@ SITE_HOUR: Final = Table(
         "outdoor_wet_bulb_temp_c", "energy_basis", "status", "it_energy_imputed_kwh", "it_energy_lower_kwh",
         "it_energy_upper_kwh", "it_energy_sigma_kwh", "utility_kwh", "pv_kwh", "generator_kwh", "battery_out_kwh",
         "battery_in_kwh", "export_kwh", "overhead_kwh", "shared_load_kwh", "unattributed_kwh", "residual_kwh",
-        "residual_sigma_kwh", "balance_state",
+        "residual_sigma_kwh", "balance_state", "it_energy_modelled_kwh",
     ),
     not_null=("date", "energy_basis", "pue_basis", "status"),
 )  # fmt: skip
@@ -120,7 +126,7 @@ _CLUSTER_FIGURES: Final = (
     "status", "gpu_energy_kwh", "node_second_coverage_ratio", "idle_basis", "facility_basis",
     "emissions_basis", "emissions_missing_kwh", "emissions_location_lower_kgco2e",
     "emissions_location_upper_kgco2e", "emissions_scope1_kgco2e", "market_basis", "embodied_basis", "water_basis",
-    "grid_import_kwh",
+    "grid_import_kwh", "it_energy_modelled_kwh",
 )  # fmt: skip
 _CLUSTER_NOT_NULL: Final = (
     "date", "node_count", "energy_basis", "pue_basis", "facility_basis", "emissions_basis", "idle_basis", "status",

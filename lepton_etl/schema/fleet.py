@@ -24,7 +24,9 @@ FIELDS: Final[tuple[Field, ...]] = (
     # Intervals
     Field("interval_s", INT, "second", "Length of the interval.", ge=1, le=3600),
     Field("counts_in_total", BOOLEAN, None, "Whether the row adds to the node and cluster total."),
-    energy("energy_kwh", "Measured energy over the observed seconds, all devices of a shared mean."),
+    energy(
+        "energy_kwh", "Energy over the observed seconds, all devices of a shared mean; see energy_source."
+    ),
     energy("gain_sigma_kwh", "One standard deviation by sensor gain; adds linearly over time."),
     energy("resolution_sigma_kwh", "One standard deviation by sensor resolution; adds linearly over time."),
     energy(
@@ -79,6 +81,12 @@ FIELDS: Final[tuple[Field, ...]] = (
     watts("rated_power_w", "Rated power of the inventory.", 1e6),
     watts("idle_power_w", "Idle power of the inventory.", 1e6),
     watts("gpu_rated_power_w", "Rated board power of one GPU.", 5e3),
+    watts(
+        "rest_power_w",
+        "What the node draws less 1.14 times its CPUs, memory and GPUs (boards, fans, disks), for a node without a "
+        "sensor of its own.",
+        1e5,
+    ),
     Field("gpu_count", INT, None, "GPUs of the node.", ge=0, le=1024),
     Field("psu_count", INT, None, "Power supplies of the node.", ge=0, le=64),
     ratio("sensor_gain_ratio", "One standard deviation of the node power sensor's relative gain error."),
@@ -123,7 +131,7 @@ NODE: Final = Table(
         "site_id", "cluster_id", "rack_id", "chassis_id", "node_id", "node_kind", "hardware_class",
         "rated_power_w", "idle_power_w", "gpu_count", "gpu_rated_power_w", "psu_count", "sensor_gain_ratio",
         "embodied_kgco2e", "lifetime_years", "valid_from", "valid_to", "core_count", "memory_total_byte",
-        "cpu_idle_power_w", "memory_idle_power_w", "gpu_idle_power_w",
+        "cpu_idle_power_w", "memory_idle_power_w", "gpu_idle_power_w", "rest_power_w",
     ),
 )  # fmt: skip
 

@@ -195,3 +195,14 @@ def test_energy_of_boards_is_charged_once() -> None:
     assert sum(row["gpu_energy_kwh"] for row in found) == pytest.approx(12 * 0.06)
     assert sum(row["gpu_held_h"] for row in found) == pytest.approx(2.0)
     assert MIDNIGHT in {row["hour_start"] for row in found}
+
+
+def test_the_energy_of_a_job_on_a_modelled_node_is_not_measured() -> None:
+    """An hour half measured, half modelled: the modelled half counts as filled in by a model."""
+    rows = [
+        interval("node", minute, 0.02, energy_source="bmc" if minute < 30 else "modelled_sum")
+        for minute in range(0, 60, 5)
+    ]
+    (job,), _ = split(rows, [holding("1", 0, 60, cpu_count=4)], roll(core_count=4, idle_power_w=100.0))
+    assert job["dynamic_kwh"] + job["static_kwh"] == pytest.approx(0.24)
+    assert job["imputed_kwh"] == pytest.approx(0.12)

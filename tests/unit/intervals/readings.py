@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow as pa
 
 from lepton_etl.intervals.channels import READING_COLUMNS
+from lepton_etl.intervals.modelled_power import node_model
 from lepton_etl.intervals.node_day import IntervalPolicy, intervals
 from lepton_etl.intervals.readings import OPEN_END_US, ROSTER_COLUMNS
 from lepton_etl.intervals.sensor_classes import sensor_classes
@@ -19,7 +20,8 @@ DAY = date(2025, 6, 3)
 DAY_NUMBER = (DAY - date(1970, 1, 1)).days
 MIDNIGHT_S = datetime(2025, 6, 3, tzinfo=UTC).timestamp()
 CLASSES = sensor_classes(load_factors(), DAY)
-POLICY = IntervalPolicy("site", interval_s=300, classes=CLASSES)
+MODEL = node_model(load_factors(), DAY)
+POLICY = IntervalPolicy("site", interval_s=300, classes=CLASSES, model=MODEL)
 
 
 def reading(time_s: float, value: float, quantity: str = "node_power", **more: Any) -> dict[str, Any]:
