@@ -21,6 +21,7 @@ from lepton_etl.ingest.registry import LogFormat, log_format, rule_table, settin
 from lepton_etl.ingest.samples import CELLS, Fault, Sample, decode_cells, sample_cells
 from lepton_etl.ingest.sensors import Mapped, Rules, RuleTable, template_names
 from lepton_etl.ingest.text import MAX_DOCUMENT_BYTES, in_utf8, line_blocks
+from lepton_etl.ingest.units import parse_stamps
 
 
 def monitor_cells(text: str) -> list[str]:
@@ -242,6 +243,10 @@ LABEL_OF: Final = {
     "index": "index", "uuid": "uuid", "gpu_uuid": "uuid", "pci.bus_id": "bus", "gpu_bus_id": "bus",
 }  # fmt: skip
 STAMP: Final = "timestamp"
+# A log of one board need not name it.
+SOLE_BOARD: Final = "0"
+ROUNDS_APART: Final = timedelta(milliseconds=900)
+NAME_A_BOARD: Final = " (log index, uuid or pci.bus_id beside it)"
 
 
 class QueryRows:
@@ -250,6 +255,8 @@ class QueryRows:
     def __init__(self, columns: list[str], units: dict[str, str]) -> None:
         self.columns = columns
         self.is_stamped = STAMP in columns
+        self.is_refused = False
+        """Whether a row has been refused for it may be of another time, or another board."""
         self._units = units
         self._lines: list[int] = []
         self._texts: list[str] = []
@@ -281,6 +288,8 @@ class QueryRows:
         ).with_columns(
             self._stamp().alias("stamp"), *(self._label(name) for name in ("index", "uuid", "bus"))
         )
+        if self._is_of_one_board(rows.get_column("stamp"), origin):
+            rows = rows.with_columns(pl.lit(SOLE_BOARD).alias("index"))
         frames = []
         for place, name in enumerate(self.columns):
             if name == STAMP or name in LABEL_OF:
@@ -299,6 +308,18 @@ class QueryRows:
                 ignored[(name, "no_value")] += column.height - valued.height
                 frames.append(self._mapped(valued, name, mapped, labels, origin, rules))
         return frames
+
+    def _is_of_one_board(self, stamps: pl.Series, origin: Origin) -> bool:
+        """Return whether rows that name no board are all of the only one of their node.
+
+        Several boards are written one after another, milliseconds apart; rounds of a loop are not.
+        """
+        if set(self.columns) & set(LABEL_OF):
+            return False
+        if not self.is_stamped:
+            return stamps.len() == 1 and not self.is_refused
+        apart = parse_stamps(stamps, timezone=origin.timezone).get_column("time").diff().drop_nulls()
+        return apart.len() == stamps.len() - 1 and bool((apart >= ROUNDS_APART).all())
 
     def _stamp(self) -> pl.Expr:
         if not self.is_stamped:
@@ -356,7 +377,11 @@ class QueryRows:
             pl.lit("empty_node_id").alias("found_reason")
             if origin.node_id is None
             else pl.when(device.is_null()).then(pl.lit("empty_device_id")).alias("found_reason"),
-            pl.concat_str(value, at.otherwise(pl.lit(""))).alias("raw_text"),
+            pl.concat_str(
+                value,
+                at.otherwise(pl.lit("")),
+                pl.when(device.is_null()).then(pl.lit(NAME_A_BOARD)).otherwise(pl.lit("")),
+            ).alias("raw_text"),
         )
         return with_columns_of(cells, CELLS)
 
@@ -601,6 +626,8 @@ class _Decoder:
             return False
         if query.is_stamped or self._is_of_the_path(query.labels(text), text):
             query.add(self._line, text)
+        else:
+            query.is_refused = True
         return True
 
     def _is_of_the_path(self, whose: tuple[tuple[str, str], ...], text: str) -> bool:

@@ -1,45 +1,171 @@
-"""JSON of AMD's tools: `rocm-smi -a --json` (cards with flat texts) and `amd-smi metric --json` (nested values)."""
+"""What AMD's tools print: rocm-smi and amd-smi as JSON, as CSV, and as text (`rocm-smi -a`, `amd-smi metric`)."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Literal
 
-from lepton_etl.ingest.decoded import Decoded, Origin
+from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, Decoded, Origin
 from lepton_etl.ingest.documents import STRUCTURE, Item, decode_documents, text_of
 from lepton_etl.ingest.registry import LogFormat, log_format, rule_table
-from lepton_etl.ingest.samples import Fault, Sample
+from lepton_etl.ingest.samples import Fault, Sample, decode_samples
 from lepton_etl.ingest.sensors import Rules
+from lepton_etl.ingest.text import in_utf8, numbered_lines, peek
 
 _CARD: Final = re.compile(r"card(\d+)")
 # `Average Graphics Package Power (W)`: the unit ends the name; `(1402Mhz)`: it ends the value.
 _UNIT_OF_NAME: Final = re.compile(r".*\(([^()]+)\)")
-_VALUE: Final = re.compile(r"\(?([+-]?[\d.]+) ?([A-Za-z%]+)\)?")
+_VALUE: Final = re.compile(r"\(?([+-]?[\d.]+) ?([A-Za-z%°]+)\)?")
 # amd-smi nests four levels.
 MAX_DEPTH: Final = 16
+# What partitions of a board (CPX, DPX) have in common: each repeats the board's.
+_OF_THE_BOARD: Final = re.compile("power|energy|temperature|fan", re.IGNORECASE)
+_WHOLE: Final = ("", "0", "N/A")
+
+_DOCUMENT: Final = re.compile(rb'^\s*(?:\{\s*"|\[\s*\{)', re.MULTILINE)
+_ROCM_ROW: Final = re.compile(r"GPU\[(\d+)\]\s*:\s*(\S.*?):\s+(\S.*)")
+_ROCM_SAYS: Final = re.compile(r"GPU\[\d+\]")
+_AMD_BOARD: Final = re.compile(r"GPU: (\d+)")
+_AMD_LEAF: Final = re.compile(r"([A-Z][A-Z0-9_]*):(?: (.+))?")
+_HEADERS: Final = ("device,", "gpu,", "timestamp,gpu,", "timestamp,device,")
+# Cells may hold lists (`[N/A, N/A]`), which no quotes protect.
+_CELL: Final = re.compile(r'((?:\[[^\]]*\]|"[^"]*"|[^,\["])*)(?:,|$)')
+_EPOCH: Final = re.compile(r"\d{9,10}(?:\.\d+)?")
+_ROCM_LINE: Final = re.compile(rb"^GPU\[\d+\]\s*: ", re.MULTILINE)
+_QUIET: Final = re.compile(r"\s*(?:=+.*|WARNING.*|Primary die .*|'CTRL' \+ 'C' to stop.*)?")
+_LOOKS_LIKE: Final = (
+    re.compile(rb"=+ ?ROCm System Management Interface"),
+    re.compile(rb"GPU\[\d+\]\s*: "),
+    re.compile(rb"GPU: \d+\r?\n(?: +[A-Z_]+:.*\n)* +SOCKET_POWER: "),
+    re.compile(rb"(?:timestamp,)?(?:device|gpu),[^\n]*"
+               rb"(?:Package Power \(W\)|GPU use|\(Sensor |socket_power|power_usage|total_energy_consumption)"),
+)  # fmt: skip
 
 Json = Mapping[str, Any]
 
 
 @log_format
 class RocmSmi(LogFormat):
-    """JSON of rocm-smi and amd-smi."""
+    """Output of rocm-smi and amd-smi: JSON, CSV, and the text of `rocm-smi -a` and `amd-smi metric`."""
 
     format: Literal["rocm_smi"] = "rocm_smi"
     sensors: Rules = rule_table("rocm_smi")
 
     @staticmethod
     def looks_like(head: bytes) -> bool:
-        """Return whether a text begins as JSON of rocm-smi or amd-smi does."""
+        """Return whether a text begins as output of rocm-smi or amd-smi does."""
         start = head.lstrip()
         if start[:1] not in (b"{", b"["):
-            return False
+            # The concise table of rocm-smi has the same title and holds no row that is read.
+            titled = _LOOKS_LIKE[0].match(start) is not None and _ROCM_LINE.search(start) is not None
+            return titled or any(shape.match(start) for shape in _LOOKS_LIKE[1:])
         rocm = re.match(rb'\{\s*"card\d+"\s*:', start) is not None
         amd = re.match(rb'(?:\{\s*"gpu_data"\s*:\s*)?\[\s*\{[^{}]*"gpu"\s*:', start) is not None
         return rocm or (amd and re.search(rb'"(?:usage|power|temperature|energy)"\s*:', head) is not None)
 
     def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
-        """Decode the documents of a file; see `walk`."""
-        return decode_documents(chunks, origin, self.sensors, walk, epoch="s")
+        """Decode the documents of a file (see `walk`), or its lines where none of them begins a document."""
+        head, stream = peek(in_utf8(chunks))
+        if _DOCUMENT.search(head):
+            return decode_documents(stream, origin, self.sensors, walk, epoch="s")
+        return self._read_lines(stream, origin)
+
+    def _read_lines(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
+        """Decode texts and CSV. A line that says nothing of a board is a reject (bad_line), unless it is a heading.
+
+        A text has no stamp: each value's first is of the path's time, what follows of no known one.
+        """
+        text = _Text()
+        for lines in numbered_lines(chunks):
+            by_epoch: dict[bool, list[Sample]] = {True: [], False: []}
+            faults: list[Fault] = []
+            structure = 0
+            for position, line in enumerate(lines.series(), lines.first_position):
+                items = None if "\x00" in line or "\ufffd" in line else text.take(position, line)
+                if items is None:
+                    faults.append(Fault(position, "bad_line", line[:MAX_RAW_TEXT_CHARS]))
+                    continue
+                structure += not items
+                for item in items:
+                    if isinstance(item, Fault):
+                        faults.append(item)
+                    else:
+                        by_epoch[_EPOCH.fullmatch(item.stamp or "") is not None].append(item)
+            yield decode_samples(
+                by_epoch[False], origin, self.sensors, faults=faults, structure_lines=structure
+            )
+            if by_epoch[True]:
+                yield decode_samples(by_epoch[True], origin, self.sensors, epoch="s")
+
+
+class _Text:
+    """Where in a text or CSV we are."""
+
+    def __init__(self) -> None:
+        self._columns: list[str] = []
+        self._board = ""
+        self._headings: list[tuple[int, str]] = []
+        self._seen: set[tuple[str, str]] = set()
+
+    def take(self, position: int, line: str) -> list[Sample | Fault] | None:
+        """Return what a line holds, nothing of a heading; None where it is none of such a text."""
+        text = line.strip()
+        if _QUIET.fullmatch(line):
+            return []
+        if row := _ROCM_ROW.fullmatch(text):
+            return [self._bare(position, row[1], row[2], row[3])]
+        if _ROCM_SAYS.match(text):  # GPU[0] : Unable to get the power
+            return []
+        if board := _AMD_BOARD.fullmatch(text):
+            self._board, self._headings = board[1], []
+            return []
+        if self._board and (leaf := _AMD_LEAF.fullmatch(text)):
+            return self._leaf(position, len(line) - len(line.lstrip()), leaf[1].lower(), leaf[2])
+        if text.startswith(_HEADERS):
+            self._columns = [cell.strip() for cell in _cells(text)]
+            return []
+        return self._row(position, text)
+
+    def _leaf(self, position: int, indent: int, name: str, value: str | None) -> list[Sample | Fault]:
+        while self._headings and self._headings[-1][0] >= indent:
+            self._headings.pop()
+        if value is None:
+            self._headings = [*self._headings[: MAX_DEPTH - 1], (indent, name)]
+            return []
+        path = ".".join([*(heading for _, heading in self._headings), name])
+        return [self._bare(position, self._board, path, value)]
+
+    def _row(self, position: int, text: str) -> list[Sample | Fault] | None:
+        cells = [cell.strip().strip('"') for cell in _cells(text)]
+        # rocm-smi ends its rows with blanks or a comma.
+        if not self._columns or len(cells) < len(self._columns) or any(cells[len(self._columns) :]):
+            return None
+        row = dict(zip(self._columns, cells, strict=False))
+        stamp, whose = row.pop("timestamp", None), row.pop("gpu", "") or row.pop("device", "")
+        card = _CARD.fullmatch(whose)
+        index = card[1] if card else whose
+        if not index.isdecimal():
+            return None
+        if row.get("Partition ID", "") not in _WHOLE:
+            row |= dict.fromkeys(filter(_OF_THE_BOARD.search, row), "")
+        if stamp is None:
+            return [self._bare(position, index, name, cell) for name, cell in row.items() if name]
+        return [_named(position, name, cell, {"index": index}, stamp) for name, cell in row.items() if name]
+
+    def _bare(self, position: int, index: str, name: str, value: str) -> Sample | Fault:
+        if (index, name) in self._seen:
+            return Fault(position, "no_time", f"gpu{index} {name} = {value}"[:MAX_RAW_TEXT_CHARS], name)
+        self._seen.add((index, name))
+        return _named(position, name, value, {"index": index}, None)
+
+
+def _cells(text: str) -> list[str]:
+    return [cell[1] for cell in _CELL.finditer(text)][: text.count(",") + 1]
+
+
+def _named(position: int, name: str, value: str, labels: dict[str, str], stamp: str | None) -> Sample:
+    number, unit = _value_and_unit(value)
+    named = _UNIT_OF_NAME.fullmatch(name)
+    return Sample(position, name, number, unit or (named[1] if named else ""), labels, stamp)
 
 
 def walk(value: Any, line: int) -> Iterator[Item]:
@@ -69,11 +195,11 @@ def walk(value: Any, line: int) -> Iterator[Item]:
 
 
 def _card(card: Json, labels: dict[str, str], line: int) -> Iterator[Item]:
+    """Yield what a card says; a partition that is not its board's first has no power of its own."""
+    is_whole = text_of(card.get("Partition ID")) in _WHOLE
     for name, value in card.items():
-        text = text_of(value)
-        number, unit = _value_and_unit(text)
-        named = _UNIT_OF_NAME.fullmatch(name)
-        yield Sample(line, name, number, unit or (named[1] if named else ""), labels)
+        repeats = not is_whole and _OF_THE_BOARD.search(name)
+        yield _named(line, name, "" if repeats else text_of(value), labels, None)
 
 
 def _sample(path: str, leaf: Any, labels: dict[str, str], line: int, stamp: str | None) -> Sample:

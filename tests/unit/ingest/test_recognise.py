@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lepton_etl.ingest.auto import Auto
+from lepton_etl.ingest.auto import Auto, claims
 from lepton_etl.ingest.decoded import Decoded, Origin
 from lepton_etl.ingest.registry import LogFormat, formats, log_format, recognise
 from lepton_etl.ingest.text import HEAD_BYTES, in_utf8, peek
@@ -21,8 +21,8 @@ RECOGNISABLE = {name for name, declared in formats().items() if "looks_like" in 
 def test_a_case_is_recognised_as_its_own_format_alone(case: Case) -> None:
     head, _ = peek(in_utf8([case.data]))
     expected = [case.format] if case.format in RECOGNISABLE and case.recognised else []
-    assert recognise(head) == expected
-    assert recognise(head.replace(b"\n", b"\r\n")) == expected
+    assert claims(head) == expected
+    assert claims(head.replace(b"\n", b"\r\n")) == expected
 
 
 def test_a_format_is_recognised_or_needs_settings() -> None:
