@@ -5,7 +5,7 @@ A task judges the intervals of its nodes; another the device-hours of a rack.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Final
@@ -66,14 +66,23 @@ class _States:
     def __call__(self, part: NodePart) -> list[StagedFile]:
         rows = part.read(_STATE_INPUT, pl.col("device_id").str.contains(DEVICES))
         found = []
-        for day in self.days:
-            first = day - timedelta(days=STATE_HISTORY_DAYS)
-            history = rows.filter(pl.col("date").is_between(first, day, closed="left"))
+        for day, known in _windows(rows, self.days, STATE_HISTORY_DAYS):
+            history = known.filter(pl.col("date") < day)
             found += [
                 state_rows(own, history.join(own, on=_WHOSE, how="semi"))
-                for own in _of_equal_instants(rows.filter(pl.col("date") == day))
+                for own in _of_equal_instants(known.filter(pl.col("date") == day))
             ]
         return stage(self.root, STATE, _together(STATE, found))
+
+
+def _windows(
+    rows: pl.DataFrame, days: Iterable[date], days_before: int
+) -> Iterator[tuple[date, pl.DataFrame]]:
+    """Yield each day with the rows of it and of so many days before: a range of days sees what its nights would."""
+    rows = rows.sort("date", maintain_order=True)
+    for day in days:
+        first = rows["date"].search_sorted(day - timedelta(days=days_before))
+        yield day, rows.slice(first, rows["date"].search_sorted(day, side="right") - first)
 
 
 def _of_equal_instants(rows: pl.DataFrame) -> list[pl.DataFrame]:
@@ -111,17 +120,20 @@ class _Anomalies:
     device: str
 
     def __call__(self, rows: pl.DataFrame) -> pl.DataFrame:
-        if self.device == "gpu":
-            # A board's model knows its die temperature, which follows power: it would expect whatever a sensor says.
-            rows = _with_expected_by_load(rows.drop("predicted_kwh"), self.days[0])
-        else:
-            rows = rows.rename({"predicted_kwh": "expected_kwh"})
-        return _together(ANOMALY, [_of_day(rows, day) for day in self.days])
+        found = []
+        for day, known in _windows(rows, self.days, ANOMALY_HISTORY_DAYS):
+            if self.device == "gpu":
+                # A board's model knows its die temperature, which follows power: it would expect what any sensor says.
+                expected = _with_expected_by_load(known.drop("predicted_kwh"), day)
+            else:
+                expected = known.rename({"predicted_kwh": "expected_kwh"})
+            found.append(_of_day(expected, day))
+        return _together(ANOMALY, found)
 
 
 def _of_day(rows: pl.DataFrame, day: date) -> pl.DataFrame:
     """Rows of gold/anomaly of one day of a rack, from hours up to its end on one grid of hours."""
-    hours = devices(rows.filter(pl.col("date") <= day))
+    hours = devices(rows)
     if not hours:
         return pl.DataFrame()
     length = len(hours[0].measured_kwh)
@@ -153,7 +165,7 @@ def _with_expected_by_load(rows: pl.DataFrame, day: date) -> pl.DataFrame:
                 pl.when(pl.col("load_ratio").is_not_null()).then("expected_kwh")
             )
         )
-    return pl.concat(found)
+    return pl.concat(found) if found else rows.with_columns(pl.lit(None, pl.Float64).alias("expected_kwh"))
 
 
 def _together(table: Table, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:

@@ -221,14 +221,17 @@ def stage(root: Location, table: Table, rows: pa.Table | pl.DataFrame) -> list[S
     Raises LakeError where the dictionary does not allow a row.
     """
     assert table.partition is not None
-    day_of = pl.Series(rows[table.partition])
-    days = day_of.unique().sort()
+    days = pl.Series(rows[table.partition]).unique()
     if days.null_count():
         raise LakeError(f"null in required columns: {table.partition}", where=table.name)
+    of_days: dict[Any, pa.Table | pl.DataFrame] = dict.fromkeys(days, rows)
+    if len(days) > 1:
+        parts = pl.DataFrame(rows).partition_by(table.partition, as_dict=True)
+        of_days = {day: of_day for (day,), of_day in parts.items()}
     found = []
-    for day in days:
+    for day, of_day in sorted(of_days.items()):
         writer = StagedWriter(root, table, day)
-        writer.write(rows if len(days) == 1 else pl.DataFrame(rows).filter(day_of == day))
+        writer.write(of_day)
         staged = writer.close()
         if staged is not None:
             found.append(staged)
