@@ -21,16 +21,20 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lepton_etl.config.settings import Settings
 from lepton_etl.config.sources import Source
 from lepton_etl.errors import LakeError, WorkerLostError
 from lepton_etl.ingest import text as codec
 from lepton_etl.ingest.decoded import EARLIEST, LATEST, Decoded, Origin, only_reject
+from lepton_etl.intervals.channels import coded
 from lepton_etl.lake.file_register import ROWS_OF, FileRegister, rows_by_file
 from lepton_etl.lake.landing import UNSAFE, Delivered, Landing, ObjectStore, UnsafeFileError, identity
 from lepton_etl.lake.location import Location
 from lepton_etl.lake.maintenance import compact
 from lepton_etl.lake.staging import StagedFile, StagedWriter
 from lepton_etl.lake.tables import Lake, Written
+from lepton_etl.registers.inventory import listed_nodes
+from lepton_etl.registers.node_names import NodeNames
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.logs import FILE, JOB, READING, REJECT
 from pipelines.engine import ATTEMPTS, Engine, balanced, memory_limit
@@ -82,6 +86,8 @@ class Loaded:
     structure_lines: int
     first_reading_time: str | None
     last_reading_time: str | None
+    nodes: Sequence[str] = ()
+    """As logged."""
 
 
 # A mistake of a decoder must not keep the fleet's other files from the night.
@@ -118,6 +124,7 @@ class Decoding:
     sources: Mapping[str, Source]
     ingest_time: datetime
     memory_mib: int
+    names: NodeNames
 
     def hash(self, files: Iterable[Delivered]) -> Iterator[Hashed]:
         for file in files:
@@ -234,14 +241,17 @@ class _Output:
             "file_id": hashed.file_id,
             "ingest_time": self._decoding.ingest_time,
         }
+        names = self._decoding.names
         if decoded.readings.num_rows:
             days = {"reading_date": decoded.readings["reading_time"].cast(pa.date32())}
-            self._writer(READING).write(_with(decoded.readings, common | days))
+            self._writer(READING).write(_with(_named(decoded.readings, names), common | days))
         if decoded.rejects.num_rows:
-            named = {"node_id": hashed.file.node_id, "path": hashed.file.path}
+            node_id = hashed.file.node_id
+            named = {"node_id": node_id and names.of(node_id), "path": hashed.file.path}
             self._writer(REJECT).write(_with(decoded.rejects, common | named))
         if decoded.jobs.num_rows:
-            self._writer(JOB).write(_with(decoded.jobs.rename_columns({"state": "job_state"}), common))
+            jobs = _named(decoded.jobs, names).rename_columns({"state": "job_state"})
+            self._writer(JOB).write(_with(jobs, common))
 
     def close(self) -> Iterator[StagedFile]:
         for writer in self._writers.values():
@@ -290,6 +300,19 @@ def _with(table: pa.Table, columns: Mapping[str, Any]) -> pa.Table:
     return table
 
 
+def _named(table: pa.Table, names: NodeNames) -> pa.Table:
+    """Give each node its one name."""
+    place = table.column_names.index("node_id")
+    column = coded(table["node_id"])
+    logged = column.dictionary.to_pylist()
+    ids = [name and names.of(name) for name in logged]
+    if ids == logged:
+        return table
+    renamed = pa.array(ids, pa.string()).take(column.indices).dictionary_encode()
+    kind = table.schema.field(place)
+    return table.set_column(place, kind.with_type(renamed.type), renamed).cast(table.schema)
+
+
 class Tally:
     """The counts of one file, part by part."""
 
@@ -300,6 +323,7 @@ class Tally:
         self._counts: Counter[str] = Counter()
         self._ignored: Counter[tuple[str, str]] = Counter()
         self._times: list[datetime] = []
+        self._nodes: set[str] = set()
 
     def add(self, part: Decoded) -> None:
         """Count a part; raises AssertionError where its records do not add up."""
@@ -313,6 +337,7 @@ class Tally:
             structure_lines=part.structure_lines,
         )
         self._ignored.update(part.ignored)
+        self._nodes.update(part.readings["node_id"].unique().drop_null().to_pylist())
         times = pc.min_max(part.readings["reading_time"]).as_py()
         self._times += [time for time in times.values() if time is not None]
 
@@ -333,6 +358,7 @@ class Tally:
             structure_lines=self._counts["structure_lines"],
             first_reading_time=min(self._times).isoformat() if self._times else None,
             last_reading_time=max(self._times).isoformat() if self._times else None,
+            nodes=sorted(self._nodes),
         )
 
 
@@ -351,11 +377,12 @@ def run(context: StageContext) -> StageResult:
         lake.ensure(table)
     written: list[Written] = []
     loaded: list[dict[str, Any]] = []
+    nodes: set[str] = set()
     register = FileRegister(lake)
     batch = register.unfinished()
     if batch is not None and register.is_replayable(batch):
         context.log.info("an unfinished batch is replayed", batch=batch)
-        loaded += _load(context, batch, written)
+        loaded += _load(context, batch, written, nodes)
     mended = []
     behind = register.behind()
     if behind is not None:
@@ -363,7 +390,7 @@ def run(context: StageContext) -> StageResult:
     landing = _landing(context)
     new = register.unseen([f for source in context.settings.all_sources for f in landing.delivered(source)])
     if new:
-        loaded += _load(context, _plan(context, new), written)
+        loaded += _load(context, _plan(context, new), written, nodes)
     if loaded:
         for table in (READING, REJECT, *_job_tables(context)):
             for day in compact(lake, table):
@@ -372,7 +399,7 @@ def run(context: StageContext) -> StageResult:
         rows_in=sum(row["records"] for row in loaded),
         rows_out=sum(row["readings"] + row["jobs"] for row in loaded),
         written=tuple(written),
-        notes=(*mended, *_notes(loaded)),
+        notes=(*mended, *_notes(loaded), *_name_notes(context, nodes)),
     )
 
 
@@ -452,8 +479,11 @@ def _equal_texts(context: StageContext, decoding: Decoding, files: Sequence[Hash
     return repeated | same
 
 
-def _load(context: StageContext, batch: int, written: list[Written]) -> list[dict[str, Any]]:
-    """Decode, commit and mark one planned batch, from where a killed run left it. Returns its file rows."""
+def _load(context: StageContext, batch: int, written: list[Written], nodes: set[str]) -> list[dict[str, Any]]:
+    """Decode, commit and mark one planned batch, from where a killed run left it. Returns its file rows.
+
+    What was committed is added to `written`, the names of nodes as logged to `nodes`.
+    """
     lake = context.lake
     register = FileRegister(lake)
     plan = register.of_batch(batch)
@@ -473,6 +503,7 @@ def _load(context: StageContext, batch: int, written: list[Written]) -> list[dic
         if lake.newest_batch(table) < batch:
             written.append(lake.append_staged(table, files, batch))
     _check_committed(lake, batch, now, outcomes.values())
+    nodes.update(*(outcome.nodes for outcome in outcomes.values()))
     rows = _finished(register, plan, outcomes)
     written.append(register.finish(batch, rows))
     summary.remove()
@@ -541,6 +572,7 @@ def _finished(
             rows.append(row | dict.fromkeys(_COUNTS, 0) | {"records": count, "duplicates": count})
             continue
         outcome = asdict(outcomes[row["path"], row["file_id"]])
+        del outcome["nodes"]
         for key in ("first_reading_time", "last_reading_time"):
             outcome[key] = datetime.fromisoformat(outcome[key]) if outcome[key] else None
         rows.append(row | outcome)
@@ -588,8 +620,13 @@ def _decoding(context: StageContext, now: datetime) -> Decoding:
     sources = {source.name: source for source in settings.all_sources}
     return Decoding(
         context.lake.root, _landing(context), settings.site.site_id, sources, now,
-        settings.ingest.file_memory_mib,
+        settings.ingest.file_memory_mib, node_names(settings),
     )  # fmt: skip
+
+
+def node_names(settings: Settings) -> NodeNames:
+    """Return the rule by which logged names become nodes. Raises ConfigurationError for a wrong inventory."""
+    return NodeNames(listed_nodes(settings.fleet.inventory), settings.fleet.node_names)
 
 
 def _landing(context: StageContext) -> Landing:
@@ -634,6 +671,22 @@ def _hashed(context: StageContext, row: dict[str, Any]) -> Hashed:
 
 def _planned(file: Delivered, row: Mapping[str, Any], reason: str | None) -> Hashed:
     return Hashed(file, row["content_id"] or row["file_id"], row["file_id"], reason)
+
+
+def _name_notes(context: StageContext, logged: Collection[str]) -> list[str]:
+    """Lines on nodes that were logged under another name than their own, and on those that may be one."""
+    if not logged:
+        return []
+    names = node_names(context.settings)
+    ids = {name: names.of(name) for name in sorted(logged)}
+    moved = [f"{name} is {node_id}" for name, node_id in ids.items() if name != node_id]
+    alike = [" and ".join(group) for group in names.look_alikes(ids.values())]
+    return [*_listed("node names", moved), *_listed("look alike, one node or several (inventory)", alike)]
+
+
+def _listed(what: str, entries: Sequence[str]) -> list[str]:
+    more = [f"and {len(entries) - _NAMED_FILES} more"] * (len(entries) > _NAMED_FILES)
+    return [f"{what}: {', '.join([*entries[:_NAMED_FILES], *more])}"] if entries else []
 
 
 def _notes(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -317,8 +317,9 @@ def accounting(context: StageContext, nodes: pa.Table) -> tuple[list[Written], p
     lake, days = context.lake, context.days
     if not lake.exists(JOB):
         return [], None
-    runs = job_runs(_jobs(context).to_arrow(), nodes, context.settings.site.site_id, days)
-    held = job_nodes(runs, nodes)
+    rule = context.settings.fleet.node_names
+    runs = job_runs(_jobs(context).to_arrow(), nodes, context.settings.site.site_id, days, rule)
+    held = job_nodes(runs, nodes, rule)
     written = [
         lake.replace(JOB_RUN, days, run_table(runs), allow_empty=True),
         lake.replace(JOB_NODE, days, held, allow_empty=True),

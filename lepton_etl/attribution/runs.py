@@ -8,6 +8,7 @@ node02 node03 node07 gpu1.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import product
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 
 from lepton_etl.days import Days
+from lepton_etl.registers.node_names import NodeNames, Rule
 from lepton_etl.schema.jobs import JOB_NODE, JOB_RUN
 from lepton_etl.schema.types import arrow_schema
 
@@ -113,22 +115,27 @@ _NEWEST: Final = ("ingest_time", "file_id", "source_position")
 DAY: Final = pl.duration(days=1)
 
 
-def job_runs(jobs: pa.Table, nodes: pa.Table, site_id: str, days: Days) -> pl.DataFrame:
+def job_runs(
+    jobs: pa.Table, nodes: pa.Table, site_id: str, days: Days, rule: Rule = "inventory"
+) -> pl.DataFrame:
     """The rows of silver/job_run of these days, with `held`: what scheduler formats say of single nodes.
 
     `jobs` are bronze/job rows that may touch the days, `nodes` silver/node. Of several deliveries of one run the newest
     holds (one with an end before one without, then ingest_time, file_id and position), field by field: an accounting
     row that does not know the devices does not take back what scontrol knew. Without a count of restarts the runs of
-    one submission are numbered by their start. Rows of a cluster and nodes that no inventory knows are left out.
+    one submission are numbered by their start. Rows of a cluster and nodes that no inventory knows are left out; `rule`
+    is how logged names become nodes.
     """
     rows = _frame(jobs).filter(
         (pl.col("record") != "step") & pl.col("start_time").is_not_null()
     ).with_columns(
         pl.coalesce("submit_time", "start_time").alias("submit_time"), _restart().alias("restart")
     )  # fmt: skip
+    names = NodeNames(frozenset(nodes["node_id"].to_pylist()), rule)
+    first_node = partial(_first_node, names=names)
     named = rows.with_columns(
         pl.coalesce("cluster_name", pl.lit("")).alias("cluster_name"),
-        pl.col("node_list").map_elements(_first_node, return_dtype=pl.String).alias("first_node"),
+        pl.col("node_list").map_elements(first_node, return_dtype=pl.String).alias("first_node"),
     )
     ended = pl.col("end_time").is_not_null()
     # What was seen while the run went on does not take back its end, whichever came last.
@@ -190,12 +197,12 @@ def _of_job(name: str) -> pl.Expr:
     return pl.coalesce(own, pl.col(name).filter(known).last()).alias(name)
 
 
-def _first_node(node_list: str) -> str | None:
+def _first_node(node_list: str, names: NodeNames) -> str | None:
     try:
-        names = expand(node_list)
+        logged = expand(node_list)
     except HostlistError:
         return None
-    return names[0] if names else None
+    return names.of(logged[0]) if logged else None
 
 
 def _with_cluster(rows: pl.DataFrame, nodes: pa.Table) -> pl.DataFrame:
@@ -234,7 +241,7 @@ _SHARED_COLUMNS: Final = (
 )  # fmt: skip
 
 
-def job_nodes(runs: pl.DataFrame, nodes: pa.Table) -> pa.Table:
+def job_nodes(runs: pl.DataFrame, nodes: pa.Table, rule: Rule = "inventory") -> pa.Table:
     """The rows of silver/job_node of runs (`runs.job_runs`), sorted by key; nodes outside the inventory are left out.
 
     What the scheduler says of a node holds (scontrol -d, Kubernetes). Else the run's cores, memory and GPUs are spread
@@ -242,14 +249,17 @@ def job_nodes(runs: pl.DataFrame, nodes: pa.Table) -> pa.Table:
     A run's CPU time goes to its nodes by their cores, and to its days by held time.
     """
     gpus = dict(zip(nodes["node_id"].to_pylist(), nodes["gpu_count"].to_pylist(), strict=True))
-    rows = [row for run in runs.iter_rows(named=True) for row in _of_run(run, gpus)]
+    names = NodeNames(frozenset(gpus), rule)
+    rows = [row for run in runs.iter_rows(named=True) for row in _of_run(run, gpus, names)]
     table = pa.Table.from_pylist(rows, schema=arrow_schema(JOB_NODE))
     return table.sort_by([(name, "ascending") for name in JOB_NODE.key])
 
 
-def _of_run(run: Mapping[str, Any], gpus: Mapping[str, int | None]) -> Iterator[dict[str, Any]]:
+def _of_run(
+    run: Mapping[str, Any], gpus: Mapping[str, int | None], names: NodeNames
+) -> Iterator[dict[str, Any]]:
     try:
-        held = _held(run)
+        held = _held(run, names)
     except HostlistError:
         return
     cores = sum(one["cpu_count"] or 0 for one in held.values())
@@ -279,13 +289,13 @@ def _basis(held: Mapping[str, Any], node_gpus: int | None) -> str:
     return BY_CORES if held["gpu_count"] is None else BY_COUNT
 
 
-def _held(run: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _held(run: Mapping[str, Any], node_names: NodeNames) -> dict[str, dict[str, Any]]:
     """By node what the run held of it; the newest file that names the node holds."""
     told: dict[str, dict[str, Any]] = {}
     for one in run["held"] or []:
-        for node_id in [one["node_id"]] if one["node_id"] else expand(one["node_list"] or ""):
-            told[node_id] = one
-    names = expand(run["node_list"] or "") or list(told)
+        for name in [one["node_id"]] if one["node_id"] else expand(one["node_list"] or ""):
+            told[node_names.of(name)] = one
+    names = [node_names.of(name) for name in expand(run["node_list"] or "")] or list(told)
     # A node that the newest list no longer names was given back (a shrunk job); one without details shares evenly.
     known = {name: told[name] for name in names if name in told}
     rest = [name for name in names if name not in told]

@@ -46,6 +46,7 @@ from lepton_etl.errors import ConfigurationError
 from lepton_etl.ingest.registry import setting
 from lepton_etl.ingest.units import Zone
 from lepton_etl.redaction import redact, remember_settings, without_user_info
+from lepton_etl.registers.node_names import Rule as NodeNameRule
 
 _VARIABLE: Final = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 _ENV_PREFIX: Final = "LEPTON__"
@@ -86,6 +87,11 @@ class MlflowSettings(Section):
 
 class Fleet(Section):
     inventory: Path = Field(description="CSV of nodes with valid-from dates.")
+    node_names: NodeNameRule = setting(
+        "inventory",
+        "inventory: a name in logs is the listed node that differs by case, a trailing dot or the domain alone; "
+        "as_logged: every spelling is a node of its own.",
+    )
 
 
 class Facility(Section):

@@ -33,6 +33,7 @@ BAD_LINE: Final = "bad_line"
 
 _LABEL: Final = re.compile(r'\s*"?([^\s="{},]+)"?\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|$)')
 _ESCAPES: Final = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
+_POD_LABELS: Final = ("pod", "pod_name", "kubernetes_pod_name")
 _PORT: Final = re.compile(r":\d+$")
 # Braces may stand inside a quoted label, and again in the exemplar of OpenMetrics behind the sample, which is dropped:
 # it names a trace, not a measurement.
@@ -90,9 +91,10 @@ class Prometheus(LogFormat):
     followed_by = "lines below a header"
     sensors: Rules = rule_table("prometheus")
     node_label: Strings = setting(
-        ("Hostname", "hostname", "nodename", "node_name", "node", "instance"),
+        ("node", "nodename", "node_name", "kubernetes_node", "Hostname", "hostname", "instance"),
         "Label that names the node, or a list of which the first that is there does (a trailing :port is "
-        "cut off); series without it belong to the node of the path. []: always the path.",
+        "cut off); series without it, and those where it names the exporter's pod, belong to the node of the path. "
+        "[]: always the path.",
     )
 
     @staticmethod
@@ -347,9 +349,13 @@ def _series(wanted: pl.DataFrame, numbers: Numbers, origin: Origin, settings: Pr
 
 
 def _node_of(labels: Labels, origin: Origin, settings: Prometheus) -> str | None:
-    """Return the node by the first label of `node_label` that is there, else by the path."""
+    """Return the node by the first label of `node_label` that is there, else by the path.
+
+    In a container the exporter's host name and address are those of its pod, which another one replaces.
+    """
     named = next((labels[name] for name in settings.node_label if labels.get(name)), "")
-    return _PORT.sub("", named) or origin.node_id
+    is_pod = named and named in (labels.get(name) for name in _POD_LABELS)
+    return origin.node_id if is_pod else _PORT.sub("", named) or origin.node_id
 
 
 def _stamped(joined: pl.DataFrame, origin: Origin) -> pl.DataFrame:

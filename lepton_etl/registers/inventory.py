@@ -64,6 +64,11 @@ def read_nodes(path: Path, site_id: str) -> pa.Table:
     return keyed_table(rows, NODE)
 
 
+def listed_nodes(path: Path) -> frozenset[str]:
+    """The nodes of an inventory file, whatever else it says of them. Raises ConfigurationError."""
+    return frozenset(row["node_id"] for _, row in _rows(path, NODE, ("node_id",), filled=("node_id",)))
+
+
 def read_meters(path: Path, site_id: str) -> pa.Table:
     """The rows of silver/meter of a meters file, sorted by key. Raises ConfigurationError."""
     rows = read_dated(path, METER, _METER_REQUIRED, _METER_REQUIRED, site_id)

@@ -205,7 +205,7 @@ def test_rejects_at_different_times_are_all_there(
     lake: Lake, run_named_by_time: Callable[[], StageResult]
 ) -> None:
     for minute in ("00", "05"):
-        deliver(lake, f"n1-20250603T00{minute}.txt", b"Sys Power | abc Watts | ok\n")
+        deliver(lake, f"n1-20250603T00{minute}.txt", b"Sys Power | 1e12 Watts | ok\n")
     run_named_by_time()
     assert lake.read(REJECT).height == 2
 
@@ -227,6 +227,19 @@ def test_a_lake_of_an_older_release_knows_its_files(
     assert {name for name, state in states(lake).items() if state == "loaded"} == {
         "n1-20250603T0000.txt", "n1-2025-06-03.txt", "n1-20250603T0005.txt",
     }  # fmt: skip
+
+
+def test_a_node_has_one_name_however_it_is_spelt(
+    lake: Lake, site: Settings, run: Callable[[], StageResult]
+) -> None:
+    site.fleet.inventory.write_text("node_id,cluster_id,valid_from\nn1,c1,2020-01-01\nn01,c1,2020-01-01\n")
+    for number, name in enumerate(("n1", "N1.example.org.", "n1.example.org", "n001")):
+        deliver(lake, f"{name}-2025-06-03.txt", ipmi_text(200 + number) + b"Sys Power | 1e12 Watts | ok\n")
+    notes = run().notes
+    assert set(lake.read(READING)["node_id"]) == set(lake.read(REJECT)["node_id"]) == {"n1", "n001"}
+    assert any("N1.example.org. is n1, n1.example.org is n1" in note for note in notes)
+    assert any("n001 and n01 and n1" in note for note in notes)
+    counted(lake)
 
 
 def test_a_pool_of_processes_loads_the_same(

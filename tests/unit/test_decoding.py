@@ -17,6 +17,7 @@ from lepton_etl.ingest.ipmitool import Ipmitool
 from lepton_etl.lake.landing import Landing
 from lepton_etl.lake.location import Location
 from lepton_etl.lake.staging import StagedFile
+from lepton_etl.registers.node_names import NodeNames
 from pipelines.bronze import Decoding, Hashed, Loaded, stamp_window
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -34,7 +35,7 @@ def executor(tmp_path: Path, **source: Any) -> tuple[Decoding, list[Hashed]]:
         }
     )
     root, sources = Location(str(tmp_path / "lake")), {"bmc": settings.sources[0]}
-    work = Decoding(root, Landing(), "s1", sources, NOW, memory_mib=4096)
+    work = Decoding(root, Landing(), "s1", sources, NOW, memory_mib=4096, names=NodeNames(frozenset()))
     return work, list(work.hash(Landing().delivered(settings.sources[0])))
 
 
