@@ -26,6 +26,9 @@ UNREAD: Final = tuple(
         (rb"^(?:GPU|Device) +(?:\[Model|Temp\b)", "the concise table of rocm-smi", "rocm-smi -a --json"),
         (rb"^\| Device ID +\|", "a table of xpu-smi for people", "xpu-smi dump -d -1 -m 0,1,2,3 -i 60 --date"),
         (rb"^ *JobID(?:Raw)? +.*\n-+ +-+", "the table of sacct for people", "sacct --parsable2 --format=JobIDRaw,..."),
+        (rb"^\d+(?:[._+\[]\S*?)?\|.*\|(?:PENDING|RUNNING|COMPLETED|FAILED|CANCELLED|TIMEOUT)[^|\n]*(?:\||\r?$)",
+         "sacct without its header", "the header too, or name the fields by `columns` of format slurm"),
+        (rb"^(?:---\n)?jobs:\n *- ", "sacct --yaml", "sacct --json"),
         (rb"^ *JOBID +PARTITION +NAME +", "the table of squeue", "sacct --parsable2, or scontrol show job -d"),
         (rb"^(?:Package\t|.*\t)?(?:Core\tCPU\t).*(?:Bzy_MHz|Busy%)", "turbostat",
          "a CSV of its columns and format delimited, or node_exporter's RAPL collector"),
@@ -79,5 +82,5 @@ def why_not(head: bytes, names: list[str]) -> tuple[str, str]:
     shown = head[:200].decode("utf-8", "replace")
     for pattern, name, instead in () if names else UNREAD:
         if pattern.search(head[:HEAD_BYTES]):
-            return "unread_dialect", f"{name}; log {instead} in its place: {shown}"
+            return "unread_dialect", f"{name}, which no format reads: log {instead}. It begins: {shown}"
     return "unknown_format", f"{' or '.join(names) or 'no known format'}: {shown}"

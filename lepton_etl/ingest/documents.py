@@ -78,11 +78,20 @@ def documents(
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     scanner = _Scanner(limit)
+    came: list[str] = []
+    size = 0
+    wanted = part_chars
     for chunk in in_utf8(chunks):
-        scanner.text += decoder.decode(chunk)
-        if len(scanner.text) >= part_chars:
+        came.append(decoder.decode(chunk))
+        size += len(came[-1])
+        if size >= wanted:
+            scanner.text += "".join(came)
+            came.clear()
             yield scanner.scan(last=False)
-    scanner.text += decoder.decode(b"", final=True)
+            # An unfinished document is parsed anew from its beginning: only once it has doubled.
+            size = len(scanner.text)
+            wanted = max(part_chars, min(2 * size, limit + 1))
+    scanner.text += "".join(came) + decoder.decode(b"", final=True)
     yield scanner.scan(last=True)
 
 

@@ -9,7 +9,7 @@ import polars as pl
 
 from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, Decoded, Origin
 from lepton_etl.ingest.registry import LogFormat, log_format, setting
-from lepton_etl.ingest.slurm_jobs import JOB_FIELDS, decode_jobs
+from lepton_etl.ingest.slurm_jobs import JOB_FIELDS, TIME_FORMAT, TimeFormat, decode_jobs
 from lepton_etl.ingest.text import numbered_lines
 
 BATCH_JOBS: Final = 2_000
@@ -78,6 +78,7 @@ class Scontrol(LogFormat):
     cluster: str | None = setting(
         None, "Cluster of the jobs; null: that of their nodes in the inventory.", min_length=1
     )
+    time_format: TimeFormat = setting(None, TIME_FORMAT)
 
     @staticmethod
     def looks_like(head: bytes) -> bool:
@@ -92,7 +93,7 @@ class Scontrol(LogFormat):
                 text = line.strip()
                 if _BEGIN.match(text) and not _DAMAGE.search(line):
                     if len(batch.jobs) >= BATCH_JOBS:
-                        yield _decoded(batch, origin, self.cluster)
+                        yield _decoded(batch, origin, self)
                         batch = _Batch()
                     job = _Job(position, [text], dict(_PAIR.findall(text.partition(" JobName=")[0])))
                     batch.jobs.append(job)
@@ -105,14 +106,14 @@ class Scontrol(LogFormat):
                     batch.bad.append((position, text))
                 elif not text.startswith("Nodes="):
                     batch.structure_lines += 1
-        yield _decoded(batch, origin, self.cluster)
+        yield _decoded(batch, origin, self)
 
 
-def _decoded(batch: _Batch, origin: Origin, cluster: str | None) -> Decoded:
+def _decoded(batch: _Batch, origin: Origin, settings: Scontrol) -> Decoded:
     rows: list[dict[str, Any]] = []
     for job in batch.jobs:
         if "SubmitTime" in job.values:
-            rows.extend(_rows(job, cluster))
+            rows.extend(_rows(job, settings.cluster))
         else:
             batch.bad += [(job.position, " ".join(job.text)), *(held[:2] for held in job.allocations)]
     faults = pl.DataFrame(
@@ -121,7 +122,7 @@ def _decoded(batch: _Batch, origin: Origin, cluster: str | None) -> Decoded:
         orient="row",
     )
     jobs = pl.DataFrame(rows, schema=JOB_FIELDS, orient="row")
-    return decode_jobs(jobs, origin.timezone, faults, batch.structure_lines)
+    return decode_jobs(jobs, origin.timezone, faults, batch.structure_lines, settings.time_format)
 
 
 def _rows(job: _Job, cluster: str | None) -> Iterator[dict[str, Any]]:

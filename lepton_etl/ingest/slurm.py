@@ -6,20 +6,34 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Literal
 
 import polars as pl
+from pydantic import field_validator
 
 from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, Decoded, Origin, damaged_line, only_reject
 from lepton_etl.ingest.documents import members, set_noise_aside
-from lepton_etl.ingest.registry import LogFormat, log_format, rule_table
+from lepton_etl.ingest.registry import LogFormat, log_format, rule_table, setting
 from lepton_etl.ingest.samples import Fault, Sample, decode_samples, fault_frame
 from lepton_etl.ingest.sensors import Rules
-from lepton_etl.ingest.slurm_jobs import FIELDS, JOB_FIELDS, JOB_ID, beside, decode_jobs
+from lepton_etl.ingest.slurm_jobs import (
+    FIELDS,
+    JOB_FIELDS,
+    JOB_ID,
+    TIME_FORMAT,
+    TimeFormat,
+    beside,
+    decode_jobs,
+)
 from lepton_etl.ingest.text import drain, in_utf8, numbered_lines, peek
 
 DELIMITER: Final = "|"
+# What a login shell and sacct itself may say before the header.
+LINES_BEFORE: Final = 40
 BATCH_OBJECTS: Final = 2_000
 # A warning may stand before the document; sacct's text holds no such line.
 _OBJECT: Final = re.compile(rb'^[ \t]*\{\s*(?:"|\Z)', re.MULTILINE)
 _SERVICE: Final = re.compile(rb'"[Ss]lurm"\s*:\s*\{')
+# The service is named at the end of the accounting's answer, which may be hundreds of megabytes away.
+_JOB: Final = re.compile(rb'"jobs"\s*:\s*\[\s*\{.*?"job_id"\s*:', re.DOTALL)
+_OF_JOBS: Final = re.compile(rb'"(?:association|derived_exit_code|job_state|tres_alloc_str)"\s*:')
 _LISTS: Final = re.compile(rb'"(?:jobs|nodes)"\s*:\s*\[')
 
 
@@ -34,12 +48,25 @@ class Slurm(LogFormat):
     format: Literal["slurm"] = "slurm"
     subjects = ("jobs",)
     sensors: Rules = rule_table("slurm")
+    columns: tuple[str, ...] = setting(
+        (), "Fields of --format in order, for sacct's texts written with --noheader."
+    )
+    delimiter: str = setting(DELIMITER, "What stands between the fields (sacct --delimiter).", min_length=1)
+    time_format: TimeFormat = setting(None, TIME_FORMAT)
+
+    @field_validator("columns")
+    @classmethod
+    def _name_the_job(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
+        if columns and not set(columns) & set(JOB_ID):
+            raise ValueError(f"neither {' nor '.join(JOB_ID)} among the columns")
+        return columns
 
     @staticmethod
     def looks_like(head: bytes) -> bool:
         """Return whether a text begins with a header of sacct, or as an answer of the service."""
         if head.lstrip().startswith(b"{"):
-            return _SERVICE.search(head) is not None and _LISTS.search(head) is not None
+            jobs = _JOB.search(head) is not None and _OF_JOBS.search(head) is not None
+            return jobs or (_SERVICE.search(head) is not None and _LISTS.search(head) is not None)
         lines = head.lstrip().splitlines()
         names = set(lines[0].decode("utf-8", "replace").split(DELIMITER)) if lines else set()
         return bool(names & set(JOB_ID)) and len(names & set(FIELDS)) >= 2
@@ -49,7 +76,7 @@ class Slurm(LogFormat):
         head, stream = peek(in_utf8(chunks))
         if _OBJECT.search(head):
             return self._service(*set_noise_aside(head, stream), origin)
-        return _accounting(stream, origin)
+        return self._accounting(stream, origin)
 
     def _service(self, noise: list[Fault], chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
         """Yield jobs and node readings, some thousands of objects at a time; a position is the object's number."""
@@ -65,38 +92,46 @@ class Slurm(LogFormat):
                 decode_samples(samples, origin, self.sensors, structure_lines=silent, epoch="s"), jobs
             )
 
+    def _accounting(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
+        """sacct's text, block after block: a header line with the fields' names, a job or step a line.
 
-def _accounting(chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
-    """sacct's text, block after block: a header line with the fields' names, a job or step a line.
+        The header again (files laid one after another) is structure. A line with another number of cells than the
+        header is a bad_line, as is what stands before it: sacct does not quote.
+        """
+        names, header = list(self.columns), ""
+        blocks = numbered_lines(chunks)
+        for lines in blocks:
+            frame = lines.frame("raw_text")
+            blank = frame.get_column("raw_text").str.strip_chars() == ""
+            if not names and not blank.all():
+                first = frame.filter(~blank).head(LINES_BEFORE)
+                header = next(filter(self._is_header, first.get_column("raw_text")), "")
+                if not header:
+                    drain(blocks)
+                    position, shown = first.row(0)
+                    what = f"{origin.path}: neither JobID nor JobIDRaw in {shown!r}"
+                    yield only_reject("missing_column", f"{what}; log the header, or set `columns`", position)
+                    return
+                names = header.split(self.delimiter)
+            structure = blank | (frame.get_column("raw_text") == header)
+            yield self._rows(frame.filter(~structure), names, origin, int(structure.sum()))
 
-    The header again (files laid one after another) is structure. A line with another number of cells than the header
-    is a bad_line: sacct does not quote.
-    """
-    header: str | None = None
-    blocks = numbered_lines(chunks)
-    for lines in blocks:
-        frame = lines.frame("raw_text")
-        blank = frame.get_column("raw_text").str.strip_chars() == ""
-        if header is None and not blank.all():
-            position, header = frame.filter(~blank).row(0)
-            if not set(JOB_ID) & set(header.split(DELIMITER)):
-                drain(blocks)
-                what = f"{origin.path}: neither JobID nor JobIDRaw in {header!r}"
-                yield only_reject("missing_column", what, position)
-                return
-        structure = blank | (frame.get_column("raw_text") == (header or ""))
-        yield _rows(frame.filter(~structure), (header or "").split(DELIMITER), origin, int(structure.sum()))
+    def _is_header(self, line: str) -> bool:
+        return bool(set(JOB_ID) & set(line.split(self.delimiter)))
 
-
-def _rows(frame: pl.DataFrame, header: list[str], origin: Origin, structure_lines: int) -> Decoded:
-    cells = pl.col("raw_text").str.split(DELIMITER)
-    sound = (cells.list.len() == len(header)) & ~damaged_line(pl.col("raw_text"))
-    named = [
-        cells.list.get(header.index(name), null_on_oob=True).alias(name) for name in FIELDS if name in header
-    ]
-    rows = frame.filter(sound).select("source_position", "raw_text", *named)
-    faults = frame.filter(~sound).with_columns(reason=pl.lit("bad_line"))
-    return decode_jobs(rows, origin.timezone, faults, structure_lines)
+    def _rows(self, frame: pl.DataFrame, header: list[str], origin: Origin, structure_lines: int) -> Decoded:
+        cells = pl.col("raw_text").str.split(self.delimiter)
+        # Written with --parsable, a row ends in a delimiter that `columns` does not tell of.
+        ends = (cells.list.len() == len(header) + 1) & (cells.list.last() == "") & bool(self.columns)
+        sound = ((cells.list.len() == len(header)) | ends) & ~damaged_line(pl.col("raw_text"))
+        named = [
+            cells.list.get(header.index(name), null_on_oob=True).alias(name)
+            for name in FIELDS
+            if name in header
+        ]
+        rows = frame.filter(sound).select("source_position", "raw_text", *named)
+        faults = frame.filter(~sound).with_columns(reason=pl.lit("bad_line"))
+        return decode_jobs(rows, origin.timezone, faults, structure_lines, self.time_format)
 
 
 def _jobs(position: int, job: Mapping[str, Any]) -> list[dict[str, Any]]:

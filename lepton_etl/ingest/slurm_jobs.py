@@ -1,12 +1,13 @@
 """Fields of Slurm's accounting, as sacct writes them, to rows of JOB_SCHEMA."""
 
 from dataclasses import replace
-from typing import Final
+from typing import Annotated, Final
 
 import polars as pl
+from pydantic import AfterValidator
 
 from lepton_etl.ingest.decoded import JOB_SCHEMA, READING_SCHEMA, Decoded, as_table, number_of, reject_table
-from lepton_etl.ingest.units import parse_stamps
+from lepton_etl.ingest.units import parse_stamps, says_a_day
 
 # sacct's names of what a job row is made of, in the order in which they are believed.
 JOB_ID: Final = ("JobIDRaw", "JobID")
@@ -30,11 +31,18 @@ _WAITING: Final = ("PENDING", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
 _NOT_ENDED: Final = (*_WAITING, "RUNNING", "SUSPENDED", "CONFIGURING", "STOPPED", "SIGNALING", "RESIZING")
 _STAMPS: Final = {"Submit": "submit_time", "Start": "start_time", "End": "end_time"}
 _EPOCH: Final = r"^\d{9,11}$"  # SLURM_TIME_FORMAT=%s, and the service.
+_YEAR_FIRST: Final = r"^(\d{4})[-/.](\d\d)[-/.](\d\d)[-T_/ ](\d\d:\d\d)"
 _BYTES: Final = {"K": 1024.0, "": 1024.0**2, "M": 1024.0**2, "G": 1024.0**3, "T": 1024.0**4, "P": 1024.0**5}
 _JOULES: Final = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 
 
-def decode_jobs(rows: pl.DataFrame, timezone: str, faults: pl.DataFrame, structure_lines: int = 0) -> Decoded:
+def decode_jobs(
+    rows: pl.DataFrame,
+    timezone: str,
+    faults: pl.DataFrame,
+    structure_lines: int = 0,
+    time_format: str | None = None,
+) -> Decoded:
     """Jobs and rejects out of rows of JOB_FIELDS; `faults` (source_position, reason, raw_text) could not be read.
 
     A row with a stamp or number that cannot be read is a reject; an exact repeat is a duplicate. An energy of 0 J is
@@ -47,7 +55,7 @@ def decode_jobs(rows: pl.DataFrame, timezone: str, faults: pl.DataFrame, structu
     # A run that was requeued has both; the job that waits to run again has the start that Slurm expects.
     half_known = _is(("REQUEUED",)) & (pl.col("start_time").is_null() | pl.col("end_time").is_null())
     step = pl.col("id").str.split_exact(".", 1).struct.field("field_1")
-    jobs = _with_stamps(jobs, timezone).select(
+    jobs = _with_stamps(jobs, timezone, time_format).select(
         "raw_text",
         pl.coalesce("time_reason", _number_reason(), pl.when(pl.col("id").is_null()).then(pl.lit("no_job_id"))).alias(
             "reason"
@@ -91,6 +99,20 @@ def decode_jobs(rows: pl.DataFrame, timezone: str, faults: pl.DataFrame, structu
     )
 
 
+def slurm_time_format(text: str | None) -> str | None:
+    """Return SLURM_TIME_FORMAT as polars reads it. Raises ValueError where it does not give back a whole stamp."""
+    if text is not None and not says_a_day(text):
+        raise ValueError(f"{text!r} does not give back the day that it writes: run sacct with a full format")
+    return text
+
+
+TimeFormat = Annotated[str | None, AfterValidator(slurm_time_format)]
+TIME_FORMAT: Final = (
+    "SLURM_TIME_FORMAT of the command that wrote the stamps; null: ISO 8601 or another order from the year on, "
+    "and epochs (%s)."
+)
+
+
 def beside(readings: Decoded, jobs: Decoded) -> Decoded:
     """Return readings and jobs of one document together."""
     together = Decoded.merge([readings, jobs])
@@ -104,12 +126,14 @@ def _known(name: str) -> pl.Expr:
     return pl.when(~nothing).then(text).alias(name)
 
 
-def _with_stamps(jobs: pl.DataFrame, timezone: str) -> pl.DataFrame:
+def _with_stamps(jobs: pl.DataFrame, timezone: str, time_format: str | None) -> pl.DataFrame:
     """Add submit_time, start_time, end_time and time_reason; epochs and local wall clocks of `timezone`."""
     times, reasons = [], []
     for name, column in _STAMPS.items():
         text = jobs.get_column(name)
-        clock = parse_stamps(text, timezone=timezone)
+        # SLURM_TIME_FORMAT may set other marks between the parts: from the year on they say the same.
+        iso = text if time_format else text.str.replace(_YEAR_FIRST, "${1}-${2}-${3}T${4}")
+        clock = parse_stamps(iso, timezone=timezone, format=time_format)
         epoch = parse_stamps(text, timezone="UTC", epoch="s")
         by_epoch = text.str.contains(_EPOCH).fill_null(False)
         time = clock.get_column("time").zip_with(~by_epoch, epoch.get_column("time"))

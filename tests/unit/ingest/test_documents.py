@@ -100,6 +100,16 @@ def test_a_document_above_the_limit_is_refused_in_bounded_memory() -> None:
     assert peak_bytes < 24 << 20
 
 
+def test_a_large_document_is_looked_at_when_it_has_doubled_not_at_every_chunk() -> None:
+    document = [{"a": "x" * 100}] * 20_000
+    data = json.dumps(document).encode()
+    chunks = [data[at : at + 10_000] for at in range(0, len(data), 10_000)]
+    parts = list(documents(chunks, limit=4 << 20, part_chars=20_000))
+    assert [item.value for part in parts for item in part if isinstance(item, Document)] == [document]
+    assert len(chunks) > 200
+    assert len(parts) <= 10
+
+
 def test_an_empty_text_is_one_empty_part() -> None:
     assert list(documents([])) == [[]]
     assert taken("\n \r\n") == []
