@@ -37,8 +37,9 @@ from lepton_etl.facility.meter_hours import (
     volume_readings,
     with_meter,
 )
+from lepton_etl.ingest.unmapped import proposed, speaks_of_energy, speaks_of_power
 from lepton_etl.intervals.channels import arrow_of
-from lepton_etl.intervals.modelled_power import node_model
+from lepton_etl.intervals.modelled_power import MISSING, node_model
 from lepton_etl.intervals.node_day import UNLISTED_CLUSTER, IntervalPolicy, NodeDays, node_days
 from lepton_etl.intervals.readings import (
     ROSTER_COLUMNS,
@@ -75,7 +76,7 @@ from lepton_etl.schema.fleet import (
     WEATHER_HOUR,
 )
 from lepton_etl.schema.jobs import JOB_NODE, JOB_RUN, NODE_STATE
-from lepton_etl.schema.logs import JOB, READING
+from lepton_etl.schema.logs import FILE, JOB, READING
 from lepton_etl.schema.types import arrow_schema
 from pipelines.engine import balanced
 from pipelines.stage import StageContext, StageResult
@@ -192,6 +193,8 @@ class Made:
 
     staged: tuple[StagedFile, ...] = ()
     unlisted_nodes: tuple[str, ...] = ()
+    powered_nodes: tuple[str, ...] = ()
+    unmodelled: tuple[tuple[str, str], ...] = ()
     unlisted_meters: tuple[str, ...] = ()
     rows_in: int = 0
 
@@ -212,12 +215,19 @@ class Making:
     def __call__(self, bucket: int, parts: Sequence[bytes]) -> Made:
         found = _unpacked(parts)
         nodes, site = self._nodes(found), self._site(found)
-        return replace(site, staged=nodes.staged + site.staged, unlisted_nodes=nodes.unlisted_nodes)
+        return replace(
+            nodes,
+            staged=nodes.staged + site.staged,
+            unlisted_meters=site.unlisted_meters,
+            rows_in=site.rows_in,
+        )
 
     def _nodes(self, found: _Unpacked) -> Made:
         inventory = found.frame("inventory", pl.DataFrame(schema=ROSTER_COLUMNS))
         staged: list[StagedFile] = []
         unlisted: set[str] = set()
+        powered: set[str] = set()
+        unmodelled: set[tuple[str, str]] = set()
         states = [pl.DataFrame(arrow_schema(INTERVAL).empty_table()).select(_STATE_COLUMNS)]
         for made in self._node_days(found, inventory):
             intervals = pl.DataFrame(made.intervals)
@@ -225,6 +235,9 @@ class Making:
             staged += stage(self.root, SENSOR_CHECK, made.checks)
             staged += stage(self.root, SENSOR_DAY, _sensor_day_rows(made.sensor_days, self.policy.site_id))
             unlisted |= set(intervals.filter(pl.col("cluster_id") == UNLISTED_CLUSTER)["node_id"].unique())
+            has_energy = pl.col("counts_in_total") & pl.col("energy_kwh").is_not_null()
+            powered |= set(intervals.filter(has_energy)["node_id"].unique())
+            unmodelled |= set(_reasons(intervals))
             states.append(intervals.filter(pl.col("device_id") == "node").select(_STATE_COLUMNS))
         if self.with_states:
             held = found.frame("held", pl.DataFrame(arrow_schema(JOB_NODE).empty_table()))
@@ -232,7 +245,7 @@ class Making:
             staged += stage(self.root, NODE_STATE, rows_of_states)
         if (meters := found.table("meter")) is not None:
             staged += stage(self.root, FACILITY_INTERVAL, self._facility(meters))
-        return Made(tuple(staged), tuple(sorted(unlisted)))
+        return Made(tuple(staged), tuple(sorted(unlisted)), tuple(powered), tuple(sorted(unmodelled)))
 
     def _node_days(self, found: _Unpacked, inventory: pl.DataFrame) -> Iterator[NodeDays]:
         """What the readings of the bucket say; of many readings some days a call, each with those before it."""
@@ -307,9 +320,61 @@ def run(context: StageContext) -> StageResult:
                "nodes are not in the inventory; they stand in cluster _unlisted"),
         *_note((name for one in made for name in one.unlisted_meters),
                "meters are not in the meters file; their readings are not used"),
+        *_unpowered(context, nodes, made),
     )  # fmt: skip
     rows_in = sum(one.rows_in for one in made)
     return StageResult(rows_in, sum(one.rows for one in written), tuple(written), notes)
+
+
+def _reasons(intervals: pl.DataFrame) -> list[tuple[str, str]]:
+    """Flag and node of the intervals whose node could not be modelled."""
+    flagged = intervals.filter(pl.col("flags").list.len() > 0).select("flags", "node_id").explode("flags")
+    return flagged.filter(pl.col("flags").is_in(list(MISSING))).unique().rows()
+
+
+def _unpowered(context: StageContext, nodes: pa.Table, made: Sequence[Made]) -> Iterator[str]:
+    """What keeps nodes without energy: facts that their model lacks, and watts that they log and no rule reads."""
+    reasons = [one for bucket in made for one in bucket.unmodelled]
+    for flag, what in MISSING.items():
+        yield from _note((node for reason, node in reasons if reason == flag),
+                         f"nodes log components and have no energy ({flag}: {what})")  # fmt: skip
+    days = context.days
+    listed = pl.DataFrame(nodes).filter(
+        (pl.col("valid_from") < days.until_time)
+        & (pl.col("valid_to").is_null() | (pl.col("valid_to") > days.from_time))
+    )
+    silent = set(listed["node_id"]) - {node for bucket in made for node in bucket.powered_nodes}
+    if not silent or not context.lake.exists(FILE):
+        return
+    formats = {source.name: source.format for source in context.settings.all_sources}
+    found: dict[tuple[str, str], tuple[set[str], str]] = {}
+    for source, node, path, detail in _files_of(context).iter_rows():
+        if node is not None and node not in silent:
+            continue
+        for sensor, reason, _ in json.loads(detail):
+            if reason == "unmapped" and speaks_of_power(sensor):
+                whose, _ = found.setdefault((source, sensor), (set(), path))
+                whose |= silent if node is None else {node}
+    for (source, sensor), (whose, path) in sorted(found.items())[:_NAMES_IN_NOTE]:
+        rule = proposed(sensor, "J" if speaks_of_energy(sensor) else "W")
+        where = f"conf/sensors/{formats.get(source, 'of its format')}.yaml"
+        yield from _note(whose, f"nodes have no power, and no rule reads {sensor!r} of {path}: if it is theirs, add "
+                                f"`{rule}` to {where}; `lepton-etl sensors` shows unit and range")  # fmt: skip
+
+
+def _files_of(context: StageContext) -> pl.DataFrame:
+    """Source, node, path and ignored records of loaded files that may hold readings of the days."""
+    days = context.days
+    first, last = pc.field("first_reading_time"), pc.field("last_reading_time")
+    touches = (first < pa.scalar(days.until_time)) & (last >= pa.scalar(days.from_time))
+    # A file of which nothing was read has no times but that of its delivery.
+    begin, end = pa.scalar(days.from_time), pa.scalar(days.until_time + _DAY)
+    delivered = pc.is_null(first) & (pc.field("modified_time") >= begin) & (pc.field("modified_time") < end)
+    files = context.lake.read(
+        FILE, columns=["source_name", "node_id", "path", "ignored_detail", "state"], where=touches | delivered
+    )
+    loaded = files.filter((pl.col("state") == "loaded") & pl.col("ignored_detail").is_not_null())
+    return loaded.drop("state").sort("path")
 
 
 def accounting(context: StageContext, nodes: pa.Table) -> tuple[list[Written], pa.Table | None]:

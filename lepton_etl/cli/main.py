@@ -193,6 +193,19 @@ def models(config: Config) -> None:
     print_versions(_settings(config))
 
 
+@app.command()
+def sensors(
+    config: Config,
+    files: Annotated[
+        int, typer.Option(min=1, help="How many of the newest files of each source to look at.")
+    ] = 3,
+) -> None:
+    """List sensors that no rule reads: count, unit, range, and a rule that would read them. Reads raw files alone."""
+    from lepton_etl.cli.sensors import print_unmapped
+
+    print_unmapped(_settings(config), files)
+
+
 @tables_app.command("list")
 def tables_list(config: Config) -> None:
     """List every table of the lake: what one row is, Delta version, number of rows."""

@@ -37,6 +37,13 @@ NO_CPU: Final = "unmodelled_cpu"
 NO_GPU: Final = "unmodelled_gpu"
 NO_MEMORY: Final = "unmodelled_memory"
 NO_REST: Final = "unmodelled_rest"
+MISSING: Final = {
+    NO_CPU: "GPU boards alone are read; fill idle_power_w, rated_power_w, gpu_idle_power_w and gpu_rated_power_w",
+    NO_GPU: "gpu_count of the inventory is empty, or not as many boards are read",
+    NO_MEMORY: "no DRAM sensor; fill memory_total_byte or memory_idle_power_w",
+    NO_REST: "fill rest_power_w, or the idle powers of node, CPUs, memory and GPU",
+}
+"""What the inventory would have to say, by flag."""
 
 FITTED_COLUMNS: Final = pl.Schema(
     {
