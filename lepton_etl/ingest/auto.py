@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final, Literal
 
 from lepton_etl.ingest.decoded import Decoded, Origin, only_reject
+from lepton_etl.ingest.eia930 import INSTEAD
 from lepton_etl.ingest.registry import LogFormat, formats, log_format, recognise
 from lepton_etl.ingest.text import HEAD_BYTES, MAX_DOCUMENT_BYTES, drain, in_utf8, peek
 
@@ -39,6 +40,15 @@ UNREAD: Final = tuple(
          "nvidia-smi --query-gpu=timestamp,index,uuid,power.draw --format=csv -l 60"),
     )
 )  # fmt: skip
+
+# Tables that are read once the settings say how, told by their header; how.
+TO_DECLARE: Final = (
+    (re.compile(rb'"?(?:Balancing Authority|BA)"?,"?Data Date"?,'), "a file of EIA form 930", INSTEAD),
+    (re.compile(rb"timestamp,project_name,run_id,"), "emissions.csv of CodeCarbon",
+     "its energies are counters for format delimited (docs/formats.md); where it had no sensor they are estimates"),
+    (re.compile(rb"(?:zone,)?time,intensity\b"), "a table of intensities", "format grid_csv with its zone"),
+)  # fmt: skip
+_TABLE_LINES: Final = 60
 
 
 @log_format
@@ -83,4 +93,20 @@ def why_not(head: bytes, names: list[str]) -> tuple[str, str]:
     for pattern, name, instead in () if names else UNREAD:
         if pattern.search(head[:HEAD_BYTES]):
             return "unread_dialect", f"{name}, which no format reads: log {instead}. It begins: {shown}"
+    for pattern, name, how in () if names else TO_DECLARE:
+        if pattern.match(head):
+            return "unknown_format", f"{name} needs settings; {how}: {shown}"
+    if not names and _is_table(head):
+        how = "format delimited, whose `readings` name its columns (docs/formats.md)"
+        return "unknown_format", f"a table with named columns needs settings; {how}: {shown}"
     return "unknown_format", f"{' or '.join(names) or 'no known format'}: {shown}"
+
+
+def _is_table(head: bytes) -> bool:
+    """Return whether a line near the beginning and the one below it have as many cells, and the lower one digits."""
+    lines = head.split(b"\n", _TABLE_LINES)[:_TABLE_LINES]
+    return any(
+        upper.count(by) >= 2 and upper.count(by) == lower.count(by) and re.search(rb"\d", lower) is not None
+        for upper, lower in itertools.pairwise(lines)
+        for by in (b";", b"\t", b",")
+    )

@@ -4,10 +4,13 @@ Character-separated text is read here; `parquet` and the grid's formats share th
 """
 
 import csv
+import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, Self
+from functools import cached_property
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 import polars as pl
@@ -44,6 +47,10 @@ from lepton_etl.schema.common import QUANTITIES
 FOOTERS_OF_SQL_SERVER: Final = (r"\(\d+ rows? affected\)", r"Completion time: .*")
 _CENTURY_US: Final = 100 * 366 * 86_400 * 1e6
 QUOTE: Final = '"'
+WHITESPACE: Final = "whitespace"
+# The longest head of a data log that was seen has 14 lines.
+MAX_PREAMBLE_LINES: Final = 200
+NO_VALUE: Final = ("", "nan", "null", "none", "n/a", "na", "-", "--")
 # Columns of rows: the cells of a column as text, and of one that holds numbers as these.
 TEXT: Final = "text of "
 NUMBER: Final = "number of "
@@ -74,9 +81,13 @@ class ColumnOrValue(Part):
         return self
 
 
-class TimeColumn(Column):
+class TimeColumn(Part):
     """Where the stamp stands and how it is written."""
 
+    column: str = setting("", "Column of the stamp.")
+    columns: tuple[str, ...] = setting(
+        (), "Columns whose texts, joined by a blank, are the stamp (a date and a time); in place of `column`."
+    )
     format: str | None = setting(None, "chrono format as polars takes it; without it and `epoch`: ISO 8601.")
     epoch: EpochUnit | None = setting(None, "Unit of a stamp counted from 1970-01-01 UTC.")
     elapsed: EpochUnit | None = setting(None, "Unit of a stamp counted from the time that the path names.")
@@ -87,8 +98,32 @@ class TimeColumn(Column):
         "both hours (definitions.md section 9).",
     )
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that a file must have for it."""
+        return self.columns or (self.column,)
+
+    @property
+    def key(self) -> str:
+        """What the stamp's texts are called."""
+        return " ".join(self.names)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _list_of_columns(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and isinstance(given.get("column"), list):
+            return {
+                **{key: value for key, value in given.items() if key != "column"},
+                "columns": given["column"],
+            }
+        return given
+
     @model_validator(mode="after")
     def _is_one(self) -> Self:
+        if (self.column == "") == (not self.columns) or "" in self.columns:
+            raise ValueError("give either column or columns")
+        if self.elapsed is not None and self.columns:
+            raise ValueError("seconds elapsed stand in one column")
         if sum(given is not None for given in (self.format, self.epoch, self.elapsed)) > 1:
             raise ValueError("give one of format, epoch and elapsed")
         if self.format is not None and not says_a_day(self.format):
@@ -99,6 +134,9 @@ class TimeColumn(Column):
 class ColumnReading(Column):
     """One column that holds a quantity."""
 
+    occurrence: int | None = setting(
+        None, "Which of several columns of this name, from 1; null: the name must be there once.", ge=1
+    )
     quantity: str
     unit: str = Field(
         description="Unit of the column, in pint's names (W, kW, degC, percent, ratio, kWh, g/kWh)."
@@ -112,6 +150,11 @@ class ColumnReading(Column):
         default_factory=dict, description="Words (lower case) that stand for numbers."
     )
 
+    @property
+    def key(self) -> str:
+        """What the column is called where its name repeats: the name, and its place among them from the second on."""
+        return _numbered(self.column, self.occurrence or 1)
+
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
         if self.quantity not in QUANTITIES:
@@ -121,6 +164,10 @@ class ColumnReading(Column):
         if (self.window_s > 0) != (self.statistic in ("mean", "min", "max")):
             raise ValueError("window_s belongs to mean, min and max, and to these always")
         return self
+
+
+def _numbered(name: str, occurrence: int) -> str:
+    return name if occurrence == 1 else f"{name} ({occurrence})"
 
 
 class Table(LogFormat):
@@ -134,13 +181,17 @@ class Table(LogFormat):
     device_id: ColumnOrValue = ColumnOrValue(value="node")
     point: str | None = None
     readings: tuple[ColumnReading, ...] = Field(min_length=1)
-    no_value: tuple[str, ...] = setting(("",), "Texts, in lower case, of a cell without a value.")
+    no_value: tuple[str, ...] = setting(NO_VALUE, "Texts, in lower case, of a cell without a value.")
+    decimal: Literal[".", ","] = setting(".", "Decimal mark of numbers written as text.")
+    thousands: Literal[",", ".", " ", "'"] | None = setting(None, "Mark between groups of three digits.")
 
     @model_validator(mode="after")
     def _columns_are_distinct(self) -> Self:
+        if self.decimal == self.thousands:
+            raise ValueError("decimal and thousands are one mark")
         for reading in self.readings:
-            if self.needed.count(reading.column) > 1:
-                raise ValueError(f"column {reading.column!r} is mapped twice")
+            if self.needed.count(reading.key) > 1:
+                raise ValueError(f"column {reading.key!r} is mapped twice")
         return self
 
     def identity_columns(self) -> list[str]:
@@ -150,8 +201,22 @@ class Table(LogFormat):
 
     @property
     def needed(self) -> list[str]:
-        """The columns that a file must have."""
-        return [self.time.column, *self.identity_columns(), *(reading.column for reading in self.readings)]
+        """The columns that a file must have, by their keys."""
+        return [*self.time.names, *self.identity_columns(), *(reading.key for reading in self.readings)]
+
+    def lacking(self, header: list[str]) -> tuple[str, str] | None:
+        """Return the first column that a header lacks or has too often, and the reason of the reject; else None."""
+        wanted: list[tuple[str, int | None]] = [
+            *((name, None) for name in (*self.time.names, *self.identity_columns())),
+            *((reading.column, reading.occurrence) for reading in self.readings),
+        ]
+        for name, occurrence in wanted:
+            there = header.count(name)
+            if there < (occurrence or 1):
+                return name, "missing_column"
+            if there > 1 and occurrence is None:
+                return name, "ambiguous_column"
+        return None
 
 
 @log_format
@@ -160,7 +225,11 @@ class Delimited(Table):
 
     format: Literal["delimited"] = "delimited"
     followed_by = "lines below a header"
-    delimiter: str = setting(",", "One character between cells.", pattern=r"^[^\"\r\n]$")
+    delimiter: str = setting(
+        ",",
+        "One character between cells, or `whitespace`: any number of blanks.",
+        pattern=r"^(?:[^\"\r\n]|whitespace)$",
+    )
     footers: tuple[ColumnPattern, ...] = setting(
         FOOTERS_OF_SQL_SERVER, "Regular expressions of whole lines that are no data, such as a row count."
     )
@@ -179,14 +248,20 @@ def read_delimited(
     """Decode one delimited file, block after block.
 
     A record is one cell of a mapped column, or a cell with text of any other column (ignored, unmapped) except the
-    identity and time columns. A line with too few or too many cells is one bad_line. A file that lacks a mapped
-    column is one reject, missing_column. Numbers have a decimal point. `columns_of` gives the mapping of a file's very
-    header, for publishers whose names vary.
+    identity and time columns. The header is the first line that has all mapped columns; what stands before it is
+    structure. A line with too few or too many cells is one bad_line, empty ones at its end apart. A file that lacks a
+    mapped column is one reject, missing_column. `columns_of` gives the mapping of a file's very header, for publishers
+    whose names vary.
     """
+    given = settings
+
+    def has_all(names: list[str]) -> bool:
+        return (given if columns_of is None else columns_of(names)).lacking(names) is None
+
     header: list[str] | None = None
     blocks = numbered_lines(chunks)
     for lines in blocks:
-        grid = cut(lines, settings.delimiter, settings.footers, header)
+        grid = cut(lines, settings.delimiter, settings.footers, header, has_all)
         if grid is None:
             drain(blocks)
             yield only_reject("missing_column", f"{origin.path}: the file has no header line")
@@ -194,11 +269,13 @@ def read_delimited(
         if header is None:
             header = grid.header
             settings = settings if columns_of is None else columns_of(header)
-            wrong = next((name for name in settings.needed if header.count(name) != 1), None)
+            wrong = settings.lacking(header)
             if wrong is not None:
                 drain(blocks)
-                reason = "ambiguous_column" if wrong in header else "missing_column"
-                yield only_reject(reason, f"{wrong!r} in header {header}", grid.header_position, sensor=wrong)
+                name, reason = wrong
+                which = "say which by `occurrence`: " if reason == "ambiguous_column" else ""
+                text = f"{which}{name!r} in header {header}, cut at {settings.delimiter!r}"
+                yield only_reject(reason, text, grid.header_position, sensor=name)
                 return
         yield _decoded(grid, lines, origin, settings)
 
@@ -207,6 +284,9 @@ def _decoded(grid: "Grid", lines: Lines, origin: Origin, settings: Delimited) ->
     """Return readings and rejects of the cells of one block."""
     needed = settings.needed
     rows = grid.rows.select("source_position", *(grid.column(name).alias(TEXT + name) for name in needed))
+    if settings.time.columns:
+        stamp = pl.concat_str([TEXT + name for name in settings.time.columns], separator=" ")
+        rows = rows.with_columns(stamp.alias(TEXT + settings.time.key))
     cells = mapped_cells(rows, origin, settings)
     empty = without_value(cells, settings.no_value)
     ignored = count_ignored(cells.filter(empty).get_column("sensor"), "no_value") | _unmapped(grid, needed)
@@ -227,7 +307,7 @@ def mapped_cells(rows: pl.DataFrame, origin: Origin, settings: Table) -> pl.Data
     node, device = settings.node_id, settings.device_id
     no_node = pl.col("node_id").is_null() & pl.lit(node is not None)
     no_device = pl.when(pl.col("device_id").is_null()).then(pl.lit("empty_device_id"))
-    stamps = _stamps(rows.get_column(TEXT + settings.time.column), origin, settings)
+    stamps = _stamps(rows.get_column(TEXT + settings.time.key), origin, settings)
     named = rows.select(
         "source_position",
         (filled[node.column] if node else pl.lit(origin.node_id, dtype=pl.String)).alias("node_id"),
@@ -239,8 +319,8 @@ def mapped_cells(rows: pl.DataFrame, origin: Origin, settings: Table) -> pl.Data
         )
     )
     count = len(settings.readings)
-    texts = [rows.get_column(TEXT + reading.column) for reading in settings.readings]
-    numbers = [_numbers(rows, reading) for reading in settings.readings]
+    texts = [rows.get_column(TEXT + reading.key) for reading in settings.readings]
+    numbers = [_numbers(rows, reading, settings) for reading in settings.readings]
     cells = pl.concat(
         [
             pl.concat([named] * count, rechunk=True),
@@ -286,7 +366,7 @@ def _meaning(settings: Table) -> pl.DataFrame:
     """Return what each mapped column says, a row a column."""
     rows = [
         (
-            reading.column, reading.device, reading.window_s,
+            reading.key, reading.device, reading.window_s,
             # A stamp at the end of its window stands one (unmerged) window later than its start.
             round(reading.window_s * 1e6) if settings.time.label == "end" else 0,
             reading.multiplicity,
@@ -301,12 +381,12 @@ def _meaning(settings: Table) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={**own, "multiplicity": pl.Int32, **MEANING}, orient="row")
 
 
-def _numbers(rows: pl.DataFrame, reading: ColumnReading) -> pl.Series:
+def _numbers(rows: pl.DataFrame, reading: ColumnReading, settings: Table) -> pl.Series:
     """Return the numbers of one column: its own, those of its texts, or what its words stand for."""
-    if NUMBER + reading.column in rows.columns:
-        return rows.get_column(NUMBER + reading.column).alias("number")
-    text = pl.col(TEXT + reading.column)
-    number = number_of(text)
+    if NUMBER + reading.key in rows.columns:
+        return rows.get_column(NUMBER + reading.key).alias("number")
+    text = pl.col(TEXT + reading.key)
+    number = number_of(_with_point(text, settings.decimal, settings.thousands))
     if reading.words:
         meant = text.str.to_lowercase().replace_strict(
             dict(reading.words), default=None, return_dtype=pl.Float64
@@ -315,10 +395,37 @@ def _numbers(rows: pl.DataFrame, reading: ColumnReading) -> pl.Series:
     return rows.select(number.alias("number")).to_series()
 
 
+def _with_point(text: pl.Expr, decimal: str, thousands: str | None) -> pl.Expr:
+    """Return texts of numbers with a decimal point and without groups; null where the marks stand elsewhere."""
+    if decimal == "." and thousands is None:
+        return text
+    mark = re.escape(decimal)
+    groups = rf"|\d{{1,3}}(?:{re.escape(thousands)}\d{{3}})+" if thousands else ""
+    fits = text.str.contains(
+        rf"^[+-]?(?:\d+{groups}|)(?:{mark}\d*)?(?:[eE][+-]?\d+)?$|^(?i:[+-]?(?:nan|inf))$"
+    )
+    plain = text.str.replace_all(thousands, "", literal=True) if thousands else text
+    return pl.when(fits).then(plain.str.replace(decimal, ".", literal=True))
+
+
 def without_value(cells: pl.DataFrame, no_value: tuple[str, ...]) -> pl.Series:
     """Return whether a cell holds one of the texts, in lower case, that stand for no value."""
     texts = cells.get_column("raw_value")
-    return texts.is_in(["", *no_value]) if set(no_value) <= {""} else texts.str.to_lowercase().is_in(no_value)
+    words = ["", *no_value]
+    if any(_is_finite(word) for word in no_value):
+        return texts.str.to_lowercase().is_in(words)
+    # A cell that holds a number says none of the words.
+    odd = np.flatnonzero(~np.isfinite(cells.get_column("value").to_numpy()))
+    silent = np.zeros(len(texts), np.bool_)
+    silent[odd] = texts[odd].str.to_lowercase().is_in(words).to_numpy()
+    return pl.Series("raw_value", silent)
+
+
+def _is_finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -334,33 +441,59 @@ class Grid:
     structure_lines: int
 
     def column(self, name: str) -> pl.Expr:
-        """Return the cells of one column, blanks around them cut off."""
-        return pl.col("cells").list.get(self.header.index(name), null_on_oob=True).str.strip_chars()
+        """Return the cells of one column by its key, blanks around them cut off."""
+        return pl.col("cells").list.get(self.keys.index(name), null_on_oob=True).str.strip_chars()
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The header with the names that repeat numbered from the second on."""
+        seen: Counter[str] = Counter()
+        keys = []
+        for name in self.header:
+            seen[name] += 1
+            keys.append(_numbered(name, seen[name]))
+        return keys
 
 
 def cut(
-    lines: Lines, delimiter: str, footers: tuple[str, ...] = (), header: list[str] | None = None
+    lines: Lines,
+    delimiter: str,
+    footers: tuple[str, ...] = (),
+    header: list[str] | None = None,
+    is_header: Callable[[list[str]], bool] = lambda _: True,
 ) -> Grid | None:
     """Return header, data lines and the rest; None if there is no header line.
 
-    `header` is the file's, where an earlier block held it.
+    `header` is the file's, where an earlier block held it; else the first line that `is_header` takes, else the first
+    one. Of a name that repeats, columns from the second on are numbered.
     """
     frame = lines.frame("line")
     footer = f"^(?:{'|'.join(footers)})$" if footers else "^$"
     stripped = pl.col("line").str.strip_chars()
     structure = (stripped == "") | stripped.str.contains(footer)
     content = frame.filter(~structure)
+    if delimiter == WHITESPACE:
+        content = content.with_columns(stripped.str.replace_all(r"\s+", " "))
+        delimiter = " "
     header_position, headers = lines.first_position, 0
     if header is None:
         if content.is_empty():
             return None
-        header_position, header_line = content.row(0)
-        header = [cell.strip() for cell in _split_quoted(header_line, delimiter) or []]
-        headers = 1
+        first = [_names(line, delimiter) for line in content.head(MAX_PREAMBLE_LINES).get_column("line")]
+        place = next((number for number, names in enumerate(first) if is_header(names)), 0)
+        header, headers = first[place], place + 1
+        header_position = content.row(place)[0]
     rows = content.slice(headers).with_columns(pl.col("line").str.split(delimiter).alias("cells"))
     quoted = rows.filter(pl.col("line").str.contains(QUOTE, literal=True))
     if quoted.height:
         rows = _with_quotes(rows, quoted, delimiter)
+    cells = pl.col("cells").list
+    longer = cells.len() > len(header)
+    if rows.select(longer.any()).item():  # Empty cells at the end of a line are its delimiters' alone.
+        no_more = cells.slice(len(header)).list.eval(pl.element().str.strip_chars() == "").list.all()
+        rows = rows.with_columns(
+            pl.when(longer & no_more).then(cells.head(len(header))).otherwise("cells").alias("cells")
+        )
     fits = pl.col("cells").list.len() == len(header)
     if lines.damaged:
         fits = fits & ~damaged_line(pl.col("line"))
@@ -372,6 +505,14 @@ def cut(
         bad=rows.filter(~fits).select("source_position"),
         structure_lines=frame.height - content.height + headers,
     )
+
+
+def _names(line: str, delimiter: str) -> list[str]:
+    """Return the cells of a header; a delimiter at its end adds none."""
+    names = [cell.strip() for cell in _split_quoted(line, delimiter) or []]
+    while len(names) > 1 and not names[-1]:
+        names.pop()
+    return names
 
 
 def _with_quotes(rows: pl.DataFrame, quoted: pl.DataFrame, delimiter: str) -> pl.DataFrame:
@@ -396,7 +537,7 @@ def _split_quoted(line: str, delimiter: str) -> list[str] | None:
 
 def _unmapped(grid: Grid, needed: list[str]) -> Ignored:
     """Return how many cells of each column that the settings do not name hold text."""
-    extra = [(place, name) for place, name in enumerate(grid.header) if name not in needed]
+    extra = [(place, name) for place, name in enumerate(grid.keys) if name not in needed]
     cell = pl.col("cells").list
     filled = [
         (cell.get(place, null_on_oob=True).str.strip_chars() != "").sum().alias(str(place))

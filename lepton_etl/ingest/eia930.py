@@ -1,5 +1,6 @@
 """Hourly generation by fuel and average intensity of a US balancing authority (EIA-930)."""
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -8,10 +9,11 @@ from typing import Final, Literal
 import polars as pl
 from pydantic import AwareDatetime, Field
 
-from lepton_etl.ingest.decoded import READING_SCHEMA, Decoded, Origin, as_table
+from lepton_etl.ingest.decoded import READING_SCHEMA, Decoded, Origin, as_table, only_reject
 from lepton_etl.ingest.delimited import ColumnOrValue, Delimited, Part, TimeColumn
 from lepton_etl.ingest.grid_csv import HOUR_S, NO_INTENSITY, GridHours, Label, intensity
 from lepton_etl.ingest.registry import log_format, setting
+from lepton_etl.ingest.text import drain, in_utf8, peek
 
 
 class LabelUntil(Part):
@@ -23,6 +25,14 @@ class LabelUntil(Part):
 
 # California's operator named the start of the hour up to its local midnight of that day; its solar noon moves then.
 KNOWN_LABELS: Final = {"CISO": (LabelUntil(until=datetime(2022, 6, 16, 7, tzinfo=UTC), label="start"),)}
+
+
+# EIA's own files (BALANCE, INTERCHANGE, SUBREGION) have no intensity, and none is made here of its megawatts.
+OWN_FILE: Final = re.compile(rb'^"?(?:Balancing Authority|BA)"?,"?Data Date"?,')
+INSTEAD: Final = (
+    "EIA's own file gives megawatts by fuel and no intensity: read a file derived from it with the columns timestamp "
+    "and avg_CI (format eia930), or time and intensity (format grid_csv)"
+)
 
 
 @log_format
@@ -57,6 +67,11 @@ class Eia930(GridHours):
 
     def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
         """Decode one file, and move the hours whose stamps another label named."""
+        head, chunks = peek(in_utf8(chunks))
+        if OWN_FILE.match(head):
+            drain(chunks)
+            yield only_reject("no_intensity", f"{INSTEAD}: {head[:200].decode('utf-8', 'replace')}")
+            return
         known = KNOWN_LABELS.get(self.zone.rpartition("-")[2], ())
         start = self._start(known if self.label_before is None else self.label_before)
         for part in super().read(chunks, origin):

@@ -148,7 +148,10 @@ def _decode(table: pa.Table, before: int, origin: Origin, settings: Parquet) -> 
             ignored[(name, "unmapped")] = there + len(values) - values.null_count
     position = pl.int_range(before + 1, before + 1 + table.num_rows, eager=True).alias("source_position")
     frame = pl.DataFrame(pa.table(columns)).with_columns(position)
-    if _is_time(table.schema.field(settings.time.column).type):
+    if settings.time.columns:
+        stamp = pl.concat_str([TEXT + name for name in settings.time.columns], separator=" ")
+        frame = frame.with_columns(stamp.alias(TEXT + settings.time.key))
+    elif _is_time(table.schema.field(settings.time.column).type):
         time = TimeColumn(
             column=settings.time.column, label=settings.time.label, ambiguous=settings.time.ambiguous
         )
@@ -156,9 +159,7 @@ def _decode(table: pa.Table, before: int, origin: Origin, settings: Parquet) -> 
     cells = mapped_cells(frame, origin, settings)
     empty = without_value(cells, tuple({"", *settings.no_value}))
     no_value = count_ignored(cells.filter(empty).get_column("sensor"), "no_value")
-    stamps = pl.concat([frame.get_column(TEXT + settings.time.column)] * len(settings.readings)).alias(
-        "stamp"
-    )
+    stamps = pl.concat([frame.get_column(TEXT + settings.time.key)] * len(settings.readings)).alias("stamp")
     text = pl.format("{} = {} at {}", "sensor", "raw_value", stamps.fill_null("no time"))
     refused = pl.when(pl.col("reason").is_not_null()).then(text)
     valued = cells.with_columns(refused.alias("raw_text")).filter(~empty)
