@@ -9,11 +9,13 @@ them with units). The prediction goes to standard output as CSV, or to `--output
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lepton_etl.csv_cells import write_csv
 from lepton_etl.errors import LeptonError
 from lepton_etl.models.registry import load_champion, read_rows, with_predictions
 from lepton_etl.redaction import guard_streams
@@ -41,7 +43,10 @@ def main(
     except LeptonError as error:
         typer.echo(f"consume: {error}", err=True)
         raise typer.Exit(int(error.exit_code)) from error
-    predicted.to_csv(output or sys.stdout, index=False)
+    with output.open("w", encoding="utf-8") if output else nullcontext(sys.stdout) as out:
+        # NaN is pandas' word for a figure that is not known.
+        known = predicted.astype(object).where(predicted.notna(), None)  # type: ignore[call-overload]
+        write_csv(out, list(map(str, known.columns)), known.itertuples(index=False))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pyarrow.dataset as pads
 from lepton_etl.days import Days
 from lepton_etl.errors import QualityGateError
 from lepton_etl.lake.file_register import FileRegister
-from lepton_etl.lake.tables import Lake
+from lepton_etl.lake.tables import Lake, verified
 from lepton_etl.quality.gate import GATED, judge
 from lepton_etl.quality.rules import GateOutcome, load_rules
 from lepton_etl.schema.declare import Table
@@ -58,9 +58,9 @@ def slices(lake: Lake, days: Days) -> dict[str, pads.Dataset]:
 
 
 def _slice(lake: Lake, table: Table, days: Days) -> pads.Dataset:
-    log = lake.log(table)
+    log, where = lake.log(table), files_of(lake, days) if table is FILE else within(days)
     lake.inputs[table.name] = log.version()
-    return log.to_pyarrow_dataset().filter(files_of(lake, days) if table is FILE else within(days))
+    return verified(table, log, where).filter(where)
 
 
 def within(days: Days) -> pc.Expression:

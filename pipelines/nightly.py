@@ -26,7 +26,8 @@ from lepton_etl.errors import Exit, LeptonError, LockedError, NoInputError, of_s
 from lepton_etl.lake.file_register import FileRegister
 from lepton_etl.lake.lease import DaysLease, Lease
 from lepton_etl.lake.location import Location
-from lepton_etl.lake.nights import adopt, name_night
+from lepton_etl.lake.log_files import refuse_without_log
+from lepton_etl.lake.nights import adopt, lost_tables, name_night
 from lepton_etl.lake.runs import (
     BATCH_KEY,
     RunLease,
@@ -41,7 +42,7 @@ from lepton_etl.quality.rules import load_rules
 from lepton_etl.redaction import redact
 from lepton_etl.registers.inventory import read_meters, read_nodes
 from lepton_etl.schema.logs import READING
-from lepton_etl.schema.operations import NIGHT
+from lepton_etl.schema.operations import NIGHT, RUN, STAGE_RUN
 from pipelines.engine import Engine
 from pipelines.publish import dirty_days
 from pipelines.stage import StageContext, StageResult
@@ -108,9 +109,12 @@ def run_night(
         engine.progress = watch.tasks
     try:
         with RunLease(lake, night.run_id):
+            for table in (RUN, STAGE_RUN, NIGHT):
+                refuse_without_log(lake.at(table))
             record.started()
             try:
                 night.notes += end_lost_runs(lake, night.run_id)
+                night.notes += lost_tables(lake)
                 run.stages(STAGES if stage is None else (stage,), whole=stage is None)
             except BaseException as error:
                 night.exit_code, night.message = _ended(error, log, lake.root)
@@ -137,7 +141,9 @@ def _ended(error: BaseException, log: Any, root: Location) -> tuple[Exit, str]:
     if refused is not None:
         return refused.exit_code, str(refused)
     log.exception("stage failed")
-    return Exit.UNEXPECTED, f"{type(error).__name__}: {_first_line(error)}"
+    return Exit.UNEXPECTED, (
+        f"{type(error).__name__}: {_first_line(error)} -> its place in the code is in the log line 'stage failed'"
+    )
 
 
 @dataclass

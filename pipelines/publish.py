@@ -35,7 +35,7 @@ from lepton_etl.lake.lease import DaysLease, Lease
 from lepton_etl.lake.nights import name_night
 from lepton_etl.lake.rows import checked
 from lepton_etl.lake.runs import code_version, last_published_batch, new_run_id, recorded_models
-from lepton_etl.lake.tables import Lake, Written, present_rows
+from lepton_etl.lake.tables import Lake, Written, present_rows, read_log
 from lepton_etl.publication.changes import (
     CLOSED,
     RESTATED,
@@ -227,14 +227,12 @@ def _job_spans(lake: Lake, batch: int, made: set[date]) -> Iterator[tuple[date, 
     fresh = files.filter(pl.col("jobs") > 0)["file_id"].unique()
     if fresh.is_empty() or not lake.exists(JOB):
         return
-    said = [name for name in JOB.columns if name not in _OF_DELIVERY]
-    jobs = lake.log(JOB).to_pyarrow_dataset()
+    said, jobs = [name for name in JOB.columns if name not in _OF_DELIVERY], lake.log(JOB)
     is_fresh = pc.field("file_id").isin(fresh.to_list())
-    new = jobs.to_table(filter=is_fresh)
-    same_jobs = ~is_fresh & pc.field("job_id").isin(pc.unique(new["job_id"]))
-    columns = [name for name in said if name in new.column_names]
-    known = pl.DataFrame(pa.table(jobs.to_table(filter=same_jobs, columns=columns)))
-    news = pl.DataFrame(pa.table(new.select(columns))).join(known, on=columns, how="anti", nulls_equal=True)
+    new = read_log(JOB, jobs, None, said, is_fresh)
+    same_jobs = ~is_fresh & pc.field("job_id").isin(new["job_id"].unique().to_list())
+    known = read_log(JOB, jobs, None, said, same_jobs)
+    news = new.join(known, on=said, how="anti", nulls_equal=True)
     latest = max(made, default=datetime.now(UTC).date())
     for first, last in news.select("start_time", "end_time").unique().iter_rows():
         if first is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import sys
@@ -12,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
+from lepton_etl.csv_cells import write_csv
 from lepton_etl.days import Days
 from lepton_etl.errors import NoInputError
+from lepton_etl.redaction import redact
 
 if TYPE_CHECKING:
     from lepton_etl.config.settings import Settings
@@ -41,7 +42,7 @@ def eu_2024_1364(
     if out is None:
         typer.echo(text, nl=False)
     else:
-        out.write_text(text, encoding=_ENCODING)
+        out.write_text(redact(text), encoding=_ENCODING)
 
 
 def eu_text(settings: Settings, year: int, form: str) -> str:
@@ -84,7 +85,5 @@ def _json(records: list[dict[str, Any]]) -> str:
 
 def _csv(records: list[dict[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
+    write_csv(text, list(records[0]), (record.values() for record in records))
     return text.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lepton_etl.config.settings import Settings
+from lepton_etl.csv_cells import write_csv
 from lepton_etl.days import Days
 from lepton_etl.errors import NoInputError
 from lepton_etl.lake.tables import Lake
@@ -79,9 +79,7 @@ def run(
 def show(done: Replayed, *, as_csv: bool) -> None:
     """The table on the terminal, or CSV; shares are of the saving that hindsight would have brought."""
     if as_csv:
-        writer = csv.DictWriter(sys.stdout, list(done.rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(done.rows)
+        write_csv(sys.stdout, list(done.rows[0]), (row.values() for row in done.rows))
         return
     table = Table(title=f"Jobs of history under other policies; {done.basis}", title_justify="left")
     for heading in _HEADINGS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Sequence
 from datetime import date, datetime
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from lepton_etl.csv_cells import write_csv
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, LakeError, printable
 from lepton_etl.lake.compare import Tolerance, compare_lakes, read_corrections
@@ -162,10 +162,7 @@ def show_rows(
         )
     if as_csv:
         wanted = list(columns) if columns else list(table.columns)
-        writer = csv.writer(sys.stdout)
-        writer.writerow(wanted)
-        for row in rows.select(wanted).to_pylist():
-            writer.writerow([_csv_cell(value) for value in row.values()])
+        write_csv(sys.stdout, wanted, (row.values() for row in rows.select(wanted).to_pylist()))
         return
     chosen = list(columns) if columns else list(_SHORT.get(table.name, table.columns))
     heading = f"{title or table.name}: {table.grain} ({rows.num_rows:,} rows)"
@@ -201,10 +198,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M")
     return value.isoformat() if isinstance(value, date) else str(value)
-
-
-def _csv_cell(value: Any) -> Any:
-    # A spreadsheet runs a text cell that starts like a formula.
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@"):
-        return f"'{value}"
-    return "" if value is None else value

@@ -14,9 +14,10 @@ from typing import Final
 
 import polars as pl
 import pyarrow as pa
-from deltalake.exceptions import DeltaError
 
+from lepton_etl.errors import LakeError
 from lepton_etl.lake.file_register import ROWS_OF, rows_by_file
+from lepton_etl.lake.log_files import refuse_without_log
 from lepton_etl.lake.rows import broken_columns, columns_of, empty_columns, missing_columns
 from lepton_etl.lake.tables import DIFFERS, DataFile, Lake
 from lepton_etl.schema.declare import Table
@@ -47,7 +48,7 @@ class Finding:
 def check_lake(lake: Lake, only: Collection[str] = ()) -> Iterator[Finding]:
     """Yield what is wrong with the tables, or with those that are named; a lake in order yields nothing."""
     for table in TABLES.values():
-        if lake.exists(table) and (not only or table.name in only):
+        if not only or table.name in only:
             yield from _check_table(lake, table)
     if lake.exists(FILE) and (not only or FILE.name in only):
         yield from _check_counts(lake)
@@ -55,13 +56,18 @@ def check_lake(lake: Lake, only: Collection[str] = ()) -> Iterator[Finding]:
 
 def _check_table(lake: Lake, table: Table) -> Iterator[Finding]:
     try:
+        if not lake.exists(table):
+            refuse_without_log(lake.at(table))
+            return
         log = lake.log(table)
         version = log.version()
         files = lake.files_of(table, log, None)
-    except (DeltaError, OSError) as error:
-        yield Finding(
-            table.name, -1, "", f"the log cannot be read: {_line(error)}", "restore the folder _delta_log"
-        )
+    except LakeError as error:
+        yield Finding(table.name, -1, error.where, error.what, error.remedy)
+        return
+    except OSError as error:
+        what = f"the log cannot be read: {_line(error)}"
+        yield Finding(table.name, -1, "_delta_log", what, "restore it from a copy of the lake")
         return
     folder = f"{lake.path(table)}/"
     keys: dict[object, list[pl.DataFrame]] = {}

@@ -16,7 +16,8 @@ from lepton_etl.schema.declare import Table
 from lepton_etl.schema.types import constraints, delta_schema
 
 # The oldest protocol that knows constraints and append-only tables: every Delta reader and writer takes it.
-_PROTOCOL: Final = {"minReaderVersion": 1, "minWriterVersion": 3}
+MIN_WRITER_VERSION: Final = 3
+_PROTOCOL: Final = {"minReaderVersion": 1, "minWriterVersion": MIN_WRITER_VERSION}
 _PROPERTIES: Final = {
     # A long history of small nightly commits: a checkpoint every 10 keeps the log short to replay.
     "delta.checkpointInterval": "10",

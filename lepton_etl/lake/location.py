@@ -87,10 +87,6 @@ class Location:
         """Return whether a Delta table stands here."""
         return DeltaTable.is_deltatable(self.uri, self.storage_options)
 
-    def log(self, version: int | None = None) -> DeltaTable:
-        """Return the transaction log of the table that stands here, at its newest version or at this one."""
-        return DeltaTable(self.uri, version, self.storage_options)
-
     def prepare(self) -> None:
         """Make the folder, or try the store: that it can be written, and refuses a second write of the same name.
 
@@ -138,6 +134,13 @@ class Location:
         store, key = self._store()
         found = obstore.list_with_delimiter(store, f"{key}/")
         return sorted(one["path"].rpartition("/")[2] for one in found["objects"])
+
+    def holds_files(self, ending: str) -> bool:
+        """Return whether a file with this ending lies anywhere below this folder."""
+        if self.is_local:
+            return next(Path(self.uri).rglob(f"*{ending}"), None) is not None
+        store, key = self._store()
+        return any(one["path"].endswith(ending) for part in obstore.list(store, f"{key}/") for one in part)
 
     def read(self) -> tuple[bytes, str]:
         """Return the content of the file and its tag. Raises FileNotFoundError."""

@@ -26,12 +26,14 @@ from deltalake.exceptions import DeltaError
 
 from lepton_etl.days import Days
 from lepton_etl.lake.location import Location
+from lepton_etl.lake.log_files import open_log, refuse_without_log
 from lepton_etl.lake.runs import code_version
 from lepton_etl.lake.tables import DataFile, Lake, Written, read_log
 from lepton_etl.schema.carbon import KPI
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.diagnosis import DEVICE_NOW, FORECAST
-from lepton_etl.schema.operations import NIGHT
+from lepton_etl.schema.logs import FILE
+from lepton_etl.schema.operations import NIGHT, STAGE_RUN
 from lepton_etl.schema.publication import RESTATEMENT
 from lepton_etl.schema.tables import TABLES
 from lepton_etl.schema.types import arrow_schema
@@ -128,7 +130,7 @@ class _Standing:
 
     @classmethod
     def of(cls, lake: Lake, table: Table, version: int | None = None) -> _Standing:
-        log = lake.at(table).log(version)
+        log = open_log(lake.at(table), version)
         actions = pa.table(log.get_add_actions(flatten=True))
         days = (
             actions["partition.date"].to_pylist()
@@ -268,7 +270,13 @@ def _read_nights(lake: Lake, days: Iterable[date] | None) -> dict[date, _Night]:
 
 
 def _last_night(lake: Lake) -> _Night | None:
-    """The night that was published last, found by the log's statistics."""
+    """The night that was published last."""
+    day = _last_day(lake)
+    return None if day is None else _read_nights(lake, Days.of(day))[day]
+
+
+def _last_day(lake: Lake) -> date | None:
+    """A day of the night that was published last, found by the log's statistics."""
     actions = pa.table(lake.log(NIGHT).get_add_actions(flatten=True))
     if actions.num_rows == 0:
         return None
@@ -280,8 +288,42 @@ def _last_night(lake: Lake) -> _Night | None:
         # The statistics are in milliseconds: all days of one run look alike, and say the same.
         last = pc.max(times)
         candidates = days.filter(pc.equal(times, last)).to_pylist()
-    day = max(candidates)
-    return _read_nights(lake, Days.of(day))[day]
+    return max(candidates)
+
+
+def lost_tables(lake: Lake) -> list[str]:
+    """Return a line for each table that the last published night wrote and whose folder is gone since.
+
+    Raises LakeError where a table's data are there and its log is not.
+    """
+    recorded = _recorded(lake)
+    lost = []
+    for name, table in TABLES.items():
+        if table is FILE:
+            # It is made again from the rows of bronze.
+            continue
+        # What no task stages has no data before it has a log; of other tables a first night that was killed may.
+        if (name in recorded or table.partition is None) and not lake.exists(table):
+            refuse_without_log(lake.at(table))
+            if name in recorded:
+                lost.append(
+                    f"{name} is gone, which was at version {recorded[name]}: it is made anew, without its earlier days"
+                    " -> restore it from a copy of the lake, or run their nights again"
+                )
+    return lost
+
+
+def _recorded(lake: Lake) -> dict[str, int]:
+    """The tables that the run wrote or named which published last, with their versions."""
+    day = _last_day(lake) if lake.exists(NIGHT) else None
+    if day is None:
+        return {}
+    (night,) = lake.read(NIGHT, Days.of(day), columns=["run_id", "table_versions"]).to_dicts()
+    written = lake.read(STAGE_RUN, columns=["table_versions"], where=pc.field("run_id") == night["run_id"])
+    recorded: dict[str, int] = {}
+    for versions in (*written["table_versions"], night["table_versions"]):
+        recorded |= json.loads(versions or "{}")
+    return recorded
 
 
 def _write(lake: Lake, nights: Mapping[date, _Night], run_id: str) -> Written:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import lru_cache
@@ -21,14 +21,17 @@ from urllib.parse import unquote
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import structlog
 from deltalake import CommitProperties, DeltaTable, Field, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
 
 from lepton_etl.days import Days
 from lepton_etl.errors import LakeError
-from lepton_etl.lake.creation import create_table
+from lepton_etl.lake.creation import MIN_WRITER_VERSION, configuration_of, create_table
 from lepton_etl.lake.location import Location
+from lepton_etl.lake.log_files import open_log
 from lepton_etl.lake.rows import Digest, checked, columns_of, digest, digest_scheme, in_order, shaped
 from lepton_etl.lake.staging import StagedFile, digest_of_name, sha256_of_name, stage
 from lepton_etl.schema.declare import Table
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 
 # What is said of a file whose bytes are others than those that were committed.
 DIFFERS: Final = "the file is not what was written (its SHA-256 differs)"
+GONE: Final = "the file is gone from under the table"
 RESTORE: Final = (
     "restore the file from a copy of the lake; lepton-etl tables check names all files that are broken"
 )
@@ -66,10 +70,45 @@ def _rows(
     table: Table, log: DeltaTable, where: pc.Expression | None, columns: Sequence[str] | None = None
 ) -> pa.Table:
     """Rows of one version as they stand. Raises LakeError for a file that is not what was written."""
-    dataset, folder = log.to_pyarrow_dataset(), unquote(log.table_uri).removeprefix("file://").rstrip("/")
+    dataset = verified(table, log, where)
+    try:
+        return pa.table(dataset.to_table(columns=columns, filter=where))
+    except (OSError, pa.ArrowException) as error:
+        named = _named(_fragments(table, log, dataset, where))
+        if named is None:
+            raise
+        raise named from error
+
+
+def verified(table: Table, log: DeltaTable, where: pc.Expression | None = None) -> pads.Dataset:
+    """Return the rows of one version to read by columns and conditions, its files of `where` as they were written.
+
+    Raises LakeError for one that is not.
+    """
+    dataset = log.to_pyarrow_dataset()
+    for file in _fragments(table, log, dataset, where):
+        file.verify()
+    return dataset
+
+
+def _fragments(
+    table: Table, log: DeltaTable, dataset: pads.Dataset, where: pc.Expression | None
+) -> Iterator[DataFile]:
+    """The files of a dataset that may hold rows of `where`."""
+    folder = unquote(log.table_uri).removeprefix("file://").rstrip("/")
     for fragment in dataset.get_fragments(filter=where):
-        DataFile(f"{folder}/{fragment.path}", -1, -1, place=_place(table, log)).verify()
-    return pa.table(dataset.to_table(columns=columns, filter=where))
+        yield DataFile(f"{folder}/{fragment.path}", -1, -1, place=_place(table, log))
+
+
+def _named(files: Iterable[DataFile]) -> LakeError | None:
+    """The first of the files that cannot be read, by its name; None where each can."""
+    for file in files:
+        try:
+            pl.read_parquet(file.path, glob=False, storage_options=dict(file.options) or None)
+        except (OSError, pl.exceptions.PolarsError) as own:
+            what = f"the file cannot be read ({next(iter(str(own).splitlines()), type(own).__name__)[:200]})"
+            return LakeError(f"{what}: {file.path}", where=file.place, remedy=RESTORE)
+    return None
 
 
 def _within(table: Table, days: Days | None, where: pc.Expression | None) -> pc.Expression | None:
@@ -145,23 +184,25 @@ class DataFile:
         Object stores keep checksums of their own, and of their objects tasks take but the columns that they need:
         `lepton-etl tables check` reads them whole. Raises LakeError.
         """
-        if Location(self.path).is_local and not self.is_intact():
-            raise LakeError(
-                f"{DIFFERS}: {self.path}",
-                where=self.place,
-                remedy=remedy,
-            )
+        if not Location(self.path).is_local:
+            return
+        try:
+            what = "" if self.is_intact() else DIFFERS
+        except FileNotFoundError:
+            what = GONE
+        if what:
+            raise LakeError(f"{what}: {self.path}", where=self.place, remedy=remedy)
 
     def is_intact(self) -> bool:
-        """Return whether the file has the SHA-256 that its commit says; True where none does."""
-        said = sha256_of_name(self.path)
-        if said is None:
-            return True
-        place = Location(self.path, self.options)
+        """Return whether the file has the SHA-256 that its commit says; True where none does.
+
+        Raises FileNotFoundError where it is gone.
+        """
+        said, place = sha256_of_name(self.path), Location(self.path, self.options)
         if not place.is_local:
-            return sha256(place.read()[0]).hexdigest() == said
+            return said is None or sha256(place.read()[0]).hexdigest() == said
         found = Path(self.path).stat()
-        return _sha256(self.path, found.st_size, found.st_mtime_ns) == said
+        return said is None or _sha256(self.path, found.st_size, found.st_mtime_ns) == said
 
 
 @lru_cache(maxsize=4096)
@@ -190,7 +231,19 @@ def read_files(
 
     A column that an older release did not write is null.
     """
-    names = list(columns or table.columns)
+    names, files = list(columns or table.columns), list(files)
+    try:
+        return _read_files(table, files, names, where)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        named = _named(files)
+        if named is None:
+            raise
+        raise named from error
+
+
+def _read_files(
+    table: Table, files: Sequence[DataFile], names: Sequence[str], where: pl.Expr | None
+) -> pl.DataFrame:
     schema = arrow_schema(table)
     empty = pl.DataFrame(schema.empty_table())
     needed = [
@@ -276,7 +329,7 @@ class Lake:
 
     def log(self, table: Table) -> DeltaTable:
         """Return the table's transaction log: the newest, or within `swapped` the version that is to be replaced."""
-        return self.at(table).log(self._pinned.get(table.name))
+        return open_log(self.at(table), self._pinned.get(table.name))
 
     def saying(self, metadata: Mapping[str, str]) -> Lake:
         """Return the same lake, under the same leases, whose commits carry other metadata."""
@@ -292,10 +345,8 @@ class Lake:
         Within other work on the same tables it is a part of that. Raises LockedError where a lease was lost.
         """
         own = [table for table in tables if table.name not in self._pinned]
-        for table in own:
-            self.ensure(table)
         for attempt in range(1, _ATTEMPTS + 1):
-            self._pinned |= {table.name: self.at(table).log().version() for table in own}
+            self._pinned |= {table.name: self._declared(table).version() for table in own}
             try:
                 return work()
             except CommitFailedError:
@@ -317,6 +368,36 @@ class Lake:
         """
         if not self.exists(table):
             create_table(self.at(table), table)
+
+    def _declared(self, table: Table) -> DeltaTable:
+        """The newest log of a table that is about to be written, with the properties that the dictionary gives it.
+
+        Another program may have made it anew without its constraints. Raises LakeError where it is partitioned
+        otherwise: that stands in every file.
+        """
+        self.ensure(table)
+        log = open_log(self.at(table))
+        found, wanted = log.metadata(), configuration_of(table)
+        if found.partition_columns != ([table.partition] if table.partition else []):
+            raise LakeError(
+                f"partitioned by {', '.join(found.partition_columns) or 'nothing'}, not by {table.partition}: another "
+                "program made it",
+                where=_place(table, log),
+                remedy="restore the table from a copy of the lake; or move its folder away and run the nights of its "
+                "days again",
+            )
+        lacking = {name: value for name, value in wanted.items() if found.configuration.get(name) != value}
+        if lacking:
+            log.alter.set_table_properties(
+                # Writers that do not know constraints must not write.
+                lacking | {"delta.minWriterVersion": str(MIN_WRITER_VERSION)},
+                raise_if_not_exists=False,
+                commit_properties=self._properties(),
+            )
+            structlog.get_logger().warning(
+                "constraints and properties given back", table=table.name, properties=sorted(lacking)
+            )
+        return log
 
     def arrow(self, table: Table, days: Days | None = None, where: pc.Expression | None = None) -> pa.Table:
         """Return the rows as they stand in the declared types: a look-up that is no input of the run record.

@@ -5,12 +5,12 @@ Source: Mitchell et al., Model Cards for Model Reporting, FAT* 2019.
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lepton_etl.config.sections import ModelSettings
+from lepton_etl.csv_cells import write_csv
 from lepton_etl.models.classes import KNOWN, OWN, POOLED
 from lepton_etl.models.explain import explain
 from lepton_etl.models.export_onnx import Exported, export
@@ -190,7 +190,5 @@ def _csv(rows: list[dict[str, object]]) -> str:
     if not rows:
         return ""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    write_csv(text, list(rows[0]), (row.values() for row in rows))
     return text.getvalue()

@@ -1,7 +1,7 @@
 """Export recommendations in forms that an operator takes along: commands to read and then run, never run here.
 
 Every value is quoted for the shell: identifiers come from logs. What has no command that is safe to type becomes a line
-of comment.
+of comment, and so does a name that the command would take for an option (`-oProxyCommand=...`) or for a list of others.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any, Final
 Row = Mapping[str, Any]
 # Kubernetes' own controllers ignore it: a queue that honours it, or a person, looks at it.
 NOT_BEFORE: Final = "lepton-etl/not-before"
+# Slurm reads them as a list of names.
+_OF_LISTS: Final = frozenset(",[]")
 _HEAD: Final = (
     "#!/bin/sh",
     "# Recommendations of lepton_etl. Read each block before you run it; nothing was run.",
@@ -28,8 +30,20 @@ def commands(rows: Iterable[Row], system: str) -> str:
     blocks = [*_HEAD]
     for row in rows:
         blocks += ["", *_words(row)]
-        blocks += _MAKERS.get(row["action"], _by_hand)(row, json.loads(row["action_json"]), system)
+        numbers = json.loads(row["action_json"])
+        refused = _refused(row, numbers)
+        blocks += [refused] if refused else _MAKERS.get(row["action"], _by_hand)(row, numbers, system)
     return "\n".join(blocks) + "\n"
+
+
+def _refused(row: Row, numbers: Mapping[str, Any]) -> str | None:
+    """A line of comment where a name is no name of one job or node to the commands."""
+    for name in (row["job_id"], row["node_id"], *numbers.get("nodes", ())):
+        if name is not None and (name.startswith("-") or set(name) & _OF_LISTS):
+            return _one_line(
+                f"# no command: {name!r} would be read as an option or a list; look at it by hand"
+            )
+    return None
 
 
 def _words(row: Row) -> list[str]:
@@ -57,7 +71,7 @@ def _start_later(row: Row, numbers: Mapping[str, Any], system: str) -> list[str]
             f'scontrol update JobId={job} StartTime="{when}"',
             f"scontrol release {job}",
         ]
-    return [f"kubectl annotate --overwrite job {job} {NOT_BEFORE}={start:%Y-%m-%dT%H:%M:%SZ}"]
+    return [f"kubectl annotate --overwrite job -- {job} {NOT_BEFORE}={start:%Y-%m-%dT%H:%M:%SZ}"]
 
 
 def _power_limit(row: Row, numbers: Mapping[str, Any], system: str) -> list[str]:
@@ -67,7 +81,7 @@ def _power_limit(row: Row, numbers: Mapping[str, Any], system: str) -> list[str]
     which = f" -i {int(device.removeprefix('gpu'))}" if device.removeprefix("gpu").isdigit() else ""
     if not nodes:
         return [f"# on each node of the class: nvidia-smi{which} -pl {watts}"]
-    return [f"ssh {shlex.quote(node)} nvidia-smi{which} -pl {watts}" for node in nodes]
+    return [f"ssh -- {shlex.quote(node)} nvidia-smi{which} -pl {watts}" for node in nodes]
 
 
 def _power_down(row: Row, numbers: Mapping[str, Any], system: str) -> list[str]:
@@ -81,14 +95,18 @@ def _power_down(row: Row, numbers: Mapping[str, Any], system: str) -> list[str]:
             "# when they are drained:",
             _one_line(f"# scontrol update NodeName={names} State=POWER_DOWN"),
         ]
-    return [f"kubectl cordon {shlex.quote(node)}" for node in nodes]
+    return [f"kubectl cordon -- {shlex.quote(node)}" for node in nodes]
 
 
 def _look_at_job(row: Row, numbers: Mapping[str, Any], system: str) -> list[str]:
     job = shlex.quote(str(row["job_id"]))
     if system == "slurm":
         return [f"scontrol show job {job}", "# if its owner agrees:", _one_line(f"# scancel {job}")]
-    return [f"kubectl describe job {job}", "# if its owner agrees:", _one_line(f"# kubectl delete job {job}")]
+    return [
+        f"kubectl describe job -- {job}",
+        "# if its owner agrees:",
+        _one_line(f"# kubectl delete job -- {job}"),
+    ]
 
 
 def _by_hand(row: Row, numbers: Mapping[str, Any], system: str) -> list[str]:

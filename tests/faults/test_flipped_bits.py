@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import polars as pl
 import pytest
 
+from lepton_etl.days import Days
 from lepton_etl.errors import LakeError
 from lepton_etl.lake.check import check_lake
 from lepton_etl.lake.staging import StagedFile, stage
 from lepton_etl.lake.tables import Lake, read_files
-from lepton_etl.schema.logs import READING
-from tests.faults.site import SmallSite, ipmi_text
+from lepton_etl.schema.fleet import GRID_HOUR
+from lepton_etl.schema.logs import FILE, JOB, READING
+from pipelines.gate import slices
+from pipelines.publish import _job_spans
+from tests.faults.site import DAY, SmallSite, ipmi_text
 
 _FLIPS = 60
 _SEED = 20250603
@@ -103,3 +108,64 @@ def test_a_staged_file_that_was_torn_before_its_commit_is_made_again(tmp_path: P
     site.bronze()
     assert site.lake.read(READING).height == 6
     site.is_conserved()
+
+
+def grid_hours() -> pl.DataFrame:
+    hour = {
+        "date": DAY, "hour_start": Days.of(DAY).from_time, "intensity_basis": "direct", "signal": "average",
+        "flow": "consumption", "carbon_intensity_gco2e_per_kwh": 200.0, "is_estimated": False, "source_name": "g",
+    }  # fmt: skip
+    return pl.DataFrame([hour | {"zone_id": zone} for zone in ("AA", "BB")])
+
+
+def test_the_gate_tells_a_flipped_bit_too(tmp_path: Path) -> None:
+    lake, days = Lake(tmp_path / "lake"), Days.of(DAY)
+    lake.commit(GRID_HOUR, days, stage(lake.root, GRID_HOUR, grid_hours()))
+    assert slices(lake, days)[GRID_HOUR.name].count_rows() == 2
+    (file,) = lake.files(GRID_HOUR)
+    with flipped(Path(file.path), 8 * 100), pytest.raises(LakeError, match="SHA-256 differs"):
+        slices(lake, days)
+
+
+def test_the_days_of_new_jobs_are_told_from_what_was_written(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    start = Days.of(DAY).from_time
+    job = {
+        "ingest_date": DAY, "site_id": "s1", "source_name": "slurm", "file_id": "f1", "source_position": "1",
+        "ingest_time": start, "cluster_id": "c1", "job_id": "1", "submit_time": start, "start_time": start,
+        "end_time": start,
+    }  # fmt: skip
+    lake.append_staged(JOB, stage(lake.root, JOB, pl.DataFrame([job])), 1)
+    file = {"path": "a", "file_id": "f1", "state": "loaded", "batch": 1, "jobs": 1}
+    lake.write_rows(FILE, [file])
+    assert list(_job_spans(lake, 0, {DAY})) == [(DAY, DAY)]
+    (staged,) = lake.files(JOB)
+    with flipped(Path(staged.path), 8 * 100), pytest.raises(LakeError, match="SHA-256 differs"):
+        list(_job_spans(lake, 0, {DAY}))
+
+
+@pytest.mark.parametrize("read", ["task", "driver", "gate"])
+def test_a_file_that_is_gone_is_named_with_its_table(tmp_path: Path, read: str) -> None:
+    lake, days = Lake(tmp_path / "lake"), Days.of(DAY)
+    lake.commit(GRID_HOUR, days, stage(lake.root, GRID_HOUR, grid_hours()))
+    (file,) = lake.files(GRID_HOUR)
+    Path(file.path).unlink()
+    reads: dict[str, Callable[[], object]] = {
+        "task": lambda: read_files(GRID_HOUR, [file]),
+        "driver": lambda: lake.read(GRID_HOUR),
+        "gate": lambda: slices(lake, days),
+    }
+    told = f"silver/grid_hour version 1: the file is gone from under the table: .*{re.escape(file.path)} -> restore"
+    with pytest.raises(LakeError, match=told):
+        reads[read]()
+
+
+@pytest.mark.parametrize("read", ["task", "driver"])
+def test_a_file_without_a_digest_that_cannot_be_read_is_named_too(tmp_path: Path, read: str) -> None:
+    lake = Lake(tmp_path / "lake")
+    lake.write_rows(FILE, [{"path": "a", "file_id": "f1", "state": "loaded", "batch": 1}])
+    (file,) = lake.files(FILE)
+    Path(file.path).write_bytes(Path(file.path).read_bytes()[:-20])
+    told = f"bronze/file version 1: the file cannot be read .*{re.escape(file.path)} -> restore"
+    with pytest.raises(LakeError, match=told):
+        read_files(FILE, [file]) if read == "task" else lake.read(FILE)

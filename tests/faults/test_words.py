@@ -75,6 +75,25 @@ def test_a_full_or_read_only_lake_is_told_in_one_line(tmp_path: Path, option: st
     site.is_conserved()
 
 
+def test_without_java_one_line_says_what_to_do(tmp_path: Path) -> None:
+    site = SmallSite(tmp_path)
+    site.deliver("n1-2025-06-03.txt", ipmi_text())
+    for home in ("", str(tmp_path / "nowhere")):
+        done = site.command(
+            "nightly",
+            "--date",
+            str(DAY),
+            "--stage",
+            "bronze",
+            env=os.environ | {"JAVA_HOME": home, "PATH": "/nowhere"},
+        )
+        last = done.stderr.rstrip().splitlines()[-1]
+        assert done.returncode == 2, done.stderr
+        assert f"JAVA_HOME={home}: Spark's Java process did not start" in last and "-> name a Java 17" in last
+        assert "Traceback" not in done.stderr
+    assert site.command(*NIGHTLY, env=os.environ | {"JAVA_HOME": ""}).returncode == 0
+
+
 def test_names_of_the_data_do_not_reach_the_terminal_raw(tmp_path: Path) -> None:
     site = SmallSite(tmp_path)
     site.deliver("n1-2025-06-03.txt.\x1b[31m", b"\x1b]0;title\x07 x[/b]\n" + ipmi_text())
