@@ -27,6 +27,7 @@ from lepton_etl.lake.file_register import FileRegister
 from lepton_etl.lake.lease import DaysLease, Lease
 from lepton_etl.lake.location import Location
 from lepton_etl.lake.log_files import refuse_without_log
+from lepton_etl.lake.maintenance import compact_record
 from lepton_etl.lake.nights import adopt, lost_tables, name_night
 from lepton_etl.lake.runs import (
     BATCH_KEY,
@@ -113,6 +114,7 @@ def run_night(
                 refuse_without_log(lake.at(table))
             record.started()
             try:
+                compact_record(lake, night.run_id)
                 night.notes += end_lost_runs(lake, night.run_id)
                 night.notes += lost_tables(lake)
                 run.stages(STAGES if stage is None else (stage,), whole=stage is None)

@@ -283,6 +283,23 @@ def tables_check(
     print_findings(Lake.of(_settings(config)), table or ())
 
 
+@app.command()
+def maintain(
+    config: Config,
+    keep_days: Annotated[
+        int, typer.Option(min=7, max=3650, help="Days for which files of replaced versions are kept.")
+    ] = 30,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing: show sizes, and what would be removed.")
+    ] = False,
+) -> None:
+    """Put small files together, remove files that no version needs, write checkpoints; shows how the lake grows."""
+    from lepton_etl.cli.tables import print_maintained
+    from lepton_etl.lake.tables import Lake
+
+    print_maintained(Lake.of(_settings(config)), keep_days, dry_run=dry_run)
+
+
 @tables_app.command("rebuild-register")
 def tables_rebuild_register(config: Config) -> None:
     """Make bronze/file again from the rows of bronze, where it was lost or restored without the other tables."""

@@ -39,6 +39,7 @@ _SHORT: Final = {
     ),
 }  # fmt: skip
 _WIDTH: Final = 200
+_MIB: Final = 1 << 20
 
 
 def print_tables(lake: Lake) -> None:
@@ -149,6 +150,39 @@ def print_rebuilt(lake: Lake) -> None:
             where=str(lake.root),
             remedy="restore bronze/reading, bronze/reject and bronze/job from one copy",
         )
+
+
+def print_maintained(lake: Lake, keep_days: int, *, dry_run: bool) -> None:
+    """What maintenance did to each table, its size and growth. Raises LockedError while a night loads files."""
+    from lepton_etl.lake.maintenance import maintain
+    from lepton_etl.lake.runs import new_run_id
+
+    shown = RichTable()
+    removed = "would be removed" if dry_run else "removed"
+    for heading in (
+        "table",
+        "version",
+        "rows",
+        "files",
+        "MiB",
+        "MiB a day",
+        "put together",
+        f"files {removed}",
+        f"MiB {removed}",
+    ):
+        shown.add_column(heading, justify="left" if heading == "table" else "right")
+    done = list(maintain(lake, new_run_id(), keep_days, dry_run=dry_run))
+    for one in done:
+        growth = "-" if one.growth_bytes is None else f"{one.growth_bytes / _MIB:,.2f}"
+        shown.add_row(
+            one.table, str(one.version), f"{one.rows:,}", f"{one.files:,}", f"{one.size_bytes / _MIB:,.2f}", growth,
+            str(one.put_together), f"{one.removed_files:,}", f"{one.removed_bytes / _MIB:,.2f}",
+        )  # fmt: skip
+    Console(width=max(Console().width, _WIDTH)).print(shown)
+    size, freed = sum(one.size_bytes for one in done), sum(one.removed_bytes for one in done)
+    daily = sum(one.growth_bytes or 0.0 for one in done)
+    print(f"{size / _MIB:,.1f} MiB in {len(done)} tables, {freed / _MIB:,.1f} MiB {removed}; a day adds "
+          f"{daily / _MIB:,.2f} MiB, a year {365 * daily / _MIB / 1024:,.2f} GiB")  # fmt: skip
 
 
 def show_rows(

@@ -126,6 +126,14 @@ class Location:
         except FileNotFoundError:
             return None
 
+    def size_bytes(self) -> int:
+        """Return the size of the file, 0 where there is none."""
+        try:
+            store, key = self._store()
+            return obstore.head(store, key)["size"]
+        except FileNotFoundError:
+            return 0
+
     def names(self) -> list[str]:
         """Return the names of the files of this folder, sorted; none where it does not exist."""
         if self.is_local:

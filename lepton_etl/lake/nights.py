@@ -204,6 +204,12 @@ class PublishedLake(Lake):
             if of_days is None or file.day in of_days
         ]
 
+    def versions(self, table: Table) -> list[int]:
+        """Return the versions of a table by which its published days are read, but for the newest, which stands."""
+        parts = self._parts(table, None) or []
+        newest = super().log(table).version()
+        return sorted({log.version() for log, _ in parts} - {newest})
+
     def _parts(self, table: Table, days: Days | None) -> list[tuple[DeltaTable, set[date] | None]] | None:
         """The logs to read with the days to take from each; None where the table is read as it stands."""
         if not self._is_named or not self.exists(table) or table.name not in _GOLD:
