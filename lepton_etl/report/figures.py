@@ -259,8 +259,8 @@ class Unknown:
 _NEEDS: Final[Mapping[str, tuple[str | None, str]]] = {
     "it_energy_kwh": (
         "energy_basis",
-        "Node power covers too little of the expected time (see coverage), or only GPU boards are measured "
-        "(gpu_only)."),
+        "Node power covers too little of the expected time (see coverage), or only components are measured and "
+        "the inventory does not say what the rest of the node draws (flags unmodelled_* of gold/node_hour)."),
     "it_energy_imputed_kwh": (None, "Gaps are not filled: no imputation has been run."),
     "gpu_energy_kwh": (None, "No GPU board power is logged for these clusters."),
     "idle_energy_kwh": ("idle_basis", "Neither utilisation readings nor job records tell idle from work."),
@@ -311,8 +311,8 @@ def headlines(rows: Sequence[Row]) -> list[Headline]:
     peaks = [row for row in rows if row["peak_power_w"] is not None]
     peak = max(peaks, key=lambda row: row["peak_power_w"], default=None)
     tiles = [
-        Headline("IT energy", _sum(found["it_energy_kwh"], energy), _interval(rows) or _note(
-            rows, "it_energy_kwh", "energy_basis")),
+        Headline("IT energy", _sum(found["it_energy_kwh"], energy), (_interval(rows) or _note(
+            rows, "it_energy_kwh", "energy_basis")) + _modelled(rows)),
         Headline("Coverage", percent(weighted_mean(rows, "coverage_ratio")),
                  f"of {max(nodes.values()):,} nodes' time"),
         Headline("Facility energy", _sum(found["facility_energy_kwh"], energy),
@@ -330,6 +330,13 @@ def headlines(rows: Sequence[Row]) -> list[Headline]:
         tiles.insert(1, Headline("GPU boards", energy(found["gpu_energy_kwh"].value),
                                  "part of their nodes, never added to them"))  # fmt: skip
     return tiles
+
+
+def _modelled(rows: Sequence[Row]) -> str:
+    """How much of the sum is of nodes that no sensor measures as a whole; nothing where all are measured."""
+    modelled = sum(row.get("it_energy_modelled_kwh") or 0.0 for row in rows)
+    known = sum(row["it_energy_kwh"] or 0.0 for row in rows)
+    return f"; {percent(min(modelled / known, 1.0))} of it modelled" if modelled and known else ""
 
 
 def _sum(found: Total, written: Callable[[float | None], str]) -> str:

@@ -174,3 +174,9 @@ def test_a_site_of_gpu_boards_only_shows_their_energy(made_up_report: Callable[.
     drawing = drawings(made_up_report(1, cluster_hour=hours))["energy"]
     assert drawing.title == "GPU board energy by cluster, kWh per hour"
     assert drawing.spec is not None
+
+
+def test_the_tile_of_the_energy_says_how_much_of_it_is_modelled() -> None:
+    rows = [day(0, 100.0, None, None), day(1, 300.0, None, None) | {"it_energy_modelled_kwh": 100.0}]
+    assert headlines(rows)[0].note.endswith("; 25.0\u202f% of it modelled")
+    assert "modelled" not in headlines(rows[:1])[0].note
