@@ -300,6 +300,7 @@ class Ipmitool(LogFormat):
     """
 
     format: Literal["ipmitool"] = "ipmitool"
+    told_by = "shape"
     sensors: Rules = rule_table("ipmitool")
     stamp_prefix: str = setting("Timestamp:", "What a stamp line starts with.", min_length=1)
 

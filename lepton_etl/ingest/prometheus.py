@@ -60,7 +60,7 @@ _NAME: Final = rf"(?:^|,)\s*__name__\s*=\s*{_TEXT}"
 _ALONE: Final = rf"^\s*{_TEXT}"
 _HEAD_LINES: Final = 200
 # A scrape that a shell wrote to a file may begin or end with what its tools say; a text is one of samples all the same.
-_MOSTLY: Final = 0.8
+_MOSTLY: Final = 0.5
 _SERIES: Final = re.compile(rb'"metric"\s*:\s*\{[^{}]*\}\s*,\s*"(?:values?|timestamps|histograms?)"\s*:\s*\[')
 # A series of promtool's dump begins with a brace too, its first label's name bare or alone.
 _JSON: Final = re.compile(rb'^\s*(?:\[\s*)?\{\s*(?:"[^"]*"\s*:|\})', re.MULTILINE)
@@ -112,7 +112,7 @@ class Prometheus(LogFormat):
         labelled = content.str.contains(rf'^(?:{_METRIC}\{{|\{{(?:{_METRIC}=)?")').any()
         shown = [content.str.contains(shape) for shape in (_SAMPLE, _NAMED, _ARROW, _POINT)]
         samples = sum(int(one.sum()) for one in shown)
-        return bool((typed or labelled) and samples > _MOSTLY * content.len())
+        return bool((typed or labelled) and samples >= max(1, _MOSTLY * content.len()))
 
     def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
         """Decode text, or JSON where the first byte that is no blank is a brace.

@@ -33,6 +33,9 @@ class LogFormat(BaseModel, ABC):
     """What of a growing file can be decoded alone: new lines with the stamp before them, new lines with the file's
     first line, or only the file once it no longer changes."""
 
+    told_by: ClassVar[Literal["names", "shape"]] = "names"
+    """Whether `looks_like` knows words of its tool, or the shape of rows alone, which gives way to the former."""
+
     @staticmethod
     def looks_like(head: bytes) -> bool:
         """Return whether a UTF-8 text that begins so is of this format; never for formats that need settings."""
@@ -82,4 +85,5 @@ def formats() -> Mapping[str, type[LogFormat]]:
 
 def recognise(head: bytes) -> list[str]:
     """Return the formats that claim a UTF-8 text by its first bytes: one, none, or more where it is not certain."""
-    return [name for name, declared in formats().items() if declared.looks_like(head)]
+    claiming = {name: declared.told_by for name, declared in formats().items() if declared.looks_like(head)}
+    return [name for name, told_by in claiming.items() if told_by == "names"] or list(claiming)

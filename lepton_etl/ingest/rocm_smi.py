@@ -35,7 +35,8 @@ _QUIET: Final = re.compile(r"\s*(?:=+.*|WARNING.*|Primary die .*|'CTRL' \+ 'C' t
 _LOOKS_LIKE: Final = (
     re.compile(rb"=+ ?ROCm System Management Interface"),
     re.compile(rb"GPU\[\d+\]\s*: "),
-    re.compile(rb"GPU: \d+\r?\n(?: +[A-Z_]+:.*\n)* +SOCKET_POWER: "),
+    re.compile(rb"(?s)GPU: \d+\r?\n +[A-Z_]+:\r?\n.*\n +"
+               rb"(?:SOCKET_POWER|TOTAL_ENERGY_CONSUMPTION|HOTSPOT|GFX_ACTIVITY): "),
     re.compile(rb"(?:timestamp,)?(?:device|gpu),[^\n]*"
                rb"(?:Package Power \(W\)|GPU use|\(Sensor |socket_power|power_usage|total_energy_consumption)"),
 )  # fmt: skip
@@ -104,6 +105,8 @@ class _Text:
         self._columns: list[str] = []
         self._board = ""
         self._headings: list[tuple[int, str]] = []
+        self._in_list = False
+        """Whether a list of amd-smi's text goes on in the next line."""
         self._seen: set[tuple[str, str]] = set()
 
     def take(self, position: int, line: str) -> list[Sample | Fault] | None:
@@ -116,9 +119,13 @@ class _Text:
         if _ROCM_SAYS.match(text):  # GPU[0] : Unable to get the power
             return []
         if board := _AMD_BOARD.fullmatch(text):
-            self._board, self._headings = board[1], []
+            self._board, self._headings, self._in_list = board[1], [], False
+            return []
+        if self._in_list:
+            self._in_list = "]" not in text
             return []
         if self._board and (leaf := _AMD_LEAF.fullmatch(text)):
+            self._in_list = leaf[2] is not None and "[" in leaf[2] and "]" not in leaf[2]
             return self._leaf(position, len(line) - len(line.lstrip()), leaf[1].lower(), leaf[2])
         if text.startswith(_HEADERS):
             self._columns = [cell.strip() for cell in _cells(text)]
