@@ -12,7 +12,15 @@ from typing import Final, Literal
 
 import polars as pl
 
-from lepton_etl.ingest.decoded import Decoded, Lines, Origin, assemble, count_ignored, damaged_line
+from lepton_etl.ingest.decoded import (
+    Decoded,
+    Lines,
+    Origin,
+    assemble,
+    count_ignored,
+    damaged_line,
+    number_of,
+)
 from lepton_etl.ingest.documents import CLOSING, OPENING, Event, JsonEvents, set_noise_aside, skip
 from lepton_etl.ingest.registry import LogFormat, log_format, rule_table, setting
 from lepton_etl.ingest.samples import Fault, device_of, fault_frame, nameless, with_times
@@ -23,9 +31,9 @@ from lepton_etl.ingest.units import EpochUnit, parse_stamps
 SAMPLE_SCHEMA: Final = {
     "source_position": pl.Int64, "metric": pl.String, "labels": pl.String, "value": pl.String, "stamp": pl.String,
 }  # fmt: skip
-SERIES_SCHEMA: Final = {
+SERIES_SCHEMA: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "metric": pl.String, "labels": pl.String, "found_reason": pl.String, "sensor": pl.String, "node_id": pl.String,
-    "device_id": pl.String, **MEANING, "repeated": pl.String,
+    "device_id": pl.String, **MEANING, "repeated": pl.String, "not_measured": pl.List(pl.Float64),
 }  # fmt: skip
 UNMAPPED: Final = "unmapped"
 NO_VALUE: Final = "no_value"
@@ -91,7 +99,17 @@ class Prometheus(LogFormat):
     followed_by = "lines below a header"
     sensors: Rules = rule_table("prometheus")
     node_label: Strings = setting(
-        ("node", "nodename", "node_name", "kubernetes_node", "Hostname", "hostname", "instance"),
+        (
+            "node",
+            "nodename",
+            "node_name",
+            "kubernetes_node",
+            "Hostname",
+            "hostname",
+            "server",
+            "host",
+            "instance",
+        ),
         "Label that names the node, or a list of which the first that is there does (a trailing :port is "
         "cut off); series without it, and those where it names the exporter's pod, belong to the node of the path. "
         "[]: always the path.",
@@ -251,6 +269,8 @@ class SeriesMapper:
         broken = joined.filter(malformed).with_columns(reason=pl.lit(BAD_LINE))
         mapped = joined.filter(~outside & ~malformed)
         silent = mapped.select(self.settings.sensors.says_no_value(pl.col("value"))).to_series()
+        if series.select(pl.col("not_measured").list.len().gt(0).any()).item():
+            silent |= mapped.select(number_of(pl.col("value")).is_in(pl.col("not_measured"))).to_series()
         if _may_repeat(series):
             silent |= _said_again(mapped)
         ignored = count_ignored(unmapped, UNMAPPED)
@@ -344,7 +364,8 @@ def _series(wanted: pl.DataFrame, numbers: Numbers, origin: Origin, settings: Pr
         node = _node_of(labels, origin, settings)
         device = device_of(mapped.devices, labels)
         means = settings.sensors.meaning(mapped, rule.unit[0])
-        rows.append((metric, text, nameless(node, device), sensor, node, device, *means, rule.repeated))
+        said = (rule.repeated, list(rule.not_measured))
+        rows.append((metric, text, nameless(node, device), sensor, node, device, *means, *said))
     return pl.DataFrame(rows, schema=SERIES_SCHEMA, orient="row")
 
 

@@ -1,7 +1,7 @@
 """The rule table: which raw sensor name is which quantity of which device. Rules are data (conf/sensors/), not code."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
 from string import Formatter
@@ -156,6 +156,25 @@ class IndexLabel(BaseModel):
     name: str
 
 
+class NamesOfBmc(BaseModel):
+    """A metric with one of its labels the BMC's own name of the sensor, which the rules of ipmitool.yaml map."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    match: Pattern
+    label: str
+    unit: str
+    labels: Mapping[str, Pattern] = Field(default_factory=dict, description="What else its labels must fit.")
+
+    def rules(self, table: "RuleTable") -> Iterator["SensorRule"]:
+        """Yield the rules of a table of a BMC's names whose quantity has this unit, as rules of the metric."""
+        for rule in table.rules:
+            if conversion(self.unit, rule.quantity) is not None:
+                own = {"match": self.match, "unit": (self.unit,), "unit_is": {}}
+                labels = {**self.labels, self.label: _loose(rule.match)}
+                yield rule.model_copy(update=own | {"labels": labels})
+
+
 class RuleTable(BaseModel):
     """A file of conf/sensors: the rules, what a tool writes for units, and what it writes where there is no value."""
 
@@ -173,6 +192,20 @@ class RuleTable(BaseModel):
         default=False, description="Whether a name fits in any case, and with _ where the rule has a blank."
     )
     index_labels: tuple[IndexLabel, ...] = ()
+    bmc_names: tuple[NamesOfBmc, ...] = Field(
+        default=(),
+        description="Metrics of a BMC's sensors: the rules of ipmitool.yaml follow the table's own.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_names_of_bmc(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or not given.get("bmc_names"):
+            return given
+        table = load_rules(RULES_FOLDER / "ipmitool.yaml")
+        metrics = [NamesOfBmc.model_validate(one) for one in given["bmc_names"]]
+        named = [rule for metric in metrics for rule in metric.rules(table)]
+        return {**given, "rules": [*given.get("rules", ()), *named], "bmc_names": ()}
 
     def find(
         self, sensor: str, labels: Mapping[str, str] = NO_LABELS, raw_unit: str | None = None
