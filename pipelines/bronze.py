@@ -37,7 +37,7 @@ from lepton_etl.registers.inventory import listed_nodes
 from lepton_etl.registers.node_names import NodeNames
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.logs import FILE, JOB, READING, REJECT
-from pipelines.engine import ATTEMPTS, Engine, balanced, memory_limit
+from pipelines.engine import ATTEMPTS, Engine, MemoryLimit, balanced
 from pipelines.stage import StageContext, StageResult
 
 CHANGED: Final = "changed_while_read"
@@ -135,13 +135,14 @@ class Decoding:
 
     def stamped(self, files: Iterable[Hashed]) -> Iterator[tuple[str, bool]]:
         """Yield of each file its content_id and whether its readings have the same times whatever its path names."""
-        for hashed in files:
-            try:
-                with memory_limit(self.memory_mib << 20):
-                    stamped = self._is_stamped(hashed.file)
-            except (codec.UnreadableError, MemoryError, *DECODER_BUGS):
-                stamped = False  # Two files, each with a reject of its own that says what is wrong.
-            yield hashed.content_id, stamped
+        with MemoryLimit(self.memory_mib << 20) as limit:
+            for hashed in files:
+                try:
+                    with limit.piece():
+                        stamped = self._is_stamped(hashed.file)
+                except (codec.UnreadableError, MemoryError, *DECODER_BUGS):
+                    stamped = False  # Two files, each with a reject of its own that says what is wrong.
+                yield hashed.content_id, stamped
 
     def _is_stamped(self, file: Delivered) -> bool:
         source = self.sources[file.source_name]
@@ -164,26 +165,27 @@ class Decoding:
         whole, and the own Parquet files of a large one are dropped.
         """
         shared = _Output(self)
-        for hashed in files:
-            own = _Output(self)
-            try:
-                loaded = self._load(hashed, shared, own)
-            except codec.UnreadableError as error:
-                own.drop()
-                loaded = self._discarded(hashed, str(error), shared)
-            except MemoryError:
-                own.drop()
-                reason = f"too_much_memory: decoding it takes more than {self.memory_mib} MiB"
-                loaded = self._discarded(hashed, reason, shared)
-            except DECODER_BUGS as bug:
-                # The file is named to the operator; touched or delivered anew it is read again.
-                own.drop()
-                loaded = self._discarded(hashed, f"decoder_error: {type(bug).__name__}: {bug}", shared)
-            yield loaded
-            yield from own.close()
+        with MemoryLimit(self.memory_mib << 20) as limit:
+            for hashed in files:
+                own = _Output(self)
+                try:
+                    loaded = self._load(hashed, shared, own, limit)
+                except codec.UnreadableError as error:
+                    own.drop()
+                    loaded = self._discarded(hashed, str(error), shared)
+                except MemoryError:
+                    own.drop()
+                    reason = f"too_much_memory: decoding it takes more than {self.memory_mib} MiB"
+                    loaded = self._discarded(hashed, reason, shared)
+                except DECODER_BUGS as bug:
+                    # The file is named to the operator; touched or delivered anew it is read again.
+                    own.drop()
+                    loaded = self._discarded(hashed, f"decoder_error: {type(bug).__name__}: {bug}", shared)
+                yield loaded
+                yield from own.close()
         yield from shared.close()
 
-    def _load(self, hashed: Hashed, shared: _Output, own: _Output) -> Loaded:
+    def _load(self, hashed: Hashed, shared: _Output, own: _Output, limit: MemoryLimit) -> Loaded:
         """Raises UnreadableError where the file cannot be read to its end, or is another than the planned one."""
         if hashed.reason:
             return self._discarded(hashed, hashed.reason, shared)
@@ -192,7 +194,7 @@ class Decoding:
         chunks = identity.watch(self._chunks(hashed.file))
         parts = source.read(chunks, origin_of(hashed.file, source, self.site_id))
         tally = Tally(hashed)
-        with memory_limit(self.memory_mib << 20):
+        with limit.piece():
             first = next(parts, None) or Decoded.merge([])
             second = next(parts, None)
             if second is not None:

@@ -9,6 +9,7 @@ which engine runs them, and a test holds the tables of all engines equal.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import shutil
 import tempfile
@@ -16,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from multiprocessing import active_children, forkserver, get_context, parent_process
@@ -122,6 +123,88 @@ class Engine(Protocol):
         """Return a Hadoop option of the storage, such as `fs.s3a.endpoint`; None where it is not set."""
         ...
 
+    def begin_aside(self, ready: Callable[[], object]) -> None:
+        """Start a process for `aside` where the engine has processes; `ready` imports there what its work needs."""
+        ...
+
+    def aside(self, work: Callable[[], R], meanwhile: Callable[[], None]) -> R:
+        """Run work in the process that was begun, and `meanwhile` here; without such a process only the work, here.
+
+        Raises what the work raises, and WorkerLostError where its process died.
+        """
+        ...
+
+    def end_aside(self) -> None:
+        """End the process that was begun, if any."""
+        ...
+
+
+class Aside:
+    """A process that imports what one piece of work needs, which takes seconds, while the driver does other things."""
+
+    def __init__(self, method: str, ready: Callable[[], object]) -> None:
+        context: Any = get_context(method)
+        self._driver, there = context.Pipe()
+        self._process = context.Process(target=_serve, args=(there, ready), daemon=True)
+        self._process.start()
+        there.close()
+
+    def run(self, work: Callable[[], R], meanwhile: Callable[[], None]) -> R:
+        self._driver.send(work)
+        meanwhile()
+        try:
+            result, error = self._driver.recv()
+        except EOFError:
+            raise _lost("the process aside", 1) from None
+        if error is not None:
+            raise error
+        return result  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        self._driver.close()
+        self._process.terminate()
+        self._process.join()
+
+
+def _serve(driver: Any, ready: Callable[[], object]) -> None:
+    _begin()
+    gc.disable()
+    # What cannot be imported is said by the work that needs it.
+    with suppress(Exception):
+        ready()
+    # What is imported lives on: nobody looks through it for garbage.
+    gc.freeze()
+    gc.enable()
+    while True:
+        try:
+            work = driver.recv()
+        except EOFError:
+            return
+        try:
+            driver.send((work(), None))
+        except Exception as error:
+            driver.send((None, error))
+
+
+class _WithAside:
+    """What engines with processes share: at most one process aside."""
+
+    _method: str
+    _aside: Aside | None = None
+
+    def begin_aside(self, ready: Callable[[], object]) -> None:
+        if self._method == "forkserver":
+            prepare()
+        self._aside = Aside(self._method, ready)
+
+    def aside(self, work: Callable[[], R], meanwhile: Callable[[], None]) -> R:
+        return work() if self._aside is None else self._aside.run(work, meanwhile)
+
+    def end_aside(self) -> None:
+        if self._aside is not None:
+            self._aside.close()
+            self._aside = None
+
 
 @contextmanager
 def opened(name: str, options: Mapping[str, str], application: str) -> Iterator[Engine]:
@@ -145,7 +228,18 @@ def opened(name: str, options: Mapping[str, str], application: str) -> Iterator[
     try:
         yield engine
     finally:
+        engine.end_aside()
         engine.close()
+
+
+def prepare() -> None:
+    """Start the process that the local engine's processes are forked from: its imports run beside what comes next.
+
+    A process forked from here would inherit the locks of threads that do not live on in it.
+    """
+    forkserver.set_forkserver_preload(_PRELOADED)
+    with _environment(_ONE_THREAD):
+        forkserver.ensure_running()
 
 
 class InlineEngine:
@@ -162,6 +256,15 @@ class InlineEngine:
     def storage_option(self, name: str) -> str | None:
         return None
 
+    def begin_aside(self, ready: Callable[[], object]) -> None:
+        pass
+
+    def aside(self, work: Callable[[], R], meanwhile: Callable[[], None]) -> R:
+        return work()
+
+    def end_aside(self) -> None:
+        pass
+
     def map(self, work: Callable[[T], R], items: Sequence[T], attempts: int = ATTEMPTS) -> list[R]:
         return [work(item) for item in items]
 
@@ -175,12 +278,14 @@ class InlineEngine:
         return [reduce(bucket, parts[bucket]) for bucket in range(buckets)]
 
 
-class LocalEngine:
+class LocalEngine(_WithAside):
     """A pool of processes on this machine, one a core, started with the first task; needs no JVM.
 
     `close` ends them; as a context manager it does so by itself. Parts of an exchange lie in one temporary file a
     task. `options` are Spark settings; those of `spark.hadoop.` name the storage.
     """
+
+    _method = "forkserver"
 
     def __init__(
         self,
@@ -201,6 +306,7 @@ class LocalEngine:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end_aside()
         self.close()
 
     def storage_option(self, name: str) -> str | None:
@@ -274,20 +380,18 @@ class LocalEngine:
 
     def _processes(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            # A process forked from here would inherit the locks of threads that do not live on in it.
-            context = get_context("forkserver")
-            context.set_forkserver_preload(_PRELOADED)
-            with _environment(_ONE_THREAD):
-                forkserver.ensure_running()
-            self._pool = ProcessPoolExecutor(self.parallelism, context, _begin)
+            prepare()
+            self._pool = ProcessPoolExecutor(self.parallelism, get_context("forkserver"), _begin)
         return self._pool
 
 
-class SparkEngine:
+class SparkEngine(_WithAside):
     """Spark's tasks and its shuffle, on this machine or on many; one job a call and no SQL execution.
 
     The session is started by `start` with the first task, so a night without tasks needs none. `close` stops it.
     """
+
+    _method = "spawn"
 
     def __init__(self, start: Callable[[], SparkSession]) -> None:
         self.progress: Progress = _silent
@@ -497,29 +601,46 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
             del os.environ[name]
 
 
-@contextmanager
-def memory_limit(size_bytes: int) -> Iterator[None]:
-    """Raise MemoryError in this thread where its process grows by more than this meanwhile.
+class MemoryLimit:
+    """Raises MemoryError in the thread that opens it where its process grows by more than so much in one piece of work.
 
     A call into native code ends first. What such a call takes beyond the machine's memory is the kernel's to end, as
-    the loss of the process.
+    the loss of the process. One thread looks for all pieces: to start one for each file took a tenth of bronze.
     """
-    task = ctypes.c_ulong(threading.get_ident())
-    process = psutil.Process()
-    most = process.memory_info().rss + size_bytes
 
-    def look() -> bool:
-        is_over = process.memory_info().rss > most
-        if is_over:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(task, ctypes.py_object(MemoryError))
-        return is_over
+    def __init__(self, size_bytes: int) -> None:
+        self._size_bytes = size_bytes
+        self._process = psutil.Process()
+        self._most: int | None = None
+        self._changing = threading.Lock()
+        self._watch = ExitStack()
 
-    try:
-        with _beside(look, _LOOK_S, "memory-limit"):
+    def __enter__(self) -> MemoryLimit:
+        self._task = ctypes.c_ulong(threading.get_ident())
+        self._watch.enter_context(_beside(self._look, _LOOK_S, "memory-limit"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._watch.close()
+
+    @contextmanager
+    def piece(self) -> Iterator[None]:
+        """Limit the growth of the process meanwhile, from its size now."""
+        self._most = self._process.memory_info().rss + self._size_bytes
+        try:
             yield
-    finally:
-        # One that was asked for as the work ended must not meet what comes after it.
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(task, None)
+        finally:
+            with self._changing:
+                self._most = None
+                # One that was asked for as the work ended must not meet what comes after it.
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(self._task, None)
+
+    def _look(self) -> bool:
+        with self._changing:
+            if self._most is not None and self._process.memory_info().rss > self._most:
+                self._most = None
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(self._task, ctypes.py_object(MemoryError))
+        return False
 
 
 def _begin() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,14 +14,16 @@ import pyarrow.dataset as pads
 from lepton_etl.days import Days
 from lepton_etl.errors import QualityGateError
 from lepton_etl.lake.file_register import FileRegister
+from lepton_etl.lake.location import Location
 from lepton_etl.lake.tables import Lake, verified
+from lepton_etl.models.registry import import_ahead
 from lepton_etl.quality.gate import GATED, judge
-from lepton_etl.quality.rules import GateOutcome, load_rules
+from lepton_etl.quality.rules import GateOutcome, TableRules, load_rules
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.logs import FILE
 from pipelines.stage import StageContext, StageResult
 
-_SHOWN = 3
+_SHOWN: Final = 3
 
 
 def run(context: StageContext) -> StageResult:
@@ -29,7 +34,9 @@ def run(context: StageContext) -> StageResult:
     quality, days = context.settings.quality, context.days
     rules = load_rules(quality.expectations)
     docs = docs_folder(quality.docs, days)
-    found = judge(slices(context.lake, days), rules, docs, quality.project or quality.docs)
+    work = _Judging(context.lake.root, days, rules, docs, quality.project or quality.docs)
+    found, versions = context.engine.aside(work, import_ahead)
+    context.lake.inputs |= versions
     for outcome in (*found.failures, *found.warnings):
         context.log.warning(
             "expectation not met",
@@ -45,6 +52,22 @@ def run(context: StageContext) -> StageResult:
     if found.docs is None:
         notes.append(f"warning: the Data Docs could not be written to {docs}")
     return StageResult(rows_in=sum(found.rows.values()), notes=tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Judging:
+    """The judging, wherever it runs: what was found, and the versions of the tables that were read."""
+
+    root: Location
+    days: Days
+    rules: Mapping[str, TableRules]
+    docs: Path
+    project: Path
+
+    def __call__(self) -> tuple[GateOutcome, dict[str, int]]:
+        lake = Lake(self.root)
+        found = judge(slices(lake, self.days), self.rules, self.docs, self.project)
+        return found, lake.inputs
 
 
 def docs_folder(docs: Path, days: Days) -> Path:

@@ -39,7 +39,7 @@ from lepton_etl.lake.runs import (
     waiting_days,
 )
 from lepton_etl.lake.tables import Lake, read_files
-from lepton_etl.quality.rules import load_rules
+from lepton_etl.quality.rules import great_expectations, load_rules
 from lepton_etl.redaction import redact
 from lepton_etl.registers.inventory import read_meters, read_nodes
 from lepton_etl.schema.logs import READING
@@ -117,6 +117,8 @@ def run_night(
                 compact_record(lake, night.run_id)
                 night.notes += end_lost_runs(lake, night.run_id)
                 night.notes += lost_tables(lake)
+                if stage is None:
+                    engine.begin_aside(great_expectations)
                 run.stages(STAGES if stage is None else (stage,), whole=stage is None)
             except BaseException as error:
                 night.exit_code, night.message = _ended(error, log, lake.root)

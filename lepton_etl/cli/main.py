@@ -71,8 +71,11 @@ def nightly(
     """Run one night, a range of days, or one stage."""
     # What is imported lives on: to look through it again and again for garbage is a tenth of a small night.
     gc.set_threshold(200_000, 50, 100)
+    from pipelines.engine import opened, prepare
+
+    if engine is EngineName.LOCAL and stage is None:
+        prepare()
     from lepton_etl.config.settings import load
-    from pipelines.engine import opened
     from pipelines.nightly import STAGES, check, run_night
 
     days = _days(date, until)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
@@ -78,6 +79,18 @@ def _in_time(
     return asked
 
 
+def import_ahead() -> None:
+    """Import MLflow and what fits and stores models, some seconds: called while something else is waited for."""
+    _say_to_mlflow()
+    for name in ("mlflow.store.tracking.sqlalchemy_store", "sklearn.ensemble", "skops.io"):
+        import_module(name)
+
+
+def _say_to_mlflow() -> None:
+    for key, value in _MLFLOW_ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+
+
 class Registry:
     """One tracking and registry server, or one SQLite file."""
 
@@ -93,8 +106,7 @@ class Registry:
         self.artifact_location = artifact_location
         self.experiment = experiment
         self._client: MlflowClient | None = None
-        for key, value in _MLFLOW_ENVIRONMENT.items():
-            os.environ.setdefault(key, value)
+        _say_to_mlflow()
 
     @classmethod
     def of(cls, settings: MlflowSettings) -> Registry:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from lepton_etl.days import Days
-from lepton_etl.errors import LakeError
+from lepton_etl.errors import LakeError, WorkerLostError
 from lepton_etl.lake.staging import StagedFile, stage
 from lepton_etl.lake.tables import DataFile, Lake, read_files
 from lepton_etl.schema.fleet import GRID_HOUR
@@ -139,3 +139,30 @@ def process(_: int) -> int:
 
 def test_a_pool_is_other_processes(local: LocalEngine) -> None:
     assert os.getpid() not in local.map(process, [1, 2, 3])
+
+
+def miss() -> None:
+    raise LakeError("no such table", where="gold/none")
+
+
+def die() -> None:
+    os._exit(1)
+
+
+def test_what_runs_aside_has_its_own_process_while_the_driver_goes_on() -> None:
+    done: list[int] = []
+    with LocalEngine(1) as engine:
+        assert engine.aside(os.getpid, lambda: done.append(1)) == os.getpid()
+        assert done == []
+        engine.begin_aside(miss)
+        assert engine.aside(os.getpid, lambda: done.append(2)) not in (os.getpid(), None)
+        assert done == [2]
+        with pytest.raises(LakeError, match="no such table"):
+            engine.aside(miss, done.clear)
+        with pytest.raises(WorkerLostError):
+            engine.aside(die, done.clear)
+        engine.end_aside()
+        assert engine.aside(os.getpid, done.clear) == os.getpid()
+    inline = InlineEngine()
+    inline.begin_aside(miss)
+    assert inline.aside(os.getpid, die) == os.getpid()
