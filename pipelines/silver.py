@@ -39,7 +39,7 @@ from lepton_etl.facility.meter_hours import (
 )
 from lepton_etl.ingest.unmapped import proposed, speaks_of_energy, speaks_of_power
 from lepton_etl.intervals.channels import arrow_of
-from lepton_etl.intervals.modelled_power import MISSING, node_model
+from lepton_etl.intervals.modelled_power import FITTED_COLUMNS, MISSING, NodeModel, fitted_points, node_model
 from lepton_etl.intervals.node_day import UNLISTED_CLUSTER, IntervalPolicy, NodeDays, node_days
 from lepton_etl.intervals.readings import (
     ROSTER_COLUMNS,
@@ -54,8 +54,9 @@ from lepton_etl.intervals.readings import (
     roster,
     units_of,
 )
+from lepton_etl.intervals.sensor_checks import COMPONENTS
 from lepton_etl.intervals.sensor_classes import sensor_classes
-from lepton_etl.intervals.source_choice import INTERVAL_QUANTITIES
+from lepton_etl.intervals.source_choice import COMPONENT_OF, INTERVAL_QUANTITIES
 from lepton_etl.intervals.usual_values import HISTORY_DAYS, SENSOR_DAY_COLUMNS
 from lepton_etl.lake.location import Location
 from lepton_etl.lake.staging import StagedFile, stage
@@ -434,7 +435,7 @@ def _exchanged(
 ) -> tuple[list[Made], list[int]]:
     """What the buckets made, and the days before whose sensor-days were made beside."""
     days, settings, lake = context.days, context.settings, context.lake
-    listed, policy = roster(nodes), _policy(context)
+    listed, policy = roster(nodes), _policy(context, nodes)
     past = lake.files(SENSOR_DAY, Days(days.start - HISTORY_DAYS * _DAY, days.start - _DAY))
     files, own_days = _bronze_files(context, {file.day for file in past})
     buckets = _buckets(sum(file.rows for file in files), context.engine.parallelism)
@@ -509,14 +510,27 @@ def _sources(settings: Settings) -> tuple[dict[str, SourceFacts], SourceFacts]:
     return facts, SourceFacts(energy.max_gap_s)
 
 
-def _policy(context: StageContext) -> IntervalPolicy:
-    """How intervals are made; the errors of sensors are those of the last day."""
+def _policy(context: StageContext, nodes: pa.Table) -> IntervalPolicy:
+    """How intervals are made; the errors of sensors are those of the last day, what is fitted is of days before."""
     settings = context.settings
     factors, energy = load_factors(settings.carbon.factors), settings.energy
+    model = node_model(factors, context.days.end)
     return IntervalPolicy(
         settings.site.site_id, energy.interval_s, energy.sensor_gain_ratio,
-        sensor_classes(factors, context.days.end), node_model(factors, context.days.end),
+        sensor_classes(factors, context.days.end), model, _fitted(context, nodes, model),
     )  # fmt: skip
+
+
+def _fitted(context: StageContext, nodes: pa.Table, model: NodeModel) -> pl.DataFrame:
+    """What the nodes with a sensor of their own say for their class, of the HISTORY_DAYS before the days."""
+    before = Days(context.days.start - HISTORY_DAYS * _DAY, context.days.start - _DAY)
+    checks = context.lake.read(SENSOR_CHECK, before, where=pc.field("check_source") == COMPONENTS)
+    if checks.is_empty():
+        return pl.DataFrame(schema=FITTED_COLUMNS)
+    of_parts = pc.field("quantity").isin(list(COMPONENT_OF))
+    columns = ["node_id", "date", "device_id", "quantity"]
+    sensors = context.lake.read(SENSOR_DAY, before, columns=columns, where=of_parts)
+    return fitted_points(checks, sensors, pl.DataFrame(nodes), model)
 
 
 def _meters(settings: Settings) -> pa.Table:

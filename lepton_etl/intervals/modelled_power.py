@@ -15,16 +15,20 @@ from typing import Final
 import polars as pl
 
 from lepton_etl.intervals.chassis import SupplyLoss
-from lepton_etl.intervals.sensor_checks import Arbitration
+from lepton_etl.intervals.sensor_checks import AGREES, COMPONENTS, Arbitration
 from lepton_etl.intervals.sensor_classes import SensorClasses
 from lepton_etl.registers.factors import FactorSet
-from lepton_etl.schema.common import MODELLED_SUM
+from lepton_etl.schema.common import MODELLED_SOURCES, MODELLED_SUM
 
 _FACTOR_TABLE: Final = "node_power"
 _PART: Final = r"^(cpu|dram|gpu)(\d*)"
 _STEMS: Final = ("cpu", "dram", "gpu")
 _NODE_DAY: Final = ["day", "node_id"]
 _NODE_INTERVAL: Final = [*_NODE_DAY, "interval_us"]
+# Components that are nearly all of the power leave nothing to tell the two apart by.
+MOST_OF_POWER: Final = 0.97
+# Below so many nodes their spread says little.
+LEAST_NODES: Final = 5
 _GIB: Final = 2.0**30
 # What of the inventory the model reads.
 FACTS: Final = (
@@ -49,12 +53,13 @@ FITTED_COLUMNS: Final = pl.Schema(
     {
         "hardware_class": pl.String,
         "kinds": pl.String,
+        "boards": pl.Int64,
         "fitted_power_w": pl.Float64,
         "fitted_parts_w": pl.Float64,
         "fitted_sigma_w": pl.Float64,
     }
 )
-"""By hardware class and kinds of components (`cpu+dram+gpu`): a point of the line node power over components."""
+"""By hardware class, kinds of components (`cpu+dram+gpu`) and boards: a point of node power over components."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +139,61 @@ def with_modelled(
     )
 
 
+def fitted_points(
+    checks: pl.DataFrame, sensors: pl.DataFrame, nodes: pl.DataFrame, model: NodeModel
+) -> pl.DataFrame:
+    """Return FITTED_COLUMNS from the nodes of a class that have both a sensor of their own and components.
+
+    `checks` are rows of silver/sensor_check of earlier days, `sensors` of silver/sensor_day, `nodes` of silver/node. A
+    node's day gives power and components by their median ratio and offset; a node is the mean of its days, the point
+    the mean of its class's nodes. Its error: that of their sensors, which they share, and their spread around the line;
+    of fewer than LEAST_NODES at least that of an idle power.
+    """
+    day = ["node_id", "date"]
+    power = pl.col("offset_w") / (pl.col("median_ratio") - 1.0)
+    seen = checks.filter(
+        (pl.col("check_source") == COMPONENTS)
+        & ~pl.col("against_source").is_in(MODELLED_SOURCES)
+        & (pl.col("sensor_verdict") == AGREES)
+        & (pl.col("median_ratio") < MOST_OF_POWER)
+        & (pl.col("offset_w") < 0)
+    ).select(*day, power.alias("power"), (power * pl.col("median_ratio")).alias("parts"))
+    stem, number = (pl.col("device_id").str.extract(_PART, group) for group in (1, 2))
+    composed = (
+        sensors.filter(pl.col("quantity").str.contains(r"^(cpu|dram|gpu)_(power|energy)$"))
+        .select(*day, stem.alias("stem"), number.alias("number"))
+        .drop_nulls()
+        .group_by(day)
+        .agg(*_composition(pl.col("number"), pl.lit(0)))
+    )
+    holds = (pl.col("valid_from").dt.date() <= pl.col("date")) & (
+        pl.col("valid_to").is_null() | (pl.col("valid_to").dt.date() > pl.col("date"))
+    )
+    classes = nodes.select("node_id", "hardware_class", "valid_from", "valid_to").drop_nulls("hardware_class")
+    by = ["hardware_class", "kinds", "boards"]
+    of_nodes = (
+        seen.join(composed, on=day, how="inner")
+        .join(classes, on="node_id", how="inner")
+        .filter(holds)
+        .group_by(*by, "node_id")
+        .agg(pl.col("power", "parts").mean())
+        .sort(*by, "node_id")
+    )
+    beside = pl.col("power") - (1.0 + model.component_loss_ratio) * pl.col("parts")
+    shared = pl.col("fitted_power_w") * model.fitted_sigma_ratio
+    spread = _hypot(shared, pl.col("spread").fill_null(0.0) * (1.0 + 1.0 / pl.col("nodes")).sqrt())
+    few = pl.max_horizontal(spread, pl.col("fitted_power_w") * model.idle_sigma_ratio)
+    return (
+        of_nodes.group_by(by, maintain_order=True)
+        .agg(
+            pl.col("power").mean().alias("fitted_power_w"), pl.col("parts").mean().alias("fitted_parts_w"),
+            beside.std().alias("spread"), pl.len().alias("nodes"),
+        )
+        .with_columns(pl.when(pl.col("nodes") < LEAST_NODES).then(few).otherwise(spread).alias("fitted_sigma_w"))
+        .select(list(FITTED_COLUMNS)).cast(FITTED_COLUMNS)
+    )  # fmt: skip
+
+
 def _sums(parts: pl.DataFrame, classes: SensorClasses) -> pl.DataFrame:
     """Power of CPUs, memory and GPU boards by node-interval in which all parts that the node shows on the day speak.
 
@@ -150,16 +210,10 @@ def _sums(parts: pl.DataFrame, classes: SensorClasses) -> pl.DataFrame:
         .filter(numbered | ~numbered.any().over(*_NODE_DAY, "stem"))
         .filter(pl.col("plain") | ~pl.col("plain").any().over(*_NODE_DAY, "stem", "number"))
     )  # fmt: skip
-    is_gpu = pl.col("stem") == "gpu"
     of_day = told.group_by(_NODE_DAY).agg(
-        pl.col("device_id").n_unique().alias("parts"),
-        pl.col("stem").unique().sort().str.join("+").alias("kinds"),
-        pl.max_horizontal(
-            pl.col("number").filter(is_gpu & numbered).n_unique(),
-            pl.col("multiplicity").filter(is_gpu & ~numbered).max().fill_null(0),
-        ).alias("boards"),
+        pl.col("device_id").n_unique().alias("parts"), *_composition(pl.col("number"), pl.col("multiplicity"))
     )
-    unseen = pl.when(is_gpu).then(1.0 - classes["gpu_board"].sampled_ratio).otherwise(0.0)
+    unseen = pl.when(pl.col("stem") == "gpu").then(1.0 - classes["gpu_board"].sampled_ratio).otherwise(0.0)
     return (
         told.sort(*_NODE_INTERVAL, "device_id")
         .group_by(_NODE_INTERVAL, maintain_order=True)
@@ -176,6 +230,16 @@ def _sums(parts: pl.DataFrame, classes: SensorClasses) -> pl.DataFrame:
     )
 
 
+def _composition(number: pl.Expr, multiplicity: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
+    """Of the components of a node on a day, by their `stem`: which kinds there are, and how many GPU boards."""
+    is_gpu, numbered = pl.col("stem") == "gpu", number != ""
+    boards = pl.max_horizontal(
+        number.filter(is_gpu & numbered).n_unique(),
+        multiplicity.filter(is_gpu & ~numbered).max().fill_null(0),
+    )
+    return pl.col("stem").unique().sort().str.join("+").alias("kinds"), boards.cast(pl.Int64).alias("boards")
+
+
 def _with_facts(sums: pl.DataFrame, inventory: pl.DataFrame, fitted: pl.DataFrame) -> pl.DataFrame:
     """Add what the inventory says of the node on the day, and what is fitted for its class."""
     listed = (
@@ -185,7 +249,7 @@ def _with_facts(sums: pl.DataFrame, inventory: pl.DataFrame, fitted: pl.DataFram
         .drop("from_day", "until_day")
     )  # fmt: skip
     return sums.join(listed, on=_NODE_DAY, how="inner", maintain_order="left").join(
-        fitted, on=["hardware_class", "kinds"], how="left", maintain_order="left"
+        fitted, on=["hardware_class", "kinds", "boards"], how="left", maintain_order="left"
     )
 
 

@@ -33,17 +33,30 @@ INVENTORY = """node_id,cluster_id,rack_id,hardware_class,rated_power_w,idle_powe
 valid_from,gpu_count,rest_power_w
 kepler1,blue,,web,,,,,2025-01-01,0,100
 kepler2,blue,,web,,,,,2025-01-01,,100
+mate,green,,db,,,,,2025-01-01,0,
+kin,green,,db,,,,,2025-01-01,0,
 zork1,red,,zork,,,,,2025-01-01,0,
 """  # fmt: skip
 
 
+def _rapl(node: str, at: datetime) -> Iterator[str]:
+    """140 W of components, memory among them."""
+    for zone, watts in (("package", 100), ("dram", 40)):
+        yield f'kepler_node_cpu_watts{{zone="{zone}",instance="{node}"}} {watts} {_ms(at)}'
+
+
 def _samples() -> Iterator[str]:
-    """RAPL of two nodes: 140 W in each, memory among it."""
+    """RAPL of three nodes; of a fourth RAPL and DCMI on the day before."""
     for at in MINUTES:
-        stamp = int(at.timestamp() * 1000)
-        for node in ("kepler1", "kepler2"):
-            for zone, watts in (("package", 100), ("dram", 40)):
-                yield f'kepler_node_cpu_watts{{zone="{zone}",instance="{node}"}} {watts} {stamp}'
+        for node in ("kepler1", "kepler2", "kin"):
+            yield from _rapl(node, at)
+    for at in (minute - timedelta(days=1) for minute in MINUTES[:121]):
+        yield from _rapl("mate", at)
+        yield f'ipmi_dcmi_power_consumption_watts{{instance="mate"}} 300 {_ms(at)}'
+
+
+def _ms(at: datetime) -> int:
+    return int(at.timestamp() * 1000)
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +81,10 @@ def settings(site: Path) -> Settings:
 
 @pytest.fixture(scope="module")
 def silver(settings: Settings) -> Night:
-    nights = {
-        stage: run_night(InlineEngine(), settings, DAY, stage) for stage in ("bronze", "silver", "gold")
-    }
+    before = Days.of(date(2025, 6, 2))
+    assert run_night(InlineEngine(), settings, before, "bronze").exit_code == Exit.DONE
+    assert run_night(InlineEngine(), settings, before, "silver").exit_code == Exit.DONE
+    nights = {stage: run_night(InlineEngine(), settings, DAY, stage) for stage in ("silver", "gold")}
     assert {night.exit_code for night in nights.values()} == {Exit.DONE}
     return nights["silver"]
 
@@ -92,6 +106,15 @@ def test_the_modelled_node_has_energy_that_does_not_pose_as_measured(
     (blue,) = (row for row in lake.read(CLUSTER_DAY, DAY).to_dicts() if row["cluster_id"] == "blue")
     assert blue["it_energy_measured_kwh"] is None
     assert blue["it_energy_modelled_kwh"] == pytest.approx(24 * 0.2596)
+
+
+def test_a_node_of_the_class_that_has_a_sensor_says_what_the_other_draws(
+    settings: Settings, silver: Night
+) -> None:
+    rows = Lake(settings.lake.root).read(NODE_HOUR, DAY).filter(node_id="kin").to_dicts()
+    assert {tuple(row["flags"]) for row in rows} == {("modelled_fitted",)}
+    assert sum(row["it_energy_kwh"] for row in rows) == pytest.approx(24 * 0.3)
+    assert rows[0]["it_energy_upper_kwh"] - rows[0]["it_energy_kwh"] == pytest.approx(1.645 * 0.03, rel=0.06)
 
 
 def test_the_night_names_what_is_missing_and_the_line_to_add(silver: Night, site: Path) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,13 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
+from lepton_etl.days import Days
+from lepton_etl.intervals.modelled_power import fitted_points
+from lepton_etl.intervals.node_day import node_days
+from lepton_etl.intervals.readings import ROSTER_COLUMNS
+from lepton_etl.intervals.usual_values import SENSOR_DAY_COLUMNS
 from tests.conftest import real_data
-from tests.unit.intervals.readings import MODEL, node, of_device, rows_of, series
+from tests.unit.intervals.readings import DAY, MODEL, POLICY, node, of_device, rows_of, series, table
 
 KEPLER = real_data() / "kepler-node-power"
 NAMES = ("package_power", "dram_power", "platform_power")
@@ -41,6 +47,17 @@ def line(parts: Floats, platform: Floats) -> tuple[float, float]:
     return float(slope), float(rest)
 
 
+def logs(box: pl.DataFrame) -> list[dict[str, Any]]:
+    """What RAPL alone says of the box."""
+    return [
+        one
+        for name, quantity in (("package_power", "cpu_power"), ("dram_power", "dram_power"))
+        for one in series(
+            box["timestamp"].to_list(), box[name], quantity, device_id=quantity.removesuffix("_power")
+        )
+    ]
+
+
 def test_the_stated_line_is_that_of_the_real_box_whichever_half_it_is_fitted_on(box: pl.DataFrame) -> None:
     parts = (box["package_power"] + box["dram_power"]).to_numpy()
     platform = box["platform_power"].to_numpy()
@@ -64,14 +81,8 @@ def test_the_energy_of_the_box_by_rapl_alone_holds_what_its_platform_measured(
     box: pl.DataFrame, facts: dict[str, Any]
 ) -> None:
     """The default rests on this very box, so it says only that the kernel does what the factors say."""
-    times = box["timestamp"].to_list()
-    rapl = [
-        one
-        for name, quantity in (("package_power", "cpu_power"), ("dram_power", "dram_power"))
-        for one in series(times, box[name], quantity, device_id=quantity.removesuffix("_power"))
-    ]
-    modelled = of_device(rows_of(rapl, node(gpu_count=0, **facts)))
-    measured = of_device(rows_of(series(times, box["platform_power"])))
+    modelled = of_device(rows_of(logs(box), node(gpu_count=0, **facts)))
+    measured = of_device(rows_of(series(box["timestamp"].to_list(), box["platform_power"])))
     assert {row["energy_source"] for row in modelled} == {"modelled_sum"}
     energy, truth = (sum(row["energy_kwh"] for row in rows) for rows in (modelled, measured))
     half_width = 1.645 * sum(row["gain_sigma_kwh"] for row in modelled)
@@ -79,3 +90,25 @@ def test_the_energy_of_the_box_by_rapl_alone_holds_what_its_platform_measured(
         f"{facts or 'default'}: {energy:.4f} +- {half_width:.4f} kWh, platform {truth:.4f} ({energy / truth - 1:+.1%})"
     )
     assert abs(energy - truth) < half_width < 0.35 * truth
+
+
+def test_the_line_of_the_box_s_earlier_hour_holds_for_its_later_one(box: pl.DataFrame) -> None:
+    """Fitted on the first 70 minutes, as a night would on the days before, and tried on the last 40."""
+    earlier, later = (box.filter(pl.col("timestamp").is_between(*span)) for span in ((0, 4200), (4200, 9000)))
+    past = pl.DataFrame(schema=SENSOR_DAY_COLUMNS)
+    listed = node(gpu_count=0, hardware_class="nx12")
+    both = logs(earlier) + series(earlier["timestamp"].to_list(), earlier["platform_power"])
+    roster = pl.DataFrame([listed], schema=ROSTER_COLUMNS)
+    made = node_days(table(both), past, roster, POLICY)
+    sensors = made.sensor_days.with_columns(pl.from_epoch("on_day", "d").alias("date"))
+    nodes = pl.DataFrame(
+        {"node_id": ["n1"], "hardware_class": ["nx12"], "valid_from": [Days.of(DAY).from_time]}
+    ).with_columns(valid_to=pl.lit(None, pl.Datetime("us", "UTC")))
+    fitted = fitted_points(made.checks, sensors, nodes, MODEL)
+    rows = of_device(rows_of(logs(later), listed, policy=replace(POLICY, fitted=fitted)))
+    assert {flag for row in rows for flag in row["flags"]} <= {"modelled_fitted", "partial"}
+    measured = of_device(rows_of(series(later["timestamp"].to_list(), later["platform_power"])))
+    energy, truth = (sum(row["energy_kwh"] for row in part) for part in (rows, measured))
+    half_width = 1.645 * sum(row["gain_sigma_kwh"] for row in rows)
+    print(f"fitted: {energy:.4f} +- {half_width:.4f} kWh, platform {truth:.4f} ({energy / truth - 1:+.1%})")
+    assert abs(energy - truth) < min(half_width, 0.05 * truth)

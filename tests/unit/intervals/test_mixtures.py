@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,8 @@ from lepton_etl.energy.aggregate import group_parts, group_sums
 from lepton_etl.energy.gaps import HISTORY_COLUMNS, with_imputed
 from lepton_etl.energy.node_hours import measured_node_hours, node_hours, node_intervals
 from lepton_etl.intervals.channels import READING_COLUMNS
-from lepton_etl.intervals.node_day import node_days
+from lepton_etl.intervals.modelled_power import fitted_points
+from lepton_etl.intervals.node_day import IntervalPolicy, node_days
 from lepton_etl.intervals.readings import roster
 from lepton_etl.intervals.usual_values import SENSOR_DAY_COLUMNS
 from lepton_etl.schema.fleet import NODE
@@ -114,7 +117,9 @@ def listed(
     return row | {name: value for fact in known for name, value in told[fact].items()}
 
 
-def published(cases: int, seed: int) -> pl.DataFrame:
+def published(
+    cases: int, seed: int, policy: IntervalPolicy = POLICY, facts_known: Sequence[str] = FACTS
+) -> pl.DataFrame:
     """Node-hours of as many simulated nodes, with `sources`, `truth_kwh` and `misses`, in half-widths."""
     rng = np.random.default_rng(seed)
     logs, inventory, facts = [], [], []
@@ -125,7 +130,7 @@ def published(cases: int, seed: int) -> pl.DataFrame:
         # Most cases are of nodes that nothing measures as a whole: there the model speaks.
         sources -= MEASURED if rng.random() < 0.7 else set()
         sources -= set() if hardware.gpu_count else {"gpu"}
-        known = {fact for fact in FACTS if rng.random() < 0.8}
+        known = {fact for fact in facts_known if rng.random() < 0.8}
         logs.append(readings_of(rng, node_id, hardware, day, sources))
         inventory.append(listed(rng, node_id, hardware, known))
         steps = 3600 // STEP_S
@@ -137,7 +142,7 @@ def published(cases: int, seed: int) -> pl.DataFrame:
         pl.DataFrame(inventory, schema=pl.DataFrame(arrow_schema(NODE).empty_table()).schema)
     )
     past = pl.DataFrame(schema=SENSOR_DAY_COLUMNS)
-    made = node_days(pl.concat(logs).to_arrow(), past, roster(nodes.to_arrow()), POLICY, [DAY_NUMBER])
+    made = node_days(pl.concat(logs).to_arrow(), past, roster(nodes.to_arrow()), policy, [DAY_NUMBER])
     intervals = pl.DataFrame(made.intervals)
     means = node_intervals(intervals)
     hours = measured_node_hours(intervals, means, nodes, Days.of(DAY), idle_utilisation_ratio=0.1)
@@ -148,6 +153,26 @@ def published(cases: int, seed: int) -> pl.DataFrame:
     return truth.join(rows, on=["node_id", "hour"], how="left").with_columns(
         ((pl.col("truth_kwh") - pl.col("it_energy_kwh")).abs() / half_width).alias("misses")
     )
+
+
+def mates(seed: int, nodes: int) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Checks, sensors and inventory of nodes of each class with a BMC and all components, on the day before."""
+    rng = np.random.default_rng(seed)
+    logs, inventory = [], []
+    for case in range(nodes * 3):
+        node_id, hardware = f"mate{case}", (CPU_NODE, GPU_400, GPU_700)[case % 3]
+        logs.append(readings_of(rng, node_id, hardware, physics(rng, hardware), {"bmc", "rapl", "gpu"}))
+        inventory.append(listed(rng, node_id, hardware, {"gpu_count"}))
+    listing = pl.DataFrame(inventory, schema=pl.DataFrame(arrow_schema(NODE).empty_table()).schema)
+    past = pl.DataFrame(schema=SENSOR_DAY_COLUMNS)
+    made = node_days(pl.concat(logs).to_arrow(), past, roster(listing.to_arrow()), POLICY, [DAY_NUMBER])
+    return made.checks, made.sensor_days.with_columns(pl.from_epoch("on_day", "d").alias("date")), listing
+
+
+def fitted(seed: int, nodes: int) -> IntervalPolicy:
+    """The policy with what `mates` say for their classes."""
+    assert POLICY.model is not None
+    return replace(POLICY, fitted=fitted_points(*mates(seed, nodes), POLICY.model))
 
 
 def check(rows: pl.DataFrame) -> None:
@@ -172,10 +197,21 @@ def test_a_mixture_of_sources_holds_the_truth_or_says_why_not() -> None:
     check(published(90, seed=1))
 
 
+@pytest.mark.parametrize("nodes", [1, 6])
+def test_nodes_of_the_class_with_a_sensor_say_what_the_others_draw(nodes: int) -> None:
+    rows = published(120, seed=8, policy=fitted(9, nodes), facts_known=("gpu_count",))
+    check(rows)
+    by_class = rows.filter(pl.col("flags").list.contains("modelled_fitted"))
+    assert by_class["hardware_class"].n_unique() == 3
+    # Where nobody states a rest, RAPL and boards give energy all the same.
+    assert rows.filter(pl.col("flags").list.contains("unmodelled_rest")).is_empty()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 7))
 def test_more_mixtures_hold_the_truth_or_say_why_not(seed: int) -> None:
     check(published(600, seed=seed))
+    check(published(600, seed=seed, policy=fitted(seed + 100, seed)))
 
 
 def test_a_cluster_is_measured_only_where_measurement_alone_covers_it() -> None:
