@@ -111,6 +111,7 @@ def origin_of(file: Delivered, source: Source, site_id: str) -> Origin:
         path_time=file.path_time,
         earliest=earliest,
         latest=latest,
+        sampling_period_s=source.sampling_period_s,
     )
 
 

@@ -65,6 +65,7 @@ class Case:
             self.origin.get("node_id"),
             self.origin.get("timezone", "UTC"),
             None if path_time is None else datetime.fromisoformat(path_time),
+            sampling_period_s=self.origin.get("sampling_period_s"),
         )
 
 

@@ -31,7 +31,12 @@ class Source(LogFormat):
     node_id_from_path: str | None = setting(None, "Regular expression with a group `node_id`.")
     time_from_path: str | None = setting(None, "Regular expression with a group `time` (ISO 8601, UTC).")
     timezone: Zone = setting("UTC", "IANA zone of stamps that carry none.")
-    sampling_period_s: float | None = setting(None, "Declared distance of readings.", gt=0, le=86_400)
+    sampling_period_s: float | None = setting(
+        None,
+        "Declared distance of readings, and of the rounds of a loop that writes no stamps.",
+        gt=0,
+        le=86_400,
+    )
     counter_max_j: float | None = setting(
         None,
         "Where joule counters of this source begin again at 0 (RAPL: max_energy_range_uj / 1e6); null: not "

@@ -138,6 +138,8 @@ class Origin:
     earliest: datetime = EARLIEST
     latest: datetime = LATEST
     """Readings outside [earliest, latest) are rejects (out_of_window): a window around the file's own time."""
+    sampling_period_s: float | None = None
+    """Declared distance of the rounds of a loop that writes no stamps."""
 
 
 @dataclass(frozen=True)

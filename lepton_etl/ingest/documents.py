@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 import ijson
 
 from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, Decoded, Origin
+from lepton_etl.ingest.rounds import Rounds
 from lepton_etl.ingest.samples import Fault, Sample, decode_samples
 from lepton_etl.ingest.sensors import RuleTable
 from lepton_etl.ingest.text import MAX_DOCUMENT_BYTES, drain, in_utf8
@@ -53,6 +54,7 @@ def decode_documents(
     epoch: EpochUnit | None = None,
 ) -> Iterator[Decoded]:
     """Decode a text of JSON documents in parts of some megabytes; `items_of` walks a document and knows its line."""
+    rounds = Rounds()
     for part in documents(chunks):
         items: list[Item] = []
         for document in part:
@@ -66,6 +68,7 @@ def decode_documents(
             faults=[item for item in items if isinstance(item, Fault)],
             structure_lines=sum(isinstance(item, Structure) for item in items),
             epoch=epoch,
+            rounds=rounds,
         )
 
 

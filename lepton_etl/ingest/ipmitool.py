@@ -3,10 +3,12 @@
 Lines repeat themselves: what a distinct text means is worked out once and remembered over the files of a task.
 """
 
+from __future__ import annotations
+
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import islice
@@ -33,6 +35,7 @@ from lepton_etl.ingest.decoded import (
     value_reason,
 )
 from lepton_etl.ingest.registry import LogFormat, log_format, rule_table, setting
+from lepton_etl.ingest.rounds import Rounds, times_of
 from lepton_etl.ingest.sensors import Rules, RuleTable
 from lepton_etl.ingest.text import numbered_lines
 from lepton_etl.ingest.units import UTC_TIME, parse_stamps, with_value
@@ -284,6 +287,16 @@ BAD_LINE: Final = 2
 UNMAPPED: Final = 3
 NO_VALUE: Final = 4
 VALUE: Final = 5
+# Lines of a dcmi report below its values: its own time, and whether it measures at all.
+TIME: Final = 6
+ACTIVE: Final = 7
+INACTIVE: Final = 8
+_STRUCTURE: Final = (BLANK, TIME, ACTIVE, INACTIVE)
+_OWN_TIME: Final = r"^\s*(?:IPMI timestamp|Time ?[Ss]tamp)\s*:"
+_MEASURES: Final = r"^\s*(?:Power reading state is|Power Measurement)\s*:"
+_NOT_MEASURED: Final = _MEASURES + r"\s*(?i:de|in|not|no\b|dis|un|off)"
+# As ipmitool and ipmi-dcmi print the BMC's clock.
+_OWN_FORMATS: Final = ("%a %b %e %H:%M:%S %Y", "%m/%d/%Y - %H:%M:%S")
 _HEAD_LINES: Final = 200
 _ENOUGH: Final = 0.5
 # So many rows are a table whatever a login banner or a script wrote before it.
@@ -295,8 +308,10 @@ class Ipmitool(LogFormat):
     """`ipmitool sdr` tables below stamp lines.
 
     A stamp line stamps the rows below it until the next one; rows before any stamp have the time of the path. Without
-    that, or below a stamp that cannot be read, they are rejects (no_time, bad_time for the stamp itself). An empty
-    table is structure. The status of a row is a threshold state and does not unmake a value.
+    that, or below a stamp that cannot be read, they are rejects (no_time, bad_time for the stamp itself). The rounds of
+    a loop without stamp lines have the times of their own dcmi reports, else one sampling period each, else none
+    (no_time). A dcmi report that is not activated has no value. An empty table is structure. The status of a row is a
+    threshold state and does not unmake a value.
     """
 
     format: Literal["ipmitool"] = "ipmitool"
@@ -317,15 +332,12 @@ class Ipmitool(LogFormat):
     def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
         """Decode one log, block after block."""
         vocabulary = _vocabulary(ById(self))
-        last = origin.path_time
+        clock = _Clock(origin.path_time)
         for lines in numbered_lines(chunks):
-            part, last = self._block(lines, origin, vocabulary, last)
-            yield part
+            yield self._block(lines, origin, vocabulary, clock)
 
-    def _block(
-        self, lines: Lines, origin: Origin, vocabulary: Vocabulary, last: datetime | None
-    ) -> tuple[Decoded, datetime | None]:
-        """Return the records of a block, and the time of the last stamp so far; None where it cannot be read."""
+    def _block(self, lines: Lines, origin: Origin, vocabulary: Vocabulary, clock: _Clock) -> Decoded:
+        """Return the records of a block; the clock goes on to its last stamp."""
         codes, texts = lines.distinct()
         # Stamps are new in every file: they are parsed together here and leave the vocabulary to the rows.
         stamping = pc.starts_with(texts, self.stamp_prefix)
@@ -337,6 +349,10 @@ class Ipmitool(LogFormat):
         kind_of_text[~is_stamp] = known.get_column("kind").to_numpy()[ids[~is_stamp]]
         kind_of_line = kind_of_text[codes]
         stamp_rows = np.flatnonzero(kind_of_line == STAMP)
+        counts = np.bincount(codes, minlength=len(texts))
+        ignored = _ignored(known.get_column("sensor"), ids, kind_of_text, counts)
+        if (kind_of_text == INACTIVE).any():
+            kind_of_line = _without_inactive(kind_of_line, known.get_column("sensor"), ids[codes], ignored)
         value_rows = np.flatnonzero(kind_of_line == VALUE)
         stamped = texts.take(_arrow(codes[stamp_rows], pa.int32()))
         # No stamp is damaged and yet readable: a NUL or U+FFFD is no digit.
@@ -353,18 +369,89 @@ class Ipmitool(LogFormat):
             },
             schema={"source_position": pl.Int64, "reason": pl.String},
         )
-        counts = np.bincount(codes, minlength=len(texts))
-        structure = int(counts[kind_of_text == BLANK].sum() + np.count_nonzero(~bad_stamps))
-        ignored = _ignored(known.get_column("sensor"), ids, kind_of_text, counts)
-        cells = _Cells(
-            vocabulary, ids[codes[value_rows]], value_rows + lines.first_position,
-            pl.concat([pl.Series("time", [last], dtype=UTC_TIME), stamps.get_column("time")]),
-            np.searchsorted(stamp_rows, value_rows),
-        )  # fmt: skip
+        structure = int(counts[np.isin(kind_of_text, _STRUCTURE)].sum() + np.count_nonzero(~bad_stamps))
+        text, stamp = ids[codes[value_rows]], np.searchsorted(stamp_rows, value_rows)
+        times = pl.concat([pl.Series("time", [clock.last], dtype=UTC_TIME), stamps.get_column("time")])
+        unstamped = 0 if clock.is_stamped else int(np.searchsorted(stamp, 1))
+        if unstamped:
+            own = _own_times(kind_of_line, lines, origin) if (kind_of_text == TIME).any() else None
+            of_rounds = clock.of_rounds(
+                known[text[:unstamped]], value_rows[:unstamped] + lines.first_position, own, origin
+            )
+            stamp[:unstamped] = len(times) + np.arange(unstamped)
+            clock.last, clock.is_stamped = times[-1], bool(len(stamp_rows))
+            times = pl.concat([times, of_rounds.alias("time")])
+        else:
+            clock.last = times[-1]
+        cells = _Cells(vocabulary, text, value_rows + lines.first_position, times, stamp)
         readings = cells.readings(origin)
         if readings is None:
-            return assemble(cells.frame(origin), [faults], ignored, structure, lines, origin), cells.times[-1]
-        return assembled(readings, 0, reject_table([faults], lines), ignored, structure), cells.times[-1]
+            return assemble(cells.frame(origin), [faults], ignored, structure, lines, origin)
+        return assembled(readings, 0, reject_table([faults], lines), ignored, structure)
+
+
+@dataclass
+class _Clock:
+    """The time of the last stamp line so far, None where it cannot be read; before any, that of the path."""
+
+    last: datetime | None
+    is_stamped: bool = False
+    rounds: Rounds = field(default_factory=Rounds)
+
+    def of_rounds(
+        self, rows: pl.DataFrame, position: npt.NDArray[np.int64], own: pl.DataFrame | None, origin: Origin
+    ) -> pl.Series:
+        """Return the time of each row before any stamp, null where it is not known: no two rounds have the same.
+
+        `own` (source_position, own_time): what the reports in the text say of themselves, each below its values.
+        """
+        where = pl.Series("source_position", position)
+        number = self.rounds.of(
+            rows.select("device_id", "sensor", "point"), where, rows.get_column("raw_value")
+        )
+        times = times_of(number, origin)
+        if own is None or not (number.any() or origin.path_time is None):
+            return times
+        sensor = ("device_id", "sensor", "point")
+        timed = (
+            rows.select(sensor).with_columns(where, pl.Series("round", number), times.alias("time"))
+            .join_asof(own.with_columns(report=pl.col("source_position")), on="source_position", strategy="forward")
+            # Of two rounds above one report's time it is that of the second.
+            .with_columns(is_last=pl.col("round") == pl.col("round").last().over(*sensor, "report"))
+            .with_columns(pl.coalesce(pl.when("is_last").then("own_time"), "time").alias("time"))
+        )  # fmt: skip
+        first = pl.col("round") == pl.col("round").first().over(*sensor, "time")
+        return timed.select(pl.when(first).then("time")).to_series()
+
+
+def _own_times(kind_of_line: npt.NDArray[np.int8], lines: Lines, origin: Origin) -> pl.DataFrame:
+    """Return source_position and own_time of what dcmi reports say of themselves, by the BMC's clock."""
+    rows = pl.Series("source_position", np.flatnonzero(kind_of_line == TIME) + lines.first_position)
+    texts = lines.texts(rows).str.replace(_OWN_TIME, "").str.strip_chars()
+    read = [
+        parse_stamps(texts, timezone=origin.timezone, format=one).get_column("time") for one in _OWN_FORMATS
+    ]
+    return pl.DataFrame([rows, *(times.alias(str(place)) for place, times in enumerate(read))]).select(
+        "source_position", pl.coalesce("0", "1").alias("own_time")
+    )
+
+
+def _without_inactive(
+    kind_of_line: npt.NDArray[np.int8], sensors: pl.Series, ids: npt.NDArray[np.int64], ignored: Ignored
+) -> npt.NDArray[np.int8]:
+    """Return the kinds of the lines; a value of a dcmi report that is not activated is none, counted in `ignored`."""
+    kinds = kind_of_line.copy()
+    states = np.flatnonzero((kinds == ACTIVE) | (kinds == INACTIVE))
+    rows = np.flatnonzero(kinds == VALUE)
+    state = np.searchsorted(states, rows)
+    rows, state = rows[state < len(states)], state[state < len(states)]
+    rows = rows[kinds[states[state]] == INACTIVE]
+    names = sensors.gather(ids[rows])
+    is_dcmi = names.str.contains(f"^{_DCMI_SENSOR}$").to_numpy()
+    kinds[rows[is_dcmi]] = NO_VALUE
+    for name in names.filter(is_dcmi):
+        ignored[name, "no_value"] = ignored.get((name, "no_value"), 0) + 1
+    return kinds
 
 
 @dataclass(frozen=True, slots=True)
@@ -469,6 +556,12 @@ def _understand(texts: pl.Series, rules: RuleTable) -> pl.DataFrame:
     kind = (
         pl.when(damaged_line(line))
         .then(BAD_LINE)
+        .when(line.str.contains(_OWN_TIME))
+        .then(TIME)
+        .when(line.str.contains(_NOT_MEASURED))
+        .then(INACTIVE)
+        .when(line.str.contains(_MEASURES))
+        .then(ACTIVE)
         .when((line.str.strip_chars() == "") | pl.col("is_heading"))
         .then(BLANK)
         .when(~pl.col("is_row") | (pl.col("sensor") == ""))

@@ -23,6 +23,7 @@ from lepton_etl.ingest.decoded import (
 )
 from lepton_etl.ingest.documents import CLOSING, OPENING, Event, JsonEvents, set_noise_aside, skip
 from lepton_etl.ingest.registry import LogFormat, log_format, rule_table, setting
+from lepton_etl.ingest.rounds import Rounds
 from lepton_etl.ingest.samples import Fault, device_of, fault_frame, nameless, with_times
 from lepton_etl.ingest.sensors import MEANING, Rules, Strings
 from lepton_etl.ingest.text import in_utf8, numbered_lines, peek
@@ -242,6 +243,7 @@ class SeriesMapper:
     settings: Prometheus
     _numbers: Numbers = field(default_factory=dict)
     """What the metrics that number the devices have said so far."""
+    _rounds: Rounds = field(default_factory=Rounds)
 
     def decode(
         self, samples: pl.DataFrame, faults: pl.DataFrame, structure_lines: int, lines: Lines | None
@@ -277,7 +279,7 @@ class SeriesMapper:
         if silent.any():
             ignored |= count_ignored(mapped.filter(silent).get_column("sensor"), NO_VALUE)
             mapped = mapped.filter(~silent)
-        cells = _stamped(mapped, self.origin)
+        cells = _stamped(mapped, self.origin, self._rounds)
         return assemble(cells, [faults, broken], ignored, structure_lines, lines, self.origin)
 
 
@@ -379,7 +381,7 @@ def _node_of(labels: Labels, origin: Origin, settings: Prometheus) -> str | None
     return origin.node_id if is_pod else _PORT.sub("", named) or origin.node_id
 
 
-def _stamped(joined: pl.DataFrame, origin: Origin) -> pl.DataFrame:
+def _stamped(joined: pl.DataFrame, origin: Origin, rounds: Rounds) -> pl.DataFrame:
     """Return cells of mapped samples with value, time and reason."""
     in_seconds = pl.col("stamp").cast(pl.Float64, strict=False).abs() < SECONDS_BELOW
     by_unit = {
@@ -394,7 +396,7 @@ def _stamped(joined: pl.DataFrame, origin: Origin) -> pl.DataFrame:
         pl.lit(0.0).alias("window_s"),
         pl.lit(1, dtype=pl.Int32).alias("multiplicity"),
     ).drop("value")
-    return with_times(cells, stamps, origin)
+    return with_times(cells, stamps, origin, rounds)
 
 
 class _Answer:

@@ -9,9 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from lepton_etl.ingest.decoded import REJECTS, Decoded, Origin, assemble, number_of, value_reason
+from lepton_etl.ingest.rounds import Rounds, times_of
 from lepton_etl.ingest.sensors import MEANING, Mapped, RuleTable, template_names
 from lepton_etl.ingest.units import UTC_TIME, EpochUnit, parse_stamps, with_value
 
@@ -63,17 +65,21 @@ def decode_samples(
     faults: Iterable[Fault] = (),
     structure_lines: int = 0,
     epoch: EpochUnit | None = None,
+    rounds: Rounds | None = None,
 ) -> Decoded:
     """Return readings and rejects of the samples of one document; one sample is one record.
 
     Stamps are read as an `epoch` or as ISO 8601, in the origin's zone where they carry none; a sample without a stamp
-    takes the path's time, else it is a reject (no_time). A sensor outside the rules is
+    takes the path's time, else it is a reject (no_time); so is one of a further round (`rounds` of the file so far)
+    without a sampling period. A sensor outside the rules is
     ignored (unmapped), one of the table's `no_value` words too (no_value). A unit named by the data wins; one that the
     rule does not expect is a reject (unit_mismatch).
     """
     ignored: Counter[tuple[str, str]] = Counter()
     cells = sample_cells(samples, origin, rules, ignored)
-    return decode_cells(cells, ignored, origin, faults=faults, structure_lines=structure_lines, epoch=epoch)
+    return decode_cells(
+        cells, ignored, origin, faults=faults, structure_lines=structure_lines, epoch=epoch, rounds=rounds
+    )
 
 
 def sample_cells(
@@ -101,10 +107,11 @@ def decode_cells(
     faults: Iterable[Fault] = (),
     structure_lines: int = 0,
     epoch: EpochUnit | None = None,
+    rounds: Rounds | None = None,
 ) -> Decoded:
     """Return readings and rejects of mapped cells (CELLS): stamps, values and bounds as `decode_samples` says."""
     stamps = parse_stamps(cells.get_column("stamp"), timezone=origin.timezone, epoch=epoch)
-    timed = with_times(cells, stamps, origin)
+    timed = with_times(cells, stamps, origin, rounds)
     return assemble(timed, [fault_frame(faults)], dict(ignored), structure_lines, None, origin)
 
 
@@ -135,17 +142,17 @@ def nameless(node: str | None, device: str | None) -> str | None:
     return "empty_node_id" if node is None else "empty_device_id" if device is None else None
 
 
-def with_times(cells: pl.DataFrame, stamps: pl.DataFrame, origin: Origin) -> pl.DataFrame:
+def with_times(
+    cells: pl.DataFrame, stamps: pl.DataFrame, origin: Origin, rounds: Rounds | None = None
+) -> pl.DataFrame:
     """Return cells with value, reading_time and reason.
 
     `stamps` are the parsed ones of the column `stamp`; where that is null the time of the path holds. `found_reason`
     is what was wrong before.
     """
-    path_time = pl.lit(origin.path_time, dtype=UTC_TIME)
     bare = pl.col("stamp").is_null()
-    time_reason = (
-        pl.when(~bare).then("time_reason").when(pl.lit(origin.path_time is None)).then(pl.lit("no_time"))
-    )
+    of_path = _of_path(cells, origin, rounds)
+    time_reason = pl.when(~bare).then("time_reason").when(of_path.is_null()).then(pl.lit("no_time"))
     # A windowed value is stamped when it is known, at the end of its window; a reading names the start.
     back = pl.duration(microseconds=(pl.col("window_s") * 1e6).round().cast(pl.Int64))
     timed = cells.with_columns(
@@ -155,8 +162,23 @@ def with_times(cells: pl.DataFrame, stamps: pl.DataFrame, origin: Origin) -> pl.
     )
     return with_value(timed).with_columns(
         pl.coalesce("found_reason", time_reason, value_reason()).alias("reason"),
-        (pl.when(bare).then(path_time).otherwise("time") - back).alias("reading_time"),
+        (pl.when(bare).then(of_path).otherwise("time") - back).alias("reading_time"),
     )
+
+
+def _of_path(cells: pl.DataFrame, origin: Origin, rounds: Rounds | None) -> pl.Expr:
+    """The time of each cell by the path, whether or not it has a stamp; null where that is not known."""
+    bare = cells.get_column("stamp").is_null()
+    if rounds is None or not bare.any():
+        return pl.lit(origin.path_time, dtype=UTC_TIME)
+    unstamped = cells.filter(bare)
+    number = np.zeros(cells.height, np.int64)
+    number[bare.to_numpy()] = rounds.of(
+        unstamped.select("node_id", "device_id", "sensor", "point"),
+        unstamped.get_column("source_position"),
+        unstamped.get_column("raw_value"),
+    )
+    return pl.lit(times_of(number, origin))
 
 
 def fault_frame(faults: Iterable[Fault]) -> pl.DataFrame:

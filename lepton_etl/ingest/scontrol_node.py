@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, Decoded, Origin
 from lepton_etl.ingest.registry import LogFormat, log_format, setting
+from lepton_etl.ingest.rounds import Rounds
 from lepton_etl.ingest.samples import Fault, Sample, decode_samples
 from lepton_etl.ingest.sensors import Rules, RuleTable, SensorRule
 from lepton_etl.ingest.text import numbered_lines
@@ -55,6 +56,7 @@ class ScontrolNode(LogFormat):
         """Decode the nodes of a file; a line before any node is a reject (bad_line), as is a damaged one."""
         node: str | None = None
         taken: set[str] = set()
+        rounds = Rounds()
         for lines in numbered_lines(chunks):
             samples, faults, structure = [], [], 0
             for position, line in enumerate(lines.series(), lines.first_position):
@@ -72,4 +74,6 @@ class ScontrolNode(LogFormat):
                     if sensor not in taken:
                         samples.append(Sample(position, sensor, value, node_id=node))
                     taken.add(sensor)
-            yield decode_samples(samples, origin, self.sensors, faults=faults, structure_lines=structure)
+            yield decode_samples(
+                samples, origin, self.sensors, faults=faults, structure_lines=structure, rounds=rounds
+            )

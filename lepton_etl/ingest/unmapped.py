@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import cache
 from typing import Any, Final
 
@@ -132,7 +131,11 @@ def unmapped(text: Callable[[], Iterable[bytes]], origin: Origin, settings: LogF
     wide = settings.model_copy(update={"sensors": _wider(rules)})
     # When it was logged does not matter here.
     somewhen = replace(
-        origin, path_time=origin.path_time or LATEST - timedelta(days=1), earliest=EARLIEST, latest=LATEST
+        origin,
+        path_time=origin.path_time or EARLIEST,
+        earliest=EARLIEST,
+        latest=LATEST,
+        sampling_period_s=1.0,
     )
     readings = pl.DataFrame(Decoded.merge(wide.read(text(), somewhen)).readings)
     value = pl.col("raw_value").cast(pl.Float64, strict=False)

@@ -11,7 +11,9 @@ from lepton_etl.ingest.unmapped import Unmapped, merged, proposed, speaks_of_pow
 from tests.decoding import settings_of
 
 ORIGIN = Origin("site", "source", "file", "n1", "UTC")
-TABLE = b"""Zork Power       | 310 Watts         | ok
+TABLE = b"""Timestamp: 2025-06-03 00:00:02 UTC
+Zork Power       | 310 Watts         | ok
+Timestamp: 2025-06-03 00:05:02 UTC
 Zork Power       | 290 Watts         | ok
 PCH Temp         | 45 degrees C      | ok
 SysBrd 12V       | 12.1 Volts        | ok
