@@ -10,6 +10,7 @@ Nothing of a file's content goes back to the driver: only its counts and the nam
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -368,6 +369,14 @@ class Tally:
 # A task of this many delivered (compressed) bytes gives one Parquet file of a sensible size.
 _TASK_BYTES: Final = 32 * 1024 * 1024
 _NAMED_FILES: Final = 10
+# Of the files that are known already, so many a night are read again.
+_SAMPLED_FILES: Final = 20
+_SAMPLED_BYTES: Final = 32 << 20
+# Clocks of two machines that nobody sets agree to minutes.
+_CLOCK_AHEAD: Final = timedelta(minutes=15)
+_DAY: Final = timedelta(days=1)
+# A file may name its day in local time; no zone is further from UTC.
+_ZONES: Final = timedelta(hours=14)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _COUNTS: Final = ("records", "readings", "jobs", "rejects", "duplicates", "ignored")
@@ -391,7 +400,14 @@ def run(context: StageContext) -> StageResult:
     if behind is not None:
         mended.append(f"{behind}; the register is rebuilt: {register.rebuild()}")
     landing = _landing(context)
-    new = register.unseen([f for source in context.settings.all_sources for f in landing.delivered(source)])
+    delivered = [f for source in context.settings.all_sources for f in landing.delivered(source)]
+    new = register.unseen(delivered)
+    changed = _changed(
+        context, register, sorted(set(delivered) - set(new), key=lambda file: file.modified_time)
+    )
+    mended += [f"{file.path} has other bytes than were read, with the same size and time: read as another file"
+               for file in changed]  # fmt: skip
+    new += changed
     if new:
         loaded += _load(context, _plan(context, new), written, nodes)
     if loaded:
@@ -402,8 +418,56 @@ def run(context: StageContext) -> StageResult:
         rows_in=sum(row["records"] for row in loaded),
         rows_out=sum(row["readings"] + row["jobs"] for row in loaded),
         written=tuple(written),
-        notes=(*mended, *_notes(loaded), *_name_notes(context, nodes)),
+        notes=(*mended, *_notes(loaded), *_clock_notes(context, loaded), *_name_notes(context, nodes)),
     )
+
+
+def _changed(context: StageContext, register: FileRegister, known: Sequence[Delivered]) -> list[Delivered]:
+    """Return those of a few known files, in order of time, whose bytes are not those that were read.
+
+    Size and time of the last writing tell a new file from a known one; a program can write others with both kept. Each
+    night looks at files that were written one after the other, so that a part of the register tells of them; its day
+    says which.
+    """
+    if not known:
+        return []
+    # No secret: the night's day names the files.
+    first = random.Random(str(context.days.start)).randrange(len(known))  # noqa: S311
+    sample, size_bytes = [], 0
+    for file in known[first : first + _SAMPLED_FILES]:
+        size_bytes += file.size_bytes
+        if size_bytes <= _SAMPLED_BYTES and file.unsafe is None:
+            sample.append(file)
+    read = register.identities(sample) if sample else {}
+    hashed = _decoding(context, datetime.now(UTC)).hash(file for file in sample if file.path in read)
+    return [one.file for one in hashed if one.reason is None and one.file_id not in read[one.file.path]]
+
+
+def _clock_notes(context: StageContext, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each source whose readings lie after their file was written, or far from the day that it names."""
+    sources = {source.name: source for source in context.settings.all_sources}
+    off: dict[tuple[str, str], list[tuple[timedelta, str]]] = {}
+    for row in rows:
+        first, last = row.get("first_reading_time"), row.get("last_reading_time")
+        if first is None or last is None or row["modified_time"] is None:
+            continue
+        named = identity(sources[row["source_name"]], row["path"])[1]
+        ahead = last - row["modified_time"]
+        apart = timedelta(0) if named is None else max(named - last, first - named - _DAY)
+        if ahead > _CLOCK_AHEAD:
+            off.setdefault((row["source_name"], "after their file was written"), []).append(
+                (ahead, row["path"])
+            )
+        elif apart > _ZONES:
+            off.setdefault((row["source_name"], "from the day that its file names"), []).append(
+                (apart, row["path"])
+            )
+    return [
+        f"clock: readings of {name} lie up to {far} {what} ({len(found)} files, such as {path}): the clock of its "
+        f"collector is off, or sources.{name}.timezone is wrong"
+        for (name, what), found in sorted(off.items())
+        for far, path in [max(found)]
+    ]
 
 
 def _job_tables(context: StageContext) -> tuple[Table, ...]:

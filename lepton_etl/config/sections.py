@@ -47,6 +47,16 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
+def _umask(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"0?[0-7]{3}", value):
+        raise ValueError("three octal digits in quotes, such as '027'")
+    return value
+
+
+Umask = Annotated[str, AfterValidator(_umask)]
+"""The rights that new files and folders do not get, in octal digits."""
+
+
 class StorageSettings(Section):
     """How the object store of the lake and of the landing is opened; none of it is needed for folders.
 

@@ -38,11 +38,13 @@ from lepton_etl.config.sections import (
     StorageSettings,
     TariffSettings,
     Transformer,
+    Umask,
     WatchSettings,
     ratio,
 )
 from lepton_etl.config.sources import SOURCES, AnySource, Source
 from lepton_etl.errors import ConfigurationError
+from lepton_etl.file_modes import UMASK
 from lepton_etl.ingest.registry import setting
 from lepton_etl.ingest.units import Zone
 from lepton_etl.redaction import redact, remember_settings, without_user_info
@@ -71,6 +73,11 @@ class Site(Section):
 class LakeSettings(Section):
     root: Place = Field(
         description="Folder of the Delta tables, or s3a://bucket/prefix with the options of section `storage`."
+    )
+    umask: Umask | None = setting(
+        None,
+        "Rights that new files and folders of a run do not get, octal, such as '027': nothing for others; null: as the "
+        "process has it.",
     )
 
 
@@ -253,7 +260,8 @@ class Settings(BaseSettings):
     @property
     def spark_options(self) -> dict[str, str]:
         """Settings of the session: section `spark`, and section `storage` in the words of the s3a connector."""
-        return self.storage.s3a() | self.spark
+        modes = {} if self.lake.umask is None else {f"spark.executorEnv.{UMASK}": self.lake.umask}
+        return self.storage.s3a() | modes | self.spark
 
     @property
     def digest(self) -> str:

@@ -186,6 +186,24 @@ class FileRegister:
             if (file.path, file.source_name, file.size_bytes, file.modified_time) not in seen
         ]
 
+    def identities(self, files: Sequence[Delivered]) -> dict[str, set[str]]:
+        """Return path -> the identities of what was read there with this size and time."""
+        times = [file.modified_time for file in files]
+        rows = self._lake.read(
+            FILE,
+            columns=[*_SEEN, "file_id"],
+            where=(pc.field("modified_time") >= _instant(min(times)))
+            & (pc.field("modified_time") <= _instant(max(times)))
+            & pc.field("path").isin([file.path for file in files])
+            & pc.field("state").isin(["loaded", "duplicate"]),
+        )
+        listed = {(file.path, file.source_name, file.size_bytes, file.modified_time) for file in files}
+        found: dict[str, set[str]] = {}
+        for *seen, file_id in rows.iter_rows():
+            if tuple(seen) in listed:
+                found.setdefault(seen[0], set()).add(file_id)
+        return found
+
     def loaded(self, file_ids: Collection[str]) -> dict[str, int]:
         """Return the identities among these that stand as loaded, with their records."""
         if not file_ids:

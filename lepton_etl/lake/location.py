@@ -28,6 +28,7 @@ from obstore.store import LocalStore, S3Store
 from pyarrow import fs
 
 from lepton_etl.errors import ConfigurationError
+from lepton_etl.file_modes import inherit_umask, set_umask
 
 if TYPE_CHECKING:
     from lepton_etl.config.settings import Settings
@@ -60,7 +61,8 @@ class Location:
 
     @classmethod
     def of_lake(cls, settings: Settings) -> Location:
-        """Return the root of the lake that the settings name."""
+        """Return the root of the lake that the settings name; from now on files get the rights that they leave."""
+        set_umask(settings.lake.umask)
         root, storage = settings.lake.root, settings.storage
         if "://" not in root:
             return cls(root)
@@ -189,6 +191,8 @@ class Location:
         """Return the folder of this machine in which a file for this place is written first: itself where it is one."""
         if not self.is_local:
             return Path(tempfile.gettempdir())
+        # Tasks write here first.
+        inherit_umask()
         folder = Path(self.uri)
         folder.mkdir(parents=True, exist_ok=True)
         return folder

@@ -77,11 +77,11 @@ class SmallSite:
         path.write_bytes(content)
         return path
 
-    def bronze(self, engine: Engine | None = None) -> StageResult:
+    def bronze(self, engine: Engine | None = None, day: date = DAY) -> StageResult:
         """Load what was delivered, in tasks of this process or of an engine."""
         log = structlog.get_logger()
         return bronze.run(
-            StageContext(self.lake, self.loaded(), Days.of(DAY), "test", log, engine or InlineEngine())
+            StageContext(self.lake, self.loaded(), Days.of(day), "test", log, engine or InlineEngine())
         )
 
     def command(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
