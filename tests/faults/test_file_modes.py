@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
 
@@ -34,10 +33,8 @@ def test_a_night_writes_with_the_rights_of_the_settings(
         pytest.skip("one session is enough: the tasks' environment is the same")
     site = SmallSite(tmp_path, settings={"lake": {"root": "lake", "umask": umask}})
     site.deliver("n1-2025-06-03.txt", ipmi_text())
-    done = site.command(
-        "nightly", "--engine", engine, "--date", str(DAY), "--stage", "bronze",
-        preexec_fn=lambda: os.umask(0o022),  # nothing else runs in this process meanwhile
-    )  # fmt: skip
+    arguments = ("nightly", "--engine", engine, "--date", str(DAY), "--stage", "bronze")
+    done = site.command(*arguments, umask=0o022)
     assert done.returncode == 0, done.stderr
     assert rights(tmp_path / "lake") == left
 
