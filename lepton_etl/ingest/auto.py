@@ -32,6 +32,8 @@ UNREAD: Final = tuple(
         (rb"^ *JobID(?:Raw)? +.*\n-+ +-+", "the table of sacct for people", "sacct --parsable2 --format=JobIDRaw,..."),
         (rb"^\d+(?:[._+\[]\S*?)?\|.*\|(?:PENDING|RUNNING|COMPLETED|FAILED|CANCELLED|TIMEOUT)[^|\n]*(?:\||\r?$)",
          "sacct without its header", "the header too, or name the fields by `columns` of format slurm"),
+        (rb"^\S+: *\d+ *\| .+\|.+\|.*\|", "ipmi-sensors of several hosts in one text",
+         "one file a host, named by its node"),
         (rb"^(?:---\n)?jobs:\n *- ", "sacct --yaml", "sacct --json"),
         (rb"^ *JOBID +PARTITION +NAME +", "the table of squeue", "sacct --parsable2, or scontrol show job -d"),
         (rb"^(?:Package\t|.*\t)?(?:Core\tCPU\t).*(?:Bzy_MHz|Busy%)", "turbostat",

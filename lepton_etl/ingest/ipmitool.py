@@ -147,7 +147,7 @@ _EVENTS: Final = r"(?:'[^']*'(?: '[^']*')*|N/A)"
 _HEADING: Final = (
     r"\s*(?:(?:IPMI timestamp|Sampling period|Power reading state is|Time ?[Ss]tamp|Statistics reporting time period|"
     r"Power Measurement|DCMI .*|Exception Actions?|Power Limit|Correction [Tt]ime.*)\s*:.*|"
-    r"ipmiutil .*|isensor.*|_ID_ SDR_.*|-- BMC version .*|(?:Record[_ ])?ID\s*(?:\||,).*)"
+    r"ipmiutil .*|isensor.*|Caching SDR .*|_ID_ SDR_.*|-- BMC version .*|(?:Record[_ ])?ID\s*(?:\||,).*)"
 )
 _NUMBERED: Final = (  # ipmi-sensors and ipmimonitoring; with --comma-separated; and before version 1.0
     rf"\d+\s*\|[^|]+\|[^|]+\|(?:[^|]*\|){{2,9}}\s*{_EVENTS}\s*",

@@ -1,4 +1,4 @@
-"""Weather of the Open-Meteo API: JSON with one array a variable, hour by hour, and its unit."""
+"""Weather of the Open-Meteo API: one array a variable, hour by hour, and its unit, as JSON or as its CSV."""
 
 import re
 from collections import Counter
@@ -12,6 +12,7 @@ from lepton_etl.ingest.documents import Document, documents
 from lepton_etl.ingest.registry import LogFormat, log_format, rule_table
 from lepton_etl.ingest.samples import CELLS, Fault, fault_frame, with_times
 from lepton_etl.ingest.sensors import Mapped, Rules, literals
+from lepton_etl.ingest.text import MAX_DOCUMENT_BYTES, in_utf8, peek
 from lepton_etl.ingest.units import parse_stamps
 
 SECTIONS: Final = ("hourly", "minutely_15")
@@ -19,12 +20,15 @@ TIME: Final = "time"
 UNIX_TIME: Final = "unixtime"
 MAX_OFFSET_S: Final = 14 * 3600
 _ARRAYS: Final = re.compile(rb'"(?:hourly|minutely_15)"\s*:\s*\{')
+# A CSV begins with the place, or the places; blocks of a header and rows follow, a blank line before each.
+_CSV: Final = re.compile(rb"(?:location_id,)?latitude,longitude,elevation,utc_offset_seconds,")
+_COLUMN: Final = re.compile(r"(?P<name>[^()]*?)(?: \((?P<unit>.*)\))?")
 _PLACE: Final = re.compile(rb'"utc_offset_seconds"\s*:')
 
 
 @log_format
 class OpenMeteo(LogFormat):
-    """JSON of the Open-Meteo archive and forecast API.
+    """JSON or CSV of the Open-Meteo archive and forecast API.
 
     Stamps are of a clock that stands `utc_offset_seconds` before UTC all year, whatever `timezone` says; asked for as
     unixtime they are UTC. A null is no value. An answer for several places, without the offset, or without arrays is
@@ -38,12 +42,15 @@ class OpenMeteo(LogFormat):
 
     @staticmethod
     def looks_like(head: bytes) -> bool:
-        """Return whether a JSON text begins as an answer of the API."""
-        return _PLACE.search(head) is not None and _ARRAYS.search(head) is not None
+        """Return whether a text begins as an answer of the API."""
+        return _CSV.match(head) is not None or (
+            _PLACE.search(head) is not None and _ARRAYS.search(head) is not None
+        )
 
     def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
         """Decode the answers of a file."""
-        for part in documents(chunks):
+        head, chunks = peek(in_utf8(chunks))
+        for part in [_csv_answer(chunks)] if _CSV.match(head) else documents(chunks):
             cells = [pl.DataFrame(schema=CELLS)]
             times = [parse_stamps(pl.Series([], dtype=pl.String), timezone="UTC")]
             faults: list[Fault] = []
@@ -78,6 +85,43 @@ class OpenMeteo(LogFormat):
             *literals(self.sensors.meaning(mapped, unit)),
         )
         return with_columns_of(cells, CELLS)
+
+
+def _csv_answer(chunks: Iterable[bytes]) -> list[Document | Fault]:
+    """Return a CSV answer as the JSON of the same answer; days and the present have no hours, and are left out."""
+    text = b""
+    for chunk in chunks:
+        text += chunk[: MAX_DOCUMENT_BYTES + 1 - len(text)]
+    if len(text) > MAX_DOCUMENT_BYTES:
+        return [Fault(1, "too_large", f"more than {MAX_DOCUMENT_BYTES} bytes")]
+    lines = text.decode("utf-8", "replace").replace("\r\n", "\n")
+    blocks = [
+        [line.split(",") for line in block.split("\n")] for block in re.split(r"\n\s*\n", lines.strip())
+    ]
+    keys, *places = blocks[0]
+    answers: list[dict[str, Any]] = [dict(zip(keys, place, strict=False)) for place in places] or [{}]
+    tables = [
+        block for block in blocks[1:] if block[0][0] == TIME and len(block) > 1 and _has_hours(block[1][0])
+    ]
+    # A quarter of an hour stands before the hours where both were asked for.
+    for section, (header, *rows) in zip(SECTIONS[::-1][-len(tables) :], tables, strict=False):
+        named = [_COLUMN.fullmatch(column) for column in header]
+        names = [match["name"] if match else column for match, column in zip(named, header, strict=True)]
+        cells = [[_cell(row[at]) if at < len(row) else None for row in rows] for at in range(len(names))]
+        answers[0][section] = dict(zip(names, cells, strict=True))
+        units = {
+            name: (match["unit"] if match else None) or "" for name, match in zip(names, named, strict=True)
+        }
+        answers[0][f"{section}_units"] = units | {TIME: UNIX_TIME if rows[0][0].isdecimal() else ""}
+    return [Document(1, answers)]
+
+
+def _has_hours(stamp: str) -> bool:
+    return stamp.isdecimal() or "T" in stamp
+
+
+def _cell(text: str) -> str | None:
+    return text if text.strip() and text.strip().lower() != "nan" else None
 
 
 class _Variable(NamedTuple):

@@ -128,7 +128,7 @@ class Prometheus(LogFormat):
         )
         content = lines.filter((lines.str.strip_chars() != "") & ~lines.str.starts_with("#"))
         typed = lines.str.contains(r"^# (?:TYPE|HELP) [a-zA-Z_:]").any()
-        labelled = content.str.contains(rf'^(?:{_METRIC}\{{|\{{(?:{_METRIC}=)?")').any()
+        labelled = content.str.contains(rf'^(?:{_METRIC}\{{|\{{(?:{_METRIC}=)?"[^"]*"\s*[,}}])').any()
         shown = [content.str.contains(shape) for shape in (_SAMPLE, _NAMED, _ARROW, _POINT)]
         samples = sum(int(one.sum()) for one in shown)
         return bool((typed or labelled) and samples >= max(1, _MOSTLY * content.len()))

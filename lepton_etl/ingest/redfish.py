@@ -40,7 +40,7 @@ MEMBER_KEYS: Final = {
 }  # fmt: skip
 # Names of readings wherever they stand, and of settings, ratings and extremes of all time, which are none.
 _READING: Final = re.compile(
-    r"(?:Current)?Reading|\w*(?:Watts|Celsius|Volts|Voltage|Amps|kWh|Joules|RPM|SpeedPercent|Kelvin)"
+    r"(?:Current)?Reading|\w*(?:Watts|Celsius|Volts|Voltage|Amps|kWh|Joules|RPM|SpeedPercent|Kelvin|PowerW|ConsumptionW|TotalPower)"
 )
 _NO_READING: Final = re.compile(
     r".*(?:Capacity|Limit|Max|Min|Range|Threshold|Alloc|Avail|Request|Rated|Nominal|Allowable|Lifetime|Peak|Default).*"
@@ -74,7 +74,7 @@ _ROOT: Final = "/redfish/v1/"
 _SUBSYSTEMS: Final = ("ThermalSubsystem", "PowerSubsystem")
 _ANNOTATION: Final = re.compile(
     rb'"(?:@odata\.(?:id|type|context)|PowerConsumedWatts|PowerInputWatts|AverageConsumedWatts|ReadingCelsius|MetricValue)"'
-    rb"\s*:"
+    rb"\s*:|\"PowerWatts\"\s*:\s*\{"
 )
 _NUMBER: Final = re.compile(r"\d+(?:\.\d*)?")
 
@@ -163,8 +163,13 @@ def _resource(document: Json, place: _Place, number: int | None = None) -> Itera
     yield from _parts(document, kind, "", _owner(document), place)
 
 
-def _parts(document: Json, kind: str, path: str, owner: str, place: _Place) -> Iterator[Item]:
-    """Yield the readings below an object, by the path of their keys from the resource on."""
+def _parts(
+    document: Json, kind: str, path: str, owner: str, place: _Place, labels: Mapping[str, str] | None = None
+) -> Iterator[Item]:
+    """Yield the readings below an object, by the path of their keys from the resource on.
+
+    `labels` are those of the member of an array that holds them all.
+    """
     if place.depth > MAX_DEPTH:
         yield Fault(place.line, "too_deep", f"{kind}.{path} {owner}")
         return
@@ -175,8 +180,9 @@ def _parts(document: Json, kind: str, path: str, owner: str, place: _Place) -> I
         step = f"{path}.{name}" if path else name
         if not isinstance(value, dict | list):
             if _is_reading(name, value):
-                sensor = f"{kind}.{step} {owner}".strip()
-                yield Sample(place.line, sensor, text_of(value), labels=_labels(document) | {"owner": owner})
+                sensor = f"{kind}.{step} {owner}".strip(" .")
+                own = _labels(document) | {"owner": owner} | dict(labels or {})
+                yield Sample(place.line, sensor, text_of(value), labels=own)
             continue
         for number, item in enumerate(_items(name, value), start=1):
             if not isinstance(item, dict):
@@ -188,9 +194,11 @@ def _parts(document: Json, kind: str, path: str, owner: str, place: _Place) -> I
             elif "Reading" in item or "SetPoint" in item:
                 yield from _excerpt(kind, step, item, owner, place)
             else:
-                array = _array_of(item, _kind(item))
+                # A maker's own object holds what the standard names too, of the resource that holds it.
+                array = None if "Oem" in step.split(".") else _array_of(item, _kind(item))
                 if array is None:
-                    yield from _parts(item, kind, step, owner, place)
+                    whose = text_of(_first(item, "Name", "Designation")) if isinstance(value, list) else ""
+                    yield from _parts(item, kind, step, whose or owner, place, labels)
                 else:
                     yield from _member(array, number, item, place)
 
@@ -263,7 +271,7 @@ def _member(array: str, number: int, member: Json, place: _Place) -> Iterator[It
             yield Sample(place.line, sensor, text_of(limit["LimitInWatts"]), labels=labels)
     seen = {"PowerMetrics", "PowerLimit", *(key for keys in ARRAYS[array] for key in keys)}
     rest = {key: value for key, value in member.items() if key not in seen}
-    yield from _parts(rest, array, "", str(name), place)
+    yield from _parts(rest, array, "", str(name), place, labels)
 
 
 def _control_of(metrics: Json) -> str:
@@ -378,8 +386,16 @@ def _chassis_of(address: str) -> str:
 
 
 def _rating(document: Json) -> float | None:
-    """Return what a power supply can deliver; 0 is written where the BMC does not know."""
-    return _number(document.get("PowerCapacityWatts")) or None
+    """Return what a power supply can deliver; 0 is written where the BMC does not know, and its ranges may."""
+    ranges = document.get("InputRanges")
+    outputs = (
+        [_number(one.get("OutputWattage")) for one in ranges if isinstance(one, dict)]
+        if isinstance(ranges, list)
+        else []
+    )
+    return _number(document.get("PowerCapacityWatts")) or max(
+        (watts for watts in outputs if watts), default=None
+    )
 
 
 def _first_key(document: Json, keys: tuple[str, ...]) -> str | None:
