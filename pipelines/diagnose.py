@@ -51,7 +51,7 @@ def run(context: StageContext) -> StageResult:
 def _states(context: StageContext) -> Written:
     days, lake = context.days, context.lake
     looked_at = Days(days.start - timedelta(days=STATE_HISTORY_DAYS), days.end)
-    parts = node_parts(lake, INTERVAL, looked_at, by_day=False)
+    parts = node_parts(lake, INTERVAL, looked_at, by_day=False, tasks=context.engine.parallelism)
     staged = context.engine.map(_States(lake.root, tuple(days)), parts)
     return lake.commit(STATE, days, [file for files in staged for file in files], allow_empty=True)
 

@@ -18,6 +18,8 @@ from lepton_etl.schema.declare import Table
 
 # A task holds about so many rows; a node is never split.
 MOST_ROWS: Final = 2_000_000
+# Fewer rows are read faster than a further task reads the files again.
+LEAST_ROWS: Final = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +38,23 @@ class NodePart:
         return read_files(self.table, self.files, columns, where if self.parts == 1 else own)
 
 
-def node_parts(lake: Lake, table: Table, days: Days, *, by_day: bool = True) -> list[NodePart]:
+def node_parts(
+    lake: Lake, table: Table, days: Days, *, by_day: bool = True, tasks: int = 1
+) -> list[NodePart]:
     """Return parts that together hold every row of the days once, each of about MOST_ROWS; none without the table.
 
-    `by_day`: no part holds two days; else a part holds all the days of its nodes.
+    `by_day`: no part holds two days; else a part holds all the days of its nodes. So many rows that `tasks` of them can
+    have LEAST_ROWS each make as many parts at least.
     """
     groups: dict[date | None, list[DataFile]] = {}
     for file in lake.files(table, days):
         groups.setdefault(file.day if by_day else None, []).append(file)
-    return [
-        NodePart(table, tuple(files), part, parts)
-        for _, files in sorted(groups.items(), key=lambda group: str(group[0]))
-        for parts in (max(1, -(-sum(max(file.rows, 0) for file in files) // MOST_ROWS)),)
-        for part in range(parts)
-    ]
+    found = []
+    for _, files in sorted(groups.items(), key=lambda group: str(group[0])):
+        rows = sum(max(file.rows, 0) for file in files)
+        parts = max(1, -(-rows // MOST_ROWS), min(tasks, rows // LEAST_ROWS))
+        found += [NodePart(table, tuple(files), part, parts) for part in range(parts)]
+    return found
 
 
 def beside(lake: Lake, table: Table, days: Days, part: NodePart) -> NodePart:
