@@ -35,6 +35,7 @@ SAMPLE_SCHEMA: Final = {
 SERIES_SCHEMA: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "metric": pl.String, "labels": pl.String, "found_reason": pl.String, "sensor": pl.String, "node_id": pl.String,
     "device_id": pl.String, **MEANING, "repeated": pl.String, "not_measured": pl.List(pl.Float64),
+    "several": pl.String,
 }  # fmt: skip
 UNMAPPED: Final = "unmapped"
 NO_VALUE: Final = "no_value"
@@ -149,6 +150,7 @@ class Prometheus(LogFormat):
                 bad = pl.col("metric").is_null()
                 faults = samples.filter(bad).select("source_position", pl.lit(BAD_LINE).alias("reason"))
                 yield mapper.decode(samples.filter(~bad), faults, structure_lines, lines)
+            yield from mapper.rest()
             return
         noise, stream = set_noise_aside(head, stream)
         answer = _Answer(noise)
@@ -159,6 +161,7 @@ class Prometheus(LogFormat):
                 yield mapper.decode(_frame(rows), fault_frame([]), 0, None)
                 rows.clear()
         yield mapper.decode(_frame(rows), fault_frame(answer.faults), 0, None)
+        yield from mapper.rest()
 
 
 def _frame(rows: list[Row]) -> pl.DataFrame:
@@ -243,6 +246,8 @@ class SeriesMapper:
     settings: Prometheus
     _numbers: Numbers = field(default_factory=dict)
     """What the metrics that number the devices have said so far."""
+    _waiting: list[pl.DataFrame] = field(default_factory=list)
+    """Cells of sensors that speak for their node where it has no other such."""
     _rounds: Rounds = field(default_factory=Rounds)
 
     def decode(
@@ -280,7 +285,27 @@ class SeriesMapper:
             ignored |= count_ignored(mapped.filter(silent).get_column("sensor"), NO_VALUE)
             mapped = mapped.filter(~silent)
         cells = _stamped(mapped, self.origin, self._rounds)
+        if series.get_column("several").count():
+            cells = self._held_back(cells, lines)
         return assemble(cells, [faults, broken], ignored, structure_lines, lines, self.origin)
+
+    def _held_back(self, cells: pl.DataFrame, lines: Lines | None) -> pl.DataFrame:
+        """Return the cells whose device is certain; of the others (SensorRule.several) the file's end tells it."""
+        is_open = pl.col("several").is_not_null()
+        waiting = cells.filter(is_open)
+        if lines is not None:
+            waiting = waiting.with_columns(raw_text=lines.texts(waiting.get_column("source_position")))
+        self._waiting.append(waiting)
+        return cells.filter(~is_open)
+
+    def rest(self) -> Iterator[Decoded]:
+        """Yield what the file's end tells: sensors that speak for their node where they are its only one."""
+        if not self._waiting:
+            return
+        is_alone = pl.col("several").n_unique().over("quantity", "node_id") == 1
+        device = pl.when(is_alone).then("device_id").otherwise("several").alias("device_id")
+        cells = pl.concat(self._waiting).with_columns(device)
+        yield assemble(cells, [], {}, 0, None, self.origin)
 
 
 _ONE_FIGURE: Final = {
@@ -366,7 +391,8 @@ def _series(wanted: pl.DataFrame, numbers: Numbers, origin: Origin, settings: Pr
         node = _node_of(labels, origin, settings)
         device = device_of(mapped.devices, labels)
         means = settings.sensors.meaning(mapped, rule.unit[0])
-        said = (rule.repeated, list(rule.not_measured))
+        beside = device_of((rule.several,), labels) if rule.several else None
+        said = (rule.repeated, list(rule.not_measured), beside)
         rows.append((metric, text, nameless(node, device), sensor, node, device, *means, *said))
     return pl.DataFrame(rows, schema=SERIES_SCHEMA, orient="row")
 

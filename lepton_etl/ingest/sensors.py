@@ -110,6 +110,11 @@ class SensorRule(BaseModel):
         description="Label -> regular expression that must fit its whole value; the value of an absent label is empty. "
         "Their named groups serve the device templates.",
     )
+    several: str | None = Field(
+        default=None,
+        description="Device template where a node has more than one such series: each is then a device beside the "
+        "node, for which none of them speaks.",
+    )
     repeated: Literal["device", "value"] | None = Field(
         default=None,
         description="Several series of one time say one figure: the partitions of a board (the first of a device is "
