@@ -399,7 +399,7 @@ def run(context: StageContext) -> StageResult:
     behind = register.behind()
     if behind is not None:
         mended.append(f"{behind}; the register is rebuilt: {register.rebuild()}")
-    landing = _landing(context)
+    landing = landing_of(context)
     delivered = [f for source in context.settings.all_sources for f in landing.delivered(source)]
     new = register.unseen(delivered)
     changed = _changed(
@@ -686,7 +686,7 @@ def _decoding(context: StageContext, now: datetime) -> Decoding:
     settings = context.settings
     sources = {source.name: source for source in settings.all_sources}
     return Decoding(
-        context.lake.root, _landing(context), settings.site.site_id, sources, now,
+        context.lake.root, landing_of(context), settings.site.site_id, sources, now,
         settings.ingest.file_memory_mib, node_names(settings),
     )  # fmt: skip
 
@@ -696,7 +696,8 @@ def node_names(settings: Settings) -> NodeNames:
     return NodeNames(listed_nodes(settings.fleet.inventory), settings.fleet.node_names)
 
 
-def _landing(context: StageContext) -> Landing:
+def landing_of(context: StageContext) -> Landing:
+    """Return the landing folders of the settings' sources."""
     paths = tuple(source.path for source in context.settings.all_sources)
     return Landing(ObjectStore.of(context.engine.storage_option, paths))
 

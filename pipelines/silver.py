@@ -37,7 +37,8 @@ from lepton_etl.facility.meter_hours import (
     volume_readings,
     with_meter,
 )
-from lepton_etl.ingest.unmapped import proposed, speaks_of_energy, speaks_of_power
+from lepton_etl.ingest.text import UnreadableError, text_chunks
+from lepton_etl.ingest.unmapped import Unmapped, speaks_of_power, unmapped
 from lepton_etl.intervals.channels import arrow_of
 from lepton_etl.intervals.modelled_power import FITTED_COLUMNS, MISSING, NodeModel, fitted_points, node_model
 from lepton_etl.intervals.node_day import UNLISTED_CLUSTER, IntervalPolicy, NodeDays, node_days
@@ -58,6 +59,7 @@ from lepton_etl.intervals.sensor_checks import COMPONENTS
 from lepton_etl.intervals.sensor_classes import sensor_classes
 from lepton_etl.intervals.source_choice import COMPONENT_OF, INTERVAL_QUANTITIES
 from lepton_etl.intervals.usual_values import HISTORY_DAYS, SENSOR_DAY_COLUMNS
+from lepton_etl.lake.landing import Delivered, identity
 from lepton_etl.lake.location import Location
 from lepton_etl.lake.staging import StagedFile, stage
 from lepton_etl.lake.tables import DataFile, Written, read_files
@@ -79,10 +81,17 @@ from lepton_etl.schema.fleet import (
 from lepton_etl.schema.jobs import JOB_NODE, JOB_RUN, NODE_STATE
 from lepton_etl.schema.logs import FILE, JOB, READING
 from lepton_etl.schema.types import arrow_schema
+from pipelines.bronze import landing_of, origin_of
 from pipelines.engine import balanced
 from pipelines.stage import StageContext, StageResult
 
 _NAMES_IN_NOTE: Final = 10
+# Sensors that no rule reads, of nodes without power, whose files are looked into once more.
+_LOOKED_AT: Final = 10
+# What these tools print beside a board's power is no node's.
+_BOARD_TOOLS: Final = ("nvidia_smi", "rocm_smi", "dcgmi_dmon", "xpu_smi")
+# Of Made: nodes with energy of their own, and with energy of any part.
+_HEARD: Final = ("powered_nodes", "heard_nodes")
 _EPOCH: Final = date(1970, 1, 1)
 _DAY: Final = timedelta(days=1)
 # A bucket of more readings only takes more memory, of fewer more calls.
@@ -195,6 +204,7 @@ class Made:
     staged: tuple[StagedFile, ...] = ()
     unlisted_nodes: tuple[str, ...] = ()
     powered_nodes: tuple[str, ...] = ()
+    heard_nodes: tuple[str, ...] = ()
     unmodelled: tuple[tuple[str, str], ...] = ()
     unlisted_meters: tuple[str, ...] = ()
     rows_in: int = 0
@@ -228,6 +238,7 @@ class Making:
         staged: list[StagedFile] = []
         unlisted: set[str] = set()
         powered: set[str] = set()
+        heard: set[str] = set()
         unmodelled: set[tuple[str, str]] = set()
         states = [pl.DataFrame(arrow_schema(INTERVAL).empty_table()).select(_STATE_COLUMNS)]
         for made in self._node_days(found, inventory):
@@ -236,8 +247,9 @@ class Making:
             staged += stage(self.root, SENSOR_CHECK, made.checks)
             staged += stage(self.root, SENSOR_DAY, _sensor_day_rows(made.sensor_days, self.policy.site_id))
             unlisted |= set(intervals.filter(pl.col("cluster_id") == UNLISTED_CLUSTER)["node_id"].unique())
-            has_energy = pl.col("counts_in_total") & pl.col("energy_kwh").is_not_null()
-            powered |= set(intervals.filter(has_energy)["node_id"].unique())
+            with_energy = intervals.filter(pl.col("energy_kwh").is_not_null())
+            heard |= set(with_energy["node_id"].unique())
+            powered |= set(with_energy.filter("counts_in_total")["node_id"].unique())
             unmodelled |= set(_reasons(intervals))
             states.append(intervals.filter(pl.col("device_id") == "node").select(_STATE_COLUMNS))
         if self.with_states:
@@ -246,7 +258,9 @@ class Making:
             staged += stage(self.root, NODE_STATE, rows_of_states)
         if (meters := found.table("meter")) is not None:
             staged += stage(self.root, FACILITY_INTERVAL, self._facility(meters))
-        return Made(tuple(staged), tuple(sorted(unlisted)), tuple(powered), tuple(sorted(unmodelled)))
+        return Made(
+            tuple(staged), tuple(sorted(unlisted)), tuple(powered), tuple(heard), tuple(sorted(unmodelled))
+        )
 
     def _node_days(self, found: _Unpacked, inventory: pl.DataFrame) -> Iterator[NodeDays]:
         """What the readings of the bucket say; of many readings some days a call, each with those before it."""
@@ -344,38 +358,57 @@ def _unpowered(context: StageContext, nodes: pa.Table, made: Sequence[Made]) -> 
         (pl.col("valid_from") < days.until_time)
         & (pl.col("valid_to").is_null() | (pl.col("valid_to") > days.from_time))
     )
-    silent = set(listed["node_id"]) - {node for bucket in made for node in bucket.powered_nodes}
+    totals, parts = ({node for bucket in made for node in getattr(bucket, name)} for name in _HEARD)
+    silent = set(listed["node_id"]) - totals
     if not silent or not context.lake.exists(FILE):
         return
-    formats = {source.name: source.format for source in context.settings.all_sources}
-    found: dict[tuple[str, str], tuple[set[str], str]] = {}
-    for source, node, path, detail in _files_of(context).iter_rows():
-        if node is not None and node not in silent:
-            continue
-        for sensor, reason, _ in json.loads(detail):
+    found: dict[tuple[str, str], tuple[set[str], dict[str, Any]]] = {}
+    for file in _files_of(context).iter_rows(named=True):
+        whose = silent if file["node_id"] is None else silent & {file["node_id"]}
+        for sensor, reason, _ in json.loads(file["ignored_detail"]) if whose else ():
             if reason == "unmapped" and speaks_of_power(sensor):
-                whose, _ = found.setdefault((source, sensor), (set(), path))
-                whose |= silent if node is None else {node}
-    for (source, sensor), (whose, path) in sorted(found.items())[:_NAMES_IN_NOTE]:
-        rule = proposed(sensor, "J" if speaks_of_energy(sensor) else "W")
-        where = f"conf/sensors/{formats.get(source, 'of its format')}.yaml"
-        yield from _note(whose, f"nodes have no power, and no rule reads {sensor!r} of {path}: if it is theirs, add "
-                                f"`{rule}` to {where}; `lepton-etl sensors` shows unit and range")  # fmt: skip
+                found.setdefault((file["source_name"], sensor), (set(), file))[0].update(whose)
+    for (source, sensor), (whose, file) in sorted(found.items())[:_LOOKED_AT]:
+        for one in _looked_at(context, source, file):
+            # A second figure of a board or socket that has its power is no node's.
+            wanting = whose if one.speaks_for_node else whose - parts
+            if one.sensor == sensor and one.is_power and one.format not in _BOARD_TOOLS:
+                yield from _note(wanting, f"nodes have no power, and no rule reads {sensor!r} ({one.lowest:g} .. "
+                                 f"{one.highest:g} {one.unit} in {file['path']}): if it is theirs, add `{one.rule}` to "
+                                 f"conf/sensors/{one.format}.yaml (`lepton-etl sensors` lists all)")  # fmt: skip
+
+
+def _looked_at(context: StageContext, source_name: str, row: Mapping[str, Any]) -> list[Unmapped]:
+    """The unmapped sensors of a file that bronze has loaded; none where it lies there no more."""
+    source = {one.name: one for one in context.settings.all_sources}.get(source_name)
+    if source is None:
+        return []
+    file = Delivered(
+        source_name, row["path"], row["size_bytes"], row["modified_time"], *identity(source, row["path"])
+    )
+    landing = landing_of(context)
+
+    def text() -> Iterator[bytes]:
+        with landing.open(file, source) as handle:
+            yield from text_chunks(handle, file.path)
+
+    try:
+        return unmapped(text, origin_of(file, source, context.settings.site.site_id), source)
+    except (OSError, UnreadableError):
+        return []
 
 
 def _files_of(context: StageContext) -> pl.DataFrame:
-    """Source, node, path and ignored records of loaded files that may hold readings of the days."""
+    """Loaded files that may hold readings of the days, with their ignored records."""
     days = context.days
     first, last = pc.field("first_reading_time"), pc.field("last_reading_time")
     touches = (first < pa.scalar(days.until_time)) & (last >= pa.scalar(days.from_time))
     # A file of which nothing was read has no times but that of its delivery.
     begin, end = pa.scalar(days.from_time), pa.scalar(days.until_time + _DAY)
     delivered = pc.is_null(first) & (pc.field("modified_time") >= begin) & (pc.field("modified_time") < end)
-    files = context.lake.read(
-        FILE, columns=["source_name", "node_id", "path", "ignored_detail", "state"], where=touches | delivered
-    )
-    loaded = files.filter((pl.col("state") == "loaded") & pl.col("ignored_detail").is_not_null())
-    return loaded.drop("state").sort("path")
+    columns = ["source_name", "node_id", "path", "size_bytes", "modified_time", "ignored_detail", "state"]
+    files = context.lake.read(FILE, columns=columns, where=touches | delivered)
+    return files.filter((pl.col("state") == "loaded") & pl.col("ignored_detail").is_not_null()).sort("path")
 
 
 def accounting(context: StageContext, nodes: pa.Table) -> tuple[list[Written], pa.Table | None]:

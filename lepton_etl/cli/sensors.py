@@ -26,7 +26,8 @@ def print_unmapped(settings: Settings, files: int) -> None:
 
     Raises ConfigurationError where a source's folder cannot be listed.
     """
-    landing = Landing(ObjectStore.of(settings.spark_options.get, tuple(s.path for s in settings.all_sources)))
+    paths = tuple(source.path for source in settings.all_sources)
+    landing = Landing(ObjectStore.of(lambda name: settings.spark_options.get(f"spark.hadoop.{name}"), paths))
     table = Table("source", "sensor", "records", "unit", "range", "rule to look over", box=None)
     rows = [
         (source.name, one) for source in settings.all_sources for one in _of(source, settings, landing, files)

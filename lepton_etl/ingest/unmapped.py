@@ -24,7 +24,7 @@ from lepton_etl.ingest.text import HEAD_BYTES, peek
 # out, and what lies inside a CPU package.
 _NO_READING: Final = (
     r"limit|cap(?![a-z])|threshold|budget|rating|state|status|health|count|fault|redundan|cycle|factor|enabled|"
-    r"info|min(?![a-z])|max(?![a-z])|peak|container|pod|process_|cgroup|vm_|job|(?<![a-z])(?:un)?core"
+    r"info|min(?![a-z])|max(?![a-z])|peak|container|pod|process_|cgroup|vm_|job|(?<![a-z])(?:un)?core|(?<![a-z])other"
 )
 _POWER: Final = r"watts?|power|pwr|[._]pw(?:r|_)"
 _ENERGY: Final = r"joules?|energy|k?wh(?![a-z])"
@@ -36,7 +36,10 @@ _BY_NAME: Final = (
     (rf"(?i:.*(?:{_POWER}).*)", "node_power", ("W", "mW", "kW"), "instant"),
     (r"(?i:.*celsius.*)", "inlet_temperature", ("degC",), "instant"),
 )
+# A value without a unit takes that of the first rule: one that nothing is proposed for.
+_NO_UNIT: Final = "byte"
 _BY_UNIT: Final = (
+    (".+", "data_transferred", (_NO_UNIT,), "instant"),
     (".+", "node_power", ("W", "mW", "kW"), "instant"),
     (".+", "node_energy", ("J", "Wh", "kWh"), "counter"),
     (".+", "inlet_temperature", ("degC", "degF"), "instant"),
@@ -48,7 +51,7 @@ _PARTS: Final = (
     (r"psu|power supply|\bps\d|pws", "psu_input", "psu"),
     (r"cpu|package|\bpkg|socket|processor", "cpu", "cpu"),
     (r"dram|mem|dimm", "dram", "dram"),
-    (r"gpu|accelerator|\boam", "gpu", "gpu"),
+    (r"gpu|accelerator|\boam|nvidia|dcgm|\bxpu", "gpu", "gpu"),
     (r"fan", "fan", "fan"),
     (r"chassis|enclosure|frame|\brmc", "chassis_input", "chassis"),
 )
@@ -56,7 +59,7 @@ _PARTS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Unmapped:
-    """A sensor that no rule names: its records, and where they are numbers unit, range and the rule to look over."""
+    """A sensor that no rule of a format names: its records; where they are numbers, unit, range and a rule for it."""
 
     sensor: str
     records: int
@@ -64,17 +67,26 @@ class Unmapped:
     lowest: float | None = None
     highest: float | None = None
     rule: str | None = None
+    format: str = ""
+
+    @property
+    def speaks_for_node(self) -> bool:
+        """Whether the rule would give the node's own power or that of its supplies."""
+        return (
+            self.rule is not None
+            and re.search(r"quantity: (?:node|psu_input|psu_output)_", self.rule) is not None
+        )
+
+    @property
+    def is_power(self) -> bool:
+        """Whether it is power or energy above 0 that a rule could read."""
+        return bool(self.rule and re.search(r"_(?:power|energy),", self.rule) and self.highest)
 
 
 def speaks_of_power(sensor: str) -> bool:
     """Return whether a name sounds like power or energy that was measured."""
     wanted = re.search(rf"(?i){_POWER}|{_ENERGY}", sensor)
     return wanted is not None and re.search(rf"(?i){_NO_READING}", sensor) is None
-
-
-def speaks_of_energy(sensor: str) -> bool:
-    """Return whether a name is of energy rather than of power."""
-    return re.search(rf"(?i){_ENERGY}", sensor) is not None
 
 
 def proposed(sensor: str, unit: str) -> str | None:
@@ -127,7 +139,9 @@ def unmapped(text: Callable[[], Iterable[bytes]], origin: Origin, settings: LogF
     counts = {sensor: records for (sensor, reason), records in ignored.items() if reason == "unmapped"}
     rules = getattr(settings, "sensors", None)
     if not counts or not isinstance(rules, RuleTable):
-        return [Unmapped(sensor, records) for sensor, records in sorted(counts.items())]
+        return [
+            Unmapped(sensor, records, format=settings.format) for sensor, records in sorted(counts.items())
+        ]
     wide = settings.model_copy(update={"sensors": _wider(rules)})
     # When it was logged does not matter here.
     somewhen = replace(
@@ -147,7 +161,8 @@ def unmapped(text: Callable[[], Iterable[bytes]], origin: Origin, settings: LogF
         .to_dicts()
     }
     return [
-        _described(sensor, records, found.get(sensor), rules) for sensor, records in sorted(counts.items())
+        replace(_described(sensor, records, found.get(sensor), rules), format=settings.format)
+        for sensor, records in sorted(counts.items())
     ]
 
 
@@ -170,7 +185,7 @@ def merged(found: Iterable[Unmapped]) -> list[Unmapped]:
 
 
 def _described(sensor: str, records: int, seen: dict[str, Any] | None, rules: RuleTable) -> Unmapped:
-    if seen is None or not seen["raw_unit"]:
+    if seen is None or seen["raw_unit"] in (None, "", _NO_UNIT):
         return Unmapped(sensor, records)
     raw = str(seen["raw_unit"])
     unit = rules.units.get(raw, raw)

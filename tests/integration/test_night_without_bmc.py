@@ -66,7 +66,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "config.yaml").write_text(SETTINGS.format(root=root), encoding="utf-8")
     (root / "inventory.csv").write_text(INVENTORY, encoding="utf-8")
     (root / "landing" / "all.prom").write_text("\n".join([*_samples(), ""]), encoding="utf-8")
-    table = "Zork Power | {} Watts | ok\nInlet Temp | 22 degrees C | ok\n"
+    table = "Zork Power | {} Watts | ok\nPower Supply 1 | 0x01 | ok\nInlet Temp | 22 degrees C | ok\n"
     rows = "".join(
         f"Timestamp: {at:%Y-%m-%d %H:%M:%S} UTC\n" + table.format(300 + at.minute) for at in MINUTES[:60]
     )
@@ -123,7 +123,11 @@ def test_the_night_names_what_is_missing_and_the_line_to_add(silver: Night, site
         "1 nodes log components and have no energy (unmodelled_gpu: gpu_count of the inventory is empty"
         in said
     )
-    assert f"1 nodes have no power, and no rule reads 'Zork Power' of {site}/landing/zork1.txt" in said
+    assert (
+        f"1 nodes have no power, and no rule reads 'Zork Power' (300 .. 359 Watts in {site}/landing/zork1.txt)"
+        in said
+    )
+    assert "Power Supply 1" not in said, "a discrete sensor is no power"
     assert (
         "add `- {match: 'Zork Power', quantity: node_power, device: node, unit: W}` to conf/sensors/ipmitool.yaml"
     ) in said

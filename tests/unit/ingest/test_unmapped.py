@@ -23,6 +23,7 @@ Sys Power        | 300 Watts         | ok
 SAMPLES = b"""acme_host_power_watts{instance="a:1"} 400
 acme_gpu_energy_joules_total{gpu="1"} 12345
 foo_bytes 3
+nvidia_smi_power_draw_instant_watts{uuid="b"} 300
 kepler_container_joules_total{container_id="x"} 7
 kepler_node_cpu_watts{zone="package"} 44
 """
@@ -34,10 +35,10 @@ def test_unit_and_range_come_from_the_file_and_mapped_sensors_are_left_out() -> 
     }
     rule = "- {match: 'Zork Power', quantity: node_power, device: node, unit: W}"
     assert found == {
-        "Zork Power": Unmapped("Zork Power", 2, "Watts", 290.0, 310.0, rule),
-        "PCH Temp": Unmapped("PCH Temp", 1, "degrees C", 45.0, 45.0),
-        "SysBrd 12V": Unmapped("SysBrd 12V", 1),
-        "Power Cap Limit": Unmapped("Power Cap Limit", 1, "Watts", 500.0, 500.0),
+        "Zork Power": Unmapped("Zork Power", 2, "Watts", 290.0, 310.0, rule, "ipmitool"),
+        "PCH Temp": Unmapped("PCH Temp", 1, "degrees C", 45.0, 45.0, None, "ipmitool"),
+        "SysBrd 12V": Unmapped("SysBrd 12V", 1, format="ipmitool"),
+        "Power Cap Limit": Unmapped("Power Cap Limit", 1, "Watts", 500.0, 500.0, None, "ipmitool"),
     }
 
 
@@ -49,7 +50,10 @@ def test_metrics_carry_their_unit_in_their_name(name: str) -> None:
         ("acme_host_power_watts", "W", True),
         ("foo_bytes", None, False),
         ("kepler_container_joules_total", "J", False),
+        ("nvidia_smi_power_draw_instant_watts", "W", True),
     ]
+    assert [one.speaks_for_node for one in found] == [False, True, False, False, False]
+    assert [one.is_power for one in found] == [True, True, False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -92,3 +96,12 @@ def test_texts_of_one_source_add_up() -> None:
         Unmapped("a", 6, "W", 0.5, 5.0, "r"),
         Unmapped("b", 1),
     ]
+
+
+def test_a_value_without_a_unit_is_not_taken_for_watts() -> None:
+    """Of a document whose sensors carry no unit only the name can say one."""
+    text = b'{"card0": {"Numa Node": "1", "Foo Graphics Power": "35.0", "MEC firmware version": "65"}}'
+    found = {
+        one.sensor: one.unit for one in unmapped(lambda: [text], ORIGIN, settings_of({"format": "rocm_smi"}))
+    }
+    assert found == {"Numa Node": None, "MEC firmware version": None, "Foo Graphics Power": "W"}
