@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -20,14 +20,16 @@ import structlog
 from lepton_etl.config.sections import ModelSettings
 from lepton_etl.config.settings import MlflowSettings
 from lepton_etl.days import Days
-from lepton_etl.errors import RegistryError
+from lepton_etl.errors import Exit, RegistryError
 from lepton_etl.lake.runs import UNANSWERED, recorded_models
 from lepton_etl.lake.tables import Lake
 from lepton_etl.models.registry import Registry
 from lepton_etl.report.model import model_summary
-from lepton_etl.schema.energy import CLUSTER_DAY
+from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR
 from lepton_etl.schema.operations import STAGE_RUN
 from pipelines import gold
+from pipelines.engine import InlineEngine
+from pipelines.nightly import run_night
 from pipelines.stage import StageContext
 from tests.faults.site import DAY, SmallSite, ipmi_text
 
@@ -121,6 +123,43 @@ def test_a_day_made_without_it_asks_for_the_champion_when_it_is_made_again(tmp_p
         lake.write_rows(STAGE_RUN, [row])
         found = recorded_models(lake, "node-energy", Days.of(DAY))
         assert found == ({} if version == UNANSWERED else {DAY: "3"})
+
+
+def snapshots(day: date, no_power: range = range(0)) -> bytes:
+    """Load and power every five minutes of a day, power not in these minutes of it; power follows the hour."""
+    lines = []
+    for minute in range(0, 1440, 5):
+        watts = 200 + minute // 60 % 3
+        lines.append(f"Timestamp: {day} {minute // 60:02d}:{minute % 60:02d}:02 UTC\n")
+        lines.append("CPU Usage                | 40 percent        | ok\n")
+        if minute not in no_power:
+            lines.append(f"Sys Power                | {watts} Watts         | ok\n")
+    return "".join(lines).encode()
+
+
+def test_a_gap_takes_the_nodes_own_history_end_to_end(tmp_path: Path) -> None:
+    """Logs to gold with nobody behind the registry's address: the hour of the gap is filled, and says by what."""
+    down = {"tracking_uri": "http://user:secret@127.0.0.1:9", "deadline_s": DEADLINE_S}
+    site = SmallSite(tmp_path, settings={"mlflow": down})
+    before = DAY - timedelta(days=1)
+    site.deliver(f"n1-{before}.txt", snapshots(before))
+    site.deliver(f"n1-{DAY}.txt", snapshots(DAY, range(10 * 60 + 15, 10 * 60 + 50)))
+    settings = site.loaded()
+    for day in (before, DAY):
+        for stage in ("bronze", "silver", "gold"):
+            night = run_night(InlineEngine(), settings, Days.of(day), stage)
+            assert night.exit_code == Exit.DONE, night.message
+    assert any("gaps are filled without node-energy: model registry: " in note for note in night.notes)
+    hours = site.lake.read(NODE_HOUR, Days.of(DAY)).filter(node_id="n1").sort("hour_start")
+    gap, others = hours.row(10, named=True), hours.filter(pl.col("hour_start").dt.hour() != 10)
+    assert gap["imputation_basis"] == "history"
+    assert 1800 < gap["imputed_s"] < 2700
+    # 201 W all hour, of which a part was seen.
+    assert gap["it_energy_measured_kwh"] < 0.15
+    assert gap["it_energy_measured_kwh"] + gap["it_energy_imputed_kwh"] == pytest.approx(0.201, rel=0.02)
+    assert "model" not in set(others["imputation_basis"])
+    runs = site.lake.read(STAGE_RUN).filter(stage="gold")["input_versions"]
+    assert json.loads(runs[-1])["model/node-energy"] == UNANSWERED
 
 
 @pytest.mark.slow

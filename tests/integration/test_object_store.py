@@ -12,24 +12,34 @@ from datetime import date
 from pathlib import Path
 
 import boto3
+import polars as pl
 import pytest
+import structlog
 from deltalake.exceptions import CommitFailedError
 
 from lepton_etl.config.sections import StorageSettings
 from lepton_etl.config.settings import LakeSettings, MlflowSettings, Settings, load
 from lepton_etl.days import Days
-from lepton_etl.errors import ConfigurationError, Exit, LockedError
+from lepton_etl.errors import ConfigurationError, Exit, LakeError, LockedError
 from lepton_etl.lake import lease as leases
+from lepton_etl.lake import tables
 from lepton_etl.lake.check import check_lake
 from lepton_etl.lake.compare import compare_lakes
+from lepton_etl.lake.file_register import FileRegister
 from lepton_etl.lake.lease import DaysLease, Lease
 from lepton_etl.lake.location import Location
-from lepton_etl.lake.tables import Lake
+from lepton_etl.lake.runs import RunLease, RunRecord, end_lost_runs
+from lepton_etl.lake.staging import stage
+from lepton_etl.lake.tables import Lake, read_files
+from lepton_etl.schema.fleet import GRID_HOUR
+from lepton_etl.schema.logs import FILE, READING
 from lepton_etl.schema.operations import RUN
 from lepton_etl.simulator.plan import ClusterPlan, FleetPlan
 from lepton_etl.simulator.simulate import simulate
-from pipelines.engine import LocalEngine
+from pipelines import bronze
+from pipelines.engine import InlineEngine, LocalEngine
 from pipelines.nightly import check, run_night
+from pipelines.stage import StageContext
 
 DAY = Days.of(date(2025, 6, 3))
 KEYS = {"access_key": "key-of-the-lake", "secret_key": "secret"}
@@ -150,6 +160,66 @@ def test_a_lease_in_a_bucket_is_one_runs_and_is_given_back(lake: Lake) -> None:
                 pass
     with Lease(lake, "bronze", "second"), DaysLease(lake, [DAY], "second"):
         lake.write_rows(RUN, [{"run_id": "second", "state": "done"}])
+
+
+def test_a_run_in_a_bucket_that_was_killed_is_ended_and_a_living_one_is_not(lake: Lake) -> None:
+    for run_id in ("killed", "living"):
+        RunRecord(lake, run_id, DAY, "").started()
+    with RunLease(Lake(lake.root), "living"):
+        (note,) = end_lost_runs(lake, "now")
+        assert note.startswith("run killed for 2025-06-03 was killed")
+        assert end_lost_runs(lake, "now") == []
+    assert "run-living.json" not in (lake.root / "_leases").names()
+    (note,) = end_lost_runs(lake, "now")
+    assert note.startswith("run living")
+    states = lake.read(RUN).group_by("run_id").agg("state").sort("run_id")
+    assert [sorted(one) for one in states["state"]] == [["failed", "running"], ["failed", "running"]]
+
+
+@pytest.mark.parametrize("summary", ["whole", "torn", "gone"])
+def test_a_batch_in_a_bucket_that_was_killed_before_its_commit_is_finished(
+    site: Settings, storage: StorageSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, summary: str
+) -> None:
+    settings = in_bucket(site, storage, f"{tmp_path.name}-{summary}", tmp_path)
+    lake = Lake.of(settings)
+    context = StageContext(lake, settings, DAY, "test", structlog.get_logger(), InlineEngine())
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "append_staged", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            bronze.run(context)
+    place = FileRegister(lake).summary(1)
+    assert place.exists()
+    if summary == "torn":
+        place.write(place.read()[0][:100])
+    elif summary == "gone":
+        place.remove()
+    decoded: list[object] = []
+    with monkeypatch.context() as patch:
+        first = bronze._stage
+        patch.setattr(bronze, "_stage", lambda *given: (decoded.append(given), first(*given)))
+        bronze.run(context)
+    # What was staged is taken as it is where its summary is whole.
+    assert bool(decoded) == (summary != "whole")
+    assert not place.exists()
+    files, rows = lake.read(FILE), lake.read(READING).height
+    assert set(files["state"]) == {"loaded"} and files["readings"].sum() == rows > 0
+
+
+def test_a_small_object_that_was_changed_is_told_by_the_task_that_reads_it(lake: Lake) -> None:
+    hour = {
+        "date": DAY.start, "hour_start": DAY.from_time, "zone_id": "AA", "intensity_basis": "direct",
+        "signal": "average", "flow": "consumption", "carbon_intensity_gco2e_per_kwh": 200.0, "is_estimated": False,
+        "source_name": "g",
+    }  # fmt: skip
+    lake.commit(GRID_HOUR, DAY, stage(lake.root, GRID_HOUR, pl.DataFrame([hour])))
+    (file,) = lake.files(GRID_HOUR)
+    content = bytearray(Location(file.path, file.options).read()[0])
+    content[100] ^= 1
+    Location(file.path, file.options).write(bytes(content))
+    # A task is another process than the one that committed.
+    tables._sha256_of_object.cache_clear()
+    with pytest.raises(LakeError, match=r"silver/grid_hour version 1: .*SHA-256 differs"):
+        read_files(GRID_HOUR, [file])
 
 
 def entered(one: Lease) -> bool:

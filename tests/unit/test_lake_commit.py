@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -168,6 +169,22 @@ def test_two_runs_of_other_days_commit_side_by_side(lake: Lake) -> None:
     ]
     assert [run.wait(60) for run in runs] == [0, 0]
     assert lake.read(GRID_HOUR).group_by("date").len().sort("date")["len"].to_list() == [24, 24]
+
+
+def test_rows_and_version_are_those_of_ones_own_commit(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever another run commits before the writer has looked again: the run record names what was written here."""
+    before, commit = lake.commit(GRID_HOUR, Days.of(DAY), staged(lake, hours())), Lake._commit_days
+    other = Lake(lake.root)
+
+    def commit_then_another(self: Lake, *given: Any) -> None:
+        commit(self, *given)
+        if self is lake:
+            other.replace(GRID_HOUR, Days.of(NEXT), hours(days=[NEXT]))
+
+    monkeypatch.setattr(Lake, "_commit_days", commit_then_another)
+    written = lake.replace(GRID_HOUR, Days.of(DAY), hours(300.0))
+    assert (written.rows, written.version) == (24, before.version + 1)
+    assert lake.version(GRID_HOUR) == before.version + 2
 
 
 def test_a_table_of_an_older_release_gets_its_new_columns(lake: Lake) -> None:
