@@ -13,8 +13,9 @@ from lepton_etl.ingest.text import HEAD_BYTES, MAX_DOCUMENT_BYTES, drain, in_utf
 # What a shell and its tools may say before the data: a progress meter, a warning, the error of a driver that starts.
 _LINES_BEFORE: Final = 40
 _LINE: Final = re.compile(rb"^(?=[^\r\n])", re.MULTILINE)
-# How far a text is looked at: a day of accounting names its service in the last line of one document.
-_LOOKS: Final = (HEAD_BYTES, 1 << 20, MAX_DOCUMENT_BYTES)
+# How far a document is looked at: a day of accounting names its service in its last line. Of lines the first tell all.
+_DEEPER: Final = (1 << 20, MAX_DOCUMENT_BYTES)
+_DOCUMENT: Final = re.compile(rb"^[ \t]*[{\[]", re.MULTILINE)
 
 # Dialects that no format reads, told by what no other text holds, and what to log in their place.
 UNREAD: Final = tuple(
@@ -70,11 +71,12 @@ class Auto(LogFormat):
         to log in its place, else unknown_format.
         """
         head, stream = peek(in_utf8(chunks))
-        names: list[str] = []
-        for size in _LOOKS:
-            head, stream = peek(stream, size)
-            names = claims(head)
-            if names or len(head) < size:
+        names = claims(head)
+        begins = None if names else _DOCUMENT.search(head)
+        for size in _DEEPER if begins else ():
+            deeper, stream = peek(stream, size)
+            names = recognise(deeper[begins.start() :], by_names_alone=True) if begins else []
+            if names or len(deeper) < size:
                 break
         if len(names) == 1:
             yield from formats()[names[0]]().read(stream, origin)

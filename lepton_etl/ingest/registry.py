@@ -83,7 +83,11 @@ def formats() -> Mapping[str, type[LogFormat]]:
     return dict(sorted(_REGISTERED.items()))
 
 
-def recognise(head: bytes) -> list[str]:
+def recognise(head: bytes, by_names_alone: bool = False) -> list[str]:
     """Return the formats that claim a UTF-8 text by its first bytes: one, none, or more where it is not certain."""
-    claiming = {name: declared.told_by for name, declared in formats().items() if declared.looks_like(head)}
+    claiming = {
+        name: declared.told_by
+        for name, declared in formats().items()
+        if not (by_names_alone and declared.told_by == "shape") and declared.looks_like(head)
+    }
     return [name for name, told_by in claiming.items() if told_by == "names"] or list(claiming)
