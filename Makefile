@@ -84,7 +84,8 @@ bench-ingest: setup-dev ## Bronze against DuckDB, polars, Spark's own functions 
 bench-coverage: setup-dev ## Do the 90 % intervals hold the truth: a cluster-hour of each of 1,000 simulated fleets [FLEETS=1000]
 	$(JAVA) python -m bench.coverage --fleets $(or $(FLEETS),1000)
 
-bench-ledger: setup-dev ## The ledger of a simulated site against its truth: residual, jobs, tenants, a silent feed [DAYS=30]
+bench-ledger: setup-dev ## Wrong meters: seen, named, false alarms; a simulated site against its truth [DAYS=30]
+	$(JAVA) python -m bench.meter_faults
 	$(JAVA) python -m bench.ledger --days $(or $(DAYS),30)
 
 bench-scoring: setup-dev ## A million device-hours scored on Spark against plain predict on the same cores [ROUNDS=3]

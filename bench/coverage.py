@@ -22,7 +22,6 @@ import polars as pl
 from numpy.typing import NDArray
 
 from bench.measure import figure, print_figures, write
-from lepton_etl.config.sections import LedgerSettings
 from lepton_etl.days import Days
 from lepton_etl.energy.aggregate import group_parts, group_sums
 from lepton_etl.energy.gaps import with_imputed
@@ -32,8 +31,9 @@ from lepton_etl.intervals.node_day import IntervalPolicy, intervals
 from lepton_etl.intervals.readings import roster
 from lepton_etl.intervals.sensor_classes import SensorClass, sensor_classes
 from lepton_etl.intervals.usual_values import HISTORY_COLUMNS
-from lepton_etl.ledger.accounts import IT_HOURS, METERS, class_sigma_ratio, modelled_hours, site_accounts
+from lepton_etl.ledger.accounts import IT_HOURS, METERS, meter_errors, modelled_hours, site_accounts
 from lepton_etl.ledger.balance import ledger_rows
+from lepton_etl.ledger.reconcile import NODE_HOURS, check_meters
 from lepton_etl.registers.factors import load_factors
 from lepton_etl.schema.fleet import NODE
 from lepton_etl.schema.types import arrow_schema
@@ -233,19 +233,20 @@ def meter_coverage(hours: list[NodeHour]) -> tuple[float, int]:
         error = np.random.default_rng([fleet, 5]).triangular(-bound, 0.0, bound)
         rows.append((f"f{fleet:04d}", MIDNIGHT, true_kwh, round(true_kwh * (1 + error), 3)))
     read = pl.DataFrame(rows, schema=["site_id", "hour_start", "true_kwh", "energy_kwh"], orient="row")
-    meters = read.select(
+    listed = read.select(
         "site_id", pl.col("hour_start").cast(METERS["hour_start"]), pl.lit("u").alias("meter_id"),
         pl.lit("utility").alias("point"), pl.lit("site").alias("serves"), pl.lit(1.0).alias("direction"), "energy_kwh",
-        (pl.col("energy_kwh") * class_sigma_ratio(METER_CLASS_PCT)).alias("sigma_kwh"),
+        pl.lit(METER_CLASS_PCT).alias("class_pct"), pl.lit(0.0).alias("noise_kwh"),
     )  # fmt: skip
+    meters = meter_errors(listed).select(list(METERS))
     nothing = [
         pl.lit(None, type_).alias(name) for name, type_ in IT_HOURS.items() if name not in meters.columns[:2]
     ]
     it_hours = meters.select("site_id", "hour_start", *nothing).with_columns(pl.lit(0.0).alias("sigma_kwh"))
     accounts = site_accounts(meters, it_hours.select(list(IT_HOURS)), modelled_hours([]))
-    ledger = pl.DataFrame(ledger_rows(accounts, LedgerSettings())).filter(
-        pl.col("ledger_account") == "utility"
-    )
+    nobody = pl.DataFrame(schema=NODE_HOURS)
+    checks = check_meters(it_hours, meters, nobody, modelled_hours([]))
+    ledger = pl.DataFrame(ledger_rows(accounts, checks)).filter(pl.col("ledger_account") == "utility")
     held = ledger.join(read, on="site_id", how="inner")
     inside = held["true_kwh"].is_between(held["account_lower_kwh"], held["account_upper_kwh"])
     return int(inside.sum()) / held.height, held.height

@@ -93,7 +93,15 @@ from lepton_etl.schema.declare import SECONDS_PER_HOUR
 from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, SITE_HOUR
 from lepton_etl.schema.fleet import FACILITY_INTERVAL, GRID_HOUR, INTERVAL, METER, NODE, WEATHER_HOUR
 from lepton_etl.schema.jobs import JOB_ENERGY, JOB_NODE, JOB_RUN, TENANT_DAY
-from lepton_etl.schema.ledger import BILL_CHECK, CLUSTER_COST, COST_MONTH, ENERGY_LEDGER, SITE_COST, TARIFF
+from lepton_etl.schema.ledger import (
+    BILL_CHECK,
+    CLUSTER_COST,
+    COST_MONTH,
+    ENERGY_LEDGER,
+    METER_CHECK,
+    SITE_COST,
+    TARIFF,
+)
 from lepton_etl.schema.types import arrow_schema
 from pipelines import ledger
 from pipelines.engine import InlineEngine
@@ -129,9 +137,10 @@ def run(context: StageContext) -> StageResult:
     cluster_days = _cluster_days(context, fleet, cluster_hours)
     written = [
         *((fitted,) if fitted else ()),
-        checked,
+        *checked,
         lake.commit(NODE_HOUR, days, fleet.node_hours),
         lake.replace(ENERGY_LEDGER, days, book.rows, allow_empty=True),
+        lake.replace(METER_CHECK, days, book.meter_rows, allow_empty=True),
         lake.replace(SITE_HOUR, days, site_hours),
         lake.replace(CLUSTER_HOUR, days, cluster_hours),
         lake.replace(CLUSTER_DAY, days, with_status(context, CLUSTER_DAY, cluster_days)),

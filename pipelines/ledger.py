@@ -17,32 +17,43 @@ import pyarrow.compute as pc
 from lepton_etl.days import Days
 from lepton_etl.energy.owners import owner_hours
 from lepton_etl.errors import LedgerError
-from lepton_etl.facility.fit import FacilityFit, StageLoss, fit_facility, fit_stage_loss, why_not
+from lepton_etl.facility.fit import FacilityFit, StageLoss, fit_facility, why_not
 from lepton_etl.facility.hours import Floats, PlantHours, plant_hours
-from lepton_etl.facility.modelled_meters import STAGES, modelled_overhead, modelled_stages, stage_sums
+from lepton_etl.facility.modelled_meters import (
+    STAGES,
+    default_stages,
+    fitted_stages,
+    modelled_overhead,
+    modelled_stages,
+    nameplate_losses,
+    stage_sums,
+    usual_loads,
+)
 from lepton_etl.facility.pue import meter_hours
 from lepton_etl.facility.set_points import operating_figure
 from lepton_etl.facility.stored_fit import fit_of, fit_row
 from lepton_etl.intervals.node_day import UNLISTED_CLUSTER
 from lepton_etl.lake.tables import Lake, Written
 from lepton_etl.ledger.accounts import (
+    ASSUMED,
     IT_ACCOUNTS,
     IT_HOURS,
+    KNOWN,
     METERS,
     NOTHING_KWH,
     OVERHEADS,
     Accounts,
-    class_sigma_ratio,
+    meter_errors,
     modelled_hours,
     site_accounts,
-    transformer_losses,
 )
-from lepton_etl.ledger.balance import BALANCE, Finding, findings, ledger_rows
+from lepton_etl.ledger.balance import BALANCE, Finding, findings, ledger_rows, meter_check_rows, node_hours
+from lepton_etl.ledger.reconcile import check_meters
 from lepton_etl.schema.common import BOUNDARY
 from lepton_etl.schema.energy import SITE_HOUR
 from lepton_etl.schema.facility import FACILITY_FIT
 from lepton_etl.schema.fleet import FACILITY_INTERVAL, INTERVAL, METER
-from lepton_etl.schema.ledger import ENERGY_LEDGER, LEDGER_CHECK
+from lepton_etl.schema.ledger import ENERGY_LEDGER, LEDGER_CHECK, METER_CHECK_LAST
 from lepton_etl.schema.types import arrow_schema
 from pipelines.stage import StageContext
 
@@ -107,11 +118,8 @@ def _stages(meters: pl.DataFrame) -> dict[str, dict[str, StageLoss]]:
     """Curves of the stages whose both sides are metered, by site."""
     curves: dict[str, dict[str, StageLoss]] = {}
     for (site_id,), sums in stage_sums(meters).sort("site_id", "hour_start").group_by("site_id"):
-        found = {
-            part: fit_stage_loss(_floats(sums[before]), _floats(sums[behind]))
-            for part, (before, behind) in STAGES.items()
-        }
-        curves[str(site_id)] = {part: curve for part, curve in found.items() if curve is not None}
+        before, behind = ({part: _floats(sums[sides[at]]) for part, sides in STAGES.items()} for at in (0, 1))
+        curves[str(site_id)] = fitted_stages(before, behind)
     return curves
 
 
@@ -125,11 +133,12 @@ _SHOWN: Final = 6
 
 @dataclass(frozen=True)
 class Ledger:
-    """Accounts of the context's days, their rows, and what forbids to publish them."""
+    """Accounts of the context's days, their rows, those of the meters reconciled, and what forbids to publish them."""
 
     accounts: Accounts
     owners: pl.DataFrame
     rows: pa.Table
+    meter_rows: pa.Table
     findings: tuple[Finding, ...]
 
     def site_columns(self) -> pl.DataFrame:
@@ -143,7 +152,8 @@ class Ledger:
         ]  # fmt: skip
         wide = wide.with_columns(pl.lit(None, pl.Float64).alias(name) for name in missing)
         whole = rows.filter(pl.col("ledger_account").is_in(list(OVERHEADS))).group_by(_HOUR).agg(
-            pl.col("account_basis").is_in(("measured", "modelled")).all().alias("is_whole")
+            # A class's range says what such equipment may lose, not what this site does: it is nobody's share.
+            pl.col("account_basis").is_in([name for name in KNOWN if name != ASSUMED]).all().alias("is_whole")
         )  # fmt: skip
         balance = rows.filter(pl.col("side") == BALANCE).select(
             *_HOUR, "residual_kwh", "residual_sigma_kwh", "balance_state"
@@ -201,15 +211,23 @@ def ledger(
     settings = context.settings
     metered = _meters(meters)
     owners = _owners(context, owner_parts, drivers)
-    accounts = site_accounts(metered, owners, _modelled(context, metered, drivers))
-    rows = ledger_rows(accounts, settings.ledger)
-    found = findings(rows, accounts, settings.ledger, has_jobs=has_jobs)
-    return Ledger(accounts, owners, rows, tuple(found))
+    sums = stage_sums(metered)
+    accounts = site_accounts(metered, owners, _modelled(context, metered, sums, drivers))
+    nodes = node_hours(accounts, owners)
+    usual = _modelled(context, metered, usual_loads(sums, nodes), drivers)
+    checks = check_meters(owners.select(_HOUR), metered, nodes, usual)
+    rows = ledger_rows(accounts, checks)
+    found = findings(rows, accounts, checks, settings.ledger, has_jobs=has_jobs)
+    return Ledger(accounts, owners, rows, meter_check_rows(checks), tuple(found))
 
 
-def checked(context: StageContext, book: Ledger) -> Written:
-    """Keep the ledger as checked, and refuse the days that break a limit. Raises LedgerError (exit code 3)."""
-    written = context.lake.replace(LEDGER_CHECK, context.days, book.rows, allow_empty=True)
+def checked(context: StageContext, book: Ledger) -> tuple[Written, ...]:
+    """Keep ledger and meters as checked, and refuse the days that break a limit. Raises LedgerError (exit code 3)."""
+    lake, days = context.lake, context.days
+    written = (
+        lake.replace(LEDGER_CHECK, days, book.rows, allow_empty=True),
+        lake.replace(METER_CHECK_LAST, days, book.meter_rows, allow_empty=True),
+    )
     if book.findings:
         first = book.findings[0]
         shown = "; ".join(f"{one.site_id} {one.when}: {one.text}" for one in book.findings[:_SHOWN])
@@ -217,8 +235,8 @@ def checked(context: StageContext, book: Ledger) -> Written:
         raise LedgerError(
             shown + (f"; and {more} more" if more > 0 else ""),
             where=f"ledger of {first.site_id}",
-            remedy="gold is untouched; see ops/ledger_check of these days, mend meters.csv, the inventory or the "
-            "silent feed, and run the same command again",
+            remedy="gold is untouched; see ops/ledger_check and ops/meter_check of these days, mend the meter, "
+            "meters.csv, the inventory or the silent feed, and run the same command again",
         )
     return written
 
@@ -242,31 +260,25 @@ def _owners(context: StageContext, parts: pl.DataFrame, drivers: pl.DataFrame) -
 
 
 def _meters(hours: pl.DataFrame) -> pl.DataFrame:
-    # A meter without a class errs by an amount that nobody stated: it adds nothing to the interval.
-    ratio = class_sigma_ratio(1.0) * pl.col("class_pct").fill_null(0.0)
-    return (
-        hours.with_columns((pl.col("energy_kwh") * ratio).alias("sigma_kwh"))
-        .select(list(METERS))
-        .cast(METERS)
-        .sort(*_HOUR, "meter_id")
-    )
+    return meter_errors(hours).select(list(METERS)).cast(METERS).sort(*_HOUR, "meter_id")
 
 
-def _modelled(context: StageContext, meters: pl.DataFrame, drivers: pl.DataFrame) -> pl.DataFrame:
-    """What stands in for meters: curves and models fitted on the days before, then the transformer's nameplate."""
-    plate = context.settings.facility.transformer
-    parts = []
+def _modelled(
+    context: StageContext, meters: pl.DataFrame, sums: pl.DataFrame, drivers: pl.DataFrame
+) -> pl.DataFrame:
+    """What stands in for meters: by nameplate, by what was fitted on the days before, by the range of a class.
+
+    `sums` (stage_sums) are the loads that losses go by.
+    """
+    facility = context.settings.facility
+    parts = [] if facility.transformer is None else [nameplate_losses(sums, facility.transformer)]
     for day in context.days:
         fits, stages = fits_of(context.lake, day)
         of_day = pl.col("hour_start").dt.date() == day
-        parts.append(_with_class_error(modelled_stages(meters.filter(of_day), stages), meters))
+        parts.append(_with_class_error(modelled_stages(sums.filter(of_day), stages), meters))
         parts.append(modelled_overhead(drivers.filter(of_day), fits))
-    if plate is not None:
-        parts.append(
-            transformer_losses(
-                meters, plate.rated_power_w, plate.no_load_loss_ratio, plate.load_loss_ratio
-            )
-        )  # fmt: skip
+    nodes = drivers.select(*_HOUR, pl.col("it_energy_kwh").alias("energy_kwh"))
+    parts.append(default_stages(sums, nodes, facility.stages))
     return modelled_hours(parts)
 
 

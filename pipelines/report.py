@@ -26,7 +26,7 @@ from lepton_etl.schema.diagnosis import ANOMALY, STATE
 from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, PREDICTION
 from lepton_etl.schema.fleet import INTERVAL
 from lepton_etl.schema.jobs import TENANT_DAY
-from lepton_etl.schema.ledger import ENERGY_LEDGER
+from lepton_etl.schema.ledger import ENERGY_LEDGER, METER_CHECK
 from lepton_etl.schema.logs import FILE, REJECT
 from lepton_etl.schema.recommend import RECOMMENDATION, SAVING
 from pipelines.gate import docs_folder
@@ -86,6 +86,7 @@ def read(context: StageContext, folder: Path) -> d.ReportData:
         cluster_hour=collected(lake.read(CLUSTER_HOUR, days), d.CLUSTER_HOUR_SCHEMA),
         bucket_hours=hours,
         ledger=lake.read(ENERGY_LEDGER, days).to_arrow(),
+        meter_check=lake.read(METER_CHECK, days, where=pc.field("check_period") == "day").to_arrow(),
         tenants=lake.read(TENANT_DAY, days).to_arrow(),
         points=points(context, node_hours),
         coverage=coverage(node_hours, hours),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -272,15 +273,25 @@ class KpiSettings(Section):
 class LedgerSettings(Section):
     """Limits of the closed ledger; beyond them a night ends with exit code 3 and gold stays as it was.
 
-    A residual inside three standard deviations of its own error is never refused: the meters cannot tell it
-    from zero.
+    So does one whose meters contradict each other, which has no limit of its own: the meters' classes and the losses'
+    errors say it. A residual inside three standard deviations of its own error is never refused.
     """
 
-    residual_max_ratio: float = ratio(0.05, "Largest |residual| of a day over its sources.")
-    residual_hour_max_ratio: float = ratio(0.15, "Largest |residual| of an hour over its sources.")
+    residual_max_ratio: float = ratio(
+        0.05, "Largest |residual| of a day over its sources: what a silent feed may hide."
+    )
     unattributed_max_ratio: float = ratio(
         0.10, "Largest share of a day's IT energy without an owner; checked where there is job accounting."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_limit_of_an_hour(cls, given: Any) -> Any:
+        """Take settings of older releases: an hour is judged by its meters' errors now."""
+        if isinstance(given, dict) and "residual_hour_max_ratio" in given:
+            warnings.warn("ledger.residual_hour_max_ratio has no effect any more: remove it", stacklevel=2)
+            return {name: value for name, value in given.items() if name != "residual_hour_max_ratio"}
+        return given
 
 
 class TariffSettings(Section):

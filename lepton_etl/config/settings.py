@@ -107,7 +107,11 @@ class Facility(Section):
         None, "PUE where none is metered; published with the basis `assumed`.", ge=1.0, le=10.0
     )
     transformer: Transformer | None = setting(
-        None, "Nameplate of the transformer, for its loss where its output is not metered."
+        None, "Nameplate of the transformer: its loss is booked by it, and its meters are held against it."
+    )
+    stages: tuple[Literal["transformer", "ups", "pdu"], ...] = setting(
+        ("transformer", "ups", "pdu"),
+        "Stages of conversion between the utility meter and the IT input; leave out what the site does not have.",
     )
     model: FacilityModelSettings = FacilityModelSettings()
     operating: OperatingSettings | None = setting(

@@ -294,6 +294,13 @@ def _place(values: Floats, axis: Floats) -> tuple[np.ndarray, Floats]:
 
 
 MIN_HOURS: Final = 24
+# Of a normal error this is seven standard deviations.
+OUTLIER: Final = 10.0
+# Share of the hours, those nearest to the curve, that it is fitted on before outliers are looked for, and how often.
+CENTRAL: Final = 0.7
+TRIMS: Final = 3
+# A miss below this share of the mean loss is rounding.
+_NOTHING: Final = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,8 +334,11 @@ class StageLoss:
 def fit_stage_loss(input_kwh: Floats, output_kwh: Floats) -> StageLoss | None:
     """Non-negative least squares of input - output on 1, x, x^2 over hours in which both are known (not NaN).
 
-    None with fewer than MIN_HOURS such hours, or where the stage gives more than it takes over all.
-    Source: EN 62040-3 and IEC 60076-1: no-load, proportional and square losses.
+    Without the hours that the curve of the others misses by OUTLIER times its median miss: an hour in which a meter was
+    wrong is none of the equipment. None with fewer than MIN_HOURS such hours, or where the stage gives more than it
+    takes over all.
+    Source: EN 62040-3 and IEC 60076-1: no-load, proportional and square losses; Rousseeuw, Least median of squares
+    regression, JASA 79 (1984): trimming.
     """
     known = np.isfinite(input_kwh) & np.isfinite(output_kwh) & (np.nan_to_num(output_kwh) > 0)
     taken, given = input_kwh[known], output_kwh[known]
@@ -337,10 +347,18 @@ def fit_stage_loss(input_kwh: Floats, output_kwh: Floats) -> StageLoss | None:
     scale = float(given.max())
     load = given / scale
     design = np.column_stack([np.ones(len(load)), load, load**2])
-    solved = _nnls(design, taken - given)
-    error = float(np.std(taken - given - design @ solved))
+    loss = taken - given
+    solved = _nnls(design, loss)
+    for _ in range(TRIMS):
+        miss = np.abs(loss - design @ solved)
+        central = miss <= np.quantile(miss, CENTRAL)
+        solved = _nnls(design[central], loss[central])
+    miss = np.abs(loss - design @ solved)
+    kept = miss <= max(OUTLIER * float(np.median(miss)), _NOTHING * float(loss.mean()))
+    solved = _nnls(design[kept], loss[kept])
+    error = float(np.std(loss[kept] - design[kept] @ solved))
     return StageLoss(
-        float(solved[0]), float(solved[1]) / scale, float(solved[2]) / scale**2, error, len(given)
+        float(solved[0]), float(solved[1]) / scale, float(solved[2]) / scale**2, error, int(kept.sum())
     )
 
 

@@ -16,7 +16,7 @@ Bools = NDArray[np.bool_]
 
 # Accounts of the ledger that the model is fitted on, and the basis that makes them readings.
 PARTS: Final = ("cooling", "management", "conversion_loss")
-MEASURED: Final = "measured"
+READ: Final = ("measured", "derived")
 HOURS_PER_WEEK: Final = 168
 _EPOCH: Final = date(1970, 1, 1)
 
@@ -77,11 +77,11 @@ def day_of(day: int) -> date:
 def plant_hours(site_hours: pl.DataFrame, ledger: pl.DataFrame, heat: pl.DataFrame) -> dict[str, PlantHours]:
     """Rows of gold/site_hour and gold/energy_ledger, hours of heat meters -> the hours of each site.
 
-    Of the ledger only accounts of measured basis are taken: a model must not learn from a model. `heat` has
+    Of the ledger only accounts by meters are taken: a model must not learn from a model. `heat` has
     site_id, hour_start, point, energy_kwh (null: not known); heat that leaves the site (`export`) was not removed
     by the cooling. IT energy is that of gold/site_hour.
     """
-    measured = ledger.filter((pl.col("side") == "account") & (pl.col("account_basis") == MEASURED))
+    measured = ledger.filter((pl.col("side") == "account") & pl.col("account_basis").is_in(READ))
     parts = measured.group_by("site_id", "hour_start").agg(
         pl.col("account_kwh").filter(pl.col("ledger_account") == part).first().alias(part) for part in PARTS
     )

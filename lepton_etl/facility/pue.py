@@ -36,7 +36,8 @@ def meter_hours(
 
     A meter below another one of the same point and carrier measures energy that its parent has counted already, so it
     is left out. `direction` is +1 or -1 for the energy that crosses the site's boundary, null for any other
-    point: the meter's own sign, except that export and battery charge always leave.
+    point: the meter's own sign, except that export and battery charge always leave. `noise_kwh` is one standard
+    deviation by resolution and sampling.
     """
     listed = meters.with_columns(pl.col("carrier").fill_null("electricity")).filter(
         pl.col("carrier").is_in(("electricity", "heat"))
@@ -46,6 +47,12 @@ def meter_hours(
     ).agg(
         exact_sum(pl.col("energy_kwh")).alias("metered_kwh"),
         exact_sum(pl.col("observed_s")).alias("observed_s"),
+        exact_sum(
+            pl.col("resolution_sigma_kwh").fill_null(0.0).pow(2)
+            + pl.col("sampling_sigma_kwh").fill_null(0.0).pow(2)
+        )
+        .sqrt()
+        .alias("noise_kwh"),
     )
     is_known = pl.col("observed_s") >= coverage_min_ratio * pl.col("expected_s")
     of_point = pl.col("point").replace_strict(BOUNDARY, default=None, return_dtype=pl.Float64)
@@ -56,6 +63,7 @@ def meter_hours(
         .select(
             *_SITE_HOUR, "meter_id", "point", "carrier", direction.alias("direction"),
             pl.when(is_known).then("metered_kwh").alias("energy_kwh"), "serves", "class_pct",
+            "noise_kwh",
         )
     )  # fmt: skip
 

@@ -20,27 +20,8 @@ from typing import Final
 
 import polars as pl
 
+from lepton_etl.facility.modelled_meters import CLASS_DEFAULT, PART_HOURS
 from lepton_etl.schema.common import BOUNDARY, COOLING_POINTS
-
-
-def transformer_losses(
-    meters: pl.DataFrame, rated_power_w: float, no_load_loss_ratio: float, load_loss_ratio: float
-) -> pl.DataFrame:
-    """MODELLED_HOURS of a transformer by its nameplate: rating x (no-load + load loss x (load / rating)^2).
-
-    The load is the utility meters' mean power of the hour. The error is half of the load loss: the square is
-    of the hour's mean, and the nameplate speaks of the reference temperature.
-    Source: IEC 60076-1 (no-load loss constant, load loss by the square of the current).
-    """
-    rating_kwh = rated_power_w / 1000.0
-    utility = meters.filter(pl.col("point") == "utility").sort("meter_id").group_by(HOUR, maintain_order=True).agg(
-        pl.col("energy_kwh").sum(), pl.col("energy_kwh").is_null().any().alias("unknown")
-    ).filter(~pl.col("unknown"))  # fmt: skip
-    by_load = rating_kwh * load_loss_ratio * (pl.col("energy_kwh") / rating_kwh).pow(2)
-    return utility.select(
-        *HOUR, pl.lit("transformer").alias("part"),
-        (rating_kwh * no_load_loss_ratio + by_load).alias("energy_kwh"), (by_load / 2).alias("sigma_kwh"),
-    )  # fmt: skip
 
 
 def class_sigma_ratio(class_pct: float) -> float:
@@ -51,9 +32,26 @@ def class_sigma_ratio(class_pct: float) -> float:
     return class_pct / 100.0 / sqrt(3)
 
 
+# Of a meter whose class nobody states, percent: the widest class of static meters, and the limit of a rack PDU.
+# Source: IEC 62053-21 (class 2); docs/formulas.md, conversion losses and meters by class.
+UNSTATED_CLASS_PCT: Final = 2.0
+UNSTATED_PDU_PCT: Final = 3.0
+
+
+def meter_errors(hours: pl.DataFrame) -> pl.DataFrame:
+    """Hours of meters (energy_kwh, point, class_pct) with `sigma_kwh` by their class and who states it."""
+    unstated = pl.when(pl.col("point") == "pdu_out").then(UNSTATED_PDU_PCT).otherwise(UNSTATED_CLASS_PCT)
+    class_pct = pl.col("class_pct").fill_null(unstated)
+    stated = pl.when(pl.col("class_pct").is_null()).then(pl.lit(", assumed")).otherwise(pl.lit(""))
+    return hours.with_columns(
+        (pl.col("energy_kwh") * class_pct * class_sigma_ratio(1.0)).alias("sigma_kwh"),
+        pl.concat_str(pl.lit("meter class "), class_pct, stated).alias("class_basis"),
+    )
+
+
 def modelled_hours(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """What stands in for silent or missing meters, one frame; the first that speaks for a part is taken."""
-    frames = [pl.DataFrame(schema=MODELLED_HOURS), *(part.cast(MODELLED_HOURS) for part in parts)]
+    """What stands in for silent or missing meters, PART_HOURS in one; the first that speaks for a part is taken."""
+    frames = [pl.DataFrame(schema=PART_HOURS), *(part.cast(PART_HOURS) for part in parts)]
     return pl.concat(frames).unique([*HOUR, "part"], keep="first", maintain_order=True)
 
 
@@ -96,7 +94,10 @@ IT_ACCOUNTS: Final = ("jobs", "idle", "chassis_shared", "data_transfer", "it_ove
 OVERHEADS: Final = ("conversion_loss", "cooling", "management")
 
 MEASURED: Final = "measured"
+DERIVED: Final = "derived"
 MODELLED: Final = "modelled"
+ASSUMED: Final = "assumed"
+KNOWN: Final = (MEASURED, MODELLED, DERIVED, ASSUMED)
 PARTIAL: Final = "partial"
 SILENT: Final = "silent"
 UNMETERED: Final = "unmetered"
@@ -119,9 +120,14 @@ METERS: Final = pl.Schema(
         "direction": pl.Float64(),
         "energy_kwh": pl.Float64(),
         "sigma_kwh": pl.Float64(),
+        "noise_kwh": pl.Float64(),
+        "class_basis": pl.String(),
     }
 )
-"""Hours of top-level electricity meters; `energy_kwh` is null where the meter was silent."""
+"""Hours of top-level electricity meters; `energy_kwh` is null where the meter was silent.
+
+`sigma_kwh` is the error by the meter's class, `class_basis` who states it, `noise_kwh` that of resolution and sampling.
+"""
 
 IT_HOURS: Final = pl.Schema(
     {
@@ -145,37 +151,30 @@ IT_HOURS: Final = pl.Schema(
 `sigma_kwh` is the error of the sum, `is_known` whether every expected node has an energy.
 """
 
-MODELLED_HOURS: Final = pl.Schema(
-    {
-        "site_id": pl.String(),
-        "hour_start": pl.Datetime("us", "UTC"),
-        "part": pl.String(),
-        "energy_kwh": pl.Float64(),
-        "sigma_kwh": pl.Float64(),
-    }
-)
-"""What stands in for a `part` (transformer, ups, pdu, cooling, management) whose meters are silent or missing."""
-
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """One part of an account: the roles of meters it is the signed sum of.
 
-    A part with `model_first` is booked by the curve fitted on earlier days as soon as there is one: a loss taken as the
-    difference of today's meters could never show in the residual, and would move with any feed that falls silent.
+    A loss is booked by its nameplate or by the curve fitted on earlier days: the difference of today's meters
+    (`derived`) could never show in the residual, and would move with any feed that falls silent. So it is taken only
+    where there is no curve, and the range of the equipment's class (`assumed`) only where a side is not metered either.
     """
 
     account: str
     name: str
     roles: tuple[tuple[str, float], ...]
-    model_first: bool = False
+
+    @property
+    def is_loss(self) -> bool:
+        return self.account == "conversion_loss"
 
 
 PARTS: Final = (
     # On-site sources join ahead of the transformer's low-voltage meter.
     Part("conversion_loss", "transformer", (*BOUNDARY.items(), ("transformer_out", -1))),
-    Part("conversion_loss", "ups", (("ups_in", 1), ("ups_out", -1)), model_first=True),
-    Part("conversion_loss", "pdu", (("ups_out", 1), ("pdu_out", -1)), model_first=True),
+    Part("conversion_loss", "ups", (("ups_in", 1), ("ups_out", -1))),
+    Part("conversion_loss", "pdu", (("ups_out", 1), ("pdu_out", -1))),
     Part("cooling", "cooling", (("cooling", 1),)),
     Part("management", "management", (("management", 1),)),
     Part("data_transfer", "data_transfer", (("data_transfer", 1),)),
@@ -245,9 +244,10 @@ def part_terms(
     )
     known = hours.join(states, on=HOUR, how="left")
     stand_ins = modelled.filter(pl.col("part") == part.name)
+    curves = stand_ins.filter(pl.col("basis").ne_missing(CLASS_DEFAULT))
     is_metered = ((pl.col("present") == len(needed)) & pl.col("complete")).fill_null(False)
-    if part.model_first:
-        is_metered &= ~pl.struct(HOUR).is_in(stand_ins.select(pl.struct(HOUR)).to_series().implode())
+    if part.is_loss:
+        is_metered &= ~pl.struct(HOUR).is_in(curves.select(pl.struct(HOUR)).to_series().implode())
     metered = known.filter(is_metered)
     others = known.filter(~is_metered)
     filled = others.join(stand_ins, on=HOUR, how="inner")
@@ -258,13 +258,16 @@ def part_terms(
         pl.lit(f"model:{part.name}").alias("term"), pl.col("energy_kwh").alias("value_kwh"), "sigma_kwh",
     )  # fmt: skip
     was_metered = pl.col("present").fill_null(0) == len(needed)
-    account = pl.lit(part.account)
-    names = pl.lit(f"{part.name}: ") + pl.col("silent").list.join(", ")
+    account, name = pl.lit(part.account), pl.lit(f"{part.name}: ")
+    silent = name + pl.col("silent").list.join(", ")
+    is_assumed = pl.col("basis").eq_missing(CLASS_DEFAULT)
     bases = [
-        basis_rows(metered, account, pl.lit(MEASURED), pl.lit(None)),
-        basis_rows(filled, account, pl.lit(MODELLED), pl.lit(part.name)),
+        basis_rows(metered, account, pl.lit(DERIVED if part.is_loss else MEASURED),
+                   name + "difference of its meters" if part.is_loss else pl.lit(None)),
+        basis_rows(filled, account, pl.when(is_assumed).then(pl.lit(ASSUMED)).otherwise(pl.lit(MODELLED)),
+                   name + pl.col("basis").fill_null("model")),
         basis_rows(unknown, account, pl.when(was_metered).then(pl.lit(SILENT)).otherwise(pl.lit(UNMETERED)),
-               pl.when(was_metered).then(names).otherwise(pl.lit(part.name))),
+                   pl.when(was_metered).then(silent).otherwise(pl.lit(part.name))),
     ]  # fmt: skip
     return pl.concat([from_meters, from_model]).cast(TERMS), pl.concat(bases)
 
@@ -273,7 +276,7 @@ def part_terms(
 class Accounts:
     """The terms of every known account, and how each account of each hour is known.
 
-    bases: site_id, hour_start, account, account_basis (measured, modelled, partial, silent, unmetered), detail.
+    bases: site_id, hour_start, account, account_basis (KNOWN, partial, silent, unmetered), detail.
     """
 
     terms: pl.DataFrame
@@ -281,10 +284,10 @@ class Accounts:
 
 
 def site_accounts(meters: pl.DataFrame, it_hours: pl.DataFrame, modelled: pl.DataFrame) -> Accounts:
-    """METERS, IT_HOURS and MODELLED_HOURS -> the sources and accounts of each site-hour in IT_HOURS.
+    """METERS, IT_HOURS and PART_HOURS -> the sources and accounts of each site-hour in IT_HOURS.
 
-    No account is a remainder. A loss is what goes into a stage minus what comes out of it; a part whose meters are
-    silent or missing is taken from the model fitted on earlier days, else it is unknown, and the residual shows it.
+    No account is a remainder. A part whose meters are silent or missing is taken from the model fitted on earlier days,
+    else it is unknown, and the residual shows it; `Part` says what a loss is taken from.
     Source: docs/definitions.md section 4.
     """
     hours = it_hours.select(HOUR)
@@ -405,17 +408,20 @@ def _unattributed(terms: pl.DataFrame, roles: pl.DataFrame, sums: pl.DataFrame) 
 
 
 def _by_account(bases: pl.DataFrame) -> pl.DataFrame:
-    """One basis an account: the parts' own where they agree, `partial` where some parts are unknown."""
-    known = pl.col("account_basis").is_in((MEASURED, MODELLED))
-    rank = pl.col("account_basis")
+    """One basis an account: of parts that are all known the least sure one, `partial` where some are unknown."""
+    basis = pl.col("account_basis")
+    known = basis.is_in(KNOWN)
+    worst = pl.lit(MEASURED)
+    for name in (MODELLED, DERIVED, ASSUMED):
+        worst = pl.when((basis == name).any()).then(pl.lit(name)).otherwise(worst)
     return (
         bases.group_by(*HOUR, "account")
         .agg(
             pl.when(known.all())
-            .then(pl.when((rank == MEASURED).all()).then(pl.lit(MEASURED)).otherwise(pl.lit(MODELLED)))
+            .then(worst)
             .when(known.any())
-            .then(pl.when((rank == SILENT).any()).then(pl.lit(SILENT)).otherwise(pl.lit(PARTIAL)))
-            .when((rank == SILENT).any())
+            .then(pl.when((basis == SILENT).any()).then(pl.lit(SILENT)).otherwise(pl.lit(PARTIAL)))
+            .when((basis == SILENT).any())
             .then(pl.lit(SILENT))
             .otherwise(pl.lit(UNMETERED))
             .first()

@@ -13,24 +13,24 @@ from lepton_etl.ledger.accounts import (
     ACCOUNT,
     HOUR,
     IT_ACCOUNTS,
+    KNOWN,
     MEASURED,
-    MODELLED,
+    NODES_TERM,
+    NOTHING_KWH,
+    PARTIAL,
     SILENT,
     SOURCE,
     Accounts,
     combine,
     residual_terms,
 )
+from lepton_etl.ledger.reconcile import CLOSED, NODE_HOURS, UNVERIFIED, VIOLATED, Checks
 from lepton_etl.schema.common import BOUNDARY
-from lepton_etl.schema.ledger import ENERGY_LEDGER
+from lepton_etl.schema.ledger import ENERGY_LEDGER, METER_CHECK
 from lepton_etl.schema.types import arrow_schema
 from lepton_etl.uncertainty import Z
 
 BALANCE: Final = "balance"
-CLOSED: Final = "closed"
-OPEN: Final = "open"
-EXCEEDED: Final = "exceeded"
-
 SIGMAS: Final = 3.0
 _SITE: Final = ["site_id", "date"]
 
@@ -44,13 +44,39 @@ class Finding:
     text: str
 
 
-def ledger_rows(accounts: Accounts, settings: LedgerSettings) -> pa.Table:
+def node_hours(accounts: Accounts, it_hours: pl.DataFrame) -> pl.DataFrame:
+    """NODE_HOURS of the hours in which the nodes can check a meter.
+
+    Every node of the inventory is known, none was read beside it (it may stand behind another meter), and the IT meter
+    sees nothing beyond them.
+    """
+    terms, whole = accounts.terms, pl.col("is_known") & (pl.col("unlisted_kwh").fill_null(0.0) <= NOTHING_KWH)
+    by_meter = pl.col("term").str.starts_with("meter:")
+    beyond = terms.filter((pl.col("account") == "unattributed") & by_meter)
+    sums = (
+        terms.filter(pl.col("term") == NODES_TERM)
+        .join(beyond, on=HOUR, how="anti")
+        .sort(*HOUR, "account", "value_kwh")
+        .group_by(HOUR, maintain_order=True)
+        .agg(pl.col("value_kwh").sum().alias("energy_kwh"), pl.col("sigma_kwh").sum())
+    )
+    return sums.join(it_hours.filter(whole), on=HOUR, how="semi").select(list(NODE_HOURS))
+
+
+def meter_check_rows(checks: Checks) -> pa.Table:
+    """The rows of gold/meter_check."""
+    schema = arrow_schema(METER_CHECK)
+    rows = checks.rows.with_columns(pl.lit("provisional").alias("status")).sort(list(METER_CHECK.key))
+    return rows.select(schema.names).to_arrow().cast(schema)
+
+
+def ledger_rows(accounts: Accounts, checks: Checks) -> pa.Table:
     """The rows of gold/energy_ledger: every source and account of each site-hour, and the hour's balance.
 
     The balance row holds the sum of the sources, and in columns of its own the residual: sources minus the accounts
-    that are known. `balance_state` is `closed` where every account is known and the residual inside its tolerance,
-    `exceeded` where it is outside, `open` where an account is not known at all (nothing is told of such a site by its
-    residual). An account whose own meters fell silent leaves its energy in the residual, which is judged.
+    that are known. `balance_state` is what the reconciled meters say: `violated`, `closed`, or `unverified`, where
+    nothing checks the utility meter or an account is never known. An hour that is neither violated nor unverified and
+    in which an account's own meters are silent is `silent`: their energy is in the residual.
     """
     terms, bases = accounts.terms, accounts.bases
     sums = combine(terms, [*HOUR, "side", "account"])
@@ -63,7 +89,7 @@ def ledger_rows(accounts: Accounts, settings: LedgerSettings) -> pa.Table:
     unlisted = sums.join(bases, on=[*HOUR, "account"], how="anti").with_columns(
         pl.lit(MEASURED).alias("account_basis"), pl.lit(None, pl.String).alias("detail")
     )
-    known = pl.col("account_basis").is_in((MEASURED, MODELLED, "partial", SILENT))
+    known = pl.col("account_basis").is_in((*KNOWN, PARTIAL, SILENT))
     # A known account without a term is an account of nothing: no idle node in the hour.
     zero = pl.when(pl.col("account_basis") == MEASURED).then(0.0)
     rows = pl.concat([listed, unlisted.select(listed.columns)]).with_columns(
@@ -77,7 +103,7 @@ def ledger_rows(accounts: Accounts, settings: LedgerSettings) -> pa.Table:
         pl.when(energy.is_not_null()).then(energy + half).alias("account_upper_kwh"),
         "account_basis", "detail",
     )  # fmt: skip
-    balance = _balances(accounts, settings)
+    balance = _balances(accounts, checks)
     frame = pl.concat([lines, balance], how="diagonal_relaxed").with_columns(
         pl.col("hour_start").dt.date().alias("date"), pl.lit("provisional").alias("status")
     )
@@ -91,71 +117,73 @@ def ledger_rows(accounts: Accounts, settings: LedgerSettings) -> pa.Table:
     )
 
 
-def _balances(accounts: Accounts, settings: LedgerSettings) -> pl.DataFrame:
+def _balances(accounts: Accounts, checks: Checks) -> pl.DataFrame:
     """One row an hour: sources, residual with its error and tolerance, state."""
     residual = combine(residual_terms(accounts.terms), HOUR).rename(
         {"value_kwh": "residual_kwh", "sigma_kwh": "residual_sigma_kwh"}
     )
     sources = accounts.terms.filter(pl.col("side") == SOURCE)
     drawn = combine(sources, HOUR).rename({"value_kwh": "account_kwh", "sigma_kwh": "source_sigma_kwh"})
-    unknown = ~pl.col("account_basis").is_in((MEASURED, MODELLED))
+    unknown = ~pl.col("account_basis").is_in(KNOWN)
     states = accounts.bases.group_by(HOUR).agg(
         pl.col("account").filter(unknown).sort().alias("unknown"),
         (pl.col("account").is_in(list(BOUNDARY)) & unknown).any().alias("no_sources"),
+        (unknown & (pl.col("account_basis") == SILENT)).any().alias("is_silent"),
         (unknown & (pl.col("account_basis") != SILENT)).any().alias("never_known"),
     )
-    tolerance = pl.max_horizontal(
-        settings.residual_hour_max_ratio * pl.col("account_kwh").abs(), SIGMAS * pl.col("residual_sigma_kwh")
-    )
-    is_judged = ~pl.col("no_sources") & ~pl.col("never_known") & pl.col("residual_kwh").is_not_null()
-    outside = pl.col("residual_kwh").abs() > pl.col("residual_tolerance_kwh")
+    state = (
+        pl.when(pl.col("state") == VIOLATED).then("state")
+        .when(pl.col("no_sources") | pl.col("never_known")).then(pl.lit(UNVERIFIED))
+        .when("is_silent").then(pl.lit(SILENT))
+        .otherwise("state")
+    )  # fmt: skip
     is_balanced = ~pl.col("no_sources") & pl.col("account_kwh").is_not_null()
     half = Z * pl.col("source_sigma_kwh")
+    lacks = pl.when(pl.col("unknown").list.len() > 0).then(
+        pl.lit("not known: ") + pl.col("unknown").list.join(", ")
+    )
     return (
         states.join(drawn, on=HOUR, how="left")
         .join(residual, on=HOUR, how="left")
+        .join(checks.hours, on=HOUR, how="left")
         .with_columns(
             pl.when(is_balanced).then(pl.col("residual_kwh", "residual_sigma_kwh", "account_kwh"))
         )
-        .with_columns(tolerance.alias("residual_tolerance_kwh"))
         .select(
             *HOUR, pl.lit(BALANCE).alias("side"), pl.lit(BALANCE).alias("account"), "account_kwh",
             (pl.col("account_kwh") - half).alias("account_lower_kwh"),
             (pl.col("account_kwh") + half).alias("account_upper_kwh"),
-            "residual_kwh", "residual_sigma_kwh", "residual_tolerance_kwh",
-            pl.when(is_judged & outside).then(pl.lit(EXCEEDED))
-            .when(is_judged & (pl.col("unknown").list.len() == 0)).then(pl.lit(CLOSED))
-            .when(is_judged).then(pl.lit(SILENT))
-            .otherwise(pl.lit(OPEN)).alias("balance_state"),
+            "residual_kwh", "residual_sigma_kwh",
+            (SIGMAS * pl.col("residual_sigma_kwh")).alias("residual_tolerance_kwh"),
+            state.alias("balance_state"),
             pl.lit(MEASURED).alias("account_basis"),
-            pl.when(pl.col("unknown").list.len() > 0)
-            .then(pl.lit("not known: ") + pl.col("unknown").list.join(", ")).alias("detail"),
+            pl.concat_str([lacks, "check_detail"], separator="; ", ignore_nulls=True).replace("", None).alias("detail"),
         )
     )  # fmt: skip
 
 
 def findings(
-    ledger: pa.Table, accounts: Accounts, settings: LedgerSettings, *, has_jobs: bool
+    ledger: pa.Table, accounts: Accounts, checks: Checks, settings: LedgerSettings, *, has_jobs: bool
 ) -> list[Finding]:
-    """What forbids publication: residuals of hours and days, and energy that nobody owns.
+    """What forbids publication: meters that contradict each other, and energy that nobody owns.
 
-    Days are judged by the sums over their judged hours, with the error of those sums: a meter's gain adds up
-    over the day. The unattributed share is judged only where jobs are accounted (`has_jobs`).
+    Hours are judged by themselves and a day together. The residual of a day (of its hours that are closed or silent,
+    with the error of their sums) is limited too: what a silent feed hides belongs to nobody. The unattributed share is
+    judged only where jobs are accounted (`has_jobs`).
     """
     read = pl.DataFrame(ledger)
     found = read.rename({"ledger_account": "account"})
     balances = found.filter(pl.col("side") == BALANCE)
-    judged = balances.filter(pl.col("balance_state").is_in((CLOSED, SILENT, EXCEEDED)))
+    violated = [Finding(site_id, str(day), text) for site_id, day, text in checks.days]
     hours = [
-        Finding(
-            row["site_id"],
-            f"{row['hour_start']:%Y-%m-%dT%H:%MZ}",
-            f"residual {row['residual_kwh']:+.3f} kWh of {row['account_kwh']:.3f} kWh, tolerance "
-            f"{row['residual_tolerance_kwh']:.3f} kWh" + (f" ({row['detail']})" if row["detail"] else ""),
-        )
-        for row in judged.filter(pl.col("balance_state") == EXCEEDED).sort(HOUR).iter_rows(named=True)
+        Finding(row["site_id"], f"{row['hour_start']:%Y-%m-%dT%H:%MZ}", row["detail"])
+        for row in balances.filter(pl.col("balance_state") == VIOLATED).sort(HOUR).iter_rows(named=True)
+        if "of the day: " not in row["detail"]
     ]
-    return [*_day_findings(judged, accounts, settings), *hours, *_unowned(found, settings, has_jobs=has_jobs)]
+    judged = balances.filter(pl.col("balance_state").is_in((CLOSED, SILENT)))
+    return [
+        *violated, *hours, *_day_findings(judged, accounts, settings), *_unowned(found, settings, has_jobs=has_jobs)
+    ]  # fmt: skip
 
 
 def _day_findings(judged: pl.DataFrame, accounts: Accounts, settings: LedgerSettings) -> list[Finding]:

@@ -23,7 +23,7 @@ from lepton_etl.schema.diagnosis import ANOMALY
 from lepton_etl.schema.energy import CLUSTER_DAY
 from lepton_etl.schema.fields import FIELDS
 from lepton_etl.schema.jobs import TENANT_DAY
-from lepton_etl.schema.ledger import ENERGY_LEDGER
+from lepton_etl.schema.ledger import ENERGY_LEDGER, METER_CHECK
 from lepton_etl.schema.recommend import RECOMMENDATION, SAVING
 from lepton_etl.schema.types import arrow_schema
 
@@ -169,6 +169,7 @@ class ReportData:
     cluster_hour: pa.Table
     bucket_hours: int = 1
     ledger: pa.Table = field(default_factory=lambda: _empty(arrow_schema(ENERGY_LEDGER)))
+    meter_check: pa.Table = field(default_factory=lambda: _empty(arrow_schema(METER_CHECK)))
     tenants: pa.Table = field(default_factory=lambda: _empty(arrow_schema(TENANT_DAY)))
     points: Sample = field(default_factory=lambda: Sample(_empty(POINT_SCHEMA)))
     coverage: Coverage = field(default_factory=lambda: Coverage(_empty(COVERAGE_SCHEMA)))

@@ -405,7 +405,7 @@ def balance_row(ledger: pa.Table) -> dict[str, Any] | None:
     rows = pl.DataFrame(ledger).filter(pl.col("side") == BALANCE)
     if rows.is_empty():
         return None
-    judged = rows.filter((pl.col("balance_state") != "open") & pl.col("residual_kwh").is_not_null())
+    judged = rows.filter((pl.col("balance_state") != "unverified") & pl.col("residual_kwh").is_not_null())
     largest: Any = (judged["residual_kwh"] / judged["account_kwh"]).abs().max()
     states = dict(rows["balance_state"].value_counts().sort("balance_state").iter_rows())
     return {
@@ -413,7 +413,41 @@ def balance_row(ledger: pa.Table) -> dict[str, Any] | None:
         "residual_kwh": judged["residual_kwh"].sum() if judged.height else None,
         "largest_ratio": largest,
         "states": ", ".join(f"{count} {state}" for state, count in states.items()),
+        "lacks": "; ".join(
+            rows.filter(pl.col("balance_state") == "unverified")["detail"].drop_nulls().unique().sort()
+        ),
     }
+
+
+# From the worst to the best: what a meter was on one of the days.
+_VERDICTS: Final = ("culprit", "candidate", "silent", "unchecked", "agrees")
+
+
+def meter_rows(checks: pa.Table) -> list[dict[str, Any]]:
+    """gold/meter_check -> one row a meter over the days: sums, the largest test, the worst verdict.
+
+    A sum that a day lacks is null. Figures of single hours are left out.
+    """
+    rows = pl.DataFrame(checks).filter(pl.col("check_period") == "day")
+    whole = [
+        pl.when(pl.col(name).null_count() == 0).then(pl.col(name).sum()).alias(name)
+        for name in ("metered_kwh", "reconciled_kwh")
+    ]
+    worst = (
+        pl.col("meter_verdict")
+        .replace_strict({name: at for at, name in enumerate(_VERDICTS)}, default=0)
+        .min()
+    )
+    return (
+        rows.group_by("site_id", "meter_id")
+        .agg(
+            *whole, pl.col("adjustment_sigma").abs().max(), pl.col("detectable_ratio").max(), worst.alias("worst"),
+            pl.col("check_basis").unique().sort().str.join(", "),
+        )
+        .with_columns(pl.col("worst").replace_strict(dict(enumerate(_VERDICTS))).alias("verdict"))
+        .sort("worst", "site_id", "meter_id")
+        .to_dicts()
+    )  # fmt: skip
 
 
 def tenant_rows(tenants: pa.Table) -> list[dict[str, Any]]:

@@ -75,6 +75,7 @@ def render(data: ReportData) -> str:
         "days_total": len(days),
         "accounts": accounts.account_rows(data.ledger),
         "balance": accounts.balance_row(data.ledger),
+        "meters": accounts.meter_rows(data.meter_check),
         "tenants": tenants[:MOST_TENANTS],
         "tenants_total": len(tenants),
         "states": data.states.to_pylist(),

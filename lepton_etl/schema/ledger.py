@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from lepton_etl.schema.common import PUE_BASIS, VERDICTS
-from lepton_etl.schema.declare import DATE, DOUBLE, Field, Table, count, energy, text, time, watts
+from lepton_etl.schema.declare import BOOLEAN, DATE, DOUBLE, Field, Table, count, energy, text, time, watts
 
 SIDES: Final = ("source", "account", "balance")
-ACCOUNT_BASES: Final = ("measured", "modelled", "partial", "silent", "unmetered")
+ACCOUNT_BASES: Final = ("measured", "derived", "modelled", "assumed", "partial", "silent", "unmetered")
 
 
 def _signed(name: str, description: str) -> Field:
@@ -30,15 +30,48 @@ ACCOUNTS_FIELDS: Final[tuple[Field, ...]] = (
     ),
     _signed("account_lower_kwh", "Lower end of the account's 90 % interval."),
     _signed("account_upper_kwh", "Upper end of the account's 90 % interval."),
-    text("account_basis", "How the account is known.", ACCOUNT_BASES),
-    text("detail", "Which meters are silent or which part is not metered."),
+    text(
+        "account_basis",
+        "How the account is known; derived: a loss that is the difference of two meters; assumed: by equipment class.",
+        ACCOUNT_BASES,
+    ),
+    text("detail", "What the figure rests on, what is silent or not metered, what contradicts what."),
     _signed("residual_kwh", "Sources minus the known accounts; never part of an account."),
     energy("residual_sigma_kwh", "One standard deviation of the residual by the errors of all its sensors."),
-    energy("residual_tolerance_kwh", "Largest residual that is tolerated in the hour."),
+    energy("residual_tolerance_kwh", "Three standard deviations of the residual."),
     text(
         "balance_state",
-        "closed: all known, residual tolerable; exceeded: not tolerable; silent: a feed is silent; open: never known.",
-        ("closed", "exceeded", "silent", "open"),
+        "closed: the meters agree; violated: they contradict; silent: one is; unverified: nothing checks it.",
+        ("closed", "violated", "silent", "unverified"),
+    ),
+    # Meters reconciled
+    text("check_period", "Whether the meters of an hour or of a UTC day are reconciled.", ("hour", "day")),
+    _signed("metered_kwh", "What the meter, the stage's loss curve or the nodes' sensors say of the period."),
+    _signed("reconciled_kwh", "The nearest figure that fulfils the balances; null where none holds it."),
+    Field(
+        "adjustment_sigma",
+        DOUBLE,
+        None,
+        "How much too high the figure reads by a factor, in standard deviations of that test.",
+        ge=-1e9,
+        le=1e9,
+    ),
+    Field(
+        "detectable_ratio",
+        DOUBLE,
+        "dimensionless",
+        "Smallest relative error of the figure that is beyond four standard deviations; null where nothing checks it.",
+        ge=0.0,
+        le=1e12,
+    ),
+    Field("is_checked", BOOLEAN, None, "Whether an error of half the figure would be seen."),
+    text(
+        "meter_verdict",
+        "culprit: it alone explains the contradiction; candidate: it and others do; unchecked: nothing checks it.",
+        ("agrees", "culprit", "candidate", "unchecked", "silent"),
+    ),
+    text(
+        "check_basis", "What the figure's error rests on: the meter's class, a nameplate, a curve, a class."
     ),
     # Sources of a site-hour
     energy("utility_kwh", "Energy at the utility meters."),
@@ -126,6 +159,24 @@ _NOT_NULL: Final = ("date", "account_basis", "status")
 ENERGY_LEDGER: Final = Table(
     "gold/energy_ledger", grain="one source or account of a site-hour, and its balance", partition="date",
     owner="ledger", key=_KEY, columns=_COLUMNS, not_null=_NOT_NULL,
+)  # fmt: skip
+
+_CHECK_COLUMNS: Final = (
+    "date", "hour_start", "check_period", "site_id", "meter_id", "point", "metered_kwh", "reconciled_kwh",
+    "adjustment_sigma", "detectable_ratio", "is_checked", "meter_verdict", "check_basis", "detail", "status",
+)  # fmt: skip
+_CHECK_KEY: Final = ("site_id", "check_period", "hour_start", "meter_id")
+_CHECK_NOT_NULL: Final = ("date", "is_checked", "meter_verdict", "check_basis", "status")
+
+METER_CHECK: Final = Table(
+    "gold/meter_check", grain="one meter, loss or sum of nodes of a site over an hour or a day, reconciled",
+    partition="date", owner="ledger", key=_CHECK_KEY, columns=_CHECK_COLUMNS, not_null=_CHECK_NOT_NULL,
+)  # fmt: skip
+
+METER_CHECK_LAST: Final = Table(
+    "ops/meter_check", grain="one line of gold/meter_check as last made, published or refused", partition="date",
+    owner="ledger", key=_CHECK_KEY, columns=_CHECK_COLUMNS, not_null=_CHECK_NOT_NULL,
+    warnings=("Refused nights stand here and nowhere else; read gold/meter_check for published figures.",),
 )  # fmt: skip
 
 LEDGER_CHECK: Final = Table(

@@ -22,7 +22,8 @@ from lepton_etl.lake.tables import Lake
 from lepton_etl.models.registry import Registry
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR
-from lepton_etl.schema.fleet import INTERVAL
+from lepton_etl.schema.fleet import FACILITY_INTERVAL, INTERVAL
+from lepton_etl.schema.ledger import ENERGY_LEDGER, METER_CHECK, METER_CHECK_LAST
 from lepton_etl.schema.logs import FILE, READING, REJECT
 from lepton_etl.schema.tables import TABLES
 from lepton_etl.simulator.plan import ClusterPlan, Fault, FleetPlan
@@ -276,3 +277,32 @@ def test_spark_and_a_pool_make_the_same_tables(spark: SparkSession, clean: Site,
     assert found and all(one.equal for one in found), [
         line for one in found if not one.equal for line in one.lines()
     ]
+
+
+def test_the_meters_of_a_clean_site_agree(clean: Site) -> None:
+    rows = clean.table(METER_CHECK)
+    assert rows.filter(pl.col("meter_verdict").is_in(("culprit", "candidate"))).is_empty()
+    agree = rows.filter((pl.col("check_period") == "day") & (pl.col("meter_verdict") == "agrees"))
+    assert {"utility-1", "lv-1", "ups-1-in", "ups-1-out", "pdu-a", "chiller-1"} <= set(agree["meter_id"])
+    balances = clean.table(ENERGY_LEDGER).filter(pl.col("side") == "balance")
+    assert balances["balance_state"].to_list() == ["closed"] * 48
+
+
+def test_a_utility_meter_that_reads_double_stops_the_night_by_name(clean: Site) -> None:
+    """Its difference to the transformer's output is no loss; gold stays as it was."""
+    rows = clean.lake.read(FACILITY_INTERVAL, ONE_DAY)
+    is_utility = pl.col("meter_id") == "utility-1"
+    twice = pl.when(is_utility).then(2 * pl.col("energy_kwh")).otherwise("energy_kwh").alias("energy_kwh")
+    before = clean.versions(("gold",))
+    clean.lake.replace(FACILITY_INTERVAL, ONE_DAY, rows.with_columns(twice))
+    try:
+        night = run_night(InlineEngine(), clean.settings, ONE_DAY, "gold")
+    finally:
+        clean.lake.replace(FACILITY_INTERVAL, ONE_DAY, rows)
+    assert night.exit_code == Exit.QUALITY_GATE
+    assert "likeliest utility-1" in night.message
+    assert clean.versions(("gold",)) == before
+    checked = clean.table(METER_CHECK_LAST).filter(
+        (pl.col("check_period") == "day") & (pl.col("date") == DAY)
+    )
+    assert set(checked.filter(pl.col("meter_verdict") == "culprit")["meter_id"]) == {"utility-1"}

@@ -16,8 +16,11 @@ from lepton_etl.facility.fit import FacilityFit, StageLoss, fit_facility, fit_st
 from lepton_etl.facility.hours import PlantHours
 from lepton_etl.facility.modelled_meters import (
     PART_HOURS,
+    default_stages,
     modelled_overhead,
     modelled_stages,
+    stage_sums,
+    usual_loads,
     with_modelled_overhead,
 )
 from tests.unit.facility.plant import simulated
@@ -149,7 +152,7 @@ def test_a_stage_of_which_one_side_is_known_has_a_modelled_loss() -> None:
         orient="row",
     )  # fmt: skip
     tenth = StageLoss(0.0, 0.1, 0.0, 0.5, 100)
-    parts = modelled_stages(meters, {SITE: {"ups": tenth, "pdu": tenth, "transformer": tenth}})
+    parts = modelled_stages(stage_sums(meters), {SITE: {"ups": tenth, "pdu": tenth, "transformer": tenth}})
     found = {(row["hour_start"].hour, row["part"]): row["energy_kwh"] for row in parts.iter_rows(named=True)}
     assert found == {
         (0, "ups"): pytest.approx(10.0),
@@ -160,3 +163,34 @@ def test_a_stage_of_which_one_side_is_known_has_a_modelled_loss() -> None:
         (2, "transformer"): pytest.approx(130 / 11),
     }
     assert set(parts["sigma_kwh"]) == {0.5}
+
+
+def one_hour(**energies: float | None) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Sums at the points of one hour, and its nodes (`nodes`)."""
+    hour = {"site_id": [SITE], "hour_start": pl.Series([datetime(2025, 6, 3, tzinfo=UTC)], dtype=UTC_TIME)}
+    nodes = pl.DataFrame(hour | {"energy_kwh": pl.Series([energies.pop("nodes", None)], dtype=pl.Float64)})
+    points = ("boundary", "transformer_out", "ups_in", "ups_out", "pdu_out")
+    sums = {point: pl.Series([energies.get(point)], dtype=pl.Float64) for point in points}
+    return pl.DataFrame(hour | sums), nodes
+
+
+def test_what_nobody_knows_of_a_loss_is_the_range_of_its_class() -> None:
+    sums, nodes = one_hour(boundary=100.0, nodes=50.0)
+    found = {row["part"]: row for row in default_stages(sums, nodes, ("transformer", "pdu")).to_dicts()}
+    assert found["transformer"]["energy_kwh"] == pytest.approx(1.75)
+    assert found["transformer"]["sigma_kwh"] == pytest.approx(1.25 / 3**0.5)
+    assert found["transformer"]["most_kwh"] == pytest.approx(3.0 + 2.0)
+    assert found["pdu"]["energy_kwh"] == pytest.approx(50 / 0.9825 - 50)
+    assert (found["ups"]["energy_kwh"], found["ups"]["sigma_kwh"]) == (0.0, 0.0), "not a part of the site"
+    assert default_stages(*one_hour(), ("transformer", "ups", "pdu")).is_empty(), "no load is known"
+
+
+def test_a_load_that_the_others_contradict_is_theirs() -> None:
+    sums, nodes = one_hour(ups_in=200.0, ups_out=92.0, pdu_out=90.0, nodes=91.0)
+    usual = usual_loads(sums, nodes)
+    assert usual["ups_in"][0] == pytest.approx(100.0, rel=0.02)
+    assert usual["ups_out"][0] == 92.0
+    right, nodes = one_hour(ups_in=104.0, ups_out=92.0, pdu_out=90.0, nodes=91.0)
+    assert usual_loads(right, nodes)["ups_in"][0] == 104.0
+    two, nodes = one_hour(ups_in=200.0, ups_out=92.0)
+    assert usual_loads(two, nodes)["ups_in"][0] == 200.0, "nobody says which of two is wrong"

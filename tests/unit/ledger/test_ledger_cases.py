@@ -10,16 +10,18 @@ import polars as pl
 import pytest
 
 from lepton_etl.config.sections import LedgerSettings
+from lepton_etl.facility.modelled_meters import default_stages, stage_sums
 from lepton_etl.ledger.accounts import (
     IT_HOURS,
     METERS,
-    MODELLED_HOURS,
+    PART_HOURS,
     Accounts,
-    class_sigma_ratio,
+    meter_errors,
     modelled_hours,
     site_accounts,
 )
-from lepton_etl.ledger.balance import BALANCE, findings, ledger_rows
+from lepton_etl.ledger.balance import BALANCE, findings, ledger_rows, node_hours
+from lepton_etl.ledger.reconcile import Checks, check_meters
 from lepton_etl.schema.common import BOUNDARY
 
 CASES = Path(__file__).resolve().parents[2] / "cases" / "ledger"
@@ -45,29 +47,39 @@ def frame(rows: list[dict[str, str | None]], schema: pl.Schema) -> pl.DataFrame:
     return pl.DataFrame(columns, schema=schema)
 
 
-def accounts_of(case: str) -> Accounts:
+def booked(case: str) -> tuple[Accounts, Checks]:
+    """The accounts of a case and what its meters say of each other, as gold makes them."""
     folder = CASES / case
     meters = read(folder / "meters.csv")
     for meter in meters:
         sign = BOUNDARY.get(meter["point"] or "")
         meter["direction"] = None if sign is None else str(sign)
-        if meter["energy_kwh"]:
-            meter["sigma_kwh"] = str(
-                float(meter["energy_kwh"]) * class_sigma_ratio(float(meter["class_pct"] or 0))
-            )
-    stand_ins = read(folder / "modelled.csv") if (folder / "modelled.csv").exists() else []
-    return site_accounts(
-        frame(meters, METERS),
-        frame(read(folder / "it_hours.csv"), IT_HOURS),
-        modelled_hours([frame(stand_ins, MODELLED_HOURS)]),
+    classes = METERS | {"class_pct": pl.Float64()}
+    known = meter_errors(frame(meters, pl.Schema(classes)).drop("sigma_kwh", "class_basis")).select(
+        list(METERS)
     )
+    it_hours = frame(read(folder / "it_hours.csv"), IT_HOURS)
+    stand_ins = read(folder / "modelled.csv") if (folder / "modelled.csv").exists() else []
+    owned = pl.sum_horizontal("jobs_kwh", "idle_kwh")
+    nodes = it_hours.select("site_id", "hour_start", owned.alias("energy_kwh"))
+    modelled = modelled_hours(
+        [
+            frame(stand_ins, PART_HOURS),
+            default_stages(stage_sums(known), nodes, ("transformer", "ups", "pdu")),
+        ]
+    )
+    accounts = site_accounts(known, it_hours, modelled)
+    checks = check_meters(it_hours.select(*HOUR), known, node_hours(accounts, it_hours), modelled)
+    return accounts, checks
+
+
+def accounts_of(case: str) -> Accounts:
+    return booked(case)[0]
 
 
 @pytest.mark.parametrize("case", NAMES)
 def test_case(case: str) -> None:
-    found = {
-        row["ledger_account"]: row for row in ledger_rows(accounts_of(case), LedgerSettings()).to_pylist()
-    }
+    found = {row["ledger_account"]: row for row in ledger_rows(*booked(case)).to_pylist()}
     expected = read(CASES / case / "expected.csv")
     assert expected
     for row in expected:
@@ -82,7 +94,7 @@ def test_case(case: str) -> None:
 
 @pytest.mark.parametrize("case", NAMES)
 def test_sources_are_accounts_and_residual(case: str) -> None:
-    rows = ledger_rows(accounts_of(case), LedgerSettings()).to_pylist()
+    rows = ledger_rows(*booked(case)).to_pylist()
     sums = {
         side: sum(r["account_kwh"] or 0 for r in rows if r["side"] == side) for side in ("source", "account")
     }
@@ -94,16 +106,11 @@ def test_sources_are_accounts_and_residual(case: str) -> None:
 
 def test_a_silent_feed_moves_the_residual_and_nothing_else() -> None:
     """The same hour with the network's feed and without it, losses booked by their curves in both."""
-    before = accounts_of("network_feed_silent")
+    before = booked("network_feed_silent")
     meters = read(CASES / "closed" / "meters.csv")
     assert any(meter["meter_id"] == "pn" and meter["energy_kwh"] for meter in meters)
-    spoken = {
-        r["ledger_account"]: r["account_kwh"]
-        for r in ledger_rows(accounts_of("closed"), LedgerSettings()).to_pylist()
-    }
-    silent = {
-        r["ledger_account"]: r["account_kwh"] for r in ledger_rows(before, LedgerSettings()).to_pylist()
-    }
+    spoken = {r["ledger_account"]: r["account_kwh"] for r in ledger_rows(*booked("closed")).to_pylist()}
+    silent = {r["ledger_account"]: r["account_kwh"] for r in ledger_rows(*before).to_pylist()}
     moved = {
         name for name in spoken if name != BALANCE and spoken[name] != pytest.approx(silent[name], abs=1e-12)
     }
@@ -111,27 +118,37 @@ def test_a_silent_feed_moves_the_residual_and_nothing_else() -> None:
     assert silent["data_transfer"] is None
 
 
-def test_the_gate_names_site_hour_and_figures() -> None:
-    accounts, settings = accounts_of("residual_exceeded"), LedgerSettings()
-    found = findings(ledger_rows(accounts, settings), accounts, settings, has_jobs=True)
+def test_the_gate_names_site_hour_and_meter() -> None:
+    accounts, checks = booked("utility_doubled")
+    found = findings(ledger_rows(accounts, checks), accounts, checks, LedgerSettings(), has_jobs=True)
     assert [one.when for one in found] == ["2025-06-03", "2025-06-03T00:00Z"]
-    assert "residual +4.000 kWh of 14.000 kWh" in found[1].text
+    assert "likeliest u (u 20.000 kWh, 10.25" in found[1].text
 
 
 def test_unattributed_energy_is_refused_only_where_jobs_are_accounted() -> None:
-    accounts, settings = accounts_of("node_energy_lost"), LedgerSettings()
-    rows = ledger_rows(accounts, settings)
-    assert findings(rows, accounts, settings, has_jobs=False) == []
-    (found,) = findings(rows, accounts, settings, has_jobs=True)
+    accounts, checks = booked("node_energy_lost")
+    rows = ledger_rows(accounts, checks)
+    assert findings(rows, accounts, checks, LedgerSettings(), has_jobs=False) == []
+    (found,) = findings(rows, accounts, checks, LedgerSettings(), has_jobs=True)
     assert "1.500 kWh of 6.600 kWh IT energy have no job, idle or service owner" in found.text
 
 
-def test_an_open_ledger_is_never_judged() -> None:
-    accounts, settings = (
-        accounts_of("no_submeters"),
-        LedgerSettings(residual_max_ratio=0, residual_hour_max_ratio=0),
+def test_what_nothing_checks_is_not_refused_and_says_which_meter_would() -> None:
+    accounts, checks = booked("no_submeters")
+    rows, strict = ledger_rows(accounts, checks), LedgerSettings(residual_max_ratio=0)
+    assert findings(rows, accounts, checks, strict, has_jobs=True) == []
+    (balance,) = (row for row in rows.to_pylist() if row["ledger_account"] == BALANCE)
+    assert balance["detail"] == (
+        "not known: cooling, management; nothing checks utility: a meter of transformer_out would"
     )
-    assert findings(ledger_rows(accounts, settings), accounts, settings, has_jobs=True) == []
+
+
+def test_what_a_silent_feed_hides_is_limited() -> None:
+    accounts, checks = booked("network_feed_silent")
+    rows = ledger_rows(accounts, checks)
+    (found,) = findings(rows, accounts, checks, LedgerSettings(), has_jobs=True)
+    assert "residual of the day +0.600 kWh of 10.000 kWh, tolerance 0.500 kWh" in found.text
+    assert findings(rows, accounts, checks, LedgerSettings(residual_max_ratio=0.07), has_jobs=True) == []
 
 
 def test_a_meter_in_two_accounts_cancels_in_the_residual() -> None:

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 
 from lepton_etl.report.data import ReportData
-from lepton_etl.report.figures import account_rows, balance_row, tenant_rows
+from lepton_etl.report.figures import account_rows, balance_row, meter_rows, tenant_rows
 from lepton_etl.report.page import render
 from lepton_etl.schema.jobs import TENANT_DAY
-from lepton_etl.schema.ledger import ENERGY_LEDGER
+from lepton_etl.schema.ledger import ENERGY_LEDGER, METER_CHECK
 from lepton_etl.schema.types import arrow_schema
 
 
@@ -34,9 +34,37 @@ LEDGER = pa.Table.from_pylist(
         line(0, "account", "cooling", 3.5),
         line(1, "account", "cooling", None),
         line(0, "balance", "balance", 10.0, residual_kwh=0.5, balance_state="closed"),
-        line(1, "balance", "balance", 12.0, residual_kwh=5.0, balance_state="open"),
+        line(
+            1,
+            "balance",
+            "balance",
+            12.0,
+            residual_kwh=5.0,
+            balance_state="unverified",
+            detail="not known: cooling",
+        ),
     ],
     schema=arrow_schema(ENERGY_LEDGER),
+)
+
+
+def meter(day: int, name: str, kwh: float | None, verdict: str, **more: Any) -> dict[str, Any]:
+    return {
+        "date": date(2025, 6, day), "hour_start": datetime(2025, 6, day, tzinfo=UTC), "check_period": "day",
+        "site_id": "s", "meter_id": name, "metered_kwh": kwh, "reconciled_kwh": kwh, "meter_verdict": verdict,
+        "is_checked": verdict == "agrees", "check_basis": "meter class 0.5", "status": "provisional", **more,
+    }  # fmt: skip
+
+
+METERS = pa.Table.from_pylist(
+    [
+        meter(3, "lv", 10.0, "agrees", adjustment_sigma=0.5, detectable_ratio=0.031),
+        meter(4, "lv", 11.0, "candidate", adjustment_sigma=-7.5, detectable_ratio=0.027),
+        meter(3, "feed", 4.0, "agrees"),
+        meter(4, "feed", None, "silent"),
+        meter(3, "lv", 99.0, "culprit", check_period="hour"),
+    ],
+    schema=arrow_schema(METER_CHECK),
 )
 
 
@@ -70,7 +98,15 @@ def test_the_residual_is_that_of_judged_hours() -> None:
     assert row is not None
     assert (row["residual_kwh"], row["account_kwh"]) == (0.5, 10.0)
     assert row["largest_ratio"] == pytest.approx(0.05)
-    assert row["states"] == "1 closed, 1 open"
+    assert row["states"] == "1 closed, 1 unverified"
+
+
+def test_a_meter_is_what_it_was_on_its_worst_day() -> None:
+    first, second = meter_rows(METERS)
+    assert (first["meter_id"], first["verdict"], first["metered_kwh"]) == ("lv", "candidate", 21.0)
+    assert (first["adjustment_sigma"], first["detectable_ratio"]) == (7.5, 0.031)
+    assert (second["meter_id"], second["verdict"], second["metered_kwh"]) == ("feed", "silent", None)
+    assert meter_rows(METERS.slice(0, 0)) == []
 
 
 def test_a_tenant_with_an_unknown_day_is_unknown_and_last() -> None:
@@ -86,9 +122,11 @@ def test_nothing_delivered_gives_nothing() -> None:
 
 
 def test_the_page_shows_both_or_says_that_there_is_none(made_up_report: Callable[..., ReportData]) -> None:
-    page = render(made_up_report(ledger=LEDGER, tenants=TENANTS))
+    page = render(made_up_report(ledger=LEDGER, tenants=TENANTS, meter_check=METERS))
+    assert "no balance that could fail: not known: cooling" in page
+    assert "<td>7.5</td><td>3.1" in page
     assert "sources minus accounts" in page
-    assert "1 closed, 1 open" in page
+    assert "1 closed, 1 unverified" in page
     assert "by reservation" in page
     bare = render(made_up_report())
     assert "No ledger of these days." in bare
