@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
@@ -20,10 +21,17 @@ from lepton_etl.models.registry import import_ahead
 from lepton_etl.quality.gate import GATED, judge
 from lepton_etl.quality.rules import GateOutcome, TableRules, load_rules
 from lepton_etl.schema.declare import Table
-from lepton_etl.schema.logs import FILE
+from lepton_etl.schema.logs import FILE, REJECT
 from pipelines.stage import StageContext, StageResult
 
 _SHOWN: Final = 3
+# Rules of conf/expectations about rejects: where one does not hold, their reasons are named.
+_OF_REJECTS: Final = {
+    "few_rejects",
+    "few_rejects_of_a_source",
+    "few_rejects_in_a_file",
+    "no_file_is_discarded",
+}
 
 
 def run(context: StageContext) -> StageResult:
@@ -46,9 +54,12 @@ def run(context: StageContext) -> StageResult:
             observed=outcome.observed,
             expected=outcome.expected,
         )
+    broken = {outcome.check for outcome in (*found.failures, *found.warnings)}
+    worst = worst_reasons(context.lake, days) if broken & _OF_REJECTS else []
     if found.failures:
-        raise _error(found, days, docs)
+        raise _error(found, days, docs, worst)
     notes = [f"warning: {outcome}" for outcome in found.warnings]
+    notes += [f"rejects of {line}" for line in worst]
     if found.docs is None:
         notes.append(f"warning: the Data Docs could not be written to {docs}")
     return StageResult(rows_in=sum(found.rows.values()), notes=tuple(notes))
@@ -102,11 +113,33 @@ def files_of(lake: Lake, days: Days) -> pc.Expression:
     return touched | (first.is_null() & (batch == FileRegister(lake).last_batch()))
 
 
-def _error(found: GateOutcome, days: Days, docs: Path) -> QualityGateError:
+def worst_reasons(lake: Lake, days: Days) -> list[str]:
+    """Say of each source the commonest reasons of its rejects in the files of the days, the worst source first."""
+    files = lake.read(FILE, columns=["file_id", "source_name", "rejects"], where=files_of(lake, days))
+    lost = files.filter(pl.col("rejects") > 0)
+    rejects = lake.read(
+        REJECT, columns=["source_name", "reason"], where=pc.field("file_id").isin(lost["file_id"].to_list())
+    )
+    reasons = (
+        rejects.group_by("source_name", "reason")
+        .len("count")
+        .sort("count", "reason", descending=[True, False])
+    )
+    by_source = reasons.group_by("source_name").agg(
+        pl.concat_str("count", "reason", separator=" ").head(_SHOWN), pl.col("count").sum().alias("all")
+    )
+    worst = by_source.sort("all", "source_name", descending=[True, False]).head(_SHOWN)
+    return [
+        f"{source}: {', '.join(said)}" for source, said in worst.select("source_name", "count").iter_rows()
+    ]
+
+
+def _error(found: GateOutcome, days: Days, docs: Path, worst: Sequence[str]) -> QualityGateError:
     shown = [str(outcome) for outcome in found.failures[:_SHOWN]]
     more = len(found.failures) - len(shown)
     if more:
         shown.append(f"and {more} more")
+    shown += [f"rejects of {line}" for line in worst]
     pages = f"see {found.docs}" if found.docs else f"(no Data Docs: {docs} cannot be written)"
     return QualityGateError(
         "; ".join(shown),

@@ -47,6 +47,7 @@ from lepton_etl.intervals.source_choice import (
     lowest_and_highest,
     power_candidates,
 )
+from lepton_etl.intervals.undecided import decided
 from lepton_etl.intervals.unit_errors import wrong_units
 from lepton_etl.intervals.usual_values import (
     HISTORY_COLUMNS,
@@ -188,7 +189,9 @@ def _intervals(
     owners = sensors.select("channel", "day", pl.col("owner_id").alias("node_id"), "device_id")
     lost = conflicts.join(owners, on="channel", how="left").group_by(ROW).agg(pl.col("conflicts").sum())
     candidates = power_candidates(channels.sensors)
-    found = arbitrate(channels.values, candidates, policy.gains, inventory, policy.interval_us)
+    speaking = decided(channels.values, candidates, policy.gains)
+    marks = pl.concat([marks, speaking.marks])
+    found = arbitrate(speaking.values, speaking.candidates, policy.gains, inventory, policy.interval_us)
     if policy.model is not None:
         found = with_modelled(found, inventory, policy.model, policy.classes, policy.fitted)
     rows = _rows(channels, candidates, found, lost, marks, policy)

@@ -21,7 +21,7 @@ from lepton_etl.quality.gate import judge
 from lepton_etl.quality.rules import CheckOutcome, GateOutcome, Rule, TableRules, load_rules
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.fleet import GRID_HOUR, INTERVAL
-from lepton_etl.schema.logs import FILE
+from lepton_etl.schema.logs import FILE, REJECT
 from lepton_etl.schema.tables import TABLES
 from lepton_etl.schema.types import arrow_schema
 from pipelines import gate
@@ -141,7 +141,7 @@ def test_an_empty_required_table_closes_the_gate(tmp_path: Path) -> None:
 
 def test_warnings_do_not_close_the_gate(tmp_path: Path) -> None:
     files = [
-        file(),
+        *(file(name) for name in ("a.gz", "d.gz", "e.gz")),
         file("b.gz", rejects=8, readings=90),
         file("c.gz", state="discarded", records=1, readings=0, rejects=1, duplicates=0, ignored=0),
     ]
@@ -151,6 +151,38 @@ def test_warnings_do_not_close_the_gate(tmp_path: Path) -> None:
     assert set(warnings) == {"few_rejects_in_a_file", "no_file_is_discarded", "node_seconds_covered"}
     assert warnings["no_file_is_discarded"].examples == ("path=c.gz file_id=id-c.gz state=discarded",)
     assert warnings["node_seconds_covered"].observed == "0.25"
+
+
+def failed(tmp_path: Path, files: list[Row]) -> set[str]:
+    return {outcome.check for outcome in judged(tmp_path / "docs", good_day(), files).failures}
+
+
+def test_what_has_no_value_neither_counts_nor_hides(tmp_path: Path) -> None:
+    # A log of 970 discrete states beside its readings.
+    healthy = file(records=1000, readings=30, rejects=0, duplicates=0, ignored=970)
+    assert failed(tmp_path, [healthy]) == set()
+    # Ten of its thirty readings are gone: a third, though one in a hundred records.
+    assert failed(tmp_path, [healthy | {"readings": 20, "rejects": 10}]) == {"few_rejects"}
+
+
+def test_a_large_source_hides_no_small_one(tmp_path: Path) -> None:
+    large = file("large.gz", records=100_000, readings=100_000, duplicates=0, ignored=0)
+    small = file(
+        "small.gz", source_name="gpu", records=200, readings=100, rejects=100, duplicates=0, ignored=0
+    )
+    assert failed(tmp_path, [large, small]) == {"few_rejects_of_a_source"}
+    # One bad line of three is no change of a format.
+    tiny = file("tiny.gz", source_name="gpu", records=3, readings=2, rejects=1, duplicates=0, ignored=0)
+    assert failed(tmp_path, [large, tiny]) == set()
+
+
+def test_a_discarded_file_counts_as_its_records_would(tmp_path: Path) -> None:
+    lost = {"state": "discarded", "records": 1, "readings": 0, "rejects": 1, "duplicates": 0, "ignored": 0}
+    whole = [file(f"{number}.gz") for number in range(4)]
+    assert failed(tmp_path, [*whole, file("a.gz", **lost)]) == set()
+    two = [file(name, **lost) for name in ("a.gz", "b.gz")]
+    assert failed(tmp_path, [*whole, *two]) == {"few_rejects", "few_rejects_of_a_source"}
+    assert failed(tmp_path, two) == {"few_rejects"}
 
 
 def test_a_missing_rule_file_closes_the_gate_and_names_the_table(tmp_path: Path) -> None:
@@ -270,25 +302,29 @@ def test_the_stage_judges_the_days_only_and_stops_with_exit_code_3(lake: Lake, t
     lake.write_rows(
         FILE,
         [
-            file(),
+            *(file(name) for name in ("a.gz", "d.gz", "e.gz")),
             file("old.gz", rejects=90, readings=8, first_reading_time=other, last_reading_time=other),
             file("unread.gz", state="discarded", batch=2, records=1, readings=0, rejects=1, duplicates=0,
                  ignored=0, first_reading_time=None, last_reading_time=None),
         ],
     )  # fmt: skip
     result = gate.run(context(lake, tmp_path, days))
-    assert result.rows_in == 288 + 2
+    assert result.rows_in == 288 + 4
     assert result.written == ()
     (note,) = result.notes
     assert "no_file_is_discarded" in note
     assert "unread.gz" in note
 
     lake.write_rows(FILE, [file("bad.gz", rejects=90, readings=8)])
+    bad = {"source_name": "bmc", "file_id": "id-bad.gz", "ingest_date": DAY}
+    rejects = [bad | {"reason": "unit_mismatch"}] * 2 + [bad | {"reason": "bad_line"}]
+    lake.write_rows(REJECT, [*rejects, bad | {"file_id": "id-old.gz", "reason": "no_time"}])
     with pytest.raises(QualityGateError) as caught:
         gate.run(context(lake, tmp_path, days))
     error = caught.value
     assert error.exit_code == Exit.QUALITY_GATE
-    assert "bronze/file: few_rejects: 0.45, expected at most 0.25" in error.what
+    assert re.search(r"bronze/file: few_rejects: 0\.38\d*, expected at most 0\.25", error.what)
+    assert "rejects of bmc: 2 unit_mismatch, 1 bad_line" in error.what
     assert "gate before gold for 2025-06-03" in error.where
     assert str(tmp_path / "quality" / "2025-06-03" / "index.html") in error.remedy
 

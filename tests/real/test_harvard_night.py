@@ -82,6 +82,13 @@ def test_node_energies_equal_plain_python(lake: Lake) -> None:
     assert checked == len(found)
 
 
+def test_nothing_all_day_is_not_energy(lake: Lake) -> None:
+    """The BMC of one node says 0 W, and no second source says that it is off."""
+    rows = table(lake, INTERVAL).filter(node_id="holygpu2c0923", device_id="node")
+    assert rows.filter(pl.col("flags").list.contains("suspect_zero")).height > 0
+    assert rows["energy_kwh"].null_count() == rows.height
+
+
 def test_every_node_of_the_inventory_has_every_hour_and_silence_is_not_off(lake: Lake) -> None:
     hours = table(lake, NODE_HOUR)
     assert hours.height == 46 * 24

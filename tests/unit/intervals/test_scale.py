@@ -93,7 +93,6 @@ def test_round_and_busy_kilowatts_go_with_their_neighbours() -> None:
         ([150.0] * 30 + [1215.0] + [150.0] * 30, 150.0, "node_power"),
         ([5.0] * 61, 400.0, "psu_input_power"),
         ([1.0] * 61, 400.0, "psu_input_power"),
-        ([0.0] * 61, 400.0, "node_power"),
         ([10.0] * 61, 230.0, "node_power"),
         ([10.0] * 30 + [230.0] * 31, 10.0, "node_power"),
         ([1.0] * 30 + [400.0] * 31, 1.0, "psu_input_power"),

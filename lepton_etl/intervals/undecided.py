@@ -1,0 +1,111 @@
+"""Powers of a node that are not taken: several sensors that claim one and differ, and 0 W that nothing confirms.
+
+A name decides nothing: of sensors that agree within their errors the one with the highest mean of the day is taken
+(what a sensor leaves out is commoner than what it counts twice), of others none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+AMBIGUOUS: Final = "ambiguous_power"
+SUSPECT_ZERO: Final = "suspect_zero"
+# Outside two standard deviations of both gains together two sensors are not of one power.
+SIGMAS: Final = 2.0
+
+_CLAIM: Final = ["day", "node_id", "quantity", "statistic"]
+_AT_NODE: Final = ("day", "node_id", pl.lit("node").alias("device_id"), "interval_us")
+_MARK: Final = pl.Schema(
+    {
+        "day": pl.Int64,
+        "node_id": pl.String,
+        "device_id": pl.String,
+        "interval_us": pl.Int64,
+        "flag": pl.String,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What may speak for a node's power (values and candidates as `choose_power` takes them), and marks: ROW, flag."""
+
+    values: pl.DataFrame
+    candidates: pl.DataFrame
+    marks: pl.DataFrame
+
+
+def decided(values: pl.DataFrame, candidates: pl.DataFrame, gains: Mapping[str, float]) -> Decided:
+    """Return the powers without those that cannot be believed. `gains`: one sigma of the gain error by source.
+
+    Source: docs/definitions.md section 2.
+    """
+    values, zeros = _without_zeros(values, candidates)
+    several = candidates.filter("at_node").filter(pl.col("channel").n_unique().over(_CLAIM) > 1)
+    if several.is_empty():
+        return Decided(values, candidates, zeros)
+    said = values.join(
+        several.select("channel", *_CLAIM, "energy_source"), on="channel", how="inner"
+    ).with_columns(mean_w=pl.col("integral") / pl.col("observed_s"))
+    highest, lowest = pl.col("mean_w").max(), pl.col("mean_w").min()
+    allowed = pl.col("energy_source").replace_strict(
+        {name: SIGMAS * float(np.hypot(gain, gain)) for name, gain in gains.items()},
+        default=0.0,
+        return_dtype=pl.Float64,
+    )
+    apart = (
+        said.group_by(*_CLAIM, "energy_source", "interval_us")
+        .agg(((highest - lowest) / highest).alias("apart"), pl.len())
+        .filter(pl.col("len") > 1)
+        .group_by(*_CLAIM, "energy_source").agg(pl.col("apart").median())
+        .filter(pl.col("apart") > allowed)
+        .select(_CLAIM)
+    )  # fmt: skip
+    silent = said.join(apart, on=_CLAIM, how="semi")
+    marks = silent.select(
+        "day", "node_id", pl.lit("node").alias("device_id"), "interval_us", pl.lit(AMBIGUOUS).alias("flag")
+    )
+    order = (
+        said.group_by("channel", *_CLAIM).agg(pl.col("mean_w").mean())
+        .select("channel", (pl.col("mean_w").rank("ordinal", descending=True).over(_CLAIM) - 1).alias("order"))
+    )  # fmt: skip
+    # Less than the distance of two ranks, however many claim it.
+    ranked = candidates.join(order, on="channel", how="left", maintain_order="left").with_columns(
+        pl.col("rank") + pl.col("order").fill_null(0) / (pl.col("order").max().fill_null(0) + 1)
+    )
+    return Decided(
+        values,
+        ranked.drop("order").join(
+            silent.select("channel").unique(), on="channel", how="anti", maintain_order="left"
+        ),
+        pl.concat([zeros, marks]).unique(),
+    )
+
+
+def _without_zeros(values: pl.DataFrame, candidates: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Leave out the intervals in which a node's power is 0 W all along, unless all its sources say so, and two do.
+
+    A counter that stands still may be a coarse one.
+    """
+    nothing = pl.DataFrame(schema=_MARK)
+    is_zero = (pl.col("highest") == 0) & (pl.col("lowest") == 0)
+    if not values.select(is_zero.any()).item():
+        return values, nothing
+    powers = candidates.filter(pl.col("at_node") & (pl.col("statistic") != "counter"))
+    whose = powers.select("channel", "day", "node_id", "energy_source")
+    interval = ["day", "node_id", "interval_us"]
+    off = is_zero.all().over(interval) & (pl.col("energy_source").n_unique().over(interval) > 1)
+    found = values.join(whose, on="channel", how="inner").filter(is_zero & ~off)
+    marks = found.select(*_AT_NODE, pl.lit(SUSPECT_ZERO).alias("flag"))
+    kept = values.join(
+        found.select("channel", "interval_us"),
+        on=["channel", "interval_us"],
+        how="anti",
+        maintain_order="left",
+    )
+    return kept, pl.concat([nothing, marks.unique()])
