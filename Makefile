@@ -25,7 +25,7 @@ needs = @test -n "$($(1))" || { echo "make $@: say $(1)=..., for example: $$(sed
 DEMO := var/demo
 DEMO_NIGHTS := 2025-06-03 2025-06-04 2025-06-05
 
-.PHONY: help setup setup-dev demo test test-slow test-real cluster-test bench bench-ingest bench-coverage bench-ledger bench-scoring bench-models bench-forecast bench-anomalies bench-realism bench-savings bench-night lint check-lock house nightly report lock clean
+.PHONY: help setup setup-dev demo test test-slow fault-test soak test-real cluster-test bench bench-ingest bench-coverage bench-ledger bench-scoring bench-models bench-forecast bench-anomalies bench-realism bench-savings bench-night lint check-lock house nightly report lock clean
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -65,10 +65,16 @@ report: setup ## The report alone, again: CONFIG=conf/examples/harvard.yaml DATE
 
 test: setup-dev ## Every test but the long ones; tests/real where LEPTON_REAL_DATA (default ../shared/data) exists
 	# Two workers with a Spark session each: a tiny night is a JVM's planning, which one core does. A file stays together.
-	$(JAVA) python -m pytest tests -m "not slow and not cluster" --numprocesses $(or $(WORKERS),2) --dist loadfile
+	$(JAVA) python -m pytest tests -m "not slow and not cluster and not fault" --numprocesses $(or $(WORKERS),2) --dist loadfile
 
 test-slow: setup-dev ## The long ones: further nights against the truth
-	$(JAVA) python -m pytest tests -m "slow and not cluster"
+	$(JAVA) python -m pytest tests -m "slow and not cluster and not fault"
+
+fault-test: setup-dev ## Forty faults: kills, full disks, torn logs, bad input, nights at once; N of 40 as expected [ROWS="6 37"]
+	$(JAVA) python -m tests.faults.rows $(ROWS)
+
+soak: setup-dev ## 100 random kills of simulated nights, then all tables as undisturbed [KILLS=100] [SPARK=30] [MINUTES=60] [SEED=n]
+	$(JAVA) python -m tests.faults.soak --kills $(or $(KILLS),100) --spark $(or $(SPARK),30) --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED))
 
 test-real: setup-dev ## Only the tests on real data
 	$(JAVA) python -m pytest tests/real

@@ -13,7 +13,7 @@ import pyarrow as pa
 from lepton_etl.carbon.market import RENEWABLE
 from lepton_etl.days import Days
 from lepton_etl.energy.aggregate import utilisation_seconds
-from lepton_etl.energy.exact_sums import exact_sum
+from lepton_etl.energy.exact_sums import exact_sum, over
 from lepton_etl.facility.fit import normalised_pue
 from lepton_etl.facility.meter_hours import meter_totals
 from lepton_etl.facility.stored_fit import fit_of
@@ -124,7 +124,7 @@ def _cluster_rows(context: StageContext) -> list[dict[str, Any]]:
 
 def _node_sums(context: StageContext) -> dict[tuple[str, str, datetime], dict[str, float]]:
     """Node-hours, busy hours of servers and boards, inlet hours of each cluster-hour."""
-    hours = pl.col("expected_s") / SECONDS_PER_HOUR
+    hours = over(pl.col("expected_s"), SECONDS_PER_HOUR)
     seconds = utilisation_seconds()
     named = {"cpu_h": "cpu_s", "cpu_busy_h": "cpu_busy_s", "gpu_h": "board_s", "gpu_busy_h": "board_busy_s"}
     addends = {"node_h": hours} | {name: seconds[of] / SECONDS_PER_HOUR for name, of in named.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime
+from datetime import date
 from importlib import import_module
 from typing import Any, Final
 
@@ -35,6 +35,7 @@ from lepton_etl.lake.runs import (
     RunRecord,
     StageRecord,
     end_lost_runs,
+    follow_clock,
     new_run_id,
     waiting_days,
 )
@@ -102,16 +103,19 @@ def run_night(
     """
     night = Night(new_run_id())
     lake = Lake.of(settings)
-    record = RunRecord(lake, night.run_id, days, settings.digest, stage)
-    log = structlog.get_logger("nightly").bind(run_id=night.run_id, date=str(days))
-    context = StageContext(lake, settings, days, night.run_id, log, engine)
-    run = _Run(context, night, record, watch or Watch())
+    log = structlog.get_logger("nightly")
     if watch is not None:
         engine.progress = watch.tasks
     try:
+        for table in (RUN, STAGE_RUN, NIGHT):
+            refuse_without_log(lake.at(table))
+        night.notes += follow_clock(lake)
+        night.run_id = new_run_id(lake.now())
+        record = RunRecord(lake, night.run_id, days, settings.digest, stage)
+        log = log.bind(run_id=night.run_id, date=str(days))
+        context = StageContext(lake, settings, days, night.run_id, log, engine)
+        run = _Run(context, night, record, watch or Watch())
         with RunLease(lake, night.run_id):
-            for table in (RUN, STAGE_RUN, NIGHT):
-                refuse_without_log(lake.at(table))
             record.started()
             try:
                 compact_record(lake, night.run_id)
@@ -255,7 +259,7 @@ class _Run:
         before = self.context.engine.work()
         log = self.context.log.bind(stage=name, days=str(days))
         context = replace(self.context, days=days, log=log)
-        start = datetime.now(UTC)
+        start = lake.now()
         result, state, message = StageResult(), "failed", ""
         try:
             result = module.run(context)
@@ -269,7 +273,7 @@ class _Run:
                 stage=name,
                 days=days,
                 start_time=start,
-                end_time=datetime.now(UTC),
+                end_time=lake.now(),
                 state=state,
                 rows_in=result.rows_in,
                 rows_out=result.rows_out,

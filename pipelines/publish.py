@@ -34,7 +34,7 @@ from lepton_etl.lake.file_register import FileRegister
 from lepton_etl.lake.lease import DaysLease, Lease
 from lepton_etl.lake.nights import name_night
 from lepton_etl.lake.rows import checked
-from lepton_etl.lake.runs import code_version, last_published_batch, new_run_id, recorded_models
+from lepton_etl.lake.runs import code_version, follow_clock, last_published_batch, new_run_id, recorded_models
 from lepton_etl.lake.tables import Lake, Written, present_rows, read_log
 from lepton_etl.publication.changes import (
     CLOSED,
@@ -292,8 +292,10 @@ def close_month(settings: Settings, month: str) -> Close:
     Without Spark. Closing twice changes nothing. Raises NoInputError where a day of the month was not published,
     LockedError where a night makes one of its days.
     """
-    run_id = new_run_id()
-    lake = Lake.of(settings, {"run_id": run_id})
+    lake = Lake.of(settings)
+    follow_clock(lake)
+    run_id = new_run_id(lake.now())
+    lake.metadata = {"run_id": run_id}
     press = Press(lake, settings, run_id)
     days = Days(*month_days(month))
     with (
@@ -352,7 +354,7 @@ def _period_rows(press: Press, month: str, last: list[Said]) -> list[dict[str, A
                     "month": month,
                     "table_name": table.name,
                     "status": CLOSED,
-                    "closed_time": datetime.now(UTC),
+                    "closed_time": press.lake.now(),
                     "restated_time": None,
                     "row_count": len(rows),
                     "content_hash": digest.hexdigest(),
@@ -424,7 +426,7 @@ def append(
     """Append rows as one publication with the figures that it restates; no rows, no commit."""
     if not rows:
         return
-    name, now = publication_id(rows, last), dt.datetime.now(dt.UTC)
+    name, now = publication_id(rows, last), press.lake.now()
     lake = press.lake.saying({"run_id": press.run_id, "publication_id": name})
     common = {"publication_id": name, "published_time": now}
     of_run = {
@@ -532,7 +534,7 @@ def _reopen_periods(press: Press, rows: Iterable[Said]) -> None:
 
 
 def _restate_periods(press: Press, touched: set[tuple[str, str | None]]) -> None:
-    site_id, now = press.settings.site.site_id, dt.datetime.now(dt.UTC)
+    site_id, now = press.settings.site.site_id, press.lake.now()
     changed = [
         row | {"status": RESTATED, "restated_time": now}
         for row in press.lake.arrow(PERIOD).to_pylist()

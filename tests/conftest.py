@@ -28,7 +28,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 
 # Marks that `make test` leaves out, and what runs them.
-ELSEWHERE = {"slow": "make test-slow", "cluster": "make cluster-test"}
+ELSEWHERE = {"slow": "make test-slow", "cluster": "make cluster-test", "fault": "make fault-test"}
 LEFT_OUT = pytest.StashKey[dict[str, int]]()
 
 

@@ -7,7 +7,7 @@ from typing import Final
 import polars as pl
 
 from lepton_etl.attribution.runs import WASTED_OUTCOMES
-from lepton_etl.energy.exact_sums import FINE_DIGITS, exact_sum, quotient, rows_of, whole_sum
+from lepton_etl.energy.exact_sums import FINE_DIGITS, exact_sum, over, quotient, rows_of, whole_sum
 from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM, JOULES_PER_KWH, SECONDS_PER_HOUR
 from lepton_etl.schema.jobs import JOB_ENERGY, RUN_KEY, TENANT_DAY
 
@@ -188,5 +188,5 @@ def _of_scheduler(runs: pl.DataFrame) -> pl.DataFrame:
     within = (pl.col("start_time").dt.date() == pl.col("date")) & (
         pl.col("end_time").dt.date() == pl.col("date")
     )
-    energy = pl.when(within).then(pl.col("consumed_energy_j") / JOULES_PER_KWH)
+    energy = pl.when(within).then(over(pl.col("consumed_energy_j"), JOULES_PER_KWH))
     return runs.select(*_RUN_DAY, "gpu_count", energy.alias("_scheduler")).unique(_RUN_DAY, keep="first")

@@ -14,7 +14,7 @@ from typing import Final
 
 import polars as pl
 
-from lepton_etl.energy.exact_sums import exact_sum, quotient
+from lepton_etl.energy.exact_sums import exact_sum, over, quotient
 from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM
 from lepton_etl.uncertainty import Z
 
@@ -134,7 +134,7 @@ def location_emissions(
         .with_columns((facility * pl.col("grid_import_ratio")).alias("grid_import_kwh"))
         .with_columns(
             (grid_kwh * intensity / GRAMS_PER_KILOGRAM).alias("emissions_location_kgco2e"),
-            (grid_kwh * pl.col("upstream_gco2e_per_kwh") / GRAMS_PER_KILOGRAM).alias("emissions_upstream_kgco2e"),
+            (over(grid_kwh * pl.col("upstream_gco2e_per_kwh"), GRAMS_PER_KILOGRAM)).alias("emissions_upstream_kgco2e"),
             # An hour that has no grid energy misses nothing that could be named in kWh.
             pl.when(intensity.is_null()).then(grid_kwh).otherwise(grid_kwh * 0.0).alias("emissions_missing_kwh"),
             (facility * pl.col("scope1_kgco2e_per_kwh")).alias("emissions_scope1_kgco2e"),

@@ -27,8 +27,17 @@ def exact_sum(value: pl.Expr, digits: int = ENERGY_DIGITS) -> pl.Expr:
         # As decimals of their printed digits: so a sum of halves of the ninth digit is such a half again.
         total = number.cast(pl.String).str.to_decimal(scale=digits).sum().cast(pl.Float64)
     else:
-        total = _units(number, digits).sum().cast(pl.Float64) / 10.0**digits
+        total = over(_units(number, digits).sum().cast(pl.Float64), 10.0**digits)
     return pl.when(value.count() > 0).then(total)
+
+
+def over(number: pl.Expr, divisor: float) -> pl.Expr:
+    """Divide by a constant, the same in a frame of one row and of many.
+
+    polars divides one row, and multiplies more than one by the reciprocal, which may end in another digit: a day made
+    alone would differ from the same day made with its neighbour.
+    """
+    return number / (number * 0.0 + divisor)
 
 
 def _units(number: pl.Expr, digits: int) -> pl.Expr:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from hashlib import sha256
 from typing import Final
 from urllib.parse import unquote
@@ -333,7 +333,7 @@ def _recorded(lake: Lake) -> dict[str, int]:
 
 
 def _write(lake: Lake, nights: Mapping[date, _Night], run_id: str) -> Written:
-    now = datetime.now(UTC)
+    now = lake.now()
     rows = [
         {
             "date": day,

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,11 +31,36 @@ from lepton_etl.schema.operations import RUN, STAGE_RUN
 BATCH_KEY: Final = "bronze/file batch"
 # Stands for the version of a model whose registry did not answer.
 UNANSWERED: Final = -1
+# Clocks of machines that share a lake differ by so much without a word.
+_SMALL_STEP: Final = timedelta(minutes=1)
 
 
 def new_run_id(now: datetime | None = None) -> str:
     """A run id that sorts by start time, such as 20250603T020000-1f3c."""
     return f"{(now or datetime.now(UTC)):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:4]}"
+
+
+def follow_clock(lake: Lake) -> list[str]:
+    """Let the times of this run follow those of all earlier ones; a line for the operator where the clock is behind.
+
+    Which run, publication or night is the newest goes by its time. One whose clock was ahead, or a clock that was set
+    back, must not put what is said now before what was said then.
+    """
+    rows = lake.read(RUN, columns=["start_time", "end_time"])
+    times = pl.concat([rows["start_time"], rows["end_time"]]).drop_nulls()
+    newest = max(times.to_list(), default=None)
+    behind = newest - datetime.now(UTC) if newest is not None else timedelta()
+    if behind < timedelta():
+        return []
+    # Ids of runs sort by the second.
+    lake.clock_behind = behind + timedelta(seconds=1)
+    if behind < _SMALL_STEP:
+        return []
+    by = timedelta(seconds=round(behind.total_seconds()))
+    return [
+        f"this machine's clock is {by} behind the newest run of the lake, of {newest:%Y-%m-%dT%H:%M:%SZ}; times of "
+        "this run go on from there -> set the clock"
+    ]
 
 
 @lru_cache
@@ -94,13 +119,13 @@ class RunRecord:
             "code_version": code_version(),
         }
         self._of_run = {"settings_hash": settings_hash, "stage": stage}
-        self._start = datetime.now(UTC)
+        self._start = lake.now()
 
     def started(self) -> None:
         self._run("running", None, None, None)
 
     def finished(self, exit_code: int, message: str) -> None:
-        self._run("done" if exit_code == 0 else "failed", datetime.now(UTC), exit_code, message)
+        self._run("done" if exit_code == 0 else "failed", self.lake.now(), exit_code, message)
 
     def stage(self, record: StageRecord) -> None:
         row = self._common | {

@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -312,6 +312,7 @@ class Lake:
         self.metadata = metadata or {}
         self.inputs = {} if inputs is None else inputs
         self.leases: list[Lease] = []
+        self.clock_behind = timedelta()
         self._pinned: dict[str, int] = {}
 
     @classmethod
@@ -342,8 +343,12 @@ class Lake:
     def saying(self, metadata: Mapping[str, str]) -> Lake:
         """Return the same lake, under the same leases, whose commits carry other metadata."""
         other = Lake(self.root, metadata, self.inputs)
-        other.leases, other._pinned = self.leases, self._pinned
+        other.leases, other._pinned, other.clock_behind = self.leases, self._pinned, self.clock_behind
         return other
+
+    def now(self) -> datetime:
+        """Return the time, put forward where this machine's clock is behind earlier runs (`runs.follow_clock`)."""
+        return datetime.now(UTC) + self.clock_behind
 
     def swapped(self, tables: Sequence[Table], work: Callable[[], T]) -> T:
         """Run work that reads tables and writes them, against one version of each.

@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -120,12 +121,21 @@ def build(data: bytes) -> Any:
 
 
 def _describe(folder: Path, where: str) -> dict[str, Any]:
-    described = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
+    try:
+        described = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise _refused(f"its MLmodel cannot be read ({type(error).__name__})", where) from error
+    if not isinstance(described, dict):
+        raise _refused("its MLmodel is no mapping", where)
     flavors = described.get("flavors", {})
     sklearn = flavors.get("sklearn", {})
     stored = sklearn.get("serialization_format")
     if stored != "skops":
         raise _refused(f"stored as {stored!r}; only skops is read", where)
+    stored_by, ours = str(sklearn.get("sklearn_version")), version("scikit-learn")
+    if stored_by.split(".")[:2] != ours.split(".")[:2]:
+        # A fitted estimator's attributes are private to its release: another one may predict otherwise, or crash.
+        raise _refused(f"it was stored by scikit-learn {stored_by}, here is {ours}", where)
     if sklearn.get("code") or flavors.get("python_function", {}).get("code"):
         raise _refused("it brings code of its own (code_paths)", where)
     if sklearn.get("pickled_model") != MODEL_FILE:

@@ -145,7 +145,8 @@ def clock_changes(rng: random.Random, node: str) -> File:
 
 def absurd_values(rng: random.Random, node: str) -> File:
     value, reason = rng.choice(
-        [("NaN", "not_finite"), ("Infinity", "not_finite"), ("-Infinity", "not_finite"), ("1e400", "not_finite"),
+        # NaN is how some collectors write that there is no value.
+        [("NaN", None), ("Infinity", "not_finite"), ("-Infinity", "not_finite"), ("1e400", "not_finite"),
          ("-5", "out_of_bounds"), ("10000000", "out_of_bounds"), ("0x10", "bad_number")]
     )  # fmt: skip
     rows = _rows(rng, _times(rng))
@@ -153,7 +154,8 @@ def absurd_values(rng: random.Random, node: str) -> File:
     lines = _csv(rows).splitlines()
     lines[1 + spoilt] = f"{stamp(rows[spoilt][0])},{value},{rows[spoilt][2]}"
     known = {time: power for time, power in _powers(rows).items() if time != rows[spoilt][0]}
-    return File(_name(node, "csv"), "\n".join(lines).encode(), known, frozenset({reason}))
+    told = frozenset({reason} if reason else ())
+    return File(_name(node, "csv"), "\n".join(lines).encode(), known, told)
 
 
 def falling_counter(rng: random.Random, node: str) -> File:

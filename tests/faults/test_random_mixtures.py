@@ -107,7 +107,8 @@ def test_killed_anywhere_the_next_run_gives_the_tables_of_a_quiet_one(
     the_oracle_holds(nights, seed, tmp_path / "site")
 
 
-@pytest.mark.slow
+@pytest.mark.fault
+@pytest.mark.timeout(7200)
 def test_two_hundred_mixtures(nights: Nights, tmp_path: Path) -> None:
     failed = {}
     for seed in range(FEW, MANY):

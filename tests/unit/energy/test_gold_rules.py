@@ -67,3 +67,11 @@ def test_a_mean_weighs_what_is_known_and_the_most_frequent_value_wins() -> None:
     rows = pl.DataFrame({"k": [1, 1, 1], "v": [1.0, None, 4.0], "w": [1.0, 7.0, 2.0], "s": ["b", "a", None]})
     assert rows.select(weighted_mean(pl.col("v"), pl.col("w"))).item() == 3.0
     assert most_frequent(rows, ["k"], "s").rows() == [(1, "a")], "of equals the first by its order"
+
+
+def test_a_sum_is_the_same_beside_other_groups_and_alone() -> None:
+    """994311112 / 1e9 and 994311112 * (1 / 1e9) differ in the last digit."""
+    rows = pl.DataFrame({"day": [1, 2], "kwh": [0.994311112, 0.5]})
+    together = rows.group_by("day").agg(exact_sum(pl.col("kwh"))).sort("day")["kwh"][0]
+    alone = rows.head(1).group_by("day").agg(exact_sum(pl.col("kwh")))["kwh"][0]
+    assert together == alone == 0.994311112

@@ -246,6 +246,23 @@ def test_code_paths_are_refused(folder: Path) -> None:
         _check(folder)
 
 
+def test_a_folder_without_its_description_is_refused(folder: Path) -> None:
+    (folder / "MLmodel").write_text("- 1\n")
+    with pytest.raises(ModelError, match="no mapping"):
+        _check(folder)
+    (folder / "MLmodel").unlink()
+    with pytest.raises(ModelError, match="MLmodel cannot be read"):
+        _check(folder)
+
+
+def test_a_model_of_another_scikit_learn_is_refused(folder: Path) -> None:
+    described = yaml.safe_load((folder / "MLmodel").read_text())
+    described["flavors"]["sklearn"]["sklearn_version"] = "1.2.2"
+    (folder / "MLmodel").write_text(yaml.safe_dump(described))
+    with pytest.raises(ModelError, match=r"stored by scikit-learn 1\.2\.2, here is"):
+        _check(folder)
+
+
 def test_symbolic_links_and_broken_archives_are_refused(folder: Path) -> None:
     (folder / "model.skops").write_bytes(b"not a zip")
     with pytest.raises(ModelError, match="no skops archive"):
