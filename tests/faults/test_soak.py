@@ -1,4 +1,4 @@
-"""A short soak: five kills of one night in real processes; `make soak` makes a hundred."""
+"""A short soak: five kills of one night in real processes; `make soak` makes a hundred; `make fault-test` runs this one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tests.faults.soak import Campaign, shifted_clock
 SEED = int(os.environ.get("SEED", "1"))
 
 
+@pytest.mark.fault
 @pytest.mark.timeout(900)
 def test_five_kills_leave_no_trace(tmp_path: Path) -> None:
     campaign = Campaign(SEED, "local", 5, tmp_path / "soak", days=1, clock=shifted_clock(tmp_path))

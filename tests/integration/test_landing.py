@@ -38,6 +38,7 @@ SACCT = (
 
 
 def site(tmp_path: Path, path: str, **source: object) -> Settings:
+    (tmp_path / "inventory.csv").write_text("node_id,cluster_id\nn1,c1\n", encoding="utf-8")
     return Settings.model_validate(
         {
             "site": {"site_id": "s1"},
