@@ -1,4 +1,4 @@
-"""A short soak: five kills of one night in real processes; `make soak` makes a hundred; `make fault-test` runs this one."""
+"""A short soak, part of `make fault-test`: five kills of one night in real processes; `make soak` makes a hundred."""
 
 from __future__ import annotations
 
