@@ -160,7 +160,9 @@ def test_hours_of_a_node_hold_each_joule_once(clean: Split) -> None:
     assert both["idle_energy_kwh"].min() >= 0
 
 
-@pytest.mark.xfail(reason="a job gets over 5 % more than its truth since sensors' gaps are judged anew: not yet understood")
+@pytest.mark.xfail(
+    reason="a job gets over 5 % more than its truth since sensors' gaps are judged anew: not yet understood"
+)
 def test_faults_make_nothing_negative_and_nothing_double(tmp_path: Path) -> None:
     faults = (Fault.GAPS, Fault.DUPLICATES, Fault.BAD_LINES, Fault.COUNTER_RESETS, Fault.TRUNCATED_GZIP)
     split = split_of(plan_of(days=1, nodes=2, faults=faults, fault_share=0.3), tmp_path / "fleet")
