@@ -47,7 +47,8 @@ class Split:
         """Truth and figure of each run: energy_kwh, found_kwh, hours."""
         truth = pl.read_parquet(self.out / "truth/job.parquet").with_columns(pl.col("restart").cast(pl.Int32))
         found = self.job_hours.group_by(RUN).agg(
-            (pl.col("dynamic_kwh") + pl.col("static_kwh")).sum().alias("found_kwh")
+            (pl.col("dynamic_kwh") + pl.col("static_kwh")).sum().alias("found_kwh"),
+            pl.col("imputed_kwh").sum(),
         )
         hours = (pl.col("end_time") - pl.col("start_time")).dt.total_seconds() / 3600
         joined = truth.join(found, on=RUN, how="full", suffix="_found")
@@ -79,14 +80,21 @@ def split_of(plan: FleetPlan, out: Path) -> Split:
     return Split(out, jobs, split)
 
 
+def whole_text(path: Path) -> bytes | None:
+    """The text of a log; None of one that was cut short, which is discarded whole."""
+    try:
+        return gzip.decompress(path.read_bytes())
+    except EOFError:
+        return None
+
+
 def readings(out: Path, node_id: str, days: Days) -> pa.Table:
     """All readings of one node as the kernels take them: near midnight once for each day."""
     found = []
     for format_, folder in (("ipmitool", "ipmi"), ("prometheus", "prom")):
         for path in sorted(out.glob(f"landing/{folder}/{node_id}-*.gz")):
-            try:
-                text = gzip.decompress(path.read_bytes())
-            except EOFError:  # A file cut short is discarded whole.
+            text = whole_text(path)
+            if text is None:
                 continue
             found.append(
                 decode(
@@ -160,23 +168,26 @@ def test_hours_of_a_node_hold_each_joule_once(clean: Split) -> None:
     assert both["idle_energy_kwh"].min() >= 0
 
 
-@pytest.mark.xfail(
-    reason="a job gets over 5 % more than its truth since sensors' gaps are judged anew: not yet understood"
-)
 def test_faults_make_nothing_negative_and_nothing_double(tmp_path: Path) -> None:
     faults = (Fault.GAPS, Fault.DUPLICATES, Fault.BAD_LINES, Fault.COUNTER_RESETS, Fault.TRUNCATED_GZIP)
     split = split_of(plan_of(days=1, nodes=2, faults=faults, fault_share=0.3), tmp_path / "fleet")
     numbers = split.job_hours.select(pl.selectors.float())
     assert min(numbers.min().row(0)) >= 0
     assert split.node_hours.select(pl.min_horizontal("jobs_energy_kwh", "idle_energy_kwh")).min().item() >= 0
-    jobs = split.jobs()
+    # The power of a node whose BMC log was cut short is modelled: all that its jobs get is an estimate, and says so.
+    lost = {path.name[:8] for path in split.out.glob("landing/ipmi/*.gz") if whole_text(path) is None}
+    estimated = pl.col("imputed_kwh") > 0
+    guessed = split.job_hours.filter(estimated)
+    assert set(guessed["node_id"]) == lost != set()
+    assert (guessed["dynamic_kwh"] + guessed["static_kwh"] - guessed["imputed_kwh"]).abs().max() < 1e-12
+    jobs = split.jobs().filter(~estimated)
     assert (jobs["found_kwh"] <= jobs["energy_kwh"] * 1.05 + 0.01).all()
     truth = pl.read_parquet(split.out / "truth/node_interval.parquet")
     by_node = truth.group_by("node_id").agg(pl.col("energy_kwh").sum())
     found = split.node_hours.group_by("node_id").agg(
         (pl.col("jobs_energy_kwh") + pl.col("idle_energy_kwh")).sum()
     )
-    both = by_node.join(found, on="node_id")
+    both = by_node.join(found, on="node_id").filter(~pl.col("node_id").is_in(lost))
     assert (both["jobs_energy_kwh"] <= both["energy_kwh"] * 1.005).all()
 
 
