@@ -6,14 +6,13 @@ from typing import Final, Literal
 
 from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, Decoded, Origin
 from lepton_etl.ingest.registry import LogFormat, log_format, rule_table
-from lepton_etl.ingest.samples import Fault, Sample, decode_samples
+from lepton_etl.ingest.rounds import RowRounds
+from lepton_etl.ingest.samples import Fault, Sample, decode_stamped
 from lepton_etl.ingest.sensors import Rules
 from lepton_etl.ingest.text import numbered_lines
 
 # A collector writes its stamp before the line: seconds since 1970, or a wall clock, maybe in brackets.
-_STAMP: Final = (
-    r"\[?(?:(?P<epoch>\d{9,10}(?:\.\d+)?)|(?P<clock>\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[^\s\]]*))\]?:?[ \t]+"
-)
+_STAMP: Final = r"\[?(?P<stamp>\d{9,10}(?:\.\d+)?|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[^\s\]]*)\]?:?[ \t]+"
 _LINE: Final = re.compile(rf"^(?:{_STAMP})?(?P<rest>\S.*)$")
 _HEADER: Final = re.compile(r"#\s?Entity\s+(?P<names>\S.*)")
 _UNITS: Final = re.compile(r"I[dD]\b\s*(?P<units>.*)")
@@ -27,7 +26,8 @@ _LOOKS_LIKE: Final = re.compile(rf"^(?:{_STAMP})?#\s?Entity[ \t]+[A-Z0-9]+".enco
 class DcgmiDmon(LogFormat):
     """`dcgmi dmon -e ...`, bare or with a stamp before each line. A record is a value of an entity.
 
-    Bare lines take the time of the path, each entity's first; what follows is of no known time.
+    Bare lines take the time of the path, each entity's first; those that follow come a sampling period later each, or
+    are of no known time where none is stated.
     Source: dcgmi dmon of DCGM 2 to 4; field names of dcgm_fields.
     """
 
@@ -44,9 +44,9 @@ class DcgmiDmon(LogFormat):
         """Decode the lines of a file; what is neither a header nor a row below one is a reject (bad_line)."""
         names: list[str] = []
         units: list[str] = []
-        seen: set[str] = set()
+        rounds = RowRounds(origin)
         for lines in numbered_lines(chunks):
-            by_epoch: dict[bool, list[Sample]] = {True: [], False: []}
+            samples: list[Sample] = []
             faults: list[Fault] = []
             structure = 0
             for position, line in enumerate(lines.series(), lines.first_position):
@@ -63,22 +63,16 @@ class DcgmiDmon(LogFormat):
                     if row is None or len(values) != len(names):
                         faults.append(Fault(position, "bad_line", line[:MAX_RAW_TEXT_CHARS]))
                         continue
-                    stamp = match["epoch"] or match["clock"]
-                    whose = f"{row['entity']} {row['id']}"
-                    if stamp is None and whose in seen:
+                    stamp = match["stamp"] or rounds.stamp((row["entity"], row["id"]))
+                    if stamp is None:
                         faults.append(Fault(position, "no_time", line[:MAX_RAW_TEXT_CHARS]))
                         continue
-                    seen.add(whose)
                     labels = {"entity": row["entity"], "id": row["id"]}
                     known = units if len(units) == len(names) else [""] * len(names)
-                    by_epoch[match["epoch"] is not None] += [
-                        Sample(position, name, value, unit, labels, stamp)
+                    samples += [
+                        Sample(position, name, value, unit, labels, stamp or None)
                         for name, value, unit in zip(names, values, known, strict=True)
                     ]
                     continue
                 structure += 1
-            yield decode_samples(
-                by_epoch[False], origin, self.sensors, faults=faults, structure_lines=structure
-            )
-            if by_epoch[True]:
-                yield decode_samples(by_epoch[True], origin, self.sensors, epoch="s")
+            yield from decode_stamped(samples, origin, self.sensors, faults=faults, structure_lines=structure)

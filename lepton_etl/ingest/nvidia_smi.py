@@ -18,6 +18,7 @@ import polars as pl
 
 from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, NUMBER, Decoded, Origin, with_columns_of
 from lepton_etl.ingest.registry import LogFormat, log_format, rule_table, setting
+from lepton_etl.ingest.rounds import RowRounds
 from lepton_etl.ingest.samples import CELLS, Fault, Sample, decode_cells, sample_cells
 from lepton_etl.ingest.sensors import Mapped, Rules, RuleTable, template_names
 from lepton_etl.ingest.text import MAX_DOCUMENT_BYTES, in_utf8, line_blocks
@@ -260,11 +261,13 @@ class QueryRows:
         self._units = units
         self._lines: list[int] = []
         self._texts: list[str] = []
+        self._stamps: list[str | None] = []
 
-    def add(self, line: int, text: str) -> None:
-        """Take a row, which has as many cells as the header."""
+    def add(self, line: int, text: str, stamp: str | None = None) -> None:
+        """Take a row, which has as many cells as the header; `stamp` is its time where no cell is."""
         self._lines.append(line)
         self._texts.append(text)
+        self._stamps.append(stamp)
 
     def labels(self, text: str) -> tuple[tuple[str, str], ...]:
         """Return what a row says of whose it is."""
@@ -275,7 +278,8 @@ class QueryRows:
         self, origin: Origin, rules: RuleTable, ignored: Counter[tuple[str, str]]
     ) -> list[pl.DataFrame]:
         """Cells with a value (CELLS) of the rows taken, which are forgotten; the others are counted in `ignored`."""
-        lines, texts, self._lines, self._texts = self._lines, self._texts, [], []
+        lines, texts, stamps = self._lines, self._texts, self._stamps
+        self._lines, self._texts, self._stamps = [], [], []
         if not lines:
             return []
         parts = pl.Series("text", texts, dtype=pl.String).str.split(",")
@@ -286,7 +290,7 @@ class QueryRows:
                 for place in range(len(self.columns))
             ]
         ).with_columns(
-            self._stamp().alias("stamp"), *(self._label(name) for name in ("index", "uuid", "bus"))
+            self._stamp(stamps).alias("stamp"), *(self._label(name) for name in ("index", "uuid", "bus"))
         )
         if self._is_of_one_board(rows.get_column("stamp"), origin):
             rows = rows.with_columns(pl.lit(SOLE_BOARD).alias("index"))
@@ -321,9 +325,9 @@ class QueryRows:
         apart = parse_stamps(stamps, timezone=origin.timezone).get_column("time").diff().drop_nulls()
         return apart.len() == stamps.len() - 1 and bool((apart >= ROUNDS_APART).all())
 
-    def _stamp(self) -> pl.Expr:
+    def _stamp(self, stamps: list[str | None]) -> pl.Expr:
         if not self.is_stamped:
-            return pl.lit(None, dtype=pl.String)
+            return pl.lit(pl.Series(stamps, dtype=pl.String))
         return pl.col(f"{self.columns.index(STAMP)}").str.replace_all("/", "-", literal=True)
 
     def _label(self, label: str) -> pl.Expr:
@@ -474,8 +478,7 @@ class _Decoder:
         """Of the monitor being read; so are the units."""
         self._units: dict[str, str] = {}
         self._clock = MonitorClock(origin)
-        self._unstamped: set[tuple[tuple[str, str], ...]] = set()
-        """Boards that a row without a stamp has told of already."""
+        self._rounds = RowRounds(origin)
         self._items: list[Sample | Fault] = []
         self._frames: list[pl.DataFrame] = []
         self._ignored: Counter[tuple[str, str]] = Counter()
@@ -599,9 +602,13 @@ class _Decoder:
         ]
         stamp = self._clock.stamp(row.get("Date"), row.get("Time"))
         # Rows of pmon are processes, several a board.
-        of_board = stamp is None and self._columns[0] != "pmon.gpu"
-        if not of_board or self._is_of_the_path((("index", row.get("gpu", "")),), text):
-            self._items.extend(board_samples(values, {"index": row.get("gpu", "")}, stamp, self._units))
+        if stamp is None and self._columns[0] != "pmon.gpu":
+            stamp = self._rounds.stamp((("index", row.get("gpu", "")),))
+            if stamp is None:
+                self._no_time(text)
+                return True
+        labels = {"index": row.get("gpu", "")}
+        self._items.extend(board_samples(values, labels, stamp or None, self._units))
         return True
 
     def _header(self, text: str) -> bool:
@@ -624,16 +631,19 @@ class _Decoder:
         query = self._query
         if query is None or text.count(",") + 1 != len(query.columns):
             return False
-        if query.is_stamped or self._is_of_the_path(query.labels(text), text):
+        if query.is_stamped:
             query.add(self._line, text)
-        else:
+            return True
+        whose = query.labels(text)
+        stamp = self._rounds.stamp(whose)
+        # Rows that name no board may be of several, or rounds of one.
+        if stamp is None or (stamp and not whose):
             query.is_refused = True
+            self._no_time(text)
+        else:
+            query.add(self._line, text, stamp or None)
         return True
 
-    def _is_of_the_path(self, whose: tuple[tuple[str, str], ...], text: str) -> bool:
-        """Of a loop without stamps only the first round is of the path's time; the rest is of no known one."""
-        if whose in self._unstamped:
-            self._items.append(Fault(self._line, "no_time", text[:MAX_RAW_TEXT_CHARS]))
-            return False
-        self._unstamped.add(whose)
-        return True
+    def _no_time(self, text: str) -> None:
+        """A further round of a loop without stamps or a sampling period."""
+        self._items.append(Fault(self._line, "no_time", text[:MAX_RAW_TEXT_CHARS]))

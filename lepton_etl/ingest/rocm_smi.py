@@ -7,7 +7,8 @@ from typing import Any, Final, Literal
 from lepton_etl.ingest.decoded import MAX_RAW_TEXT_CHARS, Decoded, Origin
 from lepton_etl.ingest.documents import STRUCTURE, Item, decode_documents, text_of
 from lepton_etl.ingest.registry import LogFormat, log_format, rule_table
-from lepton_etl.ingest.samples import Fault, Sample, decode_samples
+from lepton_etl.ingest.rounds import RowRounds
+from lepton_etl.ingest.samples import Fault, Sample, decode_stamped
 from lepton_etl.ingest.sensors import Rules
 from lepton_etl.ingest.text import in_utf8, numbered_lines, peek
 
@@ -29,7 +30,6 @@ _AMD_LEAF: Final = re.compile(r"([A-Z][A-Z0-9_]*):(?: (.+))?")
 _HEADERS: Final = ("device,", "gpu,", "timestamp,gpu,", "timestamp,device,")
 # Cells may hold lists (`[N/A, N/A]`), which no quotes protect.
 _CELL: Final = re.compile(r'((?:\[[^\]]*\]|"[^"]*"|[^,\["])*)(?:,|$)')
-_EPOCH: Final = re.compile(r"\d{9,10}(?:\.\d+)?")
 _ROCM_LINE: Final = re.compile(rb"^GPU\[\d+\]\s*: ", re.MULTILINE)
 _QUIET: Final = re.compile(r"\s*(?:=+.*|WARNING.*|Primary die .*|'CTRL' \+ 'C' to stop.*)?")
 _LOOKS_LIKE: Final = (
@@ -73,11 +73,12 @@ class RocmSmi(LogFormat):
     def _read_lines(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
         """Decode texts and CSV. A line that says nothing of a board is a reject (bad_line), unless it is a heading.
 
-        A text has no stamp: each value's first is of the path's time, what follows of no known one.
+        A text has no stamp: each value's first is of the path's time, those that follow of a sampling period later
+        each, or of no known one.
         """
-        text = _Text()
+        text = _Text(origin)
         for lines in numbered_lines(chunks):
-            by_epoch: dict[bool, list[Sample]] = {True: [], False: []}
+            samples: list[Sample] = []
             faults: list[Fault] = []
             structure = 0
             for position, line in enumerate(lines.series(), lines.first_position):
@@ -90,24 +91,20 @@ class RocmSmi(LogFormat):
                     if isinstance(item, Fault):
                         faults.append(item)
                     else:
-                        by_epoch[_EPOCH.fullmatch(item.stamp or "") is not None].append(item)
-            yield decode_samples(
-                by_epoch[False], origin, self.sensors, faults=faults, structure_lines=structure
-            )
-            if by_epoch[True]:
-                yield decode_samples(by_epoch[True], origin, self.sensors, epoch="s")
+                        samples.append(item)
+            yield from decode_stamped(samples, origin, self.sensors, faults=faults, structure_lines=structure)
 
 
 class _Text:
     """Where in a text or CSV we are."""
 
-    def __init__(self) -> None:
+    def __init__(self, origin: Origin) -> None:
         self._columns: list[str] = []
         self._board = ""
         self._headings: list[tuple[int, str]] = []
         self._in_list = False
         """Whether a list of amd-smi's text goes on in the next line."""
-        self._seen: set[tuple[str, str]] = set()
+        self._rounds = RowRounds(origin)
 
     def take(self, position: int, line: str) -> list[Sample | Fault] | None:
         """Return what a line holds, nothing of a heading; None where it is none of such a text."""
@@ -159,10 +156,10 @@ class _Text:
         return [_named(position, name, cell, {"index": index}, stamp) for name, cell in row.items() if name]
 
     def _bare(self, position: int, index: str, name: str, value: str) -> Sample | Fault:
-        if (index, name) in self._seen:
+        stamp = self._rounds.stamp((index, name))
+        if stamp is None:
             return Fault(position, "no_time", f"gpu{index} {name} = {value}"[:MAX_RAW_TEXT_CHARS], name)
-        self._seen.add((index, name))
-        return _named(position, name, value, {"index": index}, None)
+        return _named(position, name, value, {"index": index}, stamp or None)
 
 
 def _cells(text: str) -> list[str]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Hashable
+from datetime import timedelta
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -47,6 +51,25 @@ class Rounds:
             return number
         repeats = pl.col("before").eq(0) & (pl.col("value") == pl.col("value").first().over("sensor"))
         return np.where(number > 0, np.where(rows.select(repeats).to_series().to_numpy(), 0, STRAY), 0)
+
+
+class RowRounds:
+    """The rounds of one file for readers that go row by row; a row says whose it is."""
+
+    def __init__(self, origin: Origin) -> None:
+        self._path_time = origin.path_time
+        self._period_us = round((origin.sampling_period_s or 0.0) * 1e6)
+        self._rows: Counter[Hashable] = Counter()
+
+    def stamp(self, whose: Hashable) -> str | None:
+        """Return the stamp of the next row, empty where the path's time is its own; None where nobody knows it."""
+        number = self._rows[whose]
+        self._rows[whose] += 1
+        if number == 0:
+            return ""
+        if self._path_time is None or not self._period_us:
+            return None
+        return (self._path_time + timedelta(microseconds=number * self._period_us)).isoformat()
 
 
 def times_of(rounds: npt.NDArray[np.int64], origin: Origin) -> pl.Series:

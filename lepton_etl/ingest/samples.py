@@ -4,8 +4,9 @@ A decoder of documents only walks its document and says what stands there; mappi
 are the same for all and are done here on columns.
 """
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,6 +25,9 @@ CELLS: Final = pl.Schema(
         "found_reason": pl.String, "raw_text": pl.String,
     }
 )  # fmt: skip
+
+# What a stamp of seconds since 1970 looks like beside a wall clock.
+_SECONDS: Final = re.compile(r"\d{9,10}(?:\.\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,23 @@ def decode_samples(
     return decode_cells(
         cells, ignored, origin, faults=faults, structure_lines=structure_lines, epoch=epoch, rounds=rounds
     )
+
+
+def decode_stamped(
+    samples: Iterable[Sample],
+    origin: Origin,
+    rules: RuleTable,
+    *,
+    faults: Iterable[Fault] = (),
+    structure_lines: int = 0,
+) -> Iterator[Decoded]:
+    """Yield what `decode_samples` makes of samples whose stamps are seconds since 1970 or clocks, each by its look."""
+    by_look: dict[bool, list[Sample]] = {True: [], False: []}
+    for sample in samples:
+        by_look[_SECONDS.fullmatch(sample.stamp or "") is not None].append(sample)
+    yield decode_samples(by_look[False], origin, rules, faults=faults, structure_lines=structure_lines)
+    if by_look[True]:
+        yield decode_samples(by_look[True], origin, rules, epoch="s")
 
 
 def sample_cells(
