@@ -23,7 +23,7 @@ import polars as pl
 from lepton_etl.intervals.channels import DAY_US
 from lepton_etl.intervals.integrate import MICROSECONDS, Bools, Floats
 from lepton_etl.intervals.plausibility import within_rating
-from lepton_etl.intervals.source_choice import ROW, choose_power, power_by_source
+from lepton_etl.intervals.source_choice import FLAGGED, ROW, choose_power, power_by_source
 from lepton_etl.schema.common import ENERGY_SOURCES
 from lepton_etl.schema.fleet import SENSOR_CHECK
 
@@ -316,15 +316,6 @@ SOURCE_CHANGED: Final = "source_changed"
 # An interval counts for the check if its source saw at least half of it.
 LEAST_COVER: Final = 0.5
 _PARTS: Final = r"^(cpu|dram|gpu)"
-_DOUBT: Final = pl.Schema(
-    {
-        "day": pl.Int64,
-        "node_id": pl.String,
-        "device_id": pl.String,
-        "interval_us": pl.Int64,
-        "flag": pl.String,
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,7 +346,7 @@ def arbitrate(
     first = choose_power(values, candidates)
     by_source = power_by_source(values, candidates)
     parts = first.filter(pl.col("device_id").str.contains(_PARTS))
-    no_doubts = pl.DataFrame(schema=_DOUBT)
+    no_doubts = pl.DataFrame(schema=FLAGGED)
     if parts.is_empty() and by_source.select(ROW).is_unique().all():
         return Arbitration(first, by_source.clear(), no_doubts, pl.DataFrame(schema=CHECK_COLUMNS))
     mean = pl.col("integral") / pl.col("observed_s") * pl.col("multiplicity")

@@ -14,6 +14,16 @@ from lepton_etl.schema.common import PSU_OUTPUT
 
 # What makes a row of silver/interval unique within a site.
 ROW: Final = ["day", "node_id", "device_id", "interval_us"]
+# A flag on such a row.
+FLAGGED: Final = pl.Schema(
+    {
+        "day": pl.Int64,
+        "node_id": pl.String,
+        "device_id": pl.String,
+        "interval_us": pl.Int64,
+        "flag": pl.String,
+    }
+)
 
 # A higher source must cover nearly as much of the interval as the best one does; a supply sum that lasted ten
 # seconds does not displace a BMC that lasted five minutes.

@@ -13,6 +13,8 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from lepton_etl.intervals.source_choice import FLAGGED
+
 AMBIGUOUS: Final = "ambiguous_power"
 SUSPECT_ZERO: Final = "suspect_zero"
 # Outside two standard deviations of both gains together two sensors are not of one power.
@@ -20,15 +22,6 @@ SIGMAS: Final = 2.0
 
 _CLAIM: Final = ["day", "node_id", "quantity", "statistic"]
 _AT_NODE: Final = ("day", "node_id", pl.lit("node").alias("device_id"), "interval_us")
-_MARK: Final = pl.Schema(
-    {
-        "day": pl.Int64,
-        "node_id": pl.String,
-        "device_id": pl.String,
-        "interval_us": pl.Int64,
-        "flag": pl.String,
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +85,7 @@ def _without_zeros(values: pl.DataFrame, candidates: pl.DataFrame) -> tuple[pl.D
 
     A counter that stands still may be a coarse one.
     """
-    nothing = pl.DataFrame(schema=_MARK)
+    nothing = pl.DataFrame(schema=FLAGGED)
     is_zero = (pl.col("highest") == 0) & (pl.col("lowest") == 0)
     if not values.select(is_zero.any()).item():
         return values, nothing
