@@ -368,8 +368,12 @@ def _unpowered(context: StageContext, nodes: pa.Table, made: Sequence[Made]) -> 
         for sensor, reason, _ in json.loads(file["ignored_detail"]) if whose else ():
             if reason == "unmapped" and speaks_of_power(sensor):
                 found.setdefault((file["source_name"], sensor), (set(), file))[0].update(whose)
+    looked: dict[tuple[str, str], list[Unmapped]] = {}
     for (source, sensor), (whose, file) in sorted(found.items())[:_LOOKED_AT]:
-        for one in _looked_at(context, source, file):
+        place = (source, file["path"])
+        if place not in looked:
+            looked[place] = _looked_at(context, source, file)
+        for one in looked[place]:
             # A second figure of a board or socket that has its power is no node's.
             wanting = whose if one.speaks_for_node else whose - parts
             if one.sensor == sensor and one.is_power and one.format not in _BOARD_TOOLS:
