@@ -248,13 +248,13 @@ class _Output:
         names = self._decoding.names
         if decoded.readings.num_rows:
             days = {"reading_date": decoded.readings["reading_time"].cast(pa.date32())}
-            self._writer(READING).write(_with(_named(decoded.readings, names), common | days))
+            self._writer(READING).write(_with(named(decoded.readings, names), common | days))
         if decoded.rejects.num_rows:
             node_id = hashed.file.node_id
-            named = {"node_id": node_id and names.of(node_id), "path": hashed.file.path}
-            self._writer(REJECT).write(_with(decoded.rejects, common | named))
+            of_file = {"node_id": node_id and names.of(node_id), "path": hashed.file.path}
+            self._writer(REJECT).write(_with(decoded.rejects, common | of_file))
         if decoded.jobs.num_rows:
-            jobs = _named(decoded.jobs, names).rename_columns({"state": "job_state"})
+            jobs = named(decoded.jobs, names).rename_columns({"state": "job_state"})
             self._writer(JOB).write(_with(jobs, common))
 
     def close(self) -> Iterator[StagedFile]:
@@ -304,7 +304,7 @@ def _with(table: pa.Table, columns: Mapping[str, Any]) -> pa.Table:
     return table
 
 
-def _named(table: pa.Table, names: NodeNames) -> pa.Table:
+def named(table: pa.Table, names: NodeNames) -> pa.Table:
     """Give each node its one name."""
     place = table.column_names.index("node_id")
     column = coded(table["node_id"])

@@ -33,10 +33,11 @@ from lepton_etl.lake.landing import Landing, ObjectStore
 from lepton_etl.lake.lease import Lease
 from lepton_etl.lake.runs import new_run_id
 from lepton_etl.lake.tables import Lake
+from lepton_etl.registers.node_names import NodeNames
 from lepton_etl.streaming import device_now as recent
 from lepton_etl.streaming.device_now import MEANINGS, Clock, Watcher, utc_now
 from lepton_etl.streaming.follow import Following, Mark, Passage, Span, head_of, passage, spans
-from pipelines.bronze import DECODER_BUGS, origin_of
+from pipelines.bronze import DECODER_BUGS, named, node_names, origin_of
 from pipelines.engine import SparkEngine, balanced
 
 NAME: Final = "lepton_logs"
@@ -60,6 +61,7 @@ class Follow:
     landing: Landing
     site_id: str
     sources: Mapping[str, Source]
+    names: NodeNames
     roles: QuantityRoles
     window_s: int
     look_back_s: float
@@ -148,7 +150,8 @@ def read_span(follow: Follow, source: Source, span: Span) -> pa.Table:
         for part in _decoded(follow, source, text):
             kept = text.context_lines
             found = part.readings.filter(pc.greater(part.readings["source_position"], kept))
-            readings.append(sums(pl.DataFrame(found.cast(READING_SCHEMA)), follow.roles, follow.window_s))
+            found = named(found.cast(READING_SCHEMA), follow.names)
+            readings.append(sums(pl.DataFrame(found), follow.roles, follow.window_s))
             rejects = part.rejects.filter(pc.greater(part.rejects["source_position"], kept))
             faults += _counted(rejects)
     except codec.UnreadableError as error:
@@ -201,7 +204,10 @@ _FINISH_S: Final = 20.0
 
 
 def follow(spark: SparkSession, settings: Settings) -> Follow:
-    """What the settings say is followed. Raises ConfigurationError where no source can hold readings of devices."""
+    """What the settings say is followed.
+
+    Raises ConfigurationError where no source can hold readings of devices, and for a wrong inventory.
+    """
     sources = {source.name: source for source in settings.sources if "devices" in source.subjects}
     if not sources:
         raise ConfigurationError(
@@ -214,6 +220,7 @@ def follow(spark: SparkSession, settings: Settings) -> Follow:
         landing=Landing(ObjectStore.of(SparkEngine.of(spark).storage_option, paths)),
         site_id=settings.site.site_id,
         sources=sources,
+        names=node_names(settings),
         roles=MEANINGS,
         window_s=settings.watch.window_s,
         look_back_s=settings.watch.look_back_s,
