@@ -197,7 +197,7 @@ def _less(value: float | None, other: float | None) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Energies in kWh of jobs, (J, 24), and of the node, (24,); shares and seconds likewise."""
+    """Energies in kWh of jobs, (J, 24), and of the node, (24,); shares and seconds likewise. NaN is unknown."""
 
     dynamic_kwh: Array
     static_kwh: Array
@@ -258,7 +258,9 @@ def split_day(measured: Energies, held: Holdings, facts: NodeFacts, idle_activit
         static_usage_kwh=hour(seen.usage) + filled.usage,
         static_equal_kwh=hour(seen.equal) + filled.equal,
         imputed_kwh=imputed,
-        gpu_energy_kwh=hour(gpu.dynamic_kwh + gpu.static_kwh),
+        gpu_energy_kwh=np.where(
+            _unread_boards(measured, held), np.nan, hour(gpu.dynamic_kwh + gpu.static_kwh)
+        ),
         idle_gpu_kwh=hour(np.minimum(gpu.idle_kwh, seen.dynamic + seen.static)),
         reserved_share=hour(reserved) * measured.interval_s / SECONDS_PER_HOUR,
         gpu_held_h=hour(gpu.held_gpus) * measured.interval_s / SECONDS_PER_HOUR,
@@ -266,6 +268,13 @@ def split_day(measured: Energies, held: Holdings, facts: NodeFacts, idle_activit
         covered_s=np.where(measured.imputed_kwh > 0, held_s, observed),
         idle_energy_kwh=hour(seen.idle) + filled.idle,
     )
+
+
+def _unread_boards(measured: Energies, held: Holdings) -> NDArray[np.bool_]:
+    """Hours (J, 24) of jobs with GPUs in which no board of the node was read."""
+    with_gpus = held.holds.any(axis=0) | (np.nan_to_num(held.gpu_count) > 0)
+    read = sum((~np.isnan(energy) for energy in measured.board_kwh.values()), np.zeros(measured.count))
+    return np.asarray(with_gpus[:, None] & (measured.by_hour(read) == 0))
 
 
 def _dynamic_keys(
@@ -431,7 +440,9 @@ def _of_node(split: Split, place: Mapping[str, Any]) -> Columns:
 def _frames(days: Sequence[tuple[Columns, Columns]]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Rows of jobs and rows of node-hours, made once for all nodes: a frame a node would cost more than its split."""
     return (
-        _frame([jobs for jobs, _ in days], JOB_HOUR_COLUMNS),
+        _frame([jobs for jobs, _ in days], JOB_HOUR_COLUMNS).with_columns(
+            pl.col("gpu_energy_kwh").fill_nan(None)
+        ),
         _frame([node for _, node in days], NODE_SPLIT_COLUMNS),
     )
 

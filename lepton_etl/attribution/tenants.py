@@ -23,7 +23,7 @@ _CLUSTER_HOUR: Final = ("site_id", "cluster_id", "hour_start")
 _NODE_HOUR: Final = (*_CLUSTER_HOUR, "node_id")
 _RUN_DAY: Final = (*RUN_KEY, "date")
 _SUMS: Final = (
-    "dynamic_kwh", "static_kwh", "static_usage_kwh", "static_equal_kwh", "imputed_kwh", "gpu_energy_kwh",
+    "dynamic_kwh", "static_kwh", "static_usage_kwh", "static_equal_kwh", "imputed_kwh",
     "idle_gpu_kwh", "gpu_held_h", "held_s", "covered_s",
 )  # fmt: skip
 # A job that holds this much of every node while it holds it is alone there.
@@ -66,6 +66,7 @@ def job_energy(
         .group_by(_RUN_DAY)
         .agg(
             *(exact_sum(pl.col(name), FINE_DIGITS).alias(name) for name in _SUMS),
+            _of_read_boards(),
             *(
                 whole_sum(energy * pl.col(f"_{name}"), energy > 0, FINE_DIGITS).alias(name)
                 for name in (*_RATED, *_ENDS)
@@ -114,7 +115,7 @@ def tenant_day(jobs: pl.DataFrame, limit: float) -> pl.DataFrame:
 
     Jobs without a tenant are those of `_unknown`.
     """
-    unit_sums = ("gpu_held_h", "node_held_h", "held_s", "covered_s", "imputed_kwh", "gpu_energy_kwh", "dynamic_kwh",
+    unit_sums = ("gpu_held_h", "node_held_h", "held_s", "covered_s", "imputed_kwh", "dynamic_kwh",
                  "static_kwh", "_usage", "_equal", "wasted_energy_kwh")  # fmt: skip
     # Ends are added: gains of sensors and errors of factors are the same for all jobs of a tenant.
     whole = (*SHARED_FIGURES, *_ENDS, "embodied_kgco2e", "energy_cost")
@@ -128,6 +129,7 @@ def tenant_day(jobs: pl.DataFrame, limit: float) -> pl.DataFrame:
         .group_by("site_id", "cluster_id", "tenant_id", "date")
         .agg(
             *(exact_sum(pl.col(name), FINE_DIGITS).alias(name) for name in unit_sums),
+            _of_read_boards(),
             *(whole_sum(pl.col(name), digits=FINE_DIGITS).alias(name) for name in whole),
             pl.len().alias("job_count"),
             pl.col("currency").max(),
@@ -152,6 +154,13 @@ def tenant_day(jobs: pl.DataFrame, limit: float) -> pl.DataFrame:
         )
     )
     return rows_of(TENANT_DAY, rows)
+
+
+def _of_read_boards() -> pl.Expr:
+    """`gpu_energy_kwh` of the boards that were read; null where GPUs were held and none was."""
+    energy = pl.col("gpu_energy_kwh")
+    unread = energy.is_null().any() & (energy.sum() == 0)
+    return pl.when(~unread).then(exact_sum(energy, FINE_DIGITS)).alias("gpu_energy_kwh")
 
 
 def _rates(cluster_hours: pl.DataFrame, costs: pl.DataFrame | None) -> pl.DataFrame:

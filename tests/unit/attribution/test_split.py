@@ -197,6 +197,22 @@ def test_energy_of_boards_is_charged_once() -> None:
     assert MIDNIGHT in {row["hour_start"] for row in found}
 
 
+def test_gpus_that_nobody_read_are_no_0_kwh() -> None:
+    rows = [interval("node", m, 0.1) for m in range(0, 120, 5)]
+    rows += [interval("gpu0", m, 0.02) for m in range(0, 60, 5)]
+    held = [
+        holding("gpus", 0, 120, cpu_count=1, gpu_count=1, device_ids=["gpu0"]),
+        holding("counted", 0, 120, cpu_count=1, gpu_count=1),
+        holding("cores", 0, 120, cpu_count=1, gpu_count=0),
+    ]
+    found, _ = split(rows, held, roll(idle_power_w=100.0, gpu_count=2, core_count=4))
+    told = {(row["job_id"], row["hour_start"].hour): row["gpu_energy_kwh"] for row in found}
+    assert told["gpus", 0] == pytest.approx(12 * 0.02)
+    assert {job: told[job, 1] for job in ("gpus", "counted", "cores")} == {
+        "gpus": None, "counted": None, "cores": 0.0
+    }  # fmt: skip
+
+
 def test_the_energy_of_a_job_on_a_modelled_node_is_not_measured() -> None:
     """An hour half measured, half modelled: the modelled half counts as filled in by a model."""
     rows = [
