@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
 from functools import cached_property, lru_cache
-from itertools import combinations, groupby
+from itertools import combinations
 from statistics import NormalDist
 from typing import Final
 
@@ -666,16 +666,18 @@ def _check(hours: pl.DataFrame, meters: pl.DataFrame, nodes: pl.DataFrame, stand
 def _site_days(
     listed: pl.DataFrame, meters: pl.DataFrame, nodes: pl.DataFrame, stand_ins: pl.DataFrame
 ) -> Iterator[tuple[str, date, list[datetime], Train]]:
-    """Site, UTC day, starts of its hours and its train, of every site-day in order."""
-    for (site,), hours in listed.group_by("site_id", maintain_order=True):
-        site_id, mine = str(site), pl.col("site_id") == site
+    """Site, UTC day, starts of its hours and its train, of every site-day in order.
+
+    A train is of its day alone: in a range of days it would take the mean losses of the whole range.
+    """
+    by_day = ["site_id", pl.col("hour_start").dt.date().alias("day")]
+    for (site, day), hours in listed.group_by(by_day, maintain_order=True):
+        assert isinstance(day, date)
+        mine = (pl.col("site_id") == site) & (pl.col("hour_start").dt.date() == day)
         train = build_train(
             hours.select("hour_start"), *(frame.filter(mine) for frame in (meters, nodes, stand_ins))
         )
-        starts = hours["hour_start"].to_list()
-        for day, numbers in groupby(range(len(starts)), key=lambda hour: starts[hour].date()):
-            chosen = list(numbers)
-            yield site_id, day, [starts[hour] for hour in chosen], train.at(chosen)
+        yield str(site), day, hours["hour_start"].to_list(), train
 
 
 def _has_source(train: Train) -> bool:

@@ -327,8 +327,8 @@ class Registry:
     def _connected(self) -> MlflowClient:
         """Return a client on an initialised store, with the experiment in place.
 
-        Two processes on a fresh SQLite file crash in MLflow's migration, so the first contact is under a
-        file lock.
+        Two processes on a fresh SQLite file crash in MLflow's migration, so the first contact is under a file lock;
+        one that is killed in it leaves no database.
         """
         if self._client is None:
             from mlflow import MlflowClient
@@ -372,7 +372,21 @@ def _first_contact(tracking_uri: str) -> Iterator[None]:
     database.parent.mkdir(parents=True, exist_ok=True)
     with database.with_name(f"{database.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        if not database.exists():
+            _make(database)
         yield
+
+
+def _make(database: Path) -> None:
+    """Make MLflow's tables beside the file and put it there whole: on half of them MLflow fails for ever."""
+    mlflow_db: Any = import_module("mlflow.store.db.utils")
+    new = database.with_name(f"{database.name}.new")
+    for left in (new, new.with_name(f"{new.name}-journal")):
+        left.unlink(missing_ok=True)
+    engine = mlflow_db.create_sqlalchemy_engine(f"{_SQLITE}{new}")
+    mlflow_db._initialize_tables(engine)
+    engine.dispose()
+    new.replace(database)
 
 
 _TARGET_COLUMN: Final = {

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from lepton_etl.days import Days
-from lepton_etl.lake.runs import RunLease, end_lost_runs, waiting_days
+from lepton_etl.lake.check import check_lake
+from lepton_etl.lake.runs import RunLease, RunRecord, StageRecord, end_lost_runs, waiting_days
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.energy import CLUSTER_DAY
 from lepton_etl.schema.operations import RUN, STAGE_RUN
@@ -127,6 +128,14 @@ def test_a_day_waits_until_a_whole_night_has_published_it(lake: Lake) -> None:
     assert [(day, waits.run_id, waits.stage) for day, waits in waiting_days(lake).items()] == [
         (second.start, "6", "gold")
     ]
+
+
+def test_a_stage_has_a_record_for_each_range_of_a_night(lake: Lake) -> None:
+    record, now = RunRecord(lake, "1", Days.of(DAY), "0"), lake.now()
+    for days in (Days.of(DAY - 2 * ONE), Days.of(DAY)):
+        record.stage(StageRecord("silver", days, now, now, "done", 1, 1, "", {}, {}))
+    assert lake.read(STAGE_RUN).height == 2
+    assert list(check_lake(lake)) == []
 
 
 def test_days_that_wait_are_ranges_of_their_own(tmp_path: Path) -> None:

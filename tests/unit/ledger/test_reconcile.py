@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 from numpy.typing import NDArray
+from polars.testing import assert_frame_equal
 
 from lepton_etl.facility.fit import StageLoss, fit_stage_loss
 from lepton_etl.facility.modelled_meters import (
@@ -96,14 +97,16 @@ def curves() -> dict[str, StageLoss]:
     return fitted_stages(before, behind | {"pdu": earlier["p1"] + earlier["p2"]})
 
 
-def check(readings: dict[str, Floats], *, fitted: bool = True, nodes: bool = True) -> Checks:
-    meters = frame({name: values[DAY] for name, values in readings.items()})
+def check(
+    readings: dict[str, Floats], *, fitted: bool = True, nodes: bool = True, hours: slice = DAY
+) -> Checks:
+    meters = frame({name: values[hours] for name, values in readings.items()})
     it = truth()
-    sums = [START + timedelta(hours=at) for at in range(24)]
+    load = (it["p1"] + it["p2"])[hours]
+    sums = [START + timedelta(hours=at) for at in range(len(load))]
     sensed = pl.DataFrame(
-        {"site_id": "s", "hour_start": sums, "energy_kwh": (it["p1"] + it["p2"])[DAY] * 1.02,
-         "sigma_kwh": (it["p1"] + it["p2"])[DAY] * 0.03}
-    ).cast(NODE_HOURS)  # fmt: skip
+        {"site_id": "s", "hour_start": sums, "energy_kwh": load * 1.02, "sigma_kwh": load * 0.03}
+    ).cast(NODE_HOURS)
     sums = usual_loads(stage_sums(meters), sensed)
     parts = [modelled_stages(sums, {"s": curves()})] if fitted else []
     parts.append(default_stages(sums, sensed, STAGES))
@@ -125,6 +128,16 @@ def wrong(meter: str, fault: str) -> dict[str, Floats]:
     else:
         own[DAY] *= float(fault)
     return readings
+
+
+def test_a_day_of_a_range_is_reconciled_as_in_a_night_of_its_own() -> None:
+    readings = read()
+    for values in readings.values():
+        values[DAY] *= 3.0
+    alone, both = (check(readings, fitted=False, hours=hours) for hours in (slice(0, 24), slice(0, 48)))
+    first = both.rows.filter(pl.col("date") == START.date())
+    assert both.rows.height > first.height
+    assert_frame_equal(first, alone.rows)
 
 
 @pytest.mark.parametrize("fitted", [True, False])

@@ -6,6 +6,7 @@ import json
 import pickle
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -292,6 +293,23 @@ def test_two_processes_may_meet_on_a_fresh_store(tmp_path: Path) -> None:
         assert (process.returncode, out.strip()) == (0, "None"), err
     # Both saw a complete store.
     assert (tmp_path / "new" / "mlflow.db").stat().st_size > 0
+
+
+def test_a_process_that_is_killed_as_it_makes_the_store_leaves_it_to_the_next(tmp_path: Path) -> None:
+    """MLflow takes a database with some of its tables for one that it can make anew, and fails for ever."""
+    code = (
+        "import os, signal, sys, sqlalchemy\n"
+        "from lepton_etl.models.registry import Registry\n"
+        "def strike(_connection, _cursor, statement, *_):\n"
+        "    if 'CREATE TABLE guardrails' in statement: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "sqlalchemy.event.listen(sqlalchemy.Engine, 'after_cursor_execute', strike)\n"
+        "Registry(sys.argv[1]).champion('node-energy')"
+    )
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    killed = subprocess.run([sys.executable, "-c", code, uri], capture_output=True, check=False, timeout=300)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert Registry(uri).champion("node-energy") is None
+    assert not list(tmp_path.glob("*.new*"))
 
 
 def test_consumer_script_predicts_without_spark(
