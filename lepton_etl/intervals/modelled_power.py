@@ -94,12 +94,15 @@ def node_model(factors: FactorSet, valid_on: date) -> NodeModel:
 
 def with_modelled(
     found: Arbitration,
+    ambiguous: pl.DataFrame,
     inventory: pl.DataFrame,
     model: NodeModel,
     classes: SensorClasses,
     fitted: pl.DataFrame,
 ) -> Arbitration:
     """Add rows at device 'node' for listed node-days that have components and no chosen source of their own.
+
+    `ambiguous` are node-days (day, node_id) whose sensors contradict each other: no model decides between them.
 
     P = A + (1 + k) (C - c): C are the components (CPU packages, memory, GPU boards), k what regulators, fans and
     supplies lose with them, and (c, A) a point of that line, the first known of: `rest_power_w` of the inventory at
@@ -108,7 +111,7 @@ def with_modelled(
     between its idle and its rated power, evenly. One sigma in `model_sigma`, W s, a column that is null for measured
     rows. A flag says which point was taken, or, on the row of the first component, what is missing.
     """
-    measured = found.chosen.filter(pl.col("device_id") == "node").select(_NODE_DAY).unique()
+    measured = pl.concat([found.chosen.filter(pl.col("device_id") == "node").select(_NODE_DAY), ambiguous])
     parts = found.chosen.filter(pl.col("device_id").str.contains(_PART)).join(
         measured, on=_NODE_DAY, how="anti"
     )

@@ -193,7 +193,9 @@ def _intervals(
     marks = pl.concat([marks, speaking.marks])
     found = arbitrate(speaking.values, speaking.candidates, policy.gains, inventory, policy.interval_us)
     if policy.model is not None:
-        found = with_modelled(found, inventory, policy.model, policy.classes, policy.fitted)
+        found = with_modelled(
+            found, speaking.ambiguous, inventory, policy.model, policy.classes, policy.fitted
+        )
     rows = _rows(channels, candidates, found, lost, marks, policy)
     of_day = rows.filter(pl.col("interval_us") // DAY_US == pl.col("day"))
     return _table(of_day.pipe(with_place, inventory).pipe(_with_energy, policy), policy), found.checks

@@ -1,6 +1,7 @@
-"""Powers of a node that are not taken: several sensors that claim one and differ, and 0 W that nothing confirms.
+"""Powers of a node that are not taken: of several sensors that differ, and 0 W that nothing confirms.
 
-A name decides nothing: of sensors that agree within their errors the one with the highest mean of the day is taken
+Sensors of a node's numbered sockets or modules (`Module 0 Power`, `Module 1 Power`) are its parts: they are summed.
+Else a name decides nothing: of sensors that agree within their errors the one with the highest mean of the day is taken
 (what a sensor leaves out is commoner than what it counts twice), of others none.
 """
 
@@ -20,6 +21,9 @@ SUSPECT_ZERO: Final = "suspect_zero"
 # Outside two standard deviations of both gains together two sensors are not of one power.
 SIGMAS: Final = 2.0
 
+# A sensor of one socket or module, and its number.
+_PART: Final = r"(?i)((?:socket|skt|module|superchip)[ _#-]*)(\d+)"
+
 _CLAIM: Final = ["day", "node_id", "quantity", "statistic"]
 _AT_NODE: Final = ("day", "node_id", pl.lit("node").alias("device_id"), "interval_us")
 
@@ -32,6 +36,11 @@ class Decided:
     candidates: pl.DataFrame
     marks: pl.DataFrame
 
+    @property
+    def ambiguous(self) -> pl.DataFrame:
+        """Node-days on which sensors contradict each other."""
+        return self.marks.filter(pl.col("flag") == AMBIGUOUS).select("day", "node_id").unique()
+
 
 def decided(values: pl.DataFrame, candidates: pl.DataFrame, gains: Mapping[str, float]) -> Decided:
     """Return the powers without those that cannot be believed. `gains`: one sigma of the gain error by source.
@@ -42,6 +51,8 @@ def decided(values: pl.DataFrame, candidates: pl.DataFrame, gains: Mapping[str, 
     several = candidates.filter("at_node").filter(pl.col("channel").n_unique().over(_CLAIM) > 1)
     if several.is_empty():
         return Decided(values, candidates, zeros)
+    values, candidates = _with_summed_parts(values, candidates, several)
+    several = several.join(candidates, on="channel", how="semi")
     said = values.join(
         several.select("channel", *_CLAIM, "energy_source"), on="channel", how="inner"
     ).with_columns(mean_w=pl.col("integral") / pl.col("observed_s"))
@@ -77,6 +88,51 @@ def decided(values: pl.DataFrame, candidates: pl.DataFrame, gains: Mapping[str, 
             silent.select("channel").unique(), on="channel", how="anti", maintain_order="left"
         ),
         pl.concat([zeros, marks]).unique(),
+    )
+
+
+def _with_summed_parts(
+    values: pl.DataFrame, candidates: pl.DataFrame, several: pl.DataFrame
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Put one channel, the sum, in the place of sensors whose names differ by the number of a socket or module alone.
+
+    Numbers run from 0 or 1 without a gap, else a part is missing and nothing is summed; an interval needs all parts.
+    """
+    number = pl.col("sensor").str.extract(_PART, 2).cast(pl.Int64, strict=False)
+    whole = [*_CLAIM, "named"]
+    low, high = number.min().over(whole), number.max().over(whole)
+    parts = (
+        several.with_columns(named=pl.col("sensor").str.replace(_PART, "${1}#"))
+        .filter(number.is_not_null())
+        .filter((low <= 1) & (high > low) & (high - low + 1 == pl.len().over(whole)))
+        .filter(number.n_unique().over(whole) == pl.len().over(whole))
+        .select("channel", sum=pl.col("channel").min().over(whole), parts=pl.len().over(whole))
+    )
+    if parts.is_empty():
+        return values, candidates
+    mean_w = pl.col("integral") / pl.col("observed_s")
+    summed = (
+        values.join(parts, on="channel", how="inner")
+        .group_by("sum", "interval_us", maintain_order=True)
+        .agg(
+            (mean_w.sum() * pl.col("observed_s").min()).alias("integral"),
+            pl.col("observed_s").min(),
+            pl.col("lowest", "highest", "sampling").sum(),
+            (pl.len() == pl.col("parts").first()).alias("all"),
+        )
+        .filter("all")
+        .rename({"sum": "channel"})
+        .select(values.columns)
+    )
+    rest = values.join(parts, on="channel", how="anti", maintain_order="left")
+    kept = candidates.join(
+        parts.filter(pl.col("channel") != pl.col("sum")), on="channel", how="anti", maintain_order="left"
+    ).join(parts.select("channel", "parts"), on="channel", how="left", maintain_order="left")
+    # Their steps add as independent errors do.
+    steps = pl.col("resolution") * pl.col("parts").fill_null(1).sqrt()
+    return (
+        pl.concat([rest, summed]).sort("channel", "interval_us"),
+        kept.with_columns(steps.alias("resolution")).drop("parts"),
     )
 
 

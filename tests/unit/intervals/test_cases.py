@@ -47,7 +47,7 @@ def test_intervals_of_the_case(case: str) -> None:
             "node_id": row["node_id"],
             "device_id": row["device_id"],
             "statistic": row.get("statistic") or "instant",
-        }
+        } | ({"sensor": row["sensor"]} if "sensor" in row else {})
         readings.append(
             reading(seconds(row["time"]), float(row["value"]), row["quantity"], **names, **numbers)
         )

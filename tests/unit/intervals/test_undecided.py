@@ -39,6 +39,45 @@ def test_of_sensors_that_differ_none_speaks(one: str, other: str) -> None:
         assert row["flags"] == [AMBIGUOUS]
 
 
+@pytest.mark.parametrize("name", ["Module {} Power", "Socket_{}_Pwr", "MODULE#{}"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_numbered_sockets_and_modules_are_summed(name: str, first: int) -> None:
+    parts = power(300.0, name.format(first)) + power(450.0, name.format(first + 1))
+    rows = of_node(parts)
+    assert {(row["power_mean_w"], row["power_min_w"], row["energy_source"]) for row in rows} == {
+        (750.0, 750.0, "bmc")
+    }
+    assert [row["flags"] for row in rows] == [[]] * 12
+    assert {row["power_mean_w"] for row in of_node(parts + power(760.0, "Total"))} == {760.0}
+    assert all(row["flags"] == [AMBIGUOUS] for row in of_node(parts + power(455.0, "Total")))
+
+
+def test_a_part_that_is_missing_leaves_no_sum() -> None:
+    rows = of_node(power(300.0, "Module 0") + power(450.0, "Module 2"))
+    assert {(row["power_mean_w"], *row["flags"]) for row in rows} == {(None, AMBIGUOUS)}
+    late = [one for one in power(450.0, "Module 1") if one["time_us"] % 3_600_000_000 >= 1_800_000_000]
+    rows = of_node(power(300.0, "Module 0") + late)
+    assert [row["interval_start"].minute for row in rows] == list(range(30, 60, 5))
+    assert {row["power_mean_w"] for row in rows} == {750.0}
+
+
+def test_no_model_decides_between_sensors_that_differ() -> None:
+    parts = power(100.0, "RAPL", "cpu_power", device_id="cpu0") + power(
+        40.0, "RAPL", "dram_power", device_id="dram0"
+    )
+    listed = node(rated_power_w=1000.0, rest_power_w=100.0, gpu_count=0)
+    modelled = [row for row in rows_of(parts, listed) if row["device_id"] == "node"]
+    assert {row["energy_source"] for row in modelled} == {"modelled_sum"}
+    rows = [
+        row
+        for row in rows_of(parts + power(531.9, "a") + power(259.0, "b"), listed)
+        if row["device_id"] == "node"
+    ]
+    assert {(row["energy_kwh"], row["energy_source"], *row["flags"]) for row in rows} == {
+        (None, None, AMBIGUOUS)
+    }
+
+
 def test_another_source_speaks_where_one_is_undecided() -> None:
     rows = of_node(power(531.9, "a") + power(259.0, "b") + power(500.0, "outlet", "outlet_power"))
     assert {(row["power_mean_w"], row["energy_source"]) for row in rows} == {(500.0, "outlet_power")}
