@@ -28,6 +28,8 @@ _ESCAPED: Final = re.compile(r"\\([,= \\])")
 _ODD: Final = re.compile(r"[^a-zA-Z0-9_:]")
 # Whole numbers are marked by i or u.
 _WHOLE: Final = re.compile(r"(-?\d+)[iu]")
+# Of this plugin `source` is the host name that the BMC says, where another input may call anything a source.
+_REDFISH: Final = "redfish_"
 _HEAD_LINES: Final = 200
 _MOSTLY: Final = 0.8
 
@@ -89,13 +91,16 @@ class Influx(LogFormat):
                 bad.append(position)
                 continue
             measurement, tags, fields, stamp = match.groups()
-            if tags not in labels:
+            of = tags + _REDFISH * measurement.startswith(_REDFISH)
+            if of not in labels:
                 named = {_plain(key): _plain(value) for key, value in _TAG.findall(tags)}
-                labels[tags] = write_labels(named)
+                if of != tags and "source" in named:
+                    named["server"] = named["source"]
+                labels[of] = write_labels(named)
             at = None if stamp is None else self._seconds(stamp)
             for key, value in _FIELD.findall(fields):
                 metric = _ODD.sub("_", f"{_plain(measurement)}_{_plain(key)}")
-                rows.append((position, metric, labels[tags], _WHOLE.sub(r"\1", value), at))
+                rows.append((position, metric, labels[of], _WHOLE.sub(r"\1", value), at))
         return pl.DataFrame(rows, schema=SAMPLE_SCHEMA, orient="row"), bad, structure_lines
 
     def _seconds(self, stamp: str) -> str:

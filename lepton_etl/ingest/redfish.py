@@ -179,7 +179,7 @@ def _parts(
             continue
         step = f"{path}.{name}" if path else name
         if not isinstance(value, dict | list):
-            if _is_reading(name, value):
+            if _is_reading(name, value) or (name == "Average" and kind.endswith("PowerMeter")):  # HPE
                 sensor = f"{kind}.{step} {owner}".strip(" .")
                 own = _labels(document) | {"owner": owner} | dict(labels or {})
                 yield Sample(place.line, sensor, text_of(value), labels=own)
