@@ -325,7 +325,9 @@ def run(context: StageContext) -> StageResult:
     staged = [file for one in made for file in one.staged]
     for table, may_be_empty in (_MAY_BE_EMPTY | ({} if held is None else {NODE_STATE: True})).items():
         of_table = [file for file in staged if file.table == table.name and file.day in context.days]
-        written.append(lake.commit(table, context.days, of_table, allow_empty=may_be_empty))
+        # A day on which no node was ever read is one; only rows that stand are not replaced by nothing.
+        empty = may_be_empty or not (lake.exists(table) and lake.files(table, context.days))
+        written.append(lake.commit(table, context.days, of_table, allow_empty=empty))
     for span in adjoining([_EPOCH + timedelta(days=day) for day in own_days]):
         before = [file for file in staged if file.table == SENSOR_DAY.name and file.day in span]
         lake.commit(SENSOR_DAY, span, before, allow_empty=True)

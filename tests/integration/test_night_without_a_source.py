@@ -103,3 +103,12 @@ def test_a_day_without_it_is_a_normal_day(name: str, tmp_path: Path) -> None:
     if name == "boards":
         held = lake.read(JOB_ENERGY, DAY).filter(pl.col("gpu_held_h") > 0)
         assert held["gpu_energy_kwh"].null_count() == held.height > 0
+
+
+def test_a_day_on_which_no_node_was_read_is_stopped_by_the_gate_and_says_so(tmp_path: Path) -> None:
+    folder = simulated(tmp_path)
+    for path in [*(folder / "landing" / "ipmi").iterdir(), *(folder / "landing" / "prom").iterdir()]:
+        path.unlink()
+    night = run_night(InlineEngine(), load(folder / "config.yaml"), DAY)
+    assert night.exit_code == Exit.QUALITY_GATE, night.message
+    assert "silver/interval holds rows of the days" in night.message

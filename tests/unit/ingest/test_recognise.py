@@ -116,7 +116,7 @@ def test_a_key_at_the_end_tells_a_document_of_any_size(size: int, noise: bytes) 
         (b" Performance counter stats for 'system wide':\n\n  82.1 Joules power/energy-pkg/\n", "RAPL"),
         (b"power_meter-acpi-0\nAdapter: ACPI interface\npower1:  412.00 W\n", "hwmon"),
         (b'{"power_meter-acpi-0":{\n "Adapter": "ACPI interface",\n "power1":{"power1_average": 212.0}}}\n', "hwmon"),
-        (b"Locating sensor record...\nSensor ID  : Pwr Consumption (0x98)\n Sensor Reading  : 168 Watts\n", "sdr elist"),
+        (b"Locating sensor record...\nSensor ID  : Pwr Consumption (0x98)\n Sensor Reading : 168 Watts\n", "sdr elist"),
         (b"Power Tracking Statistics\nStatistic  : System Peak Power\nPeak Reading : 512 W\n", "Redfish"),
         (b"[Key=System.Embedded.1#ServerPwr.1]\nRealtime.Power=168 W | 573 Btu/hr\n", "Redfish"),
         (b"servers.cn001.ipmi.power 212 1748908800\n", "line protocol"),
