@@ -14,7 +14,10 @@ from lepton_etl.ingest.text import numbered_lines
 
 BATCH_JOBS: Final = 2_000
 _BEGIN: Final = re.compile(r"^JobId=(\d+)\b")
-_LOOKS_LIKE: Final = re.compile(rb"^\s*JobId=\d+ (?:ArrayJobId=\d+ |HetJobId=\d+ )?.*JobName=")
+# One line a job (-o) is not read: where a name ends, nothing says.
+_LOOKS_LIKE: Final = re.compile(
+    rb"^\s*JobId=\d+ (?!.*UserId=.*JobState=.*SubmitTime=)(?:ArrayJobId=\d+ |HetJobId=\d+ )?.*JobName="
+)
 # Lines whose values hold no blank. A job's name, command and comment are its owner's words and stand in others.
 _PLAIN_LINES: Final = (
     "UserId", "Priority", "JobState", "Requeue", "SubmitTime", "StartTime", "Partition", "NodeList", "NumNodes",
