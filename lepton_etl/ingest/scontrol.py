@@ -14,10 +14,7 @@ from lepton_etl.ingest.text import numbered_lines
 
 BATCH_JOBS: Final = 2_000
 _BEGIN: Final = re.compile(r"^JobId=(\d+)\b")
-# One line a job (-o) is not read: where a name ends, nothing says.
-_LOOKS_LIKE: Final = re.compile(
-    rb"^\s*JobId=\d+ (?!.*UserId=.*JobState=.*SubmitTime=)(?:ArrayJobId=\d+ |HetJobId=\d+ )?.*JobName="
-)
+_LOOKS_LIKE: Final = re.compile(rb"^\s*JobId=\d+ (?:ArrayJobId=\d+ |HetJobId=\d+ )?.*JobName=")
 # Lines whose values hold no blank. A job's name, command and comment are its owner's words and stand in others.
 _PLAIN_LINES: Final = (
     "UserId", "Priority", "JobState", "Requeue", "SubmitTime", "StartTime", "Partition", "NodeList", "NumNodes",
@@ -85,8 +82,13 @@ class Scontrol(LogFormat):
 
     @staticmethod
     def looks_like(head: bytes) -> bool:
-        """Return whether a text begins with a job as scontrol shows it."""
-        return _LOOKS_LIKE.search(head) is not None
+        """Return whether a text begins with a job as scontrol shows it in several lines.
+
+        One line a job (-o) is not read: where a name ends, nothing says.
+        """
+        first = head.lstrip().partition(b"\n")[0]
+        in_one = all(key in first for key in (b" UserId=", b" JobState=", b" SubmitTime="))
+        return not in_one and _LOOKS_LIKE.search(head) is not None
 
     def read(self, chunks: Iterable[bytes], origin: Origin) -> Iterator[Decoded]:
         """Decode jobs, allocations and rejects, some thousands of jobs at a time."""
