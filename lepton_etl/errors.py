@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 
 from lepton_etl.redaction import redact
@@ -106,6 +108,18 @@ _OF_SYSTEM = {
     "Permission denied": "let the user of the night read and write there, then run the same command again",
 }
 _PATH = re.compile(r"(?:file://)?(/[^\s'\",:;()]+)")
+
+
+@contextmanager
+def naming(place: object) -> Iterator[None]:
+    """Name the place in what the operating system refuses meanwhile: the error of a write or a commit names none."""
+    try:
+        yield
+    except Exception as error:
+        refused = of_system(error, str(place))
+        if refused is None:
+            raise
+        raise refused from error
 
 
 def of_system(error: BaseException, place: str = "") -> LeptonError | None:

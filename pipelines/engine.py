@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import psutil
 
 from lepton_etl import errors
-from lepton_etl.errors import LeptonError, WorkerLostError
+from lepton_etl.errors import LeptonError, WorkerLostError, naming
 
 if TYPE_CHECKING:
     from pyspark import RDD, SparkContext
@@ -570,7 +570,9 @@ def _spill(spilling: _Spilling, task: Any) -> list[_Part]:
     with spilling.file.open("wb") as handle:
         for bucket, content in spilling.split(task):
             found.append(_Part(spilling.file, bucket, handle.tell(), len(content)))
-            handle.write(content)
+            with naming(spilling.file):
+                handle.write(content)
+                handle.flush()
     return found
 
 

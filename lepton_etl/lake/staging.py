@@ -26,7 +26,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lepton_etl.errors import LakeError
+from lepton_etl.errors import LakeError, naming
 from lepton_etl.lake.location import Location
 from lepton_etl.lake.rows import (
     CODED,
@@ -83,6 +83,7 @@ class _HashedFile:
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
+        self._path = path
         self.sha256 = hashlib.sha256()
 
     @property
@@ -91,13 +92,15 @@ class _HashedFile:
 
     def write(self, data: Any) -> int:
         self.sha256.update(data)
-        return self._file.write(data)
+        with naming(self._path):
+            return self._file.write(data)
 
     def flush(self) -> None:
         self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with naming(self._path):
+            self._file.close()
 
 
 class StagedWriter:

@@ -28,7 +28,7 @@ from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
 
 from lepton_etl.days import Days
-from lepton_etl.errors import LakeError
+from lepton_etl.errors import LakeError, naming
 from lepton_etl.lake.creation import MIN_WRITER_VERSION, configuration_of, create_table
 from lepton_etl.lake.location import Location
 from lepton_etl.lake.log_files import open_log
@@ -584,13 +584,14 @@ class Lake:
         if last == batch or not staged:
             return Written(table.name, rows, log.version(), changed=False)
         log = self._with_columns(table)
-        log.create_write_transaction(
-            actions=[_add(table, file, self.root) for file in staged],
-            mode="append",
-            schema=log.schema(),
-            partition_by=[table.partition] if table.partition else None,
-            commit_properties=self._properties(Transaction(BRONZE, batch)),
-        )
+        with naming(self.at(table)):
+            log.create_write_transaction(
+                actions=[_add(table, file, self.root) for file in staged],
+                mode="append",
+                schema=log.schema(),
+                partition_by=[table.partition] if table.partition else None,
+                commit_properties=self._properties(Transaction(BRONZE, batch)),
+            )
         self._pinned[table.name] += 1
         return Written(table.name, rows, self._version(table), changed=True)
 
@@ -668,7 +669,8 @@ class Lake:
         return Written(table.name, rows.num_rows, self._version(table), changed)
 
     def _write(self, table: Table, rows: pa.Table, **how: Any) -> None:
-        write_deltalake(self.log(table), rows, commit_properties=self._properties(), **how)
+        with naming(self.at(table)):
+            write_deltalake(self.log(table), rows, commit_properties=self._properties(), **how)
         self._pinned[table.name] += 1
 
     def _differing(self, table: Table, wanted: Mapping[date, Digest]) -> set[date]:
@@ -694,14 +696,15 @@ class Lake:
         if not changed:
             return
         log = self._with_columns(table)
-        log.create_write_transaction(
-            actions=[_add(table, file, self.root) for files in changed.values() for file in files],
-            mode="overwrite",
-            schema=log.schema(),
-            partition_by=[table.partition] if table.partition else None,
-            partition_filters=[("date", "in", [day.isoformat() for day in sorted(changed)])],
-            commit_properties=self._properties(),
-        )
+        with naming(self.at(table)):
+            log.create_write_transaction(
+                actions=[_add(table, file, self.root) for files in changed.values() for file in files],
+                mode="overwrite",
+                schema=log.schema(),
+                partition_by=[table.partition] if table.partition else None,
+                partition_filters=[("date", "in", [day.isoformat() for day in sorted(changed)])],
+                commit_properties=self._properties(),
+            )
         self._pinned[table.name] += 1
 
     def _with_columns(self, table: Table) -> DeltaTable:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,18 @@ CPU Power                | no reading        | ns
 
 def ipmi_text(watts: int = 200, snapshots: int = 3, day: date = DAY) -> bytes:
     return "".join(SNAPSHOT.format(day=day, minute=m, watts=watts + m) for m in range(snapshots)).encode()
+
+
+def day_text(watts: int, day: date, period_s: int = 300) -> bytes:
+    """A whole day of snapshots."""
+    start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    times = (start + timedelta(seconds=second) for second in range(0, 86_400, period_s))
+    return "".join(
+        SNAPSHOT.replace("{day} 00:{minute:02d}:02", f"{time:%Y-%m-%d %H:%M:%S}").format(
+            watts=watts + number % 50
+        )
+        for number, time in enumerate(times)
+    ).encode()
 
 
 @dataclass

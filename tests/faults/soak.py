@@ -208,11 +208,11 @@ class Campaign:
         self.hold_back()
 
     def _open_gate(self) -> Path:
-        """The rules as shipped, but those of rejects, which bad files are there to break, only warn."""
+        """The rules as shipped, which only warn: bad files are there to break them."""
         rules = self.folder / "expectations"
         shutil.copytree(PROJECT / "conf" / "expectations", rules)
-        file = rules / "bronze_file.yaml"
-        file.write_text(file.read_text().replace("severity: fail", "severity: warn"))
+        for file in rules.iterdir():
+            file.write_text(file.read_text().replace("severity: fail", "severity: warn"))
         return rules
 
     def hold_back(self) -> None:
@@ -232,8 +232,11 @@ class Campaign:
             self.deliver(day)
             night = Night(self.config, day, "local", None, 0)
             codes.append(night.end())
-            # 3: what the bad files say is more than the meters can bear.
+            # 3: the bad files say more than the meters can bear. The next night makes up an earlier day that was
+            # stopped with this one, so it belongs to what is undisturbed.
             assert codes[-1] in (0, 3, 6), "\n".join(night.lines[-5:])
+            if codes[-1] == 3:
+                Night(self.config, day, "local", None, 0).end()
         quiet = self.folder / "quiet"
         quiet.mkdir()
         # What a night leaves outside of the lake is state too: models, docs, pages.

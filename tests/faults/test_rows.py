@@ -12,9 +12,7 @@ from tests.faults.rows import ROWS, TESTS, function_of
 
 def test_all_forty_faults_are_covered() -> None:
     assert list(ROWS) == list(range(1, 41))
-    assert all(row.tests or row.lacks for row in ROWS.values())
-    # What is still to be tried: this list only grows shorter.
-    assert [number for number, row in ROWS.items() if row.lacks] == [4, 6, 36, 37]
+    assert all(row.tests for row in ROWS.values())
     # Each kind of bad input is a row of the table.
     assert all(any(f"[{row}]" in test for test in ROWS[row].tests) for row in RECIPES)
 
