@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import psutil
 
 from lepton_etl import errors
-from lepton_etl.errors import LeptonError, WorkerLostError, naming
+from lepton_etl.errors import ConfigurationError, LeptonError, WorkerLostError, naming
 
 if TYPE_CHECKING:
     from pyspark import RDD, SparkContext
@@ -218,9 +218,18 @@ def opened(name: str, options: Mapping[str, str], application: str) -> Iterator[
         return
 
     def start() -> SparkSession:
+        from py4j.protocol import Py4JJavaError
+
         from lepton_etl.lake.session import spark_session
 
-        session = spark_session(application, options)
+        try:
+            session = spark_session(application, options)
+        except Py4JJavaError as error:
+            raise ConfigurationError(
+                root_cause(str(error)).what,
+                where="Spark does not start",
+                remedy="change the settings given to spark-submit, or spark.options",
+            ) from error
         session.sparkContext.setLogLevel("ERROR")
         return session
 

@@ -137,7 +137,8 @@ ROWS: Final[dict[int, Row]] = {
         "faults/test_stopped_night.py::test_a_night_that_is_stopped_says_so",
         "faults/test_processes.py::test_sigterm_under_spark_submit")),
     37: Row("small heap, ten times the rows", (
-        "faults/test_processes.py::test_a_day_ten_times_as_large_with_a_small_heap",)),
+        "faults/test_processes.py::test_a_day_ten_times_as_large_with_a_small_heap",
+        "faults/test_processes.py::test_a_heap_that_spark_refuses_is_told_in_one_line")),
     38: Row("secrets in the settings", (
         "faults/test_secrets.py::test_a_night_says_and_writes_no_secret",
         "faults/test_secrets.py::test_spark_says_no_secret_in_its_event_log_nor_on_its_command_line")),

@@ -161,14 +161,20 @@ def test_a_killed_executor_costs_its_tasks_once_more(tmp_path: Path) -> None:
     site = SmallSite(tmp_path)
     for node in (1, 2, 3):
         site.deliver(f"n{node}-2025-06-03.txt", ipmi_text(200 * node, 60))
-    marker = tmp_path / "struck"
+    marker, home = tmp_path / "struck", tmp_path / "spark"
+    # Its workers leave what executors say below Spark's home: one of its own.
+    home.mkdir()
+    for part in Path(pyspark.__file__).parent.iterdir():
+        (home / part.name).symlink_to(part)
     done = subprocess.run(
         [sys.executable, "-c", ON_AN_EXECUTOR, str(site.config), str(DAY), str(marker)],
         cwd=PROJECT, capture_output=True, text=True, timeout=900, check=False,
-        env=os.environ | {"SPARK_HOME": str(Path(pyspark.__file__).parent)},
+        env=os.environ | {"SPARK_HOME": str(home)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert marker.exists()
+    # Two were asked for, and one was started in place of the one that was killed.
+    assert len(list((home / "work").glob("app-*/*"))) == 3
     shutil.move(tmp_path / "lake", tmp_path / "struck-lake")
     for stage in ("bronze", "silver"):
         assert site.command(*LOCAL, "--stage", stage).returncode == 0
@@ -186,6 +192,18 @@ def test_a_day_ten_times_as_large_with_a_small_heap(tmp_path: Path) -> None:
     assert night.returncode == 0, said[-2000:]
     assert site.lake.read(READING).height == 9 * 8640 * 2
     nothing_is_left(site.lake)
+
+
+@pytest.mark.spark
+def test_a_heap_that_spark_refuses_is_told_in_one_line(tmp_path: Path) -> None:
+    site = SmallSite(tmp_path)
+    site.deliver("n1-2025-06-03.txt", ipmi_text())
+    night = submitted(site, memory="100m")
+    said, _ = night.communicate(timeout=300)
+    last = said.rstrip().splitlines()[-1]
+    assert night.returncode == 2, said[-2000:]
+    assert "Spark does not start: " in last and "must be at least" in last and "->" in last
+    assert "Traceback" not in said
 
 
 @contextmanager
