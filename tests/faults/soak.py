@@ -230,13 +230,10 @@ class Campaign:
         codes = []
         for day in self.dates:
             self.deliver(day)
-            night = Night(self.config, day, "local", None, 0)
-            codes.append(night.end())
-            # 3: the bad files say more than the meters can bear. The next night makes up an earlier day that was
-            # stopped with this one, so it belongs to what is undisturbed.
-            assert codes[-1] in (0, 3, 6), "\n".join(night.lines[-5:])
-            if codes[-1] == 3:
-                Night(self.config, day, "local", None, 0).end()
+            code, lines = self._whole(day, "local")
+            # 3: the bad files say more than the meters can bear.
+            assert code in (0, 3, 6), "\n".join(lines[-5:])
+            codes.append(code)
         quiet = self.folder / "quiet"
         quiet.mkdir()
         # What a night leaves outside of the lake is state too: models, docs, pages.
@@ -260,10 +257,21 @@ class Campaign:
             while of_night[day] > 0 and tries < 4 * self.kills:
                 tries += 1
                 of_night[day] -= self._one_kill(day)
-            night = Night(self.config, day, self.engine, None, 0)
-            code = night.end()
+            code, lines = self._whole(day, self.engine)
             if code != wanted:
-                yield f"the night of {day} ended with {code}, undisturbed with {wanted}: {night.lines[-1:]}"
+                yield f"the night of {day} ended with {code}, undisturbed with {wanted}: {lines[-1:]}"
+
+    def _whole(self, day: date, engine: str) -> tuple[int, list[str]]:
+        """Run the day's night: its exit code and what it said.
+
+        One that was stopped for its data may have stopped an earlier day with it, which the next night makes up.
+        """
+        for _ in range(2):
+            night = Night(self.config, day, engine, None, 0)
+            code = night.end()
+            if code != 3:
+                break
+        return code, night.lines
 
     def _one_kill(self, day: date) -> int:
         """Start the night and strike it at a random moment of a random stage; 1 where it was struck."""
