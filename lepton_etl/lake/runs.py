@@ -27,6 +27,7 @@ from lepton_etl.lake.lease import Lease
 from lepton_etl.lake.tables import Lake
 from lepton_etl.redaction import redact
 from lepton_etl.schema.operations import RUN, STAGE_RUN
+from lepton_etl.schema.publication import PERIOD
 
 BATCH_KEY: Final = "bronze/file batch"
 # Stands for the version of a model whose registry did not answer.
@@ -47,10 +48,11 @@ def follow_clock(lake: Lake) -> list[str]:
     back, must not put what is said now before what was said then.
     """
     rows = lake.read(RUN, columns=["start_time", "end_time"])
-    times = pl.concat([rows["start_time"], rows["end_time"]]).drop_nulls()
+    # A month is closed without a run.
+    closed = lake.read(PERIOD, columns=["closed_time"])
+    times = pl.concat([rows["start_time"], rows["end_time"], closed["closed_time"]]).drop_nulls()
     newest = max(times.to_list(), default=None)
-    behind = newest - datetime.now(UTC) if newest is not None else timedelta()
-    if behind < timedelta():
+    if newest is None or (behind := newest - datetime.now(UTC)) < timedelta():
         return []
     # Ids of runs sort by the second.
     lake.clock_behind = behind + timedelta(seconds=1)

@@ -18,6 +18,7 @@ from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, LockedError, NoInputError
 from lepton_etl.lake.lease import DaysLease
+from lepton_etl.lake.runs import follow_clock
 from lepton_etl.lake.tables import Lake, Written
 from lepton_etl.registers.inventory import read_nodes
 from lepton_etl.schema.declare import Table  # fmt: skip
@@ -82,7 +83,10 @@ def make(settings: Settings, kwh: dict[date, float]) -> Days:
 
 
 def night(settings: Settings, kwh: dict[date, float], run_id: str = "r1") -> tuple[list[Any], list[Any]]:
-    return publish(Press(Lake(settings.lake.root), settings, run_id), make(settings, kwh))
+    made = make(settings, kwh)
+    lake = Lake(settings.lake.root)
+    follow_clock(lake)
+    return publish(Press(lake, settings, run_id), made)
 
 
 def versions(settings: Settings) -> dict[str, int | None]:
@@ -195,6 +199,15 @@ def test_a_closed_month_keeps_what_it_said_and_restates_what_changes(settings: S
     assert (period["status"], period["row_count"]) == ("restated", 30)
     assert period["restated_time"] > period["closed_time"]
     assert said_kwh(settings, done.closed_time)[THIRD] == 100.0
+
+
+def test_what_is_said_after_a_closing_is_later_though_the_clock_went_back(settings: Settings) -> None:
+    lake = Lake(settings.lake.root)
+    ahead = datetime.now(UTC) + timedelta(minutes=2)
+    closed = {"site_id": "s", "month": "2025-06", "table_name": CLUSTER_DAY.name, "status": "closed"}
+    lake.write_rows(PERIOD, [closed | {"closed_time": ahead, "row_count": 1, "content_hash": "0"}])
+    assert follow_clock(lake)
+    assert lake.now() > ahead
 
 
 def test_a_month_with_a_day_that_was_never_published_is_not_closed(settings: Settings) -> None:
