@@ -373,8 +373,13 @@ def _first_contact(tracking_uri: str) -> Iterator[None]:
     with database.with_name(f"{database.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not database.exists():
-            _make(database)
+            with _migrating:
+                _make(database)
         yield
+
+
+# Alembic keeps what it migrates in globals of the process, and a thread whose question missed its deadline goes on.
+_migrating: Final = threading.Lock()
 
 
 def _make(database: Path) -> None:
