@@ -123,7 +123,9 @@ def run_night(
                 night.notes += lost_tables(lake)
                 if stage is None:
                     engine.begin_aside(great_expectations)
-                run.stages(STAGES if stage is None else (stage,), whole=stage is None)
+                # Gold asks the gate, whoever runs it: silver may have changed since it was judged.
+                names = STAGES if stage is None else ("gate", "gold") if stage == "gold" else (stage,)
+                run.stages(names, whole=stage is None)
             except BaseException as error:
                 night.exit_code, night.message = _ended(error, log, lake.root)
             finally:
@@ -177,20 +179,32 @@ class _Run:
         with DaysLease(lake, ranges, run_id):
             if whole:
                 adopt(lake, run_id)
-            failed = []
-            for days in ranges:
+            failed, made = [], self.context.days
+            waiting = list(ranges)
+            while waiting:
+                days = waiting.pop(0)
                 is_own = self.context.days.start in days
                 try:
                     for name in DAILY:
                         if name in wanted:
-                            extra = {BATCH_KEY: batch} if whole and days == ranges[-1] else {}
+                            extra = {BATCH_KEY: batch} if whole and not waiting else {}
                             self._stage(name, days, extra=extra)
-                    if not is_own:
+                    if is_own:
+                        made = days
+                    else:
                         self._name(days)
                 except Exception as error:
-                    if is_own or isinstance(error, LockedError):
+                    if isinstance(error, LockedError) or days == self.context.days:
                         raise
-                    # An earlier day that fails stops no other; its former figures stay in force.
+                    parts = _apart(days, self.context.days)
+                    if len(parts) > 1:
+                        # One of the days fails; made apart, it stops no other.
+                        self.context.log.warning(
+                            "days are made apart", days=str(days), error=_first_line(error)
+                        )
+                        waiting = [*parts, *waiting]
+                        continue
+                    # Another day than those asked for: its former figures stay in force.
                     self.context.log.error("earlier days failed", days=str(days), error=_first_line(error))
                     failed.append(f"{days} not: {_first_line(error)}")
             if failed:
@@ -199,7 +213,7 @@ class _Run:
             for name in AFTER_PUBLICATION:
                 if whole and name == AFTER_PUBLICATION[-1]:
                     # The last commit of the night: the page, and every other reader, sees all of it or nothing.
-                    self._name(next(days for days in ranges if self.context.days.start in days))
+                    self._name(made)
                 if name in wanted:
                     self._after_publication(name, whole=whole)
             if not whole:
@@ -291,6 +305,13 @@ class _Run:
             "stage done", rows_in=done.rows_in, rows_out=done.rows_out, seconds=round(done.duration_s, 1),
             spark_jobs=done.spark_jobs, sql_executions=done.sql_executions,
         )  # fmt: skip
+
+
+def _apart(days: Days, asked: Days) -> list[Days]:
+    """The days one by one, those asked for together."""
+    before, after = ([day for day in days if side(day)] for side in (asked.start.__gt__, asked.end.__lt__))
+    own = [asked] if asked.start in days else []
+    return [*map(Days.of, before), *own, *map(Days.of, after)]
 
 
 def _require_input(lake: Lake, days: Days) -> None:

@@ -137,8 +137,11 @@ def _of_device(
             for one in slopes
             if pd.notna(earlier[one.name].iloc[0])
         }
+        moved = chain_rule(slopes, changes)
+        unknown = ", ".join(one.name for one in slopes if one.name not in changes)
         lines.append(
-            f"  dE/dt by the chain rule since the hour before: {1000 * chain_rule(slopes, changes):+.1f} Wh"
+            "  dE/dt by the chain rule since the hour before: "
+            + (f"not known, nor is the change of {unknown}" if moved is None else f"{1000 * moved:+.1f} Wh")
         )
     verdict = "agrees in sign with" if check.agrees else "contradicts"
     against = [name for name, same in check.agree.items() if not same]

@@ -216,8 +216,8 @@ def waiting_days(lake: Lake) -> dict[date, Waiting]:
     stages: dict[str, list[dict[str, Any]]] = {}
     # The others say nothing of it, and what each read and wrote is most of a row.
     telling = (pc.field("stage") == "publish") | (pc.field("state") == "failed")
-    columns = ["run_id", "stage", "state", "date_from", "date_until", "message"]
-    for row in lake.read(STAGE_RUN, columns=columns, where=telling).to_dicts():
+    columns = ["run_id", "stage", "state", "date_from", "date_until", "message", "end_time"]
+    for row in lake.read(STAGE_RUN, columns=columns, where=telling).sort("end_time").to_dicts():
         stages.setdefault(row["run_id"], []).append(row)
     runs = lake.read(RUN).filter((pl.col("state") != "running") & pl.col("stage").is_null())
     found: dict[date, Waiting] = {}

@@ -8,7 +8,7 @@ other estimator by permutation of the same background rows. Sources: Lundberg et
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -109,12 +109,14 @@ def sensitivities(model: FittedModel, row: pd.DataFrame) -> list[Sensitivity]:
     return found
 
 
-def chain_rule(of_inputs: Sequence[Sensitivity], change_per_hour: dict[str, float]) -> float:
+def chain_rule(of_inputs: Sequence[Sensitivity], change_per_hour: Mapping[str, float]) -> float | None:
     """Return dE/dt = dE/dP dP/dt + dE/dT dT/dt + dE/dL dL/dt in kWh of an hour for each hour.
 
-    `change_per_hour` are the inputs' own changes; one without a known change does not move. Source: the brief.
+    `change_per_hour` are the inputs' own changes; None where that of an input is not known. Source: the brief.
     """
-    return sum(one.kwh_per_unit * change_per_hour.get(one.name, 0.0) for one in of_inputs)
+    if any(one.name not in change_per_hour for one in of_inputs):
+        return None
+    return sum(one.kwh_per_unit * change_per_hour[one.name] for one in of_inputs)
 
 
 def surrogate_check(

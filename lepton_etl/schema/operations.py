@@ -50,8 +50,8 @@ RUN: Final = Table(
 )  # fmt: skip
 
 STAGE_RUN: Final = Table(
-    "ops/stage_run", grain="one stage of one run over one range of days", key=("run_id", "stage", "date_from"),
-    owner="lake",
+    "ops/stage_run", grain="one stage of one run over one range of days",
+    key=("run_id", "stage", "date_from", "date_until"), owner="lake",
     columns=(
         "run_id", "stage", "state", "date_from", "date_until", "start_time", "end_time", "duration_s", "rows_in",
         "rows_out", "input_versions", "table_versions", "code_version", "message", "spark_jobs", "sql_executions",

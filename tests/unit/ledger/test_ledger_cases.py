@@ -92,18 +92,6 @@ def test_case(case: str) -> None:
         assert got["balance_state"] == row["balance_state"]
 
 
-@pytest.mark.parametrize("case", NAMES)
-def test_sources_are_accounts_and_residual(case: str) -> None:
-    rows = ledger_rows(*booked(case)).to_pylist()
-    sums = {
-        side: sum(r["account_kwh"] or 0 for r in rows if r["side"] == side) for side in ("source", "account")
-    }
-    (balance,) = (row for row in rows if row["ledger_account"] == BALANCE)
-    if balance["residual_kwh"] is not None:
-        assert sums["source"] == pytest.approx(sums["account"] + balance["residual_kwh"], abs=1e-9)
-        assert balance["account_kwh"] == pytest.approx(sums["source"], abs=1e-9)
-
-
 def test_a_silent_feed_moves_the_residual_and_nothing_else() -> None:
     """The same hour with the network's feed and without it, losses booked by their curves in both."""
     before = booked("network_feed_silent")

@@ -110,7 +110,7 @@ def test_the_chain_rule_sums_what_moves() -> None:
     ]
     changes = {"gpu_utilisation_ratio": 0.5, "inlet_temp_c": -1.0}
     assert chain_rule(inputs, changes) == pytest.approx(0.1 - 0.003)
-    assert chain_rule(inputs, {}) == 0.0
+    assert chain_rule(inputs, {"gpu_utilisation_ratio": 0.5}) is None
 
 
 def test_the_surrogate_agrees_with_shap_in_sign_and_can_disagree(

@@ -1,0 +1,61 @@
+"""What a night does with an older day that fails beside its own, and with a gate that was closed."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from lepton_etl.days import Days
+from lepton_etl.errors import Exit
+from lepton_etl.lake.check import check_lake
+from lepton_etl.lake.runs import waiting_days
+from lepton_etl.schema.energy import CLUSTER_DAY
+from pipelines import gate
+from pipelines.engine import InlineEngine
+from pipelines.nightly import run_night
+from pipelines.stage import StageContext, StageResult
+from tests.faults.site import DAY, SmallSite, day_text
+
+TONIGHT = DAY + timedelta(days=1)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> SmallSite:
+    """A site whose first day is published."""
+    site = SmallSite(tmp_path)
+    for number in range(1, 10):
+        site.deliver(f"n{number}-{DAY}.txt", day_text(200, DAY))
+    first = run_night(InlineEngine(), site.loaded(), Days.of(DAY))
+    assert first.exit_code == Exit.DONE, first.message
+    return site
+
+
+def test_an_old_day_that_fails_stops_no_other(site: SmallSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(1, 10):
+        site.deliver(f"n{number}-{TONIGHT}.txt", day_text(210, TONIGHT))
+    judge = gate.run
+
+    def closed_for_the_old_day(context: StageContext) -> StageResult:
+        if DAY in context.days:
+            raise ValueError("the old day is bad")
+        return judge(context)
+
+    monkeypatch.setattr(gate, "run", closed_for_the_old_day)
+    night = run_night(InlineEngine(), site.loaded(), Days.of(TONIGHT))
+    assert (night.exit_code, TONIGHT in set(site.lake.as_published().read(CLUSTER_DAY)["date"])) == (
+        Exit.PUBLISHED_THEN_FAILED, True,
+    )  # fmt: skip
+    assert night.message == f"{TONIGHT} is published, {DAY} not: the old day is bad"
+    assert list(waiting_days(site.lake)) == [DAY]
+    assert list(check_lake(site.lake)) == []
+
+
+def test_gold_alone_does_not_pass_a_closed_gate(site: SmallSite) -> None:
+    site.deliver(f"n1-{DAY}.late.txt", b"Timestamp: never\nSys Power | many Watts | ok\n" * 5000)
+    assert run_night(InlineEngine(), site.loaded(), Days.of(DAY), "bronze").exit_code == Exit.DONE
+    before = site.lake.version(CLUSTER_DAY)
+    night = run_night(InlineEngine(), site.loaded(), Days.of(DAY), "gold")
+    assert night.exit_code == Exit.QUALITY_GATE, night.message
+    assert site.lake.version(CLUSTER_DAY) == before
