@@ -280,7 +280,13 @@ def made(settings: Settings, days: Days, batch: int = 1) -> Lake:
         }  # fmt: skip
         Lake(settings.lake.root).write_rows(NODE_HOUR, [row])
     night(settings, dict.fromkeys(days, 100.0))
-    stage = {"run_id": "r1", "stage": "publish", "state": "done", "date_from": days.start}
+    stage = {
+        "run_id": "r1",
+        "stage": "publish",
+        "state": "done",
+        "date_from": days.start,
+        "date_until": days.end,
+    }
     lake.write_rows(STAGE_RUN, [stage | {"input_versions": json.dumps({"bronze/file batch": batch})}])
     lake.write_rows(RUN, [{"run_id": "r1", "state": "done", "exit_code": 0}])
     return lake
@@ -317,7 +323,13 @@ def test_a_batch_of_a_night_that_did_not_end_is_still_new(settings: Settings) ->
     lake = made(settings, WEEKS)
     delivered(lake, "late", 2, first_reading_time=datetime(2025, 6, 3, 5, tzinfo=UTC),
               last_reading_time=datetime(2025, 6, 3, 6, tzinfo=UTC))  # fmt: skip
-    stage = {"run_id": "killed", "stage": "publish", "state": "done", "date_from": NEXT.start}
+    stage = {
+        "run_id": "killed",
+        "stage": "publish",
+        "state": "done",
+        "date_from": NEXT.start,
+        "date_until": NEXT.end,
+    }
     lake.write_rows(STAGE_RUN, [stage | {"input_versions": json.dumps({"bronze/file batch": 2})}])
     assert dirty(lake, settings) == ["2025-06-03", "2025-06-25"]
 
