@@ -583,16 +583,7 @@ class Lake:
             )
         if last == batch or not staged:
             return Written(table.name, rows, log.version(), changed=False)
-        log = self._with_columns(table)
-        with naming(self.at(table)):
-            log.create_write_transaction(
-                actions=[_add(table, file, self.root) for file in staged],
-                mode="append",
-                schema=log.schema(),
-                partition_by=[table.partition] if table.partition else None,
-                commit_properties=self._properties(Transaction(BRONZE, batch)),
-            )
-        self._pinned[table.name] += 1
+        self._transact(table, staged, Transaction(BRONZE, batch))
         return Written(table.name, rows, self._version(table), changed=True)
 
     def holds(self, file: StagedFile) -> bool:
@@ -695,15 +686,26 @@ class Lake:
         """Put staged files in place of all files of their days, in one transaction."""
         if not changed:
             return
+        staged = [file for files in changed.values() for file in files]
+        self._transact(table, staged, replaced=sorted(changed))
+
+    def _transact(
+        self,
+        table: Table,
+        staged: Sequence[StagedFile],
+        *transactions: Transaction,
+        replaced: Sequence[date] | None = None,
+    ) -> None:
+        """Commit staged files, in place of all files of the days `replaced`, or beside all there are."""
         log = self._with_columns(table)
         with naming(self.at(table)):
             log.create_write_transaction(
-                actions=[_add(table, file, self.root) for files in changed.values() for file in files],
-                mode="overwrite",
+                actions=[_add(table, file, self.root) for file in staged],
+                mode="append" if replaced is None else "overwrite",
                 schema=log.schema(),
                 partition_by=[table.partition] if table.partition else None,
-                partition_filters=[("date", "in", [day.isoformat() for day in sorted(changed)])],
-                commit_properties=self._properties(),
+                partition_filters=None if replaced is None else [("date", "in", list(map(str, replaced)))],
+                commit_properties=self._properties(*transactions),
             )
         self._pinned[table.name] += 1
 
