@@ -28,7 +28,8 @@ import polars as pl
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from lepton_etl.facility.modelled_meters import CLASS_DEFAULT, FITTED
+from lepton_etl.facility.modelled_meters import BOUNDARY as AT_BOUNDARY
+from lepton_etl.facility.modelled_meters import CLASS_DEFAULT, FITTED, STAGES
 from lepton_etl.ledger.accounts import SHARED_LOADS
 from lepton_etl.schema.common import BOUNDARY, COOLING_POINTS
 
@@ -53,10 +54,9 @@ MODEL: Final = "model:"
 _LOSS_BUS: Final = {"transformer": "boundary", "ups": "ups", "pdu": "pdu"}
 # The points whose meters a stage's loss was fitted on, before (+) and behind (-) it.
 _SIDES: Final = {
-    "transformer": {**dict.fromkeys(BOUNDARY, 1.0), "transformer_out": -1.0},
-    "ups": {"ups_in": 1.0, "ups_out": -1.0},
-    "pdu": {"ups_out": 1.0, "pdu_out": -1.0},
-}  # fmt: skip
+    part: {**dict.fromkeys(BOUNDARY if before == AT_BOUNDARY else (before,), 1.0), behind: -1.0}
+    for part, (before, behind) in STAGES.items()
+}
 
 # Chance that one of the four kinds of tests calls a clean site-day violated, and one of three a clean hour of it. The
 # tests go together and the errors are stated widely: bench/meter_faults.py counts what comes of it.
@@ -533,7 +533,7 @@ def build_train(
         factors += [{at: sigma}, {at: DRIFT * sigma}]
         gains.setdefault(point, []).append((len(factors) - 2, direction or 1.0, sigma))
     present = set(made.points)
-    for part in ("transformer", "ups", "pdu"):
+    for part in STAGES:
         _add_loss(part, hours, stand_ins, made, factors, gains)
     if nodes.height:
         found = hours.join(nodes, on="hour_start", how="left", maintain_order="left")
