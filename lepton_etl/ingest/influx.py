@@ -81,7 +81,7 @@ class Influx(LogFormat):
         rows: list[tuple[Any, ...]] = []
         bad: list[int] = []
         structure_lines = 0
-        labels: dict[str, str] = {}
+        labels: dict[tuple[str, bool], str] = {}
         for position, line in enumerate(lines.series().to_list(), start=lines.first_position):
             if not line.strip() or line.startswith("#"):
                 structure_lines += 1
@@ -91,10 +91,10 @@ class Influx(LogFormat):
                 bad.append(position)
                 continue
             measurement, tags, fields, stamp = match.groups()
-            of = tags + _REDFISH * measurement.startswith(_REDFISH)
+            of = tags, measurement.startswith(_REDFISH)
             if of not in labels:
                 named = {_plain(key): _plain(value) for key, value in _TAG.findall(tags)}
-                if of != tags and "source" in named:
+                if of[1] and "source" in named:
                     named["server"] = named["source"]
                 labels[of] = write_labels(named)
             at = None if stamp is None else self._seconds(stamp)
