@@ -14,6 +14,7 @@ from lepton_etl.carbon.market import RENEWABLE
 from lepton_etl.days import Days
 from lepton_etl.energy.aggregate import utilisation_seconds
 from lepton_etl.energy.exact_sums import exact_sum, over
+from lepton_etl.energy.node_hours import expected_hours
 from lepton_etl.facility.fit import normalised_pue
 from lepton_etl.facility.meter_hours import meter_totals
 from lepton_etl.facility.stored_fit import fit_of
@@ -24,6 +25,7 @@ from lepton_etl.indicators.figures import (
     Row,
     Totals,
     added,
+    burns_fuel,
     cluster_totals,
     day_kpis,
     period_start,
@@ -103,10 +105,12 @@ def _totals(context: StageContext) -> list[list[Totals]]:
             reference_kwh=reference.get((row["site_id"], row["date"])),
         )
         hours[row["site_id"], SITE, one.date].append(one)
+    burning = {(row["site_id"], row["hour_start"]): burns_fuel(row) for row in sites}
     for row in clusters:
         key = (row["site_id"], row["cluster_id"], row["hour_start"])
+        burns = burning[row["site_id"], row["hour_start"]]
         hours[row["site_id"], row["cluster_id"], row["date"]].append(
-            cluster_totals(row, of_nodes.get(key, {}), held.get(key, {}))
+            cluster_totals(row, of_nodes.get(key, {}), held.get(key, {}), burns_fuel=burns)
         )
     return [hours[key] for key in sorted(hours)]
 
@@ -114,31 +118,36 @@ def _totals(context: StageContext) -> list[list[Totals]]:
 def _site_rows(context: StageContext) -> list[dict[str, Any]]:
     least = context.settings.energy.coverage_min_ratio
     lake, days = context.lake, context.days
-    totals = meter_totals(lake.read(FACILITY_INTERVAL, days), lake.read(METER), least)
-    return lake.read(SITE_HOUR, days).join(totals, on=_HOUR, how="left").sort(_HOUR).to_dicts()
+    meters = lake.read(METER)
+    totals = meter_totals(lake.read(FACILITY_INTERVAL, days), meters, least)
+    listed = expected_hours(meters, days).group_by(_HOUR).agg(
+        pl.concat([pl.col("point"), pl.col("carrier")]).drop_nulls().unique().alias("listed")
+    )  # fmt: skip
+    rows = lake.read(SITE_HOUR, days).join(totals, on=_HOUR, how="left").join(listed, on=_HOUR, how="left")
+    return rows.with_columns(pl.col("listed").fill_null([])).sort(_HOUR).to_dicts()
 
 
 def _cluster_rows(context: StageContext) -> list[dict[str, Any]]:
     return context.lake.read(CLUSTER_HOUR, context.days).sort(_CLUSTER_HOUR).to_dicts()
 
 
-def _node_sums(context: StageContext) -> dict[tuple[str, str, datetime], dict[str, float]]:
-    """Node-hours, busy hours of servers and boards, inlet hours of each cluster-hour."""
+def _node_sums(context: StageContext) -> dict[tuple[str, str, datetime], dict[str, float | None]]:
+    """Node-hours, busy hours of servers and boards, inlet hours of each cluster-hour; null where no node tells."""
     hours = over(pl.col("expected_s"), SECONDS_PER_HOUR)
     seconds = utilisation_seconds()
     named = {"cpu_h": "cpu_s", "cpu_busy_h": "cpu_busy_s", "gpu_h": "board_s", "gpu_busy_h": "board_busy_s"}
     addends = {"node_h": hours} | {name: seconds[of] / SECONDS_PER_HOUR for name, of in named.items()}
-    sums = {name: exact_sum(addend).fill_null(0.0) for name, addend in addends.items()}
+    sums = {name: exact_sum(addend) for name, addend in addends.items()}
     columns = sums | inlet_sums(pl.col("inlet_temp_c"), hours)
     found = context.lake.read(NODE_HOUR, context.days).group_by(_CLUSTER_HOUR).agg(**columns).to_dicts()
     return {(r["site_id"], r["cluster_id"], r["hour_start"]): {n: r[n] for n in columns} for r in found}
 
 
-def _jobs(context: StageContext) -> dict[tuple[str, str, datetime], dict[str, float]]:
+def _jobs(context: StageContext) -> dict[tuple[str, str, datetime], dict[str, float | None]]:
     """Runs completed in each hour, and held GPU-hours, a day's spread evenly; empty without accounting."""
     ordered = context.lake.read(JOB_ENERGY, context.days).sort("job_id", "submit_time", "restart")
     held = ordered.group_by("site_id", "cluster_id", "date", maintain_order=True).agg(
-        pl.col("gpu_held_h").sum()
+        over(exact_sum(pl.col("gpu_held_h")), 24.0)
     )
     runs = context.lake.read(JOB_RUN, context.days).filter(
         pl.col("outcome") == "completed", pl.col("end_time").dt.date() == pl.col("date")
@@ -147,22 +156,26 @@ def _jobs(context: StageContext) -> dict[tuple[str, str, datetime], dict[str, fl
         "site_id", "cluster_id", pl.col("end_time").dt.truncate("1h").alias("hour_start")
     ).len("jobs")
     done = {(r["site_id"], r["cluster_id"], r["hour_start"]): float(r["jobs"]) for r in counts.to_dicts()}
-    found = {}
+    found: dict[tuple[str, str, datetime], dict[str, float | None]] = {}
     for row in held.to_dicts():
         midnight = Days.of(row["date"]).from_time
         for hour in (midnight + timedelta(hours=n) for n in range(24)):
             key = (row["site_id"], row["cluster_id"], hour)
-            found[key] = {"gpu_held_h": (row["gpu_held_h"] or 0.0) / 24, "jobs": done.get(key, 0.0)}
+            # Of a cluster-day with accounting, an hour in which no run completed has none.
+            found[key] = {"gpu_held_h": row["gpu_held_h"], "jobs": done.get(key, 0.0)}
     return found
 
 
 def _renewable_ratios(context: StageContext) -> dict[int, float]:
-    """The share of each year's grid energy that retired renewable instruments cover; no year without a register."""
+    """The share of each year's grid energy that retired renewable instruments cover.
+
+    No year without a register, nor one whose grid energy is not known or nothing: a share of it is then not known.
+    """
     technology = {row["instrument_id"]: row["technology"] for row in context.lake.read(INSTRUMENT).to_dicts()}
     found: dict[int, float] = {}
-    for row in context.lake.read(MARKET_YEAR).to_dicts():
+    for row in context.lake.read(MARKET_YEAR).filter(pl.col("consumption_kwh") > 0).to_dicts():
         is_renewable = technology.get(row["instrument_id"]) in RENEWABLE
-        share = row["matched_kwh"] / row["consumption_kwh"] if row["consumption_kwh"] else 0.0
+        share = row["matched_kwh"] / row["consumption_kwh"]
         year = row["reporting_year"]
         found[year] = found.get(year, 0.0) + (share if is_renewable else 0.0)
     return found

@@ -96,18 +96,23 @@ def _fine_sums() -> list[pl.Expr]:
 def utilisation_seconds() -> dict[str, pl.Expr]:
     """Return what the utilisation of node-hours is summed from: seconds, and seconds times utilisation.
 
-    `cpu_*`: of servers in the scope of ITEUsv, those that are on and not mostly accelerators; a server that says its
-    utilisation and whose power nobody knows is on. `gpu_*` by node, `board_*` by GPU board. An hour weighs by the
+    `cpu_*`: of servers in the scope of ITEUsv, those that are on and not mostly accelerators: 0 s of one that is off,
+    null where that is not known. Of a server whose power nobody knows, work done says that it is on. A node whose GPUs
+    nobody counted has some where one of them speaks. `gpu_*` by node, `board_*` by GPU board. An hour weighs by the
     seconds of it that were observed; of a node whose boards alone are read, by the seconds expected of it.
     Source: ISO/IEC 30134-5 (ITEUsv); docs/definitions.md section 10.
     """
     cpu, gpu, boards = pl.col("cpu_utilisation_ratio"), pl.col("gpu_utilisation_ratio"), pl.col("gpu_count")
     seconds = pl.when(pl.col("observed_s") > 0).then("observed_s").otherwise("expected_s")
-    is_on = (pl.col("power_mean_w") > 0).fill_null(value=True)
-    server_s = pl.when(cpu.is_not_null() & (boards.fill_null(0) == 0) & is_on).then(seconds)
+    power_w = pl.col("power_mean_w")
+    is_server = pl.coalesce(boards == 0, gpu.is_null() & pl.col("gpu_energy_kwh").is_null())
+    is_off = is_server & (power_w == 0)
+    is_on = is_server & cpu.is_not_null() & pl.coalesce(power_w > 0, cpu > 0)
+    server_s = pl.when(is_off).then(0.0).when(is_on).then(seconds)
+    busy_s = pl.when(is_off).then(0.0).when(is_on).then(seconds * cpu)
     gpu_s = pl.when(gpu.is_not_null()).then(seconds)
     return {
-        "cpu_s": server_s, "cpu_busy_s": server_s * cpu, "gpu_s": gpu_s, "gpu_busy_s": gpu_s * gpu,
+        "cpu_s": server_s, "cpu_busy_s": busy_s, "gpu_s": gpu_s, "gpu_busy_s": gpu_s * gpu,
         "board_s": gpu_s * boards, "board_busy_s": gpu_s * boards * gpu,
     }  # fmt: skip
 

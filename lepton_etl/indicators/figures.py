@@ -16,7 +16,7 @@ from lepton_etl.indicators.definitions import DEFINITIONS, Definition, judged
 from lepton_etl.indicators.inlet_envelopes import ALLOWABLE, RECOMMENDED, InletHours, inlet_hours
 
 Row = Mapping[str, Any]
-Sums = Mapping[str, float]
+Sums = Mapping[str, float | None]
 
 # Emissions say `estimated` where a publisher or a PUE did; of a KPI that is a model's.
 _KPI_BASIS: Final = {"estimated": "modelled"}
@@ -37,6 +37,7 @@ def site_totals(
 ) -> Totals:
     """A row of gold/site_hour with its meters' totals, and the rows of gold/cluster_hour of the same hour.
 
+    `row["listed"]` names the points and carriers at which the site has a meter in the hour.
     `renewable_ratio`: the share of the grid energy that retired renewable instruments cover, None without a register.
     `reference_kwh`: facility and IT energy of the reference hours by the site's fitted model.
     Own generation whose certificates were sold is the buyer's (EN 50600-4-3), but still carbon-free by the hour.
@@ -70,7 +71,7 @@ def site_totals(
         else cfe_kwh(facility, at_hand, cfe.grid_cfe_ratio),
         water_l=_all_known(clusters, "water_l"),
         grid_water_l_per_kwh=grid_water_l_per_kwh,
-        emissions_kgco2e=_emissions(clusters),
+        emissions_kgco2e=_emissions(clusters, burns_fuel=burns_fuel(row)),
         reference_facility_kwh=reference_kwh[0] if reference_kwh else None,
         reference_it_kwh=reference_kwh[1] if reference_kwh else None,
         bases=bases,
@@ -78,8 +79,8 @@ def site_totals(
     )
 
 
-def cluster_totals(row: Row, nodes: Sums, jobs: Sums) -> Totals:
-    """A row of gold/cluster_hour."""
+def cluster_totals(row: Row, nodes: Sums, jobs: Sums, *, burns_fuel: bool) -> Totals:
+    """A row of gold/cluster_hour; `burns_fuel` is that of its site."""
     it = row["it_energy_kwh"]
     return Totals(
         row["date"],
@@ -87,7 +88,7 @@ def cluster_totals(row: Row, nodes: Sums, jobs: Sums) -> Totals:
         boundary=row["cluster_id"],
         it_kwh={} if it is None else {3: it},
         facility_kwh=row["facility_energy_kwh"],
-        emissions_kgco2e=_emissions([row]),
+        emissions_kgco2e=_emissions([row], burns_fuel=burns_fuel),
         bases={
             "facility_kwh": _word(row["facility_basis"]),
             "emissions_kgco2e": _word(row["emissions_basis"]),
@@ -100,17 +101,18 @@ def _of_nodes(nodes: Sums, jobs: Sums) -> dict[str, Any]:
     """What is counted of nodes and jobs, as arguments of Totals."""
     return {
         **{name: nodes.get(name) for name in _COUNTED},
-        "inlet": inlet_hours(nodes) if nodes else None,
+        "inlet": inlet_hours(nodes),
         "gpu_held_h": jobs.get("gpu_held_h"),
         "jobs": jobs.get("jobs"),
     }
 
 
 def _own_kwh(row: Row) -> float | None:
-    """Own photovoltaics that the site used itself; None without a meter of it."""
-    if row["pv_kwh"] is None:
+    """Own photovoltaics that the site used itself; None without a meter of it or where the export's is silent."""
+    exported = row["export_kwh"] if "export" in row["listed"] else 0.0
+    if row["pv_kwh"] is None or exported is None:
         return None
-    return max(float(row["pv_kwh"]) - float(row["export_kwh"] or 0.0), 0.0)
+    return max(float(row["pv_kwh"]) - float(exported), 0.0)
 
 
 def _at_hand(own_kwh: float | None, cfe: CfeHour | None) -> float | None:
@@ -127,12 +129,21 @@ def _sensor_it(row: Row) -> float | None:
     return float(sum(row[name] or 0.0 for name in parts))
 
 
-def _emissions(clusters: Sequence[Row]) -> float | None:
-    """Location-based emissions, with those of generators where they are known; embodied carbon is not in CUE."""
+def burns_fuel(site: Row) -> bool:
+    """Whether a row of gold/site_hour owes emissions of generators: one of its generators ran, or may have.
+
+    A generator that is metered at 0 kWh did not run, whatever its fuel. Without a meter of it, fuel is what tells.
+    """
+    if "generator" in site["listed"]:
+        return site["generator_kwh"] is None or float(site["generator_kwh"]) > 0
+    return "fuel" in site["listed"]
+
+
+def _emissions(clusters: Sequence[Row], *, burns_fuel: bool) -> float | None:
+    """Location-based emissions and those of generators, None where either is not known; no embodied carbon in CUE."""
     located = _all_known(clusters, "emissions_location_kgco2e")
-    if located is None:
-        return None
-    return located + sum(row["emissions_scope1_kgco2e"] or 0.0 for row in clusters)
+    burnt = _all_known(clusters, "emissions_scope1_kgco2e") if burns_fuel else 0.0
+    return _plus(located, burnt)
 
 
 def _all_known(rows: Sequence[Row], name: str) -> float | None:
@@ -150,11 +161,12 @@ def _word(basis: str) -> str:
 
 
 def added(rows: Iterable[Sums]) -> dict[str, float]:
-    """The sums of several clusters as one."""
+    """The sums of several clusters as one, each over the clusters that know it."""
     total: dict[str, float] = {}
     for row in rows:
         for name, value in row.items():
-            total[name] = total.get(name, 0.0) + value
+            if value is not None:
+                total[name] = total.get(name, 0.0) + value
     return total
 
 

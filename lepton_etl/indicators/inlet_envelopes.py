@@ -46,24 +46,23 @@ class InletHours:
 def inlet_sums(inlet_c: pl.Expr, hours: pl.Expr) -> dict[str, pl.Expr]:
     """Return sums of hours of nodes by inlet dry bulb (degC): known_h, inside_<name>_h, over_k_h, under_k_h.
 
-    Humidity is not measured at the inlets, so the shares are an upper bound of being inside.
+    Each is null where no inlet is known: 0 h inside an envelope is a finding, and needs a temperature. Humidity is not
+    measured at the inlets, so the shares are an upper bound of being inside.
     """
     over, under = inlet_c - RECOMMENDED.high_c, RECOMMENDED.low_c - inlet_c
     addends = {
         "known_h": pl.when(inlet_c.is_not_null()).then(hours),
-        **{
-            f"inside_{one.name}_h": pl.when(inlet_c.is_between(one.low_c, one.high_c)).then(hours)
-            for one in ENVELOPES
-        },
-        "over_k_h": pl.when(over > 0).then(over * hours),
-        "under_k_h": pl.when(under > 0).then(under * hours),
+        **{f"inside_{one.name}_h": inlet_c.is_between(one.low_c, one.high_c) * hours for one in ENVELOPES},
+        "over_k_h": over.clip(0.0) * hours,
+        "under_k_h": under.clip(0.0) * hours,
     }
-    return {name: exact_sum(addend).fill_null(0.0) for name, addend in addends.items()}
+    return {name: exact_sum(addend) for name, addend in addends.items()}
 
 
-def inlet_hours(row: Mapping[str, float]) -> InletHours | None:
+def inlet_hours(row: Mapping[str, float | None]) -> InletHours | None:
     """The sums of inlet_sums as one value; None where no inlet is known."""
-    if not row["known_h"]:
+    known = {name: value for name, value in row.items() if value is not None}
+    if "known_h" not in known:
         return None
-    inside = {one.name: row[f"inside_{one.name}_h"] for one in ENVELOPES}
-    return InletHours(row["known_h"], inside, row["over_k_h"], row["under_k_h"])
+    inside = {one.name: known[f"inside_{one.name}_h"] for one in ENVELOPES}
+    return InletHours(known["known_h"], inside, known["over_k_h"], known["under_k_h"])

@@ -115,7 +115,7 @@ def test_a_day_its_month_and_its_year(tmp_path: Path) -> None:
 
 
 def test_iteusv_weighs_servers_by_what_was_seen_of_them(tmp_path: Path) -> None:
-    """A server whose power nobody knows is on where it says its utilisation; half an hour seen weighs half."""
+    """A server whose power nobody knows is on where it works; half an hour seen weighs half."""
     lake = Lake(tmp_path / "lake")
     site(lake)
     put(lake, NODE_HOUR, [
@@ -125,10 +125,91 @@ def test_iteusv_weighs_servers_by_what_was_seen_of_them(tmp_path: Path) -> None:
         for hour in HOURS
         for node, busy, seen_s, power_w in (
             ("whole", 0.9, 3600.0, 500.0), ("half", 0.3, 1800.0, 500.0), ("unmetered", 0.6, 0.0, None),
-            ("off", 0.0, 3600.0, 0.0),
+            ("off", 0.0, 3600.0, 0.0), ("off or idle", 0.0, 0.0, None),
         )
     ])  # fmt: skip
     kpi.run(StageContext(lake, settings(lake), DAYS, "run", structlog.get_logger()))
     of = {(row["boundary"], row["kpi"]): row for row in lake.read(KPI).to_dicts() if row["period"] == "day"}
     assert of["c", "iteusv"]["kpi_value"] == pytest.approx((0.9 + 0.3 / 2 + 0.6) / 2.5)
     assert of["c", "iteusv"]["denominator"] == pytest.approx(24 * 2.5)
+
+
+def judge(lake: Lake) -> dict[tuple[str, str], dict[str, Any]]:
+    kpi.run(StageContext(lake, settings(lake), DAYS, "run", structlog.get_logger()))
+    return {(row["boundary"], row["kpi"]): row for row in lake.read(KPI).to_dicts() if row["period"] == "day"}
+
+
+def test_hours_in_which_no_node_tells_are_not_known(tmp_path: Path) -> None:
+    """Half a day without utilisation and inlets is half a day known, not a whole one with nothing in scope."""
+    lake = Lake(tmp_path / "lake")
+    site(lake)
+    put(lake, NODE_HOUR, [
+        {"site_id": "s", "date": DAY, "status": "provisional", "cluster_id": "c", "node_id": "n", "hour_start": hour,
+         "energy_basis": "measured", "expected_s": 3600.0, "observed_s": 3600.0, "gpu_count": None,
+         "power_mean_w": 500.0, "cpu_utilisation_ratio": told, "inlet_temp_c": told and 20.0}
+        for hour, told in zip(HOURS, [0.4] * 12 + [None] * 12, strict=True)
+    ])  # fmt: skip
+    found = judge(lake)
+    for name in ("iteusv", "inlet_a1_share", "rci_hi"):
+        row = found["c", name]
+        assert (row["kpi_value"], row["coverage_ratio"]) == (None, 0.5), name
+        assert row["kpi_reason"] == "only 12 of 24 hours are known"
+
+
+def test_a_node_whose_gpus_nobody_counted_is_no_server_where_one_speaks(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    site(lake)
+    put(lake, NODE_HOUR, [
+        {"site_id": "s", "date": DAY, "status": "provisional", "cluster_id": "c", "node_id": node, "hour_start": hour,
+         "energy_basis": "measured", "expected_s": 3600.0, "observed_s": 3600.0, "gpu_count": None,
+         "power_mean_w": power_w, "cpu_utilisation_ratio": 0.4, "gpu_energy_kwh": gpu_kwh}
+        for hour in HOURS for node, power_w, gpu_kwh in (("cpu", 500.0, None), ("gpu", 900.0, 0.3))
+    ])  # fmt: skip
+    assert judge(lake)["c", "iteusv"]["denominator"] == 24.0
+
+
+def with_generator(lake: Lake, generator_kwh: float | None, scope1_kg: float | None) -> None:
+    """The site with a listed generator and export meter that read nothing."""
+    site(lake)
+    meters = lake.read(METER).to_dicts()
+    put(
+        lake,
+        METER,
+        [*meters, *({**meters[0], "meter_id": name, "point": name} for name in ("generator", "export"))],
+    )
+    sites, clusters = lake.read(SITE_HOUR).to_dicts(), lake.read(CLUSTER_HOUR).to_dicts()
+    put(lake, SITE_HOUR, [{**row, "generator_kwh": generator_kwh} for row in sites])
+    put(lake, CLUSTER_HOUR, [{**row, "emissions_scope1_kgco2e": scope1_kg} for row in clusters])
+
+
+@pytest.mark.parametrize(
+    ("generator_kwh", "scope1_kg", "emitted_kg"),
+    [(0.0, None, 44.0), (10.0, 8.0, 52.0), (10.0, None, None), (None, None, None)],
+    ids=["stood still", "known", "fuel unknown", "silent"],
+)
+def test_a_generator_of_unknown_emissions_leaves_cue_unknown(
+    tmp_path: Path, generator_kwh: float | None, scope1_kg: float | None, emitted_kg: float | None
+) -> None:
+    lake = Lake(tmp_path / "lake")
+    with_generator(lake, generator_kwh, scope1_kg)
+    found = judge(lake)
+    for boundary, it_kwh in (("site", 100.0), ("c", 98.0)):
+        row = found[boundary, "cue"]
+        expected = None if emitted_kg is None else pytest.approx(emitted_kg / it_kwh)
+        assert row["kpi_value"] == expected
+        assert (row["kpi_basis"] == "none") == (emitted_kg is None)
+    # What of the photovoltaics was exported is not known either.
+    assert found["site", "cfe_own"]["kpi_value"] is None
+
+
+def test_a_year_without_known_grid_energy_has_no_renewable_share(tmp_path: Path) -> None:
+    """Nothing matched of nothing is no finding that nothing is renewable."""
+    lake = Lake(tmp_path / "lake")
+    site(lake)
+    put(lake, SITE_HOUR, [{**row, "pv_kwh": None} for row in lake.read(SITE_HOUR).to_dicts()])
+    put(lake, MARKET_YEAR, [
+        {"site_id": "s", "reporting_year": 2025, "instrument_id": "go-1", "instrument_type": "certificate",
+         "volume_kwh": 264.0, "consumption_kwh": 0.0, "matched_kwh": 0.0, "status": "provisional"},
+    ])  # fmt: skip
+    row = judge(lake)["site", "ref"]
+    assert (row["kpi_value"], row["kpi_basis"]) == (None, "none")
