@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from lepton_etl.attribution.node_energy import roll
 from lepton_etl.attribution.node_split import HOLDING_COLUMNS, split_nodes
 from lepton_etl.attribution.node_split import INTERVAL_COLUMNS as SPLIT_COLUMNS
-from lepton_etl.attribution.tenants import job_energy, tenant_day, with_node_figures
+from lepton_etl.attribution.tenants import SCI_COLUMNS, job_energy, tenant_day, with_node_figures, with_sci
 from lepton_etl.billing.bill import Invoice, bill_check, cluster_months, month_cost, period_of, read_invoices
 from lepton_etl.billing.costs import Meters, cluster_costs, currency_of, site_costs
 from lepton_etl.billing.tariff import read_tariff
@@ -476,12 +476,26 @@ def write_jobs(
     gold/cluster_cost.
     """
     lake, days, limit = context.lake, context.days, _limit(context)
-    jobs = job_energy(job_hours, cluster_hours, lake.read(JOB_RUN, days), cluster_costs, limit)
+    runs = lake.read(JOB_RUN, days)
+    made = job_energy(job_hours, cluster_hours, runs, cluster_costs, limit)
+    jobs = with_sci(made, _days_before(context, runs), runs)
     tenants = tenant_day(jobs, limit)
     return [
         lake.replace(table, days, with_status(context, table, rows), allow_empty=True)
         for table, rows in ((JOB_ENERGY, jobs), (TENANT_DAY, tenants))
     ]
+
+
+def _days_before(context: StageContext, runs: pl.DataFrame) -> pl.DataFrame:
+    """Rows of gold/job_energy, of the days before, of the runs that began there and have ended."""
+    first = context.days.start
+    began = runs.filter(pl.col("start_time") < context.days.from_time, pl.col("end_time").is_not_null())
+    since = began["start_time"].dt.date().min()
+    if not isinstance(since, date):
+        return pl.DataFrame(arrow_schema(JOB_ENERGY).empty_table()).select(SCI_COLUMNS)
+    ids = pc.field("job_id").isin(began["job_id"].unique().sort().to_list())
+    before = Days(since, first - timedelta(days=1))
+    return context.lake.read(JOB_ENERGY, before, columns=SCI_COLUMNS, where=ids)
 
 
 def _intensity(context: StageContext) -> pl.DataFrame:

@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from lepton_etl.carbon.market import RENEWABLE
 from lepton_etl.days import Days
-from lepton_etl.energy.aggregate import utilisation_seconds
 from lepton_etl.energy.exact_sums import exact_sum, over
 from lepton_etl.energy.node_hours import expected_hours
 from lepton_etl.facility.fit import normalised_pue
@@ -132,14 +131,11 @@ def _cluster_rows(context: StageContext) -> list[dict[str, Any]]:
 
 
 def _node_sums(context: StageContext) -> dict[tuple[str, str, datetime], dict[str, float | None]]:
-    """Node-hours, busy hours of servers and boards, inlet hours of each cluster-hour; null where no node tells."""
+    """Node-hours in service and inlet hours of each cluster-hour; null where no node tells."""
     hours = over(pl.col("expected_s"), SECONDS_PER_HOUR)
-    seconds = utilisation_seconds()
-    named = {"cpu_h": "cpu_s", "cpu_busy_h": "cpu_busy_s", "gpu_h": "board_s", "gpu_busy_h": "board_busy_s"}
-    addends = {"node_h": hours} | {name: seconds[of] / SECONDS_PER_HOUR for name, of in named.items()}
-    sums = {name: exact_sum(addend) for name, addend in addends.items()}
-    columns = sums | inlet_sums(pl.col("inlet_temp_c"), hours)
-    found = context.lake.read(NODE_HOUR, context.days).group_by(_CLUSTER_HOUR).agg(**columns).to_dicts()
+    columns = {"node_h": exact_sum(hours)} | inlet_sums(pl.col("inlet_temp_c"), hours)
+    nodes = context.lake.read(NODE_HOUR, context.days, columns=[*_CLUSTER_HOUR, "expected_s", "inlet_temp_c"])
+    found = nodes.group_by(_CLUSTER_HOUR).agg(**columns).to_dicts()
     return {(r["site_id"], r["cluster_id"], r["hour_start"]): {n: r[n] for n in columns} for r in found}
 
 

@@ -192,10 +192,10 @@ def dirty_days(lake: Lake, settings: Settings, days: Days, waiting: Collection[d
     """
     made = made_days(lake)
     batch = last_published_batch(lake)
-    touched = set(days)
-    touched |= _of_spans(made, _reading_spans(lake, batch, settings.energy.max_gap_s))
-    touched |= _of_spans(made, _job_spans(lake, batch, made))
-    touched |= _remarked(lake, settings, made)
+    reopened = _of_spans(made, _reading_spans(lake, batch, settings.energy.max_gap_s))
+    reopened |= _of_spans(made, _job_spans(lake, batch, made))
+    reopened |= _remarked(lake, settings, made)
+    touched = {*days, *reopened, *(made & _ends_of_runs(lake, reopened))}
     ranges = [*adjoining(sorted(waiting)), *adjoining(sorted(touched - set(waiting)))]
     return sorted(ranges, key=lambda one: one.start)
 
@@ -237,6 +237,15 @@ def _job_spans(lake: Lake, batch: int, made: set[date]) -> Iterator[tuple[date, 
     for first, last in news.select("start_time", "end_time").unique().iter_rows():
         if first is not None:
             yield first.date(), last.date() if last is not None else max(latest, first.date())
+
+
+def _ends_of_runs(lake: Lake, days: set[date]) -> set[date]:
+    """The days on which the runs of these days ended: the figure of a whole run stands there."""
+    parts = [lake.read(JOB_RUN, Days.of(day), columns=["end_time"]) for day in sorted(days)]
+    if not parts:
+        return set()
+    ends = pl.concat(parts)["end_time"].drop_nulls() - timedelta(microseconds=1)
+    return set(ends.dt.date().to_list())
 
 
 def _remarked(lake: Lake, settings: Settings, made: set[date]) -> set[date]:

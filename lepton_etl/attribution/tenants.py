@@ -26,6 +26,8 @@ _SUMS: Final = (
     "dynamic_kwh", "static_kwh", "static_usage_kwh", "static_equal_kwh", "imputed_kwh",
     "idle_gpu_kwh", "gpu_held_h", "held_s", "covered_s",
 )  # fmt: skip
+# What a day adds to the SCI of its run.
+SCI_COLUMNS: Final = (*_RUN_DAY, "emissions_location_kgco2e", "embodied_kgco2e")
 # A job that holds this much of every node while it holds it is alone there.
 _EXCLUSIVE_RATIO: Final = 0.999
 # From the firmest ground to the weakest; a day stands on the weakest of its hours.
@@ -55,9 +57,8 @@ def job_energy(
     `cluster_hours` has the columns of gold/cluster_hour: what an hour of the cluster emits, draws, drinks goes to its
     jobs by their IT energy; embodied carbon goes by the reserved share. `runs` are rows of silver/job_run,
     `cluster_costs` of gold/cluster_cost (None: no tariff). A figure that an hour with energy lacks is null for the day;
-    so is the IT energy below `limit` of covered time. SCI = location-based operational + embodied emissions, per run;
-    data-centre overhead is in it, market-based measures are not.
-    Source: definitions of the project, sections 5 and 6; Green Software Foundation, SCI 1.0.
+    so is the IT energy below `limit` of covered time. The SCI is null: `with_sci` adds it.
+    Source: definitions of the project, sections 5 and 6.
     """
     energy, share = pl.col("dynamic_kwh") + pl.col("static_kwh"), pl.col("reserved_share_ratio")
     basis = pl.col("attribution_basis").cast(pl.Enum(_BASIS_ORDER))
@@ -79,7 +80,6 @@ def job_energy(
         )
     )  # fmt: skip
     total, covered = pl.col("dynamic_kwh") + pl.col("static_kwh"), _is_covered(limit)
-    emitted_kg = pl.col("emissions_location_kgco2e") + pl.col("embodied_kgco2e")
     rows = (
         _with_basis(day, limit)
         .with_columns(
@@ -96,7 +96,8 @@ def job_energy(
             .alias("reserved_share_ratio"),
             pl.col("_basis").replace_strict(dict(enumerate(_BASIS_ORDER)), default=None, return_dtype=pl.String)
             .alias("attribution_basis"),
-            (emitted_kg * GRAMS_PER_KILOGRAM).alias("sci_gco2e_per_job"),
+            pl.lit(None, pl.Float64).alias("sci_gco2e_per_job"),
+            pl.lit("unknown").alias("sci_basis"),
             pl.lit("provisional").alias("status"),
         )
         .join(_of_scheduler(runs), on=_RUN_DAY, how="left")
@@ -110,16 +111,57 @@ def job_energy(
     return rows_of(JOB_ENERGY, rows)
 
 
+def with_sci(jobs: pl.DataFrame, before: pl.DataFrame, runs: pl.DataFrame) -> pl.DataFrame:
+    """Give each run of gold/job_energy its SCI, once: on the row of the day on which it ended, of all its days.
+
+    SCI = (location-based operational + embodied emissions of all days) / 1 run; data-centre overhead is in it,
+    market-based measures are not. `before` are rows of the days before those of `jobs`, `runs` of silver/job_run.
+    `sci_basis`: complete; running where the run goes on after the day; unknown where one of its days lacks a figure.
+    Source: definitions of the project, section 6; ISO/IEC 21031, SCI = (E I + M) / R.
+    """
+    emitted_g = (pl.col("emissions_location_kgco2e") + pl.col("embodied_kgco2e")) * GRAMS_PER_KILOGRAM
+    facts = [*_RUN_DAY, emitted_g.alias("_g")]
+    # A run that ends at midnight did nothing on the day that begins then.
+    last = pl.max_horizontal("start_time", pl.col("end_time") - pl.duration(microseconds=1)).dt.date()
+    spans = runs.select(
+        *_RUN_DAY, pl.col("start_time").dt.date().alias("_first"),
+        pl.when(pl.col("end_time").is_not_null()).then(last).alias("_last"),
+    ).unique(_RUN_DAY, keep="first")  # fmt: skip
+    ends = jobs.select(_RUN_DAY).join(spans, on=_RUN_DAY, how="left")
+    is_last = pl.col("date") == pl.col("_last")
+    days = pl.concat([before.select(facts), jobs.select(facts)]).rename({"date": "_day"})
+    whole = (
+        ends.filter(is_last)
+        .join(days, on=RUN_KEY, how="inner")
+        .filter(pl.col("_day").is_between("_first", "_last"))
+        .group_by(_RUN_DAY)
+        .agg(
+            whole_sum(pl.col("_g"), digits=FINE_DIGITS).alias("_sci"),
+            (pl.len() == (pl.col("_last") - pl.col("_first")).dt.total_days().first() + 1).alias("_is_whole"),
+        )
+    )
+    sci = pl.when("_is_whole").then("_sci")
+    basis = (
+        pl.when(sci.is_not_null()).then(pl.lit("complete"))
+        .when(is_last.fill_null(value=False)).then(pl.lit("unknown"))
+        .otherwise(pl.lit("running"))
+    )  # fmt: skip
+    rows = jobs.join(ends, on=_RUN_DAY, how="left").join(whole, on=_RUN_DAY, how="left")
+    return rows_of(JOB_ENERGY, rows.with_columns(sci.alias("sci_gco2e_per_job"), basis.alias("sci_basis")))
+
+
 def tenant_day(jobs: pl.DataFrame, limit: float) -> pl.DataFrame:
     """gold/job_energy -> gold/tenant_day: the three rules side by side, and figures per job and GPU-hour.
 
-    Jobs without a tenant are those of `_unknown`.
+    Jobs without a tenant are those of `_unknown`. The SCI per job is the mean of the runs that ended on the day, null
+    where one of them has none; per GPU-hour it is of what the day emitted and held.
     """
     unit_sums = ("gpu_held_h", "node_held_h", "held_s", "covered_s", "imputed_kwh", "dynamic_kwh",
                  "static_kwh", "_usage", "_equal", "wasted_energy_kwh")  # fmt: skip
     # Ends are added: gains of sensors and errors of factors are the same for all jobs of a tenant.
     whole = (*SHARED_FIGURES, *_ENDS, "embodied_kgco2e", "energy_cost")
     parts = pl.col("dynamic_kwh") + pl.col("static_kwh")
+    has_ended = pl.col("sci_basis") != "running"
     sums = (
         jobs.with_columns(
             pl.col("tenant_id").fill_null(UNKNOWN_TENANT),
@@ -133,6 +175,10 @@ def tenant_day(jobs: pl.DataFrame, limit: float) -> pl.DataFrame:
             *(whole_sum(pl.col(name), digits=FINE_DIGITS).alias(name) for name in whole),
             pl.len().alias("job_count"),
             pl.col("currency").max(),
+            quotient(
+                whole_sum(pl.col("sci_gco2e_per_job"), has_ended, FINE_DIGITS),
+                has_ended.sum().cast(pl.Float64),
+            ).alias("sci_gco2e_per_job"),
         )
     )
     rules = ("it_energy_kwh", "it_energy_usage_kwh", "it_energy_equal_kwh")
@@ -148,7 +194,6 @@ def tenant_day(jobs: pl.DataFrame, limit: float) -> pl.DataFrame:
         )
         .with_columns(
             quotient(spread, pl.col("it_energy_kwh")).alias("rule_spread_ratio"),
-            (emitted_g / pl.col("job_count")).alias("sci_gco2e_per_job"),
             quotient(emitted_g, pl.col("gpu_held_h")).alias("sci_gco2e_per_gpu_hour"),
             pl.lit("provisional").alias("status"),
         )

@@ -47,14 +47,18 @@ def eu_2024_1364(
 
 def eu_text(settings: Settings, year: int, form: str) -> str:
     """The report as CSV or JSON. Raises NoInputError where gold/kpi has no row of the year."""
+    import pyarrow.compute as pc
+
     from lepton_etl.carbon.market import RENEWABLE
-    from lepton_etl.indicators.eu_report import as_records, eu_report, in_scope
+    from lepton_etl.indicators.eu_report import as_records, eu_report, in_scope, year_facts
     from lepton_etl.lake.tables import Lake
     from lepton_etl.schema.carbon import INSTRUMENT, KPI, MARKET_YEAR
+    from lepton_etl.schema.energy import SITE_HOUR
+    from lepton_etl.schema.fleet import WEATHER_HOUR
 
     lake, site_id = Lake.of(settings), settings.site.site_id
-    first = Days.of(date(year, 1, 1))
-    published = lake.as_published(first)
+    first, whole = Days.of(date(year, 1, 1)), Days(date(year, 1, 1), date(year, 12, 31))
+    published = lake.as_published(whole)
     rows = [
         row
         for row in published.read(KPI, first).to_dicts()
@@ -72,10 +76,17 @@ def eu_text(settings: Settings, year: int, form: str) -> str:
         for row in published.read(MARKET_YEAR).to_dicts()
         if row["reporting_year"] == year and row["instrument_id"] in renewable
     ]
+    of_site = pc.field("site_id") == site_id
+    facts = year_facts(
+        published.read(SITE_HOUR, whole, columns=["generator_kwh", "pv_kwh", "export_kwh"], where=of_site),
+        lake.read(WEATHER_HOUR, whole, columns=["date", "outdoor_dry_bulb_temp_c"], where=of_site),
+        year,
+        certificates_sold=settings.kpi.onsite_certificates_sold,
+    )
     declared = settings.kpi.eu
     if in_scope(declared) is False:
         typer.echo("the site is below 500 kW of installed IT power and need not report", file=sys.stderr)
-    records = as_records(eu_report(rows, balance, declared), site_id, year)
+    records = as_records(eu_report(rows, balance, declared, facts), site_id, year)
     return _json(records) if form == "json" else _csv(records)
 
 

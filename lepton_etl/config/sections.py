@@ -223,17 +223,47 @@ class FacilityModelSettings(Section):
 
 
 class EuReport(Section):
-    """What an operator declares for Delegated Regulation (EU) 2024/1364; null is reported as not available."""
+    """What an operator declares for Delegated Regulation (EU) 2024/1364; what is null is reported as not available."""
 
+    name: str | None = setting(None, "Name of the data centre (annex I, 1 a).")
+    owner_name: str | None = setting(None, "Name of the owner.")
+    owner_contact: str | None = setting(None, "Contact details of the owner.")
+    operator_name: str | None = setting(None, "Name of the operator.")
+    operator_contact: str | None = setting(None, "Contact details of the operator.")
+    lau_code: str | None = setting(None, "Code of the local administrative unit, as Eurostat publishes it.")
+    data_centre_type: Literal["enterprise", "colocation", "co-hosting"] | None = setting(
+        None, "Type of data centre by its main operation."
+    )
+    structure: Literal["structure", "group of structures"] | None = setting(
+        None, "Whether the data centre is one structure or a group of them."
+    )
+    offers_both: bool | None = setting(None, "Whether both colocation and co-hosting are offered.")
+    operation_month: str | None = setting(
+        None, "Year and month of entry into operation, as 2019-05.", pattern=r"^\d{4}-(0[1-9]|1[0-2])$"
+    )
+    redundancy_high_voltage: str | None = setting(
+        None, "Redundancy of the electrical infrastructure at high voltage, such as N+1 or 2N."
+    )
+    redundancy_low_voltage: str | None = setting(None, "The same at low voltage (line-up).")
+    redundancy_rack: str | None = setting(None, "The same at rack level.")
+    redundancy_cooling_room: str | None = setting(None, "Redundancy of the cooling at room level.")
+    redundancy_cooling_rack: str | None = setting(None, "Redundancy of the cooling at rack level.")
     installed_it_power_kw: float | None = setting(
-        None, "PD_IT, installed information technology power demand.", gt=0
+        None, "PD_IT, installed information technology power demand, a weighted average of the year.", gt=0
+    )
+    it_power_metric: Literal["installed", "rated"] = setting(
+        "installed", "Whether PD_IT is the installed or the rated power demand."
     )
     floor_area_m2: float | None = setting(None, "S_DC, total floor area.", gt=0)
     computer_room_area_m2: float | None = setting(None, "S_CR, computer room floor area.", gt=0)
+    grid_functions: tuple[str, ...] = setting(
+        (), "Functions offered to the electrical grid, such as peak shifting; `none` where there are none."
+    )
     battery_grid_power_kw: float | None = setting(
         None, "C_BtG, average battery capacity offered to the grid.", ge=0
     )
     potable_water_ratio: float | None = setting(None, "Share of the water input that is potable.", ge=0, le=1)
+    water_category: Literal[1, 2] | None = setting(None, "WUE category by which the water is metered.")
     waste_heat_temp_c: float | None = setting(
         None, "T_WH, average temperature of waste heat.", ge=-20, le=150
     )
@@ -241,7 +271,27 @@ class EuReport(Section):
         None, "T_IN, average setpoint of the intake air.", ge=0, le=50
     )
     refrigerants: tuple[str, ...] = setting((), "Types of refrigerants in use.")
-    cooling_degree_days: float | None = setting(None, "CDD of the year.", ge=0)
+    cooling_degree_days: float | None = setting(
+        None, "CDD of the year, base 21 degC; null: by the weather that the site reads.", ge=0
+    )
+    server_sert_performance: float | None = setting(
+        None, "C_SERV, sum of the SERT active state performance of all servers on 31 December.", ge=0
+    )
+    server_area_ratio: float | None = setting(
+        None, "Share of the computer room's area that C_SERV covers.", ge=0, le=1
+    )
+    storage_capacity_pb: float | None = setting(
+        None, "C_STOR, raw capacity of all storage devices on 31 December, PB.", ge=0
+    )
+    storage_area_ratio: float | None = setting(
+        None, "Share of the computer room's area that C_STOR covers.", ge=0, le=1
+    )
+    bandwidth_in_gbyte_per_s: float | None = setting(
+        None, "B_IN, provisioned bandwidth of incoming traffic, averaged over the year, GB/s.", ge=0
+    )
+    bandwidth_out_gbyte_per_s: float | None = setting(None, "B_OUT, the same of outgoing traffic.", ge=0)
+    traffic_in_ebyte: float | None = setting(None, "T_IN, incoming data of the year, EB.", ge=0)
+    traffic_out_ebyte: float | None = setting(None, "T_OUT, outgoing data of the year, EB.", ge=0)
 
 
 class KpiSettings(Section):

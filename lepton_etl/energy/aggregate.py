@@ -7,8 +7,16 @@ from typing import Final
 
 import polars as pl
 
-from lepton_etl.energy.exact_sums import FINE_DIGITS, energy_interval, exact_sum, most_frequent, quotient
+from lepton_etl.energy.exact_sums import (
+    FINE_DIGITS,
+    energy_interval,
+    exact_sum,
+    most_frequent,
+    over,
+    quotient,
+)
 from lepton_etl.energy.node_hours import covered_basis, read_energy
+from lepton_etl.schema.declare import SECONDS_PER_HOUR
 from lepton_etl.uncertainty import Z
 
 INLET_PERCENTILE: Final = 0.99
@@ -93,7 +101,7 @@ def _fine_sums() -> list[pl.Expr]:
     return [exact_sum(pl.col(name), FINE_DIGITS).alias(name) for name in ("common_kwh", "alone_kwh2")]
 
 
-def utilisation_seconds() -> dict[str, pl.Expr]:
+def _utilisation_seconds() -> dict[str, pl.Expr]:
     """Return what the utilisation of node-hours is summed from: seconds, and seconds times utilisation.
 
     `cpu_*`: of servers in the scope of ITEUsv, those that are on and not mostly accelerators: 0 s of one that is off,
@@ -139,7 +147,7 @@ def _addends() -> dict[str, pl.Expr]:
         "accounted_ws": rated_w * accounted_s,
         "expected_ws": rated_w * expected_s,
         "uncounted": pl.col("gpu_utilisation_ratio").is_not_null() & pl.col("gpu_count").is_null(),
-        **utilisation_seconds(),
+        **_utilisation_seconds(),
     }
 
 
@@ -164,7 +172,15 @@ def _figures(groups: pl.DataFrame, by: tuple[str, ...], coverage_min_ratio: floa
     told_by = pl.when(pl.col("by_utilisation") == 0).then(pl.lit("jobs")).otherwise(pl.lit("utilisation"))
     read_kwh = pl.sum_horizontal("measured_kwh", "modelled_kwh")
     is_told = pl.col("told_kwh") >= coverage_min_ratio * read_kwh
-    by_board = pl.when(pl.col("uncounted") == 0).then(quotient(pl.col("board_busy_s"), pl.col("board_s")))
+    # By board where every node says how many it has, else by node; the hours and the ratio are of the same.
+    gpus = {
+        name: pl.when(pl.col("uncounted") == 0).then(f"board_{name}").otherwise(f"gpu_{name}")
+        for name in ("s", "busy_s")
+    }
+    used_h = {
+        "server_observed_h": pl.col("cpu_s"), "server_busy_h": pl.col("cpu_busy_s"),
+        "gpu_observed_h": gpus["s"], "gpu_busy_h": gpus["busy_s"],
+    }  # fmt: skip
     has_total = pl.col("energy_basis").is_in(("measured", "modelled", "estimated"))
     return (
         groups.select(
@@ -183,9 +199,8 @@ def _figures(groups: pl.DataFrame, by: tuple[str, ...], coverage_min_ratio: floa
             pl.when(is_told).then("idle_kwh").alias("idle_energy_kwh"),
             pl.when(is_told).then(told_by).otherwise(pl.lit("none")).alias("idle_basis"),
             quotient(pl.col("cpu_busy_s"), pl.col("cpu_s")).alias("cpu_utilisation_ratio"),
-            pl.coalesce(by_board, quotient(pl.col("gpu_busy_s"), pl.col("gpu_s"))).alias(
-                "gpu_utilisation_ratio"
-            ),
+            quotient(gpus["busy_s"], gpus["s"]).alias("gpu_utilisation_ratio"),
+            *(over(seconds, SECONDS_PER_HOUR).alias(name) for name, seconds in used_h.items()),
             pl.col("sigma_kwh").alias("it_energy_sigma_kwh"),
         )
         .with_columns(basis.alias("energy_basis"))

@@ -20,7 +20,10 @@ Sums = Mapping[str, float | None]
 
 # Emissions say `estimated` where a publisher or a PUE did; of a KPI that is a model's.
 _KPI_BASIS: Final = {"estimated": "modelled"}
-_COUNTED: Final = ("cpu_busy_h", "cpu_h", "gpu_busy_h", "gpu_h", "node_h")
+# Of gold/cluster_hour: what its utilisation is the mean of. ITEUsv is found there and nowhere else.
+_USED: Final = {
+    "cpu_busy_h": "server_busy_h", "cpu_h": "server_observed_h", "gpu_busy_h": "gpu_busy_h", "gpu_h": "gpu_observed_h",
+}  # fmt: skip
 
 
 def site_totals(
@@ -75,7 +78,7 @@ def site_totals(
         reference_facility_kwh=reference_kwh[0] if reference_kwh else None,
         reference_it_kwh=reference_kwh[1] if reference_kwh else None,
         bases=bases,
-        **_of_nodes(nodes, jobs),
+        **_counted(clusters, nodes, jobs),
     )
 
 
@@ -93,14 +96,15 @@ def cluster_totals(row: Row, nodes: Sums, jobs: Sums, *, burns_fuel: bool) -> To
             "facility_kwh": _word(row["facility_basis"]),
             "emissions_kgco2e": _word(row["emissions_basis"]),
         },
-        **_of_nodes(nodes, jobs),
+        **_counted([row], nodes, jobs),
     )
 
 
-def _of_nodes(nodes: Sums, jobs: Sums) -> dict[str, Any]:
-    """What is counted of nodes and jobs, as arguments of Totals."""
+def _counted(clusters: Sequence[Row], nodes: Sums, jobs: Sums) -> dict[str, Any]:
+    """What is counted of clusters, nodes and jobs, as arguments of Totals."""
     return {
-        **{name: nodes.get(name) for name in _COUNTED},
+        **{name: _known_sum(row[column] for row in clusters) for name, column in _USED.items()},
+        "node_h": nodes.get("node_h"),
         "inlet": inlet_hours(nodes),
         "gpu_held_h": jobs.get("gpu_held_h"),
         "jobs": jobs.get("jobs"),
@@ -149,6 +153,12 @@ def _emissions(clusters: Sequence[Row], *, burns_fuel: bool) -> float | None:
 def _all_known(rows: Sequence[Row], name: str) -> float | None:
     found = [row[name] for row in rows]
     return None if not found or None in found else float(sum(found))
+
+
+def _known_sum(values: Iterable[float | None]) -> float | None:
+    """The sum over those that are known; None where none is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def _common_basis(clusters: Sequence[Row]) -> str:

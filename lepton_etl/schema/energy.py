@@ -60,6 +60,31 @@ FIELDS: Final[tuple[Field, ...]] = (
         "Mean CPU utilisation of powered-on servers that are not mostly accelerators.",
     ),
     ratio("gpu_utilisation_ratio", "Mean GPU utilisation."),
+    Field(
+        "server_observed_h",
+        DOUBLE,
+        "hour",
+        "Hours over which `cpu_utilisation_ratio` is the mean: what ITEUsv is divided by.",
+        ge=0.0,
+        le=1e12,
+    ),
+    Field(
+        "server_busy_h",
+        DOUBLE,
+        "hour",
+        "The same hours, each times the server's CPU utilisation.",
+        ge=0.0,
+        le=1e12,
+    ),
+    Field(
+        "gpu_observed_h",
+        DOUBLE,
+        "hour",
+        "Hours over which `gpu_utilisation_ratio` is the mean.",
+        ge=0.0,
+        le=1e12,
+    ),
+    Field("gpu_busy_h", DOUBLE, "hour", "The same hours, each times the utilisation.", ge=0.0, le=1e12),
     watts("peak_power_w", "Maximum of the summed interval means."),
     temperature("inlet_temp_p99_c", "99th percentile of inlet temperature over node-intervals."),
     kilograms(
@@ -135,7 +160,10 @@ _CLUSTER_NOT_NULL: Final = (
 CLUSTER_HOUR: Final = Table(
     "gold/cluster_hour", grain="one cluster over one hour", partition="date", owner="energy",
     key=("site_id", "cluster_id", "hour_start"), warnings=(ESTIMATED, IDLE_BY_UTILISATION),
-    columns=("date", "hour_start", *_CLUSTER_FIGURES), not_null=_CLUSTER_NOT_NULL,
+    columns=(
+        "date", "hour_start", *_CLUSTER_FIGURES, "server_observed_h", "server_busy_h", "gpu_observed_h", "gpu_busy_h",
+    ),
+    not_null=_CLUSTER_NOT_NULL,
 )  # fmt: skip
 
 CLUSTER_DAY: Final = Table(

@@ -66,7 +66,11 @@ FIELDS: Final[tuple[Field, ...]] = (
     ),
     Field(
         "sci_gco2e_per_job", DOUBLE, "gram_co2e",
-        "SCI: location-based operational and embodied emissions of the run on the day.", ge=0.0, le=1e15,
+        "SCI: location-based operational and embodied emissions of a whole run, over all its days.", ge=0.0, le=1e15,
+    ),
+    text(
+        "sci_basis", "Whether the SCI is of the whole run; `running`: it stands on the row of the day it ended.",
+        ("complete", "running", "unknown"),
     ),
     Field(
         "sci_gco2e_per_gpu_hour", DOUBLE, "gram_co2e / hour",
@@ -120,6 +124,7 @@ JOB_ENERGY: Final = Table(
         *RUN_KEY, "date", "tenant_id", "outcome", "node_count", "gpu_count", "held_s", "covered_s", "coverage_ratio",
         "gpu_held_h", "node_held_h", "reserved_share_ratio", *_ENERGY, "sci_gco2e_per_job", "scheduler_energy_kwh",
         "scheduler_energy_ratio", "attribution_basis", "energy_basis", "status", "energy_cost", "currency",
+        "sci_basis",
     ),
     not_null=("outcome", "attribution_basis", "energy_basis", "status"),
     warnings=("Sums of a run over dates give the run; figures of a day alone rest on what was held that day.",),

@@ -6,11 +6,13 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import structlog
 
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
+from lepton_etl.energy.aggregate import group_parts, group_sums
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.carbon import INSTRUMENT, KPI, MARKET_YEAR
 from lepton_etl.schema.declare import Table
@@ -53,7 +55,8 @@ def site(lake: Lake) -> None:
         "facility_energy_kwh": 130.0, "grid_import_kwh": 110.0, "emissions_location_kgco2e": 44.0,
         "emissions_basis": "measured", "water_l": 90.0,
     }  # fmt: skip
-    put(lake, CLUSTER_HOUR, [{**cluster, "hour_start": hour} for hour in HOURS])
+    used = {"server_observed_h": 1.0, "server_busy_h": 0.4, "gpu_observed_h": 8.0, "gpu_busy_h": 5.6}
+    put(lake, CLUSTER_HOUR, [{**cluster, **used, "hour_start": hour} for hour in HOURS])
     put(lake, CLUSTER_DAY, [{**cluster, "grid_import_kwh": 110.0 * 24}])
     put(lake, NODE_HOUR, [
         {**same, "cluster_id": "c", "node_id": node, "hour_start": hour, "energy_basis": "measured",
@@ -114,24 +117,43 @@ def test_a_day_its_month_and_its_year(tmp_path: Path) -> None:
     assert [one.changed for one in again.written] == [False]
 
 
-def test_iteusv_weighs_servers_by_what_was_seen_of_them(tmp_path: Path) -> None:
+def lay_nodes(lake: Lake, rows: list[dict[str, Any]]) -> pl.DataFrame:
+    """Hours of the nodes of cluster c, and what gold makes of them by the hour of the cluster; returns the latter."""
+    same = {
+        "site_id": "s", "date": DAY, "status": "provisional", "cluster_id": "c", "energy_basis": "measured",
+        "idle_basis": "none", "expected_s": 3600.0,
+    }  # fmt: skip
+    put(lake, NODE_HOUR, [same | row for row in rows])
+    by = ("date", "hour_start", "site_id", "cluster_id")
+    sums = group_sums(group_parts(lake.read(NODE_HOUR), by), by, 0.9)
+    bases = dict.fromkeys(("facility_basis", "pue_basis", "emissions_basis"), "none") | {
+        "status": "provisional"
+    }
+    put(lake, CLUSTER_HOUR, [
+        {name: row[name] for name in CLUSTER_HOUR.columns if name in row} | bases for row in sums.to_dicts()
+    ])  # fmt: skip
+    return sums
+
+
+def test_iteusv_is_that_of_the_cluster_hours_and_weighs_servers_by_what_was_seen(tmp_path: Path) -> None:
     """A server whose power nobody knows is on where it works; half an hour seen weighs half."""
     lake = Lake(tmp_path / "lake")
     site(lake)
-    put(lake, NODE_HOUR, [
-        {"site_id": "s", "date": DAY, "status": "provisional", "cluster_id": "c", "node_id": node, "hour_start": hour,
-         "energy_basis": "measured", "expected_s": 3600.0, "observed_s": seen_s, "gpu_count": 0,
-         "cpu_utilisation_ratio": busy, "power_mean_w": power_w}
+    sums = lay_nodes(lake, [
+        {"node_id": node, "hour_start": hour, "observed_s": seen_s, "gpu_count": 0, "cpu_utilisation_ratio": busy,
+         "power_mean_w": power_w}
         for hour in HOURS
         for node, busy, seen_s, power_w in (
             ("whole", 0.9, 3600.0, 500.0), ("half", 0.3, 1800.0, 500.0), ("unmetered", 0.6, 0.0, None),
             ("off", 0.0, 3600.0, 0.0), ("off or idle", 0.0, 0.0, None),
         )
     ])  # fmt: skip
-    kpi.run(StageContext(lake, settings(lake), DAYS, "run", structlog.get_logger()))
-    of = {(row["boundary"], row["kpi"]): row for row in lake.read(KPI).to_dicts() if row["period"] == "day"}
-    assert of["c", "iteusv"]["kpi_value"] == pytest.approx((0.9 + 0.3 / 2 + 0.6) / 2.5)
-    assert of["c", "iteusv"]["denominator"] == pytest.approx(24 * 2.5)
+    expected = (0.9 + 0.3 / 2 + 0.6) / 2.5
+    assert sums["cpu_utilisation_ratio"].to_list() == pytest.approx([expected] * 24)
+    found = judge(lake)
+    for boundary in ("c", "site"):
+        assert found[boundary, "iteusv"]["kpi_value"] == pytest.approx(expected)
+        assert found[boundary, "iteusv"]["denominator"] == pytest.approx(24 * 2.5)
 
 
 def judge(lake: Lake) -> dict[tuple[str, str], dict[str, Any]]:
@@ -143,10 +165,9 @@ def test_hours_in_which_no_node_tells_are_not_known(tmp_path: Path) -> None:
     """Half a day without utilisation and inlets is half a day known, not a whole one with nothing in scope."""
     lake = Lake(tmp_path / "lake")
     site(lake)
-    put(lake, NODE_HOUR, [
-        {"site_id": "s", "date": DAY, "status": "provisional", "cluster_id": "c", "node_id": "n", "hour_start": hour,
-         "energy_basis": "measured", "expected_s": 3600.0, "observed_s": 3600.0, "gpu_count": None,
-         "power_mean_w": 500.0, "cpu_utilisation_ratio": told, "inlet_temp_c": told and 20.0}
+    lay_nodes(lake, [
+        {"node_id": "n", "hour_start": hour, "observed_s": 3600.0, "gpu_count": None, "power_mean_w": 500.0,
+         "cpu_utilisation_ratio": told, "inlet_temp_c": told and 20.0}
         for hour, told in zip(HOURS, [0.4] * 12 + [None] * 12, strict=True)
     ])  # fmt: skip
     found = judge(lake)
@@ -159,10 +180,9 @@ def test_hours_in_which_no_node_tells_are_not_known(tmp_path: Path) -> None:
 def test_a_node_whose_gpus_nobody_counted_is_no_server_where_one_speaks(tmp_path: Path) -> None:
     lake = Lake(tmp_path / "lake")
     site(lake)
-    put(lake, NODE_HOUR, [
-        {"site_id": "s", "date": DAY, "status": "provisional", "cluster_id": "c", "node_id": node, "hour_start": hour,
-         "energy_basis": "measured", "expected_s": 3600.0, "observed_s": 3600.0, "gpu_count": None,
-         "power_mean_w": power_w, "cpu_utilisation_ratio": 0.4, "gpu_energy_kwh": gpu_kwh}
+    lay_nodes(lake, [
+        {"node_id": node, "hour_start": hour, "observed_s": 3600.0, "gpu_count": None, "power_mean_w": power_w,
+         "cpu_utilisation_ratio": 0.4, "gpu_energy_kwh": gpu_kwh}
         for hour in HOURS for node, power_w, gpu_kwh in (("cpu", 500.0, None), ("gpu", 900.0, 0.3))
     ])  # fmt: skip
     assert judge(lake)["c", "iteusv"]["denominator"] == 24.0

@@ -24,6 +24,7 @@ from lepton_etl.registers.inventory import read_nodes
 from lepton_etl.schema.declare import Table  # fmt: skip
 from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR
 from lepton_etl.schema.fleet import NODE
+from lepton_etl.schema.jobs import JOB_RUN
 from lepton_etl.schema.logs import FILE, JOB
 from lepton_etl.schema.operations import RUN, STAGE_RUN
 from lepton_etl.schema.publication import PERIOD, PUBLICATION, RESTATEMENT
@@ -317,6 +318,23 @@ def test_a_late_file_re_opens_its_day_and_the_neighbour_that_its_margin_reaches(
     delivered(lake, "late", 2, first_reading_time=datetime(2025, 6, 3, 0, 4, tzinfo=UTC),
               last_reading_time=datetime(2025, 6, 3, 23, 50, tzinfo=UTC))  # fmt: skip
     assert dirty(lake, settings) == ["2025-06-02..2025-06-03", "2025-06-25"]
+
+
+def test_a_late_file_re_opens_the_day_on_which_a_run_of_its_day_ended(settings: Settings) -> None:
+    """The SCI of a run is of all its days and stands on its last one."""
+    lake = made(settings, WEEKS)
+    delivered(lake, "late", 2, first_reading_time=datetime(2025, 6, 3, 5, tzinfo=UTC),
+              last_reading_time=datetime(2025, 6, 3, 6, tzinfo=UTC))  # fmt: skip
+    run = {
+        "site_id": "s", "cluster_id": "c", "submit_time": datetime(2025, 6, 3, tzinfo=UTC), "restart": 0,
+        "date": date(2025, 6, 3), "outcome": "completed", "start_time": datetime(2025, 6, 3, 4, tzinfo=UTC),
+    }  # fmt: skip
+    lake.write_rows(JOB_RUN, [
+        run | {"job_id": "over", "end_time": datetime(2025, 6, 5, 1, tzinfo=UTC)},
+        run | {"job_id": "within", "end_time": datetime(2025, 6, 4, tzinfo=UTC)},
+        run | {"job_id": "on", "end_time": None},
+    ])  # fmt: skip
+    assert dirty(lake, settings) == ["2025-06-03", "2025-06-05", "2025-06-25"]
 
 
 def test_a_batch_of_a_night_that_did_not_end_is_still_new(settings: Settings) -> None:
