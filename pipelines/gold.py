@@ -47,6 +47,7 @@ from lepton_etl.carbon.market import (
     market_mix,
     market_rows,
 )
+from lepton_etl.carbon.used_factors import factor_columns, used_factors
 from lepton_etl.carbon.water import site_volumes, with_water
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
@@ -63,7 +64,7 @@ from lepton_etl.energy.node_hours import (
     power_sums,
 )
 from lepton_etl.energy.owners import owner_parts, with_job_idle
-from lepton_etl.errors import RegistryError
+from lepton_etl.errors import MissingFactorError, RegistryError
 from lepton_etl.facility.meter_hours import (
     HOUR_S,
     bucket_starts,
@@ -124,7 +125,7 @@ def run(context: StageContext) -> StageResult:
     """Make the gold tables of the context's days. Raises LedgerError, before any is written, if it does not close."""
     lake, days = context.lake, context.days
     rows_in = sum(file.rows for file in lake.files(INTERVAL, days))
-    factors = load_factors(context.settings.carbon.factors)
+    factors = load_factors(context.settings.carbon.factors, context.settings.carbon.own_factors)
     fitted = run_fit(context)
     fleet = node_figures(context, factors)
     intensity, meters = _intensity(context), _meter_hours(context)
@@ -452,7 +453,19 @@ def _cluster_hours(
     located = location_emissions(placed, intensity, sources, _intensity_error(factors, context.days.end))
     marketed = market_emissions(located, _mixes_of_run(context, factors, located))
     whole = with_water(with_embodied(marketed, embodied_hours(embodied)), water)
-    return rows_of(CLUSTER_HOUR, whole.with_columns(pl.lit("provisional").alias("status")))
+    aged = _with_factor_state(context, factors, whole)
+    return rows_of(CLUSTER_HOUR, aged.with_columns(pl.lit("provisional").alias("status")))
+
+
+def _with_factor_state(context: StageContext, factors: FactorSet, hours: pl.DataFrame) -> pl.DataFrame:
+    """Add how old the factors of each day are, and which tables have none for it."""
+    carbon, grid = context.settings.carbon, context.settings.grid
+    zone = grid.zone if grid else None
+    states = [
+        pl.select(pl.lit(day).alias("date"), *factor_columns(used_factors(factors, carbon, zone, day)))
+        for day in context.days
+    ]
+    return hours.join(pl.concat(states), on="date", how="left")
 
 
 def _cluster_days(context: StageContext, fleet: Fleet, cluster_hours: pl.DataFrame) -> pl.DataFrame:
@@ -528,7 +541,10 @@ def market_year(context: StageContext) -> Written:
 
 
 def _market_year(context: StageContext) -> Written:
-    lake, factors = context.lake, load_factors(context.settings.carbon.factors)
+    lake, factors = (
+        context.lake,
+        load_factors(context.settings.carbon.factors, context.settings.carbon.own_factors),
+    )
     years = {day.year for day in context.days}
     kept = [row for row in lake.read(MARKET_YEAR).to_dicts() if row["reporting_year"] not in years]
     made = []
@@ -571,7 +587,7 @@ def _mix(
         return None
     on = min((until - timedelta(seconds=1)).date(), date(year, 12, 31))
     residual = factors.find("residual_mix", valid_on=on, zone_id=zone)
-    average = carbon.average_zone and factors.get(
+    average = carbon.average_zone and factors.find(
         "grid_average", valid_on=on, zone_id=carbon.average_zone, intensity_basis="direct"
     )
     return market_mix(
@@ -592,10 +608,12 @@ def _generators(context: StageContext, factors: FactorSet) -> GeneratorFactor | 
     carbon, on = context.settings.carbon, context.days.end
     if carbon.generator_fuel is None:
         return None
-    return GeneratorFactor(
-        fuel_kgco2e(carbon.generator_fuel, 1.0, factors, carbon.gwp_set, on),
-        factors.get("generator", valid_on=on, fuel=carbon.generator_fuel).to("kg/kWh"),
-    )
+    try:
+        by_litre = fuel_kgco2e(carbon.generator_fuel, 1.0, factors, carbon.gwp_set, on)
+    except MissingFactorError:
+        by_litre = None
+    by_kwh = factors.find("generator", valid_on=on, fuel=carbon.generator_fuel)
+    return GeneratorFactor(by_litre, by_kwh.to("kg/kWh") if by_kwh else None)
 
 
 def _intensity_error(factors: FactorSet, on: date) -> IntensityError | None:

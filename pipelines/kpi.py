@@ -179,7 +179,10 @@ def _renewable_ratios(context: StageContext) -> dict[int, float]:
 
 def _grid_water(context: StageContext) -> dict[date, float]:
     """Litres that the grid's power plants consume for a kWh, of days for which the zone has a row."""
-    grid, factors = context.settings.grid, load_factors(context.settings.carbon.factors)
+    grid, factors = (
+        context.settings.grid,
+        load_factors(context.settings.carbon.factors, context.settings.carbon.own_factors),
+    )
     if grid is None:
         return {}
     found = {day: factors.find("electricity_water", valid_on=day, zone_id=grid.zone) for day in context.days}

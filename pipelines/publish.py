@@ -104,7 +104,7 @@ def marks_now(lake: Lake, settings: Settings, days: Iterable[dt.date]) -> dict[d
     """Day -> reason -> mark of what the figures just made rest on; dated rows as silver took them."""
     wanted = list(days)
     rows = {name: lake.arrow(table) for name, table in _REGISTERS.items()}
-    dated = _dated(rows, load_factors(settings.carbon.factors), wanted)
+    dated = _dated(rows, load_factors(settings.carbon.factors, settings.carbon.own_factors), wanted)
     delivered = {name: [lake.files_by_day(table) for table in tables] for name, tables in _DELIVERED.items()}
     whole = {"settings": mark(settings.digest), "code": code_version()}
     models = model_versions(lake, settings.model.name, Days(min(wanted), max(wanted))) if wanted else {}
@@ -138,7 +138,7 @@ def model_versions(lake: Lake, imputation: str, days: Days) -> dict[dt.date, str
 
 def marks_of_files(settings: Settings, days: Iterable[dt.date]) -> dict[dt.date, Marks]:
     """Day -> reason of DATED -> mark, as the files of the settings stand. Raises ConfigurationError."""
-    wanted, factors = list(days), load_factors(settings.carbon.factors)
+    wanted, factors = list(days), load_factors(settings.carbon.factors, settings.carbon.own_factors)
     dated = _dated(_of_files(settings, factors), factors, wanted)
     return {day: {name: marks[day] for name, marks in dated.items()} for day in wanted}
 
@@ -166,16 +166,15 @@ def _dated(
 
 
 def _factor_rows(factors: FactorSet) -> list[DatedRow]:
+    """What each table answers for each key, by the days for which it does: an older row stands for days of its own."""
     one_day = dt.timedelta(days=1)
     return [
         DatedRow(
-            canonical({"table": name, "key": key, "value": row.value, "unit": row.unit}),
-            row.valid_from,
-            row.valid_to - one_day if row.valid_to else None,
+            canonical({"table": name, "key": key, "value": factor.value, "unit": factor.unit}),
+            first,
+            end - one_day if end else None,
         )
-        for name, table in factors.tables.items()
-        for key, rows in table.rows.items()
-        for row in rows
+        for name, key, factor, first, end in factors.spans()
     ]
 
 

@@ -462,7 +462,7 @@ def registers(context: StageContext) -> tuple[Written, ...]:
         else arrow_schema(INSTRUMENT).empty_table()
     )
     scope1 = (
-        read_scope1(carbon.scope1, site_id, load_factors(carbon.factors), carbon.gwp_set)
+        read_scope1(carbon.scope1, site_id, load_factors(carbon.factors, carbon.own_factors), carbon.gwp_set)
         if carbon.scope1
         else arrow_schema(SCOPE1).empty_table()
     )
@@ -552,7 +552,7 @@ def _sources(settings: Settings) -> tuple[dict[str, SourceFacts], SourceFacts]:
 def _policy(context: StageContext, nodes: pa.Table) -> IntervalPolicy:
     """How intervals are made; the errors of sensors are those of the last day, what is fitted is of days before."""
     settings = context.settings
-    factors, energy = load_factors(settings.carbon.factors), settings.energy
+    factors, energy = load_factors(settings.carbon.factors, settings.carbon.own_factors), settings.energy
     model = node_model(factors, context.days.end)
     return IntervalPolicy(
         settings.site.site_id, energy.interval_s, energy.sensor_gain_ratio,

@@ -1,7 +1,8 @@
 """Write the factor tables that are made from open data: conf/factors/grid_average.csv, electricity_water.csv.
 
-Reads LEPTON_REAL_DATA (default ../shared/data). Also prints the error of a grid hour that its publisher estimated,
-which stands by hand in conf/factors/grid_intensity_uncertainty.csv.
+Reads LEPTON_REAL_DATA (default ../shared/data) and the file that is named as argument, average-intensities.json of
+thegreenwebfoundation/co2.js (data/output); without it Ember's rows stay. Also prints the error of a grid hour that its
+publisher estimated, which stands by hand in conf/factors/grid_intensity_uncertainty.csv.
 """
 
 import csv
@@ -20,14 +21,15 @@ from lepton_etl.registers.factors import load_factors
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("LEPTON_REAL_DATA", ROOT / ".." / "shared" / "data"))
 TARGET = ROOT / "conf" / "factors"
-COMMON = ("value", "unit", "source", "licence", "valid_from", "valid_to")
+COMMON = ("value", "unit", "source", "licence", "valid_from", "valid_to", "unchecked")
+EMBER = "Ember yearly electricity data, by thegreenwebfoundation/co2.js"
 ZONES = {"CISO": "US-CAL-CISO", "ERCO": "US-TEX-ERCO", "PJM": "US-MIDA-PJM", "NYIS": "US-NY-NYIS"}
 # A zone whose fuels have no water factor for more than this share of the energy gets no row.
 LEAST_KNOWN_SHARE = 0.9
 
 
-def year(of: int) -> tuple[str, str]:
-    return date(of, 1, 1).isoformat(), date(of + 1, 1, 1).isoformat()
+def year(of: int) -> tuple[str, str, str]:
+    return date(of, 1, 1).isoformat(), date(of + 1, 1, 1).isoformat(), ""
 
 
 def grid_averages() -> Iterable[tuple[Any, ...]]:
@@ -44,6 +46,22 @@ def grid_averages() -> Iterable[tuple[Any, ...]]:
     for code, row in countries.items():
         if row["year"] >= 2021 and row.get("carbon_intensity"):
             yield code, "lifecycle", row["carbon_intensity"], "g/kWh", world, "CC-BY-4.0", *year(row["year"])
+    for code, intensity, of in ember():
+        if of > countries.get(code, {}).get("year", 0):
+            yield code, "lifecycle", intensity, "g/kWh", EMBER, "CC-BY-SA-4.0", *year(of)
+
+
+def ember() -> Iterable[tuple[str, float, int]]:
+    """Country, life-cycle intensity in g/kWh and year: of the named file, else of the rows that stand already."""
+    if len(sys.argv) > 1:
+        for row in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")).values():
+            if row["country_code"]:
+                yield row["country_code"], float(row["emissions_intensity_gco2_per_kwh"]), row["year"]
+        return
+    with (TARGET / "grid_average.csv").open(encoding="utf-8", newline="") as file:
+        for known in csv.DictReader(file):
+            if known["source"] == EMBER:
+                yield known["zone_id"], float(known["value"]), int(known["valid_from"][:4])
 
 
 def electricity_water() -> Iterable[tuple[Any, ...]]:
@@ -80,7 +98,7 @@ def estimated_hour_error() -> float:
 
 
 def write(name: str, keys: tuple[str, ...], found: Iterable[tuple[Any, ...]]) -> None:
-    rows = sorted(found)
+    rows = sorted(found, key=lambda row: (row[: len(keys)], row[-3]))
     with (TARGET / name).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow((*keys, *COMMON))

@@ -9,7 +9,7 @@ import polars as pl
 from lepton_etl.attribution.runs import WASTED_OUTCOMES
 from lepton_etl.energy.exact_sums import FINE_DIGITS, exact_sum, over, quotient, rows_of, whole_sum
 from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM, JOULES_PER_KWH, SECONDS_PER_HOUR
-from lepton_etl.schema.jobs import JOB_ENERGY, RUN_KEY, TENANT_DAY
+from lepton_etl.schema.jobs import FACTOR_STATE, JOB_ENERGY, RUN_KEY, TENANT_DAY
 
 UNKNOWN_TENANT: Final = "_unknown"
 # Of a cluster-hour, by its IT energy: an hour's job takes its part of each of them.
@@ -75,6 +75,7 @@ def job_energy(
             whole_sum(pl.col("node_embodied_kgco2e") * share, share > 0, FINE_DIGITS).alias("embodied_kgco2e"),
             exact_sum(share, FINE_DIGITS).alias("node_held_h"),
             pl.col("tenant_id", "outcome", "currency").max(),
+            pl.col(FACTOR_STATE).drop_nulls().first(),
             basis.to_physical().max().alias("_basis"),
             pl.col("node_id").n_unique().alias("node_count"),
         )
@@ -179,6 +180,7 @@ def tenant_day(jobs: pl.DataFrame, limit: float) -> pl.DataFrame:
                 whole_sum(pl.col("sci_gco2e_per_job"), has_ended, FINE_DIGITS),
                 has_ended.sum().cast(pl.Float64),
             ).alias("sci_gco2e_per_job"),
+            pl.col(FACTOR_STATE).drop_nulls().first(),
         )
     )
     rules = ("it_energy_kwh", "it_energy_usage_kwh", "it_energy_equal_kwh")
@@ -218,7 +220,7 @@ def _rates(cluster_hours: pl.DataFrame, costs: pl.DataFrame | None) -> pl.DataFr
         paid = costs.select(*_CLUSTER_HOUR, "energy_cost", "currency")
         rows = cluster_hours.join(paid, on=_CLUSTER_HOUR, how="left")
     per_kwh = [quotient(pl.col(name), pl.col("it_energy_kwh")).alias(f"_{name}") for name in _RATED]
-    return rows.select(*_CLUSTER_HOUR, *per_kwh, "currency")
+    return rows.select(*_CLUSTER_HOUR, *per_kwh, "currency", *FACTOR_STATE)
 
 
 def _is_covered(limit: float) -> pl.Expr:

@@ -15,6 +15,14 @@ from lepton_etl.energy.exact_sums import FINE_DIGITS, quotient, whole_sum
 from lepton_etl.registers.factors import FactorSet
 
 SERVER: Final = "server"
+# What a node has beyond the plain server (one CPU, 16 GB, no disk), in pieces of conf/factors/embodied.csv.
+_PIECES: Final = {
+    "cpu": pl.col("cpu_socket_count") - 1,
+    "memory_16gb": pl.col("memory_total_byte") * (1 / (16 * 2**30)) - 1,
+    "ssd": pl.col("ssd_count"),
+    "hdd": pl.col("hdd_count"),
+}
+PARTS: Final = (SERVER, "gpu", *_PIECES)
 SECONDS_PER_YEAR: Final = 31_557_600.0  # the Julian year of 365.25 days, as pint counts it
 _NODE: Final = ("site_id", "node_id")
 _CLUSTER_HOUR: Final = ("site_id", "cluster_id", "hour_start")
@@ -24,11 +32,11 @@ def service_lives(nodes: pl.DataFrame, factors: FactorSet) -> pl.DataFrame:
     """silver/node -> one row a node: embodied_te_kgco2e, life_s, in_service_from, retired_at, embodied_basis.
 
     A node's rows are one life: it begins with the first row and, where the last one has an end, ends there; a move
-    to another cluster or a new rating is no retirement. TE is the newest row's, else the archetype: a server and its
-    GPUs by count. Without a count of GPUs there is no archetype, since it would leave out most of a GPU node: TE is
-    null. A node without a lifetime takes the archetype's.
-    Source: Green Software Foundation, Impact Framework, sci-embodied (1,000 kg a server with one CPU, 150 kg a GPU,
-    4 years); docs/methodology.md, Embodied.
+    to another cluster or a new rating is no retirement. TE is the newest row's, else the archetype: a server with one
+    CPU and 16 GB, and its GPUs, further CPUs and memory, and its disks by what the inventory counts; what it does not
+    count is as in the plain server. Without a count of GPUs there is no archetype, since it would leave out most of a
+    GPU node: TE is null. A node without a lifetime takes the archetype's.
+    Source: Cloud Carbon Footprint, cloud-carbon-coefficients; docs/methodology.md, Embodied.
     """
     lives = (
         nodes.sort(*_NODE, "valid_from")
@@ -38,11 +46,12 @@ def service_lives(nodes: pl.DataFrame, factors: FactorSet) -> pl.DataFrame:
             pl.col("valid_to").last().alias("retired_at"),
             pl.col("embodied_kgco2e").last(),
             pl.col("lifetime_years").last(),
-            pl.col("gpu_count").last(),
+            pl.col("gpu_count", "cpu_socket_count", "memory_total_byte", "ssd_count", "hdd_count").last(),
         )
     )
     parts = _archetype(lives, factors)
-    archetype = parts["server"] + parts["gpu"] * pl.col("gpu_count")
+    pieces = [parts[part] * count.clip(lower_bound=0) for part, count in _PIECES.items()]
+    archetype = parts[SERVER] + parts["gpu"] * pl.col("gpu_count") + pl.sum_horizontal(pieces)
     is_listed = pl.col("embodied_kgco2e").is_not_null()
     return lives.select(
         *_NODE,
@@ -60,16 +69,13 @@ def service_lives(nodes: pl.DataFrame, factors: FactorSet) -> pl.DataFrame:
 
 
 def _archetype(lives: pl.DataFrame, factors: FactorSet) -> dict[str, pl.Expr]:
-    """Mass of a server and of a GPU, kg, and the life, years, by the day the fleet's first node came; null if none."""
+    """Mass of each part, kg, and the life, years, by the day the fleet's first node came; null if none."""
     first = lives["in_service_from"].min()
     if not isinstance(first, datetime):
-        return dict.fromkeys(("server", "gpu", "life"), pl.lit(None, pl.Float64))
+        return dict.fromkeys((*PARTS, "life"), pl.lit(None, pl.Float64))
     day = first.date()
-    found = {
-        "server": (factors.find("embodied", valid_on=day, part=SERVER), "kg"),
-        "gpu": (factors.find("embodied", valid_on=day, part="gpu"), "kg"),
-        "life": (factors.find("lifetime", valid_on=day, part=SERVER), "year"),
-    }
+    found = {part: (factors.find("embodied", valid_on=day, part=part), "kg") for part in PARTS}
+    found["life"] = (factors.find("lifetime", valid_on=day, part=SERVER), "year")
     return {
         name: pl.lit(factor.to(unit) if factor else None, pl.Float64)
         for name, (factor, unit) in found.items()

@@ -52,10 +52,10 @@ def hourly_intensity(grid_hours: pl.DataFrame, zone_id: str | None, flow: str) -
 
 @dataclass(frozen=True, slots=True)
 class GeneratorFactor:
-    """Direct emissions of a generator's fuel, by the litre burnt and by the kWh delivered."""
+    """Direct emissions of a generator's fuel, by the litre burnt and by the kWh delivered; None: not known."""
 
-    kgco2e_per_l: float
-    kgco2e_per_kwh: float
+    kgco2e_per_l: float | None
+    kgco2e_per_kwh: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,8 @@ def source_ratios(site_hours: pl.DataFrame, generators: GeneratorFactor | None =
     scope1 = pl.lit(None, pl.Float64)
     if generators is not None:
         scope1 = pl.coalesce(
-            known("fuel_l") * generators.kgco2e_per_l, known("generator_kwh") * generators.kgco2e_per_kwh
+            known("fuel_l") * pl.lit(generators.kgco2e_per_l, pl.Float64),
+            known("generator_kwh") * pl.lit(generators.kgco2e_per_kwh, pl.Float64),
         )
     return site_hours.select(
         *_HOUR,
@@ -190,6 +191,7 @@ def emission_days(cluster_hours: pl.DataFrame, coverage_min_ratio: float) -> pl.
             *_with_basis("emissions_market_kgco2e", "market_basis", _market_basis(), limit),
             *_with_basis("embodied_kgco2e", "embodied_basis", _one_basis("embodied_basis", "mixed"), 1.0),
             *_with_basis("water_l", "water_basis", _one_basis("water_basis", "partial"), limit),
+            pl.col("factor_age_years", "factor_flags").first(),
         )
     )
     missing, total = pl.col("emissions_missing_kwh"), pl.col("grid")
@@ -216,7 +218,7 @@ def emission_days(cluster_hours: pl.DataFrame, coverage_min_ratio: float) -> pl.
     }
     return sums.select(
         *_DAY, "emissions_missing_kwh", "emissions_scope1_kgco2e", "emissions_market_kgco2e", "market_basis",
-        "embodied_kgco2e", "embodied_basis", "water_l", "water_basis",
+        "embodied_kgco2e", "embodied_basis", "water_l", "water_basis", "factor_age_years", "factor_flags",
         *(value.alias(name) for name, value in figures.items()),
     )  # fmt: skip
 

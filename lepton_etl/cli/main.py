@@ -209,6 +209,27 @@ def sensors(
     print_unmapped(_settings(config), files)
 
 
+@app.command()
+def factors(
+    config: Config,
+    date: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="UTC day; default: today.")
+    ] = None,
+    newer: Annotated[
+        Path | None,
+        typer.Option(
+            help="Read this CSV file, named as its table, or folder of such, in place of carbon.own_factors."
+        ),
+    ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """List the factors that the site's figures take on a day: value, year, age, what is missing or unchecked."""
+    from lepton_etl.cli.factors import print_factors
+
+    day = (date or datetime.now(UTC)).date()
+    print_factors(_settings(config), day, newer, as_csv=csv)
+
+
 @tables_app.command("list")
 def tables_list(config: Config) -> None:
     """List every table of the lake: what one row is, Delta version, number of rows."""

@@ -118,6 +118,11 @@ class CarbonSettings(Section):
     factors: Path | None = setting(
         None, "Folder of factor tables; default: the ones shipped in conf/factors."
     )
+    own_factors: Path | None = setting(
+        None,
+        "The site's own factors, such as a newer year: a CSV file named as the table, or a folder of such; its rows "
+        "go before those of the same table for the days on which they hold.",
+    )
     instruments: Path | None = setting(None, "CSV of certificates, contracts and supplier tariffs.")
     scope1: Path | None = setting(None, "CSV of fuel burnt and refrigerant lost.")
     market_zone: str | None = setting(

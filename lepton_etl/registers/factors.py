@@ -1,8 +1,9 @@
-"""Factors: dated rows of conf/factors, each with value, unit, source and licence; a missing one is an error.
+"""Factors: dated rows of conf/factors, each with value, unit, source and licence.
 
 A table is one CSV file `<table>.csv`: the columns that name what the row is about, then those of `_COMMON`. A row
-holds from `valid_from` up to, not including, `valid_to` (empty: open), both UTC dates. Nothing is filled in: no
-neighbour country, no world value, no last known year.
+holds from `valid_from` up to, not including, `valid_to` (empty: open), both UTC dates. A day on which no row holds
+takes the newest row before it, else the oldest one, with its age in years. No neighbour country and no world value is
+put in its place.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import io
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from datetime import date
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
 from functools import lru_cache
 from hashlib import sha256
 from itertools import pairwise
@@ -28,7 +29,7 @@ from lepton_etl.schema.declare import ureg
 
 FACTORS_FOLDER: Final = conf_path("factors")
 
-_COMMON: Final = ("value", "unit", "source", "licence", "valid_from", "valid_to")
+_COMMON: Final = ("value", "unit", "source", "licence", "valid_from", "valid_to", "unchecked")
 _KEY: Final = re.compile(r"[a-z][a-z0-9_]*")
 # Digits that lost their `0.` in an export, such as 000402 for 0.000402, parse as a number a million times too large.
 _NUMBER: Final = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
@@ -48,7 +49,11 @@ _BOUNDS: Final[tuple[tuple[str, float, float], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """One row that holds on the asked day."""
+    """One row as it answers for a day.
+
+    `unchecked`: nobody has compared the value with its source. `age_years`: calendar years from the nearest day on
+    which the row holds to the asked one, at least 1; 0 where it holds.
+    """
 
     value: float
     unit: str
@@ -56,6 +61,12 @@ class Factor:
     licence: str
     valid_from: date
     valid_to: date | None
+    unchecked: bool = False
+    age_years: int = 0
+
+    def holds_on(self, day: date) -> bool:
+        """Whether the day lies in the row's validity."""
+        return self.valid_from <= day and (self.valid_to is None or day < self.valid_to)
 
     def to(self, unit: str) -> float:
         """The value in another unit of the same dimension. Raises ConfigurationError where it has another."""
@@ -84,29 +95,34 @@ class FactorSet:
     tables: Mapping[str, _Table]
 
     def get(self, table: str, *, valid_on: date, **keys: str) -> Factor:
-        """The row of these keys that holds on the day.
-
-        Raises MissingFactorError naming table, keys and date where there is none, ConfigurationError for a
-        table or key column that the folder does not have.
-        """
-        rows = self._rows(table, keys)
-        for factor in rows:
-            if factor.valid_from <= valid_on and (factor.valid_to is None or valid_on < factor.valid_to):
-                return factor
+        """`find`. Raises MissingFactorError naming table, keys and day where no row of any year exists."""
+        factor = self.find(table, valid_on=valid_on, **keys)
+        if factor is not None:
+            return factor
         named = ", ".join(f"{name} {value}" for name, value in keys.items())
-        spans = "; ".join(f"{f.valid_from}..{f.valid_to or ''}" for f in rows) or "no day"
         raise MissingFactorError(
-            f"no factor of {named} holds on {valid_on} (there are rows for {spans})",
+            f"no factor of {named} for {valid_on} or any other day",
             where=f"conf/factors/{table}.csv",
             remedy="add a dated row with its source and licence",
         )
 
     def find(self, table: str, *, valid_on: date, **keys: str) -> Factor | None:
-        """`get`, or None where the table has no such row: the caller publishes a null with its reason."""
-        try:
-            return self.get(table, valid_on=valid_on, **keys)
-        except MissingFactorError:
-            return None
+        """The row of these keys that holds on the day, else the nearest one with its age; None where there is none.
+
+        Raises ConfigurationError for a table or key column that the folder does not have.
+        """
+        return _of_day(self._rows(table, keys), valid_on)
+
+    def spans(self) -> Iterator[tuple[str, tuple[str, ...], Factor, date, date | None]]:
+        """Table, keys and factor of every span of days with one answer, and its ends (the last not included)."""
+        for name, table in self.tables.items():
+            for key, rows in table.rows.items():
+                ends = {day for row in rows for day in (row.valid_from, row.valid_to) if day}
+                starts = [date.min, *sorted(ends)]
+                for start, end in zip(starts, [*starts[1:], None], strict=True):
+                    factor = _of_day(rows, start)
+                    if factor is not None:
+                        yield name, key, factor, start, end
 
     def _rows(self, table: str, keys: Mapping[str, str]) -> tuple[Factor, ...]:
         if table not in self.tables:
@@ -122,10 +138,28 @@ class FactorSet:
         return found.rows.get(tuple(keys[name] for name in found.keys), ())
 
 
-def load_factors(folder: Path | None = None) -> FactorSet:
-    """Every `*.csv` of the folder (None: conf/factors), checked.
+def _of_day(rows: tuple[Factor, ...], day: date) -> Factor | None:
+    """The first row that holds on the day, else the last to end before it, else the first to begin after it."""
+    if not rows:
+        return None
+    for factor in rows:
+        if factor.holds_on(day):
+            return factor
+    ended = [(row.valid_to, row) for row in rows if row.valid_to is not None and row.valid_to <= day]
+    if ended:
+        end, newest = max(ended, key=lambda one: one[0])
+        age = day.year - (end - timedelta(days=1)).year
+    else:
+        newest = min(rows, key=lambda row: row.valid_from)
+        age = newest.valid_from.year - day.year
+    return replace(newest, age_years=max(age, 1))
 
-    Raises ConfigurationError naming file, line and column.
+
+def load_factors(folder: Path | None = None, own: Path | None = None) -> FactorSet:
+    """Every `*.csv` of the folder (None: conf/factors), checked, and before its rows those of `own`.
+
+    `own` is a site's own file, or a folder of such: `<table>.csv` with that table's columns. Its rows answer for the
+    days on which they hold. Raises ConfigurationError naming file, line and column.
     """
     folder = folder or FACTORS_FOLDER
     files = sorted(folder.glob("*.csv"))
@@ -133,18 +167,34 @@ def load_factors(folder: Path | None = None) -> FactorSet:
         raise ConfigurationError(
             "no factor tables", where=str(folder), remedy="name a folder of CSV files in carbon.factors"
         )
-    return _parsed(tuple((file.name, file.read_bytes()) for file in files))
+    added: list[Path] = []
+    if own is not None:
+        added = sorted(own.glob("*.csv")) if own.is_dir() else [own]
+        if not added or not all(file.is_file() for file in added):
+            raise ConfigurationError(
+                "no factor file there", where=str(own), remedy="name a CSV file, or a folder of such"
+            )
+    return _parsed(*(tuple((file.name, file.read_bytes()) for file in some) for some in (files, added)))
+
+
+_Contents = tuple[tuple[str, bytes], ...]
 
 
 @lru_cache(maxsize=2)
-def _parsed(files: tuple[tuple[str, bytes], ...]) -> FactorSet:
+def _parsed(files: _Contents, added: _Contents) -> FactorSet:
     """The set of these names and contents; a night asks for it in every stage, and pint takes a second to check it."""
     digest = sha256()
-    for name, content in files:
+    for name, content in (*files, *added):
         digest.update(name.encode() + b"\0" + content + b"\0")
-    return FactorSet(
-        digest.hexdigest(), {Path(name).stem: _read(Path(name), content) for name, content in files}
-    )
+    tables = {Path(name).stem: _read(Path(name), content) for name, content in files}
+    for name, content in added:
+        own, table = _read(Path(name), content), tables.get(Path(name).stem)
+        if table is None or table.keys != own.keys:
+            wanted = f"its keys are {', '.join(table.keys)}" if table else f"there are {', '.join(tables)}"
+            raise _error(Path(name), 1, "", f"no factor table of this name and these keys; {wanted}")
+        before = {key: (*rows, *table.rows.get(key, ())) for key, rows in own.rows.items()}
+        tables[Path(name).stem] = _Table(table.keys, {**table.rows, **before})
+    return FactorSet(digest.hexdigest(), tables)
 
 
 def _read(file: Path, content: bytes) -> _Table:
@@ -155,8 +205,10 @@ def _read(file: Path, content: bytes) -> _Table:
     with io.StringIO(text, newline="") as lines:
         reader = csv.reader(lines, strict=True)
         header = tuple(next(reader, []))
-        keys = header[: -len(_COMMON)]
-        if header[-len(_COMMON) :] != _COMMON or not keys or not all(map(_KEY.fullmatch, keys)):
+        # A file from before the last column says of no row that it was compared with its source.
+        common = _COMMON if header[-1:] == _COMMON[-1:] else _COMMON[:-1]
+        keys = header[: -len(common)]
+        if header[-len(common) :] != common or not keys or not all(map(_KEY.fullmatch, keys)):
             raise _error(file, 1, "", f"the columns are the keys, then {', '.join(_COMMON)}")
         found: dict[_Key, list[tuple[int, Factor]]] = {}
         for line, cells in _filled(file, reader, len(header)):
@@ -193,7 +245,12 @@ def _factor(file: Path, line: int, row: Mapping[str, str]) -> Factor:
     end = _day(file, line, "valid_to", row["valid_to"]) if row["valid_to"] else None
     if end is not None and end <= start:
         raise _error(file, line, "valid_to", f"{end} is not after valid_from {start}")
-    factor = Factor(float(row["value"]), row["unit"], row["source"], row["licence"], start, end)
+    unchecked = row.get(_COMMON[-1], _COMMON[-1])
+    if unchecked not in ("", _COMMON[-1]):
+        raise _error(file, line, _COMMON[-1], f"{unchecked!r} is neither empty nor {_COMMON[-1]}")
+    factor = Factor(
+        float(row["value"]), row["unit"], row["source"], row["licence"], start, end, bool(unchecked)
+    )
     _check_bounds(file, line, factor)
     return factor
 

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from lepton_etl.schema.declare import BOOLEAN, DATE, DOUBLE, INT, Field, Table, energy, kilograms, text
+from lepton_etl.schema.declare import (
+    BOOLEAN,
+    DATE,
+    DOUBLE,
+    INT,
+    STRINGS,
+    Field,
+    Table,
+    energy,
+    kilograms,
+    text,
+)
 
 MARKET_BASIS: Final = (
     "certificate", "contract", "supplier", "residual_mix", "mixed", "residual_mix_missing", "none",
@@ -25,6 +36,20 @@ FIELDS: Final[tuple[Field, ...]] = (
     ),
     text("embodied_basis", "Where embodied carbon comes from.", ("inventory", "archetype", "mixed", "none")),
     text("water_basis", "Where the water figure comes from.", ("measured", "partial", "none")),
+    Field(
+        "factor_age_years",
+        INT,
+        "year",
+        "Age of the oldest factor that the site's figures take for want of a row for the day; 0: all hold.",
+        ge=0,
+        le=200,
+    ),
+    Field(
+        "factor_flags",
+        STRINGS,
+        None,
+        "Factor tables without a row for the day: `aged:` takes another year's, `missing:` has none of any year.",
+    ),
     # Instruments
     text("instrument_id", "Certificate, contract or supplier tariff."),
     text("instrument_type", "Rank of the instrument.", ("certificate", "contract", "supplier")),

@@ -151,7 +151,7 @@ _CLUSTER_FIGURES: Final = (
     "status", "gpu_energy_kwh", "node_second_coverage_ratio", "idle_basis", "facility_basis",
     "emissions_basis", "emissions_missing_kwh", "emissions_location_lower_kgco2e",
     "emissions_location_upper_kgco2e", "emissions_scope1_kgco2e", "market_basis", "embodied_basis", "water_basis",
-    "grid_import_kwh", "it_energy_modelled_kwh",
+    "grid_import_kwh", "it_energy_modelled_kwh", "factor_age_years", "factor_flags",
 )  # fmt: skip
 _CLUSTER_NOT_NULL: Final = (
     "date", "node_count", "energy_basis", "pue_basis", "facility_basis", "emissions_basis", "idle_basis", "status",

@@ -88,6 +88,9 @@ FIELDS: Final[tuple[Field, ...]] = (
         1e5,
     ),
     Field("gpu_count", INT, None, "GPUs of the node.", ge=0, le=1024),
+    Field("cpu_socket_count", INT, None, "CPU sockets of the node, for the embodied archetype.", ge=0, le=64),
+    Field("ssd_count", INT, None, "Solid-state drives of the node, likewise.", ge=0, le=256),
+    Field("hdd_count", INT, None, "Hard disks of the node, likewise.", ge=0, le=256),
     Field("psu_count", INT, None, "Power supplies of the node.", ge=0, le=64),
     ratio("sensor_gain_ratio", "One standard deviation of the node power sensor's relative gain error."),
     Field("lifetime_years", DOUBLE, "year", "Service life for embodied carbon.", ge=0.0, le=100.0),
@@ -132,6 +135,7 @@ NODE: Final = Table(
         "rated_power_w", "idle_power_w", "gpu_count", "gpu_rated_power_w", "psu_count", "sensor_gain_ratio",
         "embodied_kgco2e", "lifetime_years", "valid_from", "valid_to", "core_count", "memory_total_byte",
         "cpu_idle_power_w", "memory_idle_power_w", "gpu_idle_power_w", "rest_power_w",
+        "cpu_socket_count", "ssd_count", "hdd_count",
     ),
 )  # fmt: skip
 

@@ -117,6 +117,9 @@ _ENERGY: Final = (
     "emissions_market_kgco2e", "embodied_kgco2e", "water_l",
 )  # fmt: skip
 
+# Of the factors that the figures of the day take; the same for all rows of a site's day.
+FACTOR_STATE: Final = ("factor_age_years", "factor_flags")
+
 JOB_ENERGY: Final = Table(
     "gold/job_energy", grain="one run of a job on one UTC day", partition="date", owner="attribution",
     key=(*RUN_KEY, "date"),
@@ -125,6 +128,7 @@ JOB_ENERGY: Final = Table(
         "gpu_held_h", "node_held_h", "reserved_share_ratio", *_ENERGY, "sci_gco2e_per_job", "scheduler_energy_kwh",
         "scheduler_energy_ratio", "attribution_basis", "energy_basis", "status", "energy_cost", "currency",
         "sci_basis",
+        *FACTOR_STATE,
     ),
     not_null=("outcome", "attribution_basis", "energy_basis", "status"),
     warnings=("Sums of a run over dates give the run; figures of a day alone rest on what was held that day.",),
@@ -137,6 +141,7 @@ TENANT_DAY: Final = Table(
         "site_id", "cluster_id", "tenant_id", "date", "job_count", "gpu_held_h", "node_held_h", "held_s",
         "covered_s", "coverage_ratio", *_ENERGY, "rule_spread_ratio", "sci_gco2e_per_job",
         "sci_gco2e_per_gpu_hour", "energy_basis", "status", "energy_cost", "currency",
+        *FACTOR_STATE,
     ),
     not_null=("energy_basis", "status"),
     warnings=("The three rules share out the same idle energy: compare them before a tenant is billed.",),

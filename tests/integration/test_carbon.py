@@ -62,8 +62,9 @@ def hours() -> pl.DataFrame:
     mix = MarketMix(2025, 1e6, (), 0.25, 20.0, None, "residual_mix_missing")
     sources = source_ratios(sites, GeneratorFactor(2.7, 0.7))
     located = location_emissions(clusters, intensity, sources, IntensityError(0.03, 0.4))
-    return with_water(
-        with_embodied(market_emissions(located, [mix]), embodied_hours(embodied_parts(nodes()))), water
+    embodied = embodied_hours(embodied_parts(nodes()))
+    return with_water(with_embodied(market_emissions(located, [mix]), embodied), water).with_columns(
+        pl.lit(2).alias("factor_age_years"), pl.lit(["aged:grid_average"]).alias("factor_flags")
     )
 
 
@@ -153,4 +154,5 @@ def test_a_day_is_the_sum_of_its_hours_with_correlated_errors(hours: pl.DataFram
     assert a["market_basis"] == "residual_mix_missing"
     assert a["water_l"] == pytest.approx(135 + 45)
     assert rows["b"]["embodied_basis"] == "none"
+    assert (a["factor_age_years"], a["factor_flags"]) == (2, ["aged:grid_average"])
     assert a["emissions_scope1_kgco2e"] is None, "one of two hours is below the limit"

@@ -136,6 +136,14 @@ def test_upper_and_lower_enclose_the_energy(ran: Lake) -> None:
         assert ran.read(table, DAYS).filter((lower > energy) | (upper < energy) | (lower < 0)).is_empty()
 
 
+def test_every_row_says_how_old_its_factors_are(ran: Lake) -> None:
+    for table in (CLUSTER_HOUR, CLUSTER_DAY):
+        rows = ran.read(table, DAYS)
+        assert rows.height
+        assert rows["factor_age_years"].unique().to_list() == [0]
+        assert rows["factor_flags"].null_count() == 0
+
+
 # --- the runs ---
 
 

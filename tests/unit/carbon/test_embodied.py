@@ -37,6 +37,29 @@ def test_gpus_are_counted_in_an_archetype() -> None:
     assert found["gpu8"]["life_s"] == 4 * SECONDS_PER_YEAR
 
 
+def test_further_cpus_memory_and_disks_count_in_an_archetype() -> None:
+    """Masses of Cloud Carbon Footprint: 100 kg a CPU, SSD, 50 kg an HDD, 533 kg for 384 GB."""
+    counted = {
+        "gpu_count": 0,
+        "cpu_socket_count": 2,
+        "memory_total_byte": 400 * 2.0**30,
+        "ssd_count": 2,
+        "hdd_count": 4,
+    }
+    found = lives_of(
+        {"node_id": "full", "valid_from": on(2024), **counted},
+        {
+            "node_id": "small",
+            "gpu_count": 0,
+            "cpu_socket_count": 1,
+            "memory_total_byte": 2.0**30,
+            "valid_from": on(2024),
+        },
+    )
+    assert found["full"]["embodied_te_kgco2e"] == pytest.approx(1000 + 100 + 533 + 200 + 200, abs=0.01)
+    assert found["small"]["embodied_te_kgco2e"] == 1000
+
+
 def test_an_unknown_count_of_gpus_leaves_the_mass_unknown() -> None:
     found = lives_of({"node_id": "n", "gpu_count": None, "valid_from": on(2024)})["n"]
     assert (found["embodied_te_kgco2e"], found["embodied_basis"]) == (None, "none")
