@@ -247,7 +247,7 @@ def _owners(context: StageContext, parts: pl.DataFrame, drivers: pl.DataFrame) -
         INTERVAL, context.days,
         columns=["site_id", "interval_start", "counts_in_total", "energy_kwh"], where=outside,
     )  # fmt: skip
-    sigma = drivers.select(*_HOUR, pl.col("it_energy_sigma_kwh").fill_null(0.0).alias("sigma_kwh"))
+    sigma = drivers.select(*_HOUR, pl.col("it_energy_sigma_kwh").alias("sigma_kwh"))
     known = (pl.col("unknown_nodes") == 0).alias("is_known")
     return (
         owner_hours(parts, unlisted)

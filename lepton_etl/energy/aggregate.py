@@ -10,21 +10,18 @@ import polars as pl
 from lepton_etl.energy.exact_sums import (
     FINE_DIGITS,
     energy_interval,
+    error_sum,
     exact_sum,
     most_frequent,
     over,
     quotient,
+    whole_sum,
 )
 from lepton_etl.energy.node_hours import covered_basis, read_energy
 from lepton_etl.schema.declare import SECONDS_PER_HOUR
 from lepton_etl.uncertainty import Z
 
 INLET_PERCENTILE: Final = 0.99
-_LINEAR_SIGMAS: Final = {
-    "gain_sigma_kwh": "gain_kwh",
-    "resolution_sigma_kwh": "resolution_kwh",
-    "imputed_sigma_kwh": "filled_kwh",
-}
 # Below half of its seconds a group is not told from the rest, however well the rest can be filled.
 # Source: OpenDSM's thresholds, 0.5 for sums and 0.9 for publication.
 ESTIMATE_MIN_RATIO: Final = 0.5
@@ -36,16 +33,19 @@ def group_parts(
     """gold/node_hour of whole nodes -> what `group_sums` sums: a row for each group of `by` and hardware class.
 
     Parts of different nodes add up. `shared_variance` is the share of a gain error that sensors of one class have in
-    common; a class that is not named shares all of it.
+    common; a class that is not named shares all of it. An error by gain, sampling or imputation that nobody knows
+    leaves that of the group unknown; a resolution that nothing shows is taken to lie within the gain.
     """
-    key = [*by, "node_id"]
+    key, read = [*by, "node_id"], read_energy()
     # Hours of one node add up linearly: energies, seconds and its errors, all but that of sampling.
     nodes = node_hours.group_by(key).agg(
         pl.lit(1).alias("nodes"),
         pl.col("hardware_class").max(),
         *(exact_sum(addend).alias(name) for name, addend in _addends().items()),
-        *(exact_sum(pl.col(sigma), FINE_DIGITS).fill_null(0.0).alias(name) for sigma, name in _LINEAR_SIGMAS.items()),
-        exact_sum(pl.col("sampling_sigma_kwh").pow(2), FINE_DIGITS).fill_null(0.0).alias("sampling_kwh2"),
+        error_sum(pl.col("gain_sigma_kwh"), read).alias("gain_kwh"),
+        error_sum(pl.col("sampling_sigma_kwh").pow(2), read).alias("sampling_kwh2"),
+        error_sum(pl.col("imputed_sigma_kwh"), pl.col("it_energy_imputed_kwh")).alias("filled_kwh"),
+        exact_sum(pl.col("resolution_sigma_kwh"), FINE_DIGITS).fill_null(0.0).alias("resolution_kwh"),
     ).join(most_frequent(node_hours, key, "sensor_class"), on=key, how="left")  # fmt: skip
     shares = pl.col("sensor_class").replace_strict(
         dict(shared_variance or {}), default=1.0, return_dtype=pl.Float64
@@ -83,8 +83,8 @@ def group_sums(parts: pl.DataFrame, by: tuple[str, ...], coverage_min_ratio: flo
         .agg(
             *_sums(),
             (
-                exact_sum(pl.col("common_kwh").fill_null(0.0).pow(2), FINE_DIGITS)
-                + exact_sum(pl.col("alone_kwh2"), FINE_DIGITS)
+                whole_sum(pl.col("common_kwh").pow(2), digits=FINE_DIGITS)
+                + whole_sum(pl.col("alone_kwh2"), digits=FINE_DIGITS)
             )
             .sqrt()
             .alias("sigma_kwh"),
@@ -98,7 +98,7 @@ def _sums() -> list[pl.Expr]:
 
 
 def _fine_sums() -> list[pl.Expr]:
-    return [exact_sum(pl.col(name), FINE_DIGITS).alias(name) for name in ("common_kwh", "alone_kwh2")]
+    return [whole_sum(pl.col(name), digits=FINE_DIGITS).alias(name) for name in ("common_kwh", "alone_kwh2")]
 
 
 def _utilisation_seconds() -> dict[str, pl.Expr]:

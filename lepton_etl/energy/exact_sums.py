@@ -69,6 +69,15 @@ def whole_sum(value: pl.Expr, needed: pl.Expr | None = None, digits: int = ENERG
     return pl.when(unknown.sum() == 0).then(exact_sum(value, digits))
 
 
+def error_sum(error: pl.Expr, of: pl.Expr) -> pl.Expr:
+    """Sum of the errors of a figure over the rows of a group: 0 where no row has the figure.
+
+    Null where a row has the figure and no error: an error that nobody knows is not none.
+    """
+    unknown = of.is_not_null() & error.is_null()
+    return pl.when(unknown.sum() == 0).then(exact_sum(error, FINE_DIGITS).fill_null(0.0))
+
+
 def most_frequent(rows: pl.DataFrame, keys: Sequence[str], column: str) -> pl.DataFrame:
     """The most frequent known value of a column by `keys`; of several the first by its order."""
     counts = rows.filter(pl.col(column).is_not_null()).group_by(*keys, column).len("_count")

@@ -15,6 +15,7 @@ from lepton_etl.energy.exact_sums import (
     quotient,
     rows_of,
     weighted_mean,
+    whole_sum,
 )
 from lepton_etl.schema.common import MODELLED_SOURCES
 from lepton_etl.schema.declare import JOULES_PER_KWH, SECONDS_PER_HOUR
@@ -169,8 +170,13 @@ def node_hours(measured: pl.DataFrame, coverage_min_ratio: float) -> pl.DataFram
         .when(pl.col("gpu_energy_kwh").is_not_null()).then(pl.lit("gpu_only"))
         .otherwise(pl.lit("none"))
     )  # fmt: skip
-    sigmas = ("gain_sigma_kwh", "resolution_sigma_kwh", "sampling_sigma_kwh", "imputed_sigma_kwh")
-    variance = pl.sum_horizontal(pl.col(name).fill_null(0.0).pow(2) for name in sigmas)
+    variance = (
+        _variance("gain_sigma_kwh", energy)
+        # A resolution that nothing shows, of a sensor that never moves, is taken to lie within the gain.
+        + pl.col("resolution_sigma_kwh").fill_null(0.0).pow(2)
+        + _variance("sampling_sigma_kwh", energy)
+        + _variance("filled_sigma_kwh", filled)
+    )
     is_told = pl.col("idle_energy_kwh").is_not_null()
     rows = measured.with_columns(
         pl.when(is_covered | filled.is_not_null())
@@ -186,6 +192,11 @@ def node_hours(measured: pl.DataFrame, coverage_min_ratio: float) -> pl.DataFram
         pl.lit("provisional").alias("status"),
     )
     return rows_of(NODE_HOUR, rows.with_columns(**energy_interval(Z * variance.sqrt())))
+
+
+def _variance(sigma: str, of: pl.Expr) -> pl.Expr:
+    """The square of an error: 0 where there is nothing that it is of, null where nobody knows it."""
+    return pl.when(of.is_null()).then(0.0).otherwise(pl.col(sigma).pow(2))
 
 
 def read_energy() -> pl.Expr:
@@ -223,16 +234,19 @@ def inlet_counts(means: pl.DataFrame) -> pl.DataFrame:
 def _hour_sums(means: pl.DataFrame, idle_utilisation_ratio: float) -> pl.DataFrame:
     """Node-intervals -> hours of nodes that have readings, with idle energy told by utilisation."""
     energy, busiest = pl.col("energy_kwh"), pl.col("busiest_ratio")
-    is_told = busiest.is_not_null() & energy.is_not_null()
+    is_read = energy.is_not_null()
+    is_told = busiest.is_not_null() & is_read
     idle = pl.when(busiest < idle_utilisation_ratio).then(energy).otherwise(0.0)
     is_modelled = pl.col("energy_source").is_in(MODELLED_SOURCES).fill_null(value=False)
-    linear = ("gain_sigma_kwh", "resolution_sigma_kwh", "gpu_energy_kwh")
+    sampled = whole_sum(pl.col("sampling_sigma_kwh").pow(2), is_read, FINE_DIGITS)
+    linear = ("resolution_sigma_kwh", "gpu_energy_kwh")
     loads = ("cpu_utilisation_ratio", "gpu_utilisation_ratio", "inlet_temp_c", "device_temp_c")
     return means.group_by(NODE_HOUR_KEY).agg(
         exact_sum(pl.when(~is_modelled).then(energy), FINE_DIGITS).alias("it_energy_measured_kwh"),
         exact_sum(pl.when(is_modelled).then(energy), FINE_DIGITS).alias("it_energy_modelled_kwh"),
         *(exact_sum(pl.col(name), FINE_DIGITS).alias(name) for name in linear),
-        exact_sum(pl.col("sampling_sigma_kwh").pow(2), FINE_DIGITS).sqrt().alias("sampling_sigma_kwh"),
+        whole_sum(pl.col("gain_sigma_kwh"), is_read, FINE_DIGITS).alias("gain_sigma_kwh"),
+        sampled.sqrt().alias("sampling_sigma_kwh"),
         exact_sum(pl.col("observed_s")).alias("observed_s"),
         exact_sum(pl.when(is_told).then(idle), FINE_DIGITS).alias("idle_energy_kwh"),
         pl.col("power_mean_w").max().alias("peak_power_w"),

@@ -16,25 +16,29 @@ _HOUR: Final = ["site_id", "hour_start"]
 _SUMS: Final = (
     "jobs_kwh", "idle_kwh", "unowned_kwh", *(f"{kind}_kwh" for kind in SERVICE_KINDS), "chassis_shared_kwh",
 )  # fmt: skip
+_OWNERS: Final = ("jobs", "idle")
+_COUNTS: Final = ("unknown_nodes", "owned_nodes", *(f"{owner}_nodes" for owner in _OWNERS))
 
 
 def owner_parts(node_hours: pl.DataFrame, node_split: pl.DataFrame | None) -> pl.DataFrame:
-    """gold/node_hour -> one row a site-hour: _SUMS and unknown_nodes; parts of different nodes add up.
+    """gold/node_hour -> one row a site-hour: _SUMS and _COUNTS; parts of different nodes add up.
 
     With `node_split` (job accounting) a compute node's energy is its jobs' and idle. Without it idle is told by
-    utilisation, and the rest has no owner that is known. `unknown_nodes` counts expected nodes without an energy.
+    utilisation, and the rest has no owner that is known. `unknown_nodes` counts expected nodes without an energy,
+    `owned_nodes` compute nodes with one, `jobs_nodes` and `idle_nodes` those of them whose jobs and idle are known.
     """
     energy, kind = pl.col("it_energy_kwh"), pl.col("node_kind").fill_null("compute")
+    has_load = pl.col("idle_energy_kwh").is_not_null()
+    by_load: pl.Expr = pl.when(has_load).then(pl.min_horizontal("idle_energy_kwh", energy))
     rows = node_hours
     if node_split is None:
-        jobs = pl.lit(None, pl.Float64)
-        idle = pl.min_horizontal(pl.col("idle_energy_kwh").fill_null(0.0), energy)
+        jobs, idle = pl.lit(None, pl.Float64), by_load
     else:
         parts = node_split.select(
             *NODE_HOUR_KEY, "jobs_energy_kwh", pl.col("idle_energy_kwh").alias("split_idle_kwh")
         )
         rows = rows.join(parts, on=NODE_HOUR_KEY, how="left")
-        jobs, idle = pl.col("jobs_energy_kwh"), pl.col("split_idle_kwh")
+        jobs, idle = pl.col("jobs_energy_kwh"), pl.coalesce("split_idle_kwh", by_load)
     owned = {
         "jobs_kwh": jobs,
         "idle_kwh": idle,
@@ -46,17 +50,26 @@ def owner_parts(node_hours: pl.DataFrame, node_split: pl.DataFrame | None) -> pl
         *(exact_sum(pl.when(kind == name).then(energy), FINE_DIGITS).alias(f"{name}_kwh") for name in SERVICE_KINDS),
         exact_sum(pl.col("chassis_shared_kwh"), FINE_DIGITS).alias("chassis_shared_kwh"),
         energy.null_count().alias("unknown_nodes"),
+        (~is_service & energy.is_not_null()).sum().alias("owned_nodes"),
+        *((~is_service & energy.is_not_null() & owned[f"{owner}_kwh"].is_not_null()).sum().alias(f"{owner}_nodes")
+          for owner in _OWNERS),
     )  # fmt: skip
 
 
 def owner_hours(parts: pl.DataFrame, unlisted: pl.DataFrame) -> pl.DataFrame:
-    """Parts of `owner_parts` -> one row a site-hour: _SUMS, unknown_nodes and unlisted_kwh.
+    """Parts of `owner_parts` -> one row a site-hour: _SUMS, unknown_nodes, unlisted_kwh, jobs_basis and idle_basis.
 
-    `unlisted` holds silver/interval rows of nodes outside the inventory, which have no owner either.
+    `unlisted` holds silver/interval rows of nodes outside the inventory, which have no owner either. A basis says
+    whether the owner is known of all compute nodes (measured), of some (partial) or of none (unmetered).
     """
     sums = parts.group_by(_HOUR).agg(
-        *(exact_sum(pl.col(name), FINE_DIGITS).alias(name) for name in _SUMS), pl.col("unknown_nodes").sum()
-    )
+        *(exact_sum(pl.col(name), FINE_DIGITS).alias(name) for name in _SUMS), pl.col(*_COUNTS).sum()
+    ).with_columns(
+        pl.when(pl.col(f"{owner}_nodes") == pl.col("owned_nodes")).then(pl.lit("measured"))
+        .when(pl.col(f"{owner}_nodes") > 0).then(pl.lit("partial"))
+        .otherwise(pl.lit("unmetered")).alias(f"{owner}_basis")
+        for owner in _OWNERS
+    )  # fmt: skip
     outside = (
         unlisted.filter(pl.col("counts_in_total"))
         .group_by("site_id", pl.col("interval_start").dt.truncate("1h").alias("hour_start"))

@@ -37,7 +37,8 @@ def meter_hours(
     A meter below another one of the same point and carrier measures energy that its parent has counted already, so it
     is left out. `direction` is +1 or -1 for the energy that crosses the site's boundary, null for any other
     point: the meter's own sign, except that export and battery charge always leave. `noise_kwh` is one standard
-    deviation by resolution and sampling.
+    deviation by resolution and sampling, null where that by sampling is not known (a meter of unknown class); a
+    resolution that nothing shows is taken to lie within the class.
     """
     listed = meters.with_columns(pl.col("carrier").fill_null("electricity")).filter(
         pl.col("carrier").is_in(("electricity", "heat"))
@@ -47,9 +48,9 @@ def meter_hours(
     ).agg(
         exact_sum(pl.col("energy_kwh")).alias("metered_kwh"),
         exact_sum(pl.col("observed_s")).alias("observed_s"),
-        exact_sum(
-            pl.col("resolution_sigma_kwh").fill_null(0.0).pow(2)
-            + pl.col("sampling_sigma_kwh").fill_null(0.0).pow(2)
+        whole_sum(
+            pl.col("resolution_sigma_kwh").fill_null(0.0).pow(2) + pl.col("sampling_sigma_kwh").pow(2),
+            pl.col("energy_kwh").is_not_null(),
         )
         .sqrt()
         .alias("noise_kwh"),

@@ -76,10 +76,17 @@ def combine(terms: pl.DataFrame, by: list[str]) -> pl.DataFrame:
     """Terms -> `by`, `value_kwh`, `sigma_kwh` (one standard deviation, >= 0) of their sums."""
     # Sorted: a sum of doubles changes with the order in which joins deliver rows, and with it the table.
     ordered = terms.sort(*by, "term", "value_kwh")
-    by_term = ordered.group_by(*by, "term", maintain_order=True).agg(pl.col("value_kwh", "sigma_kwh").sum())
-    return by_term.group_by(by, maintain_order=True).agg(
-        pl.col("value_kwh").sum(), pl.col("sigma_kwh").pow(2).sum().sqrt()
+    by_term = ordered.group_by(*by, "term", maintain_order=True).agg(
+        pl.col("value_kwh").sum(), known_sum(pl.col("sigma_kwh"))
     )
+    return by_term.group_by(by, maintain_order=True).agg(
+        pl.col("value_kwh").sum(), known_sum(pl.col("sigma_kwh").pow(2)).sqrt()
+    )
+
+
+def known_sum(errors: pl.Expr) -> pl.Expr:
+    """Sum of errors in their order; one that nobody knows leaves the error of the sum unknown, not smaller."""
+    return pl.when(errors.null_count() == 0).then(errors.sum())
 
 
 def residual_terms(terms: pl.DataFrame) -> pl.DataFrame:
@@ -143,12 +150,15 @@ IT_HOURS: Final = pl.Schema(
         "unlisted_kwh": pl.Float64(),
         "sigma_kwh": pl.Float64(),
         "is_known": pl.Boolean(),
+        "jobs_basis": pl.String(),
+        "idle_basis": pl.String(),
     }
 )
 """Energy of nodes by owner.
 
 `unowned_kwh` is what nodes without job accounting draw beyond idle, `unlisted_kwh` that of nodes outside the inventory;
-`sigma_kwh` is the error of the sum, `is_known` whether every expected node has an energy.
+`sigma_kwh` is the error of the sum (null: not known), `is_known` whether every expected node has an energy. The bases
+say of how many compute nodes an owner is known (energy.owners); null is of all.
 """
 
 
@@ -350,7 +360,7 @@ def _node_terms(
     ]
     frames = [(account, it_hours, column) for account, column in owners]
     bases = [
-        basis_rows(it_hours, pl.lit(account), _known(), pl.lit(None))
+        basis_rows(it_hours, pl.lit(account), _known(pl.col(f"{account}_basis")), pl.lit(None))
         for account in ("jobs", "idle")
     ]  # fmt: skip
     for account, columns in (
@@ -378,12 +388,22 @@ _NODE_COLUMNS: Final = (
 )  # fmt: skip
 
 
-def _known() -> pl.Expr:
-    return pl.when("is_known").then(pl.lit(MEASURED)).otherwise(pl.lit(SILENT))
+def _known(of_owner: pl.Expr) -> pl.Expr:
+    """The basis of an owner's account: none without accounting, else silent nodes come before those nobody accounts."""
+    return (
+        pl.when(of_owner == UNMETERED).then(of_owner)
+        .when(~pl.col("is_known")).then(pl.lit(SILENT))
+        .otherwise(of_owner.fill_null(MEASURED))
+    )  # fmt: skip
+
+
+def is_elsewhere() -> pl.Expr:
+    """Whether what an account lacks stands in another one: energy of nodes without accounting is unattributed."""
+    return pl.col("account").is_in(("jobs", "idle")) & pl.col("account_basis").is_in((UNMETERED, PARTIAL))
 
 
 def _unattributed(terms: pl.DataFrame, roles: pl.DataFrame, sums: pl.DataFrame) -> pl.DataFrame:
-    """What the IT meter saw beyond every owner, where sensor errors do not explain it.
+    """What the IT meter saw beyond every owner, where sensor errors are known and do not explain it.
 
     The IT meter is the sum of the PDU feeds, else of the UPS outputs. With one feed silent nothing is said.
     """
@@ -400,10 +420,10 @@ def _unattributed(terms: pl.DataFrame, roles: pl.DataFrame, sums: pl.DataFrame) 
     by_term = (
         rest.sort(*HOUR, "term", "value_kwh")
         .group_by(*HOUR, "side", "account", "term", maintain_order=True)
-        .agg(pl.col("value_kwh", "sigma_kwh").sum())
+        .agg(pl.col("value_kwh").sum(), known_sum(pl.col("sigma_kwh")))
     )
     total = pl.col("value_kwh").sum().over(HOUR)
-    sigma = pl.col("sigma_kwh").pow(2).sum().sqrt().over(HOUR)
+    sigma = known_sum(pl.col("sigma_kwh").pow(2)).sqrt().over(HOUR)
     return by_term.filter(total > SIGNIFICANT_SIGMAS * sigma).select(list(TERMS))
 
 
@@ -411,6 +431,7 @@ def _by_account(bases: pl.DataFrame) -> pl.DataFrame:
     """One basis an account: of parts that are all known the least sure one, `partial` where some are unknown."""
     basis = pl.col("account_basis")
     known = basis.is_in(KNOWN)
+    some = known.any() | (basis == PARTIAL).any()
     worst = pl.lit(MEASURED)
     for name in (MODELLED, DERIVED, ASSUMED):
         worst = pl.when((basis == name).any()).then(pl.lit(name)).otherwise(worst)
@@ -419,7 +440,7 @@ def _by_account(bases: pl.DataFrame) -> pl.DataFrame:
         .agg(
             pl.when(known.all())
             .then(worst)
-            .when(known.any())
+            .when(some)
             .then(pl.when((basis == SILENT).any()).then(pl.lit(SILENT)).otherwise(pl.lit(PARTIAL)))
             .when((basis == SILENT).any())
             .then(pl.lit(SILENT))

@@ -22,6 +22,8 @@ from lepton_etl.ledger.accounts import (
     SOURCE,
     Accounts,
     combine,
+    is_elsewhere,
+    known_sum,
     residual_terms,
 )
 from lepton_etl.ledger.reconcile import CLOSED, NODE_HOURS, UNVERIFIED, VIOLATED, Checks
@@ -47,8 +49,8 @@ class Finding:
 def node_hours(accounts: Accounts, it_hours: pl.DataFrame) -> pl.DataFrame:
     """NODE_HOURS of the hours in which the nodes can check a meter.
 
-    Every node of the inventory is known, none was read beside it (it may stand behind another meter), and the IT meter
-    sees nothing beyond them.
+    Every node of the inventory is known, none was read beside it (it may stand behind another meter), the IT meter
+    sees nothing beyond them, and the error of their sensors is known.
     """
     terms, whole = accounts.terms, pl.col("is_known") & (pl.col("unlisted_kwh").fill_null(0.0) <= NOTHING_KWH)
     by_meter = pl.col("term").str.starts_with("meter:")
@@ -58,7 +60,8 @@ def node_hours(accounts: Accounts, it_hours: pl.DataFrame) -> pl.DataFrame:
         .join(beyond, on=HOUR, how="anti")
         .sort(*HOUR, "account", "value_kwh")
         .group_by(HOUR, maintain_order=True)
-        .agg(pl.col("value_kwh").sum().alias("energy_kwh"), pl.col("sigma_kwh").sum())
+        .agg(pl.col("value_kwh").sum().alias("energy_kwh"), known_sum(pl.col("sigma_kwh")))
+        .drop_nulls("sigma_kwh")
     )
     return sums.join(it_hours.filter(whole), on=HOUR, how="semi").select(list(NODE_HOURS))
 
@@ -94,7 +97,7 @@ def ledger_rows(accounts: Accounts, checks: Checks) -> pa.Table:
     zero = pl.when(pl.col("account_basis") == MEASURED).then(0.0)
     rows = pl.concat([listed, unlisted.select(listed.columns)]).with_columns(
         pl.when(known).then(pl.coalesce("value_kwh", zero)).alias("account_kwh"),
-        pl.when(known).then(pl.col("sigma_kwh")).fill_null(0.0).alias("sigma_kwh"),
+        pl.when(pl.col("value_kwh").is_null()).then(0.0).otherwise("sigma_kwh").alias("sigma_kwh"),
     )
     energy, half = pl.col("account_kwh"), Z * pl.col("sigma_kwh")
     lines = rows.select(
@@ -124,7 +127,7 @@ def _balances(accounts: Accounts, checks: Checks) -> pl.DataFrame:
     )
     sources = accounts.terms.filter(pl.col("side") == SOURCE)
     drawn = combine(sources, HOUR).rename({"value_kwh": "account_kwh", "sigma_kwh": "source_sigma_kwh"})
-    unknown = ~pl.col("account_basis").is_in(KNOWN)
+    unknown = ~pl.col("account_basis").is_in(KNOWN) & ~is_elsewhere()
     states = accounts.bases.group_by(HOUR).agg(
         pl.col("account").filter(unknown).sort().alias("unknown"),
         (pl.col("account").is_in(list(BOUNDARY)) & unknown).any().alias("no_sources"),

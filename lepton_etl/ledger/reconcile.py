@@ -66,6 +66,7 @@ HOUR_ALPHA: Final = 1e-3 / 24
 # hour to hour. Source: the limits of IEC 62053-21/22 hold over load, temperature and years; an own assumption.
 DRIFT: Final = 0.2
 WANDER: Final = 0.2
+NO_NOISE: Final = ", noise unknown"
 # Share of its error by which a modelled part misses from hour to hour.
 _SCATTER: Final = 0.5
 # Rounding and sampling of a balance, over its largest flow: no sum of meters is exact.
@@ -510,7 +511,8 @@ def build_train(
     """Hours of one site (hour_start, sorted) with its meters, nodes and stand-ins -> its train.
 
     A listed meter that an hour does not list (replaced since) measures nothing there: 0. A point without any meter is
-    an unmeasured flow; cooling and management take their model where it speaks.
+    an unmeasured flow; cooling and management take their model where it speaks, and says how far it errs. A meter whose
+    noise is not known has the error of its class alone, and its basis says so.
     """
     count = hours.height
     unknown, none = np.full(count, np.nan), np.zeros(count)
@@ -525,11 +527,13 @@ def build_train(
             continue
         rows = of_meter.unique("hour_start", keep="first").with_columns(pl.lit(value=True).alias("listed"))
         found = hours.join(rows, on="hour_start", how="left", maintain_order="left")
-        value = np.where(found["listed"].fill_null(value=False).to_numpy(), _floats(found["energy_kwh"]), 0.0)
-        sigma, noise = np.nan_to_num(_floats(found["sigma_kwh"])), np.nan_to_num(_floats(found["noise_kwh"]))
+        listed, energy = found["listed"].fill_null(value=False).to_numpy(), _floats(found["energy_kwh"])
+        sigma, noise = np.nan_to_num(_floats(found["sigma_kwh"])), _floats(found["noise_kwh"])
+        lacks_noise = (listed & np.isfinite(energy) & np.isnan(noise)).any()
         at = made.add(
-            meter_id, placed[0], basis or "meter", placed[1], value, np.hypot(WANDER * sigma, noise)
-        )
+            meter_id, placed[0], (basis or "meter") + (NO_NOISE if lacks_noise else ""), placed[1],
+            np.where(listed, energy, 0.0), np.hypot(WANDER * sigma, np.nan_to_num(noise)),
+        )  # fmt: skip
         factors += [{at: sigma}, {at: DRIFT * sigma}]
         gains.setdefault(point, []).append((len(factors) - 2, direction or 1.0, sigma))
     present = set(made.points)
@@ -547,7 +551,7 @@ def build_train(
             continue
         rows = stand_ins.filter(pl.col("part") == point)
         found = hours.join(rows, on="hour_start", how="left", maintain_order="left")
-        value, sigma = _floats(found["energy_kwh"]), np.nan_to_num(_floats(found["sigma_kwh"]))
+        value, sigma = _with_error(found)
         at = made.add(f"{MODEL}{point}", point, "model", signs, value, _SCATTER * sigma)
         factors.append({at: sigma})
     values = np.column_stack(made.values)
@@ -570,7 +574,7 @@ def _add_loss(
     if rows.is_empty():
         return
     found = hours.join(rows, on="hour_start", how="left", maintain_order="left")
-    energy, sigma = _floats(found["energy_kwh"]), np.nan_to_num(_floats(found["sigma_kwh"]))
+    energy, sigma = _with_error(found)
     scatter = np.nan_to_num(_floats(found["scatter_kwh"]))
     basis = found["basis"].fill_null("none")
     fitted, default = (basis == FITTED).to_numpy(), (basis == CLASS_DEFAULT).to_numpy()
@@ -587,6 +591,12 @@ def _add_loss(
     for point, sign in _SIDES[part].items():
         for number, direction, error in gains.get(point, []):
             factors[number] = factors[number] | {at: np.where(fitted, sign * direction * error, 0.0)}
+
+
+def _with_error(found: pl.DataFrame) -> tuple[Floats, Floats]:
+    """Energy of a model and its error; a model that does not say how far it errs checks nothing."""
+    energy, sigma = _floats(found["energy_kwh"]), _floats(found["sigma_kwh"])
+    return np.where(np.isfinite(sigma), energy, np.nan), np.nan_to_num(sigma)
 
 
 def _floats(column: pl.Series) -> Floats:

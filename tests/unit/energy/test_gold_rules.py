@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 
 import polars as pl
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lepton_etl.energy.exact_sums import ENERGY_DIGITS, FINE_DIGITS, exact_sum, most_frequent, weighted_mean
+from lepton_etl.energy.owners import owner_hours, owner_parts
 from lepton_etl.facility.pue import IT_CATEGORY, NODE_CATEGORY
 from lepton_etl.schema.common import BOUNDARY
 from lepton_etl.uncertainty import CONFIDENCE, Z
@@ -75,3 +77,42 @@ def test_a_sum_is_the_same_beside_other_groups_and_alone() -> None:
     together = rows.group_by("day").agg(exact_sum(pl.col("kwh"))).sort("day")["kwh"][0]
     alone = rows.head(1).group_by("day").agg(exact_sum(pl.col("kwh")))["kwh"][0]
     assert together == alone == 0.994311112
+
+
+def test_owners_are_known_by_accounting_by_load_or_not_at_all() -> None:
+    """Three nodes of 1 kWh: one with jobs, one whose load says 0.4 kWh idle, one of which nobody says anything."""
+    hour = datetime(2025, 6, 3, tzinfo=UTC)
+    place = {"site_id": "s", "cluster_id": "c", "hour_start": hour}
+    nodes = pl.DataFrame(
+        [
+            {**place, "node_id": name, "node_kind": None, "it_energy_kwh": 1.0, "idle_energy_kwh": idle,
+             "chassis_shared_kwh": None}
+            for name, idle in (("jobs", 0.3), ("load", 0.4), ("silent", None))
+        ],
+        schema_overrides={"node_kind": pl.String, "chassis_shared_kwh": pl.Float64},
+    )  # fmt: skip
+    split = pl.DataFrame([{**place, "node_id": "jobs", "jobs_energy_kwh": 0.7, "idle_energy_kwh": 0.3}])
+    nothing = pl.DataFrame(
+        schema={
+            "site_id": pl.String,
+            "interval_start": hour_type(),
+            "counts_in_total": pl.Boolean,
+            "energy_kwh": pl.Float64,
+        }
+    )
+    some, none, last = (
+        owner_hours(owner_parts(rows, accounts), nothing).row(0, named=True)
+        for rows, accounts in (
+            (nodes, split),
+            (nodes, None),
+            (nodes.filter(pl.col("node_id") == "silent"), None),
+        )
+    )
+    names = ("jobs_kwh", "jobs_basis", "idle_kwh", "idle_basis", "unowned_kwh")
+    assert [some[name] for name in names] == [0.7, "partial", 0.7, "partial", pytest.approx(1.6)]
+    assert [none[name] for name in names] == [None, "unmetered", 0.7, "partial", pytest.approx(2.3)]
+    assert [last[name] for name in names] == [None, "unmetered", None, "unmetered", 1.0]
+
+
+def hour_type() -> pl.Datetime:
+    return pl.Datetime("us", "UTC")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from math import sqrt
 from typing import Any
 
 import polars as pl
 import pytest
 
+from lepton_etl.days import Days
 from lepton_etl.facility.meter_hours import facility_intervals
+from lepton_etl.facility.pue import meter_hours
 from lepton_etl.intervals.channels import READING_COLUMNS
 from tests.unit.intervals.readings import POLICY, reading
 
@@ -87,3 +90,24 @@ def test_a_meter_of_32_bits_wraps() -> None:
     assert [row["flags"] for row in rows] == [[], ["counter_wrap"]]
     reset = rows_of(counts, "counter", multiplier=2)
     assert [row["energy_kwh"] for row in reset] == pytest.approx([2.0])
+
+
+def test_the_noise_of_an_hour_is_known_where_the_sampling_of_all_its_intervals_is() -> None:
+    start = datetime(2025, 6, 3, tzinfo=UTC)
+    meter = {"site_id": "s", "meter_id": "u", "parent_id": None, "point": "utility", "carrier": None, "sign": 1,
+             "serves": None, "class_pct": 1.0, "valid_from": start, "valid_to": None}  # fmt: skip
+    times = pl.Series([start, start + timedelta(minutes=30)])
+    for sampling, noise_kwh in (([0.3, 0.4], 0.5), ([0.3, None], None)):
+        intervals = pl.DataFrame(
+            {"site_id": "s", "meter_id": "u", "interval_start": times, "energy_kwh": [1.0, 1.0], "observed_s": 1800.0,
+             "resolution_sigma_kwh": None, "sampling_sigma_kwh": sampling},
+            schema_overrides={"resolution_sigma_kwh": pl.Float64, "sampling_sigma_kwh": pl.Float64},
+        )  # fmt: skip
+        hours = meter_hours(
+            pl.DataFrame([meter], schema_overrides={"parent_id": pl.String}),
+            intervals,
+            Days.of(start.date()),
+            0.9,
+        )
+        first = hours.sort("hour_start").row(0, named=True)
+        assert first["noise_kwh"] == (None if noise_kwh is None else pytest.approx(noise_kwh))

@@ -6,6 +6,7 @@ import csv
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -21,7 +22,7 @@ from lepton_etl.ledger.accounts import (
     site_accounts,
 )
 from lepton_etl.ledger.balance import BALANCE, findings, ledger_rows, node_hours
-from lepton_etl.ledger.reconcile import Checks, check_meters
+from lepton_etl.ledger.reconcile import Checks, build_train, check_meters
 from lepton_etl.schema.common import BOUNDARY
 
 CASES = Path(__file__).resolve().parents[2] / "cases" / "ledger"
@@ -90,6 +91,34 @@ def test_case(case: str) -> None:
                 assert got[name] == wanted, (row["account"], name)
         assert got["account_basis"] == row["account_basis"]
         assert got["balance_state"] == row["balance_state"]
+
+
+def test_an_error_that_nobody_knows_is_not_none() -> None:
+    accounts, checks = booked("node_error_unknown")
+    rows = {row["ledger_account"]: row for row in ledger_rows(accounts, checks).to_pylist()}
+    assert (rows["jobs"]["account_lower_kwh"], rows["jobs"]["account_upper_kwh"]) == (None, None)
+    assert rows[BALANCE]["residual_sigma_kwh"] is None
+    assert "nodes" not in checks.rows.filter("is_checked")["meter_id"].to_list()
+    assert "nodes" in booked("closed")[1].rows.filter("is_checked")["meter_id"].to_list()
+
+
+def test_a_meter_says_what_is_not_known_of_its_error() -> None:
+    rows = booked("class_not_stated")[1].rows
+    bases = dict(rows.select("meter_id", "check_basis").unique().iter_rows())
+    assert bases["u"] == "meter class 2.0, assumed, noise unknown"
+
+
+@pytest.mark.parametrize(("sigma", "flow_kwh"), [("0.1", 2.5), (None, None)])
+def test_a_model_that_does_not_say_how_far_it_errs_checks_nothing(
+    sigma: str | None, flow_kwh: float | None
+) -> None:
+    cooling = frame(
+        [{"part": "cooling", "energy_kwh": "2.5", "sigma_kwh": sigma, "basis": "model"}], PART_HOURS
+    )
+    hours, none = pl.DataFrame([HOUR]).select("hour_start"), frame([], METERS)
+    train = build_train(hours, none, none.select("hour_start", "energy_kwh", "sigma_kwh"), cooling)
+    (value,) = train.value_kwh[:, train.names.index("model:cooling")]
+    assert (None if np.isnan(value) else value) == flow_kwh
 
 
 def test_a_silent_feed_moves_the_residual_and_nothing_else() -> None:
