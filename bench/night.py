@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.measure import RESULTS, Figure, figure, print_figures, write
-from bench.night_inputs import DAY, Fleet, lay_files, lay_history, make_fleet
+from bench.night_inputs import DAY, Fleet, hold_since, lay_files, lay_history, make_fleet
 from bench.night_peers import NODE_HOUR, PEERS
 from bench.watched import DRIVER, JVM, WORKER, Watched, run
 from lepton_etl.lake.tables import Lake
@@ -221,6 +221,7 @@ def demo(rounds: Rounds, engine: str, size: Size, parts: set[str]) -> None:
             _copy(before, laid)
             if name == "history":
                 lay_history(Lake(laid / "lake"), NIGHTS[0], size.history_days - 2)
+                hold_since(laid, NIGHTS[0], NIGHTS[0] - timedelta(days=size.history_days))
             else:
                 lay_files(Lake(laid / "lake"), NIGHTS[0], size.register_files)
             (laid / ".done").touch()

@@ -170,6 +170,13 @@ def lay_history(lake: Lake, day: date, days: int) -> None:
     name_night(lake, Days(day - timedelta(days=days), day - timedelta(days=1)), "history")
 
 
+def hold_since(site: Path, day: date, since: date) -> None:
+    """Let the inventory's nodes and meters that hold from `day` on hold from `since` on, so that the past knows them."""
+    for name in ("inventory.csv", "meters.csv"):
+        file = site / name
+        file.write_text(file.read_text().replace(str(day), str(since)))
+
+
 def _delivered(lake: Lake, day: date) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The readings of a day, and the files that hold them."""
     readings = lake.read(READING, Days.of(day))

@@ -205,12 +205,12 @@ def _device_model(context: StageContext, registry: Registry) -> StageResult:
     drift = tuple(f"drift: {one}" for one in moved[:_MOST_DRIFTS_SHOWN])
     if (
         champion is not None
-        and not drift
-        and is_young(champion, context.days.end, settings.retrain_after_days)
+        and not any(one.is_error for one in moved)
+        and is_young(champion, hours, context.days.end, settings.retrain_after_days)
     ):
         still = f"{settings.name} version {champion.version.version} is newer than {settings.retrain_after_days} days"
         return StageResult(
-            rows_in=len(hours), rows_out=0, notes=(*notes, f"{still} and nothing has drifted: not trained")
+            rows_in=len(hours), rows_out=0, notes=(*notes, f"{still} and errs as when tested: not trained", *drift)
         )
     task = class_task(hours, settings)
     fits = taught(of_classes, task, context) if hours["hardware_class"].nunique() > 1 else []

@@ -399,7 +399,8 @@ class ModelSettings(Section):
     `train_days` looks back from the last day of the run (null: all days of the lake).
     `test_ratio` is the share of the last days that test; `min_rows` device-hours are needed to train at all.
     `candidates` are validated over `validation_blocks` of days; the smallest one within `small_model_tolerance_ratio`
-    of the best is taken, or their fusion. Between trainings pass `retrain_after_days`, unless something has drifted.
+    of the best is taken, or their fusion. Between trainings pass `retrain_after_days`, unless its error has grown
+    or more than a tenth of the hours is new.
     A hardware class of at least `class_min_rows` training hours may have a model of its own, taught on at most
     `class_max_rows`. With `slim` a smaller variant of the chosen model replaces it where it is within the tolerance.
     """
@@ -421,7 +422,7 @@ class ModelSettings(Section):
     class_min_rows: int = Field(default=48, ge=20)
     class_max_rows: int = Field(default=50_000, ge=100)
     slim: bool = True
-    retrain_after_days: int = Field(default=1, ge=1, le=366)
+    retrain_after_days: int = Field(default=7, ge=1, le=366)
     trees: int = Field(default=40, ge=1, le=1000)
     min_samples_leaf: int = Field(default=5, ge=1)
     seed: int = Field(default=20250603, ge=0)

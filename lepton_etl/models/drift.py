@@ -19,6 +19,7 @@ from lepton_etl.models.stored import FORWARD_ERROR_TAG, VerifiedModel
 PSI_MAX: Final = 0.25
 # The errors of the newest hours against those that the version was registered with.
 ERROR_GROWTH_MAX: Final = 1.5
+_NEWER_MAX_RATIO: Final = 0.1
 _BINS: Final = 10
 _MIN_ROWS: Final = 100
 _LEAST_SHARE: Final = 1e-4
@@ -32,8 +33,13 @@ class Drift:
     value: float
     limit: float
 
+    @property
+    def is_error(self) -> bool:
+        """Whether the model errs more, which asks for another: inputs that moved within what it knows do not."""
+        return self.what == "error"
+
     def __str__(self) -> str:
-        if self.what == "error":
+        if self.is_error:
             return f"CV(RMSE) is {self.value:.1f} times that of the registered test"
         return f"{self.what} has moved (PSI {self.value:.2f} above {self.limit:g})"
 
@@ -50,9 +56,15 @@ def drift_since(champion: VerifiedModel, hours: pd.DataFrame, device: DeviceKind
     return [*error, *input_drift(before, newest, device)]
 
 
-def is_young(champion: VerifiedModel, day: date, days: int) -> bool:
-    """Return whether the champion's test ended fewer than `days` days before `day`; never in a back-fill."""
-    return 0 <= (day - _tested_until(champion).date()).days < days
+def is_young(champion: VerifiedModel, hours: pd.DataFrame, day: date, days: int) -> bool:
+    """Return whether the champion knows nearly all that could be learned on `day`.
+
+    Its test ended fewer than `days` days before, and at most a tenth of the hours came after it: a young site learns
+    every night. Never in a back-fill.
+    """
+    tested = _tested_until(champion)
+    newer_ratio = float((hours["hour_start"] > tested).mean())
+    return 0 <= (day - tested.date()).days < days and newer_ratio <= _NEWER_MAX_RATIO
 
 
 def _tested_until(champion: VerifiedModel) -> pd.Timestamp:

@@ -116,8 +116,18 @@ def test_drift_is_told_of_the_hours_after_the_champions_test(
     assert drift_since(bad_champion, hours, "node") == []
 
 
-def test_a_champion_is_young_for_days_and_never_in_a_back_fill(bad_champion: VerifiedModel) -> None:
+def test_a_champion_is_young_for_days_and_never_in_a_back_fill(
+    bad_champion: VerifiedModel, hours: pd.DataFrame
+) -> None:
     tested = pd.Timestamp(bad_champion.version.tags["test_until"]).date()
-    assert is_young(bad_champion, tested + timedelta(days=6), 7)
-    assert not is_young(bad_champion, tested + timedelta(days=7), 7)
-    assert not is_young(bad_champion, tested - timedelta(days=1), 7)
+    assert is_young(bad_champion, hours, tested + timedelta(days=6), 7)
+    assert not is_young(bad_champion, hours, tested + timedelta(days=7), 7)
+    assert not is_young(bad_champion, hours, tested - timedelta(days=1), 7)
+
+
+def test_a_champion_is_not_young_where_much_is_new(bad_champion: VerifiedModel, hours: pd.DataFrame) -> None:
+    tested = pd.Timestamp(bad_champion.version.tags["test_until"])
+    later = hours.head(len(hours) // 5).assign(hour_start=tested + pd.Timedelta("1h"))
+    tomorrow = tested.date() + timedelta(days=1)
+    assert is_young(bad_champion, pd.concat([hours, later.head(len(hours) // 20)]), tomorrow, 7)
+    assert not is_young(bad_champion, pd.concat([hours, later]), tomorrow, 7)
