@@ -553,7 +553,7 @@ def _market_year(context: StageContext) -> Written:
         last = days["date"].max()
         if isinstance(last, date):
             until = datetime.combine(last + timedelta(days=1), time(), UTC)
-            mix = _mix(context, factors, year, _grid_kwh(days), until)
+            mix = _mix(context, factors, year, days, until)
             if mix is not None:
                 made += market_rows(mix, context.settings.site.site_id, "provisional")
     return lake.overwrite(MARKET_YEAR, pa.Table.from_pylist([*kept, *made], schema=arrow_schema(MARKET_YEAR)))
@@ -567,10 +567,10 @@ def _mixes_of_run(context: StageContext, factors: FactorSet, hours: pl.DataFrame
     days, mixes = context.days, []
     for year in sorted({day.year for day in days}):
         first = date(year, 1, 1)
-        drawn = _grid_kwh(hours.filter(pl.col("hour_start").dt.year() == year))
+        drawn = hours.filter(pl.col("hour_start").dt.year() == year).select("grid_import_kwh")
         if days.start > first:
-            before = Days(first, days.start - timedelta(days=1))
-            drawn += _grid_kwh(context.lake.read(CLUSTER_DAY, before))
+            before = context.lake.read(CLUSTER_DAY, Days(first, days.start - timedelta(days=1)))
+            drawn = pl.concat([drawn, before.select("grid_import_kwh")])
         mix = _mix(context, factors, year, drawn, days.until_time)
         if mix is not None:
             mixes.append(mix)
@@ -578,12 +578,18 @@ def _mixes_of_run(context: StageContext, factors: FactorSet, hours: pl.DataFrame
 
 
 def _mix(
-    context: StageContext, factors: FactorSet, year: int, drawn_kwh: float, until: datetime
+    context: StageContext, factors: FactorSet, year: int, drawn: pl.DataFrame, until: datetime
 ) -> MarketMix | None:
-    """None where the market is not named: then nobody knows which residual mix holds."""
+    """The mix by the year's hours or days with `grid_import_kwh`.
+
+    None where the market is not named (nobody knows which residual mix holds), and where it is known neither what was
+    drawn nor what is expected.
+    """
     carbon, grid = context.settings.carbon, context.settings.grid
     zone = carbon.market_zone or (grid.zone if grid else None)
-    if zone is None:
+    drawn_kwh = drawn.select(exact_sum(pl.col("grid_import_kwh"))).item()
+    expected_kwh = carbon.annual_consumption_kwh
+    if zone is None or (drawn_kwh is None and expected_kwh is None):
         return None
     on = min((until - timedelta(seconds=1)).date(), date(year, 12, 31))
     residual = factors.find("residual_mix", valid_on=on, zone_id=zone)
@@ -594,14 +600,10 @@ def _mix(
         instruments_of(context.lake.read(INSTRUMENT).to_dicts()),
         year=year,
         zone_id=zone,
-        consumption_kwh=annual_kwh(drawn_kwh, year, until, carbon.annual_consumption_kwh),
+        consumption_kwh=annual_kwh(drawn_kwh or 0.0, year, until, expected_kwh),
         residual_g_per_kwh=residual.to(_GRAMS) if residual else None,
         average_g_per_kwh=average.to(_GRAMS) if average else None,
     )
-
-
-def _grid_kwh(rows: pl.DataFrame) -> float:
-    return float(rows.select(exact_sum(pl.col("grid_import_kwh"))).item() or 0.0)
 
 
 def _generators(context: StageContext, factors: FactorSet) -> GeneratorFactor | None:

@@ -230,7 +230,8 @@ def split_day(measured: Energies, held: Holdings, facts: NodeFacts, idle_activit
     Per interval: static S = min(E, idle power x observed time), dynamic D = E - S. D goes by component (`gpu_shares`,
     `cpu_shares`), scaled to D; S by what is reserved, its unreserved part to idle. Rules `usage` and `equal` share out
     the reserved part of S among the same jobs otherwise, so idle is the same by every rule. Without an idle power all
-    energy is dynamic. Imputed energy of an hour is split alike, D by reservation, over the seconds that nobody saw.
+    energy is dynamic, and how much of it is idle is not known (`idle_is_known` of a node-hour). Imputed energy of an hour
+    is split alike, D by reservation, over the seconds that nobody saw.
     `imputed_kwh` holds the energy of modelled intervals too: a job on such a node is not measured.
     `idle_activity` is the utilisation below which a held GPU does nothing.
     Source: docs/definitions.md section 5.
@@ -261,7 +262,11 @@ def split_day(measured: Energies, held: Holdings, facts: NodeFacts, idle_activit
         gpu_energy_kwh=np.where(
             _unread_boards(measured, held), np.nan, hour(gpu.dynamic_kwh + gpu.static_kwh)
         ),
-        idle_gpu_kwh=hour(np.minimum(gpu.idle_kwh, seen.dynamic + seen.static)),
+        idle_gpu_kwh=np.where(
+            _without_activity(measured, held),
+            np.nan,
+            hour(np.minimum(gpu.idle_kwh, seen.dynamic + seen.static)),
+        ),
         reserved_share=hour(reserved) * measured.interval_s / SECONDS_PER_HOUR,
         gpu_held_h=hour(gpu.held_gpus) * measured.interval_s / SECONDS_PER_HOUR,
         held_s=held_s,
@@ -272,9 +277,19 @@ def split_day(measured: Energies, held: Holdings, facts: NodeFacts, idle_activit
 
 def _unread_boards(measured: Energies, held: Holdings) -> NDArray[np.bool_]:
     """Hours (J, 24) of jobs with GPUs in which no board of the node was read."""
-    with_gpus = held.holds.any(axis=0) | (np.nan_to_num(held.gpu_count) > 0)
     read = sum((~np.isnan(energy) for energy in measured.board_kwh.values()), np.zeros(measured.count))
-    return np.asarray(with_gpus[:, None] & (measured.by_hour(read) == 0))
+    return np.asarray(_with_gpus(held)[:, None] & (measured.by_hour(read) == 0))
+
+
+def _without_activity(measured: Energies, held: Holdings) -> NDArray[np.bool_]:
+    """Hours (J, 24) of jobs with GPUs in which nothing says whether any board of the node worked."""
+    told = (~np.isnan(measured.activity)).sum(axis=0).astype(float)
+    return np.asarray(_with_gpus(held)[:, None] & (measured.by_hour(told) == 0))
+
+
+def _with_gpus(held: Holdings) -> NDArray[np.bool_]:
+    """Jobs (J,) that hold GPUs."""
+    return np.asarray(held.holds.any(axis=0) | (np.nan_to_num(held.gpu_count) > 0))
 
 
 def _dynamic_keys(
@@ -345,11 +360,11 @@ JOB_HOUR_COLUMNS: Final = (
     "outcome", *_NUMBERS, "attribution_basis",
 )  # fmt: skip
 NODE_SPLIT_COLUMNS: Final = (
-    "date", "hour_start", "site_id", "cluster_id", "node_id", "jobs_energy_kwh", "idle_energy_kwh",
+    "date", "hour_start", "site_id", "cluster_id", "node_id", "jobs_energy_kwh", "idle_energy_kwh", "idle_is_known",
 )  # fmt: skip
 _TYPES: Final[dict[str, pl.DataType]] = {
     "date": pl.Date(), "hour_start": _TIME, "submit_time": _TIME, "restart": pl.Int32(),
-    **dict.fromkeys((*_NUMBERS, "jobs_energy_kwh", "idle_energy_kwh"), pl.Float64()),
+    **dict.fromkeys((*_NUMBERS, "jobs_energy_kwh", "idle_energy_kwh"), pl.Float64()), "idle_is_known": pl.Boolean(),
 }  # fmt: skip
 
 INTERVAL_COLUMNS: Final = (
@@ -407,7 +422,7 @@ def _days_of(
         holding = holdings(rows, day, measured)
         split = split_day(measured, holding, facts, idle_activity)
         place = {"site_id": facts.site_id, "cluster_id": cluster_id, "node_id": node_id, "date": day}
-        found.append((_of_jobs(split, holding.rows, place), _of_node(split, place)))
+        found.append((_of_jobs(split, holding.rows, place), _of_node(split, place, facts)))
     return found
 
 
@@ -430,10 +445,14 @@ def _of_jobs(split: Split, rows: Sequence[Mapping[str, Any]], place: Mapping[str
     return {"hour_start": [starts[hour] for hour in hours.tolist()], **placed, **of_job, **values}
 
 
-def _of_node(split: Split, place: Mapping[str, Any]) -> Columns:
+def _of_node(split: Split, place: Mapping[str, Any], facts: NodeFacts) -> Columns:
+    """The hours of the node; beside a job what is idle is known only where the inventory has an idle power."""
+    is_known = (split.held_s.sum(axis=0) == 0) | (facts.idle_power_w is not None)
     jobs_kwh = (split.dynamic_kwh + split.static_kwh).sum(axis=0)
     placed = {name: [value] * HOURS for name, value in place.items()}
-    values = {"jobs_energy_kwh": jobs_kwh, "idle_energy_kwh": split.idle_energy_kwh}
+    values = {
+        "jobs_energy_kwh": jobs_kwh, "idle_energy_kwh": split.idle_energy_kwh, "idle_is_known": is_known
+    }  # fmt: skip
     return {"hour_start": _hours(place["date"]), **placed, **values}
 
 
@@ -441,7 +460,7 @@ def _frames(days: Sequence[tuple[Columns, Columns]]) -> tuple[pl.DataFrame, pl.D
     """Rows of jobs and rows of node-hours, made once for all nodes: a frame a node would cost more than its split."""
     return (
         _frame([jobs for jobs, _ in days], JOB_HOUR_COLUMNS).with_columns(
-            pl.col("gpu_energy_kwh").fill_nan(None)
+            pl.col("gpu_energy_kwh", "idle_gpu_kwh").fill_nan(None)
         ),
         _frame([node for _, node in days], NODE_SPLIT_COLUMNS),
     )

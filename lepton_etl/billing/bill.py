@@ -203,16 +203,20 @@ def cluster_months(
     """Rows of gold/cost_month from the month's hours of clusters (facility_energy_kwh, energy_cost, cost_basis).
 
     Energy cost is the sum of the hours; demand is shared by facility energy in the hour of the peak, the fixed charges
-    by facility energy over the month. A cluster with less than `count` hours, or an unknown one, has no cost.
+    by facility energy over the month. A cluster with less than `count` hours, or an unknown one, has no cost; where one
+    is unknown in the hour of the peak, nobody's share of the demand charge is known.
     """
     peak_hour = pl.lit(cost.peak_time, pl.Datetime("us", "UTC")).dt.truncate("1h")
-    facility, basis = pl.col("facility_energy_kwh"), pl.col("cost_basis")
+    at_peak, basis = (
+        pl.col("facility_energy_kwh").filter(pl.col("hour_start") == peak_hour),
+        pl.col("cost_basis"),
+    )
     sums = (
         hours.sort("hour_start")
         .group_by("site_id", "cluster_id", maintain_order=True)
         .agg(
             *(_whole(name, count).alias(name) for name in ("facility_energy_kwh", "energy_cost")),
-            facility.filter(pl.col("hour_start") == peak_hour).sum().alias("peak_kwh"),
+            pl.when(at_peak.null_count() == 0).then(at_peak.sum()).alias("peak_kwh"),
             pl.when(basis.n_unique() == 1)
             .then(basis.first())
             .otherwise(pl.lit("partial"))

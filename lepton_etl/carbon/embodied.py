@@ -35,7 +35,7 @@ def service_lives(nodes: pl.DataFrame, factors: FactorSet) -> pl.DataFrame:
     to another cluster or a new rating is no retirement. TE is the newest row's, else the archetype: a server with one
     CPU and 16 GB, and its GPUs, further CPUs and memory, and its disks by what the inventory counts; what it does not
     count is as in the plain server. Without a count of GPUs there is no archetype, since it would leave out most of a
-    GPU node: TE is null. A node without a lifetime takes the archetype's.
+    GPU node: TE is null. A node without a lifetime takes the archetype's; with a TE of its own it is `default_life`.
     Source: Cloud Carbon Footprint, cloud-carbon-coefficients; docs/methodology.md, Embodied.
     """
     lives = (
@@ -59,8 +59,10 @@ def service_lives(nodes: pl.DataFrame, factors: FactorSet) -> pl.DataFrame:
         "retired_at",
         pl.coalesce("embodied_kgco2e", archetype).alias("embodied_te_kgco2e"),
         (pl.col("lifetime_years").fill_null(parts["life"]) * SECONDS_PER_YEAR).alias("life_s"),
-        pl.when(is_listed)
+        pl.when(is_listed & pl.col("lifetime_years").is_not_null())
         .then(pl.lit("inventory"))
+        .when(is_listed)
+        .then(pl.lit("default_life"))
         .when(archetype.is_not_null())
         .then(pl.lit("archetype"))
         .otherwise(pl.lit("none"))

@@ -32,27 +32,32 @@ def owner_parts(node_hours: pl.DataFrame, node_split: pl.DataFrame | None) -> pl
     by_load: pl.Expr = pl.when(has_load).then(pl.min_horizontal("idle_energy_kwh", energy))
     rows = node_hours
     if node_split is None:
-        jobs, idle = pl.lit(None, pl.Float64), by_load
+        jobs, idle, knows_idle = pl.lit(None, pl.Float64), by_load, has_load
     else:
         parts = node_split.select(
-            *NODE_HOUR_KEY, "jobs_energy_kwh", pl.col("idle_energy_kwh").alias("split_idle_kwh")
+            *NODE_HOUR_KEY,
+            "jobs_energy_kwh",
+            pl.col("idle_energy_kwh").alias("split_idle_kwh"),
+            "idle_is_known",
         )
         rows = rows.join(parts, on=NODE_HOUR_KEY, how="left")
         jobs, idle = pl.col("jobs_energy_kwh"), pl.coalesce("split_idle_kwh", by_load)
+        knows_idle = pl.coalesce("idle_is_known", has_load)
     owned = {
         "jobs_kwh": jobs,
         "idle_kwh": idle,
         "unowned_kwh": energy - jobs.fill_null(0.0) - idle.fill_null(0.0),
     }
     is_service = kind.is_in(SERVICE_KINDS)
+    has_owner = ~is_service & energy.is_not_null()
     return rows.group_by(_HOUR).agg(
         *(exact_sum(pl.when(~is_service).then(value), FINE_DIGITS).alias(name) for name, value in owned.items()),
         *(exact_sum(pl.when(kind == name).then(energy), FINE_DIGITS).alias(f"{name}_kwh") for name in SERVICE_KINDS),
         exact_sum(pl.col("chassis_shared_kwh"), FINE_DIGITS).alias("chassis_shared_kwh"),
         energy.null_count().alias("unknown_nodes"),
-        (~is_service & energy.is_not_null()).sum().alias("owned_nodes"),
-        *((~is_service & energy.is_not_null() & owned[f"{owner}_kwh"].is_not_null()).sum().alias(f"{owner}_nodes")
-          for owner in _OWNERS),
+        has_owner.sum().alias("owned_nodes"),
+        (has_owner & jobs.is_not_null()).sum().alias("jobs_nodes"),
+        (has_owner & knows_idle).sum().alias("idle_nodes"),
     )  # fmt: skip
 
 
@@ -66,7 +71,7 @@ def owner_hours(parts: pl.DataFrame, unlisted: pl.DataFrame) -> pl.DataFrame:
         *(exact_sum(pl.col(name), FINE_DIGITS).alias(name) for name in _SUMS), pl.col(*_COUNTS).sum()
     ).with_columns(
         pl.when(pl.col(f"{owner}_nodes") == pl.col("owned_nodes")).then(pl.lit("measured"))
-        .when(pl.col(f"{owner}_nodes") > 0).then(pl.lit("partial"))
+        .when((pl.col(f"{owner}_nodes") > 0) | (pl.col(f"{owner}_kwh") > 0)).then(pl.lit("partial"))
         .otherwise(pl.lit("unmetered")).alias(f"{owner}_basis")
         for owner in _OWNERS
     )  # fmt: skip
@@ -79,8 +84,8 @@ def owner_hours(parts: pl.DataFrame, unlisted: pl.DataFrame) -> pl.DataFrame:
 
 
 def with_job_idle(node_hours: pl.DataFrame, node_split: pl.DataFrame) -> pl.DataFrame:
-    """gold/node_hour with idle energy by job accounting (`idle_basis` jobs) where the node is accounted."""
-    idle = node_split.select(*NODE_HOUR_KEY, pl.col("idle_energy_kwh").alias("_idle"))
+    """gold/node_hour with idle energy by job accounting (`idle_basis` jobs) where that knows it."""
+    idle = node_split.filter("idle_is_known").select(*NODE_HOUR_KEY, pl.col("idle_energy_kwh").alias("_idle"))
     known = pl.col("_idle").is_not_null() & pl.col("it_energy_kwh").is_not_null()
     return (
         node_hours.join(idle, on=NODE_HOUR_KEY, how="left")

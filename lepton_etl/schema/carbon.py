@@ -34,7 +34,11 @@ FIELDS: Final[tuple[Field, ...]] = (
         "What the market-based figure rests on; residual_mix_missing: unmatched energy took a grid average.",
         MARKET_BASIS,
     ),
-    text("embodied_basis", "Where embodied carbon comes from.", ("inventory", "archetype", "mixed", "none")),
+    text(
+        "embodied_basis",
+        "Where embodied carbon comes from; `default_life`: the inventory's over the archetype's life.",
+        ("inventory", "default_life", "archetype", "mixed", "none"),
+    ),
     text("water_basis", "Where the water figure comes from.", ("measured", "partial", "none")),
     Field(
         "factor_age_years",

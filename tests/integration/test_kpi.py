@@ -233,3 +233,16 @@ def test_a_year_without_known_grid_energy_has_no_renewable_share(tmp_path: Path)
     ])  # fmt: skip
     row = judge(lake)["site", "ref"]
     assert (row["kpi_value"], row["kpi_basis"]) == (None, "none")
+
+
+def test_a_market_year_of_which_nothing_is_known_matches_nothing(tmp_path: Path) -> None:
+    """Neither grid energy nor an expectation: no volume is matched with 0 kWh."""
+    lake = Lake(tmp_path / "lake")
+    site(lake)
+    put(lake, CLUSTER_DAY, [{**row, "grid_import_kwh": None} for row in lake.read(CLUSTER_DAY).to_dicts()])
+    given = settings(lake)
+    for expected_kwh, rows in ((None, 0), (2640.0, 1)):
+        carbon_settings = given.carbon.model_copy(update={"annual_consumption_kwh": expected_kwh})
+        known = given.model_copy(update={"carbon": carbon_settings})
+        carbon.market_year(StageContext(lake, known, DAYS, "run", structlog.get_logger()))
+        assert lake.read(MARKET_YEAR).height == rows

@@ -61,6 +61,29 @@ def test_case(folder: Any) -> None:
     assert all(row["jobs_energy_kwh"] == row["idle_energy_kwh"] == 0 for row in nodes.values())
 
 
+def test_without_an_idle_power_nobody_knows_what_is_idle_beside_a_job() -> None:
+    measured = [interval("node", minute, 0.01) for minute in range(0, 120, 5)]
+    for idle_w, knows in ((None, [False, True]), (50.0, [True, True])):
+        _, node = split(measured, [holding("a", 0, 30)], roll(idle_power_w=idle_w))
+        assert [row["idle_is_known"] for row in node[:2]] == knows
+
+
+def test_boards_whose_activity_nobody_knows_are_not_known_to_have_worked() -> None:
+    facts, found = roll(idle_power_w=50.0, gpu_count=1, gpu_idle_power_w=20.0), []
+    for activity in (None, 0.9, 0.0):
+        measured = [
+            interval(device, minute, kwh, gpu_utilisation_ratio=activity if device == "gpu0" else None)
+            for minute in range(0, 60, 5) for device, kwh in (("node", 0.01), ("gpu0", 0.005))
+        ]  # fmt: skip
+        jobs, _ = split(
+            measured, [holding("a", 0, 60, gpu_count=1, device_ids=["gpu0"]), holding("b", 0, 60)], facts
+        )
+        found.append({row["job_id"]: row["idle_gpu_kwh"] for row in jobs})
+    unknown, busy, idle = found
+    assert (unknown["a"], busy["a"], idle["a"]) == (None, 0.0, pytest.approx(0.055))
+    assert [one["b"] for one in found] == [0.0] * 3, "it holds no GPU"
+
+
 def test_the_mig_formula_of_ceems_adds_up_to_the_board() -> None:
     # Its documentation gives a board of 140 W in 1, 2 and 4 of 7 slices as 20, 40 and "40" W: 4/7 of 140 is 80.
     shares = instance_shares(np.array([1.0, 2.0, 4.0]), np.full((3, 1), np.nan), np.ones((3, 1), dtype=bool))

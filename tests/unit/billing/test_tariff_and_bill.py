@@ -278,6 +278,10 @@ def test_demand_is_shared_in_the_peaks_hour_and_the_fixed_charge_over_the_month(
     assert (a["demand_cost"], b["demand_cost"]) == (pytest.approx(40.0), pytest.approx(120.0))
     assert (a["fixed_cost"], b["fixed_cost"]) == (pytest.approx(6.0), pytest.approx(6.0))
     assert a["cost"] + b["cost"] == pytest.approx(cost.total)
+    peak_of_a = (pl.col("cluster_id") == "a") & (pl.col("hour_start") != FIRST)
+    unknown = hours.with_columns(pl.when(~peak_of_a).then("facility_energy_kwh").alias("facility_energy_kwh"))
+    shares = [row["demand_cost"] for row in cluster_months("2025-06", cost, unknown, "EUR", 2)]
+    assert shares == [None, None], "what the unknown one drew in the peak is not the other's"
     (short, _) = cluster_months("2025-06", cost, hours.head(3), "EUR", 2)
     assert (short["energy_cost"], short["cost_basis"]) == (3.0, "none")
 

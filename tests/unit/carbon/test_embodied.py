@@ -78,5 +78,10 @@ def test_the_inventory_wins_and_a_move_is_no_retirement() -> None:
     assert found["life_s"] == pytest.approx(6 * SECONDS_PER_YEAR)
 
 
+def test_a_life_that_nobody_states_is_said() -> None:
+    found = lives_of({"node_id": "n", "embodied_kgco2e": 1800.0, "gpu_count": 4, "valid_from": on(2024)})["n"]
+    assert (found["life_s"], found["embodied_basis"]) == (4 * SECONDS_PER_YEAR, "default_life")
+
+
 def test_an_empty_inventory_has_no_lives() -> None:
     assert service_lives(pl.DataFrame(arrow_schema(NODE).empty_table()), load_factors()).is_empty()

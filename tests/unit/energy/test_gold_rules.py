@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lepton_etl.energy.exact_sums import ENERGY_DIGITS, FINE_DIGITS, exact_sum, most_frequent, weighted_mean
-from lepton_etl.energy.owners import owner_hours, owner_parts
+from lepton_etl.energy.owners import owner_hours, owner_parts, with_job_idle
 from lepton_etl.facility.pue import IT_CATEGORY, NODE_CATEGORY
 from lepton_etl.schema.common import BOUNDARY
 from lepton_etl.uncertainty import CONFIDENCE, Z
@@ -91,7 +91,9 @@ def test_owners_are_known_by_accounting_by_load_or_not_at_all() -> None:
         ],
         schema_overrides={"node_kind": pl.String, "chassis_shared_kwh": pl.Float64},
     )  # fmt: skip
-    split = pl.DataFrame([{**place, "node_id": "jobs", "jobs_energy_kwh": 0.7, "idle_energy_kwh": 0.3}])
+    split = pl.DataFrame(
+        [{**place, "node_id": "jobs", "jobs_energy_kwh": 0.7, "idle_energy_kwh": 0.3, "idle_is_known": True}]
+    )
     nothing = pl.DataFrame(
         schema={
             "site_id": pl.String,
@@ -112,6 +114,15 @@ def test_owners_are_known_by_accounting_by_load_or_not_at_all() -> None:
     assert [some[name] for name in names] == [0.7, "partial", 0.7, "partial", pytest.approx(1.6)]
     assert [none[name] for name in names] == [None, "unmetered", 0.7, "partial", pytest.approx(2.3)]
     assert [last[name] for name in names] == [None, "unmetered", None, "unmetered", 1.0]
+
+
+@pytest.mark.parametrize(("is_known", "idle", "basis"), [(True, 0.3, "jobs"), (False, 0.4, "utilisation")])
+def test_idle_is_by_jobs_where_they_know_it(is_known: bool, idle: float, basis: str) -> None:
+    hour = {"site_id": "s", "cluster_id": "c", "node_id": "n", "hour_start": datetime(2025, 6, 3, tzinfo=UTC)}
+    node = pl.DataFrame([{**hour, "it_energy_kwh": 1.0, "idle_energy_kwh": 0.4, "idle_basis": "utilisation"}])
+    split = pl.DataFrame([{**hour, "idle_energy_kwh": 0.3, "idle_is_known": is_known}])
+    (row,) = with_job_idle(node, split).to_dicts()
+    assert (row["idle_energy_kwh"], row["idle_basis"]) == (idle, basis)
 
 
 def hour_type() -> pl.Datetime:
