@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -21,26 +20,15 @@ from lepton_etl.days import Days
 from lepton_etl.schema.declare import JOULES_PER_KWH, SECONDS_PER_HOUR
 from lepton_etl.schema.diagnosis import ANOMALY
 from lepton_etl.schema.energy import CLUSTER_DAY
-from lepton_etl.schema.fields import FIELDS
 from lepton_etl.schema.jobs import TENANT_DAY
 from lepton_etl.schema.ledger import ENERGY_LEDGER, METER_CHECK
 from lepton_etl.schema.recommend import RECOMMENDATION, SAVING
-from lepton_etl.schema.types import arrow_schema
-
-_ARROW: Final[Mapping[str, pa.DataType]] = {
-    "string": pa.string(), "double": pa.float64(), "int": pa.int32(), "bigint": pa.int64(),
-    "boolean": pa.bool_(), "timestamp": pa.timestamp("us", "UTC"), "date": pa.date32(),
-}  # fmt: skip
-
-
-def _dictionary_schema(columns: tuple[str, ...]) -> pa.Schema:
-    return pa.schema([(name, _ARROW[FIELDS[name].type]) for name in columns])
-
+from lepton_etl.schema.types import arrow_columns, arrow_schema
 
 _TIME: Final = pa.timestamp("us", "UTC")
 
-CLUSTER_DAY_SCHEMA: Final = _dictionary_schema(CLUSTER_DAY.columns)
-CLUSTER_HOUR_SCHEMA: Final = _dictionary_schema((
+CLUSTER_DAY_SCHEMA: Final = arrow_schema(CLUSTER_DAY)
+CLUSTER_HOUR_SCHEMA: Final = arrow_columns((
     "cluster_id", "hour_start", "it_energy_kwh", "it_energy_lower_kwh", "it_energy_upper_kwh",
     "gpu_energy_kwh", "facility_energy_kwh", "emissions_location_kgco2e", "emissions_missing_kwh",
 ))  # fmt: skip
@@ -77,7 +65,7 @@ IGNORED_SCHEMA: Final = pa.schema([
 STATE_COUNT_SCHEMA: Final = pa.schema([
     ("performance_state", pa.string()), ("intervals", pa.int64()), ("devices", pa.int64()), ("nodes", pa.string()),
 ])  # fmt: skip
-STAGE_SCHEMA: Final = _dictionary_schema(("stage", "state", "rows_in", "rows_out", "duration_s", "message"))
+STAGE_SCHEMA: Final = arrow_columns(("stage", "state", "rows_in", "rows_out", "duration_s", "message"))
 ERROR_SCHEMA: Final = pa.schema([
     ("server", pa.string()), ("hours_kind", pa.string()), ("hours", pa.int64()), ("mape_ratio", pa.float64()),
     ("wape_ratio", pa.float64()), ("cv_ratio", pa.float64()), ("nmbe_ratio", pa.float64()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Final
 
@@ -23,6 +24,7 @@ from lepton_etl.schema.declare import (
     Field,
     Table,
 )
+from lepton_etl.schema.fields import FIELDS
 
 _DELTA: Final[dict[str, str]] = {INT: "integer", LONG: "long"}
 _ARROW: Final[dict[str, pa.DataType]] = {
@@ -62,6 +64,11 @@ def _delta_type(name: str) -> PrimitiveType | ArrayType:
 def arrow_schema(table: Table) -> pa.Schema:
     """The table's columns as Arrow types, in order; times are microseconds in UTC."""
     return pa.schema([pa.field(f.name, _ARROW[f.type]) for f in table.fields])
+
+
+def arrow_columns(names: Iterable[str]) -> pa.Schema:
+    """Columns of the dictionary as Arrow types, in order."""
+    return pa.schema([pa.field(name, _ARROW[FIELDS[name].type]) for name in names])
 
 
 def arrow_rows(table: Table, frame: pl.DataFrame) -> pa.Table:
