@@ -210,7 +210,9 @@ def _device_model(context: StageContext, registry: Registry) -> StageResult:
     ):
         still = f"{settings.name} version {champion.version.version} is newer than {settings.retrain_after_days} days"
         return StageResult(
-            rows_in=len(hours), rows_out=0, notes=(*notes, f"{still} and errs as when tested: not trained", *drift)
+            rows_in=len(hours),
+            rows_out=0,
+            notes=(*notes, f"{still} and errs as when tested: not trained", *drift),
         )
     task = class_task(hours, settings)
     fits = taught(of_classes, task, context) if hours["hardware_class"].nunique() > 1 else []

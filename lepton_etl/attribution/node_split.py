@@ -230,8 +230,8 @@ def split_day(measured: Energies, held: Holdings, facts: NodeFacts, idle_activit
     Per interval: static S = min(E, idle power x observed time), dynamic D = E - S. D goes by component (`gpu_shares`,
     `cpu_shares`), scaled to D; S by what is reserved, its unreserved part to idle. Rules `usage` and `equal` share out
     the reserved part of S among the same jobs otherwise, so idle is the same by every rule. Without an idle power all
-    energy is dynamic, and how much of it is idle is not known (`idle_is_known` of a node-hour). Imputed energy of an hour
-    is split alike, D by reservation, over the seconds that nobody saw.
+    energy is dynamic, and how much of it is idle is not known (`idle_is_known` of a node-hour). Imputed energy of an
+    hour is split alike, D by reservation, over the seconds that nobody saw.
     `imputed_kwh` holds the energy of modelled intervals too: a job on such a node is not measured.
     `idle_activity` is the utilisation below which a held GPU does nothing.
     Source: docs/definitions.md section 5.

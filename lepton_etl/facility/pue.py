@@ -162,7 +162,8 @@ def with_shared_it(clusters: pl.DataFrame, site_hours: pl.DataFrame) -> pl.DataF
     """Add the site's IT energy outside clusters to the hours of clusters.
 
     `_shared` takes the metered network, storage and service equipment of the ledger beside its nodes (in place of
-    its nodes of that kind: the ledger counts either). `_unattributed` is what the IT meter saw beyond every owner,
+    its nodes of that kind: the ledger counts either); while the energy of its nodes is not known, nor is that of both
+    together. `_unattributed` is what the IT meter saw beyond every owner,
     where sensor errors do not explain it; it has no nodes and no interval.
     """
     key = [*_SITE_HOUR, "cluster_id"]
@@ -174,7 +175,10 @@ def with_shared_it(clusters: pl.DataFrame, site_hours: pl.DataFrame) -> pl.DataF
         )
         for cluster, column in outside.items()
     )  # fmt: skip
-    has_load = pl.col("_load").is_not_null()
+    # A row that the full join made has no nodes, and nothing to know of them.
+    has_load = pl.col("_load").is_not_null() & (
+        pl.col("it_energy_kwh").is_not_null() | pl.col("node_count").is_null()
+    )
     figures = ("it_energy_kwh", "it_energy_measured_kwh")
     return (
         clusters.join(loads, on=key, how="full", coalesce=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import ROUND_HALF_UP, Decimal
 
 import polars as pl
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lepton_etl.energy.exact_sums import ENERGY_DIGITS, FINE_DIGITS, exact_sum, most_frequent, weighted_mean
 from lepton_etl.energy.owners import owner_hours, owner_parts, with_job_idle
-from lepton_etl.facility.pue import IT_CATEGORY, NODE_CATEGORY
+from lepton_etl.facility.pue import IT_CATEGORY, NODE_CATEGORY, with_shared_it
 from lepton_etl.schema.common import BOUNDARY
 from lepton_etl.uncertainty import CONFIDENCE, Z
 
@@ -123,6 +123,36 @@ def test_idle_is_by_jobs_where_they_know_it(is_known: bool, idle: float, basis: 
     split = pl.DataFrame([{**hour, "idle_energy_kwh": 0.3, "idle_is_known": is_known}])
     (row,) = with_job_idle(node, split).to_dicts()
     assert (row["idle_energy_kwh"], row["idle_basis"]) == (idle, basis)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "node_count", "energy_kwh"),
+    [(1.0, 2.0, 3.0), (None, 2.0, None), (None, None, 2.0)],
+    ids=["known", "nodes unknown", "no nodes"],
+)
+def test_metered_load_is_all_of_shared_only_where_its_nodes_are_known(
+    nodes: float | None, node_count: float | None, energy_kwh: float | None
+) -> None:
+    hour = {"site_id": "s", "hour_start": datetime(2025, 6, 3, tzinfo=UTC), "date": date(2025, 6, 3)}
+    names = (*hour, "cluster_id", "node_count", "it_energy_kwh", "it_energy_measured_kwh", "it_energy_lower_kwh",
+             "it_energy_upper_kwh", "energy_basis", "idle_basis")  # fmt: skip
+    row = {**hour, "cluster_id": "_shared", "node_count": node_count, "it_energy_kwh": nodes,
+           "it_energy_measured_kwh": nodes, "energy_basis": "measured" if nodes else "insufficient"}  # fmt: skip
+    floats = dict.fromkeys(
+        (name for name in names if name.endswith("kwh") or name == "node_count"), pl.Float64
+    )
+    clusters = pl.DataFrame(
+        [] if node_count is None else [dict.fromkeys(names) | row],
+        schema={name: pl.Series([row.get(name)]).dtype for name in names} | floats
+        | {"idle_basis": pl.String, "hour_start": pl.Datetime("us", "UTC")},
+    )  # fmt: skip
+    site = pl.DataFrame([{**hour, "shared_load_kwh": 2.0, "unattributed_kwh": None}]).cast(
+        {"unattributed_kwh": pl.Float64}
+    )
+    (found,) = with_shared_it(clusters, site).to_dicts()
+    assert (found["it_energy_kwh"], found["energy_basis"]) == (
+        energy_kwh, "insufficient" if energy_kwh is None else "measured"
+    )  # fmt: skip
 
 
 def hour_type() -> pl.Datetime:
