@@ -25,6 +25,7 @@ from lepton_etl.billing.bill import Invoice, bill_check, cluster_months, month_c
 from lepton_etl.billing.costs import Meters, cluster_costs, currency_of, site_costs
 from lepton_etl.billing.tariff import read_tariff
 from lepton_etl.carbon.embodied import (
+    embodied_error_ratio,
     embodied_hours,
     embodied_parts,
     service_lives,
@@ -184,6 +185,7 @@ def node_figures(context: StageContext, factors: FactorSet) -> Fleet:
     make = MakeNodes(
         lake.root, intervals, tuple(lake.files(NODE_HOUR, before)), held, tuple(clusters), _limit(context),
         settings.attribution.idle_gpu_utilisation_ratio, _shared_variance(factors, days),
+        embodied_error_ratio(factors, days.end),
     )  # fmt: skip
     buckets = node_buckets(nodes, days)
     # One bucket is not worth the start of an engine.
@@ -305,6 +307,7 @@ class MakeNodes:
     coverage_min_ratio: float
     idle_gpu_utilisation_ratio: float
     shared_variance: Mapping[str, float]
+    embodied_error_ratio: Mapping[str, float]
 
     def __call__(self, inputs: tuple[pl.DataFrame, bytes, pl.DataFrame, pl.DataFrame | None]) -> Made:
         nodes, packed, lives, modelled = inputs
@@ -319,7 +322,7 @@ class MakeNodes:
             roll(nodes.to_arrow()), self.idle_gpu_utilisation_ratio,
         )  # fmt: skip
         rows = with_job_idle(hours, split).sort(NODE_HOUR.key)
-        embodied = with_node_embodied(rows, lives)
+        embodied = with_node_embodied(rows, lives, self.embodied_error_ratio)
         return Made(
             node_hours=tuple(stage(self.root, NODE_HOUR, rows)),
             sums={by: group_parts(rows, by, self.shared_variance) for by in GROUPS},
@@ -450,8 +453,9 @@ def _cluster_hours(
     placed = with_overhead(with_shared_it(sensed, site_hours), site_hours)
     fuel, water = (site_volume(context, *of) for of in (("fuel", "fuel_l"), ("water", "water_l")))
     sources = source_ratios(site_hours.join(fuel, on=_HOUR, how="left"), _generators(context, factors))
-    located = location_emissions(placed, intensity, sources, _intensity_error(factors, context.days.end))
-    marketed = market_emissions(located, _mixes_of_run(context, factors, located))
+    error = _intensity_error(factors, context.days.end)
+    located = location_emissions(placed, intensity, sources, error)
+    marketed = market_emissions(located, _mixes_of_run(context, factors, located), error)
     whole = with_water(with_embodied(marketed, embodied_hours(embodied)), water)
     aged = _with_factor_state(context, factors, whole)
     return rows_of(CLUSTER_HOUR, aged.with_columns(pl.lit("provisional").alias("status")))
@@ -596,11 +600,13 @@ def _mix(
     average = carbon.average_zone and factors.find(
         "grid_average", valid_on=on, zone_id=carbon.average_zone, intensity_basis="direct"
     )
+    consumption_kwh = annual_kwh(drawn_kwh or 0.0, year, until, expected_kwh)
     return market_mix(
         instruments_of(context.lake.read(INSTRUMENT).to_dicts()),
         year=year,
         zone_id=zone,
-        consumption_kwh=annual_kwh(drawn_kwh or 0.0, year, until, expected_kwh),
+        consumption_kwh=consumption_kwh,
+        is_expected=consumption_kwh == expected_kwh,
         residual_g_per_kwh=residual.to(_GRAMS) if residual else None,
         average_g_per_kwh=average.to(_GRAMS) if average else None,
     )
@@ -622,7 +628,11 @@ def _intensity_error(factors: FactorSet, on: date) -> IntensityError | None:
     measured, estimated = (
         factors.find("grid_intensity_uncertainty", valid_on=on, estimated=flag) for flag in ("false", "true")
     )
-    return IntensityError(measured.value, estimated.value) if measured and estimated else None
+    table = "figure_uncertainty"
+    upstream = factors.find(table, valid_on=on, figure="upstream") if table in factors.tables else None
+    if not (measured and estimated):
+        return None
+    return IntensityError(measured.value, estimated.value, upstream.value if upstream else None)
 
 
 # An invoice that says otherwise than the last check of its month makes the month anew.

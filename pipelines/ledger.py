@@ -55,6 +55,7 @@ from lepton_etl.schema.facility import FACILITY_FIT
 from lepton_etl.schema.fleet import FACILITY_INTERVAL, INTERVAL, METER
 from lepton_etl.schema.ledger import ENERGY_LEDGER, LEDGER_CHECK, METER_CHECK_LAST
 from lepton_etl.schema.types import arrow_schema
+from lepton_etl.uncertainty import Z
 from pipelines.stage import StageContext
 
 _ELECTRICITY: Final = "electricity"
@@ -153,7 +154,8 @@ class Ledger:
         wide = wide.with_columns(pl.lit(None, pl.Float64).alias(name) for name in missing)
         whole = rows.filter(pl.col("ledger_account").is_in(list(OVERHEADS))).group_by(_HOUR).agg(
             # A class's range says what such equipment may lose, not what this site does: it is nobody's share.
-            pl.col("account_basis").is_in([name for name in KNOWN if name != ASSUMED]).all().alias("is_whole")
+            pl.col("account_basis").is_in([name for name in KNOWN if name != ASSUMED]).all().alias("is_whole"),
+            ((pl.col("account_upper_kwh") - pl.col("account_kwh")) / Z).pow(2).sum().sqrt().alias("sigma_kwh"),
         )  # fmt: skip
         balance = rows.filter(pl.col("side") == BALANCE).select(
             *_HOUR, "residual_kwh", "residual_sigma_kwh", "balance_state"
@@ -172,6 +174,7 @@ class Ledger:
                 *_HOUR,
                 *(pl.col(name).abs().alias(f"{name}_kwh") for name in BOUNDARY),
                 pl.when("is_whole").then(pl.sum_horizontal(*OVERHEADS)).alias("overhead_kwh"),
+                pl.when("is_whole").then("sigma_kwh").alias("overhead_sigma_kwh"),
                 "shared_load_kwh",
                 pl.when(outside > NOTHING_KWH).then(outside).alias("unattributed_kwh"),
                 "residual_kwh",

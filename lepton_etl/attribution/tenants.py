@@ -8,17 +8,21 @@ import polars as pl
 
 from lepton_etl.attribution.runs import WASTED_OUTCOMES
 from lepton_etl.energy.exact_sums import FINE_DIGITS, exact_sum, over, quotient, rows_of, whole_sum
-from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM, JOULES_PER_KWH, SECONDS_PER_HOUR
-from lepton_etl.schema.jobs import FACTOR_STATE, JOB_ENERGY, RUN_KEY, TENANT_DAY
+from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM, JOULES_PER_KWH, SECONDS_PER_HOUR, end_names
+from lepton_etl.schema.energy import CARBON_ENDS
+from lepton_etl.schema.jobs import FACILITY_ENDS, FACTOR_STATE, JOB_ENERGY, RUN_KEY, TENANT_DAY
 
 UNKNOWN_TENANT: Final = "_unknown"
 # Of a cluster-hour, by its IT energy: an hour's job takes its part of each of them.
 SHARED_FIGURES: Final = (
     "facility_energy_kwh", "emissions_location_kgco2e", "emissions_location_lower_kgco2e",
     "emissions_location_upper_kgco2e", "emissions_upstream_kgco2e", "emissions_market_kgco2e", "water_l",
+    *FACILITY_ENDS, *(end for end in CARBON_ENDS if end not in end_names("embodied_kgco2e")),
 )  # fmt: skip
+_COST: Final = ("energy_cost", *end_names("energy_cost"))
+_EMBODIED: Final = ("embodied_kgco2e", *end_names("embodied_kgco2e"))
 _ENDS: Final = ("it_energy_lower_kwh", "it_energy_upper_kwh")
-_RATED: Final = (*SHARED_FIGURES, "energy_cost")
+_RATED: Final = (*SHARED_FIGURES, *_COST)
 _CLUSTER_HOUR: Final = ("site_id", "cluster_id", "hour_start")
 _NODE_HOUR: Final = (*_CLUSTER_HOUR, "node_id")
 _RUN_DAY: Final = (*RUN_KEY, "date")
@@ -41,7 +45,8 @@ def with_node_figures(job_hours: pl.DataFrame, node_hours: pl.DataFrame) -> pl.D
     job on it is wrong by the same share at the same time.
     """
     ends = [quotient(pl.col(name), pl.col("it_energy_kwh")).alias(f"_{name}") for name in _ENDS]
-    figures = node_hours.select(*_NODE_HOUR, pl.col("embodied_kgco2e").alias("node_embodied_kgco2e"), *ends)
+    mass = [pl.col(name).alias(f"node_{name}") for name in _EMBODIED]
+    figures = node_hours.select(*_NODE_HOUR, *mass, *ends)
     return job_hours.join(figures, on=_NODE_HOUR, how="left")
 
 
@@ -72,7 +77,9 @@ def job_energy(
                 whole_sum(energy * pl.col(f"_{name}"), energy > 0, FINE_DIGITS).alias(name)
                 for name in (*_RATED, *_ENDS)
             ),
-            whole_sum(pl.col("node_embodied_kgco2e") * share, share > 0, FINE_DIGITS).alias("embodied_kgco2e"),
+            *(
+                whole_sum(pl.col(f"node_{name}") * share, share > 0, FINE_DIGITS).alias(name) for name in _EMBODIED
+            ),
             exact_sum(share, FINE_DIGITS).alias("node_held_h"),
             pl.col("tenant_id", "outcome", "currency").max(),
             pl.col(FACTOR_STATE).drop_nulls().first(),
@@ -160,7 +167,7 @@ def tenant_day(jobs: pl.DataFrame, limit: float) -> pl.DataFrame:
     unit_sums = ("gpu_held_h", "node_held_h", "held_s", "covered_s", "imputed_kwh", "dynamic_kwh",
                  "static_kwh", "_usage", "_equal", "wasted_energy_kwh")  # fmt: skip
     # Ends are added: gains of sensors and errors of factors are the same for all jobs of a tenant.
-    whole = (*SHARED_FIGURES, *_ENDS, "embodied_kgco2e", "energy_cost")
+    whole = (*SHARED_FIGURES, *_ENDS, *_EMBODIED, *_COST)
     parts = pl.col("dynamic_kwh") + pl.col("static_kwh")
     has_ended = pl.col("sci_basis") != "running"
     sums = (
@@ -214,10 +221,11 @@ def _rates(cluster_hours: pl.DataFrame, costs: pl.DataFrame | None) -> pl.DataFr
     """Each figure of a cluster-hour per kWh of its IT energy, as `_<figure>`; without a tariff the cost is unknown."""
     if costs is None:
         rows = cluster_hours.with_columns(
-            pl.lit(None, pl.Float64).alias("energy_cost"), pl.lit(None, pl.String).alias("currency")
+            *(pl.lit(None, pl.Float64).alias(name) for name in _COST),
+            pl.lit(None, pl.String).alias("currency"),
         )
     else:
-        paid = costs.select(*_CLUSTER_HOUR, "energy_cost", "currency")
+        paid = costs.select(*_CLUSTER_HOUR, *_COST, "currency")
         rows = cluster_hours.join(paid, on=_CLUSTER_HOUR, how="left")
     per_kwh = [quotient(pl.col(name), pl.col("it_energy_kwh")).alias(f"_{name}") for name in _RATED]
     return rows.select(*_CLUSTER_HOUR, *per_kwh, "currency", *FACTOR_STATE)

@@ -6,13 +6,16 @@ are never summed.
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import date, datetime
 from typing import Final
 
 import polars as pl
 
-from lepton_etl.energy.exact_sums import FINE_DIGITS, quotient, whole_sum
+from lepton_etl.energy.exact_sums import FINE_DIGITS, ends, quotient, whole_sum
 from lepton_etl.registers.factors import FactorSet
+from lepton_etl.schema.declare import end_names
+from lepton_etl.uncertainty import Z
 
 SERVER: Final = "server"
 # What a node has beyond the plain server (one CPU, 16 GB, no disk), in pieces of conf/factors/embodied.csv.
@@ -25,6 +28,7 @@ _PIECES: Final = {
 PARTS: Final = (SERVER, "gpu", *_PIECES)
 SECONDS_PER_YEAR: Final = 31_557_600.0  # the Julian year of 365.25 days, as pint counts it
 _NODE: Final = ("site_id", "node_id")
+_FIGURES: Final = ("embodied_kgco2e", *end_names("embodied_kgco2e"))
 _CLUSTER_HOUR: Final = ("site_id", "cluster_id", "hour_start")
 
 
@@ -84,11 +88,14 @@ def _archetype(lives: pl.DataFrame, factors: FactorSet) -> dict[str, pl.Expr]:
     }
 
 
-def with_node_embodied(node_hours: pl.DataFrame, lives: pl.DataFrame) -> pl.DataFrame:
-    """Add `embodied_kgco2e` and `embodied_basis` to gold/node_hour rows (expected_s is the row's time in service).
+def with_node_embodied(
+    node_hours: pl.DataFrame, lives: pl.DataFrame, error_ratio: Mapping[str, float]
+) -> pl.DataFrame:
+    """Add `embodied_kgco2e`, its ends and `embodied_basis` to gold/node_hour rows (expected_s is the time in service).
 
     TE x s / EL for the seconds before the end of life; in the hour of an early retirement the rest of TE as well.
-    The sum over a node's life is TE, however long it served.
+    The sum over a node's life is TE, however long it served. Interval, 90 %: the error of TE by its basis
+    (`error_ratio` of embodied_error_ratio); null where that is not known.
     """
     start, retired = pl.col("hour_start"), pl.col("retired_at")
     ends_at = pl.col("in_service_from") + pl.duration(microseconds=(pl.col("life_s") * 1e6).cast(pl.Int64))
@@ -96,6 +103,8 @@ def with_node_embodied(node_hours: pl.DataFrame, lives: pl.DataFrame) -> pl.Data
     def seconds_until_end(instant: pl.Expr) -> pl.Expr:
         return ((ends_at - instant).dt.total_microseconds() / 1e6).clip(lower_bound=0.0)
 
+    booked = pl.col("embodied_kgco2e")
+    ratio = pl.col("embodied_basis").replace_strict(dict(error_ratio), default=None, return_dtype=pl.Float64)
     served_s = pl.min_horizontal("expected_s", seconds_until_end(start))
     rate = quotient(pl.col("embodied_te_kgco2e"), pl.col("life_s"))
     retires = (retired > start) & (retired <= start + pl.duration(hours=1))
@@ -109,6 +118,7 @@ def with_node_embodied(node_hours: pl.DataFrame, lives: pl.DataFrame) -> pl.Data
             .otherwise("embodied_basis")
             .alias("embodied_basis")
         )
+        .with_columns(*ends("embodied_kgco2e", booked, Z * booked * ratio))
         .drop("embodied_te_kgco2e", "life_s", "in_service_from", "retired_at")
     )
 
@@ -116,20 +126,33 @@ def with_node_embodied(node_hours: pl.DataFrame, lives: pl.DataFrame) -> pl.Data
 def embodied_parts(node_hours: pl.DataFrame) -> pl.DataFrame:
     """Hours of nodes with embodied carbon -> parts of hours of clusters, for `embodied_hours`, by basis."""
     return node_hours.group_by(*_CLUSTER_HOUR, "embodied_basis").agg(
-        whole_sum(pl.col("embodied_kgco2e"), digits=FINE_DIGITS).alias("embodied_kgco2e")
+        *(whole_sum(pl.col(name), digits=FINE_DIGITS).alias(name) for name in _FIGURES)
     )
 
 
-def embodied_hours(parts: pl.DataFrame) -> pl.DataFrame:
-    """Parts of `embodied_parts` -> hours of clusters: site_id, cluster_id, hour_start and both columns.
+def embodied_error_ratio(factors: FactorSet, day: date) -> dict[str, float]:
+    """One relative standard deviation of TE by embodied_basis; a basis without a factor is left out."""
+    table = "figure_uncertainty"
+    named = {"inventory": "inventory", "default_life": "archetype", "archetype": "archetype"}
+    rows = {
+        basis: factors.find(table, valid_on=day, figure=f"embodied_{row}")
+        for basis, row in named.items()
+        if table in factors.tables
+    }
+    return {basis: row.to("dimensionless") for basis, row in rows.items() if row}
 
-    One node without a TE leaves the cluster's hour null: a sum over the others would look like the whole.
+
+def embodied_hours(parts: pl.DataFrame) -> pl.DataFrame:
+    """Parts of `embodied_parts` -> hours of clusters: site_id, cluster_id, hour_start, figure, interval and basis.
+
+    One node without a TE leaves the cluster's hour null: a sum over the others would look like the whole. Ends
+    are added: nodes of a class have the mass of one footprint.
     """
     basis = pl.col("embodied_basis")
     one_basis = pl.when(basis.n_unique() == 1).then(basis.max()).otherwise(pl.lit("mixed"))
     is_whole = pl.col("embodied_kgco2e").null_count() == 0
     return parts.group_by(_CLUSTER_HOUR).agg(
-        whole_sum(pl.col("embodied_kgco2e"), digits=FINE_DIGITS).alias("embodied_kgco2e"),
+        *(whole_sum(pl.col(name), digits=FINE_DIGITS).alias(name) for name in _FIGURES),
         pl.when(is_whole).then(one_basis).otherwise(pl.lit("none")).alias("embodied_basis"),
     )
 

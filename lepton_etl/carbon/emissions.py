@@ -14,13 +14,14 @@ from typing import Final
 
 import polars as pl
 
-from lepton_etl.energy.exact_sums import exact_sum, over, quotient
-from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM
+from lepton_etl.energy.exact_sums import ends, exact_sum, over, quotient, whole_ends
+from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM, end_names
 from lepton_etl.uncertainty import Z
 
 _HOUR: Final = ["site_id", "hour_start"]
 _DAY: Final = ["date", "site_id", "cluster_id"]
 _MODELLED: Final = ("assumed", "modelled")
+_SUMMED: Final = ("emissions_market_kgco2e", "embodied_kgco2e", "water_l")
 
 
 def hourly_intensity(grid_hours: pl.DataFrame, zone_id: str | None, flow: str) -> pl.DataFrame:
@@ -62,11 +63,28 @@ class GeneratorFactor:
 class IntensityError:
     """One relative standard deviation of the grid's intensity, the same error in every hour of a zone.
 
-    `estimated_ratio` is that of hours which the publisher marked as estimated.
+    `estimated_ratio` is that of hours which the publisher marked as estimated, `upstream_ratio` (None: not known) that
+    of what the life cycle adds.
     """
 
     measured_ratio: float
     estimated_ratio: float
+    upstream_ratio: float | None = None
+
+    def of_hour(self) -> pl.Expr:
+        """Half the 90 % interval of the intensity of a row with `estimated`, relative."""
+        is_estimated = pl.col("estimated").fill_null(value=False)
+        return Z * pl.when(is_estimated).then(self.estimated_ratio).otherwise(self.measured_ratio)
+
+    def of_upstream(self) -> pl.Expr:
+        """The same of life cycle minus direct; an estimated hour has the error of both."""
+        alone = Z * pl.lit(self.upstream_ratio, pl.Float64)
+        is_estimated = pl.col("estimated").fill_null(value=False)
+        return (
+            pl.when(is_estimated)
+            .then((alone.pow(2) + (Z * self.estimated_ratio) ** 2).sqrt())
+            .otherwise(alone)
+        )
 
 
 def source_ratios(site_hours: pl.DataFrame, generators: GeneratorFactor | None = None) -> pl.DataFrame:
@@ -113,8 +131,8 @@ def location_emissions(
 
     Location-based = grid import x direct average intensity; `sources` (of source_ratios) says what is import.
     Generators are Scope 1, own photovoltaics emits nothing here. An hour without an intensity keeps null emissions and
-    is counted in `emissions_missing_kwh`. Interval: E x CI -/+ the two errors, of energy and of intensity, in
-    quadrature; null without `error` or without an interval of the energy.
+    is counted in `emissions_missing_kwh`. Interval: E x CI -/+ the two errors, of energy and of intensity (of upstream
+    emissions: of what the life cycle adds), in quadrature; null without `error` or without an interval of the energy.
     Source: GHG Protocol Scope 2 Guidance (2015), location-based method; JCGM 100:2008 (GUM) 5.1.2.
     """
     facility, intensity = pl.col("facility_energy_kwh"), pl.col("carbon_intensity_gco2e_per_kwh")
@@ -125,10 +143,10 @@ def location_emissions(
         .when(is_estimated | pl.col("facility_basis").is_in(_MODELLED)).then(pl.lit("estimated"))
         .otherwise(pl.lit("measured"))
     )  # fmt: skip
-    factor_ratio = pl.lit(None, pl.Float64)
-    if error is not None:
-        factor_ratio = Z * pl.when(is_estimated).then(error.estimated_ratio).otherwise(error.measured_ratio)
-    half = emitted * (_energy_error_ratio().pow(2) + factor_ratio.pow(2)).sqrt()
+    unknown = pl.lit(None, pl.Float64)
+    half = emitted * _with_energy_error(error.of_hour() if error else unknown)
+    upstream = pl.col("emissions_upstream_kgco2e")
+    upstream_half = upstream * _with_energy_error(error.of_upstream() if error else unknown)
     return (
         cluster_hours.join(intensity_hours, on="hour_start", how="left")
         .join(sources, on=_HOUR, how="left")
@@ -142,17 +160,21 @@ def location_emissions(
         )
         .with_columns(
             basis.alias("emissions_basis"),
-            (emitted - half).clip(lower_bound=0.0).alias("emissions_location_lower_kgco2e"),
-            (emitted + half).alias("emissions_location_upper_kgco2e"),
+            *ends("emissions_location_kgco2e", emitted, half),
+            *ends("emissions_upstream_kgco2e", upstream, upstream_half),
         )
-        .drop("upstream_gco2e_per_kwh", "estimated", "grid_import_ratio", "scope1_kgco2e_per_kwh")
+        .drop("upstream_gco2e_per_kwh", "grid_import_ratio", "scope1_kgco2e_per_kwh")
     )  # fmt: skip
 
 
-def _energy_error_ratio() -> pl.Expr:
-    """Half the 90 % interval of the IT energy, whose share decides a cluster's facility energy, over the energy."""
-    energy = pl.col("it_energy_kwh")
-    return quotient(pl.col("it_energy_upper_kwh") - energy, energy)
+def energy_error_ratio() -> pl.Expr:
+    """Half the 90 % interval of the facility energy over the energy; the grid's part of it is a matter of meters."""
+    energy = pl.col("facility_energy_kwh")
+    return quotient(pl.col("facility_energy_upper_kwh") - energy, energy)
+
+
+def _with_energy_error(factor_ratio: pl.Expr) -> pl.Expr:
+    return (energy_error_ratio().pow(2) + factor_ratio.pow(2)).sqrt()
 
 
 def emission_days(cluster_hours: pl.DataFrame, coverage_min_ratio: float) -> pl.DataFrame:
@@ -161,13 +183,13 @@ def emission_days(cluster_hours: pl.DataFrame, coverage_min_ratio: float) -> pl.
     Published over the hours with an intensity while the energy of the others is at most 1 - limit of the
     whole (`partial`), and only where the day's facility energy is published. Intensity of the day = emissions
     / grid energy. Interval: the error of sensors adds linearly over the hours, that of the intensity too (one
-    factor), and both meet in quadrature; adding hours in quadrature would make a bias vanish. Market-based and embodied
-    emissions and water are sums over hours.
+    factor), and both meet in quadrature; adding hours in quadrature would make a bias vanish. Market-based, upstream
+    and embodied emissions and water are sums over hours, and so are their ends.
     Source: docs/methodology.md, Emissions; JCGM 100:2008 (GUM) 5.2.
     """
     limit, grid_kwh = coverage_min_ratio, pl.col("grid_import_kwh")
     emissions, upstream = pl.col("emissions_location_kgco2e"), pl.col("emissions_upstream_kgco2e")
-    by_energy = emissions * _energy_error_ratio()
+    by_energy = emissions * energy_error_ratio()
     whole = pl.col("emissions_location_upper_kgco2e") - emissions
     # The intensity's half-width is what the hour's interval has beyond the energy's.
     by_intensity = (whole.pow(2) - by_energy.pow(2)).clip(lower_bound=0.0).sqrt()
@@ -188,6 +210,7 @@ def emission_days(cluster_hours: pl.DataFrame, coverage_min_ratio: float) -> pl.
             exact_sum(pl.col("_by_intensity")).alias("by_intensity"),
             (pl.col("_by_intensity").count() == emissions.count()).alias("has_interval"),
             _enough_hours("emissions_scope1_kgco2e", limit),
+            *whole_ends("emissions_upstream_kgco2e", pl.lit(value=True)),
             *_with_basis("emissions_market_kgco2e", "market_basis", _market_basis(), limit),
             *_with_basis("embodied_kgco2e", "embodied_basis", _one_basis("embodied_basis", "mixed"), 1.0),
             *_with_basis("water_l", "water_basis", _one_basis("water_basis", "partial"), limit),
@@ -209,6 +232,7 @@ def emission_days(cluster_hours: pl.DataFrame, coverage_min_ratio: float) -> pl.
         "grid_import_kwh": pl.when("known_hours").then(total),
         "emissions_location_kgco2e": pl.when(enough).then(emitted),
         "emissions_upstream_kgco2e": pl.when(has_upstream).then("upstream"),
+        **{end: pl.when(has_upstream).then(end) for end in end_names("emissions_upstream_kgco2e")},
         "carbon_intensity_gco2e_per_kwh": pl.when(enough).then(
             quotient(emitted * GRAMS_PER_KILOGRAM, pl.col("emitting_kwh"))
         ),
@@ -219,6 +243,7 @@ def emission_days(cluster_hours: pl.DataFrame, coverage_min_ratio: float) -> pl.
     return sums.select(
         *_DAY, "emissions_missing_kwh", "emissions_scope1_kgco2e", "emissions_market_kgco2e", "market_basis",
         "embodied_kgco2e", "embodied_basis", "water_l", "water_basis", "factor_age_years", "factor_flags",
+        *(end for name in _SUMMED for end in end_names(name)),
         *(value.alias(name) for name, value in figures.items()),
     )  # fmt: skip
 
@@ -229,11 +254,12 @@ def _enough_hours(name: str, least: float) -> pl.Expr:
     return pl.when(known).then(exact_sum(pl.col(name))).alias(name)
 
 
-def _with_basis(name: str, basis_name: str, basis: pl.Expr, least: float) -> tuple[pl.Expr, pl.Expr]:
+def _with_basis(name: str, basis_name: str, basis: pl.Expr, least: float) -> tuple[pl.Expr, ...]:
     known = (pl.col(name).count() > 0) & (pl.col(name).count() >= least * pl.len())
     return (
         pl.when(known).then(exact_sum(pl.col(name))).alias(name),
         pl.when(known).then(basis).otherwise(pl.lit("none")).alias(basis_name),
+        *whole_ends(name, known),
     )
 
 

@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import polars as pl
 
+from lepton_etl.carbon.emissions import IntensityError, energy_error_ratio
+from lepton_etl.energy.exact_sums import ends
 from lepton_etl.registers.instruments import RANKS
 from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM
 
@@ -52,7 +54,8 @@ class MarketMix:
     """The factors that a year's grid energy takes.
 
     `matched_ratio` (0..1) of the consumption takes `matched_g_per_kwh`, the rest `rest_g_per_kwh` or, where that
-    is None, the location-based intensity of each hour.
+    is None, the location-based intensity of each hour. `more_matched_ratio` and `more_g_per_kwh` say the same of one
+    more kWh of the year: nothing of it is matched while a rest is left, else all by the instrument that is not used up.
     """
 
     year: int
@@ -62,6 +65,8 @@ class MarketMix:
     matched_g_per_kwh: float
     rest_g_per_kwh: float | None
     basis: str
+    more_matched_ratio: float = 0.0
+    more_g_per_kwh: float = 0.0
 
 
 def instruments_of(rows: Iterable[Mapping[str, Any]]) -> tuple[Instrument, ...]:
@@ -84,12 +89,13 @@ def market_mix(
     consumption_kwh: float,
     residual_g_per_kwh: float | None,
     average_g_per_kwh: float | None = None,
+    is_expected: bool = False,
 ) -> MarketMix:
     """Match the instruments of a market with a year's grid energy (kWh, >= 0), best rank first.
 
     Within a rank the order is that of `instrument_id`, so the same register gives the same balance. A
     certificate needs the year's vintage and a retirement; a contract counts with the share of its span that
-    lies in the year.
+    lies in the year. `is_expected`: the consumption is planned, so that it does not err with the hours.
     """
     left, matches = consumption_kwh, []
     for one in sorted(instruments, key=lambda i: (RANKS.index(i.instrument_type), i.instrument_id)):
@@ -108,6 +114,7 @@ def market_mix(
     return MarketMix(
         year, consumption_kwh, tuple(matches), ratio, grams / total if total > 0 else 0.0, rest,
         _basis(matches, ratio, residual_g_per_kwh is not None),
+        *((ratio, grams / total if total > 0 else 0.0) if is_expected else _of_one_more(matches, left)),
     )  # fmt: skip
 
 
@@ -126,24 +133,40 @@ def annual_kwh(to_date_kwh: float, year: int, until: datetime, expected_kwh: flo
     return to_date_kwh / elapsed if elapsed > 0 else to_date_kwh
 
 
-def market_emissions(cluster_hours: pl.DataFrame, mixes: Sequence[MarketMix]) -> pl.DataFrame:
+def market_emissions(
+    cluster_hours: pl.DataFrame, mixes: Sequence[MarketMix], error: IntensityError | None = None
+) -> pl.DataFrame:
     """Add `emissions_market_kgco2e` and `market_basis` to cluster hours that have `grid_import_kwh`.
 
     Each hour takes the mix of its reporting year; an hour of a year without one, or whose rest has no factor,
     stays null with basis `none`. Never added to, nor compared by the hour with, the location-based figure.
+    Interval, 90 %: the error of the energy, by what one more kWh would emit (a matched volume does not grow with it),
+    and that of the rest's factor, in quadrature; an instrument's factor is agreed and has none. Null without `error`.
     """
     year, hourly = pl.col("hour_start").dt.year(), pl.col("carbon_intensity_gco2e_per_kwh")
     grams, basis = pl.lit(None, pl.Float64), pl.lit(None, pl.String)
+    marginal = unmatched = grams
     for mix in mixes:
         rest = hourly if mix.rest_g_per_kwh is None else pl.lit(mix.rest_g_per_kwh)
         blended = pl.lit(mix.matched_ratio * mix.matched_g_per_kwh)
         if mix.matched_ratio < 1:
             blended = blended + (1 - mix.matched_ratio) * rest
-        grams = pl.when(year == mix.year).then(blended).otherwise(grams)
+        more = pl.lit(mix.more_matched_ratio * mix.more_g_per_kwh)
+        if mix.more_matched_ratio < 1:
+            more = more + (1 - mix.more_matched_ratio) * rest
+        of_rest = rest * (1 - mix.matched_ratio) if mix.matched_ratio < 1 else pl.lit(0.0)
+        of_year = year == mix.year
+        marginal = pl.when(of_year).then(more).otherwise(marginal)
+        unmatched = pl.when(of_year).then(of_rest).otherwise(unmatched)
+        grams = pl.when(of_year).then(blended).otherwise(grams)
         basis = pl.when(year == mix.year).then(pl.lit(mix.basis)).otherwise(basis)
-    kilograms = pl.col("grid_import_kwh") * grams / GRAMS_PER_KILOGRAM
+    drawn = pl.col("grid_import_kwh") / GRAMS_PER_KILOGRAM
+    kilograms = drawn * grams
+    by_factor = unmatched * (error.of_hour() if error else pl.lit(None, pl.Float64))
+    half = drawn * ((energy_error_ratio() * marginal).pow(2) + by_factor.pow(2)).sqrt()
     return cluster_hours.with_columns(
         kilograms.alias("emissions_market_kgco2e"),
+        *ends("emissions_market_kgco2e", kilograms, half),
         pl.when(kilograms.is_null()).then(pl.lit("none")).otherwise(basis).alias("market_basis"),
     )
 
@@ -165,6 +188,14 @@ def market_rows(mix: MarketMix, site_id: str, status: str) -> list[dict[str, Any
         }
         for match in mix.matches
     ]
+
+
+def _of_one_more(matches: Sequence[Match], left_kwh: float) -> tuple[float, float]:
+    """The matched share of one more kWh and its g/kWh: by the first usable instrument that has something left."""
+    open_ones = [one for one in matches if one.matched_kwh > 0 and one.balance_kwh != 0]
+    if left_kwh > 0 or not open_ones:
+        return 0.0, 0.0
+    return 1.0, open_ones[0].instrument.intensity_g_per_kwh
 
 
 def _unusable(one: Instrument, year: int, zone_id: str) -> str | None:

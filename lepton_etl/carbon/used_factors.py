@@ -57,6 +57,8 @@ def _asked(
             yield "Scope 1", "fuel", {"fuel": carbon.generator_fuel, "gas": gas}
             yield "Scope 1", "gwp", {"gwp_set": carbon.gwp_set, "substance": gas}
         yield "Scope 1", "generator", {"fuel": carbon.generator_fuel}
+    for figure in ("upstream", "embodied_inventory", "embodied_archetype"):
+        yield "intervals", "figure_uncertainty", {"figure": figure}
     for part in PARTS:
         yield "embodied", "embodied", {"part": part}
     yield "embodied", "lifetime", {"part": SERVER}

@@ -9,7 +9,7 @@ import polars as pl
 
 from lepton_etl.energy.exact_sums import (
     FINE_DIGITS,
-    energy_interval,
+    ends,
     error_sum,
     exact_sum,
     most_frequent,
@@ -207,7 +207,7 @@ def _figures(groups: pl.DataFrame, by: tuple[str, ...], coverage_min_ratio: floa
         .with_columns(
             pl.when(has_total).then(read.fill_null(0.0) + imputed.fill_null(0.0)).alias("it_energy_kwh")
         )
-        .with_columns(**energy_interval(Z * pl.col("it_energy_sigma_kwh")))
+        .with_columns(*ends("it_energy_kwh", pl.col("it_energy_kwh"), Z * pl.col("it_energy_sigma_kwh")))
         .drop("accounted_ratio")
     )
 

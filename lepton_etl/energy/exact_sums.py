@@ -11,7 +11,7 @@ from typing import Final
 
 import polars as pl
 
-from lepton_etl.schema.declare import Table
+from lepton_etl.schema.declare import Table, end_names
 from lepton_etl.schema.types import arrow_schema
 
 # Digits after the point that a sum keeps: of energies and seconds, as decimal(28,9) does.
@@ -88,13 +88,23 @@ def most_frequent(rows: pl.DataFrame, keys: Sequence[str], column: str) -> pl.Da
     )
 
 
-def energy_interval(half_width: pl.Expr) -> dict[str, pl.Expr]:
-    """Lower and upper end of the 90 % interval around `it_energy_kwh`; the lower end is never below 0."""
-    energy = pl.col("it_energy_kwh")
-    return {
-        "it_energy_lower_kwh": (energy - half_width).clip(lower_bound=0.0),
-        "it_energy_upper_kwh": energy + half_width,
-    }
+def ends(name: str, value: pl.Expr, half_width: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
+    """Lower and upper end of the 90 % interval of a figure, under their names; the lower end is never below 0."""
+    lower, upper = end_names(name)
+    return (value - half_width).clip(lower_bound=0.0).alias(lower), (value + half_width).alias(upper)
+
+
+def whole_ends(name: str, is_published: pl.Expr) -> tuple[pl.Expr, ...]:
+    """Ends of a sum over hours: those of the hours, added; null where an hour that has the figure has none.
+
+    One sensor and one factor err alike all day: hours in quadrature would make a bias vanish.
+    """
+    return tuple(
+        pl.when(is_published & (pl.col(end).count() == pl.col(name).count()))
+        .then(exact_sum(pl.col(end)))
+        .alias(end)
+        for end in end_names(name)
+    )
 
 
 def rows_of(table: Table, frame: pl.DataFrame) -> pl.DataFrame:

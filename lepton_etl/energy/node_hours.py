@@ -9,7 +9,7 @@ import polars as pl
 from lepton_etl.days import Days
 from lepton_etl.energy.exact_sums import (
     FINE_DIGITS,
-    energy_interval,
+    ends,
     exact_sum,
     most_frequent,
     quotient,
@@ -191,7 +191,9 @@ def node_hours(measured: pl.DataFrame, coverage_min_ratio: float) -> pl.DataFram
         pl.when(is_told).then(pl.lit("utilisation")).otherwise(pl.lit("none")).alias("idle_basis"),
         pl.lit("provisional").alias("status"),
     )
-    return rows_of(NODE_HOUR, rows.with_columns(**energy_interval(Z * variance.sqrt())))
+    return rows_of(
+        NODE_HOUR, rows.with_columns(*ends("it_energy_kwh", pl.col("it_energy_kwh"), Z * variance.sqrt()))
+    )
 
 
 def _variance(sigma: str, of: pl.Expr) -> pl.Expr:

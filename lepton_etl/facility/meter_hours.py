@@ -345,6 +345,26 @@ UTILITY: Final = "utility"
 _UTC_US: Final = pl.Datetime("us", "UTC")
 
 
+# Of a meter whose class nobody states, percent: the widest class of static meters, and the limit of a rack PDU.
+# Source: IEC 62053-21 (class 2); docs/formulas.md, conversion losses and meters by class.
+_UNSTATED_CLASS_PCT: Final = 2.0
+_UNSTATED_PDU_PCT: Final = 3.0
+
+
+def class_pct() -> pl.Expr:
+    """The accuracy class of a row's meter, percent of the reading; of an unstated one the widest."""
+    unstated = pl.when(pl.col("point") == "pdu_out").then(_UNSTATED_PDU_PCT).otherwise(_UNSTATED_CLASS_PCT)
+    return pl.col("class_pct").fill_null(unstated)
+
+
+def class_sigma_ratio() -> pl.Expr:
+    """One standard deviation of a row's meter by its class: any gain within the class is as likely as another.
+
+    Source: JCGM 100:2008 (GUM) 4.3.7, uniform distribution of half width `class_pct` percent.
+    """
+    return class_pct() * (0.01 / sqrt(3))
+
+
 def import_meters(meters: pa.Table) -> pl.DataFrame:
     """The electricity meters at the utility that no other utility meter has counted: meter_id, valid_from, valid_to."""
     frame = pl.DataFrame(meters).filter(

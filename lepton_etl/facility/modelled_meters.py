@@ -11,8 +11,10 @@ import numpy as np
 import polars as pl
 
 from lepton_etl.config.sections import Transformer
+from lepton_etl.energy.exact_sums import ends
 from lepton_etl.facility.fit import FacilityFit, StageLoss, fit_stage_loss, predict_overhead
 from lepton_etl.facility.hours import Floats
+from lepton_etl.facility.pue import it_half_kwh
 from lepton_etl.uncertainty import Z
 
 MODELLED: Final = "modelled"
@@ -278,8 +280,14 @@ def _filled(rows: pl.DataFrame, fit: FacilityFit | None) -> pl.DataFrame:
         & pl.col("facility_energy_kwh").is_null()
     )
     facility = pl.col("it_energy_kwh") + pl.col("overhead_modelled_kwh") + pl.col("_loss")
+    of_overhead = (pl.col("overhead_modelled_upper_kwh") - pl.col("overhead_modelled_lower_kwh")) / 2
+    half = (it_half_kwh().pow(2) + of_overhead.pow(2)).sqrt()
     return made_rows.with_columns(
         _where(is_filled, facility, "facility_energy_kwh"),
+        *(
+            _where(is_filled, end, end.meta.output_name())
+            for end in ends("facility_energy_kwh", facility, half)
+        ),
         _where(is_filled & (pl.col("it_energy_kwh") > 0), facility / pl.col("it_energy_kwh"), "pue_ratio"),
         _where(is_filled, pl.lit(MODELLED), "facility_basis"),
         _where(is_filled & (pl.col("it_energy_kwh") > 0), pl.lit(MODELLED), "pue_basis"),

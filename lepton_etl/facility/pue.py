@@ -11,9 +11,11 @@ from typing import Final
 import polars as pl
 
 from lepton_etl.days import Days
-from lepton_etl.energy.exact_sums import exact_sum, quotient, whole_sum
+from lepton_etl.energy.exact_sums import FINE_DIGITS, ends, exact_sum, quotient, whole_ends, whole_sum
 from lepton_etl.energy.node_hours import SHARED, UNATTRIBUTED, expected_hours
+from lepton_etl.facility.meter_hours import class_sigma_ratio
 from lepton_etl.schema.common import BOUNDARY
+from lepton_etl.uncertainty import Z
 
 # ISO/IEC 30134-2 category of the point where IT energy is metered; the nearest to the IT input wins.
 IT_CATEGORY: Final = {"pdu_out": 2, "ups_out": 1}
@@ -83,6 +85,7 @@ def site_meters(meters: pl.DataFrame) -> pl.DataFrame:
         return whole_sum(pl.when(chosen).then(value), chosen)
 
     crosses = pl.col("direction").is_not_null()
+    error_kwh2 = (energy * class_sigma_ratio()).pow(2) + pl.col("noise_kwh").pow(2)
     return (
         meters.group_by(_SITE_HOUR)
         .agg(
@@ -91,6 +94,7 @@ def site_meters(meters: pl.DataFrame) -> pl.DataFrame:
             complete_sum(point == "ups_out", energy).alias("ups_out"),
             (point == "pdu_out").any().alias("has_pdu"),
             (point == "utility").any().alias("has_utility"),
+            exact_sum(pl.when(crosses).then(error_kwh2), FINE_DIGITS).sqrt().alias("facility_sigma_kwh"),
         )
         .with_columns(
             pl.when(pl.col("has_utility") & (pl.col("facility") >= 0)).then("facility").alias("facility_metered_kwh"),
@@ -103,6 +107,7 @@ def site_meters(meters: pl.DataFrame) -> pl.DataFrame:
         .select(
             *_SITE_HOUR, "facility_metered_kwh", "it_metered_kwh",
             pl.when(pl.col("it_metered_kwh").is_not_null()).then("it_category").alias("it_category"), "has_utility",
+            "facility_sigma_kwh",
         )
     )  # fmt: skip
 
@@ -125,6 +130,9 @@ def with_pue(site_sums: pl.DataFrame, metered: pl.DataFrame, pue_assumed: float 
     fits_it = (ratio >= 1).fill_null(value=True)
     facility = pl.when(is_assumed).then(it_kwh * assumed).when(fits_it).then(facility_kwh)
     pue = pl.when(is_assumed).then(assumed).when(ratio >= 1).then(ratio)
+    half = (
+        pl.when(is_assumed).then(it_half_kwh() * assumed).when(fits_it).then(Z * pl.col("facility_sigma_kwh"))
+    )
     is_modelled = (pl.col("energy_basis") == "modelled").fill_null(value=False) & ~has_it_meter
     by_meters = (
         pl.when(is_modelled).then(pl.lit("modelled"))
@@ -136,7 +144,11 @@ def with_pue(site_sums: pl.DataFrame, metered: pl.DataFrame, pue_assumed: float 
             pl.when(has_it_meter).then(pl.lit("measured")).otherwise("energy_basis").alias("energy_basis"),
             pl.coalesce("it_metered_kwh", "it_energy_kwh").alias("it_energy_kwh"),
         )
-        .with_columns(facility.alias("facility_energy_kwh"), pue.alias("pue_ratio"))
+        .with_columns(
+            facility.alias("facility_energy_kwh"),
+            pue.alias("pue_ratio"),
+            *ends("facility_energy_kwh", facility, half),
+        )
         .with_columns(
             _basis(is_assumed, "facility_energy_kwh", pl.lit("measured")).alias("facility_basis"),
             _basis(is_assumed, "pue_ratio", by_meters).alias("pue_basis"),
@@ -146,6 +158,30 @@ def with_pue(site_sums: pl.DataFrame, metered: pl.DataFrame, pue_assumed: float 
             pl.lit("provisional").alias("status"),
         )
     )
+
+
+def it_half_kwh() -> pl.Expr:
+    """Half the 90 % interval of a row's IT energy; null where it has none."""
+    return pl.col("it_energy_upper_kwh") - pl.col("it_energy_kwh")
+
+
+def share_error_ratio() -> pl.Expr:
+    """Half the 90 % interval of a cluster's share of the IT energy of its site-hour, relative to the share.
+
+    What all clusters have in common would cancel and is not known: the errors of clusters meet in quadrature. Of a
+    cluster that is alone it is 0.
+    """
+    own, total = pl.col("it_energy_kwh"), exact_sum(pl.col("it_energy_kwh")).over(_SITE_HOUR)
+    return (
+        ((1 - quotient(own, total)) * quotient(it_half_kwh(), own)).pow(2)
+        + quotient(_others_half_kwh(), total).pow(2)
+    ).sqrt()
+
+
+def _others_half_kwh() -> pl.Expr:
+    """Half the 90 % interval of the IT energy of the other clusters of a site-hour; meters' loads count as exact."""
+    half2 = it_half_kwh().fill_null(0.0).pow(2)
+    return (exact_sum(half2, FINE_DIGITS).over(_SITE_HOUR) - half2).clip(lower_bound=0.0).sqrt()
 
 
 def _basis(is_assumed: pl.Expr, figure: str, otherwise: pl.Expr) -> pl.Expr:
@@ -206,10 +242,14 @@ def with_overhead(clusters: pl.DataFrame, site_hours: pl.DataFrame) -> pl.DataFr
     to the site without its residual, which is nobody's. Shares are by the sum of the clusters' own IT energies; where
     one is unknown, by the site's IT energy, so that its share is not charged to the others. An assumed PUE
     multiplies each cluster's own IT energy.
-    Source: docs/definitions.md section 4.
+    Interval, 90 %: the errors of the cluster's IT energy, of the other clusters' and of the meters, each by what the
+    facility energy changes with it, in quadrature. Where the overhead is what the utility meter saw beyond the nodes'
+    sensors, their common error moves energy between IT and overhead and not the site's sum.
+    Source: docs/definitions.md section 4; JCGM 100:2008 (GUM) 5.1.2.
     """
     facts = (
         "facility_energy_kwh", "it_energy_kwh", "overhead_kwh", "pue_ratio", "pue_basis", "pue_category",
+        "facility_energy_upper_kwh", "it_energy_upper_kwh", "it_metered_kwh", "overhead_sigma_kwh",
     )  # fmt: skip
     site = {name: pl.col(f"site_{name}") for name in facts}
     is_assumed = site["pue_basis"] == "assumed"
@@ -221,6 +261,30 @@ def with_overhead(clusters: pl.DataFrame, site_hours: pl.DataFrame) -> pl.DataFr
     share = quotient(own, pl.when(is_whole).then(known).otherwise(site["it_energy_kwh"]))
     basis = pl.when(facility.is_null()).then(pl.lit("none")).otherwise(site["pue_basis"])
     is_known = facility.is_not_null()
+    site_half = site["facility_energy_upper_kwh"] - site["facility_energy_kwh"]
+    # Facility energy by the fitted model: its interval has the IT energy's in it.
+    of_model2 = site_half.pow(2) - (site["it_energy_upper_kwh"] - site["it_energy_kwh"]).pow(2)
+    of_rest = (
+        pl.when(site["pue_basis"] == "modelled")
+        .then(of_model2.clip(lower_bound=0.0).sqrt())
+        .otherwise(site_half)
+    )
+    beside_nodes = (
+        site["overhead_kwh"].is_null() & site["it_metered_kwh"].is_null() & (site["pue_basis"] != "modelled")
+    )
+    spread = quotient(pl.when(beside_nodes).then(site["facility_energy_kwh"]).otherwise(overhead), known)
+    fixed = pl.when(beside_nodes).then(0.0).otherwise(1.0)
+    half = (
+        pl.when(is_assumed)
+        .then(it_half_kwh() * site["pue_ratio"])
+        .otherwise(
+            (
+                (it_half_kwh() * (fixed + spread * (1 - share))).pow(2)
+                + (_others_half_kwh() * spread * share).pow(2)
+                + (pl.coalesce(Z * site["overhead_sigma_kwh"], of_rest) * share).pow(2)
+            ).sqrt()
+        )
+    )
     return (
         clusters.join(
             site_hours.select(*_SITE_HOUR, *(pl.col(name).alias(f"site_{name}") for name in facts)),
@@ -242,6 +306,7 @@ def with_overhead(clusters: pl.DataFrame, site_hours: pl.DataFrame) -> pl.DataFr
             .alias("pue_ratio"),
             basis.alias("pue_basis"),
             pl.when(is_known).then(site["pue_category"]).alias("pue_category"),
+            *ends("facility_energy_kwh", facility, half),
         )
         .drop(f"site_{name}" for name in facts)
     )
@@ -278,6 +343,7 @@ def facility_days(cluster_hours: pl.DataFrame, coverage_min_ratio: float) -> pl.
         .then(pl.when(one_facility).then(facility_basis).otherwise(partial))
         .otherwise(none)
         .alias("facility_basis"),
+        *whole_ends("facility_energy_kwh", has_facility),
         pl.when(has_pue).then(ratio).alias("pue_ratio"),
         pl.when(has_pue)
         .then(pl.when(one_pue).then(pue_basis).otherwise(partial))

@@ -15,37 +15,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import sqrt
 from typing import Final
 
 import polars as pl
 
+from lepton_etl.facility.meter_hours import class_pct, class_sigma_ratio
 from lepton_etl.facility.modelled_meters import CLASS_DEFAULT, PART_HOURS
 from lepton_etl.schema.common import BOUNDARY, COOLING_POINTS
 
 
-def class_sigma_ratio(class_pct: float) -> float:
-    """One standard deviation of a meter of an accuracy class: any gain within the class is as likely as another.
-
-    Source: JCGM 100:2008 (GUM) 4.3.7, uniform distribution of half width `class_pct` percent.
-    """
-    return class_pct / 100.0 / sqrt(3)
-
-
-# Of a meter whose class nobody states, percent: the widest class of static meters, and the limit of a rack PDU.
-# Source: IEC 62053-21 (class 2); docs/formulas.md, conversion losses and meters by class.
-UNSTATED_CLASS_PCT: Final = 2.0
-UNSTATED_PDU_PCT: Final = 3.0
-
-
 def meter_errors(hours: pl.DataFrame) -> pl.DataFrame:
     """Hours of meters (energy_kwh, point, class_pct) with `sigma_kwh` by their class and who states it."""
-    unstated = pl.when(pl.col("point") == "pdu_out").then(UNSTATED_PDU_PCT).otherwise(UNSTATED_CLASS_PCT)
-    class_pct = pl.col("class_pct").fill_null(unstated)
     stated = pl.when(pl.col("class_pct").is_null()).then(pl.lit(", assumed")).otherwise(pl.lit(""))
     return hours.with_columns(
-        (pl.col("energy_kwh") * class_pct * class_sigma_ratio(1.0)).alias("sigma_kwh"),
-        pl.concat_str(pl.lit("meter class "), class_pct, stated).alias("class_basis"),
+        (pl.col("energy_kwh") * class_sigma_ratio()).alias("sigma_kwh"),
+        pl.concat_str(pl.lit("meter class "), class_pct(), stated).alias("class_basis"),
     )
 
 

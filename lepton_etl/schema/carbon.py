@@ -28,6 +28,31 @@ FIELDS: Final[tuple[Field, ...]] = (
     energy("grid_import_kwh", "Energy drawn from the grid: the utility meters' share; nothing is netted."),
     kilograms("emissions_location_lower_kgco2e", "Lower end of the 90 % interval by energy and intensity."),
     kilograms("emissions_location_upper_kgco2e", "Upper end of the 90 % interval by energy and intensity."),
+    *(
+        kilograms(f"{stem}_{end}_kgco2e", f"{name} end of the 90 % interval by {what}.")
+        for stem, what in (
+            ("emissions_market", "energy and the factors of what no instrument matches"),
+            ("emissions_upstream", "energy and what fuels emit before they are burnt"),
+            ("embodied", "the masses of inventory or archetype"),
+        )
+        for end, name in (("lower", "Lower"), ("upper", "Upper"))
+    ),
+    Field(
+        "water_lower_l",
+        DOUBLE,
+        "liter",
+        "Lower end of the 90 % interval by meters and shares.",
+        ge=0.0,
+        le=1e12,
+    ),
+    Field(
+        "water_upper_l",
+        DOUBLE,
+        "liter",
+        "Upper end of the 90 % interval by meters and shares.",
+        ge=0.0,
+        le=1e12,
+    ),
     kilograms("emissions_scope1_kgco2e", "Fuel burnt in the site's generators; not part of Scope 2."),
     text(
         "market_basis",

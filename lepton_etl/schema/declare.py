@@ -62,6 +62,14 @@ def energy(name: str, description: str) -> Field:
     return Field(name, DOUBLE, _KWH, description, ge=0.0, le=_MAX_KWH)
 
 
+def end_names(name: str) -> tuple[str, str]:
+    """The columns of the ends of a figure's 90 % interval: said before its unit, behind an amount of money."""
+    stem, _, unit = name.rpartition("_")
+    if unit == "cost":
+        return f"{name}_lower", f"{name}_upper"
+    return f"{stem}_lower_{unit}", f"{stem}_upper_{unit}"
+
+
 def ratio(name: str, description: str) -> Field:
     return Field(name, DOUBLE, "dimensionless", description, ge=0.0, le=1.0)
 

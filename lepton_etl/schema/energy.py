@@ -11,6 +11,7 @@ from lepton_etl.schema.declare import (
     Field,
     Table,
     count,
+    end_names,
     energy,
     kilograms,
     ratio,
@@ -43,6 +44,8 @@ FIELDS: Final[tuple[Field, ...]] = (
         ("utilisation", "jobs", "none"),
     ),
     energy("facility_energy_kwh", "IT energy plus the share of overheads."),
+    energy("facility_energy_lower_kwh", "Lower end of the 90 % interval by sensors and meters."),
+    energy("facility_energy_upper_kwh", "Upper end of the 90 % interval by sensors and meters."),
     energy("facility_metered_kwh", "Energy at the utility meter."),
     energy("it_metered_kwh", "Energy at the meter nearest to the IT input."),
     Field(
@@ -138,9 +141,17 @@ SITE_HOUR: Final = Table(
         "it_energy_upper_kwh", "it_energy_sigma_kwh", "utility_kwh", "pv_kwh", "generator_kwh", "battery_out_kwh",
         "battery_in_kwh", "export_kwh", "overhead_kwh", "shared_load_kwh", "unattributed_kwh", "residual_kwh",
         "residual_sigma_kwh", "balance_state", "it_energy_modelled_kwh",
+        "facility_energy_lower_kwh", "facility_energy_upper_kwh", "overhead_sigma_kwh",
     ),
     not_null=("date", "energy_basis", "pue_basis", "status"),
 )  # fmt: skip
+
+# Ends of the 90 % intervals of market-based, upstream and embodied emissions and of water.
+CARBON_ENDS: Final = tuple(
+    end
+    for name in ("emissions_market_kgco2e", "emissions_upstream_kgco2e", "embodied_kgco2e", "water_l")
+    for end in end_names(name)
+)
 
 _CLUSTER_FIGURES: Final = (
     "site_id", "cluster_id", "node_count", "it_energy_kwh", "it_energy_measured_kwh", "it_energy_imputed_kwh",
@@ -152,6 +163,7 @@ _CLUSTER_FIGURES: Final = (
     "emissions_basis", "emissions_missing_kwh", "emissions_location_lower_kgco2e",
     "emissions_location_upper_kgco2e", "emissions_scope1_kgco2e", "market_basis", "embodied_basis", "water_basis",
     "grid_import_kwh", "it_energy_modelled_kwh", "factor_age_years", "factor_flags",
+    "facility_energy_lower_kwh", "facility_energy_upper_kwh", *CARBON_ENDS,
 )  # fmt: skip
 _CLUSTER_NOT_NULL: Final = (
     "date", "node_count", "energy_basis", "pue_basis", "facility_basis", "emissions_basis", "idle_basis", "status",

@@ -12,12 +12,14 @@ from lepton_etl.schema.declare import (
     Field,
     Table,
     count,
+    end_names,
     energy,
     ratio,
     text,
     time,
     watts,
 )
+from lepton_etl.schema.energy import CARBON_ENDS
 
 FIELDS: Final[tuple[Field, ...]] = (
     # What a scheduler logs beside the job itself
@@ -117,6 +119,7 @@ _ENERGY: Final = (
     "emissions_market_kgco2e", "embodied_kgco2e", "water_l",
 )  # fmt: skip
 
+FACILITY_ENDS: Final = end_names("facility_energy_kwh")
 # Of the factors that the figures of the day take; the same for all rows of a site's day.
 FACTOR_STATE: Final = ("factor_age_years", "factor_flags")
 
@@ -128,7 +131,7 @@ JOB_ENERGY: Final = Table(
         "gpu_held_h", "node_held_h", "reserved_share_ratio", *_ENERGY, "sci_gco2e_per_job", "scheduler_energy_kwh",
         "scheduler_energy_ratio", "attribution_basis", "energy_basis", "status", "energy_cost", "currency",
         "sci_basis",
-        *FACTOR_STATE,
+        *FACTOR_STATE, *CARBON_ENDS, *FACILITY_ENDS, *end_names("energy_cost"),
     ),
     not_null=("outcome", "attribution_basis", "energy_basis", "status"),
     warnings=("Sums of a run over dates give the run; figures of a day alone rest on what was held that day.",),
@@ -141,7 +144,7 @@ TENANT_DAY: Final = Table(
         "site_id", "cluster_id", "tenant_id", "date", "job_count", "gpu_held_h", "node_held_h", "held_s",
         "covered_s", "coverage_ratio", *_ENERGY, "rule_spread_ratio", "sci_gco2e_per_job",
         "sci_gco2e_per_gpu_hour", "energy_basis", "status", "energy_cost", "currency",
-        *FACTOR_STATE,
+        *FACTOR_STATE, *CARBON_ENDS, *FACILITY_ENDS, *end_names("energy_cost"),
     ),
     not_null=("energy_basis", "status"),
     warnings=("The three rules share out the same idle energy: compare them before a tenant is billed.",),

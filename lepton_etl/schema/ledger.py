@@ -80,6 +80,7 @@ ACCOUNTS_FIELDS: Final[tuple[Field, ...]] = (
     energy("battery_out_kwh", "Energy out of batteries."),
     energy("battery_in_kwh", "Energy into batteries."),
     energy("export_kwh", "Energy fed back to the grid."),
+    energy("overhead_sigma_kwh", "One standard deviation of overhead_kwh by its meters and curves."),
     _signed("overhead_kwh", "Conversion loss, cooling and management; null where one of them is unknown."),
     energy("shared_load_kwh", "Metered network, storage and service equipment outside clusters."),
     energy("unattributed_kwh", "IT energy outside clusters that no owner is known of."),
@@ -111,6 +112,8 @@ _MONEY: Final[tuple[Field, ...]] = (
         "energy_price", "Mean energy price of the hour in currency per kWh, weighted by the metered energy."
     ),
     _money("energy_cost", "Energy by the price of its hour; of a cluster its share by facility energy."),
+    _money("energy_cost_lower", "Lower end of the 90 % interval by the energy; a price has no error."),
+    _money("energy_cost_upper", "Upper end of the 90 % interval by the energy; a price has no error."),
     _money(
         "demand_cost", "Demand charges of the month; of a cluster its share of the energy in the peak's hour."
     ),
@@ -220,13 +223,17 @@ BILL_CHECK: Final = Table(
 SITE_COST: Final = Table(
     "gold/site_cost", grain="the energy cost of one site over one hour", partition="date", owner="billing",
     key=("site_id", "hour_start"),
-    columns=("date", "hour_start", "site_id", "energy_price", "energy_cost", "currency", "cost_basis"),
+    columns=("date", "hour_start", "site_id", "energy_price", "energy_cost", "currency", "cost_basis",
+        "energy_cost_lower", "energy_cost_upper",
+    ),
     not_null=("date", "cost_basis"),
 )  # fmt: skip
 
 CLUSTER_COST: Final = Table(
     "gold/cluster_cost", grain="the energy cost of one cluster over one hour", partition="date", owner="billing",
     key=("site_id", "cluster_id", "hour_start"),
-    columns=("date", "hour_start", "site_id", "cluster_id", "energy_cost", "currency", "cost_basis"),
+    columns=("date", "hour_start", "site_id", "cluster_id", "energy_cost", "currency", "cost_basis",
+        "energy_cost_lower", "energy_cost_upper",
+    ),
     not_null=("date", "cost_basis"),
 )  # fmt: skip

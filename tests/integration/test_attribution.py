@@ -81,7 +81,11 @@ def node_hours() -> pl.DataFrame:
         for name in ("n1", "n2")
         for hour in HOURS
     ]  # fmt: skip
-    return rows_of(NODE_HOUR, rows).with_columns(pl.lit(0.01).alias("embodied_kgco2e"))
+    return rows_of(NODE_HOUR, rows).with_columns(
+        pl.lit(0.01).alias("embodied_kgco2e"),
+        pl.lit(0.005).alias("embodied_lower_kgco2e"),
+        pl.lit(0.02).alias("embodied_upper_kgco2e"),
+    )
 
 
 def cluster_hours(unknown_hour: int) -> pl.DataFrame:
@@ -174,6 +178,7 @@ def test_a_run_takes_its_part_of_what_its_hours_emit_and_embody(made: Any) -> No
     assert jobs["10"]["emissions_market_kgco2e"] is None
     assert jobs["12"]["emissions_market_kgco2e"] == pytest.approx(0.03)
     assert jobs["10"]["embodied_kgco2e"] == pytest.approx(0.01)
+    assert jobs["10"]["embodied_upper_kgco2e"] == pytest.approx(0.02)
     assert jobs["10"]["sci_gco2e_per_job"] == pytest.approx(130.0)
     assert (jobs["10"]["energy_basis"], jobs["13"]["energy_basis"]) == ("measured", "estimated")
     assert jobs["10"]["energy_cost"] is None

@@ -18,6 +18,7 @@ from lepton_etl.carbon.emissions import (
 )
 from lepton_etl.carbon.market import MarketMix, market_emissions
 from lepton_etl.carbon.water import with_water
+from lepton_etl.schema.declare import end_names
 from lepton_etl.uncertainty import Z
 
 YEAR_S = 31_557_600.0
@@ -40,12 +41,12 @@ def hours() -> pl.DataFrame:
     number, text = pl.Float64, pl.String
     clusters = frame(
         [
-            (date(2025, 6, 3), hour(h), "s", name, it, it * 1.1, 2 * it, "measured")
+            (date(2025, 6, 3), hour(h), "s", name, it, it * 1.1, 2 * it, 2.2 * it, "measured")
             for h in (0, 1)
             for name, it in (("a", 75.0), ("b", 25.0))
         ],
         date=pl.Date, hour_start=TIME, site_id=text, cluster_id=text, it_energy_kwh=number,
-        it_energy_upper_kwh=number, facility_energy_kwh=number, facility_basis=text,
+        it_energy_upper_kwh=number, facility_energy_kwh=number, facility_energy_upper_kwh=number, facility_basis=text,
     )  # fmt: skip
     sites = frame(
         [("s", hour(0), 200.0, "measured", 200.0, None), ("s", hour(1), 200.0, "measured", 120.0, 30.0)],
@@ -57,13 +58,18 @@ def hours() -> pl.DataFrame:
         hour_start=TIME, carbon_intensity_gco2e_per_kwh=number, upstream_gco2e_per_kwh=number, estimated=pl.Boolean,
     )  # fmt: skip
     water = frame(
-        [("s", hour(0), 180.0), ("s", hour(1), 60.0)], site_id=text, hour_start=TIME, water_l=number
+        [("s", hour(0), 180.0, 1.8), ("s", hour(1), 60.0, 0.6)],
+        site_id=text,
+        hour_start=TIME,
+        water_l=number,
+        water_l_sigma=number,
     )
     mix = MarketMix(2025, 1e6, (), 0.25, 20.0, None, "residual_mix_missing")
+    error = IntensityError(0.03, 0.4, 0.5)
     sources = source_ratios(sites, GeneratorFactor(2.7, 0.7))
-    located = location_emissions(clusters, intensity, sources, IntensityError(0.03, 0.4))
+    located = location_emissions(clusters, intensity, sources, error)
     embodied = embodied_hours(embodied_parts(nodes()))
-    return with_water(with_embodied(market_emissions(located, [mix]), embodied), water).with_columns(
+    return with_water(with_embodied(market_emissions(located, [mix], error), embodied), water).with_columns(
         pl.lit(2).alias("factor_age_years"), pl.lit(["aged:grid_average"]).alias("factor_flags")
     )
 
@@ -87,7 +93,7 @@ def nodes() -> pl.DataFrame:
         for name in ("a1", "a2", "a3", "b1")
     ]  # fmt: skip
     hours = frame(rows, site_id=text, cluster_id=text, node_id=text, hour_start=TIME, expected_s=number)
-    return with_node_embodied(hours, lives)
+    return with_node_embodied(hours, lives, {"inventory": 0.2, "archetype": 0.4})
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +120,42 @@ def test_errors_of_energy_and_factor_meet_in_quadrature(
     half = 60 * (0.1**2 + (Z * 0.03) ** 2) ** 0.5
     assert row["emissions_location_upper_kgco2e"] == pytest.approx(60 + half)
     assert row["emissions_location_lower_kgco2e"] == pytest.approx(60 - half)
+
+
+def test_upstream_errs_by_energy_and_by_what_the_life_cycle_adds(
+    found: dict[tuple[str, int], dict[str, Any]],
+) -> None:
+    for of, estimated in ((0, 0.0), (1, 0.4)):
+        row = found["a", of]
+        value = row["emissions_upstream_kgco2e"]
+        half = value * (0.1**2 + Z**2 * (0.5**2 + estimated**2)) ** 0.5
+        assert row["emissions_upstream_upper_kgco2e"] == pytest.approx(value + half)
+        assert row["emissions_upstream_lower_kgco2e"] == pytest.approx(max(value - half, 0.0))
+
+
+def test_market_errs_by_what_one_more_kwh_emits_and_by_the_rest_alone(
+    found: dict[tuple[str, int], dict[str, Any]],
+) -> None:
+    row = found["a", 0]
+    by_energy, by_factor = 0.1 * 150 * 0.4, Z * 0.03 * 150 * 0.75 * 0.4
+    half = (by_energy**2 + by_factor**2) ** 0.5
+    assert row["emissions_market_upper_kgco2e"] == pytest.approx(row["emissions_market_kgco2e"] + half)
+
+
+def test_water_errs_by_its_meter_and_by_the_clusters_share(
+    found: dict[tuple[str, int], dict[str, Any]],
+) -> None:
+    row = found["a", 0]
+    half = 135 * ((0.25 * 0.1) ** 2 + 0.025**2 + (Z * 0.01) ** 2) ** 0.5
+    assert row["water_upper_l"] == pytest.approx(135 + half)
+    assert row["water_lower_l"] == pytest.approx(135 - half)
+
+
+def test_masses_of_one_footprint_err_together(found: dict[tuple[str, int], dict[str, Any]]) -> None:
+    row, hourly = found["a", 0], 3600 / (4 * YEAR_S)
+    half = Z * (0.2 * 1400 + 0.4 * 1000) * hourly
+    assert row["embodied_upper_kgco2e"] == pytest.approx(2400 * hourly + half)
+    assert found["b", 0]["embodied_upper_kgco2e"] is None
 
 
 def test_market_and_location_stay_apart(found: dict[tuple[str, int], dict[str, Any]]) -> None:
@@ -154,5 +196,9 @@ def test_a_day_is_the_sum_of_its_hours_with_correlated_errors(hours: pl.DataFram
     assert a["market_basis"] == "residual_mix_missing"
     assert a["water_l"] == pytest.approx(135 + 45)
     assert rows["b"]["embodied_basis"] == "none"
+    for name in ("emissions_market_kgco2e", "emissions_upstream_kgco2e", "embodied_kgco2e", "water_l"):
+        for end in end_names(name):
+            of_hours = hours.filter(pl.col("cluster_id") == "a")[end].sum()
+            assert a[end] == pytest.approx(of_hours), end
     assert (a["factor_age_years"], a["factor_flags"]) == (2, ["aged:grid_average"])
     assert a["emissions_scope1_kgco2e"] is None, "one of two hours is below the limit"

@@ -26,6 +26,7 @@ from lepton_etl.errors import ConfigurationError
 from lepton_etl.schema.energy import CLUSTER_HOUR, SITE_HOUR
 from lepton_etl.schema.fleet import FACILITY_INTERVAL, METER
 from lepton_etl.schema.types import arrow_schema
+from lepton_etl.uncertainty import Z
 
 CASES = Path(__file__).resolve().parents[2] / "cases" / "ledger"
 BERLIN = "Europe/Berlin"
@@ -124,7 +125,7 @@ def meters(
 def site_hours(*kwh: float | None, basis: str = "measured") -> pa.Table:
     rows = [
         {"site_id": "s", "date": FIRST.date(), "hour_start": FIRST + timedelta(hours=h), "facility_energy_kwh": e,
-         "facility_basis": basis if e is not None else "none"}
+         "facility_energy_upper_kwh": e and 1.1 * e, "facility_basis": basis if e is not None else "none"}
         for h, e in enumerate(kwh)
     ]  # fmt: skip
     return pa.Table.from_pylist(rows, schema=arrow_schema(SITE_HOUR))
@@ -143,6 +144,11 @@ def test_an_hour_costs_its_import_by_its_price(tmp_path: Path) -> None:
     assert found["energy_cost"].to_list() == pytest.approx([3.0, 1.5])
     assert found["cost_basis"].to_list() == ["measured"] * 2
     assert set(found["currency"]) == {"EUR"}
+    half = Z * 0.02 / 3**0.5 * 3.0
+    assert found["energy_cost_upper"][0] == pytest.approx(3.0 + half), (
+        "a meter of unstated class is of class 2"
+    )
+    assert found["energy_cost_lower"][0] == pytest.approx(3.0 - half)
 
 
 def test_an_hour_with_a_gap_has_no_cost_and_says_so(tmp_path: Path) -> None:
@@ -156,6 +162,7 @@ def test_without_a_utility_meter_the_facility_energy_stands_for_the_import(tmp_p
     )
     found = site_costs(none, flat(tmp_path), site_hours(10.0, None, basis="assumed"))
     assert found["energy_cost"].to_list() == [2.5, None]
+    assert found["energy_cost_upper"].to_list() == [pytest.approx(2.75), None]
     assert found["cost_basis"].to_list() == ["assumed", "none"]
 
 
@@ -182,6 +189,7 @@ def cluster_hours(**kwh: float | None) -> pa.Table:
             "date": FIRST.date(),
             "hour_start": FIRST,
             "facility_energy_kwh": e,
+            "facility_energy_upper_kwh": e and 1.05 * e,
         }
         for name, e in kwh.items()
     ]
@@ -194,6 +202,11 @@ def test_clusters_bear_the_cost_by_facility_energy_and_sum_to_the_site(tmp_path:
     found = cluster_costs(costs, hours, cluster_hours(a=9.0, b=3.0, c=None))
     assert found["energy_cost"].to_list() == [pytest.approx(2.25), pytest.approx(0.75), None]
     assert found["cost_basis"].to_list() == ["measured", "measured", "none"]
+    assert found["energy_cost_upper"].to_list() == [
+        pytest.approx(2.25 * 1.05),
+        pytest.approx(0.75 * 1.05),
+        None,
+    ]
 
 
 def test_the_peak_is_the_largest_quarter_not_the_largest_interval(tmp_path: Path) -> None:

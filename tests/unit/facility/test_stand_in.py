@@ -23,6 +23,7 @@ from lepton_etl.facility.modelled_meters import (
     usual_loads,
     with_modelled_overhead,
 )
+from lepton_etl.schema.declare import end_names
 from tests.unit.facility.plant import simulated
 
 SITE = "here"
@@ -37,10 +38,10 @@ def frame(hours: PlantHours) -> pl.DataFrame:
             "site_id": [SITE] * len(hours), "hour_start": starts, "it_energy_kwh": hours.it_kwh,
             "outdoor_wet_bulb_temp_c": hours.wet_bulb_c, "facility_energy_kwh": [None] * len(hours),
             "facility_basis": ["none"] * len(hours), "pue_ratio": [None] * len(hours),
-            "pue_basis": ["none"] * len(hours),
+            "pue_basis": ["none"] * len(hours), "it_energy_upper_kwh": hours.it_kwh * 1.02,
         },
         schema_overrides={"hour_start": UTC_TIME, "facility_energy_kwh": pl.Float64, "pue_ratio": pl.Float64},
-    )  # fmt: skip
+    ).with_columns(pl.lit(None, pl.Float64).alias(name) for name in end_names("facility_energy_kwh"))  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,8 @@ def test_a_modelled_pue_is_marked_and_near_the_true_one(fit: FacilityFit, later:
     assert (filled["pue_ratio"] - filled["facility_energy_kwh"] / filled["it_energy_kwh"]).abs().max() < 1e-12
     low, high = filled["overhead_modelled_lower_kwh"], filled["overhead_modelled_upper_kwh"]
     assert ((low <= filled["overhead_modelled_kwh"]) & (filled["overhead_modelled_kwh"] <= high)).all()
+    half = filled["facility_energy_upper_kwh"] - filled["facility_energy_kwh"]
+    assert half.to_list() == pytest.approx(np.hypot(0.02 * later.it_kwh, (high - low).to_numpy() / 2))
 
 
 def test_measured_hours_and_unknown_drivers_are_left_as_they_are(fit: FacilityFit, later: PlantHours) -> None:

@@ -1,0 +1,64 @@
+"""The interval of a cluster's facility energy: what each input's error moves, by finite differences."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import polars as pl
+import pytest
+
+from lepton_etl.facility.pue import with_overhead
+from lepton_etl.uncertainty import Z
+
+HOUR = datetime(2025, 6, 3, tzinfo=UTC)
+HALF_A, HALF_B, SIGMA = 6.0, 4.0, 0.5
+
+
+def rows(a_kwh: float, b_kwh: float, meter_kwh: float, basis: str) -> dict[str, dict[str, float]]:
+    """Clusters a and b: `meter_kwh` is the site's utility meter, the overhead's meters, or an assumed PUE."""
+    nodes = a_kwh + b_kwh
+    facility = {"partial": meter_kwh, "assumed": nodes * meter_kwh, "measured": nodes + meter_kwh}[basis]
+    known: dict[str, float | None] = {
+        "facility_energy_kwh": facility,
+        "facility_energy_upper_kwh": facility + Z * SIGMA,
+        "it_energy_kwh": nodes,
+        "it_energy_upper_kwh": nodes + 7.0,
+        "overhead_kwh": meter_kwh if basis == "measured" else None,
+        "overhead_sigma_kwh": SIGMA if basis == "measured" else None,
+        "it_metered_kwh": nodes if basis == "measured" else None,
+        "pue_ratio": facility / nodes,
+    }
+    numbers = pl.DataFrame([known], schema=dict.fromkeys(known, pl.Float64))
+    site = numbers.with_columns(
+        pl.lit("s").alias("site_id"), pl.lit(HOUR).alias("hour_start"), pl.lit(basis).alias("pue_basis"),
+        pl.lit(None, pl.Int32).alias("pue_category"),
+    )  # fmt: skip
+    clusters = pl.DataFrame(
+        {
+            "site_id": ["s", "s"], "hour_start": [HOUR, HOUR], "cluster_id": ["a", "b"],
+            "it_energy_kwh": [a_kwh, b_kwh], "it_energy_upper_kwh": [a_kwh + HALF_A, b_kwh + HALF_B],
+        }
+    )  # fmt: skip
+    return {row["cluster_id"]: row for row in with_overhead(clusters, site).to_dicts()}
+
+
+@pytest.mark.parametrize(
+    ("basis", "meter_kwh", "meter_half"),
+    [("partial", 150.0, Z * SIGMA), ("measured", 45.0, Z * SIGMA), ("assumed", 1.5, 0.0)],
+)
+def test_the_interval_is_what_each_error_moves_in_quadrature(
+    basis: str, meter_kwh: float, meter_half: float
+) -> None:
+    step = 1e-5
+    base = rows(80.0, 20.0, meter_kwh, basis)["a"]
+    value = base["facility_energy_kwh"]
+    moved = [
+        rows(80.0 + step, 20.0, meter_kwh, basis), rows(80.0, 20.0 + step, meter_kwh, basis),
+        rows(80.0, 20.0, meter_kwh + step, basis),
+    ]  # fmt: skip
+    slopes = [(one["a"]["facility_energy_kwh"] - value) / step for one in moved]
+    half = (
+        sum((slope * by) ** 2 for slope, by in zip(slopes, (HALF_A, HALF_B, meter_half), strict=True)) ** 0.5
+    )
+    assert base["facility_energy_upper_kwh"] - value == pytest.approx(half, rel=1e-4)
+    assert value - base["facility_energy_lower_kwh"] == pytest.approx(half, rel=1e-4)
