@@ -72,8 +72,12 @@ from lepton_etl.facility.meter_hours import (
 )
 from lepton_etl.facility.modelled_meters import with_modelled_overhead
 from lepton_etl.facility.pue import (
+    BURNT,
+    ELECTRICITY,
+    boundary_fuel,
     facility_days,
     meter_hours,
+    site_carriers,
     site_meters,
     with_facility_days,
     with_overhead,
@@ -129,13 +133,15 @@ def run(context: StageContext) -> StageResult:
     factors = load_factors(context.settings.carbon.factors, context.settings.carbon.own_factors)
     fitted = run_fit(context)
     fleet = node_figures(context, factors)
-    intensity, meters = _intensity(context), _meter_hours(context)
-    site_base = _site_base(context, fleet, meters)
+    intensity, metered = _intensity(context), _meter_hours(context)
+    meters, carriers = metered.filter(pl.col("carrier") == ELECTRICITY), _carriers(context, metered)
+    site_base = _site_base(context, fleet, meters, carriers)
     book = ledger.ledger(context, fleet.owners, meters, site_base, has_jobs=fleet.job_hours is not None)
     checked = ledger.checked(context, book)
     site_hours = _site_hours(context, site_base, book, intensity)
     sensed = _sensed_hours(context, fleet)
-    cluster_hours = _cluster_hours(context, sensed, fleet.embodied, site_hours, intensity, factors)
+    sources = _sources(context, site_hours, carriers, factors)
+    cluster_hours = _cluster_hours(context, sensed, fleet.embodied, site_hours, intensity, sources, factors)
     cluster_days = _cluster_days(context, fleet, cluster_hours)
     written = [
         *((fitted,) if fitted else ()),
@@ -405,17 +411,33 @@ def _by_model(context: StageContext, gaps: pl.DataFrame, model: VerifiedModel) -
 
 
 def _meter_hours(context: StageContext) -> pl.DataFrame:
-    """Intervals of facility meters -> energy and coverage of every expected hour of an electricity meter."""
+    """Intervals of facility meters -> energy and coverage of every expected hour of a meter."""
     lake, days = context.lake, context.days
-    hours = meter_hours(lake.read(METER), lake.read(FACILITY_INTERVAL, days), days, _limit(context))
-    return hours.filter(pl.col("carrier") == "electricity")
+    return meter_hours(lake.read(METER), lake.read(FACILITY_INTERVAL, days), days, _limit(context))
 
 
-def _site_base(context: StageContext, fleet: Fleet, meters: pl.DataFrame) -> pl.DataFrame:
+def _carriers(context: StageContext, meters: pl.DataFrame) -> pl.DataFrame:
+    """Hours of all meters and the litres of fuel -> what other carriers than electricity brought into each site."""
+    lake, days, weights = context.lake, context.days, context.settings.facility.carriers
+    fuel = site_volumes(
+        boundary_fuel(lake.read(METER)),
+        lake.read(VOLUME_INTERVAL, days),
+        "fuel",
+        "fuel_l",
+        days,
+        _limit(context),
+    )
+    by_kwh = {"heat": weights.heat_ratio, "cooling": weights.cooling_ratio} | dict.fromkeys(BURNT, 1.0)
+    return site_carriers(meters, fuel, by_kwh, weights.fuel_kwh_per_l)
+
+
+def _site_base(
+    context: StageContext, fleet: Fleet, meters: pl.DataFrame, carriers: pl.DataFrame
+) -> pl.DataFrame:
     """Sums of nodes, meter-hours and weather -> energy and PUE of every site-hour, before the ledger."""
     sums = group_sums(fleet.sums[_SITE_HOUR], _SITE_HOUR, _limit(context))
     weather = context.lake.read(WEATHER_HOUR, context.days).drop("date")
-    rows = with_pue(sums, site_meters(meters), context.settings.facility.pue_assumed)
+    rows = with_pue(sums, site_meters(meters), carriers, context.settings.facility.pue_assumed)
     return rows.join(weather, on=_HOUR, how="left")
 
 
@@ -447,15 +469,15 @@ def _cluster_hours(
     embodied: pl.DataFrame,
     site_hours: pl.DataFrame,
     intensity: pl.DataFrame,
+    sources: pl.DataFrame,
     factors: FactorSet,
 ) -> pl.DataFrame:
     """Hours of clusters by their nodes, site-hours and grid -> efficiency and carbon of every cluster-hour."""
     placed = with_overhead(with_shared_it(sensed, site_hours), site_hours)
-    fuel, water = (site_volume(context, *of) for of in (("fuel", "fuel_l"), ("water", "water_l")))
-    sources = source_ratios(site_hours.join(fuel, on=_HOUR, how="left"), _generators(context, factors))
     error = _intensity_error(factors, context.days.end)
     located = location_emissions(placed, intensity, sources, error)
     marketed = market_emissions(located, _mixes_of_run(context, factors, located), error)
+    water = site_volume(context, "water", "water_l")
     whole = with_water(with_embodied(marketed, embodied_hours(embodied)), water)
     aged = _with_factor_state(context, factors, whole)
     return rows_of(CLUSTER_HOUR, aged.with_columns(pl.lit("provisional").alias("status")))
@@ -470,6 +492,15 @@ def _with_factor_state(context: StageContext, factors: FactorSet, hours: pl.Data
         for day in context.days
     ]
     return hours.join(pl.concat(states), on="date", how="left")
+
+
+def _sources(
+    context: StageContext, site_hours: pl.DataFrame, carriers: pl.DataFrame, factors: FactorSet
+) -> pl.DataFrame:
+    """What of each site-hour came from the grid, and what was burnt (source_ratios)."""
+    rows = site_hours.join(site_volume(context, "fuel", "fuel_l"), on=_HOUR, how="left")
+    burnt = carriers.select(*_HOUR, "burnt_kwh")
+    return source_ratios(rows.join(burnt, on=_HOUR, how="left"), _generators(context, factors))
 
 
 def _cluster_days(context: StageContext, fleet: Fleet, cluster_hours: pl.DataFrame) -> pl.DataFrame:

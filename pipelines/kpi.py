@@ -24,7 +24,7 @@ from lepton_etl.indicators.figures import (
     Row,
     Totals,
     added,
-    burns_fuel,
+    beyond_grid,
     cluster_totals,
     day_kpis,
     period_start,
@@ -104,12 +104,11 @@ def _totals(context: StageContext) -> list[list[Totals]]:
             reference_kwh=reference.get((row["site_id"], row["date"])),
         )
         hours[row["site_id"], SITE, one.date].append(one)
-    burning = {(row["site_id"], row["hour_start"]): burns_fuel(row) for row in sites}
+    beyond = {(row["site_id"], row["hour_start"]): beyond_grid(row) for row in sites}
     for row in clusters:
         key = (row["site_id"], row["cluster_id"], row["hour_start"])
-        burns = burning[row["site_id"], row["hour_start"]]
         hours[row["site_id"], row["cluster_id"], row["date"]].append(
-            cluster_totals(row, of_nodes.get(key, {}), held.get(key, {}), burns_fuel=burns)
+            cluster_totals(row, of_nodes.get(key, {}), held.get(key, {}), beyond[key[0], key[2]])
         )
     return [hours[key] for key in sorted(hours)]
 
@@ -120,7 +119,10 @@ def _site_rows(context: StageContext) -> list[dict[str, Any]]:
     meters = lake.read(METER)
     totals = meter_totals(lake.read(FACILITY_INTERVAL, days), meters, least)
     listed = expected_hours(meters, days).group_by(_HOUR).agg(
-        pl.concat([pl.col("point"), pl.col("carrier")]).drop_nulls().unique().alias("listed")
+        pl.concat([pl.col("point"), pl.col("carrier"), pl.concat_str("carrier", "point", separator="@")])
+        .drop_nulls()
+        .unique()
+        .alias("listed")
     )  # fmt: skip
     rows = lake.read(SITE_HOUR, days).join(totals, on=_HOUR, how="left").join(listed, on=_HOUR, how="left")
     return rows.with_columns(pl.col("listed").fill_null([])).sort(_HOUR).to_dicts()

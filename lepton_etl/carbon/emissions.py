@@ -93,7 +93,8 @@ def source_ratios(site_hours: pl.DataFrame, generators: GeneratorFactor | None =
     `grid_import_ratio` = utility / facility: above 1 while a battery is charged or energy is exported, below 1
     with own generation. Nothing is netted: exported energy takes no emissions away. Where facility energy is not
     metered (assumed or modelled), all of it is taken from the grid. Without the column utility_kwh only that case
-    is known. `scope1_kgco2e_per_kwh` is by metered fuel (`fuel_l`) where the frame has it, else by generator_kwh.
+    is known. `scope1_kgco2e_per_kwh` is by metered fuel (`fuel_l`) where the frame has it, else by generator_kwh. Gas
+    and fuel metered in kWh (`burnt_kwh`) have no factor: with any of them the hour's Scope 1 is not known.
     Source: GHG Protocol Scope 2 Guidance (2015), 5.6: purchased energy, gross.
     """
     facility = pl.col("facility_energy_kwh")
@@ -114,6 +115,7 @@ def source_ratios(site_hours: pl.DataFrame, generators: GeneratorFactor | None =
             known("fuel_l") * pl.lit(generators.kgco2e_per_l, pl.Float64),
             known("generator_kwh") * pl.lit(generators.kgco2e_per_kwh, pl.Float64),
         )
+    scope1 = pl.when(known("burnt_kwh").fill_null(0.0) == 0).then(scope1)
     return site_hours.select(
         *_HOUR,
         from_grid.alias("grid_import_ratio"),

@@ -203,6 +203,24 @@ class FacilityGates(Section):
     )
 
 
+class CarrierSettings(Section):
+    """What another energy carrier counts in facility energy and PUE; with a null both are unknown where it is metered.
+
+    Source: ISO/IEC 30134-2, EN 50600-4-2: fuels by their heat content, fluids for cooling by heat meter times the
+    factor of the system that provides them.
+    """
+
+    cooling_ratio: float | None = setting(
+        None, "Energy that the supplier's plant takes for one kWh of cooling delivered, kWh/kWh.", ge=0, le=10
+    )
+    heat_ratio: float | None = setting(
+        None, "Energy that the supplier's plant takes for one kWh of heat delivered, kWh/kWh.", ge=0, le=10
+    )
+    fuel_kwh_per_l: float | None = setting(
+        None, "Heat content of fuel metered by volume, kWh/L: diesel 9.9, bioethanol 6.0.", gt=0, le=20
+    )
+
+
 class FacilityModelSettings(Section):
     """How the cooling and management energy of a site is fitted."""
 

@@ -24,6 +24,7 @@ from lepton_etl.config.sections import (
     AttributionSettings,
     BillingSettings,
     CarbonSettings,
+    CarrierSettings,
     FacilityModelSettings,
     Identifier,
     IngestSettings,
@@ -112,6 +113,9 @@ class Facility(Section):
     stages: tuple[Literal["transformer", "ups", "pdu"], ...] = setting(
         ("transformer", "ups", "pdu"),
         "Stages of conversion between the utility meter and the IT input; leave out what the site does not have.",
+    )
+    carriers: CarrierSettings = setting(
+        CarrierSettings(), "Weights of heat, cooling, gas and fuel that enter at the point `utility`."
     )
     model: FacilityModelSettings = FacilityModelSettings()
     operating: OperatingSettings | None = setting(

@@ -78,15 +78,15 @@ def plant_hours(site_hours: pl.DataFrame, ledger: pl.DataFrame, heat: pl.DataFra
     """Rows of gold/site_hour and gold/energy_ledger, hours of heat meters -> the hours of each site.
 
     Of the ledger only accounts by meters are taken: a model must not learn from a model. `heat` has
-    site_id, hour_start, point, energy_kwh (null: not known); heat that leaves the site (`export`) was not removed
-    by the cooling. IT energy is that of gold/site_hour.
+    site_id, hour_start, point, energy_kwh (null: not known); heat that leaves the site (`export`) or enters it
+    (`utility`) was not removed by the cooling. IT energy is that of gold/site_hour.
     """
     measured = ledger.filter((pl.col("side") == "account") & pl.col("account_basis").is_in(READ))
     parts = measured.group_by("site_id", "hour_start").agg(
         pl.col("account_kwh").filter(pl.col("ledger_account") == part).first().alias(part) for part in PARTS
     )
     heats = (
-        heat.filter(pl.col("point").fill_null("") != "export")
+        heat.filter(~pl.col("point").fill_null("").is_in(("export", "utility")))
         .sort("site_id", "hour_start", "energy_kwh")
         .group_by("site_id", "hour_start", maintain_order=True)
         .agg(pl.when(pl.col("energy_kwh").null_count() == 0).then(pl.col("energy_kwh").sum()).alias("heat"))

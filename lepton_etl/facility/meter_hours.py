@@ -287,7 +287,8 @@ def meter_totals(intervals: pl.DataFrame, meters: pl.DataFrame, least_coverage_r
     heat_reused_kwh by site_id and hour_start; null where the site has no such meter or one of them is silent.
 
     A meter below another of the same point and carrier is counted in its parent. Heat whose meter serves `reuse` is
-    what leaves at the hand-off (ISO/IEC 30134-6), any other heat meter what cooling removes (ISO/IEC 30134-7).
+    what leaves at the hand-off (ISO/IEC 30134-6), any other heat meter what cooling removes (ISO/IEC 30134-7), but for
+    one at the point `utility`: that is heat bought.
     """
     listed = meters.with_columns(pl.col("carrier").fill_null("electricity"))
     parents = listed.select("site_id", pl.col("meter_id").alias("parent_id"), "point", "carrier").unique()
@@ -323,7 +324,9 @@ def meter_totals(intervals: pl.DataFrame, meters: pl.DataFrame, least_coverage_r
             _whole(electric & (pl.col("point") == "ups_out"), "it_ups_kwh"),
             _whole(electric & (pl.col("point") == "pdu_out"), "it_pdu_kwh"),
             _whole(electric & _at(COOLING_POINTS), "cooling_kwh"),
-            _whole(is_heat & ~reuses, "heat_removed_kwh"),
+            _whole(
+                is_heat & ~reuses & (pl.col("point") != UTILITY).fill_null(value=True), "heat_removed_kwh"
+            ),
             _whole(is_heat & reuses, "heat_reused_kwh"),
         )
     )

@@ -14,7 +14,7 @@ from lepton_etl.config.sections import Transformer
 from lepton_etl.energy.exact_sums import ends
 from lepton_etl.facility.fit import FacilityFit, StageLoss, fit_stage_loss, predict_overhead
 from lepton_etl.facility.hours import Floats
-from lepton_etl.facility.pue import it_half_kwh
+from lepton_etl.facility.pue import has_stated_error, it_half_kwh
 from lepton_etl.uncertainty import Z
 
 MODELLED: Final = "modelled"
@@ -247,8 +247,8 @@ def _loss(
 def with_modelled_overhead(site_hours: pl.DataFrame, fits: Mapping[str, FacilityFit]) -> pl.DataFrame:
     """Fill facility energy and PUE of rows of gold/site_hour that have IT energy and no facility energy.
 
-    facility = IT + overhead + conversion loss; where the loss has no curve, and the overhead does not hold it, the
-    row stays as it is. Adds overhead_modelled_kwh, its interval (`_lower_`, `_upper_`), null elsewhere.
+    facility = IT + overhead + conversion loss + other carriers; where the loss has no curve, and the overhead does not
+    hold it, the row stays as it is. Adds overhead_modelled_kwh, its interval (`_lower_`, `_upper_`), null elsewhere.
     """
     filled = [_filled(of_site, fits.get(str(site_id))) for (site_id,), of_site in site_hours.group_by(
         "site_id", maintain_order=True
@@ -265,9 +265,10 @@ def _filled(rows: pl.DataFrame, fit: FacilityFit | None) -> pl.DataFrame:
         made = predict_overhead(fit, it_kwh, wet_bulb_c)
         total, lower, upper = made.total_kwh, made.lower_kwh, made.upper_kwh
         if fit.management_kwh is None:
+            # The boundary's total has the other carriers in it.
             loss = np.zeros(count)
         elif fit.loss is not None:
-            loss = fit.loss.from_output(it_kwh)
+            loss = fit.loss.from_output(it_kwh) + _numbers(rows["carrier_energy_kwh"])
     named = {"overhead_modelled_kwh": total, "overhead_modelled_lower_kwh": lower,
              "overhead_modelled_upper_kwh": upper, "_loss": loss}  # fmt: skip
     made_rows = rows.with_columns(
@@ -281,7 +282,7 @@ def _filled(rows: pl.DataFrame, fit: FacilityFit | None) -> pl.DataFrame:
     )
     facility = pl.col("it_energy_kwh") + pl.col("overhead_modelled_kwh") + pl.col("_loss")
     of_overhead = (pl.col("overhead_modelled_upper_kwh") - pl.col("overhead_modelled_lower_kwh")) / 2
-    half = (it_half_kwh().pow(2) + of_overhead.pow(2)).sqrt()
+    half = pl.when(has_stated_error()).then((it_half_kwh().pow(2) + of_overhead.pow(2)).sqrt())
     return made_rows.with_columns(
         _where(is_filled, facility, "facility_energy_kwh"),
         *(

@@ -6,6 +6,7 @@ Source: ISO/IEC 30134-2 (EN 50600-4-2), PUE = E_DC / E_IT.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import polars as pl
@@ -15,11 +16,16 @@ from lepton_etl.energy.exact_sums import FINE_DIGITS, ends, exact_sum, quotient,
 from lepton_etl.energy.node_hours import SHARED, UNATTRIBUTED, expected_hours
 from lepton_etl.facility.meter_hours import class_sigma_ratio
 from lepton_etl.schema.common import BOUNDARY
+from lepton_etl.schema.declare import ureg
 from lepton_etl.uncertainty import Z
 
 # ISO/IEC 30134-2 category of the point where IT energy is metered; the nearest to the IT input wins.
 IT_CATEGORY: Final = {"pdu_out": 2, "ups_out": 1}
 NODE_CATEGORY: Final = 3
+ELECTRICITY: Final = "electricity"
+# What else may bring energy across a site's boundary, and what of it is burnt there.
+CARRIERS: Final = ("heat", "cooling", "gas", "fuel")
+BURNT: Final = ("gas", "fuel")
 
 _SITE_HOUR: Final = ["site_id", "hour_start"]
 _DAY: Final = ["date", "site_id", "cluster_id"]
@@ -34,7 +40,7 @@ def top_meters(meters: pl.DataFrame, *by: str) -> pl.DataFrame:
 def meter_hours(
     meters: pl.DataFrame, facility_intervals: pl.DataFrame, days: Days, coverage_min_ratio: float
 ) -> pl.DataFrame:
-    """Return hours of top-level electricity and heat meters; `energy_kwh` is null below the coverage limit.
+    """Return hours of top-level meters of energy, of any carrier; `energy_kwh` is null below the coverage limit.
 
     A meter below another one of the same point and carrier measures energy that its parent has counted already, so it
     is left out. `direction` is +1 or -1 for the energy that crosses the site's boundary, null for any other
@@ -43,7 +49,7 @@ def meter_hours(
     resolution that nothing shows is taken to lie within the class.
     """
     listed = meters.with_columns(pl.col("carrier").fill_null("electricity")).filter(
-        pl.col("carrier").is_in(("electricity", "heat"))
+        pl.col("carrier").is_in((ELECTRICITY, *CARRIERS)), ~by_volume(meters)
     )
     sums = facility_intervals.group_by(
         "site_id", "meter_id", pl.col("interval_start").dt.truncate("1h").alias("hour_start")
@@ -68,6 +74,51 @@ def meter_hours(
             pl.when(is_known).then("metered_kwh").alias("energy_kwh"), "serves", "class_pct",
             "noise_kwh",
         )
+    )  # fmt: skip
+
+
+def by_volume(meters: pl.DataFrame) -> pl.Expr:
+    """Whether a row of silver/meter counts litres or cubic metres, not energy."""
+    units = meters["unit"].drop_nulls().unique().to_list()
+    volumes = [unit for unit in units if ureg(unit).check("[length]**3")]
+    return pl.col("unit").is_in(volumes).fill_null(value=False)
+
+
+def boundary_fuel(meters: pl.DataFrame) -> pl.DataFrame:
+    """Rows of silver/meter whose litres of fuel count in facility energy: not those of a generator metered in kWh."""
+    fuel = meters.filter(pl.col("carrier") == "fuel", by_volume(meters))
+    is_generator = pl.col("point") == "generator"
+    metered = meters.filter(is_generator, pl.col("carrier").fill_null(ELECTRICITY) == ELECTRICITY)
+    of_metered = pl.col("site_id").is_in(metered["site_id"].unique().to_list())
+    return fuel.filter((pl.col("point") == "utility") | (is_generator & ~of_metered))
+
+
+def site_carriers(
+    meters: pl.DataFrame, fuel: pl.DataFrame, weights: Mapping[str, float | None], kwh_per_l: float | None
+) -> pl.DataFrame:
+    """Hours of meters and litres of fuel (`fuel_l` by site-hour) -> weighted energy of each site-hour, by CARRIERS.
+
+    Counts what enters at the point `utility`, less what a meter of sign -1 sends back: `carrier_energy_kwh`, null where
+    a meter is silent or its weight is None; `burnt_kwh` is gas and fuel among it that was metered in kWh, unweighted.
+    Source: ISO/IEC 30134-2 and EN 50600-4-2, total energy consumption.
+    """
+    at_boundary = (pl.col("point") == "utility") & pl.col("carrier").is_in(CARRIERS)
+    drawn, carrier = pl.col("energy_kwh") * pl.col("direction"), pl.col("carrier")
+    weight = carrier.replace_strict({name: weights[name] for name in CARRIERS}, return_dtype=pl.Float64)
+    burns = carrier.is_in(BURNT)
+    metered = meters.filter(at_boundary).select(
+        *_SITE_HOUR,
+        (drawn * weight).alias("_kwh"),
+        pl.when(burns).then(drawn).alias("_burnt"),
+        burns.alias("_burns"),
+    )
+    litres = fuel.select(
+        *_SITE_HOUR, (pl.col("fuel_l") * pl.lit(kwh_per_l, pl.Float64)).alias("_kwh"),
+        pl.lit(None, pl.Float64).alias("_burnt"), pl.lit(value=False).alias("_burns"),
+    )  # fmt: skip
+    return pl.concat([metered, litres]).group_by(_SITE_HOUR).agg(
+        whole_sum(pl.col("_kwh")).alias("carrier_energy_kwh"),
+        whole_sum(pl.col("_burnt"), pl.col("_burns")).alias("burnt_kwh"),
     )  # fmt: skip
 
 
@@ -112,9 +163,12 @@ def site_meters(meters: pl.DataFrame) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def with_pue(site_sums: pl.DataFrame, metered: pl.DataFrame, pue_assumed: float | None) -> pl.DataFrame:
+def with_pue(
+    site_sums: pl.DataFrame, metered: pl.DataFrame, carriers: pl.DataFrame, pue_assumed: float | None
+) -> pl.DataFrame:
     """Add facility energy and PUE to hours of sites (sums of nodes), each with its basis.
 
+    `metered` is of site_meters, `carriers` of site_carriers; what the latter says is in `facility_metered_kwh` too.
     PUE = facility / IT: `measured` with IT at a meter (category 1 or 2), `partial` with IT by node sensors
     (category 3), `modelled` with IT of modelled nodes (no category), `assumed` where the settings give one and no
     utility meter stands. A ratio below 1 breaks the sum of sources: facility and PUE are null with basis `none`, the
@@ -131,15 +185,24 @@ def with_pue(site_sums: pl.DataFrame, metered: pl.DataFrame, pue_assumed: float 
     facility = pl.when(is_assumed).then(it_kwh * assumed).when(fits_it).then(facility_kwh)
     pue = pl.when(is_assumed).then(assumed).when(ratio >= 1).then(ratio)
     half = (
-        pl.when(is_assumed).then(it_half_kwh() * assumed).when(fits_it).then(Z * pl.col("facility_sigma_kwh"))
+        pl.when(is_assumed)
+        .then(it_half_kwh() * assumed)
+        .when(fits_it & has_stated_error())
+        .then(Z * pl.col("facility_sigma_kwh"))
     )
     is_modelled = (pl.col("energy_basis") == "modelled").fill_null(value=False) & ~has_it_meter
     by_meters = (
         pl.when(is_modelled).then(pl.lit("modelled"))
         .when(has_it_meter).then(pl.lit("measured")).otherwise(pl.lit("partial"))
     )  # fmt: skip
+    listed = carriers.select(*_SITE_HOUR, "carrier_energy_kwh", pl.lit(value=True).alias("_has_carriers"))
+    carried = pl.when("_has_carriers").then("carrier_energy_kwh").otherwise(0.0)
     return (
         site_sums.join(metered, on=_SITE_HOUR, how="left")
+        .join(listed, on=_SITE_HOUR, how="left")
+        .with_columns(carried.alias("carrier_energy_kwh"))
+        .with_columns(pl.col("facility_metered_kwh") + pl.col("carrier_energy_kwh"))
+        .drop("_has_carriers")
         .with_columns(
             pl.when(has_it_meter).then(pl.lit("measured")).otherwise("energy_basis").alias("energy_basis"),
             pl.coalesce("it_metered_kwh", "it_energy_kwh").alias("it_energy_kwh"),
@@ -158,6 +221,11 @@ def with_pue(site_sums: pl.DataFrame, metered: pl.DataFrame, pue_assumed: float 
             pl.lit("provisional").alias("status"),
         )
     )
+
+
+def has_stated_error(prefix: str = "") -> pl.Expr:
+    """Whether a site-hour's facility energy has an interval: nobody states the error of a carrier's weight."""
+    return pl.col(f"{prefix}carrier_energy_kwh") == 0
 
 
 def it_half_kwh() -> pl.Expr:
@@ -237,8 +305,9 @@ def with_shared_it(clusters: pl.DataFrame, site_hours: pl.DataFrame) -> pl.DataF
 def with_overhead(clusters: pl.DataFrame, site_hours: pl.DataFrame) -> pl.DataFrame:
     """Add each cluster's facility energy: its IT energy and its share of the overhead, pro rata by IT energy.
 
-    The overhead is the ledger's: conversion loss, cooling and management, where all are known; else what the site
-    drew beyond its IT energy, at the IT meter where there is one. So clusters with `_shared` and `_unattributed` sum
+    The overhead is the ledger's: conversion loss, cooling and management, where all are known, with the weighted energy
+    of other carriers than electricity, which no account of the ledger holds; else what the site drew beyond its IT
+    energy, at the IT meter where there is one. So clusters with `_shared` and `_unattributed` sum
     to the site without its residual, which is nobody's. Shares are by the sum of the clusters' own IT energies; where
     one is unknown, by the site's IT energy, so that its share is not charged to the others. An assumed PUE
     multiplies each cluster's own IT energy.
@@ -248,13 +317,13 @@ def with_overhead(clusters: pl.DataFrame, site_hours: pl.DataFrame) -> pl.DataFr
     Source: docs/definitions.md section 4; JCGM 100:2008 (GUM) 5.1.2.
     """
     facts = (
-        "facility_energy_kwh", "it_energy_kwh", "overhead_kwh", "pue_ratio", "pue_basis", "pue_category",
-        "facility_energy_upper_kwh", "it_energy_upper_kwh", "it_metered_kwh", "overhead_sigma_kwh",
+        "facility_energy_kwh", "it_energy_kwh", "overhead_kwh", "carrier_energy_kwh", "pue_ratio", "pue_basis",
+        "pue_category", "facility_energy_upper_kwh", "it_energy_upper_kwh", "it_metered_kwh", "overhead_sigma_kwh",
     )  # fmt: skip
     site = {name: pl.col(f"site_{name}") for name in facts}
     is_assumed = site["pue_basis"] == "assumed"
     rest = site["facility_energy_kwh"] - site["it_energy_kwh"]
-    overhead = pl.coalesce(site["overhead_kwh"], pl.when(rest >= 0).then(rest))
+    overhead = pl.coalesce(site["overhead_kwh"] + site["carrier_energy_kwh"], pl.when(rest >= 0).then(rest))
     own, facility = pl.col("it_energy_kwh"), pl.col("facility_energy_kwh")
     is_whole = own.null_count().over(_SITE_HOUR) == 0
     known = exact_sum(own).over(_SITE_HOUR)
@@ -277,7 +346,8 @@ def with_overhead(clusters: pl.DataFrame, site_hours: pl.DataFrame) -> pl.DataFr
     half = (
         pl.when(is_assumed)
         .then(it_half_kwh() * site["pue_ratio"])
-        .otherwise(
+        .when(has_stated_error("site_"))
+        .then(
             (
                 (it_half_kwh() * (fixed + spread * (1 - share))).pow(2)
                 + (_others_half_kwh() * spread * share).pow(2)

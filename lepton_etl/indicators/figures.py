@@ -40,12 +40,14 @@ def site_totals(
 ) -> Totals:
     """A row of gold/site_hour with its meters' totals, and the rows of gold/cluster_hour of the same hour.
 
-    `row["listed"]` names the points and carriers at which the site has a meter in the hour.
+    `row["listed"]` names the points and carriers at which the site has a meter in the hour, and both as carrier@point.
     `renewable_ratio`: the share of the grid energy that retired renewable instruments cover, None without a register.
     `reference_kwh`: facility and IT energy of the reference hours by the site's fitted model.
     Own generation whose certificates were sold is the buyer's (EN 50600-4-3), but still carbon-free by the hour.
     """
     facility, own = row["facility_energy_kwh"], _own_kwh(row)
+    # Carbon-free energy is of electricity; what other carriers brought is in facility energy alone.
+    electric, beyond = _minus(facility, row["carrier_energy_kwh"] or 0.0), beyond_grid(row)
     bought = _all_known(clusters, "grid_import_kwh")
     covered = None if renewable_ratio is None or bought is None else renewable_ratio * bought
     at_hand, cfe = _at_hand(own, cfe), cfe or CfeHour(None, None)
@@ -63,18 +65,20 @@ def site_totals(
         row["site_id"],
         it_kwh={category: kwh for category, kwh in it.items() if kwh is not None},
         facility_kwh=facility,
-        cooling_kwh=row["cooling_kwh"],
+        # Cooling that is bought takes no energy of this site's chillers.
+        cooling_kwh=None if "cooling@utility" in row["listed"] else row["cooling_kwh"],
         heat_removed_kwh=row["heat_removed_kwh"],
         heat_reused_kwh=row["heat_reused_kwh"],
         grid_import_kwh=bought,
         renewable_kwh=sum(green) if green else None,
-        own_cfe_kwh=None if facility is None or at_hand is None else min(at_hand, facility),
+        electric_kwh=electric,
+        own_cfe_kwh=None if electric is None or at_hand is None else min(at_hand, electric),
         cfe_kwh=None
-        if facility is None or at_hand is None
-        else cfe_kwh(facility, at_hand, cfe.grid_cfe_ratio),
+        if electric is None or at_hand is None
+        else cfe_kwh(electric, at_hand, cfe.grid_cfe_ratio),
         water_l=_all_known(clusters, "water_l"),
         grid_water_l_per_kwh=grid_water_l_per_kwh,
-        emissions_kgco2e=_emissions(clusters, burns_fuel=burns_fuel(row)),
+        emissions_kgco2e=_emissions(clusters, beyond),
         reference_facility_kwh=reference_kwh[0] if reference_kwh else None,
         reference_it_kwh=reference_kwh[1] if reference_kwh else None,
         bases=bases,
@@ -82,8 +86,8 @@ def site_totals(
     )
 
 
-def cluster_totals(row: Row, nodes: Sums, jobs: Sums, *, burns_fuel: bool) -> Totals:
-    """A row of gold/cluster_hour; `burns_fuel` is that of its site."""
+def cluster_totals(row: Row, nodes: Sums, jobs: Sums, beyond: frozenset[str]) -> Totals:
+    """A row of gold/cluster_hour; `beyond` is beyond_grid of its site."""
     it = row["it_energy_kwh"]
     return Totals(
         row["date"],
@@ -91,7 +95,7 @@ def cluster_totals(row: Row, nodes: Sums, jobs: Sums, *, burns_fuel: bool) -> To
         boundary=row["cluster_id"],
         it_kwh={} if it is None else {3: it},
         facility_kwh=row["facility_energy_kwh"],
-        emissions_kgco2e=_emissions([row], burns_fuel=burns_fuel),
+        emissions_kgco2e=_emissions([row], beyond),
         bases={
             "facility_kwh": _word(row["facility_basis"]),
             "emissions_kgco2e": _word(row["emissions_basis"]),
@@ -133,20 +137,29 @@ def _sensor_it(row: Row) -> float | None:
     return float(sum(row[name] or 0.0 for name in parts))
 
 
-def burns_fuel(site: Row) -> bool:
-    """Whether a row of gold/site_hour owes emissions of generators: one of its generators ran, or may have.
+def beyond_grid(site: Row) -> frozenset[str]:
+    """What a row of gold/site_hour emits besides its grid energy: `fuel` where it burns some or may, `fluids` bought.
 
-    A generator that is metered at 0 kWh did not run, whatever its fuel. Without a meter of it, fuel is what tells.
+    A generator that is metered at 0 kWh did not run, whatever its fuel. Without a meter of it, fuel is what tells. What
+    is burnt beside generators enters as fuel or gas at the point `utility`; heat and cooling that enter are fluids.
     """
-    if "generator" in site["listed"]:
-        return site["generator_kwh"] is None or float(site["generator_kwh"]) > 0
-    return "fuel" in site["listed"]
+    listed = frozenset(site["listed"])
+    burns = bool(listed & {"fuel@utility", "gas@utility"})
+    if "generator" in listed:
+        burns |= site["generator_kwh"] is None or float(site["generator_kwh"]) > 0
+    elif "fuel" in listed:
+        burns = True
+    found = {"fuel": burns, "fluids": bool(listed & {"heat@utility", "cooling@utility"})}
+    return frozenset(name for name, is_so in found.items() if is_so)
 
 
-def _emissions(clusters: Sequence[Row], *, burns_fuel: bool) -> float | None:
-    """Location-based emissions and those of generators, None where either is not known; no embodied carbon in CUE."""
-    located = _all_known(clusters, "emissions_location_kgco2e")
-    burnt = _all_known(clusters, "emissions_scope1_kgco2e") if burns_fuel else 0.0
+def _emissions(clusters: Sequence[Row], beyond: frozenset[str]) -> float | None:
+    """Location-based emissions and those of fuel, None where either is not known; no embodied carbon in CUE.
+
+    What the supplier of heat or cooling emitted is in no table: with such `fluids` nothing is known.
+    """
+    located = None if "fluids" in beyond else _all_known(clusters, "emissions_location_kgco2e")
+    burnt = _all_known(clusters, "emissions_scope1_kgco2e") if "fuel" in beyond else 0.0
     return _plus(located, burnt)
 
 
@@ -197,6 +210,7 @@ class Totals:
     boundary: str = SITE
     it_kwh: Mapping[int, float] = field(default_factory=dict)
     facility_kwh: float | None = None
+    electric_kwh: float | None = None
     cooling_kwh: float | None = None
     heat_removed_kwh: float | None = None
     heat_reused_kwh: float | None = None
@@ -296,8 +310,8 @@ def _parts(t: Totals) -> dict[str, Part]:
         "erf": Part(t.heat_reused_kwh, whole, "facility_kwh"),
         "ere": Part(reused, it, "facility_kwh"),
         "cer": Part(t.heat_removed_kwh, t.cooling_kwh),
-        "cfe": Part(t.cfe_kwh, whole, "facility_kwh"),
-        "cfe_own": Part(t.own_cfe_kwh, whole, "facility_kwh"),
+        "cfe": Part(t.cfe_kwh, t.electric_kwh, "facility_kwh"),
+        "cfe_own": Part(t.own_cfe_kwh, t.electric_kwh, "facility_kwh"),
         "iteusv": Part(t.cpu_busy_h, t.cpu_h),
         "gpu_utilisation": Part(t.gpu_busy_h, t.gpu_h),
     } | per_unit  # fmt: skip

@@ -43,10 +43,19 @@ FIELDS: Final[tuple[Field, ...]] = (
         "How idle energy was found: by utilisation below the limit, by jobs, or not at all.",
         ("utilisation", "jobs", "none"),
     ),
-    energy("facility_energy_kwh", "IT energy plus the share of overheads."),
+    energy(
+        "facility_energy_kwh",
+        "IT energy plus the share of overheads; electricity and weighted other carriers.",
+    ),
     energy("facility_energy_lower_kwh", "Lower end of the 90 % interval by sensors and meters."),
     energy("facility_energy_upper_kwh", "Upper end of the 90 % interval by sensors and meters."),
-    energy("facility_metered_kwh", "Energy at the utility meter."),
+    energy(
+        "facility_metered_kwh", "Energy that entered the site by its meters, and weighted other carriers."
+    ),
+    energy(
+        "carrier_energy_kwh",
+        "The part of heat, cooling, gas and fuel, each with its weight; 0 where the site lists no such meter.",
+    ),
     energy("it_metered_kwh", "Energy at the meter nearest to the IT input."),
     Field(
         "pue_ratio",
@@ -141,7 +150,7 @@ SITE_HOUR: Final = Table(
         "it_energy_upper_kwh", "it_energy_sigma_kwh", "utility_kwh", "pv_kwh", "generator_kwh", "battery_out_kwh",
         "battery_in_kwh", "export_kwh", "overhead_kwh", "shared_load_kwh", "unattributed_kwh", "residual_kwh",
         "residual_sigma_kwh", "balance_state", "it_energy_modelled_kwh",
-        "facility_energy_lower_kwh", "facility_energy_upper_kwh", "overhead_sigma_kwh",
+        "facility_energy_lower_kwh", "facility_energy_upper_kwh", "overhead_sigma_kwh", "carrier_energy_kwh",
     ),
     not_null=("date", "energy_basis", "pue_basis", "status"),
 )  # fmt: skip

@@ -23,6 +23,7 @@ from lepton_etl.energy.exact_sums import whole_sum
 from lepton_etl.lake.rows import Digest
 from lepton_etl.lake.tables import Lake
 from lepton_etl.registers.factors import load_factors
+from lepton_etl.schema.carbon import VOLUME_INTERVAL
 from lepton_etl.schema.declare import BOOLEAN, DATE, DOUBLE, INT, LONG, STRINGS, TIMESTAMP, Table
 from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, SITE_HOUR
 from lepton_etl.schema.fleet import FACILITY_INTERVAL, GRID_HOUR, INTERVAL, METER, NODE, WEATHER_HOUR
@@ -34,9 +35,11 @@ from tests.integration.laying import lay
 CASES = Path(__file__).resolve().parents[1] / "cases" / "gold"
 DAYS = Days.of(date(2025, 6, 3))
 ALL_DAYS = Days(date(2025, 6, 3), date(2025, 6, 4))
-INPUTS = (NODE, METER, INTERVAL, FACILITY_INTERVAL, WEATHER_HOUR)
+INPUTS = (NODE, METER, INTERVAL, FACILITY_INTERVAL, VOLUME_INTERVAL, WEATHER_HOUR)
 OUTPUTS = (NODE_HOUR, SITE_HOUR, CLUSTER_HOUR, CLUSTER_DAY)
 FILLED = {"counts_in_total": "true", "multiplicity": "1", "source_name": "case", "flags": ""}
+# Of all cases: nobody says what a kWh of heat counts.
+CARRIERS = {"cooling_ratio": 0.25, "fuel_kwh_per_l": 10.0}
 GRID = {"zone": "ZZ", "intensity": "grid/*.csv"}
 
 CASE_NAMES = sorted(folder.name for folder in CASES.iterdir() if folder.is_dir())
@@ -199,7 +202,7 @@ def settings_of(own: dict[str, Any], lake: Lake) -> Settings:
         "mlflow": {"tracking_uri": f"sqlite:///{Path(lake.root.uri).parent / 'mlflow.db'}"},
         "fleet": {"inventory": "inventory.csv"},
         "sources": [source],
-        "facility": {"pue_assumed": own.get("pue_assumed")},
+        "facility": {"pue_assumed": own.get("pue_assumed"), "carriers": CARRIERS},
         "grid": own.get("grid", GRID),
     }
     return Settings(**raw)

@@ -222,6 +222,28 @@ def test_a_generator_of_unknown_emissions_leaves_cue_unknown(
     assert found["site", "cfe_own"]["kpi_value"] is None
 
 
+@pytest.mark.parametrize(
+    ("carrier", "scope1_kg", "cue"),
+    [("gas", None, None), ("gas", 6.0, 0.5), ("cooling", 6.0, None), ("heat", 6.0, None)],
+)
+def test_what_enters_beside_electricity_owes_its_emissions(
+    tmp_path: Path, carrier: str, scope1_kg: float | None, cue: float | None
+) -> None:
+    """Facility energy holds 10 kWh of another carrier; carbon-free energy is judged by the other 120."""
+    lake = Lake(tmp_path / "lake")
+    site(lake)
+    meters = lake.read(METER).to_dicts()
+    put(lake, METER, [*meters, {**meters[0], "meter_id": "other", "point": "utility", "carrier": carrier}])
+    put(lake, SITE_HOUR, [{**row, "carrier_energy_kwh": 10.0} for row in lake.read(SITE_HOUR).to_dicts()])
+    clusters = lake.read(CLUSTER_HOUR).to_dicts()
+    put(lake, CLUSTER_HOUR, [{**row, "emissions_scope1_kgco2e": scope1_kg} for row in clusters])
+    found = judge(lake)
+    assert found["site", "cue"]["kpi_value"] == (None if cue is None else pytest.approx(cue))
+    assert found["site", "pue2"]["kpi_value"] == pytest.approx(1.3)
+    assert found["site", "cfe_own"]["kpi_value"] == pytest.approx(20 / 120)
+    assert (found["site/cooling", "ppue"]["kpi_value"] is None) == (carrier == "cooling")
+
+
 def test_a_year_without_known_grid_energy_has_no_renewable_share(tmp_path: Path) -> None:
     """Nothing matched of nothing is no finding that nothing is renewable."""
     lake = Lake(tmp_path / "lake")

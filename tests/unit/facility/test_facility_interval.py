@@ -26,6 +26,7 @@ def rows(a_kwh: float, b_kwh: float, meter_kwh: float, basis: str) -> dict[str, 
         "overhead_kwh": meter_kwh if basis == "measured" else None,
         "overhead_sigma_kwh": SIGMA if basis == "measured" else None,
         "it_metered_kwh": nodes if basis == "measured" else None,
+        "carrier_energy_kwh": 0.0,
         "pue_ratio": facility / nodes,
     }
     numbers = pl.DataFrame([known], schema=dict.fromkeys(known, pl.Float64))

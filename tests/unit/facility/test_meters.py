@@ -95,7 +95,7 @@ def test_a_meter_of_32_bits_wraps() -> None:
 def test_the_noise_of_an_hour_is_known_where_the_sampling_of_all_its_intervals_is() -> None:
     start = datetime(2025, 6, 3, tzinfo=UTC)
     meter = {"site_id": "s", "meter_id": "u", "parent_id": None, "point": "utility", "carrier": None, "sign": 1,
-             "serves": None, "class_pct": 1.0, "valid_from": start, "valid_to": None}  # fmt: skip
+             "unit": "kWh", "serves": None, "class_pct": 1.0, "valid_from": start, "valid_to": None}  # fmt: skip
     times = pl.Series([start, start + timedelta(minutes=30)])
     for sampling, noise_kwh in (([0.3, 0.4], 0.5), ([0.3, None], None)):
         intervals = pl.DataFrame(

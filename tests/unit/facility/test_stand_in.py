@@ -30,8 +30,8 @@ SITE = "here"
 UTC_TIME = pl.Datetime("us", "UTC")
 
 
-def frame(hours: PlantHours) -> pl.DataFrame:
-    """The hours as rows of gold/site_hour without a utility meter."""
+def frame(hours: PlantHours, bought: float = 0.0) -> pl.DataFrame:
+    """The hours as rows of gold/site_hour without a utility meter; `bought` of other carriers a kWh of IT energy."""
     starts = [datetime(1970, 1, 1, tzinfo=UTC) + timedelta(hours=hour) for hour in hours.hour.tolist()]
     return pl.DataFrame(
         {
@@ -39,6 +39,7 @@ def frame(hours: PlantHours) -> pl.DataFrame:
             "outdoor_wet_bulb_temp_c": hours.wet_bulb_c, "facility_energy_kwh": [None] * len(hours),
             "facility_basis": ["none"] * len(hours), "pue_ratio": [None] * len(hours),
             "pue_basis": ["none"] * len(hours), "it_energy_upper_kwh": hours.it_kwh * 1.02,
+            "carrier_energy_kwh": hours.it_kwh * bought,
         },
         schema_overrides={"hour_start": UTC_TIME, "facility_energy_kwh": pl.Float64, "pue_ratio": pl.Float64},
     ).with_columns(pl.lit(None, pl.Float64).alias(name) for name in end_names("facility_energy_kwh"))  # fmt: skip
@@ -83,6 +84,15 @@ def test_a_modelled_pue_is_marked_and_near_the_true_one(fit: FacilityFit, later:
     assert ((low <= filled["overhead_modelled_kwh"]) & (filled["overhead_modelled_kwh"] <= high)).all()
     half = filled["facility_energy_upper_kwh"] - filled["facility_energy_kwh"]
     assert half.to_list() == pytest.approx(np.hypot(0.02 * later.it_kwh, (high - low).to_numpy() / 2))
+
+
+def test_what_other_carriers_brought_is_in_no_fit_and_has_no_error(
+    fit: FacilityFit, later: PlantHours
+) -> None:
+    without, with_it = (with_modelled_overhead(frame(later, bought), {SITE: fit}) for bought in (0.0, 0.3))
+    more_kwh = with_it["facility_energy_kwh"] - without["facility_energy_kwh"]
+    assert more_kwh.to_list() == pytest.approx(0.3 * later.it_kwh)
+    assert with_it["facility_energy_upper_kwh"].null_count() == len(later)
 
 
 def test_measured_hours_and_unknown_drivers_are_left_as_they_are(fit: FacilityFit, later: PlantHours) -> None:

@@ -15,10 +15,11 @@ from lepton_etl.indicators.figures import Totals, day_kpis, roll_up
 from lepton_etl.indicators.inlet_envelopes import ALLOWABLE, InletHours
 
 DAY = date(2025, 6, 3)
-# By hand: 1,000 kWh IT at PDU outputs, 1,030 at UPS outputs, 980 by sensors; 1,300 kWh facility of which 200 cooling.
+# By hand: 1,000 kWh IT at PDU outputs, 1,030 at UPS outputs, 980 by sensors; 1,300 kWh facility of which 200 cooling
+# and 50 of gas.
 HOUR = Totals(
     DAY, "s", it_kwh={1: 1030.0, 2: 1000.0, 3: 980.0}, facility_kwh=1300.0, cooling_kwh=200.0,
-    heat_removed_kwh=1100.0, heat_reused_kwh=130.0, grid_import_kwh=1200.0, renewable_kwh=400.0,
+    electric_kwh=1250.0,    heat_removed_kwh=1100.0, heat_reused_kwh=130.0, grid_import_kwh=1200.0, renewable_kwh=400.0,
     own_cfe_kwh=100.0, cfe_kwh=650.0,
     water_l=1800.0, grid_water_l_per_kwh=2.0, emissions_kgco2e=480.0, cpu_busy_h=30.0, cpu_h=100.0, gpu_busy_h=60.0,
     gpu_h=80.0, node_h=120.0, gpu_held_h=65.0, jobs=13.0, reference_facility_kwh=500.0,
@@ -26,7 +27,7 @@ HOUR = Totals(
 )  # fmt: skip
 BY_HAND = {
     "pue1": 1300 / 1030, "pue2": 1.3, "pue3": 1300 / 980, "ppue": 1.2, "dcie": 1000 / 1300, "cue": 0.48, "wue": 1.8,
-    "wue_source": 1.8 + 2.4, "ref": 400 / 1300, "erf": 0.1, "ere": 1.17, "cer": 5.5, "cfe_own": 100 / 1300, "cfe": 0.5,
+    "wue_source": 1.8 + 2.4, "ref": 400 / 1300, "erf": 0.1, "ere": 1.17, "cer": 5.5, "cfe_own": 0.08, "cfe": 0.52,
     "iteusv": 0.3, "gpu_utilisation": 0.75, "energy_per_job": 100.0, "carbon_per_job": 480 / 13,
     "energy_per_gpu_hour": 20.0, "carbon_per_gpu_hour": 480 / 65, "energy_per_node_hour": 1300 / 120,
     "carbon_per_node_hour": 4.0, "pue_normalised": 1.25,
