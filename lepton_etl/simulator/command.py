@@ -28,7 +28,7 @@ def plan_of_options(
     gpus: int | None,
     faults: list[Fault],
     resolution_w: int,
-    sensor_gain_sigma: float,
+    sensor_gain_sigma: float | None,
     site: str,
     timezone: str,
     full_site: bool = False,
@@ -99,8 +99,13 @@ def simulate_command(
     fault: Annotated[list[Fault] | None, typer.Option(help="Inject a fault; may be repeated.")] = None,
     resolution_w: Annotated[int, typer.Option(help="Step of the nodes' power sensors, W: 1 or 10.")] = 1,
     sensor_gain: Annotated[
-        float, typer.Option(min=0.0, help="Gain error of power sensors, one sigma, as a ratio.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Gain error of power sensors, one sigma, as a ratio, which the inventory states; default: within "
+            "the limit of their class, which it does not state.",
+        ),
+    ] = None,
     site: Annotated[str, typer.Option(help="site_id of the simulated site.")] = "simsite",
     timezone: Annotated[str, typer.Option(help="IANA time zone of the site.")] = "UTC",
     full_site: Annotated[

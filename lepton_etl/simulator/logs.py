@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,11 @@ from lepton_etl.simulator.plan import DAY_S, STEP_S, STEPS_PER_DAY, Fault, Fleet
 
 Array = NDArray[np.float64]
 Seconds = NDArray[np.int64]
+
+# Half width of an even error, relative. A controller's power errs by 5 % of one standard deviation, x sqrt(3); a
+# supply's input by 5 % at most (Intel SR1690WB technical product specification, 3.8.4).
+BMC_LIMIT: Final = 0.0866
+PSU_LIMIT: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +37,17 @@ def sensors_of(plan: FleetPlan, task: NodeTask) -> Sensors:
     return Sensors(
         bmc_offset_s=int(rng.integers(plan.bmc_period_s)),
         gpu_offset_s=int(rng.integers(plan.gpu_period_s)),
-        gain=1.0 + plan.sensor_gain_sigma * rng.standard_normal(1 + task.hardware.psu_count),
+        gain=1.0 + _gain_errors(plan, rng, 1 + task.hardware.psu_count),
     )
+
+
+def _gain_errors(plan: FleetPlan, rng: np.random.Generator, count: int) -> Array:
+    """Relative gain errors of the node's own sensor and of its supplies', the same for ever."""
+    if plan.sensor_gain_sigma is not None:
+        return plan.sensor_gain_sigma * rng.standard_normal(count)
+    limits = np.full(count, PSU_LIMIT)
+    limits[0] = BMC_LIMIT
+    return limits * rng.uniform(-1.0, 1.0, count)
 
 
 def sampled(series: Array, seconds: Seconds) -> Array:

@@ -75,11 +75,11 @@ class FleetPlan(BaseModel):
     """A whole simulation; equal plans give equal bytes.
 
     `resolution_w` is the step of the nodes' power sensors, `sensor_gain_sigma` the 1-sigma relative gain
-    error drawn once for each of them (0: clean), `load_target` the share of slots the arrivals would fill on
-    average, `off_share` the chance of a node to be switched off for some hours of a day, and `fault_share`
-    the share of node-days that each requested fault touches (at least one; a truncated file and a dropped feed
-    are always a single one). `local_sources` stand beside the grid; `meter_class_error` gives each meter a
-    constant gain error, drawn evenly within its accuracy class.
+    error drawn once for each of them (0: clean; None: evenly within the limit of its class), `load_target` the share
+    of slots the arrivals would fill on average, `off_share` the chance of a node to be switched off for some hours of
+    a day, and `fault_share` the share of node-days that each requested fault touches (at least one; a truncated file
+    and a dropped feed are always a single one). `local_sources` stand beside the grid; `meter_class_error` gives each
+    meter a constant gain error, drawn evenly within its accuracy class.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -96,7 +96,7 @@ class FleetPlan(BaseModel):
     meter_period_s: Literal[60, 300] = 300
     weather_period_s: Literal[300, 600, 3600] = 600
     resolution_w: Literal[1, 10] = 1
-    sensor_gain_sigma: float = Field(default=0.0, ge=0, le=0.2)
+    sensor_gain_sigma: float | None = Field(default=0.0, ge=0, le=0.2)
     load_target: float = Field(default=0.65, gt=0, le=1.5)
     off_share: float = Field(default=0.03, ge=0, le=1)
     local_sources: tuple[LocalSource, ...] = ()

@@ -74,7 +74,7 @@ def write_inventory(plan: FleetPlan, out: Path) -> None:
                 f"{hardware.name},"
                 f"{rated_w:g},{idle_w:g},{hardware.embodied_total_kgco2e:g},{hardware.lifetime_years:g},"
                 f"{plan.first_date},compute,{hardware.gpu_count},{gpu_rated_w},{hardware.psu_count},"
-                f"{plan.sensor_gain_sigma:g},{parts}"
+                f"{'' if plan.sensor_gain_sigma is None else f'{plan.sensor_gain_sigma:g}'},{parts}"
             )
     _write(out / "inventory.csv", lines)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from pydantic import ValidationError
@@ -14,8 +16,12 @@ from typer.testing import CliRunner
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.simulator.command import plan_of_options, simulate_command
 from lepton_etl.simulator.jobs import off_windows
+from lepton_etl.simulator.load import node_tasks
+from lepton_etl.simulator.logs import BMC_LIMIT, PSU_LIMIT, sensors_of
+from lepton_etl.simulator.placement import schedule
 from lepton_etl.simulator.plan import ClusterPlan, Fault, FleetPlan
 from lepton_etl.simulator.simulate import simulate
+from lepton_etl.simulator.site_files import write_inventory
 
 CPU = ClusterPlan(cluster_id="c01", nodes=2, hardware_class="cpu-2s")
 DAY = date(2025, 6, 3)
@@ -62,6 +68,23 @@ def test_options_make_a_rotation_of_classes() -> None:
     assert {c.hardware_class for c in plan_of_options(clusters=3, gpus=0, **options).clusters} == {"cpu-2s"}
     with pytest.raises(ConfigurationError, match="resolution_w = 3"):
         plan_of_options(clusters=1, gpus=None, **(options | {"resolution_w": 3}))
+
+
+def test_sensors_err_within_their_class_and_the_inventory_does_not_say_by_how_much(tmp_path: Path) -> None:
+    plan = FleetPlan(
+        seed=2, clusters=(CPU.model_copy(update={"nodes": 40}),), first_date=DAY, sensor_gain_sigma=None
+    )
+    cluster = plan.clusters[0]
+    tasks = list(node_tasks(cluster, schedule(plan, cluster)))
+    gains = np.array([sensors_of(plan, task).gain for task in tasks]) - 1
+    assert gains.tolist() == (np.array([sensors_of(plan, task).gain for task in tasks]) - 1).tolist()
+    assert 0.05 < np.abs(gains[:, 0]).max() <= BMC_LIMIT
+    assert 0.03 < np.abs(gains[:, 1:]).max() <= PSU_LIMIT
+    assert gains[:, 0].std() == pytest.approx(0.05, rel=0.25)
+    for sigma, cell in ((None, ""), (0.0, "0")):
+        write_inventory(plan.model_copy(update={"sensor_gain_sigma": sigma}), tmp_path)
+        with (tmp_path / "inventory.csv").open(encoding="utf-8") as file:
+            assert {row["sensor_gain_ratio"] for row in csv.DictReader(file)} == {cell}
 
 
 def test_the_command_writes_a_tree_and_says_what_it_did(tmp_path: Path) -> None:
