@@ -138,9 +138,11 @@ def run(context: StageContext) -> StageResult:
     site_base = _site_base(context, fleet, meters, carriers)
     book = ledger.ledger(context, fleet.owners, meters, site_base, has_jobs=fleet.job_hours is not None)
     checked = ledger.checked(context, book)
-    site_hours = _site_hours(context, site_base, book, intensity)
+    balanced = _site_hours(context, site_base, book)
+    sources = _sources(context, balanced, carriers, factors)
+    # What a site draws needs no sensor in each of its nodes: its emissions are of its own meters, not of clusters.
+    site_hours = rows_of(SITE_HOUR, location_emissions(balanced, intensity, sources))
     sensed = _sensed_hours(context, fleet)
-    sources = _sources(context, site_hours, carriers, factors)
     cluster_hours = _cluster_hours(context, sensed, fleet.embodied, site_hours, intensity, sources, factors)
     cluster_days = _cluster_days(context, fleet, cluster_hours)
     written = [
@@ -441,20 +443,14 @@ def _site_base(
     return rows.join(weather, on=_HOUR, how="left")
 
 
-def _site_hours(
-    context: StageContext, site_base: pl.DataFrame, book: ledger.Ledger, intensity: pl.DataFrame
-) -> pl.DataFrame:
-    """Site-hours with the ledger's sources and overheads, modelled facility energy where no meter says it, and grid."""
-    direct = intensity.select("hour_start", "carbon_intensity_gco2e_per_kwh")
-    rows = rows_of(
-        SITE_HOUR,
-        site_base.join(book.site_columns(), on=_HOUR, how="left").join(direct, on="hour_start", how="left"),
-    )
+def _site_hours(context: StageContext, site_base: pl.DataFrame, book: ledger.Ledger) -> pl.DataFrame:
+    """Site-hours with the ledger's sources and overheads, and modelled facility energy where no meter says it."""
+    rows = site_base.join(book.site_columns(), on=_HOUR, how="left")
     filled = [
         with_modelled_overhead(rows.filter(pl.col("date") == day), fits_of(context.lake, day)[0])
         for day in context.days
     ]
-    return rows_of(SITE_HOUR, pl.concat(filled))
+    return pl.concat(filled)
 
 
 def _sensed_hours(context: StageContext, fleet: Fleet) -> pl.DataFrame:

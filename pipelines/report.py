@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -22,9 +22,11 @@ from lepton_etl.recommend.lifecycle import EXPIRED, REJECTED
 from lepton_etl.report import data as d
 from lepton_etl.report import data as gather
 from lepton_etl.report.model import model_summary
+from lepton_etl.report.unknown import Surroundings
+from lepton_etl.schema.carbon import KPI
 from lepton_etl.schema.diagnosis import ANOMALY, STATE
-from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, PREDICTION
-from lepton_etl.schema.fleet import INTERVAL
+from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, PREDICTION, SITE_HOUR
+from lepton_etl.schema.fleet import INTERVAL, METER
 from lepton_etl.schema.jobs import TENANT_DAY
 from lepton_etl.schema.ledger import ENERGY_LEDGER, METER_CHECK
 from lepton_etl.schema.logs import FILE, REJECT
@@ -38,8 +40,8 @@ MOST_POINTS: Final = 1500
 MOST_NODES: Final = 8
 _POINT_KEY: Final = ("node_id", "device_id", "hour_start")
 _NODE_HOUR: Final = (
-    "site_id", "node_id", "hardware_class", "hour_start", "power_mean_w", "gpu_count", "gpu_utilisation_ratio",
-    "cpu_utilisation_ratio", "inlet_temp_c", "observed_s", "expected_s",
+    "site_id", "cluster_id", "node_id", "hardware_class", "hour_start", "power_mean_w", "gpu_count",
+    "gpu_utilisation_ratio", "cpu_utilisation_ratio", "inlet_temp_c", "observed_s", "expected_s",
 )  # fmt: skip
 
 
@@ -76,6 +78,7 @@ def read(context: StageContext, folder: Path) -> d.ReportData:
     hours = d.bucket_hours(days)
     files = gather.files_of(_files(lake, days), days)
     node_hours = lake.read(NODE_HOUR, days, columns=_NODE_HOUR)
+    site_hours = lake.read(SITE_HOUR, days).sort("site_id", "hour_start")
     stages = stages_of(stage_runs(lake), context.run_id, days)
     return d.ReportData(
         run=d.RunInfo(
@@ -84,12 +87,17 @@ def read(context: StageContext, folder: Path) -> d.ReportData:
         ),
         cluster_day=collected(lake.read(CLUSTER_DAY, days), d.CLUSTER_DAY_SCHEMA),
         cluster_hour=collected(lake.read(CLUSTER_HOUR, days), d.CLUSTER_HOUR_SCHEMA),
+        site_hour=collected(site_hours, d.SITE_HOUR_SCHEMA),
+        kpi=lake.read(KPI, days, where=pc.field("period") == "day").to_arrow(),
+        around=Surroundings(
+            gather.equipment(node_hours), _facility_hours(site_hours), "water" in lake.read(METER)["carrier"]
+        ),
         bucket_hours=hours,
         ledger=lake.read(ENERGY_LEDGER, days).to_arrow(),
         meter_check=lake.read(METER_CHECK, days, where=pc.field("check_period") == "day").to_arrow(),
         tenants=lake.read(TENANT_DAY, days).to_arrow(),
         points=points(context, node_hours),
-        coverage=coverage(node_hours, hours),
+        coverage=coverage(node_hours, open_intervals(context), hours),
         files=collected(gather.file_counts(files), d.FILE_SCHEMA),
         discarded=collected(gather.discarded(files), d.DISCARDED_SCHEMA),
         rejects=collected(gather.reject_counts(_rejects(lake, files), files), d.REJECT_SCHEMA),
@@ -105,6 +113,12 @@ def read(context: StageContext, folder: Path) -> d.ReportData:
         footprint=d.OwnFootprint(tree_cpu_s(), DEFAULT_CORE_POWER_W),
         credits=tuple(sorted({s.credit for s in settings.sources if s.credit})),
     )  # fmt: skip
+
+
+def _facility_hours(site_hours: pl.DataFrame) -> dict[tuple[str, date], int]:
+    """Hours of each (site, day) with facility energy."""
+    counts = site_hours.group_by("site_id", "date").agg(pl.col("facility_energy_kwh").count())
+    return {(site, day): hours for site, day, hours in counts.iter_rows()}
 
 
 def _files(lake: Lake, days: Days) -> pl.DataFrame:
@@ -196,13 +210,45 @@ def _sample(rows: pl.DataFrame, schema: pa.Schema) -> d.Sample:
     return d.Sample(collected(gather.lowest_hashes(chosen, MOST_POINTS, *_POINT_KEY), schema), rows.height)
 
 
-def coverage(node_hours: pl.DataFrame, hours: int, worst_nodes: int = 60) -> d.Coverage:
-    """Coverage over time of the nodes with the least of it."""
-    nodes = gather.node_coverage(node_hours)
+def open_intervals(context: StageContext) -> pl.DataFrame:
+    """Intervals of nodes at the ends of the days, beside a day that was not delivered: the time to it is open."""
+    lake, days = context.lake, context.days
+    columns = ["node_id", "interval_start", "interval_s", "observed_s"]
+    of_nodes = pc.field("counts_in_total") & (pc.field("device_id") == "node")
+    start, before, after = (
+        pl.col("interval_start"),
+        days.start - timedelta(days=1),
+        days.end + timedelta(days=1),
+    )
+    ends = ((days.start, before, start.min()), (days.end, after, start.max()))
+    gap = timedelta(seconds=context.settings.energy.max_gap_s)
+    return pl.concat(
+        lake.read(INTERVAL, Days.of(day), columns=columns, where=of_nodes).filter(
+            start == edge, pl.lit(value=not _is_delivered(lake, Days.of(beside), gap))
+        )
+        for day, beside, edge in ends
+    )
+
+
+def _is_delivered(lake: Lake, day: Days, gap: timedelta) -> bool:
+    """Whether a file has readings of the day; some before or after its midnights are those of another day's file."""
+    first, last = pc.field("first_reading_time"), pc.field("last_reading_time")
+    reaches = (first < pa.scalar(day.until_time - gap)) & (last >= pa.scalar(day.from_time + gap))
+    return not lake.read(FILE, columns=["path"], where=reaches).is_empty()
+
+
+def coverage(
+    node_hours: pl.DataFrame, undelivered: pl.DataFrame, hours: int, worst_nodes: int = 60
+) -> d.Coverage:
+    """Coverage over time of the nodes with the least of it; `undelivered` are open_intervals."""
+    nodes = gather.node_coverage(node_hours, undelivered)
+    opened = nodes.filter(gather.is_open())
     return d.Coverage(
         collected(gather.coverage_cells(node_hours, nodes.head(worst_nodes), hours), d.COVERAGE_SCHEMA),
         nodes_total=nodes.height,
-        nodes_complete=nodes.filter(pl.col("coverage_ratio") >= gather.COMPLETE_RATIO).height,
+        nodes_complete=nodes.filter(gather.is_complete()).height,
+        nodes_open=opened.height,
+        open_s=max(opened["open_s"], default=0.0),
         bucket_hours=hours,
         worst_nodes=worst_nodes,
     )

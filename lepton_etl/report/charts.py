@@ -17,8 +17,10 @@ from typing import Any, Final
 import altair as alt
 import pyarrow as pa
 import pyarrow.compute as pc
+from markupsafe import Markup
 
 from lepton_etl.report.data import ReportData, Sample
+from lepton_etl.report.lookup import ROWS, Origin, figure, within
 from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM
 
 Spec = dict[str, Any]
@@ -31,7 +33,7 @@ MOST_SERIES: Final = len(COLOURS)
 OTHERS: Final = "others"
 
 COVERAGE_CLASSES: Final = ("none", "below 50 %", "50 to 90 %", "90 to 100 %", "complete")
-_COVERAGE_LIMITS: Final = tuple(zip((0.5, 0.9, 0.9995), COVERAGE_CLASSES[1:4], strict=True))
+_COVERAGE_LIMITS: Final = tuple(zip((0.5, 0.9, 1.0), COVERAGE_CLASSES[1:4], strict=True))
 _COVERAGE_COLOURS: Final = ("#8C2D04", "#D55E00", "#F2B36B", "#9CC3E0", "#2B6CA3")
 
 
@@ -246,6 +248,7 @@ def predicted_against_measured(table: pa.Table, description: str) -> Spec:
 
 SHARED: Final = "_shared"
 SITE: Final = "site"
+_INTENSITY: Final = ("emissions_location_kgco2e", "grid_import_kwh")
 
 # (cluster, start of the bucket) -> value
 Buckets = Mapping[tuple[str, datetime], float | None]
@@ -253,17 +256,17 @@ Buckets = Mapping[tuple[str, datetime], float | None]
 
 @dataclass(frozen=True)
 class Drawing:
-    """One figure: its specification, or None with `note` saying why nothing can be drawn."""
+    """One chart: its specification, or None with `note` saying why nothing can be drawn."""
 
     name: str
     title: str
-    note: str
+    note: str | Markup
     spec: Spec | None
 
 
 def drawings(data: ReportData) -> dict[str, Drawing]:
     """Every chart of the page by name, drawn or explained."""
-    found = [*over_time(data), *_scatters(data.points), _coverage(data), _predictions(data.predictions)]
+    found = [*over_time(data), *_scatters(data.points), _coverage(data), _predictions(data)]
     return {drawing.name: drawing for drawing in found}
 
 
@@ -298,8 +301,8 @@ def over_time(data: ReportData) -> list[Drawing]:
         ),
         _lines(
             "intensity", "Carbon intensity of the site's energy, gCO₂e/kWh",
-            {"value": site_intensity(rows, hours)}, [SITE], "gCO₂e/kWh", span,
-            "Emissions over the facility energy that has an intensity.",
+            {"value": site_intensity(data.site_hour.to_pylist(), hours)}, [SITE], "gCO₂e/kWh", span,
+            "Emissions over the site's grid energy that has an intensity.",
             "No hour has known emissions, and so none has an intensity.",
         ),
     ]  # fmt: skip
@@ -338,19 +341,14 @@ def bucketed(rows: Sequence[Mapping[str, Any]], column: str, hours: int) -> Buck
 
 
 def site_intensity(rows: Sequence[Mapping[str, Any]], hours: int) -> Buckets:
-    """Emissions of all clusters over the facility energy that has an intensity, gCO2e/kWh by bucket."""
+    """gold/site_hour -> emissions over the grid energy that has an intensity, gCO2e/kWh by bucket."""
     known = [
-        {
-            "cluster_id": SITE,
-            "hour_start": row["hour_start"],
-            "emitted": row["emissions_location_kgco2e"],
-            "covered": (row["facility_energy_kwh"] or 0.0) - (row["emissions_missing_kwh"] or 0.0),
-        }
+        {"cluster_id": SITE, **{name: row[name] for name in ("hour_start", *_INTENSITY)}}
         for row in rows
-        if row["emissions_location_kgco2e"] is not None
+        if all(row[name] is not None for name in _INTENSITY)
     ]
     # Both means are over the same rows, so their ratio is the ratio of the sums.
-    emitted, covered = (bucketed(known, column, hours) for column in ("emitted", "covered"))
+    emitted, covered = (bucketed(known, column, hours) for column in _INTENSITY)
     return {
         key: kilograms * GRAMS_PER_KILOGRAM / energy
         if kilograms is not None and (energy := covered[key])
@@ -411,7 +409,9 @@ def _scatters(points: Sample) -> list[Drawing]:
             description=f"Scatter of mean power against {x_title}, one mark an hour of a {subject}, "
             f"{rows.num_rows} marks, coloured by hardware class",
         )  # fmt: skip
-        found.append(Drawing(name, title, f"{rows.num_rows:,} {subject}-hours.", spec))
+        found.append(
+            Drawing(name, title, Markup("{} {}-hours.").format(_marks(name, rows.num_rows), subject), spec)
+        )
     return found
 
 
@@ -420,33 +420,56 @@ def _inner(words: str) -> str:
     return words if words[1].isupper() else words[0].lower() + words[1:]
 
 
+def _marks(chart: str, count: int) -> Markup:
+    """How many marks a chart of the page has."""
+    return figure(f"{count:,}", count, "", ROWS, Origin(f"chart {chart}"))
+
+
+def coverage_figure(data: ReportData, text: str, name: str) -> Markup:
+    """A figure of the coverage of nodes, such as nodes_open, with its place in the lake."""
+    origin = Origin("gold/node_hour", {"date": within(data.run.days)})
+    return figure(text, getattr(data.coverage, name), "observed_s/expected_s", name.replace("_", " "), origin)
+
+
 def _coverage(data: ReportData) -> Drawing:
-    title = f"Share of seconds observed, a row a node, a column {_width(data.coverage.bucket_hours)}"
-    cells = data.coverage.cells
-    if cells.num_rows == 0:
+    covered = data.coverage
+    title = f"Share of seconds observed, a row a node, a column {_width(covered.bucket_hours)}"
+    if covered.cells.num_rows == 0:
         return Drawing("coverage", title, "No node of the inventory was expected in these days.", None)
-    shown = len(pc.unique(cells["node_id"]))
-    total = data.coverage.nodes_total
-    which = f"All {total:,} nodes" if shown == total else f"The {shown:,} least covered of {total:,} nodes"
-    rule = f"{which}, least covered first."
-    rule += f" {data.coverage.nodes_complete:,} of {total:,} nodes are complete."
-    spec = coverage_map(cells, data.coverage.bucket_hours, f"Heat map: {title}. {rule}")
-    return Drawing("coverage", title, rule, spec)
+    shown = len(pc.unique(covered.cells["node_id"]))
+
+    def count(name: str) -> Markup:
+        return coverage_figure(data, f"{getattr(covered, name):,}", name)
+
+    which = Markup("All {} nodes").format(count("nodes_total"))
+    if shown < covered.nodes_total:
+        drawn = figure(f"{shown:,}", shown, "node_id", "distinct", Origin("chart coverage"))
+        which = Markup("The {} least covered of {} nodes").format(drawn, count("nodes_total"))
+    note = which + Markup(", least covered first. {} of {} nodes are complete.").format(
+        count("nodes_complete"), count("nodes_total")
+    )
+    if covered.nodes_open:
+        note += Markup(
+            " {} lack nothing but up to {} across the midnight to a day that was not delivered yet: "
+            "a known gap, not a loss, which that day's night closes."
+        ).format(count("nodes_open"), coverage_figure(data, f"{covered.open_s:.0f}\u202fs", "open_s"))
+    spec = coverage_map(covered.cells, covered.bucket_hours, f"Heat map: {title}. {note.striptags()}")
+    return Drawing("coverage", title, note, spec)
 
 
-def _predictions(predictions: Sample) -> Drawing:
+def _predictions(data: ReportData) -> Drawing:
     title = "Predicted against measured energy, device-hours"
-    rows = predictions.rows
+    predictions, rows = data.predictions, data.predictions.rows
     rows = rows.filter(pc.and_(pc.is_valid(rows["energy_kwh"]), pc.is_valid(rows["predicted_kwh"])))
     if rows.num_rows == 0:
         return Drawing("predictions", title, "No device-hour of these days has been scored by a model.", None)
     spec = predicted_against_measured(
         rows, f"Scatter of predicted against measured energy of {rows.num_rows} device-hours"
     )
-    sampled = f" of {predictions.total:,}, with the lowest hash of their key"
-    return Drawing(
-        "predictions", title,
-        f"{rows.num_rows:,} device-hours{sampled if rows.num_rows < predictions.total else ''}. "
-        "On the dashed line the prediction equals the measurement.",
-        spec,
-    )  # fmt: skip
+    sampled = Markup("")
+    if rows.num_rows < predictions.total:
+        origin = Origin("gold/prediction", {"date": within(data.run.days)})
+        total = figure(f"{predictions.total:,}", predictions.total, "predicted_kwh", "rows scored", origin)
+        sampled = Markup(" of {}, with the lowest hash of their key").format(total)
+    note = Markup("{} device-hours{}. On the dashed line the prediction equals the measurement.")
+    return Drawing("predictions", title, note.format(_marks("predictions", rows.num_rows), sampled), spec)

@@ -17,6 +17,8 @@ import polars as pl
 import pyarrow as pa
 
 from lepton_etl.days import Days
+from lepton_etl.report.unknown import Equipment, Surroundings
+from lepton_etl.schema.carbon import KPI
 from lepton_etl.schema.declare import JOULES_PER_KWH, SECONDS_PER_HOUR
 from lepton_etl.schema.diagnosis import ANOMALY
 from lepton_etl.schema.energy import CLUSTER_DAY
@@ -31,6 +33,12 @@ CLUSTER_DAY_SCHEMA: Final = arrow_schema(CLUSTER_DAY)
 CLUSTER_HOUR_SCHEMA: Final = arrow_columns((
     "cluster_id", "hour_start", "it_energy_kwh", "it_energy_lower_kwh", "it_energy_upper_kwh",
     "gpu_energy_kwh", "facility_energy_kwh", "emissions_location_kgco2e", "emissions_missing_kwh",
+))  # fmt: skip
+SITE_HOUR_SCHEMA: Final = arrow_columns((
+    "date", "hour_start", "site_id", "node_count", "coverage_ratio", "it_energy_kwh", "it_metered_kwh",
+    "it_energy_measured_kwh", "it_energy_modelled_kwh", "it_energy_imputed_kwh", "it_energy_lower_kwh",
+    "it_energy_upper_kwh", "energy_basis", "facility_energy_kwh", "facility_basis", "grid_import_kwh",
+    "emissions_location_kgco2e", "emissions_missing_kwh", "emissions_basis",
 ))  # fmt: skip
 POINT_SCHEMA: Final = pa.schema([
     ("subject", pa.string()),  # 'node' or 'GPU'
@@ -49,8 +57,8 @@ COVERAGE_SCHEMA: Final = pa.schema([
 ])  # fmt: skip
 FILE_SCHEMA: Final = pa.schema([
     ("source_name", pa.string()), ("state", pa.string()), ("files", pa.int64()), ("size_bytes", pa.int64()),
-    ("records", pa.int64()), ("readings", pa.int64()), ("rejects", pa.int64()), ("duplicates", pa.int64()),
-    ("ignored", pa.int64()),
+    ("records", pa.int64()), ("readings", pa.int64()), ("jobs", pa.int64()), ("rejects", pa.int64()),
+    ("duplicates", pa.int64()), ("ignored", pa.int64()),
 ])  # fmt: skip
 DISCARDED_SCHEMA: Final = pa.schema([
     ("path", pa.string()), ("source_name", pa.string()), ("state", pa.string()), ("reason", pa.string()),
@@ -65,7 +73,9 @@ IGNORED_SCHEMA: Final = pa.schema([
 STATE_COUNT_SCHEMA: Final = pa.schema([
     ("performance_state", pa.string()), ("intervals", pa.int64()), ("devices", pa.int64()), ("nodes", pa.string()),
 ])  # fmt: skip
-STAGE_SCHEMA: Final = arrow_columns(("stage", "state", "rows_in", "rows_out", "duration_s", "message"))
+STAGE_SCHEMA: Final = arrow_columns(
+    ("run_id", "stage", "date_from", "date_until", "state", "rows_in", "rows_out", "duration_s", "message")
+)
 ERROR_SCHEMA: Final = pa.schema([
     ("server", pa.string()), ("hours_kind", pa.string()), ("hours", pa.int64()), ("mape_ratio", pa.float64()),
     ("wape_ratio", pa.float64()), ("cv_ratio", pa.float64()), ("nmbe_ratio", pa.float64()),
@@ -93,12 +103,15 @@ class RunInfo:
 class Coverage:
     """Coverage of nodes over time: `cells` holds at most `worst_nodes` nodes of `nodes_total`.
 
-    `bucket_hours` is the width of one cell; a bucket's ratio is observed over expected seconds.
+    `bucket_hours` is the width of one cell; a bucket's ratio is observed over expected seconds. `nodes_open` lack
+    nothing but up to `open_s` seconds at the midnight to a day that was not delivered: its night closes them.
     """
 
     cells: pa.Table
     nodes_total: int = 0
     nodes_complete: int = 0
+    nodes_open: int = 0
+    open_s: float = 0.0
     bucket_hours: int = 1
     worst_nodes: int = 60
 
@@ -155,6 +168,9 @@ class ReportData:
     run: RunInfo
     cluster_day: pa.Table
     cluster_hour: pa.Table
+    site_hour: pa.Table = field(default_factory=lambda: _empty(SITE_HOUR_SCHEMA))
+    kpi: pa.Table = field(default_factory=lambda: _empty(arrow_schema(KPI)))
+    around: Surroundings = field(default_factory=Surroundings)
     bucket_hours: int = 1
     ledger: pa.Table = field(default_factory=lambda: _empty(arrow_schema(ENERGY_LEDGER)))
     meter_check: pa.Table = field(default_factory=lambda: _empty(arrow_schema(METER_CHECK)))
@@ -189,7 +205,8 @@ def bucket_hours(days: Days, most: int = 200) -> int:
     return 720
 
 
-COMPLETE_RATIO: Final = 0.9995  # What rounds to 100.0 %.
+# What sums of seconds may be off by.
+_ROUNDING_S: Final = 1e-3
 
 
 def node_points(node_hours: pl.DataFrame) -> pl.DataFrame:
@@ -266,14 +283,52 @@ def lowest_hashes(rows: pl.DataFrame, limit: int, *key: str) -> pl.DataFrame:
     return rows.sort(order, *key).head(limit)
 
 
-def node_coverage(node_hours: pl.DataFrame) -> pl.DataFrame:
-    """gold/node_hour -> observed over expected seconds of all hours of a node, least covered first."""
+def node_coverage(node_hours: pl.DataFrame, open_intervals: pl.DataFrame) -> pl.DataFrame:
+    """gold/node_hour -> observed over expected seconds of all hours of a node, least covered first.
+
+    With `missing_s`, and `open_s`, what of it lies in `open_intervals` (rows of silver/interval of nodes, of intervals
+    beside a day that was not delivered).
+    """
+    unread = (pl.col("interval_s") - pl.col("observed_s")).clip(lower_bound=0.0).sum().alias("unread_s")
+    opened = open_intervals.filter(pl.col("observed_s") > 0).group_by("node_id").agg(unread)
+    missing = (pl.col("expected_s").sum() - pl.col("observed_s").sum()).clip(lower_bound=0.0)
     return (
         node_hours.group_by("node_id")
-        .agg(_coverage().alias("coverage_ratio"))
+        .agg(_coverage().alias("coverage_ratio"), missing.alias("missing_s"))
         .filter(pl.col("coverage_ratio").is_not_null())
+        .join(opened, on="node_id", how="left")
+        .with_columns(pl.min_horizontal("missing_s", pl.col("unread_s").fill_null(0.0)).alias("open_s"))
+        .drop("unread_s")
         .sort("coverage_ratio", "node_id")
     )
+
+
+def is_complete() -> pl.Expr:
+    """Whether a row of node_coverage lacks nothing."""
+    return pl.col("missing_s") <= _ROUNDING_S
+
+
+def is_open() -> pl.Expr:
+    """Whether a row of node_coverage lacks nothing but what is open."""
+    return ~is_complete() & (pl.col("missing_s") - pl.col("open_s") <= _ROUNDING_S)
+
+
+def equipment(node_hours: pl.DataFrame) -> dict[tuple[str, str], Equipment]:
+    """gold/node_hour -> what stands in each (site, cluster) and what of it was read."""
+    gpus = pl.col("gpu_count").max().over("site_id", "cluster_id", "node_id")
+
+    def nodes(which: pl.Expr) -> pl.Expr:
+        return pl.col("node_id").filter(which).n_unique()
+
+    rows = node_hours.with_columns(gpus.alias("_gpus")).group_by("site_id", "cluster_id").agg(
+        nodes(pl.col("_gpus") == 0).alias("servers"),
+        nodes(pl.col("_gpus") > 0).alias("gpu_nodes"),
+        nodes(pl.col("_gpus").is_null()).alias("untold_nodes"),
+        pl.col("cpu_utilisation_ratio").count().alias("cpu_hours"),
+        pl.col("gpu_utilisation_ratio").count().alias("gpu_hours"),
+        pl.col("inlet_temp_c").count().alias("inlet_hours"),
+    )  # fmt: skip
+    return {(site, cluster): Equipment(*counts) for site, cluster, *counts in rows.iter_rows()}
 
 
 def coverage_cells(node_hours: pl.DataFrame, nodes: pl.DataFrame, hours: int) -> pl.DataFrame:
@@ -313,10 +368,11 @@ def files_of(files: pl.DataFrame, days: Days) -> pl.DataFrame:
 
 def file_counts(files: pl.DataFrame) -> pl.DataFrame:
     """bronze/file -> files, bytes and records by source and state."""
-    counts = ("size_bytes", "records", "readings", "rejects", "duplicates", "ignored")
+    counts = ("size_bytes", "records", "readings", "jobs", "rejects", "duplicates", "ignored")
+    known = [pl.when(pl.col(name).count() > 0).then(pl.col(name).sum()).alias(name) for name in counts]
     return (
         files.group_by("source_name", "state")
-        .agg(pl.len().alias("files"), *(pl.col(name).sum() for name in counts))
+        .agg(pl.len().alias("files"), *known)
         .sort("source_name", "state")
     )
 

@@ -15,13 +15,28 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 import pyarrow as pa
+from markupsafe import Markup
 
 from lepton_etl.days import Days
+from lepton_etl.report.lookup import (
+    HOURS_PER_DAY,
+    KNOWN,
+    LIST,
+    MAX,
+    RATIO,
+    ROWS,
+    SUM,
+    WHOLE,
+    Origin,
+    figure,
+    within,
+)
 from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM
 
 DASH: Final = "–"
 # Thin no-break space between digits and unit, so that a figure never wraps apart.
 _GAP: Final = "\u202f"
+_LINE: Final = 120
 
 
 def number(value: float | int | None, digits: int = 4) -> str:
@@ -96,6 +111,47 @@ def size(count: int | None) -> str:
     return _scaled(float(count), ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")))
 
 
+def plain(value: object) -> str:
+    return DASH if value is None else str(value)
+
+
+def words(name: str | None) -> str:
+    """A name of a table in words."""
+    return "not known" if name is None else name.replace("_", " ")
+
+
+def several(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+def line(logged: str | None) -> str:
+    """The beginning of a logged line."""
+    return DASH if logged is None else logged if len(logged) <= _LINE else f"{logged[: _LINE - 1]}…"
+
+
+def whole(value: float | None) -> str:
+    return DASH if value is None else f"{round(value):,}"
+
+
+def sigma(value: float | None) -> str:
+    """Standard deviations."""
+    return DASH if value is None else f"{value:.1f}"
+
+
+def least_error(ratio: float | None) -> str:
+    """The smallest error of a meter that would be seen; none where not even all of its reading would."""
+    return "none" if ratio is not None and ratio > 1 else percent(ratio)
+
+
+def short(name: str | None) -> str:
+    """The first digits of a long name."""
+    return DASH if name is None else name[:8]
+
+
+def watt_hours(kwh: float) -> str:
+    return f"{number(1000 * kwh)}{_GAP}Wh"
+
+
 def seconds(value: float | None) -> str:
     return DASH if value is None else f"{value:,.1f}{_GAP}s"
 
@@ -126,10 +182,12 @@ def stamp(time: datetime) -> str:
 
 Row = Mapping[str, Any]
 
+_CLUSTER_DAY: Final = "gold/cluster_day"
+
 SUMMED: Final = (
     "it_energy_kwh", "it_energy_measured_kwh", "gpu_energy_kwh",
     "idle_energy_kwh", "facility_energy_kwh", "emissions_location_kgco2e", "emissions_upstream_kgco2e",
-    "emissions_missing_kwh", "embodied_kgco2e",
+    "emissions_missing_kwh", "embodied_kgco2e", "grid_import_kwh",
 )  # fmt: skip
 _AVERAGED: Final = (
     "coverage_ratio", "node_second_coverage_ratio", "cpu_utilisation_ratio", "gpu_utilisation_ratio",
@@ -191,9 +249,13 @@ def interval(rows: Sequence[Row]) -> tuple[float | None, float | None]:
 
 
 def intensity(rows: Sequence[Row]) -> float | None:
-    """Emissions over the facility energy that has an intensity, gCO2e/kWh."""
-    known = [row for row in rows if row["emissions_location_kgco2e"] is not None]
-    covered = sum((row["facility_energy_kwh"] or 0) - (row["emissions_missing_kwh"] or 0) for row in known)
+    """Emissions over the grid energy that has an intensity, gCO2e/kWh."""
+    known = [
+        row
+        for row in rows
+        if row["emissions_location_kgco2e"] is not None and row["grid_import_kwh"] is not None
+    ]
+    covered = sum(row["grid_import_kwh"] - (row["emissions_missing_kwh"] or 0) for row in known)
     emitted = sum(row["emissions_location_kgco2e"] for row in known)
     return emitted * GRAMS_PER_KILOGRAM / covered if covered > 0 else None
 
@@ -211,22 +273,56 @@ def completed(rows: Sequence[Row], days: Days) -> list[Row]:
     return [*rows, *missing]
 
 
-def over_range(rows: Sequence[Row]) -> list[dict[str, Any]]:
+PUE: Final = "facility_energy_kwh/it_energy_kwh"
+_GRID_ENERGY: Final = "emissions_location_kgco2e/grid_import_kwh-emissions_missing_kwh"
+# How the row of a cluster over several days is made of its days.
+_OVER_DAYS: Final[Mapping[str, tuple[str, str]]] = {
+    **{name: (name, SUM) for name in (*SUMMED, "it_energy_lower_kwh", "it_energy_upper_kwh")},
+    **{name: (name, "mean by node_count") for name in _AVERAGED},
+    **{name: (name, MAX) for name in _HIGHEST},
+    **{name: (name, LIST) for name in _BASES},
+    "pue_ratio": (PUE, RATIO),
+    "carbon_intensity_gco2e_per_kwh": (_GRID_ENERGY, RATIO),
+}
+
+
+def cluster_days(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows of gold/cluster_day as the page shows them, each with its place in the table."""
+    return [
+        {
+            **row,
+            "partial": {},
+            "origin": Origin(
+                _CLUSTER_DAY,
+                {"date": str(row["date"]), "site_id": row["site_id"], "cluster_id": row["cluster_id"]},
+            ),
+        }
+        for row in rows
+    ]
+
+
+def over_range(rows: Sequence[Row], days: Days) -> list[dict[str, Any]]:
     """One row a cluster over all its days: sums, ratios of sums, node-weighted means, highest values."""
     ordered = sorted(rows, key=lambda row: (row["site_id"], row["cluster_id"], row["date"]))
-    return [_one(list(group)) for _, group in groupby(ordered, key=lambda r: (r["site_id"], r["cluster_id"]))]
+    found = [
+        _one(list(group)) for _, group in groupby(ordered, key=lambda r: (r["site_id"], r["cluster_id"]))
+    ]
+    for row in found:
+        where = {"date": within(days), "site_id": row["site_id"], "cluster_id": row["cluster_id"]}
+        row["origin"] = Origin(_CLUSTER_DAY, where, _OVER_DAYS)
+    return found
 
 
 def _one(days: list[Row]) -> dict[str, Any]:
     result: dict[str, Any] = {
         "site_id": days[0]["site_id"], "cluster_id": days[0]["cluster_id"], "date": None, "days": len(days),
     }  # fmt: skip
-    partial: dict[str, str] = {}
+    partial: dict[str, tuple[int, int]] = {}
     for column in SUMMED:
         found = total(days, column)
         result[column] = found.value
         if found.partial:
-            partial[column] = f"{found.known:,} of {found.rows:,} days"
+            partial[column] = (found.known, found.rows)
     for column in _AVERAGED:
         result[column] = weighted_mean(days, column)
     for column in _HIGHEST:
@@ -245,131 +341,206 @@ def _one(days: list[Row]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Unknown:
-    """A figure that is null in `missing` of `rows` cluster-days, with its basis there and what it needs."""
+class Headline:
+    """One tile: what it is, the figure with its unit, and what it rests on; each figure says where it stands."""
 
-    column: str
-    missing: int
-    rows: int
-    basis: str
-    why: str
-
-
-# What a null rests on, and what would make the figure known. The basis column is part of the table.
-_NEEDS: Final[Mapping[str, tuple[str | None, str]]] = {
-    "it_energy_kwh": (
-        "energy_basis",
-        "Node power covers too little of the expected time (see coverage), or only components are measured and "
-        "the inventory does not say what the rest of the node draws (flags unmodelled_* of gold/node_hour)."),
-    "it_energy_imputed_kwh": (None, "Gaps are not filled: no imputation has been run."),
-    "gpu_energy_kwh": (None, "No GPU board power is logged for these clusters."),
-    "idle_energy_kwh": ("idle_basis", "Neither utilisation readings nor job records tell idle from work."),
-    "facility_energy_kwh": ("facility_basis", "Needs a facility meter with readings and IT energy to share it by."),
-    "pue_ratio": ("pue_basis", "Needs facility energy and IT energy of the same hours."),
-    "cpu_utilisation_ratio": (None, "No CPU utilisation is logged, or all servers are mostly accelerators."),
-    "gpu_utilisation_ratio": (None, "No GPU utilisation is logged."),
-    "peak_power_w": (None, "Needs node power over complete intervals."),
-    "inlet_temp_p99_c": (None, "No inlet temperature sensor is mapped."),
-    "carbon_intensity_gco2e_per_kwh": ("emissions_basis", "Needs facility energy and a grid intensity of its hours."),
-    "emissions_location_kgco2e": (
-        "emissions_basis", "Needs facility energy and the grid's direct intensity."),
-    "emissions_upstream_kgco2e": ("emissions_basis", "Needs both life-cycle and direct grid intensity."),
-    "emissions_market_kgco2e": (None, "No table of contracts and certificates is loaded."),
-    "embodied_kgco2e": (None, "Embodied carbon is not spread over its years of service yet."),
-    "water_l": (None, "No water meter is loaded."),
-}  # fmt: skip
-
-
-def unknowns(rows: Sequence[Row]) -> list[Unknown]:
-    """The figures of gold/cluster_day that are null somewhere, most missing first, then in table order."""
-    found = []
-    for column, (basis_column, why) in _NEEDS.items():
-        missing = [row for row in rows if row[column] is None]
-        if missing:
-            bases = sorted({str(row[basis_column]) for row in missing}) if basis_column else []
-            found.append(Unknown(column, len(missing), len(rows), ", ".join(bases), why))
-    return sorted(found, key=lambda item: -item.missing)
+    name: str
+    value: Markup
+    note: Markup
 
 
 @dataclass(frozen=True)
-class Headline:
-    """One tile: what it is, the figure with its unit, and what it rests on."""
+class _Table:
+    """Rows of one table over the days, of which figures of the site are made; `expected` of them if all stand."""
 
-    name: str
-    value: str
-    note: str
+    origin: Origin
+    rows: Sequence[Row]
+    expected: int
+    counted: str  # what a row is, in the plural
+
+    def figure(self, text: str, value: Any, column: str, how: str) -> Markup:
+        return figure(text, value, column, how, self.origin)
+
+    def total(self, column: str) -> Total:
+        found = total(self.rows, column)
+        return Total(found.value, found.known, self.expected)
+
+    def sum(self, column: str, written: Callable[[float | None], str]) -> Markup:
+        """The sum; where rows are unknown, what is known is the least it can be (no addend is negative)."""
+        found = self.total(column)
+        least = Markup("≥\u00a0") if found.partial else Markup("")
+        return least + self.figure(written(found.value), found.value, column, SUM)
+
+    def basis(self, column: str, basis_column: str) -> Markup:
+        """The bases of the rows that know the figure (of all rows where none does), and how many know it."""
+        known = [row for row in self.rows if row[column] is not None]
+        found = listed(known or self.rows, basis_column)
+        of = f"{basis_column} of {column}" if known else basis_column
+        return Markup("basis: ") + self.figure(found or DASH, found, of, LIST) + self.part(column)
+
+    def part(self, column: str) -> Markup:
+        """In how many rows the figure is known, where not in all."""
+        found = self.total(column)
+        if not found.partial:
+            return Markup("")
+        return Markup("; known in {} of {} {}").format(
+            self.figure(number(found.known), found.known, column, KNOWN),
+            self.figure(number(self.expected), self.expected, column, f"{self.counted} expected"),
+            self.counted,
+        )
 
 
-def headlines(rows: Sequence[Row]) -> list[Headline]:
-    """The figures of the whole site over the range."""
-    if not rows:
+def listed(rows: Iterable[Row], column: str) -> str:
+    """The values of a column, each once, in alphabetical order."""
+    return ", ".join(sorted({str(row[column]) for row in rows if row[column] is not None}))
+
+
+def headlines(
+    hours: Sequence[Row], kpis: Sequence[Row], clusters: Sequence[Row], days: Days, open_nodes: str = ""
+) -> list[Headline]:
+    """The figures of the whole site over the days, of its own tables: rows of gold/site_hour and of gold/kpi (of days).
+
+    Only what no table of the site has is made of rows of gold/cluster_day: GPU boards, idle energy, the highest peak.
+    `open_nodes` says what of the coverage is not lost but open.
+    """
+    if not hours and not clusters:
         return []
-    nodes: dict[Any, int] = {}
-    for row in rows:
-        nodes[row["date"]] = nodes.get(row["date"], 0) + (row["node_count"] or 0)
-    found = {column: total(rows, column) for column in SUMMED}
-    peaks = [row for row in rows if row["peak_power_w"] is not None]
-    peak = max(peaks, key=lambda row: row["peak_power_w"], default=None)
+    span = within(days)
+    site = _Table(Origin("gold/site_hour", {"date": span}), hours, days.count * HOURS_PER_DAY, "hours")
+    day = _Table(Origin(_CLUSTER_DAY, {"date": span}), clusters, len(clusters), "cluster-days")
+    nodes = max((row["node_count"] for row in hours if row["node_count"] is not None), default=None)
+    coverage = weighted_mean(hours, "coverage_ratio")
+    peak = max(
+        (row for row in clusters if row["peak_power_w"] is not None),
+        key=lambda row: row["peak_power_w"],
+        default=None,
+    )
+    highest = peak["peak_power_w"] if peak else None
     tiles = [
-        Headline("IT energy", _sum(found["it_energy_kwh"], energy), (_interval(rows) or _note(
-            rows, "it_energy_kwh", "energy_basis")) + _modelled(rows)),
-        Headline("Coverage", percent(weighted_mean(rows, "coverage_ratio")),
-                 f"of {max(nodes.values()):,} nodes' time"),
-        Headline("Facility energy", _sum(found["facility_energy_kwh"], energy),
-                 _note(rows, "facility_energy_kwh", "facility_basis")),
-        Headline("PUE", ratio(pue(rows)), _note(rows, "pue_ratio", "pue_basis", _category(rows))),
-        Headline("Emissions, location-based", _sum(found["emissions_location_kgco2e"], mass),
-                 _note(rows, "emissions_location_kgco2e", "emissions_basis")),
-        Headline("Carbon intensity", intensity_text(intensity(rows)),
-                 _note(rows, "carbon_intensity_gco2e_per_kwh", "emissions_basis")),
-        Headline("Idle energy", energy(found["idle_energy_kwh"].value), _idle_note(rows)),
-        Headline("Highest cluster peak", power(peak["peak_power_w"] if peak else None),
-                 f"{peak['cluster_id']}, {peak['date']}" if peak else "no complete interval of node power"),
+        Headline("IT energy", site.sum("it_energy_kwh", energy), _it_note(site)),
+        Headline(
+            "Coverage",
+            site.figure(percent(coverage), coverage, "coverage_ratio", "mean by node_count"),
+            Markup("of {} nodes\u2019 time{}").format(
+                site.figure(number(nodes), nodes, "node_count", MAX), open_nodes
+            ),
+        ),
+        Headline(
+            "Facility energy",
+            site.sum("facility_energy_kwh", energy),
+            site.basis("facility_energy_kwh", "facility_basis"),
+        ),
+        _pue_tile(kpis, span),
+        Headline(
+            "Emissions, location-based",
+            site.sum("emissions_location_kgco2e", mass),
+            site.basis("emissions_location_kgco2e", "emissions_basis"),
+        ),
+        Headline(
+            "Carbon intensity",
+            site.figure(intensity_text(intensity(hours)), intensity(hours), _GRID_ENERGY, RATIO),
+            Markup("of grid energy; ") + site.basis("emissions_location_kgco2e", "emissions_basis"),
+        ),
+        _idle_tile(clusters, day.origin, site),
+        Headline(
+            "Highest cluster peak",
+            day.figure(power(highest), highest, "peak_power_w", MAX),
+            Markup("{}, {}").format(
+                figure(peak["cluster_id"], peak["cluster_id"], "cluster_id", "of max peak_power_w", day.origin),
+                figure(str(peak["date"]), peak["date"], "date", "of max peak_power_w", day.origin),
+            )
+            if peak
+            else Markup("no complete interval of node power"),
+        ),
     ]  # fmt: skip
-    if found["gpu_energy_kwh"].value is not None:
-        tiles.insert(1, Headline("GPU boards", energy(found["gpu_energy_kwh"].value),
-                                 "part of their nodes, never added to them"))  # fmt: skip
+    if (boards := day.total("gpu_energy_kwh")).known:
+        tiles.insert(
+            1,
+            Headline(
+                "GPU boards",
+                day.figure(energy(boards.value), boards.value, "gpu_energy_kwh", SUM),
+                Markup("part of their nodes, never added to them"),
+            ),
+        )
     return tiles
 
 
-def _modelled(rows: Sequence[Row]) -> str:
-    """How much of the sum is of nodes that no sensor measures as a whole; nothing where all are measured."""
-    modelled = sum(row.get("it_energy_modelled_kwh") or 0.0 for row in rows)
-    known = sum(row["it_energy_kwh"] or 0.0 for row in rows)
-    return f"; {percent(min(modelled / known, 1.0))} of it modelled" if modelled and known else ""
+_SENSED: Final = ("it_energy_measured_kwh", "it_energy_modelled_kwh", "it_energy_imputed_kwh")
 
 
-def _sum(found: Total, written: Callable[[float | None], str]) -> str:
-    """The sum; where rows are unknown, what is known is the least it can be (no addend is negative)."""
-    return f"≥\u00a0{written(found.value)}" if found.partial else written(found.value)
+def _it_note(site: _Table) -> Markup:
+    """What the IT energy rests on: a meter, beside what nodes' sensors say, or these sensors; and their interval."""
+    said = site.basis("it_energy_kwh", "energy_basis")
+    low, high = interval(site.rows)
+    ends = Markup("")
+    if low is not None and high is not None and not site.total("it_energy_kwh").partial:
+        ends = Markup("90 %: {} to {}").format(
+            site.figure(energy(low), low, "it_energy_lower_kwh", SUM),
+            site.figure(energy(high), high, "it_energy_upper_kwh", SUM),
+        )
+    if any(row["it_metered_kwh"] is not None for row in site.rows):
+        # The interval is around what the sensors say; the meter sees network and storage too.
+        sensed = sum(row[name] or 0.0 for row in site.rows for name in _SENSED)
+        nodes = site.figure(energy(sensed), sensed, "+".join(_SENSED), SUM)
+        said += Markup("; at meters; nodes by sensors {}").format(nodes)
+        said += Markup(" ({})").format(ends) if ends else Markup("")
+    elif ends:
+        said += Markup("; ") + ends
+    modelled = total(site.rows, "it_energy_modelled_kwh")
+    known = total(site.rows, "it_energy_kwh")
+    if modelled.value and known.value:
+        part = min(modelled.value / known.value, 1.0)
+        said += Markup("; {} of it modelled").format(
+            site.figure(percent(part), part, "it_energy_modelled_kwh/it_energy_kwh", "share")
+        )
+    return said
 
 
-def _interval(rows: Sequence[Row]) -> str:
-    """The 90 % interval of the sum, where every row has one."""
-    low, high = interval(rows)
-    if low is None or high is None or total(rows, "it_energy_kwh").partial:
-        return ""
-    return f"90 %: {energy(low)} to {energy(high)}"
+# ISO/IEC 30134-2: the point nearest to the IT input that a meter covers, else the nodes' sensors.
+_PUES: Final = ("pue2", "pue1", "pue3")
 
 
-def _note(rows: Sequence[Row], column: str, basis_column: str, more: str = "") -> str:
-    """The bases of the rows that know the figure (of all rows where none does), and how many know it."""
-    known = [row for row in rows if row[column] is not None]
-    said = {str(row[basis_column]) for row in known or rows if row[basis_column] is not None}
-    bases = ", ".join(sorted(said))
-    part = f"; known in {len(known):,} of {len(rows):,} cluster-days" if 0 < len(known) < len(rows) else ""
-    return f"basis: {bases}{more}{part}"
+def _pue_tile(kpis: Sequence[Row], span: str) -> Headline:
+    """The PUE as gold/kpi has it, over the days that know it: a ratio of sums."""
+    of = {kpi: [row for row in kpis if row["kpi"] == kpi] for kpi in _PUES}
+    known = {kpi: sum(row["kpi_value"] is not None for row in rows) for kpi, rows in of.items()}
+    # The first of those that most days know; where none does, one that says why.
+    chosen = max(_PUES, key=lambda kpi: (known[kpi], bool(of[kpi])))
+    where = {"date": span, "period": "day", "boundary": "site", "kpi": chosen}
+    table = _Table(Origin("gold/kpi", where), of[chosen], len(of[chosen]), "days")
+    value = ratio_of_sums(
+        (row for row in of[chosen] if row["kpi_value"] is not None), "numerator", "denominator"
+    )
+    shown = table.figure(ratio(value), value, "numerator/denominator", RATIO)
+    if value is None:
+        why = listed(of[chosen], "kpi_reason")
+        return Headline("PUE", shown, table.figure(why or "not known", why, "kpi_reason", LIST))
+    category = listed(of[chosen], "pue_category")
+    return Headline(
+        "PUE",
+        shown,
+        Markup("{}; category {}; interim").format(
+            table.basis("kpi_value", "kpi_basis"), table.figure(category, category, "pue_category", LIST)
+        ),
+    )
 
 
-def _category(rows: Sequence[Row]) -> str:
-    categories = sorted({row["pue_category"] for row in rows if row["pue_category"] is not None})
-    return f"; category {', '.join(map(str, categories))}; interim" if categories else ""
-
-
-def _idle_note(rows: Sequence[Row]) -> str:
-    part = ratio_of_sums(rows, "idle_energy_kwh", "it_energy_kwh")
-    share = f"{percent(part)} of IT energy; " if part is not None else ""
-    return share + _note(rows, "idle_energy_kwh", "idle_basis")
+def _idle_tile(clusters: Sequence[Row], origin: Origin, site: _Table) -> Headline:
+    """Idle energy of the clusters that have nodes, and its share of all IT energy, that outside clusters too."""
+    with_nodes = {row["cluster_id"] for row in clusters if row["node_count"]}
+    having = [row for row in clusters if row["cluster_id"] in with_nodes]
+    day = _Table(origin, having, len(having), "cluster-days with nodes")
+    idle, whole = day.total("idle_energy_kwh"), site.total("it_energy_kwh")
+    share = Markup("")
+    if idle.value is not None and whole.value and whole.known == whole.rows:
+        part = idle.value / whole.value
+        share = Markup("{}{} of all IT energy; ").format(
+            "≥\u00a0" if idle.partial else "",
+            figure(percent(part), part, "idle_energy_kwh", "share of gold/site_hour it_energy_kwh", origin),
+        )
+    return Headline(
+        "Idle energy", day.sum("idle_energy_kwh", energy), share + day.basis("idle_energy_kwh", "idle_basis")
+    )
 
 
 BALANCE: Final = "balance"
@@ -382,6 +553,23 @@ _TENANT_SUMS: Final = (
     "it_energy_kwh", "it_energy_usage_kwh", "it_energy_equal_kwh", "wasted_energy_kwh", "facility_energy_kwh",
     "emissions_location_kgco2e", "embodied_kgco2e",
 )  # fmt: skip
+
+
+ACCOUNTS_MADE: Final = {
+    "account_kwh": ("account_kwh", SUM), "hours": ("account_kwh", ROWS), "known_hours": ("account_kwh", KNOWN),
+    "basis": ("account_basis", LIST),
+}  # fmt: skip
+BALANCE_MADE: Final = {
+    "account_kwh": ("account_kwh", "sum where verified"), "residual_kwh": ("residual_kwh", "sum where verified"),
+    "largest_ratio": ("residual_kwh/account_kwh", "max abs where verified"), "states": ("balance_state", "counts"),
+    "lacks": ("detail", "list where unverified"),
+}  # fmt: skip
+METERS_MADE: Final = {
+    "metered_kwh": ("metered_kwh", WHOLE), "reconciled_kwh": ("reconciled_kwh", WHOLE),
+    "adjustment_sigma": ("adjustment_sigma", "max abs"), "detectable_ratio": ("detectable_ratio", MAX),
+    "verdict": ("meter_verdict", "worst"), "check_basis": ("check_basis", LIST),
+}  # fmt: skip
+TENANTS_MADE: Final = {name: (name, WHOLE) for name in _TENANT_SUMS} | {"job_count": ("job_count", SUM)}
 
 
 def account_rows(ledger: pa.Table) -> list[dict[str, Any]]:

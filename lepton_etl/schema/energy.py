@@ -151,6 +151,8 @@ SITE_HOUR: Final = Table(
         "battery_in_kwh", "export_kwh", "overhead_kwh", "shared_load_kwh", "unattributed_kwh", "residual_kwh",
         "residual_sigma_kwh", "balance_state", "it_energy_modelled_kwh",
         "facility_energy_lower_kwh", "facility_energy_upper_kwh", "overhead_sigma_kwh", "carrier_energy_kwh",
+        "grid_import_kwh", "emissions_location_kgco2e", "emissions_upstream_kgco2e", "emissions_missing_kwh",
+        "emissions_scope1_kgco2e", "emissions_basis",
     ),
     not_null=("date", "energy_basis", "pue_basis", "status"),
 )  # fmt: skip

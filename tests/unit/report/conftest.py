@@ -12,6 +12,8 @@ import pytest
 
 from lepton_etl.days import Days
 from lepton_etl.report import data as d
+from lepton_etl.schema.carbon import KPI
+from lepton_etl.schema.types import arrow_schema
 
 START = datetime(2025, 6, 3, tzinfo=UTC)
 BASE: dict[str, Any] = {
@@ -40,6 +42,29 @@ def unknown_row(cluster: str, start: datetime, *, nodes: int) -> dict[str, Any]:
     return BASE | {
         "date": start.date(), "hour_start": start, "cluster_id": cluster, "node_count": nodes,
         "energy_basis": "insufficient", "coverage_ratio": 0.41,
+    }  # fmt: skip
+
+
+def site_row(start: datetime, **more: Any) -> dict[str, Any]:
+    """A site-hour of a clean site with meters: facility and emissions known, IT energy by sensors in all nodes."""
+    energy = 100.0
+    return BASE | {
+        "date": start.date(), "hour_start": start, "node_count": 1832, "coverage_ratio": 0.9871,
+        "it_energy_kwh": energy, "it_energy_measured_kwh": energy, "it_energy_lower_kwh": 98.0,
+        "it_energy_upper_kwh": 102.0, "facility_energy_kwh": 131.0, "facility_basis": "measured",
+        "grid_import_kwh": 131.0, "emissions_location_kgco2e": 131.0 * 0.251, "emissions_missing_kwh": 0.0,
+        "emissions_basis": "measured",
+    } | more  # fmt: skip
+
+
+def kpi_row(day: date, kpi: str, facility_kwh: float | None, it_kwh: float | None) -> dict[str, Any]:
+    """A PUE of gold/kpi of one day."""
+    value = facility_kwh / it_kwh if facility_kwh and it_kwh else None
+    return {
+        "date": day, "period": "day", "site_id": "mghpcc", "boundary": "site", "kpi": kpi, "kpi_value": value,
+        "kpi_unit": "1", "kpi_basis": "measured" if value else "none", "edition": "e", "is_interim": True,
+        "kpi_reason": None if value else "only 3 of 24 hours are known", "numerator": facility_kwh if value else None,
+        "denominator": it_kwh if value else None, "pue_category": int(kpi[-1]), "status": "provisional",
     }  # fmt: skip
 
 
@@ -121,6 +146,10 @@ def made_up(days: int = 1, **changes: Any) -> d.ReportData:
         ),
         "cluster_day": table(day_rows, d.CLUSTER_DAY_SCHEMA),
         "cluster_hour": table(hour_rows, d.CLUSTER_HOUR_SCHEMA),
+        "site_hour": table([site_row(time) for time in hours], d.SITE_HOUR_SCHEMA),
+        "kpi": table(
+            [kpi_row(START.date() + timedelta(days=n), "pue3", 3144.0, 2400.0) for n in range(days)], arrow_schema(KPI)
+        ),
         "points": d.Sample(sample, 44_928),
         "coverage": d.Coverage(cells(60, 24), nodes_total=1832, nodes_complete=1502),
         "files": table([
@@ -144,7 +173,8 @@ def made_up(days: int = 1, **changes: Any) -> d.ReportData:
         "gate": d.Gate(("silver/interval: 0.4 % of node intervals flagged full_scale (limit 0.1 %)",),
                        "../../quality/index.html"),
         "stages": table([
-            {"stage": stage, "state": "done", "rows_in": rows, "rows_out": rows // 10, "duration_s": seconds}
+            {"run_id": "run-7f3a", "stage": stage, "date_from": START.date(), "date_until": START.date(),
+             "state": "done", "rows_in": rows, "rows_out": rows // 10, "duration_s": seconds}
             for stage, rows, seconds in (("bronze", 61_423_000, 92.1), ("silver", 5_550_000, 41.7))
         ], d.STAGE_SCHEMA),
         "model": d.ModelSummary(

@@ -15,6 +15,7 @@ from lepton_etl.report.page import render
 from lepton_etl.schema.jobs import TENANT_DAY
 from lepton_etl.schema.ledger import ENERGY_LEDGER, METER_CHECK
 from lepton_etl.schema.types import arrow_schema
+from tests.pages import text_of
 
 
 def line(hour: int, side: str, account: str, kwh: float | None, **more: Any) -> dict[str, Any]:
@@ -122,7 +123,7 @@ def test_nothing_delivered_gives_nothing() -> None:
 
 
 def test_the_page_shows_both_or_says_that_there_is_none(made_up_report: Callable[..., ReportData]) -> None:
-    page = render(made_up_report(ledger=LEDGER, tenants=TENANTS, meter_check=METERS))
+    page = text_of(render(made_up_report(ledger=LEDGER, tenants=TENANTS, meter_check=METERS)))
     assert "no balance that could fail: not known: cooling" in page
     assert "<td>7.5</td><td>3.1" in page
     assert "sources minus accounts" in page

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,10 +17,13 @@ from lepton_etl.recommend.advice import Advice, Subject
 from lepton_etl.report import data as d
 from lepton_etl.report import page
 from lepton_etl.report.page import render
+from lepton_etl.schema.carbon import KPI
 from lepton_etl.schema.diagnosis import ANOMALY
 from lepton_etl.schema.recommend import RECOMMENDATION, SAVING
 from lepton_etl.schema.types import arrow_schema
 from lepton_etl.uncertainty import Estimate
+from tests.pages import text_of
+from tests.unit.report.conftest import kpi_row, table
 
 Report = Callable[..., d.ReportData]
 ATTACK = '<script>alert("x")</script>'
@@ -103,7 +106,7 @@ def test_the_head_says_site_days_run_and_code(one_day: str) -> None:
 
 
 def test_an_unknown_figure_is_a_dash_with_its_basis(one_day: str) -> None:
-    energy_row = re.search(r"<tr><th scope=\"row\">\s*storage.*?</tr>", one_day, re.DOTALL)
+    energy_row = re.search(r"<tr[^>]*><th scope=\"row\">\s*storage.*?</tr>", text_of(one_day), re.DOTALL)
     assert energy_row
     assert "<td>–" in energy_row[0]
     assert "insufficient" in energy_row[0]
@@ -111,8 +114,21 @@ def test_an_unknown_figure_is_a_dash_with_its_basis(one_day: str) -> None:
 
 
 def test_a_sum_over_unknown_rows_is_said_to_be_a_part(one_day: str) -> None:
-    assert "≥\u00a022.50\u202fMWh" in one_day
-    assert "known in 2 of 3 cluster-days" in one_day
+    assert "≥\u00a05,176\u202fkWh" in text_of(one_day)
+    assert "known in 2 of 3 cluster-days with nodes" in text_of(one_day)
+
+
+def test_the_pue_is_the_one_of_the_kpi_table(made_up_report: Report) -> None:
+    """That nearest to the IT input which most days know, as a ratio of sums; unknown, with the table's reason."""
+    full = made_up_report(2)
+    rows = [kpi_row(date(2025, 6, day), kpi, facility, it) for day, kpi, facility, it in (
+        (3, "pue2", 300.0, 200.0), (4, "pue2", 100.0, 100.0), (3, "pue3", 300.0, 150.0), (4, "pue3", 100.0, 50.0),
+        (3, "pue1", 300.0, 250.0), (4, "pue1", None, None),
+    )]  # fmt: skip
+    html = text_of(render(replace(full, kpi=table(rows, arrow_schema(KPI)))))
+    assert re.search(r'PUE</span><span class="value">1\.333<', html) and "category 2; interim" in html
+    none = [kpi_row(date(2025, 6, 3), "pue3", None, None)]
+    assert "only 3 of 24 hours are known" in render(replace(full, kpi=table(none, arrow_schema(KPI))))
 
 
 def test_states_anomalies_and_the_runs_own_footprint_are_shown(made_up_report: Report) -> None:
@@ -134,7 +150,11 @@ def test_states_anomalies_and_the_runs_own_footprint_are_shown(made_up_report: R
     section = html[html.index('<section id="devices">') : html.index('<section id="coverage">')]
     for said in ("power capped", "not known", "n7", "r9", "all &lt;moved&gt;", "97"):
         assert said in section
-    assert re.search(r"The run itself, up to this page: .* 7\.4 Wh at 7\.4 W for a busy core", html)
+    assert re.search(
+        r"The run itself, up to this page: .* 7\.400\u202fWh at 7\.4 W for a busy core", text_of(html)
+    )
+    small = text_of(render(made_up_report(1, footprint=d.OwnFootprint(36.0, 7.4))))
+    assert "0.07400\u202fWh at" in small
     bare = render(made_up_report(1))
     assert "No device was judged" in bare and "No anomaly was found" in bare and "The run itself" not in bare
 
@@ -252,7 +272,7 @@ def test_a_range_shows_totals_and_days(made_up_report: Report) -> None:
 
 
 def test_the_sampling_rule_stands_on_the_page(one_day: str) -> None:
-    assert "960 of 44,928 device-hours are drawn: those with the lowest hash" in one_day
+    assert "960 of 44,928 device-hours are drawn: those with the lowest hash" in text_of(one_day)
 
 
 def test_data_docs_are_linked_relatively(one_day: str) -> None:
@@ -268,7 +288,7 @@ def test_model_errors_stand_beside_their_baseline(one_day: str) -> None:
 
 def test_the_page_of_a_large_fleet_stays_small(made_up_report: Report, one_day: str) -> None:
     assert len(one_day) < 2_500_000
-    assert "The 60 least covered of 1,832 nodes" in one_day
+    assert "The 60 least covered of 1,832 nodes" in text_of(one_day)
 
 
 def test_vegas_script_is_kept_in_the_users_cache_and_made_without_one(

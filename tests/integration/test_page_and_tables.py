@@ -1,0 +1,459 @@
+"""The page says what the tables say: each of its figures, and each of its reasons, is looked up in the lake.
+
+A figure names its table, rows, column and how it is made of them (docs/report.md); here each is made anew from the
+tables. Text with a digit in it that is no such figure is one of a short list of words.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from lepton_etl.config.settings import load
+from lepton_etl.days import Days
+from lepton_etl.errors import Exit
+from lepton_etl.lake.tables import Lake
+from lepton_etl.models.registry import Registry
+from lepton_etl.schema.logs import FILE
+from lepton_etl.schema.tables import TABLES
+from lepton_etl.simulator.plan import ClusterPlan, Fault, FleetPlan
+from lepton_etl.simulator.simulate import simulate
+from pipelines.engine import InlineEngine
+from pipelines.nightly import run_night
+from tests.pages import Figure, Page
+
+DAY = date(2025, 6, 3)
+# What may stand on a page with a digit and is no figure of the lake.
+WORDS = (
+    "90 %", "99th percentile", "20 days", "at least 10 %", "Vega-Lite (BSD-3-Clause)", "ISO/IEC 30134", "kgco2e",
+    "gco2e",
+)  # fmt: skip
+# Sections and elements that hold dates, versions and definitions, no figures.
+WITHOUT_FIGURES = ("meaning",)
+# What the run itself has cost is counted by the process that writes the page.
+WITHOUT_TABLES = ("footprint",)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A site with its lake, and the page of each range of days that was asked for."""
+
+    folder: Path
+    lake: Lake
+    config: Path
+    tables: dict[str, pl.DataFrame] = field(default_factory=dict)
+
+    def table(self, name: str) -> pl.DataFrame:
+        if name not in self.tables:
+            self.tables[name] = self.lake.read(TABLES[name])
+        return self.tables[name]
+
+    @cached_property
+    def registry(self) -> Registry:
+        return Registry.of(load(self.config).mlflow)
+
+    def page(self, days: Days) -> Page:
+        name = str(days.start) if days.count == 1 else f"{days.start}_{days.end}"
+        return Page((self.folder / "report" / name / "index.html").read_text(encoding="utf-8"))
+
+
+def make_site(
+    folder: Path, days: Days, *, silent_node: str | None = None, faults: tuple[Fault, ...] = ()
+) -> Site:
+    """Nights of a small fleet; a silent node has a place in the inventory and no log."""
+    clusters = (
+        ClusterPlan(cluster_id="c01", nodes=3, hardware_class="cpu-2s"),
+        ClusterPlan(cluster_id="c02", nodes=3, hardware_class="gpu-400"),
+    )
+    simulate(
+        FleetPlan(seed=7, first_date=days.start, days=days.count, clusters=clusters, faults=faults), folder
+    )
+    for log in folder.glob(f"landing/*/{silent_node}-*"):
+        log.unlink()
+    settings = load(folder / "config.yaml")
+    for one in [*map(Days.of, days), *([days] if days.count > 1 else [])]:
+        # The range is shown when its days are published: its page alone is made.
+        night = run_night(InlineEngine(), settings, one, "report" if one.count > 1 else None)
+        assert night.exit_code == Exit.DONE, night.message
+    return Site(folder, Lake(settings.lake.root), folder / "config.yaml")
+
+
+@pytest.fixture(scope="module")
+def two_days(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    faults = (Fault.GAPS, Fault.DUPLICATES, Fault.BAD_LINES, Fault.TRUNCATED_GZIP)
+    return make_site(tmp_path_factory.mktemp("two"), Days(DAY, DAY + timedelta(days=1)), faults=faults)
+
+
+@pytest.fixture(scope="module")
+def blind(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A site whose meters and intensity are complete, with a node that nothing is read of."""
+    return make_site(tmp_path_factory.mktemp("blind"), Days.of(DAY), silent_node="c01n0002")
+
+
+# How a figure is made of the rows that it names: the test's own reading of docs/report.md.
+
+
+def rows_of(site: Site, figure: Figure, page: Page) -> pl.DataFrame:
+    where = dict(figure.where)
+    if figure.table.startswith("chart "):
+        return pl.DataFrame(
+            page.specs[figure.table.removeprefix("chart ")]["datasets"]["rows"], infer_schema_length=None
+        )
+    if figure.table == "mlflow errors.json":
+        return errors(site, where)
+    days = where.pop("files of", None)
+    is_of_files = figure.table.startswith("bronze/")
+    found = of_files(site, figure.table, str(days)) if is_of_files else site.table(figure.table)
+    for column, value in where.items():
+        found = found.filter(matches(found, column, value))
+    return found
+
+
+def matches(frame: pl.DataFrame, column: str, value: Any) -> pl.Expr:
+    if value is None:
+        return pl.col(column).is_null()
+    said = pl.col(column).cast(pl.String)
+    if isinstance(value, list):
+        return said.is_in([str(one) for one in value])
+    if frame.schema[column] == pl.Date and ".." in value:
+        first, last = value.split("..")
+        return said.is_between(pl.lit(first), pl.lit(last))
+    return said == str(value)
+
+
+def of_files(site: Site, table: str, days: str) -> pl.DataFrame:
+    """Rows of files whose readings touch the days, or whose path names one of them."""
+    first, last = (days.split("..") * 2)[:2]
+    files = site.lake.read(FILE)
+    begin, end = pl.col("first_reading_time").dt.date(), pl.col("last_reading_time").dt.date()
+    touch = (begin <= date.fromisoformat(last)) & (end >= date.fromisoformat(first))
+    named = (
+        pl.col("path")
+        .str.extract_all(r"\d{4}-\d{2}-\d{2}")
+        .list.last()
+        .is_between(pl.lit(first), pl.lit(last))
+    )
+    files = files.filter(touch.fill_null(value=False) | (begin.is_null() & named))
+    if table == "bronze/reject":
+        return site.table(table).join(files.select("path", "file_id"), on=["path", "file_id"], how="semi")
+    if table == "bronze/file ignored_detail":
+        cells = [
+            {"source_name": source, "sensor": sensor, "reason": reason, "records": count}
+            for source, detail in files.filter(state="loaded")
+            .select("source_name", "ignored_detail")
+            .iter_rows()
+            for sensor, reason, count in json.loads(detail or "[]")
+        ]
+        return pl.DataFrame(cells)
+    return files
+
+
+def errors(site: Site, where: Mapping[str, Any]) -> pl.DataFrame:
+    version = next(v for v in site.registry.versions(where["model"]) if v.version == where["version"])
+    rows = pl.DataFrame(site.registry.errors_of(version), infer_schema_length=None)
+    node = "(all)" if where["server"] == "all servers" else where["server"]
+    return rows.filter(pl.col("node_id") == node, pl.col("hours") == where["hours_kind"])
+
+
+def terms(expression: str) -> pl.Expr:
+    """`a+b-c` of columns; an unknown term is nothing of the sum."""
+    found = pl.lit(0.0)
+    for sign, name in re.findall(r"([+-]?)([a-z_0-9]+)", expression):
+        term = pl.col(name).fill_null(0.0)
+        found = found - term if sign == "-" else found + term
+    return found
+
+
+def ratio(rows: pl.DataFrame, column: str) -> float | None:
+    above, below = column.split("/")
+    names = [above, *re.findall(r"[a-z_0-9]+", below)[:1]]
+    if "pue_ratio" in rows.columns and above == "facility_energy_kwh":
+        names.append("pue_ratio")
+    both = rows.drop_nulls(names)
+    sums = both.select(terms(above).sum().alias("above"), terms(below).sum().alias("below")).row(0)
+    scale = 1000.0 if above.endswith("_kgco2e") else 1.0
+    return scale * sums[0] / sums[1] if both.height and sums[1] else None
+
+
+def listed(rows: pl.DataFrame, column: str) -> str:
+    column, _, known = column.partition(" of ")
+    if known:
+        rows = rows.filter(pl.col(known).is_not_null())
+    return ", ".join(rows[column].drop_nulls().cast(pl.String).unique().sort())
+
+
+def whole_sum(rows: pl.DataFrame, column: str) -> Any:
+    return None if rows[column].null_count() else rows[column].sum()
+
+
+def known_sum(rows: pl.DataFrame, column: str) -> Any:
+    if "+" in column:
+        return rows.select(terms(column).sum()).item()
+    return rows[column].sum() if rows[column].count() else None
+
+
+def counts(rows: pl.DataFrame, column: str) -> str:
+    return ", ".join(
+        f"{count} {name}" for name, count in rows[column].value_counts().sort(column).iter_rows()
+    )
+
+
+def worst(rows: pl.DataFrame, column: str) -> str:
+    return next(
+        name for name in ("culprit", "candidate", "silent", "unchecked", "agrees") if name in rows[column]
+    )
+
+
+def mean(rows: pl.DataFrame, column: str, weight: str) -> float | None:
+    known = rows.drop_nulls(column)
+    seconds = known[weight].sum()
+    return (known[column] * known[weight]).sum() / seconds if seconds else None
+
+
+def value(rows: pl.DataFrame, column: str) -> Any:
+    """What all rows agree on; a key or a text that a group has in common."""
+    found = rows[column].unique()
+    assert found.len() == 1, f"{found.len()} values of {column} in {rows.height} rows"
+    return found[0]
+
+
+def verified(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.filter(pl.col("balance_state") != "unverified", pl.col("residual_kwh").is_not_null())
+
+
+HOW: dict[str, Callable[[pl.DataFrame, str], Any]] = {
+    "value": value,
+    "sum": known_sum,
+    "whole sum": whole_sum,
+    "max": lambda rows, column: rows[column].max(),
+    "max abs": lambda rows, column: rows[column].abs().max(),
+    "rows": lambda rows, column: rows.height,
+    "rows scored": lambda rows, column: rows.drop_nulls(["energy_kwh", "predicted_kwh"]).height,
+    "known": lambda rows, column: rows[column].count(),
+    "list": listed,
+    "ratio": ratio,
+    "share": lambda rows, column: min(1.0, rows[column.split("/")[0]].sum() / rows[column.split("/")[1]].sum()),
+    "counts": counts,
+    "worst": worst,
+    "distinct": lambda rows, column: rows.select(column.split("+")).n_unique(),
+    "first": lambda rows, column: rows.sort("path", "source_position", "raw_text", nulls_last=False)[column][0],
+    "sum where verified": lambda rows, column: verified(rows)[column].sum() if verified(rows).height else None,
+    "max abs where verified": lambda rows, column: verified(rows).select(
+        (pl.col(column.split("/")[0]) / pl.col(column.split("/")[1])).abs().max()
+    ).item(),
+    "list where unverified": lambda rows, column: "; ".join(
+        rows.filter(balance_state="unverified")[column].drop_nulls().unique().sort()
+    ),
+    "most frequent": lambda rows, column: ", ".join(
+        rows.group_by(column).len().sort("len", column, descending=True)[column].head(8)
+    ),
+    "nodes total": lambda rows, column: rows["node_id"].n_unique(),
+    "name": lambda rows, column: {"(all)": "all servers"}.get(str(value(rows, column)), value(rows, column)),
+    "warnings": lambda rows, column: len(re.findall(r"(?:^|\n|; )warning: ", str(value(rows, column)))),
+}  # fmt: skip
+
+
+def made(site: Site, figure: Figure, page: Page) -> Any:
+    """The figure as the lake has it."""
+    how, column = figure.how, figure.column
+    if figure.table == "mlflow":
+        return site.registry.champion(load(site.config).model.name).version  # type: ignore[union-attr]
+    if figure.table.endswith("silver/interval"):
+        return points(site, str(figure.where["date"])).height
+    if figure.table == "charts of power":
+        return sum(
+            len(spec["datasets"]["rows"])
+            for name, spec in page.specs.items()
+            if name in ("node-cpu", "gpu-load")
+        )
+    rows = rows_of(site, figure, page)
+    days = str(figure.where.get("date", ""))
+    if how.endswith(" expected"):
+        return expected(rows, how.removesuffix(" expected"), days)
+    if how.startswith("mean by "):
+        return mean(rows, column, how.removeprefix("mean by "))
+    if how == "of the baseline":
+        return rows.filter(pl.col("model") == "class_mean")[column][0]
+    if figure.table == "mlflow errors.json":
+        rows = rows.filter(pl.col("model") == "model")
+    if how.startswith("of max "):
+        return rows.sort(how.removeprefix("of max "), nulls_last=False)[column][-1]
+    if how.startswith("share of "):
+        table, below = how.removeprefix("share of ").split()
+        whole = site.table(table).filter(pl.col("date").is_in(rows["date"].implode()))[below].sum()
+        return rows[column].sum() / whole
+    if how in ("nodes complete", "nodes open", "open s"):
+        return openness(site, days)[how]
+    return HOW[how](rows, column)
+
+
+def bounds(days: str) -> Days:
+    first, last = (days.split("..") * 2)[:2]
+    return Days(date.fromisoformat(first), date.fromisoformat(last))
+
+
+def expected(rows: pl.DataFrame, what: str, days: str) -> int:
+    if what == "cluster-days with nodes":
+        rows = rows.filter(pl.col("node_count") > 0)
+    per_day = {"hours": 24, "days": 1}.get(what) or rows["cluster_id"].n_unique()
+    return per_day * bounds(days).count
+
+
+def openness(site: Site, days: str) -> dict[str, float]:
+    """Nodes by what they lack: nothing, or only seconds beside a day of which no reading was delivered."""
+    span = bounds(days)
+    within = pl.col("date").is_between(span.start, span.end)
+    intervals = site.table("silver/interval").filter(within, device_id="node", counts_in_total=True)
+    hours = site.table("gold/node_hour").filter(within)
+    lacks = hours.group_by("node_id").agg(
+        (pl.col("expected_s") - pl.col("observed_s")).sum().alias("missing")
+    )
+    read = site.table("bronze/reading").drop_nulls("node_id")["reading_date"].unique()
+    edges = [
+        edge
+        for edge, beside in (
+            (intervals["interval_start"].min(), span.start - timedelta(days=1)),
+            (intervals["interval_start"].max(), span.end + timedelta(days=1)),
+        )
+        if beside not in read
+    ]
+    unread = (
+        intervals.filter(pl.col("interval_start").is_in(edges), pl.col("observed_s") > 0)
+        .group_by("node_id")
+        .agg((pl.col("interval_s") - pl.col("observed_s")).sum().alias("open"))
+    )
+    whole = lacks.join(unread, on="node_id", how="left").with_columns(pl.col("open").fill_null(0.0))
+    waiting = whole.filter(pl.col("missing") > 1e-3, (pl.col("missing") - pl.col("open")).abs() < 1e-3)
+    return {
+        "nodes complete": whole.filter(pl.col("missing") <= 1e-3).height,
+        "nodes open": waiting.height,
+        "open s": max(waiting["open"], default=0.0),
+    }
+
+
+def points(site: Site, days: str) -> pl.DataFrame:
+    """Node-hours and GPU-hours with power."""
+    span = bounds(days)
+    within = pl.col("date").is_between(span.start, span.end)
+    nodes = site.table("gold/node_hour").filter(within, pl.col("power_mean_w").is_not_null())
+    boards = site.table("silver/interval").filter(
+        within, pl.col("device_id").str.starts_with("gpu"), pl.col("power_mean_w").is_not_null()
+    )
+    key = ["node_id", "device_id", "hour_start"]
+    gpus = (
+        boards.with_columns(pl.col("interval_start").dt.truncate("1h").alias("hour_start"))
+        .select(key)
+        .unique()
+    )
+    return pl.concat([nodes.select("node_id", pl.lit("node").alias("device_id"), "hour_start"), gpus])
+
+
+def agrees(figure: Figure, found: Any) -> bool:
+    """Whether the exact value is the table's, to 1e-9."""
+    if figure.how in ("begins", "holds"):
+        return figure.value.removesuffix("…").strip() in " ".join(str(found or "").split())
+    if found is None or found == "":
+        return figure.value == ""
+    if isinstance(found, float):
+        return figure.value != "" and math.isclose(float(figure.value), found, rel_tol=1e-9, abs_tol=1e-12)
+    if isinstance(found, datetime):
+        return datetime.fromisoformat(figure.value) == found
+    return figure.value == str(found)
+
+
+SCALES = {
+    "MWh": 1e3,
+    "GWh": 1e6,
+    "kW": 1e3,
+    "MW": 1e6,
+    "t": 1e3,
+    "kB": 1e3,
+    "MB": 1e6,
+    "GB": 1e9,
+    "%": 0.01,
+    "Wh": 1e-3,
+}
+
+
+def shows(figure: Figure) -> bool:
+    """Whether the text that a reader sees is the value, rounded."""
+    text = figure.text.replace("\u202f", " ").replace("\u00a0", " ").strip()
+    if figure.value == "":
+        return text in ("–", "", "not known", "None")
+    try:
+        exact = float(figure.value)
+    except ValueError:
+        # A name in words, a time in another form, the beginning of a long line.
+        plain = figure.value.replace("_", " ")
+        stamp = re.sub(r"\+00:00$", "", figure.value).replace("T", " ")
+        return any(
+            text.removesuffix("…").removesuffix(" UTC").strip() in one for one in (figure.value, plain, stamp)
+        )
+    if text == "none":
+        return exact > 1
+    number, _, unit = text.partition(" ")
+    digits = number.replace(",", "")
+    scale = SCALES.get(unit.split(" ")[0], 1.0)
+    last = scale * 10.0 ** -(len(digits.partition(".")[2]))
+    # 99.96 % is not shown as all.
+    return abs(float(digits) * scale - exact) <= 0.5000001 * last or (
+        unit == "%" and 0 < exact < 1 and digits == "99.9"
+    )
+
+
+def check(site: Site, page: Page) -> list[str]:
+    wrong = []
+    for figure in page.figures:
+        if figure.section in WITHOUT_TABLES:
+            continue
+        if not figure.table:
+            wrong.append(f"without a table: {figure.place}")
+            continue
+        if figure.how in ("begins", "holds"):
+            found: Any = value(rows_of(site, figure, page), figure.column)
+        else:
+            try:
+                found = made(site, figure, page)
+            except Exception as error:
+                wrong.append(f"{type(error).__name__} {error}: {figure.place}")
+                continue
+        if not agrees(figure, found):
+            wrong.append(f"the table says {found!r}: {figure.place}")
+        elif not shows(figure):
+            wrong.append(f"shown otherwise: {figure.place}")
+    return wrong
+
+
+def unmarked(page: Page) -> list[str]:
+    """Text with a digit that is no figure, and none of what may hold one."""
+    found = []
+    for section, tags, text in page.rest:
+        of_the_run = section == "head" and tags[-2:] == ("dd", "code")
+        if section in WITHOUT_FIGURES or {"time", "title", "footer"} & set(tags) or of_the_run:
+            continue
+        left = text
+        for word in WORDS:
+            left = left.replace(word, "")
+        if re.search(r"\d", left):
+            found.append(f"#{section} {'>'.join(tags[-3:])}: {text.strip()[:160]}")
+    return found
+
+
+@pytest.mark.parametrize(
+    "days", [Days.of(DAY), Days.of(DAY + timedelta(days=1)), Days(DAY, DAY + timedelta(days=1))], ids=str
+)
+def test_every_figure_of_a_page_is_the_one_of_its_table(two_days: Site, days: Days) -> None:
+    page = two_days.page(days)
+    assert len(page.figures) > 300
+    wrong = [*check(two_days, page), *unmarked(page)]
+    assert not wrong, "\n".join(wrong)
