@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import psutil
 
 from lepton_etl import errors
-from lepton_etl.errors import ConfigurationError, LeptonError, WorkerLostError, naming
+from lepton_etl.errors import ConfigurationError, LeptonError, WorkerLostError, naming, of_system
 
 if TYPE_CHECKING:
     from pyspark import RDD, SparkContext
@@ -225,8 +225,15 @@ def opened(name: str, options: Mapping[str, str], application: str) -> Iterator[
         try:
             session = spark_session(application, options)
         except Py4JJavaError as error:
+            cause = root_cause(str(error))
+            local_dir = os.environ.get("SPARK_LOCAL_DIRS") or options.get(
+                "spark.local.dir", tempfile.gettempdir()
+            )
+            refused = of_system(cause, local_dir)
+            if refused is not None:
+                raise refused from error
             raise ConfigurationError(
-                root_cause(str(error)).what,
+                cause.what,
                 where="Spark does not start",
                 remedy="change the settings given to spark-submit, or spark.options",
             ) from error
@@ -453,16 +460,34 @@ class SparkEngine(_WithAside):
     def map(self, work: Callable[[T], R], items: Sequence[T], attempts: int = ATTEMPTS) -> list[R]:
         if not items:
             return []
-        return self._collected(self.context.parallelize(items, len(items)).map(work), len(items), attempts)
+        with self._naming_local_dir():
+            return self._collected(
+                self.context.parallelize(items, len(items)).map(work), len(items), attempts
+            )
 
     def exchange(self, tasks: Sequence[T], split: Split[T], reduce: Reduce[R], buckets: int) -> list[R]:
         if not tasks:
             return []
-        parts = self.context.parallelize(tasks, len(tasks)).flatMap(split)
-        # The bucket is the partition: nothing is hashed or grouped again.
-        exchanged = parts.partitionBy(buckets, _same)
-        reduced = exchanged.mapPartitionsWithIndex(_OfPartition(reduce))
-        return self._collected(reduced, len(tasks) + buckets)
+        with self._naming_local_dir():
+            parts = self.context.parallelize(tasks, len(tasks)).flatMap(split)
+            # The bucket is the partition: nothing is hashed or grouped again.
+            exchanged = parts.partitionBy(buckets, _same)
+            reduced = exchanged.mapPartitionsWithIndex(_OfPartition(reduce))
+            return self._collected(reduced, len(tasks) + buckets)
+
+    @contextmanager
+    def _naming_local_dir(self) -> Iterator[None]:
+        """Name the folder that Spark keeps its own files in where the driver or the JVM has no room there.
+
+        What tasks read and write has been named by them.
+        """
+        try:
+            yield
+        except (OSError, _JvmError) as error:
+            refused = of_system(error, self.context._temp_dir)
+            if refused is None:
+                raise
+            raise refused from error
 
     def _collected(self, rows: RDD[R], total: int, attempts: int = ATTEMPTS) -> list[R]:
         """The results of a job, which is tried again where a worker died: in local mode Spark tries no task twice."""
@@ -533,7 +558,12 @@ def root_cause(text: str) -> LeptonError:
     kind = getattr(errors, name.rpartition(".")[2], None) if name.startswith("lepton_etl.errors.") else None
     if isinstance(kind, type) and issubclass(kind, LeptonError):
         return kind(what)
-    return LeptonError(cause, where="a task of Spark", remedy="look for the task's stderr in Spark's logs")
+    failed = LeptonError if traceback else _JvmError
+    return failed(cause, where="a task of Spark", remedy="look for the task's stderr in Spark's logs")
+
+
+class _JvmError(LeptonError):
+    """Spark itself failed, not the work in its tasks."""
 
 
 def _lost(where: str, attempts: int) -> WorkerLostError:

@@ -42,6 +42,7 @@ ROWS: Final[dict[int, Row]] = {
         "faults/test_worker.py::test_a_killed_worker_of_spark_is_replaced")),
     6: Row("disk full as rows are staged, spilled, committed", (
         "faults/test_processes.py::test_a_full_disk_names_its_place_and_leaves_the_last_version",
+        "faults/test_processes.py::test_a_full_disk_under_spark_is_told_in_one_line",
         "faults/test_words.py::test_a_full_or_read_only_lake_is_told_in_one_line")),
     7: Row("lake read-only, landing folder unreadable", (
         "faults/test_words.py::test_a_full_or_read_only_lake_is_told_in_one_line",

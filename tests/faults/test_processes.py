@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -260,3 +260,40 @@ def test_a_full_disk_names_its_place_and_leaves_the_last_version(tmp_path: Path,
     nothing_is_left(site.lake)
     assert site.lake.read(READING).height == 120 + 8 * 1440 * 2
     assert not site.lake.read(INTERVAL).filter(pl.col("node_id") == "n9").is_empty()
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("moment", ["start", "exchange"])
+def test_a_full_disk_under_spark_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Full before Spark unpacks its jars there, and as a task writes what it exchanges."""
+    site = SmallSite(tmp_path)
+    for node in range(1, 5):
+        site.deliver(f"n{node}-2025-06-03.txt", day_text(200 + node, DAY, period_s=60))
+    full = tmp_path / "local"
+    full.mkdir()
+    monkeypatch.setenv("SPARK_LOCAL_DIRS", str(full))
+    with small_disk(full, free_pages={"start": 100, "exchange": 50_000}[moment]):
+        night = submitted(site)
+        assert night.stdout is not None
+        said = []
+        for line in night.stdout:
+            said.append(line)
+            if moment == "exchange" and line.startswith(f"silver {DAY} ("):
+                fill(full)
+        assert night.wait(60) == 1, "".join(said[-20:])
+        (last,) = [line for line in said if line.startswith("nightly: ")]
+        assert "No space left on device -> free space there" in last, last
+        assert str(full) in last, last
+    assert site.command(*LOCAL).returncode == 0
+    nothing_is_left(site.lake)
+    assert site.lake.read(READING).height == 4 * 1440 * 2
+
+
+def fill(at: Path) -> None:
+    """Leave no room in a file system."""
+    with suppress(OSError), (at / "fill").open("wb") as file:
+        while True:
+            file.write(bytes(1 << 20))
+            file.flush()
