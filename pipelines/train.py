@@ -350,7 +350,7 @@ def _tags(context: StageContext, trained: Trained, key: str, settings: ModelSett
         "code_version": code_version(),
         "run_id": context.run_id,
         "device": settings.device,
-        "chosen": trained.composed.name,
+        "chosen": trained.name,
         "train_from": trained.train_from.isoformat(),
         "cut_time": trained.cut_time.isoformat(),
         "test_until": trained.test_until.isoformat(),
@@ -366,7 +366,7 @@ def _forward_error(trained: Trained) -> dict[str, str]:
 
 def _outcome(version: Version, trained: Trained) -> str:
     decided = "is champion" if trained.verdict.promoted else f"refused: {trained.verdict.reason}"
-    chosen = trained.composed.name
+    chosen = trained.name
     return (
         f"{version.name} version {version.version} {decided}; {chosen}, {trained.train_rows:,} hours before "
         f"{trained.cut_time:%Y-%m-%d}, tested on {trained.test_rows:,} after, {trained.cpu_s:.1f} CPU-s"

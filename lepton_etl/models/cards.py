@@ -15,9 +15,9 @@ from lepton_etl.models.classes import KNOWN, OWN, POOLED
 from lepton_etl.models.explain import explain
 from lepton_etl.models.export_onnx import Exported, export
 from lepton_etl.models.features import FEATURES, described
-from lepton_etl.models.fit import Trained
+from lepton_etl.models.fit import MODEL, Trained
 from lepton_etl.models.footprint import DEFAULT_CORE_POWER_W, RAPL
-from lepton_etl.models.metrics import Errors, as_lines, records
+from lepton_etl.models.metrics import ALL_HOURS, ALL_NODES, Errors, as_lines, records
 from lepton_etl.models.stored import FittedModel
 
 # Rows whose SHAP values stand for all, and rows on which an export is compared.
@@ -43,8 +43,8 @@ def cards(trained: Trained, settings: ModelSettings, tags: Mapping[str, str]) ->
     onnx = export(model, sample.head(_EXPORT_ROWS))
     text = "\n".join(
         (
-            *_head(trained, settings, tags), *_errors(trained), *_choice(trained), *_classes(trained),
-            *_smaller(trained),
+            *_head(trained, settings, tags), *_errors(trained), *_rivals(trained), *_choice(trained),
+            *_classes(trained), *_smaller(trained),
             "", f"## What it listens to ({found.method}, mean |part| of an hour, Wh)", "",
             *(f"- {name}: {1000 * value:.2f}" for name, value in found.importance_kwh().items() if value > 0),
             "", *_cost(trained, onnx), *_limits(trained, onnx), "",
@@ -71,6 +71,24 @@ def _head(trained: Trained, settings: ModelSettings, tags: Mapping[str, str]) ->
 def _errors(trained: Trained) -> list[str]:
     return ["", "## Errors on hours that it had not seen", "", "```", *as_lines(trained.errors), "```", "",
             "By class, cluster, load and temperature: error_card.csv."]  # fmt: skip
+
+
+def _rivals(trained: Trained) -> list[str]:
+    """Return the contest on the forward test: what is registered won it, a plain rival or what was learned."""
+    rows = [row for row in trained.errors if (row.node_id, row.hours) == (ALL_NODES, ALL_HOURS)]
+    known = sorted(rows, key=lambda row: row.errors.cv_rmse_ratio or float("inf"))
+    return [
+        "", "## Against plain models, on the same hours", "",
+        f"The smallest within the tolerance of the best is registered: {trained.name}.",
+        "", "| model | CV(RMSE) | WAPE | NMBE |", "| --- | --- | --- | --- |",
+        *(
+            f"| {f'**{trained.name}**' if row.model == MODEL else row.model} | {_percent(row.errors.cv_rmse_ratio)} "
+            f"| {_percent(row.errors.wape_ratio)} | {_percent(row.errors.nmbe_ratio)} |"
+            for row in known
+        ),
+        "", "rated_x_load is rated power x load of the row; linear and piecewise_linear are least squares on all known "
+        "inputs, the latter bent in utilisation; learned is what validation chose.",
+    ]  # fmt: skip
 
 
 def _choice(trained: Trained) -> list[str]:

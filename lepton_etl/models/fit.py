@@ -13,7 +13,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from lepton_etl.config.sections import DeviceKind, ModelSettings
-from lepton_etl.models.candidates import ClassMean, linear
+from lepton_etl.models.candidates import ClassMean
 from lepton_etl.models.classes import ClassFit, ClassTask, Composed, compose, fit_classes
 from lepton_etl.models.features import FEATURES, KEYS, TARGET, feature_names, refuse_power_features
 from lepton_etl.models.footprint import ComputeCost, joules_per_million, measured_cost, with_executors
@@ -38,12 +38,20 @@ from lepton_etl.models.promotion import (
     response_drops,
     worse_scopes,
 )
-from lepton_etl.models.select import ForwardSplit, Selected, inputs, split_forward
+from lepton_etl.models.rivals import fitted_rivals, preferred
+from lepton_etl.models.select import (
+    ForwardSplit,
+    Selected,
+    block_edges,
+    blocks_at,
+    inputs,
+    split_forward,
+)
 from lepton_etl.uncertainty import conformal_quantile
 
-# The model that is registered, the baselines that it has to face, and who is champion now.
+# The model that is registered, what validation chose where a plain rival won, the mean, and who is champion now.
 MODEL: Final = "model"
-LINEAR: Final = "linear"
+LEARNED: Final = "learned"
 CLASS_MEAN: Final = "class_mean"
 CHAMPION: Final = "champion"
 # Hours that stand for the training time in explanations.
@@ -56,10 +64,13 @@ Predict = Callable[[pd.DataFrame], Values]
 class Trained:
     """A fitted model, what it was fitted on, how it and its rivals did on the days after, and what it cost.
 
+    `pipeline` is the estimator that is stored: LEARNED, that of `composed`, or the plain rival that beat it (`winner`).
     `half_width_ratio` x a prediction is the half width of its 90 % interval, learnt on the days before the test.
     """
 
     composed: Composed
+    winner: str
+    pipeline: Any
     table_sha256: str
     train_rows: int
     test_rows: int
@@ -83,9 +94,9 @@ class Trained:
         return self.composed.selected
 
     @property
-    def pipeline(self) -> Any:
-        """Return the estimator that is stored."""
-        return self.selected.estimator
+    def name(self) -> str:
+        """Return what is stored, in words of a tag."""
+        return self.composed.name if self.winner == LEARNED else self.winner
 
     @property
     def cpu_s(self) -> float:
@@ -182,24 +193,24 @@ def _trained(
         composed = compose(split.train, settings, fits)
     if class_fits is not None:
         cost = with_executors(cost, sum(fit.cpu_s for fit in class_fits))
-    selected = composed.selected
+    measured = _target(split.test)
+    contest = _contest(composed.selected.estimator, split, settings)
+    answers = {name: _predict(model, names, split.test) for name, model in contest.items()}
+    winner = preferred(
+        {name: errors(measured, kwh).cv_rmse_ratio for name, kwh in answers.items()},
+        settings.small_model_tolerance_ratio,
+    )
+    estimator, predicted = contest[winner], answers.pop(winner)
 
     def predict(rows: pd.DataFrame) -> Values:
-        return np.asarray(selected.estimator.predict(rows[names]), dtype=np.float64)
+        return _predict(estimator, names, rows)
 
-    predicted, measured = predict(split.test), _target(split.test)
-    rivals: dict[str, Values] = _baselines(split, settings)
     theirs = champion(split.test[names]) if champion is not None else None
-    if theirs is not None:
-        rivals[CHAMPION] = theirs
-    rows = [
-        row
-        for name, kwh in ({MODEL: predicted} | rivals).items()
-        for row in error_table(
-            name, split.test, measured, kwh, is_busy(split.test, settings.busy_utilisation_ratio)
-        )
-    ]
-    width = conformal_quantile(np.abs(_relative(selected.measured_kwh, selected.predicted_kwh)))
+    rows = _error_rows(split, predicted, answers, theirs, settings)
+    validated = (composed.selected.measured_kwh, composed.selected.predicted_kwh)
+    if winner != LEARNED:
+        validated = _validated(winner, split.train, settings)
+    width = conformal_quantile(np.abs(_relative(*validated)))
     # Without a validation nothing says how wide the interval is, and nothing is judged by it.
     covered = (
         coverage(measured, predicted, width * np.abs(predicted), list(split.test["date"]))
@@ -221,6 +232,8 @@ def _trained(
     )
     return Trained(
         composed=composed,
+        winner=winner,
+        pipeline=estimator,
         table_sha256=table_sha256(hours, settings.device),
         train_rows=len(split.train),
         test_rows=len(split.test),
@@ -251,11 +264,54 @@ def _relative(measured: Values, predicted: Values) -> Values:
     return np.asarray((measured[known] - predicted[known]) / predicted[known])
 
 
-def _baselines(split: ForwardSplit, settings: ModelSettings) -> dict[str, Values]:
-    what = inputs(settings, split.train)
-    line = linear(what).fit(split.train[what.names], _target(split.train))
+def _predict(estimator: Any, names: list[str], rows: pd.DataFrame) -> Values:
+    return np.asarray(estimator.predict(rows[names]), dtype=np.float64)
+
+
+def _contest(learned: Any, split: ForwardSplit, settings: ModelSettings) -> dict[str, Any]:
+    """Return who faces the forward test for the alias, from small to large: the plain models and what was learned."""
+    return fitted_rivals(inputs(settings, split.train), split.train) | {LEARNED: learned}
+
+
+def _error_rows(
+    split: ForwardSplit,
+    predicted: Values,
+    rivals: dict[str, Values],
+    theirs: Values | None,
+    settings: ModelSettings,
+) -> list[ErrorRow]:
+    """Return errors of the model, its rivals and the champion; by node too but for rivals that are not the best one."""
+    test, measured = split.test, _target(split.test)
+    busy = is_busy(test, settings.busy_utilisation_ratio)
     mean = ClassMean().fit(split.train, _target(split.train))
-    return {LINEAR: line.predict(split.test[what.names]), CLASS_MEAN: mean.predict(split.test)}
+    tables = {
+        name: error_table(name, test, measured, kwh, busy, by_node=False)
+        for name, kwh in (rivals | {CLASS_MEAN: mean.predict(test)}).items()
+    }
+    best = min(rivals, key=lambda name: _squares(measured, rivals[name]), default=CLASS_MEAN)
+    if best in rivals:
+        tables[best] = error_table(best, test, measured, rivals[best], busy)
+    tables = {MODEL: error_table(MODEL, test, measured, predicted, busy)} | tables
+    if theirs is not None:
+        tables[CHAMPION] = error_table(CHAMPION, test, measured, theirs, busy)
+    return [row for table in tables.values() for row in table]
+
+
+def _squares(measured: Values, predicted: Values) -> float:
+    return float(((measured - predicted) ** 2).sum())
+
+
+def _validated(rival: str, train: pd.DataFrame, settings: ModelSettings) -> tuple[Values, Values]:
+    """Return measured and predicted kWh of the newest block of the training days by the rival fitted before it."""
+    edges = block_edges(train, settings.validation_blocks)
+    newest = blocks_at(train, edges) == len(edges) - 1
+    past, here = train[~newest], train[newest]
+    if past.empty:
+        return np.zeros(0), np.zeros(0)
+    model = fitted_rivals(inputs(settings, past), past).get(rival)
+    if model is None:
+        return np.zeros(0), np.zeros(0)
+    return _target(here), np.asarray(model.predict(here), dtype=np.float64)
 
 
 def _worse(

@@ -77,12 +77,21 @@ def is_busy(hours: pd.DataFrame, busy_utilisation_ratio: float) -> npt.NDArray[n
 
 
 def error_table(
-    model: str, hours: pd.DataFrame, measured_kwh: Values, predicted_kwh: Values, busy: npt.NDArray[np.bool_]
+    model: str,
+    hours: pd.DataFrame,
+    measured_kwh: Values,
+    predicted_kwh: Values,
+    busy: npt.NDArray[np.bool_],
+    *,
+    by_node: bool = True,
 ) -> list[ErrorRow]:
-    """Return one row for all nodes and one a node, each for all and for busy hours; `hours` has `node_id`."""
+    """Return one row for all nodes and, `by_node`, one a node, for all and for busy hours; `hours` has `node_id`."""
     node_ids = hours["node_id"].to_numpy()
     every = np.ones(len(hours), dtype=np.bool_)
-    scopes = [(ALL_NODES, every), *((str(node), node_ids == node) for node in sorted(set(node_ids)))]
+    scopes = [
+        (ALL_NODES, every),
+        *((str(node), node_ids == node) for node in sorted(set(node_ids)) if by_node),
+    ]
     return [
         ErrorRow(model, node_id, name, errors(measured_kwh[mask & kind], predicted_kwh[mask & kind]))
         for node_id, mask in scopes
@@ -93,6 +102,13 @@ def error_table(
 def overall(rows: Sequence[ErrorRow], model: str, hours: str = ALL_HOURS) -> Errors:
     """Return the errors of one model over all nodes."""
     return next(r.errors for r in rows if (r.model, r.node_id, r.hours) == (model, ALL_NODES, hours))
+
+
+def in_a_sentence(rows: Sequence[ErrorRow]) -> str:
+    """Return each model's CV(RMSE) over all nodes and hours, smallest first, for a description."""
+    every = [row for row in rows if (row.node_id, row.hours) == (ALL_NODES, ALL_HOURS)]
+    known = [(row.errors.cv_rmse_ratio, row.model) for row in every if row.errors.cv_rmse_ratio is not None]
+    return ", ".join(f"{name} {cv:.1%}" for cv, name in sorted(known))
 
 
 def as_records(rows: Sequence[ErrorRow]) -> list[dict[str, object]]:

@@ -174,7 +174,7 @@ class Release:
     """A fitted scikit-learn estimator that predicts kWh, with what is logged beside it.
 
     `columns` and `target` describe inputs and output by name, unit and description. `texts` and `tables` are files by
-    name, text and JSON; `onnx` is a graph for other runtimes.
+    name, text and JSON; `onnx` is a graph for other runtimes. `description` is of the version.
     """
 
     estimator: Any
@@ -185,6 +185,7 @@ class Release:
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
     verdict: Verdict
+    description: str = ""
     texts: Mapping[str, str] = field(default_factory=dict)
     tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     onnx: bytes | None = None

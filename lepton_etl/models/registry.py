@@ -30,7 +30,7 @@ from lepton_etl.config.sections import GateSettings
 from lepton_etl.errors import LeptonError, ModelError, RegistryError
 from lepton_etl.models.features import TARGET, TARGET_UNIT, Feature, described
 from lepton_etl.models.fit import CHAMPION, Trained
-from lepton_etl.models.metrics import ALL_NODES, as_lines, as_records, errors, overall
+from lepton_etl.models.metrics import ALL_NODES, as_lines, as_records, errors, in_a_sentence, overall
 from lepton_etl.models.promotion import Release
 from lepton_etl.models.stored import TRUSTED, VerifiedModel, Version, build, checked_bytes, folder_sha256
 from lepton_etl.redaction import redact
@@ -202,6 +202,7 @@ class Registry:
                 tables={"errors.json": {"errors": as_records(trained.errors)}},
                 onnx=None if cards is None else cards.onnx.data,
                 verdict=trained.verdict,
+                description=_description(trained),
             ),
         )
 
@@ -236,6 +237,7 @@ class Registry:
             mlflow.log_metric("model_size_bytes", size)
             made = mlflow.register_model(logged.model_uri, name, tags=tags | {"model_sha256": model_hash})
         version = Version(name, str(made.version), str(run.info.run_id), dict(made.tags))
+        client.update_model_version(name, version.version, redact(release.description))
         self._decide(version, release.verdict)
         return self.version(name, version.version) or version
 
@@ -438,6 +440,14 @@ def _log_model(name: str, release: Release) -> Any:
         input_example=release.example,
         # Given here, MLflow need not start a second interpreter to find out what a forest imports.
         pip_requirements=_requirements(),
+    )
+
+
+def _description(trained: Trained) -> str:
+    return (
+        f"{trained.name}. CV(RMSE) on the {trained.test_rows:,} hours from {trained.cut_time:%Y-%m-%d} to "
+        f"{trained.test_until:%Y-%m-%d}, which none of them had learned: {in_a_sentence(trained.errors)}. "
+        "`model` is this version; errors.json and model_card.md of its run say more."
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,11 +11,9 @@ import polars as pl
 
 from lepton_etl.models.features import KEYS, TARGET
 from lepton_etl.models.recalibration import Recalibration, corrections
+from lepton_etl.models.rivals import LOADS
 from lepton_etl.models.stored import VerifiedModel, build, predict
 from lepton_etl.schema.declare import SECONDS_PER_HOUR
-
-# Of a device with both the accelerator is what its energy follows.
-_LOADS: Final = ("gpu_utilisation_ratio", "cpu_utilisation_ratio")
 
 
 def predictions(hours: pl.DataFrame, model: VerifiedModel, coverage_min_ratio: float) -> pl.DataFrame:
@@ -25,7 +23,7 @@ def predictions(hours: pl.DataFrame, model: VerifiedModel, coverage_min_ratio: f
     The model's bytes were checked on the driver; each worker builds it once.
     """
     is_covered = pl.col("observed_s") >= coverage_min_ratio * SECONDS_PER_HOUR
-    loads = [pl.col(name) for name in _LOADS if name in hours.columns]
+    loads = [pl.col(name) for name in LOADS if name in hours.columns]
     rows = hours.select(*model.feature_names).to_pandas()
     predicted = predict(_built(model.data), model.columns, rows) if hours.height else np.empty(0)
     return hours.select(

@@ -50,8 +50,9 @@ _TYPES: Final = frozenset(
         "sklearn.utils._bunch.Bunch",
         # Models of classes and of normalised power: products and a sum of what the members say.
         "sklearn.ensemble._stacking.StackingRegressor", "sklearn.preprocessing._polynomial.PolynomialFeatures",
-        # Linear members.
-        "numpy.dtype", "sklearn.impute._base.SimpleImputer", "sklearn.linear_model._base.LinearRegression",
+        # Linear members; products of rated power and a load that may be unknown.
+        "numpy.dtype", "sklearn.impute._base.MissingIndicator",
+        "sklearn.impute._base.SimpleImputer", "sklearn.linear_model._base.LinearRegression",
         # Histogram gradient boosting with its losses.
         "numpy.random._generator.Generator", "numpy.uint64", "sklearn._loss._loss.CyAbsoluteError",
         "sklearn._loss._loss.CyHalfGammaLoss", "sklearn._loss._loss.CyHalfSquaredError",

@@ -81,6 +81,10 @@ ERROR_SCHEMA: Final = pa.schema([
     ("wape_ratio", pa.float64()), ("cv_ratio", pa.float64()), ("nmbe_ratio", pa.float64()),
     ("baseline_wape_ratio", pa.float64()),
 ])  # fmt: skip
+RIVAL_SCHEMA: Final = pa.schema([
+    ("model", pa.string()), ("rival", pa.string()), ("mape_ratio", pa.float64()), ("wape_ratio", pa.float64()),
+    ("cv_ratio", pa.float64()), ("nmbe_ratio", pa.float64()),
+])  # fmt: skip
 PREDICTION_SCHEMA: Final = pa.schema([
     ("node_id", pa.string()), ("device_id", pa.string()), ("hour_start", _TIME), ("energy_kwh", pa.float64()),
     ("predicted_kwh", pa.float64()),
@@ -135,13 +139,14 @@ class Gate:
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """Errors of the model that the train stage left, forward in time, per server and kind of hours."""
+    """Errors of the model that the train stage left, forward in time, by server and kind of hours; its rivals."""
 
     name: str
     version: str | None
     outcome: str
     errors: pa.Table
     baseline: str = ""
+    rivals: pa.Table = field(default_factory=RIVAL_SCHEMA.empty_table)
     notes: tuple[str, ...] = ()
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from lepton_etl.errors import RegistryError
 from lepton_etl.models.metrics import ALL_HOURS, ALL_NODES, BUSY_HOURS
-from lepton_etl.report.data import ERROR_SCHEMA, ModelSummary
+from lepton_etl.report.data import ERROR_SCHEMA, RIVAL_SCHEMA, ModelSummary
 
 if TYPE_CHECKING:
     from lepton_etl.config.sections import ModelSettings
@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
 _SQLITE: Final = "sqlite:///"
 _MODEL: Final = "model"
-_BASELINE: Final = "class_mean"
+_NAMES: Final = {
+    "rated_x_load": "rated power x load",
+    "linear": "linear model",
+    "piecewise_linear": "piecewise-linear model",
+    "class_mean": "mean of the hardware class",
+    "learned": "what was learned",
+    "champion": "champion before",
+}
 
 
 def model_summary(mlflow: MlflowSettings, model: ModelSettings, message: str) -> ModelSummary | None:
@@ -53,8 +60,9 @@ def model_summary(mlflow: MlflowSettings, model: ModelSettings, message: str) ->
         shown.version,
         "it passed the gate and is the champion." if champion else refused,
         error_rows(records),
-        baseline="the mean of the hardware class",
+        baseline=_named(_baseline(records)),
         notes=notes,
+        rivals=rival_rows(records, shown.tags.get("chosen", _MODEL)),
     )
 
 
@@ -64,11 +72,51 @@ def notes_of(message: str) -> tuple[str, ...]:
     return (said,) if said else ()
 
 
+def rival_rows(records: Iterable[Mapping[str, Any]], chosen: str) -> pa.Table:
+    """The model, by what was chosen, and all that it was measured beside, over all nodes and hours; best CV first."""
+    every = [r for r in records if (r["node_id"], r["hours"]) == (ALL_NODES, ALL_HOURS)]
+    rows = [
+        {
+            "model": r["model"],
+            "rival": f"this model: {_NAMES.get(chosen, chosen)}"
+            if r["model"] == _MODEL
+            else _named(r["model"]),
+            "mape_ratio": r["mape_ratio"],
+            "wape_ratio": r["wape_ratio"],
+            "cv_ratio": r["cv_rmse_ratio"],
+            "nmbe_ratio": r["nmbe_ratio"],
+        }
+        for r in sorted(
+            every, key=lambda r: float("inf") if r["cv_rmse_ratio"] is None else r["cv_rmse_ratio"]
+        )
+    ]
+    return pa.Table.from_pylist(rows, schema=RIVAL_SCHEMA)
+
+
+def _named(model: str) -> str:
+    return _NAMES.get(model, model)
+
+
+def _baseline(records: Iterable[Mapping[str, Any]]) -> str:
+    """The best rival of whose servers the errors are known too; the mean of the class where there is none."""
+    of_servers = {r["model"] for r in records if r["node_id"] != ALL_NODES} - {_MODEL, "champion"}
+    known = {
+        r["model"]: r["cv_rmse_ratio"]
+        for r in records
+        if r["model"] in of_servers
+        and (r["node_id"], r["hours"]) == (ALL_NODES, ALL_HOURS)
+        and r["cv_rmse_ratio"] is not None
+    }
+    return min(known, key=lambda name: known[name], default="class_mean")
+
+
 def error_rows(records: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """Error records of all models -> the model's rows beside the baseline's WAPE.
+    """Error records of all models -> the model's rows beside the WAPE of its best rival.
 
     All servers together come first, then the servers with the largest WAPE over all hours.
     """
+    records = list(records)
+    baseline = _baseline(records)
     found = {(r["model"], r["node_id"], r["hours"]): r for r in records}
 
     def worst_first(node: str) -> tuple[bool, float, str]:
@@ -85,7 +133,7 @@ def error_rows(records: Iterable[Mapping[str, Any]]) -> pa.Table:
             "wape_ratio": record["wape_ratio"],
             "cv_ratio": record["cv_rmse_ratio"],
             "nmbe_ratio": record["nmbe_ratio"],
-            "baseline_wape_ratio": found.get((_BASELINE, node, hours), {}).get("wape_ratio"),
+            "baseline_wape_ratio": found.get((baseline, node, hours), {}).get("wape_ratio"),
         }
         for node in nodes
         for hours in (ALL_HOURS, BUSY_HOURS)

@@ -143,6 +143,7 @@ def render(data: ReportData) -> str:
         "gate": next((row["origin"] for row in stages if row["stage"] == "gate"), None),
         "train": next((row["origin"] for row in stages if row["stage"] == "train"), None),
         "errors": _errors(data),
+        "rivals": _rivals(data),
         "unknowns": [
             {**vars(item), "missing": item.missing, "origin": item.origin} for item in unknowns(days, data.around)
         ],
@@ -189,6 +190,13 @@ def _errors(data: ReportData) -> list[dict[str, Any]]:
     rows = _first(data.model.errors, MOST_ERRORS)
     where = {"model": data.model.name, "version": data.model.version or ""}
     return _placed(rows, "mlflow errors.json", ("server", "hours_kind"), _MODEL_MADE, **where)
+
+
+def _rivals(data: ReportData) -> list[dict[str, Any]]:
+    if data.model is None:
+        return []
+    where = {"version": data.model.version or "", "node_id": "(all)", "hours": "all"}
+    return _placed(data.model.rivals.to_pylist(), "mlflow errors.json", ("model",), _MODEL_MADE, **where)
 
 
 def _open_nodes(data: ReportData) -> Markup:

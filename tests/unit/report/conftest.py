@@ -181,6 +181,8 @@ def made_up(days: int = 1, **changes: Any) -> d.ReportData:
             "node-energy", "3", "it passed the gate and is the champion.",
             table([error_row(name, kind) for name in ("(all)", "node0003") for kind in ("all", "busy")],
                   d.ERROR_SCHEMA), baseline="the mean of the hardware class",
+            rivals=table([{"model": "linear", "rival": "linear model", "mape_ratio": 0.2, "wape_ratio": 0.21,
+                           "cv_ratio": 0.234, "nmbe_ratio": 0.0}], d.RIVAL_SCHEMA),
         ),
         "predictions": d.Sample(table([
             {"node_id": row["node_id"], "device_id": row["device_id"], "hour_start": row["hour_start"],

@@ -283,6 +283,7 @@ def test_model_errors_stand_beside_their_baseline(one_day: str) -> None:
     section = one_day.split('<section id="model">')[1].split("</section>")[0]
     assert "it passed the gate and is the champion." in section
     assert "14.0\u202f%" in section
+    assert "linear model" in section and "23.4\u202f%" in section
     assert "spec-predictions" in section
 
 
