@@ -2,10 +2,11 @@
 
     python -m bench.coverage [--fleets 1000]
 
-The simulator gives each fleet its jobs, nodes and power; its sensors err here: a Laplace error common to the fleet's
-make and a Student error of each piece, neither of which the ledger assumes (it takes normal errors, and uniform ones of
-meters, which err by a triangular one here). The readings go through the silver kernel and gold's own plan; what
-comes out is held against the true energy of the hour.
+The simulator gives each fleet its jobs, nodes and power; its sensors err here, by an error common to the fleet's make
+and one of each piece: even ones of every other fleet, Student's t with 5 degrees of the others, of the standard
+deviation that the ledger takes for normal errors. The readings go through the silver kernel and gold's own functions;
+what comes out is held against the truth: the energy of the hour by each class of sensors, and every published figure
+(bench/figure_coverage.py) of fleets whose nodes have a BMC.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from bench.figure_coverage import coverages, drawn
 from bench.measure import figure, print_figures, write
 from lepton_etl.days import Days
 from lepton_etl.energy.aggregate import group_parts, group_sums
@@ -56,7 +58,6 @@ DAY_NUMBER: Final = (DAY - date(1970, 1, 1)).days
 NODE_QUANTITY: Final = {"outlet": "outlet_power", "psu": "psu_input_power", "bmc": "node_power"}
 BOARD: Final = "gpu_board"
 PERIOD_S: Final = 60
-STUDENT_DF: Final = 6
 METER_CLASS_PCT: Final = 0.5
 WANTED: Final = (0.87, 0.93)
 
@@ -113,8 +114,7 @@ def errors(sensor: SensorClass, fleet: int, count: int, name: str) -> Floats:
     """Relative gain errors of a fleet's `count` sensors of one class: of the make, and of each piece."""
     assert sensor.gain_sigma_ratio is not None
     rng = np.random.default_rng([fleet, sum(name.encode())])
-    common = rng.laplace(0.0, 1 / sqrt(2))
-    own = rng.standard_t(STUDENT_DF, count) / sqrt(STUDENT_DF / (STUDENT_DF - 2))
+    common, own = drawn(rng, fleet), drawn(rng, fleet, count)
     shared = sensor.shared_variance_ratio
     mixed = sqrt(shared) * common + np.sqrt(1 - shared) * own
     return np.asarray(sensor.gain_sigma_ratio * mixed, dtype=np.float64)
@@ -168,8 +168,8 @@ def inventory_of(hours: list[NodeHour]) -> pl.DataFrame:
     return pl.concat([empty, pl.DataFrame(known)], how="diagonal_relaxed").select(schema.names)
 
 
-def node_coverage(hours: list[NodeHour], classes: dict[str, SensorClass], name: str) -> tuple[float, int]:
-    """Share of cluster-hours whose true energy lies inside gold's interval, and their number."""
+def hours_of_nodes(hours: list[NodeHour], classes: dict[str, SensorClass], name: str) -> pl.DataFrame:
+    """gold/node_hour of the nodes as sensors of one class log them."""
     nodes = inventory_of(hours)
     inventory = nodes.to_arrow().cast(arrow_schema(NODE))
     policy = IntervalPolicy("s", classes=classes)
@@ -178,13 +178,16 @@ def node_coverage(hours: list[NodeHour], classes: dict[str, SensorClass], name: 
         roster(inventory), policy,
     )  # fmt: skip
     silver, days = pl.DataFrame(rows), Days.of(DAY)
-    shares = {sensor: found.shared_variance_ratio for sensor, found in classes.items()}
     listed = pl.DataFrame(inventory)
     measured = measured_node_hours(silver, node_intervals(silver), listed, days, idle_utilisation_ratio=0.05)
     # Without history nothing is imputed.
-    hours_of_nodes = node_hours(with_imputed(measured, measured.clear(), None), 0.9)
+    return node_hours(with_imputed(measured, measured.clear(), None), 0.9)
+
+
+def node_coverage(hours: list[NodeHour], rows: pl.DataFrame, shares: dict[str, float]) -> tuple[float, int]:
+    """Share of cluster-hours whose true energy lies inside gold's interval, and their number."""
     by = ("date", "hour_start", "site_id", "cluster_id")
-    found = group_sums(group_parts(hours_of_nodes, by, shares), by, 0.9)
+    found = group_sums(group_parts(rows, by, shares), by, 0.9)
     truth = pl.DataFrame(
         [(f"f{fleet:04d}", sum(node.energy_kwh for node in group)) for fleet, group in _by_fleet(hours).items()],
         schema=["cluster_id", "true_kwh"], orient="row",
@@ -229,7 +232,8 @@ def meter_coverage(hours: list[NodeHour]) -> tuple[float, int]:
     rows = []
     for fleet, group in _by_fleet(hours).items():
         true_kwh = sum(node.energy_kwh for node in group)
-        bound = METER_CLASS_PCT / 100 * sqrt(2)  # as wide as a uniform error of the class
+        # As wide as an even error of the class, which the ledger takes for a normal one.
+        bound = METER_CLASS_PCT / 100 * sqrt(2)
         error = np.random.default_rng([fleet, 5]).triangular(-bound, 0.0, bound)
         rows.append((f"f{fleet:04d}", MIDNIGHT, true_kwh, round(true_kwh * (1 + error), 3)))
     read = pl.DataFrame(rows, schema=["site_id", "hour_start", "true_kwh", "energy_kwh"], orient="row")
@@ -257,9 +261,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fleets", type=int, default=1000)
     count = parser.parse_args().fleets
-    classes = sensor_classes(load_factors(), DAY)
+    factors = load_factors()
+    classes = sensor_classes(factors, DAY)
+    shares = {sensor: found.shared_variance_ratio for sensor, found in classes.items()}
     hours = list(fleets(count))
-    found = {name: node_coverage(hours, classes, name) for name in NODE_QUANTITY}
+    rows = {name: hours_of_nodes(hours, classes, name) for name in NODE_QUANTITY}
+    found = {name: node_coverage(hours, rows[name], shares) for name in NODE_QUANTITY}
     found[BOARD] = board_coverage(hours, classes)
     found["meter"] = meter_coverage(hours)
     low, high = WANTED
@@ -270,6 +277,18 @@ def main() -> None:
         )
         for name, (share, number) in found.items()
     ]  # fmt: skip
+    truth = {node.node_id: node.energy_kwh for node in hours}
+    figures += [
+        figure(
+            f"{name}: truth inside the 90 % interval, {number} fleets",
+            share,
+            "ratio",
+            1,
+            at_most=high,
+            at_least=low,
+        )
+        for name, (share, number) in coverages(rows["bmc"], truth, shares, factors, DAY).items()
+    ]
     print_figures("90 % intervals of a simulated hour", figures)
     write("coverage", figures)
 

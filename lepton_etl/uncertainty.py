@@ -6,7 +6,7 @@ Also how far a model of energy is off, by ASHRAE Guideline 14 with p = 1; the si
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, sqrt
 from statistics import NormalDist
 from typing import Final
 
@@ -16,6 +16,8 @@ import numpy.typing as npt
 CONFIDENCE: Final = 0.9
 # Two-sided: 5 % of a normal error lie above +1.645 sigma and 5 % below -1.645 sigma.
 Z: Final = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+# The same of one error that lies evenly within a limit of sqrt(3) sigma: it ends at 0.9 of the limit.
+Z_EVEN: Final = CONFIDENCE * sqrt(3)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,13 @@ from lepton_etl.billing.tariff import energy_prices
 from lepton_etl.facility.meter_hours import (
     HOUR_S,
     bucket_imports,
+    class_half,
     class_sigma_ratio,
     import_intervals,
     import_meters,
     in_buckets,
 )
 from lepton_etl.schema.declare import end_names
-from lepton_etl.uncertainty import Z
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,8 @@ def _class_half_ratio(meters: Meters) -> float:
     listed = pl.DataFrame(meters.meters).join(
         import_meters(meters.meters).select("meter_id").unique(), on="meter_id", how="semi"
     )
-    return Z * float(listed.select(class_sigma_ratio().max()).item())
+    number = pl.col("meter_id").n_unique()
+    return float(listed.select(class_half(class_sigma_ratio().max(), number)).item())
 
 
 def _ends_of(cost: pl.Expr, half: pl.Expr) -> tuple[pl.Expr, pl.Expr]:

@@ -15,7 +15,7 @@ import polars as pl
 from lepton_etl.energy.exact_sums import FINE_DIGITS, ends, quotient, whole_sum
 from lepton_etl.registers.factors import FactorSet
 from lepton_etl.schema.declare import end_names
-from lepton_etl.uncertainty import Z
+from lepton_etl.uncertainty import Z_EVEN
 
 SERVER: Final = "server"
 # What a node has beyond the plain server (one CPU, 16 GB, no disk), in pieces of conf/factors/embodied.csv.
@@ -118,7 +118,7 @@ def with_node_embodied(
             .otherwise("embodied_basis")
             .alias("embodied_basis")
         )
-        .with_columns(*ends("embodied_kgco2e", booked, Z * booked * ratio))
+        .with_columns(*ends("embodied_kgco2e", booked, Z_EVEN * booked * ratio))
         .drop("embodied_te_kgco2e", "life_s", "in_service_from", "retired_at")
     )
 

@@ -16,7 +16,7 @@ import polars as pl
 
 from lepton_etl.energy.exact_sums import ends, exact_sum, over, quotient, whole_ends
 from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM, end_names
-from lepton_etl.uncertainty import Z
+from lepton_etl.uncertainty import Z_EVEN, Z
 
 _HOUR: Final = ["site_id", "hour_start"]
 _DAY: Final = ["date", "site_id", "cluster_id"]
@@ -78,7 +78,7 @@ class IntensityError:
 
     def of_upstream(self) -> pl.Expr:
         """The same of life cycle minus direct; an estimated hour has the error of both."""
-        alone = Z * pl.lit(self.upstream_ratio, pl.Float64)
+        alone = Z_EVEN * pl.lit(self.upstream_ratio, pl.Float64)
         is_estimated = pl.col("estimated").fill_null(value=False)
         return (
             pl.when(is_estimated)

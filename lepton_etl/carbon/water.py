@@ -9,10 +9,9 @@ import polars as pl
 from lepton_etl.days import Days
 from lepton_etl.energy.exact_sums import FINE_DIGITS, ends, exact_sum, quotient, whole_sum
 from lepton_etl.energy.node_hours import expected_hours
-from lepton_etl.facility.meter_hours import class_sigma_ratio
-from lepton_etl.facility.pue import share_error_ratio, top_meters
+from lepton_etl.facility.meter_hours import class_half, class_sigma_ratio
+from lepton_etl.facility.pue import top_meters
 from lepton_etl.schema.declare import SECONDS_PER_HOUR
-from lepton_etl.uncertainty import Z
 
 _HOUR: Final = ["site_id", "hour_start"]
 
@@ -28,8 +27,8 @@ def site_volumes(
     """silver/meter and silver/volume_interval -> litres of one carrier (water, fuel) of each site-hour, as `name`.
 
     Only meters that no other of the carrier stands above, signed (a return flow is -1). A silent meter, below the
-    coverage limit in the hour, leaves the hour null: the sum of the others would be too little. `<name>_sigma` is one
-    standard deviation by the meters' classes.
+    coverage limit in the hour, leaves the hour null: the sum of the others would be too little. `<name>_half` is half
+    of the 90 % interval by the meters' classes.
     Source: ISO/IEC 30134-9: water that enters the data centre's boundary.
     """
     sums = volumes.group_by(
@@ -46,13 +45,16 @@ def site_volumes(
         .group_by(_HOUR)
         .agg(
             whole_sum(pl.col("_l")).alias(name),
-            exact_sum((pl.col("_l") * class_sigma_ratio()).pow(2), FINE_DIGITS).sqrt().alias(f"{name}_sigma"),
+            class_half(
+                exact_sum((pl.col("_l") * class_sigma_ratio()).pow(2), FINE_DIGITS).sqrt(),
+                (pl.col("_l") != 0).sum(),
+            ).alias(f"{name}_half"),
         )
     )
 
 
 def with_water(cluster_hours: pl.DataFrame, site_water: pl.DataFrame) -> pl.DataFrame:
-    """Add `water_l` and `water_basis` to cluster hours: the site's litres (`water_l`) by the clusters' IT energy.
+    """Add `water_l` and `water_basis` to cluster hours of with_overhead: the site's litres by the clusters' IT energy.
 
     Litres belong to IT energy (WUE is litres per IT kWh); PUE has no part in it. Where one cluster of the hour has
     no IT energy, nobody's share is known. Interval, 90 %: the errors of the water meters and of the cluster's share.
@@ -61,8 +63,8 @@ def with_water(cluster_hours: pl.DataFrame, site_water: pl.DataFrame) -> pl.Data
     energy = pl.col("it_energy_kwh")
     total = pl.when(energy.null_count().over(_HOUR) == 0).then(exact_sum(energy).over(_HOUR))
     water = pl.col("site_water_l") * quotient(energy, total)
-    by_meters = Z * quotient(pl.col("water_l_sigma"), pl.col("site_water_l"))
-    half = pl.col("water_l") * (share_error_ratio().pow(2) + by_meters.pow(2)).sqrt()
+    by_meters = quotient(pl.col("water_l_half"), pl.col("site_water_l"))
+    half = pl.col("water_l") * (pl.col("share_half_ratio").pow(2) + by_meters.pow(2)).sqrt()
     return (
         cluster_hours.join(site_water.rename({"water_l": "site_water_l"}), on=_HOUR, how="left")
         .with_columns(water.alias("water_l"))
@@ -70,5 +72,5 @@ def with_water(cluster_hours: pl.DataFrame, site_water: pl.DataFrame) -> pl.Data
             pl.when(pl.col("water_l").is_null()).then(pl.lit("none")).otherwise(pl.lit("measured")).alias("water_basis"),
             *ends("water_l", pl.col("water_l"), half),
         )
-        .drop("site_water_l", "water_l_sigma")
+        .drop("site_water_l", "water_l_half", "share_half_ratio")
     )  # fmt: skip

@@ -34,6 +34,7 @@ from lepton_etl.schema.common import COOLING_POINTS
 from lepton_etl.schema.declare import JOULES_PER_KWH, SECONDS_PER_HOUR
 from lepton_etl.schema.fleet import FACILITY_INTERVAL
 from lepton_etl.schema.types import arrow_schema
+from lepton_etl.uncertainty import Z_EVEN, Z
 
 METER_QUANTITIES: Final = ("facility_power", "facility_energy", "heat_power", "heat_energy")
 # The columns that say how a meter speaks; they travel with its readings, whose node_id is the meter_id.
@@ -366,6 +367,11 @@ def class_sigma_ratio() -> pl.Expr:
     Source: JCGM 100:2008 (GUM) 4.3.7, uniform distribution of half width `class_pct` percent.
     """
     return class_pct() * (0.01 / sqrt(3))
+
+
+def class_half(sigma: pl.Expr, meters: pl.Expr) -> pl.Expr:
+    """Half the 90 % interval of a sum of meters by the sigma of their classes: one errs evenly, several normally."""
+    return sigma * pl.when(meters == 1).then(Z_EVEN).otherwise(Z)
 
 
 def import_meters(meters: pa.Table) -> pl.DataFrame:

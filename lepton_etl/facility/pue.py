@@ -14,7 +14,7 @@ import polars as pl
 from lepton_etl.days import Days
 from lepton_etl.energy.exact_sums import FINE_DIGITS, ends, exact_sum, quotient, whole_ends, whole_sum
 from lepton_etl.energy.node_hours import SHARED, UNATTRIBUTED, expected_hours
-from lepton_etl.facility.meter_hours import class_sigma_ratio
+from lepton_etl.facility.meter_hours import class_half, class_sigma_ratio
 from lepton_etl.schema.common import BOUNDARY
 from lepton_etl.schema.declare import ureg
 from lepton_etl.uncertainty import Z
@@ -145,7 +145,9 @@ def site_meters(meters: pl.DataFrame) -> pl.DataFrame:
             complete_sum(point == "ups_out", energy).alias("ups_out"),
             (point == "pdu_out").any().alias("has_pdu"),
             (point == "utility").any().alias("has_utility"),
-            exact_sum(pl.when(crosses).then(error_kwh2), FINE_DIGITS).sqrt().alias("facility_sigma_kwh"),
+            class_half(
+                exact_sum(pl.when(crosses).then(error_kwh2), FINE_DIGITS).sqrt(), (crosses & (energy != 0)).sum()
+            ).alias("facility_half_kwh"),
         )
         .with_columns(
             pl.when(pl.col("has_utility") & (pl.col("facility") >= 0)).then("facility").alias("facility_metered_kwh"),
@@ -158,7 +160,7 @@ def site_meters(meters: pl.DataFrame) -> pl.DataFrame:
         .select(
             *_SITE_HOUR, "facility_metered_kwh", "it_metered_kwh",
             pl.when(pl.col("it_metered_kwh").is_not_null()).then("it_category").alias("it_category"), "has_utility",
-            "facility_sigma_kwh",
+            "facility_half_kwh",
         )
     )  # fmt: skip
 
@@ -188,7 +190,7 @@ def with_pue(
         pl.when(is_assumed)
         .then(it_half_kwh() * assumed)
         .when(fits_it & has_stated_error())
-        .then(Z * pl.col("facility_sigma_kwh"))
+        .then("facility_half_kwh")
     )
     is_modelled = (pl.col("energy_basis") == "modelled").fill_null(value=False) & ~has_it_meter
     by_meters = (
@@ -233,23 +235,23 @@ def it_half_kwh() -> pl.Expr:
     return pl.col("it_energy_upper_kwh") - pl.col("it_energy_kwh")
 
 
-def share_error_ratio() -> pl.Expr:
-    """Half the 90 % interval of a cluster's share of the IT energy of its site-hour, relative to the share.
+def _half_of_shares(own_weight: pl.Expr, others_weight: pl.Expr, site_sigma_kwh: pl.Expr) -> pl.Expr:
+    """Half the 90 % interval, squared, of own_weight x a cluster's IT energy + others_weight x the other clusters'.
 
-    What all clusters have in common would cancel and is not known: the errors of clusters meet in quadrature. Of a
-    cluster that is alone it is 0.
+    Clusters err together as far as the error of the site's sum is more than theirs in quadrature: one correlation for
+    all pairs of them. A meter's load has no interval and counts as exact.
     """
-    own, total = pl.col("it_energy_kwh"), exact_sum(pl.col("it_energy_kwh")).over(_SITE_HOUR)
+    half = it_half_kwh().fill_null(0.0)
+    linear, squares = (exact_sum(of, FINE_DIGITS).over(_SITE_HOUR) for of in (half, half.pow(2)))
+    beyond = (Z * site_sigma_kwh).pow(2) - squares
+    together = quotient(beyond, linear.pow(2) - squares).fill_null(0.0).clip(0.0, 1.0)
+    others, others2 = linear - half, (squares - half.pow(2)).clip(lower_bound=0.0)
+    of_others2 = others2 + together * (others.pow(2) - others2)
     return (
-        ((1 - quotient(own, total)) * quotient(it_half_kwh(), own)).pow(2)
-        + quotient(_others_half_kwh(), total).pow(2)
-    ).sqrt()
-
-
-def _others_half_kwh() -> pl.Expr:
-    """Half the 90 % interval of the IT energy of the other clusters of a site-hour; meters' loads count as exact."""
-    half2 = it_half_kwh().fill_null(0.0).pow(2)
-    return (exact_sum(half2, FINE_DIGITS).over(_SITE_HOUR) - half2).clip(lower_bound=0.0).sqrt()
+        (own_weight * it_half_kwh()).pow(2)
+        + others_weight.pow(2) * of_others2
+        + 2 * own_weight * others_weight * together * half * others
+    ).clip(lower_bound=0.0)
 
 
 def _basis(is_assumed: pl.Expr, figure: str, otherwise: pl.Expr) -> pl.Expr:
@@ -311,14 +313,16 @@ def with_overhead(clusters: pl.DataFrame, site_hours: pl.DataFrame) -> pl.DataFr
     to the site without its residual, which is nobody's. Shares are by the sum of the clusters' own IT energies; where
     one is unknown, by the site's IT energy, so that its share is not charged to the others. An assumed PUE
     multiplies each cluster's own IT energy.
-    Interval, 90 %: the errors of the cluster's IT energy, of the other clusters' and of the meters, each by what the
-    facility energy changes with it, in quadrature. Where the overhead is what the utility meter saw beyond the nodes'
-    sensors, their common error moves energy between IT and overhead and not the site's sum.
+    Interval, 90 %: the errors of the cluster's IT energy and of the other clusters', as far as they err together, and
+    of the meters, each by what the facility energy changes with it. Where the overhead is what the utility meter saw
+    beyond the nodes' sensors, their common error moves energy between IT and overhead and not the site's sum.
+    `share_half_ratio` is the same of the share, relative.
     Source: docs/definitions.md section 4; JCGM 100:2008 (GUM) 5.1.2.
     """
     facts = (
         "facility_energy_kwh", "it_energy_kwh", "overhead_kwh", "carrier_energy_kwh", "pue_ratio", "pue_basis",
         "pue_category", "facility_energy_upper_kwh", "it_energy_upper_kwh", "it_metered_kwh", "overhead_sigma_kwh",
+        "it_energy_sigma_kwh",
     )  # fmt: skip
     site = {name: pl.col(f"site_{name}") for name in facts}
     is_assumed = site["pue_basis"] == "assumed"
@@ -343,14 +347,16 @@ def with_overhead(clusters: pl.DataFrame, site_hours: pl.DataFrame) -> pl.DataFr
     )
     spread = quotient(pl.when(beside_nodes).then(site["facility_energy_kwh"]).otherwise(overhead), known)
     fixed = pl.when(beside_nodes).then(0.0).otherwise(1.0)
+    of_share2 = _half_of_shares(
+        quotient(1 - share, known), -quotient(share, known), site["it_energy_sigma_kwh"]
+    )
     half = (
         pl.when(is_assumed)
         .then(it_half_kwh() * site["pue_ratio"])
         .when(has_stated_error("site_"))
         .then(
             (
-                (it_half_kwh() * (fixed + spread * (1 - share))).pow(2)
-                + (_others_half_kwh() * spread * share).pow(2)
+                _half_of_shares(fixed + spread * (1 - share), -spread * share, site["it_energy_sigma_kwh"])
                 + (pl.coalesce(Z * site["overhead_sigma_kwh"], of_rest) * share).pow(2)
             ).sqrt()
         )
@@ -377,6 +383,7 @@ def with_overhead(clusters: pl.DataFrame, site_hours: pl.DataFrame) -> pl.DataFr
             basis.alias("pue_basis"),
             pl.when(is_known).then(site["pue_category"]).alias("pue_category"),
             *ends("facility_energy_kwh", facility, half),
+            quotient(of_share2.sqrt(), share).alias("share_half_ratio"),
         )
         .drop(f"site_{name}" for name in facts)
     )

@@ -19,7 +19,7 @@ from lepton_etl.carbon.emissions import (
 from lepton_etl.carbon.market import MarketMix, market_emissions
 from lepton_etl.carbon.water import with_water
 from lepton_etl.schema.declare import end_names
-from lepton_etl.uncertainty import Z
+from lepton_etl.uncertainty import Z_EVEN, Z
 
 YEAR_S = 31_557_600.0
 
@@ -41,12 +41,13 @@ def hours() -> pl.DataFrame:
     number, text = pl.Float64, pl.String
     clusters = frame(
         [
-            (date(2025, 6, 3), hour(h), "s", name, it, it * 1.1, 2 * it, 2.2 * it, "measured")
+            (date(2025, 6, 3), hour(h), "s", name, it, it * 1.1, 2 * it, 2.2 * it, 0.03, "measured")
             for h in (0, 1)
             for name, it in (("a", 75.0), ("b", 25.0))
         ],
         date=pl.Date, hour_start=TIME, site_id=text, cluster_id=text, it_energy_kwh=number,
-        it_energy_upper_kwh=number, facility_energy_kwh=number, facility_energy_upper_kwh=number, facility_basis=text,
+        it_energy_upper_kwh=number, facility_energy_kwh=number, facility_energy_upper_kwh=number,
+        share_half_ratio=number, facility_basis=text,
     )  # fmt: skip
     sites = frame(
         [("s", hour(0), 200.0, "measured", 200.0, None), ("s", hour(1), 200.0, "measured", 120.0, 30.0)],
@@ -62,7 +63,7 @@ def hours() -> pl.DataFrame:
         site_id=text,
         hour_start=TIME,
         water_l=number,
-        water_l_sigma=number,
+        water_l_half=number,
     )
     mix = MarketMix(2025, 1e6, (), 0.25, 20.0, None, "residual_mix_missing")
     error = IntensityError(0.03, 0.4, 0.5)
@@ -125,10 +126,10 @@ def test_errors_of_energy_and_factor_meet_in_quadrature(
 def test_upstream_errs_by_energy_and_by_what_the_life_cycle_adds(
     found: dict[tuple[str, int], dict[str, Any]],
 ) -> None:
-    for of, estimated in ((0, 0.0), (1, 0.4)):
+    for of, by_estimate in ((0, 0.0), (1, Z * 0.4)):
         row = found["a", of]
         value = row["emissions_upstream_kgco2e"]
-        half = value * (0.1**2 + Z**2 * (0.5**2 + estimated**2)) ** 0.5
+        half = value * (0.1**2 + (Z_EVEN * 0.5) ** 2 + by_estimate**2) ** 0.5
         assert row["emissions_upstream_upper_kgco2e"] == pytest.approx(value + half)
         assert row["emissions_upstream_lower_kgco2e"] == pytest.approx(max(value - half, 0.0))
 
@@ -146,14 +147,14 @@ def test_water_errs_by_its_meter_and_by_the_clusters_share(
     found: dict[tuple[str, int], dict[str, Any]],
 ) -> None:
     row = found["a", 0]
-    half = 135 * ((0.25 * 0.1) ** 2 + 0.025**2 + (Z * 0.01) ** 2) ** 0.5
+    half = 135 * (0.03**2 + 0.01**2) ** 0.5
     assert row["water_upper_l"] == pytest.approx(135 + half)
     assert row["water_lower_l"] == pytest.approx(135 - half)
 
 
 def test_masses_of_one_footprint_err_together(found: dict[tuple[str, int], dict[str, Any]]) -> None:
     row, hourly = found["a", 0], 3600 / (4 * YEAR_S)
-    half = Z * (0.2 * 1400 + 0.4 * 1000) * hourly
+    half = Z_EVEN * (0.2 * 1400 + 0.4 * 1000) * hourly
     assert row["embodied_upper_kgco2e"] == pytest.approx(2400 * hourly + half)
     assert found["b", 0]["embodied_upper_kgco2e"] is None
 

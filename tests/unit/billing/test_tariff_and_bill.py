@@ -26,7 +26,6 @@ from lepton_etl.errors import ConfigurationError
 from lepton_etl.schema.energy import CLUSTER_HOUR, SITE_HOUR
 from lepton_etl.schema.fleet import FACILITY_INTERVAL, METER
 from lepton_etl.schema.types import arrow_schema
-from lepton_etl.uncertainty import Z
 
 CASES = Path(__file__).resolve().parents[2] / "cases" / "ledger"
 BERLIN = "Europe/Berlin"
@@ -144,7 +143,7 @@ def test_an_hour_costs_its_import_by_its_price(tmp_path: Path) -> None:
     assert found["energy_cost"].to_list() == pytest.approx([3.0, 1.5])
     assert found["cost_basis"].to_list() == ["measured"] * 2
     assert set(found["currency"]) == {"EUR"}
-    half = Z * 0.02 / 3**0.5 * 3.0
+    half = 0.9 * 0.02 * 3.0
     assert found["energy_cost_upper"][0] == pytest.approx(3.0 + half), (
         "a meter of unstated class is of class 2"
     )

@@ -12,6 +12,9 @@ from lepton_etl.uncertainty import Z
 
 HOUR = datetime(2025, 6, 3, tzinfo=UTC)
 HALF_A, HALF_B, SIGMA = 6.0, 4.0, 0.5
+TOGETHER = 0.4
+# The error of the sum of both clusters, which err together by this correlation.
+HALF_IT = (HALF_A**2 + HALF_B**2 + 2 * TOGETHER * HALF_A * HALF_B) ** 0.5
 
 
 def rows(a_kwh: float, b_kwh: float, meter_kwh: float, basis: str) -> dict[str, dict[str, float]]:
@@ -22,7 +25,8 @@ def rows(a_kwh: float, b_kwh: float, meter_kwh: float, basis: str) -> dict[str, 
         "facility_energy_kwh": facility,
         "facility_energy_upper_kwh": facility + Z * SIGMA,
         "it_energy_kwh": nodes,
-        "it_energy_upper_kwh": nodes + 7.0,
+        "it_energy_upper_kwh": nodes + HALF_IT,
+        "it_energy_sigma_kwh": HALF_IT / Z,
         "overhead_kwh": meter_kwh if basis == "measured" else None,
         "overhead_sigma_kwh": SIGMA if basis == "measured" else None,
         "it_metered_kwh": nodes if basis == "measured" else None,
@@ -47,9 +51,7 @@ def rows(a_kwh: float, b_kwh: float, meter_kwh: float, basis: str) -> dict[str, 
     ("basis", "meter_kwh", "meter_half"),
     [("partial", 150.0, Z * SIGMA), ("measured", 45.0, Z * SIGMA), ("assumed", 1.5, 0.0)],
 )
-def test_the_interval_is_what_each_error_moves_in_quadrature(
-    basis: str, meter_kwh: float, meter_half: float
-) -> None:
+def test_the_interval_is_what_the_errors_move(basis: str, meter_kwh: float, meter_half: float) -> None:
     step = 1e-5
     base = rows(80.0, 20.0, meter_kwh, basis)["a"]
     value = base["facility_energy_kwh"]
@@ -58,8 +60,12 @@ def test_the_interval_is_what_each_error_moves_in_quadrature(
         rows(80.0, 20.0, meter_kwh + step, basis),
     ]  # fmt: skip
     slopes = [(one["a"]["facility_energy_kwh"] - value) / step for one in moved]
-    half = (
-        sum((slope * by) ** 2 for slope, by in zip(slopes, (HALF_A, HALF_B, meter_half), strict=True)) ** 0.5
+    of_a, of_b, of_meter = (
+        slope * by for slope, by in zip(slopes, (HALF_A, HALF_B, meter_half), strict=True)
     )
+    half = (of_a**2 + of_b**2 + 2 * TOGETHER * of_a * of_b + of_meter**2) ** 0.5
     assert base["facility_energy_upper_kwh"] - value == pytest.approx(half, rel=1e-4)
     assert value - base["facility_energy_lower_kwh"] == pytest.approx(half, rel=1e-4)
+    of_share = [0.2 / 80.0 * HALF_A, -1 / 100.0 * HALF_B]
+    share2 = of_share[0] ** 2 + of_share[1] ** 2 + 2 * TOGETHER * of_share[0] * of_share[1]
+    assert base["share_half_ratio"] == pytest.approx(share2**0.5)
