@@ -38,6 +38,7 @@ from lepton_etl.ledger.balance import ledger_rows
 from lepton_etl.ledger.reconcile import NODE_HOURS, check_meters
 from lepton_etl.registers.factors import load_factors
 from lepton_etl.schema.fleet import NODE
+from lepton_etl.schema.jobs import NODE_STATE
 from lepton_etl.schema.types import arrow_schema
 from lepton_etl.simulator import power
 from lepton_etl.simulator.hardware import CLASSES
@@ -179,7 +180,10 @@ def hours_of_nodes(hours: list[NodeHour], classes: dict[str, SensorClass], name:
     )  # fmt: skip
     silver, days = pl.DataFrame(rows), Days.of(DAY)
     listed = pl.DataFrame(inventory)
-    measured = measured_node_hours(silver, node_intervals(silver), listed, days, idle_utilisation_ratio=0.05)
+    states = pl.DataFrame(arrow_schema(NODE_STATE).empty_table())
+    measured = measured_node_hours(
+        silver, node_intervals(silver), listed, days, idle_utilisation_ratio=0.05, states=states
+    )
     # Without history nothing is imputed.
     return node_hours(with_imputed(measured, measured.clear(), None), 0.9)
 

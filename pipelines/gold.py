@@ -98,7 +98,7 @@ from lepton_etl.schema.carbon import INSTRUMENT, MARKET_YEAR, VOLUME_INTERVAL
 from lepton_etl.schema.declare import SECONDS_PER_HOUR
 from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, SITE_HOUR
 from lepton_etl.schema.fleet import FACILITY_INTERVAL, GRID_HOUR, INTERVAL, METER, NODE, WEATHER_HOUR
-from lepton_etl.schema.jobs import JOB_ENERGY, JOB_NODE, JOB_RUN, TENANT_DAY
+from lepton_etl.schema.jobs import JOB_ENERGY, JOB_NODE, JOB_RUN, NODE_STATE, TENANT_DAY
 from lepton_etl.schema.ledger import (
     BILL_CHECK,
     CLUSTER_COST,
@@ -189,7 +189,8 @@ def node_figures(context: StageContext, factors: FactorSet) -> Fleet:
     intervals = tuple(lake.files(INTERVAL, days))
     before = Days(days.start - timedelta(days=HISTORY_DAYS), days.start - timedelta(days=1))
     held = tuple(lake.files(JOB_NODE, days)) if clusters else ()
-    measure = MeasureNodes(days, intervals, settings.energy.idle_utilisation_ratio)
+    states = tuple(lake.files(NODE_STATE, days)) if lake.exists(NODE_STATE) else ()
+    measure = MeasureNodes(days, intervals, states, settings.energy.idle_utilisation_ratio)
     make = MakeNodes(
         lake.root, intervals, tuple(lake.files(NODE_HOUR, before)), held, tuple(clusters), _limit(context),
         settings.attribution.idle_gpu_utilisation_ratio, _shared_variance(factors, days),
@@ -285,6 +286,7 @@ class MeasureNodes:
 
     days: Days
     intervals: tuple[DataFile, ...]
+    states: tuple[DataFile, ...]
     idle_utilisation_ratio: float
 
     def __call__(self, nodes: pl.DataFrame) -> Measured:
@@ -292,8 +294,9 @@ class MeasureNodes:
         intervals = read_files(INTERVAL, self.intervals, names, _of(nodes))
         means = node_intervals(intervals)
         hours = measured_node_hours(
-            intervals, means, nodes, self.days, idle_utilisation_ratio=self.idle_utilisation_ratio
-        )
+            intervals, means, nodes, self.days, idle_utilisation_ratio=self.idle_utilisation_ratio,
+            states=read_files(NODE_STATE, self.states, NODE_STATE.columns, _of(nodes)),
+        )  # fmt: skip
         gaps = gap_features(intervals, hours, nodes)
         packed = hours.write_ipc(None, compression="lz4").getvalue()
         return Measured(nodes, packed, power_sums(means), inlet_counts(means), gaps)

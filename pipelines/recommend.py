@@ -190,7 +190,10 @@ def idle_nodes(context: StageContext) -> Found:
     days = Days(day - timedelta(days=settings.history_days - 1), day)
     parts = node_parts(context.lake, NODE_HOUR, days, by_day=False)
     # A cluster is judged as a whole: its reserve is shared. Node-hours of a month are few columns and few rows.
-    hours = pl.concat([part.read(NODE_COLUMNS) for part in parts]) if parts else pl.DataFrame()
+    # A node that is off is not idle: what it draws then is no idle power.
+    is_on = ~(pl.col("off_s") > 0).fill_null(value=False)
+    read = [part.read([*NODE_COLUMNS, "off_s"]).filter(is_on).drop("off_s") for part in parts]
+    hours = pl.concat(read) if read else pl.DataFrame()
     found = _by_cluster(hours, lambda rows: node_advice(rows, day, settings))
     notes = () if settings.power_down else ("no node may sleep: optimize.power_down is not stated",)
     return Found(found, notes)

@@ -40,6 +40,7 @@ from lepton_etl.facility.meter_hours import (
 from lepton_etl.ingest.text import UnreadableError, text_chunks
 from lepton_etl.ingest.unmapped import Unmapped, speaks_of_power, unmapped
 from lepton_etl.intervals.channels import arrow_of
+from lepton_etl.intervals.known_off import STATE_READINGS, state_spans
 from lepton_etl.intervals.modelled_power import FITTED_COLUMNS, MISSING, NodeModel, fitted_points, node_model
 from lepton_etl.intervals.node_day import UNLISTED_CLUSTER, IntervalPolicy, NodeDays, node_days
 from lepton_etl.intervals.readings import (
@@ -53,6 +54,7 @@ from lepton_etl.intervals.readings import (
     of_quantities,
     only,
     roster,
+    state_readings,
     units_of,
 )
 from lepton_etl.intervals.sensor_checks import COMPONENTS
@@ -67,6 +69,7 @@ from lepton_etl.registers.factors import load_factors
 from lepton_etl.registers.instruments import read_instruments, read_scope1
 from lepton_etl.registers.inventory import read_meters, read_nodes
 from lepton_etl.schema.carbon import INSTRUMENT, SCOPE1, VOLUME_INTERVAL
+from lepton_etl.schema.common import KNOWN_OFF
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.fleet import (
     FACILITY_INTERVAL,
@@ -167,6 +170,7 @@ class Parting:
             own_days=self.own_days,
         )  # fmt: skip
         yield from self._by_node("reading", touched)
+        yield from self._by_node("state", state_readings(readings, self.sources, self.unnamed))
         rest = readings.filter(arrow_of(~of_nodes))
         of_meters = of_quantities(rest, METER_QUANTITIES, self.site_id)
         listed = of_meters & is_one_of(rest["device_id"], self.meter_ids)
@@ -221,7 +225,7 @@ class Making:
     unnamed: SourceFacts
     meters: pa.Table
     grid: tuple[str, str, str] | None
-    with_states: bool
+    has_jobs: bool
 
     def __call__(self, bucket: int, parts: Sequence[bytes]) -> Made:
         found = _unpacked(parts)
@@ -241,7 +245,9 @@ class Making:
         heard: set[str] = set()
         unmodelled: set[tuple[str, str]] = set()
         states = [pl.DataFrame(arrow_schema(INTERVAL).empty_table()).select(_STATE_COLUMNS)]
-        for made in self._node_days(found, inventory):
+        said = found.table("state")
+        spans = state_spans(pl.DataFrame(schema=STATE_READINGS) if said is None else _plain(said))
+        for made in self._node_days(found, inventory, spans):
             intervals = pl.DataFrame(made.intervals)
             staged += stage(self.root, INTERVAL, made.intervals)
             staged += stage(self.root, SENSOR_CHECK, made.checks)
@@ -251,10 +257,17 @@ class Making:
             heard |= set(with_energy["node_id"].unique())
             powered |= set(with_energy.filter("counts_in_total")["node_id"].unique())
             unmodelled |= set(_reasons(intervals))
-            states.append(intervals.filter(pl.col("device_id") == "node").select(_STATE_COLUMNS))
-        if self.with_states:
-            held = found.frame("held", pl.DataFrame(arrow_schema(JOB_NODE).empty_table()))
-            rows_of_states = node_states(pl.concat(states), held, inventory, self.policy.site_id)
+            is_read = pl.col("energy_source").ne_missing(KNOWN_OFF)
+            states.append(intervals.filter(pl.col("device_id") == "node", is_read).select(_STATE_COLUMNS))
+        if self.has_jobs or spans.height:
+            held = (
+                found.frame("held", pl.DataFrame(arrow_schema(JOB_NODE).empty_table()))
+                if self.has_jobs
+                else None
+            )
+            rows_of_states = node_states(
+                pl.concat(states), held, inventory, self.policy.site_id, spans, list(self.days)
+            )
             staged += stage(self.root, NODE_STATE, rows_of_states)
         if (meters := found.table("meter")) is not None:
             staged += stage(self.root, FACILITY_INTERVAL, self._facility(meters))
@@ -262,10 +275,14 @@ class Making:
             tuple(staged), tuple(sorted(unlisted)), tuple(powered), tuple(heard), tuple(sorted(unmodelled))
         )
 
-    def _node_days(self, found: _Unpacked, inventory: pl.DataFrame) -> Iterator[NodeDays]:
+    def _node_days(
+        self, found: _Unpacked, inventory: pl.DataFrame, spans: pl.DataFrame
+    ) -> Iterator[NodeDays]:
         """What the readings of the bucket say; of many readings some days a call, each with those before it."""
         readings = found.table("reading")
+        wanted = {(day - _EPOCH).days for day in self.days}
         if readings is None:
+            yield node_days(_NO_READINGS, _NO_PAST, inventory, self.policy, wanted, spans)
             return
         past = _past(found.frame("past", pl.DataFrame(arrow_schema(SENSOR_DAY).empty_table())))
         day = readings["day"].to_numpy()
@@ -275,9 +292,13 @@ class Making:
         for number in np.unique(call):
             days = numbers[call == number]
             chosen = only(readings, np.isin(day, days))
-            made = node_days(chosen, past, inventory, self.policy, [int(one) for one in days if one >= first])
+            own = [int(one) for one in days if one >= first]
+            made = node_days(chosen, past, inventory, self.policy, own, spans)
             yield made
+            wanted -= set(own)
             past = pl.concat([past, made.sensor_days])
+        # A day on which the bucket's nodes were all silent.
+        yield node_days(_NO_READINGS, _NO_PAST, inventory, self.policy, wanted, spans)
 
     def _facility(self, meters: pa.Table) -> pa.Table:
         listed = pl.DataFrame(self.meters)
@@ -311,6 +332,8 @@ class Making:
         return volume_intervals(known.to_arrow(), self.policy.site_id, self.policy.interval_s, first, last)
 
 
+_NO_READINGS: Final = pa.table({})
+_NO_PAST: Final = pl.DataFrame(schema=SENSOR_DAY_COLUMNS)
 _STATE_COLUMNS: Final = ["cluster_id", "node_id", "date", "interval_start", "interval_s", "power_mean_w"]
 
 
@@ -323,7 +346,8 @@ def run(context: StageContext) -> StageResult:
     jobs, held = accounting(context, nodes)
     made, own_days = _exchanged(context, nodes, meters, held)
     staged = [file for one in made for file in one.staged]
-    for table, may_be_empty in (_MAY_BE_EMPTY | ({} if held is None else {NODE_STATE: True})).items():
+    tells = held is not None or lake.exists(NODE_STATE) or any(one.table == NODE_STATE.name for one in staged)
+    for table, may_be_empty in (_MAY_BE_EMPTY | ({NODE_STATE: True} if tells else {})).items():
         of_table = [file for file in staged if file.table == table.name and file.day in context.days]
         # A day on which no node was ever read is one; only rows that stand are not replaced by nothing.
         empty = may_be_empty or not (lake.exists(table) and lake.files(table, context.days))

@@ -107,17 +107,20 @@ def _utilisation_seconds() -> dict[str, pl.Expr]:
     `cpu_*`: of servers in the scope of ITEUsv, those that are on and not mostly accelerators: 0 s of one that is off,
     null where that is not known. Of a server whose power nobody knows, work done says that it is on. A node whose GPUs
     nobody counted has some where one of them speaks. `gpu_*` by node, `board_*` by GPU board. An hour weighs by the
-    seconds of it that were observed; of a node whose boards alone are read, by the seconds expected of it.
+    seconds of it that were observed; of a node whose boards alone are read, by the seconds expected of it; of a server
+    without those in which it was off.
     Source: ISO/IEC 30134-5 (ITEUsv); docs/definitions.md section 10.
     """
     cpu, gpu, boards = pl.col("cpu_utilisation_ratio"), pl.col("gpu_utilisation_ratio"), pl.col("gpu_count")
     seconds = pl.when(pl.col("observed_s") > 0).then("observed_s").otherwise("expected_s")
     power_w = pl.col("power_mean_w")
     is_server = pl.coalesce(boards == 0, gpu.is_null() & pl.col("gpu_energy_kwh").is_null())
-    is_off = is_server & (power_w == 0)
+    off_s = pl.col("off_s").fill_null(0.0)
+    is_off = is_server & ((power_w == 0) | (off_s >= pl.col("expected_s")))
+    on_s = (seconds - off_s).clip(lower_bound=0.0)
     is_on = is_server & cpu.is_not_null() & pl.coalesce(power_w > 0, cpu > 0)
-    server_s = pl.when(is_off).then(0.0).when(is_on).then(seconds)
-    busy_s = pl.when(is_off).then(0.0).when(is_on).then(seconds * cpu)
+    server_s = pl.when(is_off).then(0.0).when(is_on).then(on_s)
+    busy_s = pl.when(is_off).then(0.0).when(is_on).then(on_s * cpu)
     gpu_s = pl.when(gpu.is_not_null()).then(seconds)
     return {
         "cpu_s": server_s, "cpu_busy_s": busy_s, "gpu_s": gpu_s, "gpu_busy_s": gpu_s * gpu,
@@ -146,6 +149,8 @@ def _addends() -> dict[str, pl.Expr]:
         "observed_ws": rated_w * observed_s,
         "accounted_ws": rated_w * accounted_s,
         "expected_ws": rated_w * expected_s,
+        "off_s": pl.col("off_s"),
+        "off_saved_kwh": pl.col("off_saved_kwh"),
         "uncounted": pl.col("gpu_utilisation_ratio").is_not_null() & pl.col("gpu_count").is_null(),
         **_utilisation_seconds(),
     }
@@ -202,6 +207,8 @@ def _figures(groups: pl.DataFrame, by: tuple[str, ...], coverage_min_ratio: floa
             quotient(gpus["busy_s"], gpus["s"]).alias("gpu_utilisation_ratio"),
             *(over(seconds, SECONDS_PER_HOUR).alias(name) for name, seconds in used_h.items()),
             pl.col("sigma_kwh").alias("it_energy_sigma_kwh"),
+            "off_s",
+            "off_saved_kwh",
         )
         .with_columns(basis.alias("energy_basis"))
         .with_columns(

@@ -17,7 +17,7 @@ from lepton_etl.energy.exact_sums import (
     weighted_mean,
     whole_sum,
 )
-from lepton_etl.schema.common import MODELLED_SOURCES
+from lepton_etl.schema.common import MODELLED_SOURCES, OFF_STATES
 from lepton_etl.schema.declare import JOULES_PER_KWH, SECONDS_PER_HOUR
 from lepton_etl.schema.energy import NODE_HOUR
 from lepton_etl.uncertainty import Z
@@ -118,10 +118,12 @@ def measured_node_hours(
     days: Days,
     *,
     idle_utilisation_ratio: float,
+    states: pl.DataFrame,
 ) -> pl.DataFrame:
     """Return every node-hour that the inventory expects, with what silver/interval holds of it.
 
-    intervals, nodes: rows of silver/interval and silver/node, whole chassis; means: node_intervals of the intervals.
+    intervals, nodes: rows of silver/interval and silver/node, whole chassis; means: node_intervals of the intervals;
+    states: rows of silver/node_state.
     A node without a reading has a row with coverage 0 and null energy: silence is not off.
     """
     rows = _listed_hours(nodes, days)
@@ -141,8 +143,10 @@ def measured_node_hours(
         flags,
         *(most_frequent(means, NODE_HOUR_KEY, name) for name in ("energy_source", "sensor_class")),
     ]
-    for part in parts:
+    for part in (*parts, off_hours(intervals, states)):
         rows = rows.join(part, on=NODE_HOUR_KEY, how="left")
+    saved = pl.col("idle_power_w") * pl.col("seen_off_s") * (1 / JOULES_PER_KWH) - pl.col("drawn_off_kwh")
+    rows = rows.with_columns(saved.alias("off_saved_kwh")).drop("seen_off_s", "drawn_off_kwh")
     return _with_chassis_shared(
         rows.with_columns(
             pl.min_horizontal(pl.col("observed_s").fill_null(0.0), "expected_s").alias("observed_s"),
@@ -150,6 +154,48 @@ def measured_node_hours(
         ).with_columns((pl.col("observed_s") / pl.col("expected_s")).alias("coverage_ratio")),
         _chassis_hours(intervals),
     )
+
+
+def off_hours(intervals: pl.DataFrame, states: pl.DataFrame) -> pl.DataFrame:
+    """Return the node-hours of rows of silver/node_state with what nodes did while they were off, in standby or asleep.
+
+    NODE_HOUR_KEY, `off_s` (null where nothing is known of the node in the hour), and of the intervals with energy
+    `drawn_off_kwh` and `seen_off_s`, the share of both that lies in such a state.
+    """
+    is_off = pl.col("node_state").is_in(OFF_STATES)
+    hour, end = pl.col("hour_start"), pl.col("hour_start") + pl.duration(hours=1)
+    seconds = _overlap_s(pl.col("from_time"), pl.col("to_time"), hour, end)
+    first_hour = pl.col("from_time").dt.truncate("1h")
+    hours = (
+        states.filter(pl.col("node_state") != "silent")
+        .with_columns(pl.datetime_ranges(first_hour, "to_time", "1h", closed="left").alias("hour_start"))
+        .explode("hour_start")
+        .group_by(NODE_HOUR_KEY)
+        .agg(exact_sum(pl.when(is_off).then(seconds).otherwise(0.0)).alias("off_s"))
+    )
+    spans = states.filter(is_off).select(*_NODE, "from_time", "to_time")
+    start, length = pl.col("interval_start"), pl.duration(seconds="interval_s")
+    share = _overlap_s(pl.col("from_time"), pl.col("to_time"), start, start + length) / pl.col("interval_s")
+    read = (pl.col("device_id") == "node") & pl.col("counts_in_total") & pl.col("energy_kwh").is_not_null()
+    drawn = (
+        intervals.filter(read)
+        .select(*_NODE, "interval_start", "interval_s", "energy_kwh", "observed_s")
+        .join(spans, on=_NODE, how="inner")
+        .with_columns(share.alias("share"), start.dt.truncate("1h").alias("hour_start"))
+        .filter(pl.col("share") > 0)
+        .group_by(NODE_HOUR_KEY)
+        .agg(
+            exact_sum(pl.col("observed_s") * pl.col("share")).alias("seen_off_s"),
+            exact_sum(pl.col("energy_kwh") * pl.col("share"), FINE_DIGITS).alias("drawn_off_kwh"),
+        )
+    )
+    return hours.join(drawn, on=NODE_HOUR_KEY, how="left")
+
+
+def _overlap_s(begin: pl.Expr, end: pl.Expr, other_begin: pl.Expr, other_end: pl.Expr) -> pl.Expr:
+    """Seconds that two spans of time have in common, at least 0."""
+    common = pl.min_horizontal(end, other_end) - pl.max_horizontal(begin, other_begin)
+    return (common.dt.total_microseconds() * 1e-6).clip(lower_bound=0.0)
 
 
 def node_hours(measured: pl.DataFrame, coverage_min_ratio: float) -> pl.DataFrame:

@@ -239,10 +239,12 @@ def _half_of_shares(own_weight: pl.Expr, others_weight: pl.Expr, site_sigma_kwh:
     """Half the 90 % interval, squared, of own_weight x a cluster's IT energy + others_weight x the other clusters'.
 
     Clusters err together as far as the error of the site's sum is more than theirs in quadrature: one correlation for
-    all pairs of them. A meter's load has no interval and counts as exact.
+    all pairs of them. A meter's load has no interval and counts as exact; null where a cluster of nodes has an energy
+    whose error nobody knows.
     """
-    half = it_half_kwh().fill_null(0.0)
-    linear, squares = (exact_sum(of, FINE_DIGITS).over(_SITE_HOUR) for of in (half, half.pow(2)))
+    is_load = pl.col("cluster_id").is_in((SHARED, UNATTRIBUTED)) & it_half_kwh().is_null()
+    half = pl.when(is_load | pl.col("it_energy_kwh").is_null()).then(0.0).otherwise(it_half_kwh())
+    linear, squares = (whole_sum(of, digits=FINE_DIGITS).over(_SITE_HOUR) for of in (half, half.pow(2)))
     beyond = (Z * site_sigma_kwh).pow(2) - squares
     together = quotient(beyond, linear.pow(2) - squares).fill_null(0.0).clip(0.0, 1.0)
     others, others2 = linear - half, (squares - half.pow(2)).clip(lower_bound=0.0)

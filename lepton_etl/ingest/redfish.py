@@ -179,7 +179,9 @@ def _parts(
             continue
         step = f"{path}.{name}" if path else name
         if not isinstance(value, dict | list):
-            if _is_reading(name, value) or (name == "Average" and kind.endswith("PowerMeter")):  # HPE
+            is_state = step == "PowerState" and kind == "ComputerSystem"
+            # HPE's PowerMeter has its power under Average.
+            if is_state or _is_reading(name, value) or (name == "Average" and kind.endswith("PowerMeter")):
                 sensor = f"{kind}.{step} {owner}".strip(" .")
                 own = _labels(document) | {"owner": owner} | dict(labels or {})
                 yield Sample(place.line, sensor, text_of(value), labels=own)

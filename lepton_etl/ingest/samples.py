@@ -17,12 +17,13 @@ from lepton_etl.ingest.decoded import REJECTS, Decoded, Origin, assemble, number
 from lepton_etl.ingest.rounds import Rounds, times_of
 from lepton_etl.ingest.sensors import MEANING, Mapped, RuleTable, template_names
 from lepton_etl.ingest.units import UTC_TIME, EpochUnit, parse_stamps, with_value
+from lepton_etl.schema.common import STATE_QUANTITIES
 
 CELLS: Final = pl.Schema(
     {
         "source_position": pl.Int64, "sensor": pl.String, "raw_value": pl.String, "stamp": pl.String,
         "node_id": pl.String, "device_id": pl.String, "window_s": pl.Float64, "multiplicity": pl.Int32, **MEANING,
-        "found_reason": pl.String, "raw_text": pl.String,
+        "state_code": pl.Float64, "found_reason": pl.String, "raw_text": pl.String,
     }
 )  # fmt: skip
 
@@ -113,10 +114,17 @@ def sample_cells(
         text = sample.raw_value.strip()
         if mapped is None:
             ignored[(sample.sensor, "unmapped")] += 1
-        elif rules.is_no_value(text) or not rules.is_measured(mapped.rule, text):
+            continue
+        of_states = mapped.quantity in STATE_QUANTITIES
+        code = rules.state_code(mapped.rule, text) if of_states else None
+        if (
+            rules.is_no_value(text)
+            or not rules.is_measured(mapped.rule, text)
+            or (of_states and code is None)
+        ):
             ignored[(sample.sensor, "no_value")] += 1
         else:
-            rows.append(_row(sample, mapped, origin, rules))
+            rows.append(_row(sample, mapped, code, origin, rules))
     return pl.DataFrame(rows, schema=CELLS, orient="row")
 
 
@@ -144,7 +152,9 @@ def device_of(templates: tuple[str, ...], labels: Mapping[str, str]) -> str | No
     return None
 
 
-def _row(sample: Sample, mapped: Mapped, origin: Origin, rules: RuleTable) -> tuple[object, ...]:
+def _row(
+    sample: Sample, mapped: Mapped, code: float | None, origin: Origin, rules: RuleTable
+) -> tuple[object, ...]:
     """Return one mapped sample by the columns of CELLS."""
     unit = sample.raw_unit or rules.rules[mapped.rule].unit[0]
     device = device_of(mapped.devices, sample.labels)
@@ -153,7 +163,7 @@ def _row(sample: Sample, mapped: Mapped, origin: Origin, rules: RuleTable) -> tu
     at = "" if sample.stamp is None else f" at {sample.stamp}"
     return (
         sample.position, sample.sensor, raw_value, sample.stamp, node, device, sample.window_s, 1,
-        *rules.meaning(mapped, unit), nameless(node, device),
+        *rules.meaning(mapped, unit), code, nameless(node, device),
         f"{sample.sensor} = {raw_value} {sample.raw_unit}".rstrip() + at,
     )  # fmt: skip
 
@@ -176,10 +186,11 @@ def with_times(
     time_reason = pl.when(~bare).then("time_reason").when(of_path.is_null()).then(pl.lit("no_time"))
     # A windowed value is stamped when it is known, at the end of its window; a reading names the start.
     back = pl.duration(microseconds=(pl.col("window_s") * 1e6).round().cast(pl.Int64))
+    number = number_of(pl.col("raw_value"))
     timed = cells.with_columns(
         stamps.get_column("time"),
         stamps.get_column("reason").alias("time_reason"),
-        number_of(pl.col("raw_value")).alias("number"),
+        (pl.coalesce("state_code", number) if "state_code" in cells.columns else number).alias("number"),
     )
     return with_value(timed).with_columns(
         pl.coalesce("found_reason", time_reason, value_reason()).alias("reason"),

@@ -1,4 +1,4 @@
-"""`scontrol show node`: the power of the nodes as slurmctld last heard it from its energy plugin."""
+"""`scontrol show node`: state of the nodes, and their power as slurmctld last heard it from its energy plugin."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -11,12 +11,24 @@ from lepton_etl.ingest.samples import Fault, Sample, decode_samples
 from lepton_etl.ingest.sensors import Rules, RuleTable, SensorRule
 from lepton_etl.ingest.text import numbered_lines
 
+# Base state and flags (IDLE+DRAIN+POWERED_DOWN), or its short marks (IDLE~, DOWN*). A node that its power saving has
+# powered down sleeps, whatever else is said of it; one on its way there or back draws power, as one that reboots does.
+# Source: man scontrol and sinfo, node state codes; output of Slurm 14.11 to 24.11.
+STATES: Final = {
+    r".*(?:\+power(?:ed_down)?\b|~).*": "asleep",
+    r".*(?:power(?:ing|ed)?_(?:up|down|on)|reboot|[#%@^!]).*": "on",
+    r"(?:down|error|fail|unknown|future).*|.*(?:\*|\+(?:not_responding|fail|invalid_reg)\b).*": "failed",
+    r".*(?:\bmaint|\$).*": "maintenance",
+    r".*(?:drain|drng).*": "drained",
+    r"(?:idle|alloc|mix|comp|reserved|resv|planned|blocked|perfctrs|inval).*": "on",
+}
 # Which part of the node the plugin measures is not said, so the power has no point; Slurm takes it for the node.
 # A plugin that reads nothing gives 0 W: a node that answers draws more.
 RULES: Final = RuleTable(
     rules=(
         SensorRule(match="CurrentWatts", quantity="node_power", unit=("W",)),
         SensorRule(match="ConsumedJoules", quantity="node_energy", unit=("J",), statistic="counter"),
+        SensorRule(match="State", quantity="node_state", unit=("dimensionless",), states=STATES),
     ),
     no_value=("", "0", "n/s", "n/a"),
 )
@@ -44,7 +56,8 @@ class ScontrolNode(LogFormat):
     format: Literal["scontrol_node"] = "scontrol_node"
     followed_by = "whole files"
     sensors: Rules = setting(
-        RULES, "Rule table, or the path of its file; default: CurrentWatts and ConsumedJoules are the node's."
+        RULES,
+        "Rule table, or the path of its file; default: CurrentWatts, ConsumedJoules and State are the node's.",
     )
 
     @staticmethod

@@ -22,7 +22,7 @@ from pydantic import (
 from lepton_etl.conf_files import conf_path
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.ingest.units import Conversion, conversion
-from lepton_etl.schema.common import QUANTITIES
+from lepton_etl.schema.common import QUANTITIES, STATE_CODES, STATE_QUANTITIES
 
 Statistic = Literal["instant", "mean", "min", "max", "counter"]
 
@@ -104,6 +104,11 @@ class SensorRule(BaseModel):
         default=(),
         description="Numbers, as logged, by which the sensor says that it has no value (0, 32767).",
     )
+    states: Mapping[Pattern, str] = Field(
+        default_factory=dict,
+        description="Of node_state and power_state: regular expression that must fit the whole text, in lower case -> "
+        "off, asleep, failed, maintenance, drained or on; the first that fits. Any other text is no value.",
+    )
     point: str | None = Field(default=None, description="Where a power is taken.")
     labels: Mapping[str, Pattern] = Field(
         default_factory=dict,
@@ -130,6 +135,12 @@ class SensorRule(BaseModel):
         }
         if self.quantity not in QUANTITIES:
             raise ValueError(f"quantity {self.quantity!r} is not in the field dictionary")
+        if bool(self.states) != (self.quantity in STATE_QUANTITIES) or not set(self.states.values()) <= set(
+            STATE_CODES
+        ):
+            raise ValueError(
+                f"states are of {', '.join(STATE_QUANTITIES)}, and one of {', '.join(STATE_CODES)}"
+            )
         for unit in self.unit:
             if conversion(unit, self.quantity) is None:
                 raise ValueError(f"unit {unit!r} cannot be brought to {QUANTITIES[self.quantity].unit}")
@@ -273,6 +284,13 @@ class RuleTable(BaseModel):
             return not blanks or float(text) not in blanks
         except ValueError:
             return True
+
+    def state_code(self, rule: int, text: str) -> float | None:
+        """Return what a text says of a node's state under a rule of states; None where it says none that is known."""
+        fitting = (
+            state for pattern, state in self.rules[rule].states.items() if re.fullmatch(pattern, text.lower())
+        )
+        return STATE_CODES.get(next(fitting, ""))
 
     def meanings(self, pairs: pl.DataFrame, labels: Mapping[str, str] = NO_LABELS) -> pl.DataFrame:
         """Return sensor, device_id, not_measured and MEANING of each distinct (sensor, raw_unit) that a rule fits.

@@ -20,6 +20,7 @@ from lepton_etl.intervals.channels import (
 )
 from lepton_etl.intervals.chassis import Spoken, chassis_once, summed_supplies, together
 from lepton_etl.intervals.integrate import MICROSECONDS
+from lepton_etl.intervals.known_off import SPANS, off_spans, with_known_off
 from lepton_etl.intervals.modelled_power import FITTED_COLUMNS, NodeModel, with_modelled
 from lepton_etl.intervals.plausibility import no_places, rated_power, with_refusals
 from lepton_etl.intervals.readings import with_place
@@ -65,6 +66,7 @@ CONFLICT: Final = "conflict"
 PARTIAL: Final = "partial"
 CROSS_CHECK: Final = "cross_check"
 UNLISTED_NODE: Final = "unlisted_node"
+NOTHING_SAID: Final = pl.DataFrame(schema=SPANS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ def node_days(
     inventory: pl.DataFrame,
     policy: IntervalPolicy,
     days: Collection[int] | None = None,
+    spans: pl.DataFrame = NOTHING_SAID,
 ) -> NodeDays:
     """Return the rows of silver/interval of `days`, and the sensor-days of all days in `readings`.
 
@@ -118,11 +121,17 @@ def node_days(
     and of a margin on both sides; all nodes of a chassis must be in one call, and any number of them may be. `past`
     has SENSOR_DAY_COLUMNS of the days before. `inventory` has ROSTER_COLUMNS. `days` are days since 1970, all in
     `readings` where it is not given. Each row comes from the readings of its own day and its sensors' past alone.
+    `spans` (SPANS) are what schedulers and power commands say: a node that is off draws its standby power or nothing,
+    unless something is read of it.
     """
+    off = off_spans(spans)
     if not readings.num_rows:
-        nothing = pl.DataFrame(schema=CHECK_COLUMNS)
+        nothing, empty = pl.DataFrame(schema=CHECK_COLUMNS), arrow_schema(INTERVAL).empty_table()
+        if days is not None and off.height:
+            rows = with_known_off(pl.DataFrame(empty), off, inventory, policy, days)
+            empty = rows.to_arrow().cast(empty.schema)
         return NodeDays(
-            arrow_schema(INTERVAL).empty_table(),
+            empty,
             check_rows(nothing, policy.site_id),
             pl.DataFrame(schema=SENSOR_DAY_COLUMNS),
         )
@@ -132,7 +141,9 @@ def node_days(
     if days is not None:
         sensors, ordered = _of_days(sensors, ordered, wanted)
     history = histories(pl.concat([past, said]), wanted)
-    rows, checks = _intervals(sensors, ordered, history, inventory, policy)
+    rows, checks = _intervals(sensors, ordered, history, inventory, policy, off)
+    if off.height:
+        rows = with_known_off(pl.DataFrame(rows), off, inventory, policy, wanted).to_arrow().cast(rows.schema)
     return NodeDays(rows, check_rows(checks, policy.site_id), said)
 
 
@@ -143,7 +154,8 @@ def intervals(
     if not readings.num_rows:
         return arrow_schema(INTERVAL).empty_table()
     sensors, ordered = by_channel(readings, lambda raw: _placed(raw, inventory))
-    return _intervals(sensors, ordered, pl.DataFrame(history).cast(HISTORY_COLUMNS), inventory, policy)[0]
+    past = pl.DataFrame(history).cast(HISTORY_COLUMNS)
+    return _intervals(sensors, ordered, past, inventory, policy, NOTHING_SAID)[0]
 
 
 def _of_days(
@@ -167,6 +179,7 @@ def _intervals(
     history: pl.DataFrame,
     inventory: pl.DataFrame,
     policy: IntervalPolicy,
+    off: pl.DataFrame,
 ) -> tuple[pa.Table, pl.DataFrame]:
     """The rows of silver/interval, and what the sources of the nodes say about one another (CHECK_COLUMNS)."""
     if not ordered.height:
@@ -189,7 +202,7 @@ def _intervals(
     owners = sensors.select("channel", "day", pl.col("owner_id").alias("node_id"), "device_id")
     lost = conflicts.join(owners, on="channel", how="left").group_by(ROW).agg(pl.col("conflicts").sum())
     candidates = power_candidates(channels.sensors)
-    speaking = decided(channels.values, candidates, policy.gains)
+    speaking = decided(channels.values, candidates, policy.gains, off, policy.interval_us)
     marks = pl.concat([marks, speaking.marks])
     found = arbitrate(speaking.values, speaking.candidates, policy.gains, inventory, policy.interval_us)
     if policy.model is not None:

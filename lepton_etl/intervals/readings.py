@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from lepton_etl.days import Days
 from lepton_etl.intervals.channels import DAY_US, READING_COLUMNS, arrow_of, coded, codes_of
 from lepton_etl.intervals.integrate import MICROSECONDS, Bools, Floats, Ints
+from lepton_etl.schema.common import STATE_QUANTITIES
 
 # Beyond any date a lake will hold, and far from the end of int64.
 OPEN_END_US: Final = 36_525 * 2 * DAY_US
@@ -37,6 +38,7 @@ ROSTER_COLUMNS: Final = pl.Schema(
         "sensor_gain_ratio": pl.Float64,
         "hardware_class": pl.String,
         "rest_power_w": pl.Float64,
+        "standby_power_w": pl.Float64,
         "gpu_count": pl.Int32,
         "cpu_idle_power_w": pl.Float64,
         "memory_idle_power_w": pl.Float64,
@@ -163,6 +165,19 @@ def for_each_day(
         taken = taken.take(arrow_of(rows))
     columns = {name: found[name] for name in found.column_names} | {name: taken[name] for name in kept}
     return pa.table({name: columns[name] for name in (*READING_COLUMNS, *further)})
+
+
+def state_readings(readings: pa.Table, sources: Mapping[str, SourceFacts], unnamed: SourceFacts) -> pa.Table:
+    """Return what readings say of the states of nodes: columns STATE_READINGS of known_off."""
+    chosen = of_quantities(readings, STATE_QUANTITIES) & readings["node_id"].is_valid().to_numpy()
+    said = readings.filter(arrow_of(chosen))
+    gap_s, _, _ = _by_source(said["source_name"], sources, unnamed)
+    return pa.table(
+        {
+            "node_id": said["node_id"], "quantity": said["quantity"], "time_us": arrow_of(_us(said["reading_time"])),
+            "value": said["value"], "max_gap_s": arrow_of(gap_s),
+        }
+    )  # fmt: skip
 
 
 def of_quantities(readings: pa.Table, quantities: Iterable[str], site_id: str | None = None) -> Bools:

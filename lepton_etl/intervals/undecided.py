@@ -42,12 +42,19 @@ class Decided:
         return self.marks.filter(pl.col("flag") == AMBIGUOUS).select("day", "node_id").unique()
 
 
-def decided(values: pl.DataFrame, candidates: pl.DataFrame, gains: Mapping[str, float]) -> Decided:
-    """Return the powers without those that cannot be believed. `gains`: one sigma of the gain error by source.
+def decided(
+    values: pl.DataFrame,
+    candidates: pl.DataFrame,
+    gains: Mapping[str, float],
+    off: pl.DataFrame,
+    interval_us: int,
+) -> Decided:
+    """Return the powers without those that cannot be believed.
 
-    Source: docs/definitions.md section 2.
+    `gains`: one sigma of the gain error by source. `off`: spans (node_id, from_us, until_us) in which a node is known
+    to be off. Source: docs/definitions.md section 2.
     """
-    values, zeros = _without_zeros(values, candidates)
+    values, zeros = _without_zeros(values, candidates, off, interval_us)
     several = candidates.filter("at_node").filter(pl.col("channel").n_unique().over(_CLAIM) > 1)
     if several.is_empty():
         return Decided(values, candidates, zeros)
@@ -136,10 +143,13 @@ def _with_summed_parts(
     )
 
 
-def _without_zeros(values: pl.DataFrame, candidates: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Leave out the intervals in which a node's power is 0 W all along, unless all its sources say so, and two do.
+def _without_zeros(
+    values: pl.DataFrame, candidates: pl.DataFrame, off: pl.DataFrame, interval_us: int
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Leave out the intervals in which a node's power is 0 W all along.
 
-    A counter that stands still may be a coarse one.
+    Unless all its sources say so, and two do, or the node is known to be off. A counter that stands still may be a
+    coarse one.
     """
     nothing = pl.DataFrame(schema=FLAGGED)
     is_zero = (pl.col("highest") == 0) & (pl.col("lowest") == 0)
@@ -148,8 +158,18 @@ def _without_zeros(values: pl.DataFrame, candidates: pl.DataFrame) -> tuple[pl.D
     powers = candidates.filter(pl.col("at_node") & (pl.col("statistic") != "counter"))
     whose = powers.select("channel", "day", "node_id", "energy_source")
     interval = ["day", "node_id", "interval_us"]
-    off = is_zero.all().over(interval) & (pl.col("energy_source").n_unique().over(interval) > 1)
-    found = values.join(whose, on="channel", how="inner").filter(is_zero & ~off)
+    agree, several = is_zero.all().over(interval), pl.col("energy_source").n_unique().over(interval) > 1
+    found = (
+        values.join(whose, on="channel", how="inner")
+        .with_columns(agree=agree, several=several)
+        .filter(is_zero & ~(pl.col("agree") & pl.col("several")))
+    )
+    if off.height and found.height:
+        within = (pl.col("from_us") <= pl.col("interval_us")) & (
+            pl.col("interval_us") + interval_us <= pl.col("until_us")
+        )
+        is_off = found.join(off, on="node_id", how="inner").filter("agree", within)
+        found = found.join(is_off.select(interval).unique(), on=interval, how="anti", maintain_order="left")
     marks = found.select(*_AT_NODE, pl.lit(SUSPECT_ZERO).alias("flag"))
     kept = values.join(
         found.select("channel", "interval_us"),

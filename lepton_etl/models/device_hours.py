@@ -16,7 +16,7 @@ from lepton_etl.energy.exact_sums import FINE_DIGITS, exact_sum, quotient
 from lepton_etl.energy.gaps import SHORTEST_GAP_S
 from lepton_etl.energy.node_hours import NODE_HOUR_KEY
 from lepton_etl.models.features import FEATURES, KEYS, TARGET, UNKNOWN
-from lepton_etl.schema.common import MODELLED_SOURCES
+from lepton_etl.schema.common import KNOWN_OFF, MODELLED_SOURCES
 from lepton_etl.schema.declare import SECONDS_PER_HOUR
 
 # What a device-hour reads of an interval, beside the loads and temperatures of its features.
@@ -38,10 +38,11 @@ def device_hours(device: DeviceKind, intervals: pl.DataFrame, nodes: pl.DataFram
 
     `nodes` are rows of silver/node; the row that holds at the hour's start is joined, none leaves the nameplate null.
     Means are weighted by observed seconds and summed in decimal: the same intervals give the same bits in any
-    order. Energy that is itself modelled (psu_output, modelled_sum) teaches nothing: left out.
+    order. Energy that is itself modelled (psu_output, modelled_sum), or of a node that is only known to be off, teaches
+    nothing: left out.
     """
     hours = intervals.with_columns(pl.col("interval_start").dt.truncate("1h").alias("hour_start"))
-    is_modelled = pl.col("energy_source").is_in(MODELLED_SOURCES).fill_null(False)
+    is_modelled = pl.col("energy_source").is_in((*MODELLED_SOURCES, KNOWN_OFF)).fill_null(False)
     known_s = exact_sum(pl.when(pl.col("energy_kwh").is_not_null()).then("observed_s"))
     energy = exact_sum(pl.col("energy_kwh") / pl.col("multiplicity"), FINE_DIGITS)
     rows = (

@@ -16,9 +16,11 @@ COOLING_POINTS: Final = ("chiller", "crah", "pump", "tower")
 
 PSU_OUTPUT: Final = "psu_output"
 MODELLED_SUM: Final = "modelled_sum"
+# A node that is known to be off, and of which nothing is read.
+KNOWN_OFF: Final = "node_state"
 ENERGY_SOURCES: Final = (
     "outlet_counter", "outlet_power", "psu_input", "bmc", PSU_OUTPUT, MODELLED_SUM, "device", "meter",
-    "interval_meter",
+    "interval_meter", KNOWN_OFF,
 )  # fmt: skip
 # Of them those that no sensor of the node's input says: modelled, never measured.
 MODELLED_SOURCES: Final = (PSU_OUTPUT, MODELLED_SUM)
@@ -33,7 +35,15 @@ REASONS: Final = (
 VERDICTS: Final = ("agrees", "differs", "incomplete", "no_invoice", "no_tariff")
 JOB_OUTCOMES: Final = ("completed", "failed", "cancelled", "timeout", "requeued", "running")
 ATTRIBUTION_BASIS: Final = ("devices", "count", "cores", "none")
-NODE_STATES: Final = ("off", "standby", "idle", "active", "drained", "maintenance", "failed", "silent")
+NODE_STATES: Final = (
+    "off", "standby", "asleep", "idle", "active", "on", "drained", "maintenance", "failed", "silent",
+)  # fmt: skip
+# States in which a node does no work and may draw its standby power.
+OFF_STATES: Final = ("off", "standby", "asleep")
+STATE_BASIS: Final = ("jobs", "power", "power_command", "scheduler", "silence")
+# What a scheduler or a power command says of a node, as the value of a reading; of several at once the highest holds.
+STATE_CODES: Final = {"off": 0.0, "asleep": 1.0, "failed": 2.0, "maintenance": 3.0, "drained": 4.0, "on": 5.0}
+STATE_QUANTITIES: Final = {"node_state": "scheduler", "power_state": "power_command"}
 SENSOR_CLASSES: Final = (
     "meter",
     "pdu",
@@ -81,6 +91,7 @@ def _quantities() -> dict[str, Quantity]:
         "grid_estimated",
     ):  # fmt: skip
         rows.append(Quantity(name, "dimensionless", 0.0, 1.0))
+    rows += [Quantity(name, "dimensionless", 0.0, max(STATE_CODES.values())) for name in STATE_QUANTITIES]
     rows += [
         Quantity("fan_speed", "revolutions_per_minute", 0.0, 100_000.0),
         Quantity("clock", "hertz", 0.0, 2e10),

@@ -21,6 +21,18 @@ from lepton_etl.schema.declare import (
 )
 
 FIELDS: Final[tuple[Field, ...]] = (
+    Field(
+        "off_s",
+        DOUBLE,
+        "second",
+        "Seconds in which nodes were off, in standby or asleep (silver/node_state).",
+        ge=0.0,
+        le=1e12,
+    ),
+    energy(
+        "off_saved_kwh",
+        "What nodes would have drawn at their idle power while they were off, less what they drew.",
+    ),
     count("node_count", "Nodes that the inventory expects."),
     energy(
         "it_energy_kwh",
@@ -134,7 +146,7 @@ NODE_HOUR: Final = Table(
         "gpu_utilisation_ratio", "power_mean_w", "peak_power_w", "inlet_temp_c", "device_temp_c",
         "rated_power_w", "gpu_count", "energy_source", "energy_basis", "status", "flags", "sampling_sigma_kwh",
         "sensor_class", "imputed_s", "imputed_sigma_kwh", "imputation_basis", "chassis_shared_kwh", "idle_power_w",
-        "it_energy_modelled_kwh",
+        "it_energy_modelled_kwh", "off_s", "off_saved_kwh",
     ),
     not_null=("date", "energy_basis", "expected_s", "observed_s", "status"),
 )  # fmt: skip
@@ -192,7 +204,7 @@ CLUSTER_HOUR: Final = Table(
 CLUSTER_DAY: Final = Table(
     "gold/cluster_day", grain="one cluster over one UTC day", partition="date", owner="energy",
     key=("date", "site_id", "cluster_id"), warnings=(ESTIMATED, IDLE_BY_UTILISATION),
-    columns=("date", *_CLUSTER_FIGURES), not_null=_CLUSTER_NOT_NULL,
+    columns=("date", *_CLUSTER_FIGURES, "off_s", "off_saved_kwh"), not_null=_CLUSTER_NOT_NULL,
 )  # fmt: skip
 
 PREDICTION: Final = Table(

@@ -80,6 +80,11 @@ FIELDS: Final[tuple[Field, ...]] = (
     # Inventory and meters
     watts("rated_power_w", "Rated power of the inventory.", 1e6),
     watts("idle_power_w", "Idle power of the inventory.", 1e6),
+    watts(
+        "standby_power_w",
+        "What the node draws while it is off or asleep (its controller); empty: taken as 0.",
+        1e4,
+    ),
     watts("gpu_rated_power_w", "Rated board power of one GPU.", 5e3),
     watts(
         "rest_power_w",
@@ -135,7 +140,7 @@ NODE: Final = Table(
         "rated_power_w", "idle_power_w", "gpu_count", "gpu_rated_power_w", "psu_count", "sensor_gain_ratio",
         "embodied_kgco2e", "lifetime_years", "valid_from", "valid_to", "core_count", "memory_total_byte",
         "cpu_idle_power_w", "memory_idle_power_w", "gpu_idle_power_w", "rest_power_w",
-        "cpu_socket_count", "ssd_count", "hdd_count",
+        "cpu_socket_count", "ssd_count", "hdd_count", "standby_power_w",
     ),
 )  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from lepton_etl.schema.common import ATTRIBUTION_BASIS, JOB_OUTCOMES, NODE_STATES
+from lepton_etl.schema.common import ATTRIBUTION_BASIS, JOB_OUTCOMES, NODE_STATES, STATE_BASIS
 from lepton_etl.schema.declare import (
     DOUBLE,
     INT,
@@ -39,7 +39,7 @@ FIELDS: Final[tuple[Field, ...]] = (
     Field("held_s", DOUBLE, "second", "Seconds in which the job held a part of the node.", ge=0.0, le=1e12),
     Field("covered_s", DOUBLE, "second", "Held seconds with measured or imputed energy.", ge=0.0, le=1e12),
     text("node_state", "What the node was doing.", NODE_STATES),
-    text("state_basis", "What the state was found by.", ("jobs", "power", "silence")),
+    text("state_basis", "What the state was found by.", STATE_BASIS),
     # What a node has to share out (inventory)
     Field("core_count", INT, None, "Cores of the node as its scheduler counts them.", ge=1, le=100_000),
     Field("memory_total_byte", DOUBLE, "byte", "Memory of the node.", ge=0.0, le=1e18),

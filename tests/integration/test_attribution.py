@@ -16,6 +16,7 @@ from lepton_etl.attribution.node_states import node_states
 from lepton_etl.attribution.tenants import with_node_figures
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
+from lepton_etl.intervals.node_day import NOTHING_SAID
 from lepton_etl.intervals.readings import roster
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.energy import CLUSTER_HOUR, NODE_HOUR
@@ -115,7 +116,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     written, holdings = accounting.accounting(context, nodes)
     assert holdings is not None
     own, held = lake.read(INTERVAL, DAYS), pl.DataFrame(holdings)
-    lake.replace(NODE_STATE, DAYS, node_states(own, held, roster(nodes), SITE))
+    lake.replace(NODE_STATE, DAYS, node_states(own, held, roster(nodes), SITE, NOTHING_SAID, list(DAYS)))
     clusters = attribution.accounted_clusters(context)
     assert clusters == ["alpha"]
     accounted = pl.col("cluster_id").is_in(clusters)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lepton_etl.ingest.decoded import Decoded
+from lepton_etl.schema.common import STATE_CODES
 from tests.conftest import real_data
 from tests.real.laid_down import PATH_TIME, LaidDown, plain
 
@@ -113,10 +114,15 @@ def test_dell_thermal() -> None:
     assert len(fans) == 16
 
 
-@pytest.mark.parametrize("name", ["dell_chassis", "dell_systems"])
-def test_a_resource_without_a_sensor_is_structure(name: str) -> None:
-    _, result = decoded(DELL / f"redfish__dell__{name}.json")
+def test_a_resource_without_a_sensor_is_structure() -> None:
+    _, result = decoded(DELL / "redfish__dell__dell_chassis.json")
     assert (result.records, result.structure_lines) == (0, 1)
+
+
+def test_a_system_says_whether_it_is_on() -> None:
+    document, result = decoded(DELL / "redfish__dell__dell_systems.json")
+    assert document["PowerState"] == "On"
+    assert readings(result) == [("node", "power_state", "instant", STATE_CODES["on"])]
 
 
 def test_thermal_of_the_mockup() -> None:

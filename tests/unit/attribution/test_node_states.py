@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lepton_etl.attribution.node_states import node_states
+from lepton_etl.intervals.known_off import STATE_READINGS, state_spans
 from lepton_etl.intervals.readings import OPEN_END_US, ROSTER_COLUMNS
+from lepton_etl.schema.common import STATE_CODES
 
 DAY = date(2025, 6, 3)
 MIDNIGHT = datetime(2025, 6, 3, tzinfo=UTC)
@@ -52,12 +54,104 @@ def held(node_id: str, start_h: float, end_h: float) -> dict[str, Any]:
 
 
 def states(
-    intervals: list[dict[str, Any]], holdings: list[dict[str, Any]], *nodes: dict[str, Any]
+    intervals: list[dict[str, Any]],
+    holdings: list[dict[str, Any]] | None,
+    *nodes: dict[str, Any],
+    said: list[dict[str, Any]] | None = None,
 ) -> pl.DataFrame:
     inventory = pl.DataFrame(list(nodes), schema=ROSTER_COLUMNS)
     return node_states(
-        pl.DataFrame(intervals, schema=INTERVALS), pl.DataFrame(holdings, schema=HELD), inventory, "here"
+        pl.DataFrame(intervals, schema=INTERVALS),
+        None if holdings is None else pl.DataFrame(holdings, schema=HELD),
+        inventory,
+        "here",
+        state_spans(pl.DataFrame(said or [], schema=STATE_READINGS)),
+        [DAY],
     )
+
+
+def word(
+    node_id: str, hour: float, state: str, hours: float = 6.0, kind: str = "node_state"
+) -> dict[str, Any]:
+    """What a scheduler or a power command says at an hour of the day, believed for so many hours."""
+    at = MIDNIGHT + timedelta(hours=hour)
+    return {"node_id": node_id, "quantity": kind, "time_us": int(at.timestamp() * 1e6), "value": STATE_CODES[state],
+            "max_gap_s": hours * 3600}  # fmt: skip
+
+
+def timeline(rows: pl.DataFrame) -> list[tuple[float, float, str, str]]:
+    """Hours of the day from and to, state and basis."""
+
+    def hours(at: datetime) -> float:
+        return (at - MIDNIGHT).total_seconds() / 3600
+
+    return [
+        (hours(row["from_time"]), hours(row["to_time"]), row["node_state"], row["state_basis"])
+        for row in rows.iter_rows(named=True)
+    ]
+
+
+def test_what_is_said_fills_what_is_not_read() -> None:
+    said = [
+        word("n1", -1, "on", 7), word("n1", 6, "drained"), word("n1", 12, "asleep"), word("n1", 18, "failed", 3),
+        word("n1", 14, "on", 1, "power_state"), word("n1", 15, "off", 1, "power_state"),
+    ]  # fmt: skip
+    assert timeline(states([], None, listed("n1"), said=said)) == [
+        (0, 6, "on", "scheduler"), (6, 12, "drained", "scheduler"), (12, 14, "asleep", "scheduler"),
+        (14, 15, "on", "power_command"), (15, 16, "asleep", "power_command"), (16, 18, "asleep", "scheduler"),
+        (18, 21, "failed", "scheduler"), (21, 24, "silent", "silence"),
+    ]  # fmt: skip
+
+
+def test_what_is_read_goes_before_what_is_said_and_a_job_before_a_drain() -> None:
+    read = [*measured("n1", [0], 300.0), *measured("n1", [1], 20.0), *measured("n1", [2], 0.0)]
+    said = [word("n1", 0, "asleep", 3), word("n1", 4, "drained", 2), word("n1", 7, "asleep", 1)]
+    found = timeline(states(read, [held("n1", 5, 8)], listed("n1"), said=said))
+    five = 1 / 12
+    assert found == [
+        (0, five, "idle", "power"), (five, 1, "asleep", "scheduler"), (1, 1 + five, "asleep", "power"),
+        (1 + five, 2, "asleep", "scheduler"), (2, 2 + five, "asleep", "power"), (2 + five, 3, "asleep", "scheduler"),
+        (3, 4, "silent", "silence"), (4, 5, "drained", "scheduler"), (5, 7, "active", "jobs"),
+        (7, 8, "asleep", "scheduler"), (8, 24, "silent", "silence"),
+    ]  # fmt: skip
+    assert timeline(states(measured("n1", [0], 300.0), None, listed("n1")))[0][2] == "on", "nobody says idle"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(-3600, 90_000), st.sampled_from(sorted(STATE_CODES)), st.integers(60, 40_000), st.booleans()
+        ),
+        max_size=12, unique_by=lambda one: (one[0], one[3]),
+    )
+)  # fmt: skip
+def test_spans_say_what_the_last_word_of_every_moment_says(words: list[tuple[int, str, int, bool]]) -> None:
+    kinds = {True: "node_state", False: "power_state"}
+    said = [
+        word("n1", at / 3600, state if of_node else ("off" if state == "off" else "on"), length / 3600, kinds[of_node])
+        for at, state, length, of_node in words
+    ]  # fmt: skip
+    spans = state_spans(pl.DataFrame(said, schema=STATE_READINGS)).rows(named=True)
+    assert all(one["until_us"] <= other["from_us"] for one, other in pairwise(spans))
+    names = {code: name for name, code in STATE_CODES.items()}
+    midnight = int(MIDNIGHT.timestamp() * 1e6)
+    for second in {at + shift for at, _, length, _ in words for shift in (0, 1, length - 1, length)}:
+        moment = midnight + second * 1_000_000
+        holding = {}
+        for kind in kinds.values():
+            before = [one for one in said if one["quantity"] == kind and one["time_us"] <= moment]
+            last = max(before, key=lambda one: one["time_us"], default=None)
+            if last is not None and moment < last["time_us"] + round(last["max_gap_s"]) * 1_000_000:
+                holding[kind] = names[last["value"]]
+        power, scheduler = holding.get("power_state"), holding.get("node_state")
+        expected = scheduler or power
+        if power == "off":
+            expected = "asleep" if scheduler == "asleep" else "off"
+        elif power == "on" and scheduler == "asleep":
+            expected = "on"
+        inside = [one["node_state"] for one in spans if one["from_us"] <= moment < one["until_us"]]
+        assert inside == ([expected] if expected else []), (second, holding)
 
 
 def test_power_jobs_and_silence_make_the_timeline() -> None:

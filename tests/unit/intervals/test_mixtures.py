@@ -20,12 +20,14 @@ from lepton_etl.intervals.node_day import IntervalPolicy, node_days
 from lepton_etl.intervals.readings import roster
 from lepton_etl.intervals.usual_values import SENSOR_DAY_COLUMNS
 from lepton_etl.schema.fleet import NODE
+from lepton_etl.schema.jobs import NODE_STATE
 from lepton_etl.schema.types import arrow_schema
 from lepton_etl.simulator import power
 from lepton_etl.simulator.hardware import CPU_NODE, GPU_400, GPU_700, HardwareClass
 from lepton_etl.simulator.plan import STEP_S
 from tests.unit.intervals.readings import DAY, DAY_NUMBER, POLICY, reading
 
+NO_STATES = pl.DataFrame(arrow_schema(NODE_STATE).empty_table())
 HOURS = 2
 SOURCES = ("bmc", "outlet", "psu_output", "rapl", "gpu")
 FACTS = ("rest_power_w", "idle", "rated_power_w", "gpu_count", "memory_total_byte")
@@ -145,7 +147,9 @@ def published(
     made = node_days(pl.concat(logs).to_arrow(), past, roster(nodes.to_arrow()), policy, [DAY_NUMBER])
     intervals = pl.DataFrame(made.intervals)
     means = node_intervals(intervals)
-    hours = measured_node_hours(intervals, means, nodes, Days.of(DAY), idle_utilisation_ratio=0.1)
+    hours = measured_node_hours(
+        intervals, means, nodes, Days.of(DAY), idle_utilisation_ratio=0.1, states=NO_STATES
+    )
     filled = with_imputed(hours, hours.clear().select(HISTORY_COLUMNS), None)
     rows = node_hours(filled, 0.9).with_columns(pl.col("hour_start").dt.hour().cast(pl.Int64).alias("hour"))
     truth = pl.DataFrame(facts, schema=["node_id", "hour", "sources", "truth_kwh"], orient="row")
