@@ -37,6 +37,7 @@ _HOUR_INPUT: Final = (
     "site_id", "cluster_id", "node_id", "device_id", "date", "hour_start", "energy_kwh", "predicted_kwh", "load_ratio",
 )  # fmt: skip
 _STATE_INPUT: Final = ("site_id", "cluster_id", "node_id", "device_id", "date", "interval_start", *INPUTS)
+_RATED: Final = ("site_id", "node_id", "valid_from", "rated_power_w", "gpu_rated_power_w")
 _SHOWN: Final = 3
 _WHOSE: Final = ["site_id", "node_id"]
 
@@ -52,7 +53,8 @@ def _states(context: StageContext) -> Written:
     days, lake = context.days, context.lake
     looked_at = Days(days.start - timedelta(days=STATE_HISTORY_DAYS), days.end)
     parts = node_parts(lake, INTERVAL, looked_at, by_day=False, tasks=context.engine.parallelism)
-    staged = context.engine.map(_States(lake.root, tuple(days)), parts)
+    nodes = lake.read(NODE, columns=_RATED)
+    staged = context.engine.map(_States(lake.root, tuple(days), nodes), parts)
     return lake.commit(STATE, days, [file for files in staged for file in files], allow_empty=True)
 
 
@@ -62,9 +64,10 @@ class _States:
 
     root: Location
     days: tuple[date, ...]
+    nodes: pl.DataFrame
 
     def __call__(self, part: NodePart) -> list[StagedFile]:
-        rows = part.read(_STATE_INPUT, pl.col("device_id").str.contains(DEVICES))
+        rows = _with_rated(part.read(_STATE_INPUT, pl.col("device_id").str.contains(DEVICES)), self.nodes)
         found = []
         for day, known in _windows(rows, self.days, STATE_HISTORY_DAYS):
             history = known.filter(pl.col("date") < day)
@@ -73,6 +76,14 @@ class _States:
                 for own in _of_equal_instants(known.filter(pl.col("date") == day))
             ]
         return stage(self.root, STATE, _together(STATE, found))
+
+
+def _with_rated(rows: pl.DataFrame, nodes: pl.DataFrame) -> pl.DataFrame:
+    """Add what the inventory says that the node, or one of its boards, was built for: the newest that it says, W."""
+    newest = nodes.sort("valid_from", nulls_last=False).group_by(_WHOSE).last()
+    rated = pl.when(pl.col("device_id") == "node").then("rated_power_w").otherwise("gpu_rated_power_w")
+    joined = rows.join(newest.drop("valid_from"), on=_WHOSE, how="left", maintain_order="left")
+    return joined.with_columns(rated.alias("rated_power_w")).drop("gpu_rated_power_w")
 
 
 def _windows(

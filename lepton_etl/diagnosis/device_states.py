@@ -35,7 +35,7 @@ EVIDENCE: Final = ("load", "of_cap", "clock", "memory", "heat_margin_k", "residu
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
-    """Figures of silver/interval, (devices, intervals), NaN unknown; `slowdown_temp_c` (devices,)."""
+    """Figures of silver/interval, (devices, intervals), NaN unknown; `slowdown_temp_c`, `rated_power_w` (devices,)."""
 
     power_w: Floats
     power_limit_w: Floats
@@ -44,6 +44,7 @@ class Intervals:
     clock_hz: Floats
     device_temp_c: Floats
     slowdown_temp_c: Floats
+    rated_power_w: Floats
 
 
 def evidence(
@@ -145,6 +146,9 @@ LIKELIHOOD: Final[dict[str, dict[str, tuple[float, float]]]] = {
 TEMPERATURE: Final = 0.15
 STAY: Final = 0.95
 NO_LIMIT: Final = -30.0
+NEEDED: Final = {"power_capped": ("of_cap",), "memory_bound": ("clock", "memory")}
+# A limit is a cap where it lies by more than what limits are rounded by below what the device was built for.
+_CAP_RATIO: Final = 0.98
 HOLD_MARGIN: Final = 0.2
 _T_DEGREES: Final = 4.0
 
@@ -161,9 +165,10 @@ def log_terms(figures: dict[str, Floats]) -> dict[str, Floats]:
             off = (value - centre) / width
             terms[number] = -(_T_DEGREES + 1) / 2 * np.log1p(off**2 / _T_DEGREES) - np.log(width)
         found[name] = np.where(np.isnan(value), 0.0, terms)
-    # Nothing else than power at its limit tells a cap from other reasons to draw less: without a limit it is not said.
-    capped = STATES.index("power_capped")
-    found["of_cap"][capped][np.isnan(figures["of_cap"])] = NO_LIMIT
+    # Nothing else than these figures tells the state from other reasons to draw less: without them it is not said.
+    for state, names in NEEDED.items():
+        for name in names:
+            found[name][STATES.index(state)][np.isnan(figures[name])] = NO_LIMIT
     return found
 
 
@@ -215,6 +220,7 @@ _COLUMNS: Final = (
     "power_mean_w", "power_limit_w", "load_ratio", "memory_utilisation_ratio", "clock_hz", "device_temp_c",
 )  # fmt: skip
 _SHOWN: Final = 3
+_NO_CAP: Final = "it runs at its power limit, and no higher one is known: nothing to raise"
 
 
 def state_rows(
@@ -226,9 +232,11 @@ def state_rows(
 ) -> pl.DataFrame:
     """Return a row of gold/state for each row of silver/interval (one interval length), by the `history` before it.
 
-    Load is GPU utilisation, else CPU utilisation. `slowdown_temp_c`, where the frame has it, goes before the common
-    limit. A row of which no figure is known has no state. `frozen_intervals` make an hour; `newest_only` gives the last
-    row of each device, judged by all before it. Raises ValueError where a device has an interval twice.
+    Load is GPU utilisation, else CPU utilisation; memory in use of a node is no activity of memory and says nothing.
+    `slowdown_temp_c`, where the frame has it, goes before the common limit. A cap is to be raised only where it lies
+    below `rated_power_w`, where the frame has it, or below a limit that the device has reported before. A row of which
+    no figure is known has no state. `frozen_intervals` make an hour; `newest_only` gives the last row of each device,
+    judged by all before it. Raises ValueError where a device has an interval twice.
     """
     if not intervals.height:
         return pl.DataFrame()
@@ -247,7 +255,7 @@ def state_rows(
     at = tuple(places)
     missing = unknown(now, figures)
     blind = np.all([np.isnan(figures[name])[at] for name in EVIDENCE], axis=0)
-    cells = _words(figures, chances, states, at, missing, blind)
+    cells = _words(figures, chances, states, at, missing, blind, is_capped(now, past)[at])
     found = frame.select("date", "interval_start", *KEY).with_columns(
         *(
             pl.Series(f"{state}_probability_ratio", np.where(blind, np.nan, chances[number][at])).fill_nan(
@@ -260,11 +268,23 @@ def state_rows(
     return found
 
 
+def is_capped(now: Intervals, history: Intervals) -> NDArray[np.bool_]:
+    """Return where the limit in force lies below the rated power, or below a limit that the device has reported."""
+    known = [now.power_limit_w, history.power_limit_w, now.rated_power_w[:, None]]
+    highest = np.nan_to_num(np.concatenate(known, axis=1)).max(axis=1)
+    return np.asarray(now.power_limit_w < _CAP_RATIO * highest[:, None])
+
+
 def _with_load(frame: pl.DataFrame) -> pl.DataFrame:
-    limit = pl.col("slowdown_temp_c") if "slowdown_temp_c" in frame.columns else pl.lit(SLOWDOWN_TEMP_C)
+    def known(name: str, otherwise: float | None) -> pl.Expr:
+        return pl.col(name).cast(pl.Float64) if name in frame.columns else pl.lit(otherwise, pl.Float64)
+
+    is_board = pl.col("device_id") != "node"
     return frame.with_columns(
         pl.coalesce("gpu_utilisation_ratio", "cpu_utilisation_ratio").alias("load_ratio"),
-        limit.cast(pl.Float64).fill_null(SLOWDOWN_TEMP_C).alias("_limit_c"),
+        known("slowdown_temp_c", SLOWDOWN_TEMP_C).fill_null(SLOWDOWN_TEMP_C).alias("_limit_c"),
+        known("rated_power_w", None).fill_null(float("nan")).alias("_rated_w"),
+        pl.when(is_board).then("memory_utilisation_ratio").alias("memory_utilisation_ratio"),
     )
 
 
@@ -282,15 +302,16 @@ def _grid(
         values: Floats = np.full((names.height, width), np.nan)
         values[place] = rows[column].cast(pl.Float64).fill_null(np.nan).to_numpy()
         arrays.append(values)
-    limit = np.full(names.height, SLOWDOWN_TEMP_C)
-    limit[place[0]] = rows["_limit_c"].to_numpy()
+    limit, rated = np.full(names.height, SLOWDOWN_TEMP_C), np.full(names.height, np.nan)
+    limit[place[0]], rated[place[0]] = rows["_limit_c"].to_numpy(), rows["_rated_w"].to_numpy()
     power, cap, load, memory, clock, temp = arrays
-    return Intervals(power, cap, load, memory, clock, temp, limit), place
+    return Intervals(power, cap, load, memory, clock, temp, limit, rated), place
 
 
 def _words(
     figures: dict[str, Floats], chances: Floats, states: NDArray[np.int64],
     at: tuple[NDArray[np.int64], ...], missing: dict[str, NDArray[np.bool_]], blind: NDArray[np.bool_],
+    capped: NDArray[np.bool_],
 ) -> dict[str, pa.Array]:  # fmt: skip
     terms = log_terms(figures)
     chosen, place = states[at], np.arange(len(at[0]))
@@ -306,10 +327,11 @@ def _words(
     chance = chances[chosen, at[0], at[1]]
     sure = chance >= SURE
     adjustments = [ADJUSTMENT[name][0] for name in STATES]
+    no_cap = sure & ~blind & (chosen == STATES.index("power_capped")) & ~capped
     return {
         "performance_state": _named(STATES, chosen, blind),
-        "adjustment": _named(["none", *adjustments], np.where(sure & ~blind, chosen + 1, 0)),
-        "adjustment_reason": _reasons(chosen, chance, sure, blind),
+        "adjustment": _named(["none", *adjustments], np.where(sure & ~blind & ~no_cap, chosen + 1, 0)),
+        "adjustment_reason": _reasons(chosen, chance, sure, blind, no_cap),
         "evidence": _lists(leading, _figures_told(figures, at, order.T[leading], np.nonzero(leading)[0])),
         "unknown_inputs": _unknown_inputs(np.stack([missing[name][at] for name in EVIDENCE], axis=1)),
     }
@@ -322,13 +344,15 @@ def _named(
 
 
 def _reasons(
-    chosen: NDArray[np.int64], chance: Floats, sure: NDArray[np.bool_], blind: NDArray[np.bool_]
-) -> pa.StringArray:
-    """Each text is made once: there is one a state, one a state and percent of a chance, and one for the blind."""
+    chosen: NDArray[np.int64], chance: Floats, sure: NDArray[np.bool_], blind: NDArray[np.bool_],
+    no_cap: NDArray[np.bool_],
+) -> pa.StringArray:  # fmt: skip
+    """Each text is made once: one a state, one a state and percent of a chance, one of no cap and one for the blind."""
     percent = np.where(sure | blind, 0, np.rint(100 * chance)).astype(np.int64)
     unsure = [f"{name} is likeliest at {one}%: too unsure to act" for name in STATES for one in range(101)]
-    texts = [*unsure, *(ADJUSTMENT[name][1] for name in STATES), "nothing is known of this interval"]
+    texts = [*unsure, *(ADJUSTMENT[name][1] for name in STATES), _NO_CAP, "nothing is known of this interval"]
     code = np.where(sure, len(unsure) + chosen, 101 * chosen + percent)
+    code = np.where(no_cap, len(texts) - 2, code)
     return _named(texts, np.where(blind, len(texts) - 1, code))
 
 

@@ -91,12 +91,12 @@ def recent_empty() -> pa.Table:
 
 
 def lay_down_a_week(lake: Lake, today: date) -> None:
-    """The board's days before: 300 W at 85 %, the full clock."""
+    """The board's days before: 300 W at 85 %, the full clock, and a limit that lay higher."""
     day = today - timedelta(days=1)
     midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
     common = {"site_id": "s1", "cluster_id": "c1", "node_id": "n1", "device_id": "gpu0", "date": day}
     figures = {
-        "interval_s": 300, "counts_in_total": False, "multiplicity": 1, "power_mean_w": 300.0, "power_limit_w": 400.0,
+        "interval_s": 300, "counts_in_total": False, "multiplicity": 1, "power_mean_w": 300.0, "power_limit_w": 500.0,
         "gpu_utilisation_ratio": 0.85, "memory_utilisation_ratio": 0.4, "clock_hz": 1.98e9, "device_temp_c": 60.0,
         "observed_s": 300.0, "conflicts": 0, "flags": [],
     }  # fmt: skip

@@ -130,3 +130,36 @@ def test_without_a_power_limit_no_cap_is_claimed() -> None:
     blind = state_rows(day.with_columns(none), history.with_columns(none))
     assert "power_capped" not in set(blind["performance_state"])
     assert blind["power_capped_probability_ratio"].max() < 0.05
+
+
+@pytest.mark.parametrize("missing", ["clock_hz", "memory_utilisation_ratio", "of a node"])
+def test_without_clock_and_activity_of_memory_none_is_called_memory_bound(missing: str) -> None:
+    history, day, _ = device_days(100, "memory_bound")
+    assert "lower_clock" in set(state_rows(day, history)["adjustment"])
+    gone = (
+        pl.lit("node").alias("device_id")
+        if missing == "of a node"
+        else pl.lit(None, pl.Float64).alias(missing)
+    )
+    blind = state_rows(day.with_columns(gone), history.with_columns(gone))
+    assert "memory_bound" not in set(blind["performance_state"])
+    assert "lower_clock" not in set(blind["adjustment"])
+
+
+@pytest.mark.parametrize(
+    ("rated_w", "limit_before", "raised"),
+    [(1.0, 1.0, False), (1.0, 1.3, True), (1.3, 1.0, True), (None, 1.0, False)],
+)
+def test_a_cap_is_raised_only_below_what_the_device_may_draw(
+    rated_w: float | None, limit_before: float, raised: bool
+) -> None:
+    history, day, _ = device_days(100, "power_capped")
+    limit_w = float(day["power_limit_w"].min())  # type: ignore[arg-type]
+    day = day.with_columns(
+        pl.lit(limit_w).alias("power_limit_w"),
+        pl.lit(None if rated_w is None else rated_w * limit_w, pl.Float64).alias("rated_power_w"),
+    )
+    rows = state_rows(day, history.with_columns(pl.lit(limit_before * limit_w).alias("power_limit_w")))
+    assert "power_capped" in set(rows["performance_state"])
+    assert ("raise_cap" in set(rows["adjustment"])) is raised
+    assert any("nothing to raise" in reason for reason in rows["adjustment_reason"]) is not raised
