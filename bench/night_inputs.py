@@ -171,7 +171,7 @@ def lay_history(lake: Lake, day: date, days: int) -> None:
 
 
 def hold_since(site: Path, day: date, since: date) -> None:
-    """Let the inventory's nodes and meters that hold from `day` on hold from `since` on, so that the past knows them."""
+    """Let the inventory's nodes and meters that hold from `day` on hold from `since` on: the past knows them."""
     for name in ("inventory.csv", "meters.csv"):
         file = site / name
         file.write_text(file.read_text().replace(str(day), str(since)))

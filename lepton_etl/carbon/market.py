@@ -110,11 +110,12 @@ def market_mix(
     total = consumption_kwh - left
     grams = sum(match.matched_kwh * match.instrument.intensity_g_per_kwh for match in matches)
     ratio = min(total / consumption_kwh, 1.0) if consumption_kwh > 0 else 0.0
+    matched_g = grams / total if total > 0 else 0.0
     rest = residual_g_per_kwh if residual_g_per_kwh is not None else average_g_per_kwh
     return MarketMix(
-        year, consumption_kwh, tuple(matches), ratio, grams / total if total > 0 else 0.0, rest,
+        year, consumption_kwh, tuple(matches), ratio, matched_g, rest,
         _basis(matches, ratio, residual_g_per_kwh is not None),
-        *((ratio, grams / total if total > 0 else 0.0) if is_expected else _of_one_more(matches, left)),
+        *((ratio, matched_g) if is_expected else _of_one_more(matches, left)),
     )  # fmt: skip
 
 

@@ -246,7 +246,9 @@ def _half_of_shares(own_weight: pl.Expr, others_weight: pl.Expr, site_sigma_kwh:
     half = pl.when(is_load | pl.col("it_energy_kwh").is_null()).then(0.0).otherwise(it_half_kwh())
     linear, squares = (whole_sum(of, digits=FINE_DIGITS).over(_SITE_HOUR) for of in (half, half.pow(2)))
     beyond = (Z * site_sigma_kwh).pow(2) - squares
-    together = quotient(beyond, linear.pow(2) - squares).fill_null(0.0).clip(0.0, 1.0)
+    pairs = linear.pow(2) - squares
+    # One cluster alone has nobody to err with.
+    together = pl.when(pairs > 0).then(beyond / pairs).otherwise(0.0).clip(0.0, 1.0)
     others, others2 = linear - half, (squares - half.pow(2)).clip(lower_bound=0.0)
     of_others2 = others2 + together * (others.pow(2) - others2)
     return (
