@@ -239,6 +239,17 @@ class _Run:
         lake = self.context.lake
         lake.metadata = {"run_id": self.night.run_id, "stage": "night"}
         name_night(lake, days, self.night.run_id, only_named=only_named)
+        # Imported where a page is at hand: it takes pandas with it, which no figure needs.
+        from pipelines.report import mark_superseded
+
+        try:
+            pages = mark_superseded(lake, self.context.settings.report.folder, days, self.night.run_id)
+        except OSError as error:
+            # The figures are out, whatever becomes of a page.
+            self.night.notes.append(f"pages of before are not marked: {_first_line(error)}")
+            return
+        if pages:
+            self.context.log.info("pages are superseded", pages=[str(one) for one in pages])
 
     def _name_stage(self, wanted: Iterable[str]) -> None:
         """What a single stage changed is seen at once: `publish` publishes, a later stage changes what is published."""

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lepton_etl.days import Days
+from lepton_etl.lake.nights import PublishedLake
 from lepton_etl.lake.node_parts import NodePart, node_parts
 from lepton_etl.lake.runs import code_version, stage_runs
 from lepton_etl.lake.tables import Lake
@@ -22,6 +23,7 @@ from lepton_etl.recommend.lifecycle import EXPIRED, REJECTED
 from lepton_etl.report import data as d
 from lepton_etl.report import data as gather
 from lepton_etl.report.model import model_summary
+from lepton_etl.report.superseded import HEAD_BYTES, changed_days, days_of, folder_of, marked
 from lepton_etl.report.unknown import Surroundings
 from lepton_etl.schema.carbon import KPI
 from lepton_etl.schema.diagnosis import ANOMALY, STATE
@@ -45,31 +47,99 @@ _NODE_HOUR: Final = (
 )  # fmt: skip
 
 
-def run(context: StageContext) -> StageResult:
-    """Write `<report.folder>/<day or range>/index.html`; a re-run overwrites it."""
-    page = page_path(context.settings.report.folder, context.days)
-    # The page shows a night that is whole, also while another run makes the days anew.
-    data = read(replace(context, lake=context.lake.as_published(context.days)), page.parent)
-    page.parent.mkdir(parents=True, exist_ok=True)
-    fresh = page.with_suffix(".html.new")
-    # Altair, which the page draws with, is no matter of the tasks that import this module.
-    from lepton_etl.report.page import render
+# A page is of other days than it shows where one of these has changed since.
+_SHOWN: Final = (
+    SITE_HOUR, CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, ENERGY_LEDGER, METER_CHECK, TENANT_DAY, PREDICTION, STATE, ANOMALY,
+)  # fmt: skip
 
-    fresh.write_text(render(data), encoding="utf-8")
-    # A reader sees the old page or the new one, never half of one.
-    fresh.replace(page)
-    notes = [f"report: {page}"]
-    if data.cluster_day.num_rows == 0:
+
+def run(context: StageContext) -> StageResult:
+    """Write `<report.folder>/<day or range>/index.html`, and anew the pages of other days that the run made anew.
+
+    A re-run overwrites them.
+    """
+    pages = [context.days, *_days_made_anew(context)]
+    data = [_write(replace(context, days=days)) for days in pages]
+    notes = [f"report: {page_path(context.settings.report.folder, context.days)}"]
+    if data[0].cluster_day.num_rows == 0:
         notes.append(
             f"{CLUSTER_DAY.name} holds no row of {context.days}: the page shows files and stages only"
         )
-    return StageResult(rows_in=data.cluster_day.num_rows + data.cluster_hour.num_rows, notes=tuple(notes))
+    if len(pages) > 1:
+        notes.append(f"pages made anew: {', '.join(map(str, pages[1:]))}")
+    rows = sum(one.cluster_day.num_rows + one.cluster_hour.num_rows for one in data)
+    return StageResult(rows_in=rows, notes=tuple(notes))
+
+
+def _write(context: StageContext) -> d.ReportData:
+    """Write the page of the context's days and return what it shows."""
+    page = page_path(context.settings.report.folder, context.days)
+    # The page shows a night that is whole, also while another run makes the days anew.
+    published = PublishedLake(context.lake, context.days)
+    data = read(replace(context, lake=published), page.parent)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    # Altair, which the page draws with, is no matter of the tasks that import this module.
+    from lepton_etl.report.page import render
+
+    _put(page, render(replace(data, made_of=published.digests(context.days, _SHOWN))))
+    return data
+
+
+def _put(page: Path, text: str) -> None:
+    """Write a page; a reader sees the old one or the new one, never half of one."""
+    fresh = page.with_suffix(".html.new")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(page)
+
+
+def _days_made_anew(context: StageContext) -> list[Days]:
+    """Other days than the context's that this run published and whose pages show what was before."""
+    runs = stage_runs(context.lake)
+    published = runs.filter(
+        pc.and_(pc.equal(runs["run_id"], context.run_id), pc.equal(runs["stage"], "publish"))
+    )
+    spans = [Days.of(row["date_from"], row["date_until"]) for row in published.to_pylist()]
+    stale = (
+        days for span in spans for days in stale_pages(context.lake, context.settings.report.folder, span)
+    )
+    return sorted(
+        {days for days in stale if days.count == 1 and days.start not in context.days},
+        key=lambda one: one.start,
+    )
+
+
+def stale_pages(lake: Lake, folder: Path, days: Days) -> dict[Days, list[date]]:
+    """Pages that show some of these days otherwise than it is published, with those days."""
+    published = PublishedLake(lake, days).digests(days, _SHOWN)
+    found = {}
+    for place in sorted(folder.iterdir()) if folder.is_dir() else ():
+        shown, page = days_of(place.name), place / "index.html"
+        if shown is None or shown.end < days.start or days.end < shown.start or not page.is_file():
+            continue
+        with page.open("rb") as file:
+            head = file.read(HEAD_BYTES).decode(errors="ignore")
+        changed = changed_days(head, {day: of for day, of in published.items() if day in shown})
+        if changed:
+            found[shown] = changed
+    return found
+
+
+def mark_superseded(lake: Lake, folder: Path, days: Days, run_id: str) -> list[Days]:
+    """Mark the pages that show some of these days otherwise than it is published; return the days of those pages.
+
+    The page of a range leads to those of its days. Nothing is made anew here: that is for the report stage.
+    """
+    stale = stale_pages(lake, folder, days)
+    for shown, changed in stale.items():
+        page = page_path(folder, shown)
+        own = [day for day in changed if shown.count > 1 and page_path(folder, Days.of(day)).is_file()]
+        _put(page, marked(page.read_text(encoding="utf-8"), changed, run_id, lake.now(), own))
+    return list(stale)
 
 
 def page_path(folder: Path, days: Days) -> Path:
     """`<folder>/2025-06-03/index.html`, or `<folder>/2025-06-03_2025-06-05/index.html`."""
-    name = str(days.start) if days.count == 1 else f"{days.start}_{days.end}"
-    return folder / name / "index.html"
+    return folder / folder_of(days) / "index.html"
 
 
 def read(context: StageContext, folder: Path) -> d.ReportData:

@@ -210,6 +210,15 @@ class PublishedLake(Lake):
         newest = super().log(table).version()
         return sorted({log.version() for log, _ in parts} - {newest})
 
+    def digests(self, days: Days, tables: Iterable[Table]) -> dict[date, dict[str, str]]:
+        """Return the digest of each of these tables' files by published day; a table without rows of it has none."""
+        names = {table.name for table in tables}
+        return {
+            day: {name: digest for name, digest in night.digests.items() if name in names}
+            for day, night in self._nights_of(days).items()
+            if night.is_published
+        }
+
     def _parts(self, table: Table, days: Days | None) -> list[tuple[DeltaTable, set[date] | None]] | None:
         """The logs to read with the days to take from each; None where the table is read as it stands."""
         if not self._is_named or not self.exists(table) or table.name not in _GOLD:

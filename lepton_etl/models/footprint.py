@@ -7,6 +7,7 @@ processes that it started, are counted here too.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,11 +20,19 @@ import psutil
 
 from lepton_etl.models.metrics import Values
 
+# Spark's JVM sets it for a Python driver that it starts (spark-submit); a driver that starts its JVM has it not.
+_STARTED_BY_JVM: Final = "PYSPARK_GATEWAY_PORT"
+
 
 def tree() -> list[psutil.Process]:
-    """Return this process and all below it, the JVM and its workers among them."""
-    me = psutil.Process()
-    return [me, *me.children(recursive=True)]
+    """Return the processes of this run: the JVM and its workers among them.
+
+    Under spark-submit the JVM is the driver's parent, and Spark's Python workers are below the JVM; else it is a child.
+    """
+    root = psutil.Process()
+    if _STARTED_BY_JVM in os.environ:
+        root = next((parent for parent in root.parents() if parent.name() == "java"), root)
+    return [root, *root.children(recursive=True)]
 
 
 def tree_cpu_s() -> float:

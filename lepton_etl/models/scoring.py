@@ -30,7 +30,8 @@ def predictions(hours: pl.DataFrame, model: VerifiedModel, coverage_min_ratio: f
         *KEYS,
         "date",
         pl.when(is_covered).then(TARGET).alias(TARGET),
-        pl.Series("predicted_kwh", np.asarray(predicted, dtype=np.float64)),
+        # A straight line of a plain model goes below nothing at low loads; a device does not.
+        pl.Series("predicted_kwh", np.maximum(np.asarray(predicted, dtype=np.float64), 0.0)),
         pl.coalesce(*loads, pl.lit(None, pl.Float64)).alias("load_ratio"),
         pl.lit(model.version.name).alias("model_name"),
         pl.lit(model.version.version).alias("model_version"),

@@ -290,7 +290,7 @@ def over_time(data: ReportData) -> list[Drawing]:
     return [
         _lines(
             "energy", f"{name} by cluster, kWh per hour", energy, clusters, "kWh per hour", span,
-            f"A gap in a line is unknown energy, not zero.{bands}{mean}{_undrawn(rows, column)}",
+            Markup("A gap in a line is unknown energy, not zero.{}{}{}").format(bands, mean, _undrawn(data, column)),
             "No hour has a known energy: the basis in the tables above says why.",
         ),
         _lines(
@@ -310,7 +310,7 @@ def over_time(data: ReportData) -> list[Drawing]:
 
 def _lines(
     name: str, title: str, values: Mapping[str, Buckets], series: Sequence[str], unit: str, span: str,
-    note: str, unknown: str,
+    note: str | Markup, unknown: str,
 ) -> Drawing:  # fmt: skip
     times = sorted({time for _, time in values["value"]})
     # A cluster without a row at a time has a gap there too, not a line across.
@@ -361,13 +361,20 @@ def _knows(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
     return any(row[column] is not None for row in rows)
 
 
-def _undrawn(rows: Sequence[Mapping[str, Any]], column: str) -> str:
+def _undrawn(data: ReportData, column: str) -> Markup:
     """Which clusters have no line, and why."""
+    rows = data.cluster_hour.to_pylist()
     clusters = {row["cluster_id"] for row in rows}
-    unknown = clusters - {row["cluster_id"] for row in rows if row[column] is not None}
-    more = len(clusters) - MOST_SERIES
-    said = f" Unknown in every hour: {', '.join(sorted(unknown))}." if unknown else ""
-    return said + (f" The {more} clusters with the least energy are left out." if more > 0 else "")
+    unknown = ", ".join(sorted(clusters - {row["cluster_id"] for row in rows if row[column] is not None}))
+    origin = Origin("gold/cluster_hour", {"date": within(data.run.days)})
+    said = Markup("")
+    if unknown:
+        said += Markup(" Unknown in every hour: {}.").format(
+            figure(unknown, unknown, f"cluster_id of {column}", "unknown in every row", origin)
+        )
+    if len(clusters) > MOST_SERIES:
+        said += Markup(" Clusters with less energy are left out.")
+    return said
 
 
 def _width(hours: int) -> str:

@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from lepton_etl.days import Days
+from lepton_etl.report.superseded import Digests
 from lepton_etl.report.unknown import Equipment, Surroundings
 from lepton_etl.schema.carbon import KPI
 from lepton_etl.schema.declare import JOULES_PER_KWH, SECONDS_PER_HOUR
@@ -196,6 +197,7 @@ class ReportData:
     model: ModelSummary | None = None
     predictions: Sample = field(default_factory=lambda: Sample(_empty(PREDICTION_SCHEMA)))
     credits: tuple[str, ...] = ()
+    made_of: Digests = field(default_factory=dict)
 
 
 def bucket_hours(days: Days, most: int = 200) -> int:

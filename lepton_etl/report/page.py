@@ -30,6 +30,7 @@ from lepton_etl.report.charts import SCATTERS, coverage_figure, drawings
 from lepton_etl.report.data import ReportData
 from lepton_etl.report.figures import MOST_TENANTS, headlines
 from lepton_etl.report.lookup import RATIO, ROWS, SUM, Origin, figure, of_row, within
+from lepton_etl.report.superseded import written
 from lepton_etl.report.unknown import unknowns
 from lepton_etl.schema.fields import FIELDS
 
@@ -62,7 +63,7 @@ _FILE_COUNTS: Final = ("size_bytes", "records", "readings", "jobs", "rejects", "
 _FIRST: Final = ("path", "source_position", "raw_text")
 _MODEL_MADE: Final = {
     "server": ("node_id", "name"), "hours_kind": ("hours", "name"), "hours": ("rows", "value"),
-    "cv_ratio": ("cv_rmse_ratio", "value"), "baseline_wape_ratio": ("wape_ratio", "of the baseline"),
+    "cv_ratio": ("cv_rmse_ratio", "value"), "baseline_wape_ratio": ("wape_ratio", "of the best rival"),
 }  # fmt: skip
 
 
@@ -150,6 +151,7 @@ def render(data: ReportData) -> str:
         "definitions": [(FIELDS[name], _unit(FIELDS[name].unit)) for name in DEFINED],
         "labels": _labels(),
         "dash": text.DASH,
+        "made_of": written(data.made_of),
         "span": span,
     }  # fmt: skip
     return _environment().get_template("page.html.j2").render(context)
@@ -188,7 +190,7 @@ def _errors(data: ReportData) -> list[dict[str, Any]]:
     if data.model is None:
         return []
     rows = _first(data.model.errors, MOST_ERRORS)
-    where = {"model": data.model.name, "version": data.model.version or ""}
+    where = {"version": data.model.version or "", "model": "model"}
     return _placed(rows, "mlflow errors.json", ("server", "hours_kind"), _MODEL_MADE, **where)
 
 

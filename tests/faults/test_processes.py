@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from tests.conftest import PROJECT
 from tests.faults.site import DAY, SmallSite, day_text, ipmi_text
 from tests.faults.soak import COMPARED, left_open, not_conserved
 from tests.faults.test_stopped_night import started, states
+from tests.pages import Page
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(1500)]
 OTHER_DAY = DAY + timedelta(days=7)
@@ -183,7 +185,8 @@ def test_a_killed_executor_costs_its_tasks_once_more(tmp_path: Path) -> None:
 
 @pytest.mark.spark
 def test_a_day_ten_times_as_large_with_a_small_heap(tmp_path: Path) -> None:
-    """-Xmx512m: no stage collects a fact table into the driver's JVM."""
+    """-Xmx512m: no stage collects a fact table into the driver's JVM. The page counts that JVM in its own energy."""
+    before = cpu_s_of_children()
     site = SmallSite(tmp_path)
     for node in range(1, 10):
         site.deliver(f"n{node}-2025-06-03.txt", day_text(200 + node, DAY, period_s=10))
@@ -192,6 +195,21 @@ def test_a_day_ten_times_as_large_with_a_small_heap(tmp_path: Path) -> None:
     assert night.returncode == 0, said[-2000:]
     assert site.lake.read(READING).height == 9 * 8640 * 2
     nothing_is_left(site.lake)
+    (page,) = tmp_path.rglob(f"report/{DAY}/index.html")
+    cpu_s, kwh, watts = (
+        float(one.value)
+        for one in Page(page.read_text(encoding="utf-8")).figures
+        if one.section == "footprint"
+    )
+    # The driver alone was a twelfth of it. What follows the page is not in it; workers that nobody waits for are.
+    assert 0.6 < cpu_s / (cpu_s_of_children() - before) < 1.5
+    assert kwh == pytest.approx(cpu_s * watts / 3.6e6)
+
+
+def cpu_s_of_children() -> float:
+    """CPU-seconds of the processes that this one has started and waited for, with all below them."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.mark.spark
