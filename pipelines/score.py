@@ -27,6 +27,10 @@ from pipelines.engine import InlineEngine
 from pipelines.stage import StageContext, StageResult
 
 _DEVICE: tuple[str, ...] = ("site_id", "cluster_id", "node_id", "device_id")
+# Of the days before, what a correction is learnt from.
+_HISTORY: tuple[str, ...] = (
+    *_DEVICE, "hour_start", "date", "energy_kwh", "predicted_kwh", "load_ratio", "model_name", "model_version",
+)  # fmt: skip
 
 
 def run(context: StageContext) -> StageResult:
@@ -73,9 +77,10 @@ class _Score:
             predictions(hours.filter(pl.col("date") == day), model, self.settings.coverage_min_ratio)
             for day, model in self.model_of.items()
         )
-        history = earlier.read(scored.columns, pl.col("model_name") == name)
+        history = earlier.read(_HISTORY, pl.col("model_name") == name)
         # In one time zone and unit, whichever engine wrote the history.
-        whole = pl.concat([history, scored.cast(history.schema)]).sort(*_DEVICE, "hour_start")
+        same = scored.cast({name: history.schema[name] for name in _HISTORY})
+        whole = pl.concat([history, same], how="diagonal").sort(*_DEVICE, "hour_start")
         first = min(self.model_of)
         return whole.with_columns(recalibrated(whole)).filter(pl.col("date") >= first)
 

@@ -35,7 +35,7 @@ class Cards:
 
 def cards(trained: Trained, settings: ModelSettings, tags: Mapping[str, str]) -> Cards:
     """Return model_card.md, error_card.csv, and the ONNX graph or the reason why there is none."""
-    model = FittedModel(trained.pipeline, described(FEATURES[settings.device]))
+    model = FittedModel(trained.mean, described(FEATURES[settings.device]))
     sample = trained.background
     # Spread over the training time; few, because a routed model is asked some hundred times for each.
     spread = sample.iloc[:: max(1, len(sample) // _EXPLAINED_ROWS)].head(_EXPLAINED_ROWS)
@@ -181,8 +181,11 @@ def _limits(trained: Trained, onnx: Exported) -> list[str]:
     interval = (
         "no interval: too few days to validate on"
         if covered is None
-        else f"the 90 % interval (+-{trained.half_width_ratio:.1%} of the prediction) held {covered.inside_ratio:.1%} "
-        f"of {covered.rows:,} test hours on {covered.days} days"
+        else f"the 90 % interval ({_ends(trained.doubt.every)} of the prediction"
+        + "".join(f"; {name} {_ends(ends)}" for name, ends in trained.doubt.of_class.items())
+        + f"), from {trained.doubt.hours:,} hours of the newest training days, which chose nothing, held "
+        f"{covered.inside_ratio:.1%} of {covered.rows:,} test hours on {covered.days} days; inputs far outside of what "
+        "was learnt widen it"
     )
     exported = (
         onnx.reason or f"ONNX in float32, {onnx.differing_ratio:.2%} of {onnx.rows} rows at a split differ"
@@ -191,6 +194,10 @@ def _limits(trained: Trained, onnx: Exported) -> list[str]:
         "; ".join(str(drop) for drop in trained.response_drops) or "more load never lowers its mean response"
     )
     return ["", "## Limits", "", f"- {gap}", f"- {interval}", f"- {monotone}", f"- Export: {exported}"]
+
+
+def _ends(factors: tuple[float, float]) -> str:
+    return f"{factors[0] - 1:+.1%} to {factors[1] - 1:+.1%}"
 
 
 def _percent(ratio: float | None) -> str:

@@ -190,13 +190,14 @@ class ClassTask:
 
 @dataclass(frozen=True)
 class ClassFit:
-    """A class's model as skops bytes, its training rows, what was chosen, its validated hours (KEYS, kWh), CPU time."""
+    """A class's model as skops bytes, rows, what was chosen, validated and held-out hours (KEYS, kWh), CPU-seconds."""
 
     hardware_class: str
     rows: int
     data: bytes
     chosen: str
     validated: pd.DataFrame
+    held: pd.DataFrame
     cpu_s: float
 
 
@@ -251,7 +252,9 @@ def fit_class(hours: pd.DataFrame, task: ClassTask) -> ClassFit | None:
     started = time.process_time()
     # One thread: classes are taught beside each other, and sums of one thread have the same bits everywhere.
     with threadpool_limits(1):
-        found = select(training, settings, _class_inputs, blocks_at(training, task.edges))
+        found = select(
+            training, settings, _class_inputs, blocks_at(training, task.edges), len(task.edges) - 1
+        )
     validated = training.loc[found.index, list(KEYS)].assign(
         **{TARGET: found.measured_kwh, _PREDICTED: found.predicted_kwh}
     )
@@ -261,6 +264,9 @@ def fit_class(hours: pd.DataFrame, task: ClassTask) -> ClassFit | None:
         skops.io.dumps(found.estimator, compression=zipfile.ZIP_DEFLATED, compresslevel=1),
         found.name,
         validated.reset_index(drop=True),
+        training.loc[found.held_kwh.index, list(KEYS)]
+        .assign(**{_PREDICTED: found.held_kwh})
+        .reset_index(drop=True),
         time.process_time() - started,
     )
 
@@ -286,6 +292,7 @@ def compose(training: pd.DataFrame, settings: ModelSettings, fits: Sequence[Clas
     by_class = {fit.hardware_class: fit for fit in fits}
     taken = size_bytes(pooled.estimator) + (size_bytes(known.estimator) if known else 0)
     predicted_kwh = pd.Series(pooled.predicted_kwh, index=pooled.index)
+    held_kwh = pooled.held_kwh.copy()
     outcomes: list[ClassOutcome] = []
     for name in sorted(names, key=lambda name: -int(counts[name])):
         here = validated[training.loc[validated.index, "hardware_class"] == name]
@@ -294,6 +301,12 @@ def compose(training: pd.DataFrame, settings: ModelSettings, fits: Sequence[Clas
         outcome, answer = _judge(name, int(counts[name]), here, fit if fits_in else None, training, settings)
         outcomes.append(outcome)
         predicted_kwh.loc[answer.index] = answer
+        of_class = held_kwh.index[training.loc[held_kwh.index, "hardware_class"] == name]
+        if outcome.answers == KNOWN and known is not None:
+            held_kwh.loc[of_class] = known.held_kwh.loc[of_class]
+        elif outcome.has_own and fit is not None:
+            both = training.loc[of_class, list(KEYS)].merge(fit.held, how="left", on=list(KEYS))
+            held_kwh.loc[of_class] = both[_PREDICTED].to_numpy()
         if outcome.has_own and fit is not None:
             taken += _unpacked_bytes(fit.data)
     outcomes.sort(key=lambda one: one.hardware_class)
@@ -305,7 +318,9 @@ def compose(training: pd.DataFrame, settings: ModelSettings, fits: Sequence[Clas
         of_classes[by_name] = known.estimator
     routes = Routes(pooled.estimator, normalised, of_classes)
     estimator = routed(routes, training, feature_names(settings.device))
-    selected = replace(pooled, estimator=estimator, predicted_kwh=_values(predicted_kwh))
+    selected = replace(
+        pooled, estimator=estimator, predicted_kwh=_values(predicted_kwh), held_kwh=held_kwh.dropna()
+    )
     left_out = _left_out(training, pooled, settings, inputs_for) if names and normalised else {}
     return Composed(selected, normalised, tuple(outcomes), left_out)
 

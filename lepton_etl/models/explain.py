@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from lepton_etl.models.interval import mean_of
 from lepton_etl.models.metrics import Values
 from lepton_etl.models.stored import FittedModel, model_inputs
 
@@ -194,7 +195,7 @@ def _moved(model: FittedModel, row: pd.DataFrame, name: str, step: float) -> pd.
 
 def _by_trees(model: FittedModel, rows: pd.DataFrame) -> tuple[float, Matrix] | None:
     """Return base and parts by TreeSHAP where the pipeline is an encoder before trees, or a mean of such; else None."""
-    return _tree_parts(model.pipeline, model_inputs(model.columns, rows), model.feature_names)
+    return _tree_parts(mean_of(model.pipeline), model_inputs(model.columns, rows), model.feature_names)
 
 
 def _tree_parts(estimator: Any, inputs: pd.DataFrame, names: Sequence[str]) -> tuple[float, Matrix] | None:

@@ -17,6 +17,7 @@ from lepton_etl.models.candidates import ClassMean
 from lepton_etl.models.classes import ClassFit, ClassTask, Composed, compose, fit_classes
 from lepton_etl.models.features import FEATURES, KEYS, TARGET, feature_names, refuse_power_features
 from lepton_etl.models.footprint import ComputeCost, joules_per_million, measured_cost, with_executors
+from lepton_etl.models.interval import Doubt, doubt, limits, mean_of, with_interval
 from lepton_etl.models.metrics import (
     CardRow,
     Coverage,
@@ -40,14 +41,13 @@ from lepton_etl.models.promotion import (
 )
 from lepton_etl.models.rivals import fitted_rivals, preferred
 from lepton_etl.models.select import (
+    OF_INVENTORY,
     ForwardSplit,
     Selected,
-    block_edges,
-    blocks_at,
+    held_blocks,
     inputs,
     split_forward,
 )
-from lepton_etl.uncertainty import conformal_quantile
 
 # The model that is registered, what validation chose where a plain rival won, the mean, and who is champion now.
 MODEL: Final = "model"
@@ -65,7 +65,8 @@ class Trained:
     """A fitted model, what it was fitted on, how it and its rivals did on the days after, and what it cost.
 
     `pipeline` is the estimator that is stored: LEARNED, that of `composed`, or the plain rival that beat it (`winner`).
-    `half_width_ratio` x a prediction is the half width of its 90 % interval, learnt on the days before the test.
+    It says mean, lower and upper end; `mean` in it says the mean alone, `doubt` how its ends were found. Beyond
+    `within` an input lies far outside.
     """
 
     composed: Composed
@@ -80,7 +81,8 @@ class Trained:
     errors: tuple[ErrorRow, ...]
     train_errors: Errors
     card: tuple[CardRow, ...]
-    half_width_ratio: float
+    doubt: Doubt
+    within: dict[str, tuple[float, float]]
     coverage: Coverage | None
     response_drops: tuple[ResponseDrop, ...]
     verdict: Verdict
@@ -97,6 +99,11 @@ class Trained:
     def name(self) -> str:
         """Return what is stored, in words of a tag."""
         return self.composed.name if self.winner == LEARNED else self.winner
+
+    @property
+    def mean(self) -> Any:
+        """Return the estimator of the mean alone, for explanations and other runtimes."""
+        return mean_of(self.pipeline)
 
     @property
     def cpu_s(self) -> float:
@@ -207,14 +214,15 @@ def _trained(
 
     theirs = champion(split.test[names]) if champion is not None else None
     rows = _error_rows(split, predicted, answers, theirs, settings)
-    validated = (composed.selected.measured_kwh, composed.selected.predicted_kwh)
-    if winner != LEARNED:
-        validated = _validated(winner, split.train, settings)
-    width = conformal_quantile(np.abs(_relative(*validated)))
-    # Without a validation nothing says how wide the interval is, and nothing is judged by it.
+    held = composed.selected.held_kwh if winner == LEARNED else _held(winner, split.train, settings)
+    of_held = split.train.loc[held.index]
+    doubted = doubt(_target(of_held), np.asarray(held, dtype=np.float64), of_held["hardware_class"])
+    within = limits(split.train, _watched(composed, winner, names, split.train))
+    complete = with_interval(estimator, split.train, names, doubted, within)
+    # Without hours that were held out nothing says how wide the interval is, and nothing is judged by it.
     covered = (
-        coverage(measured, predicted, width * np.abs(predicted), list(split.test["date"]))
-        if np.isfinite(width)
+        coverage(measured, *doubted.ends(predicted, split.test["hardware_class"]), list(split.test["date"]))
+        if np.isfinite(doubted.every).all()
         else None
     )
     drops, taught = (
@@ -233,7 +241,7 @@ def _trained(
     return Trained(
         composed=composed,
         winner=winner,
-        pipeline=estimator,
+        pipeline=complete,
         table_sha256=table_sha256(hours, settings.device),
         train_rows=len(split.train),
         test_rows=len(split.test),
@@ -243,25 +251,20 @@ def _trained(
         errors=tuple(rows),
         train_errors=taught,
         card=tuple(error_card(split.test, measured, predicted)),
-        half_width_ratio=width,
+        doubt=doubted,
+        within=within,
         coverage=covered,
         response_drops=tuple(drops),
         verdict=judge(result, settings.gates),
         example=split.train[names].head(5),
         background=split.train[names].iloc[:: max(1, len(split.train) // _BACKGROUND_ROWS)],
         training_cost=cost,
-        per_million=joules_per_million(predict, split.test),
+        per_million=joules_per_million(lambda table: _predict(complete, names, table), split.test),
     )
 
 
 def _target(hours: pd.DataFrame) -> Values:
     return hours[TARGET].to_numpy(dtype=np.float64)
-
-
-def _relative(measured: Values, predicted: Values) -> Values:
-    """Return residuals by prediction: a device of 3 kW misses by more than one of 100 W."""
-    known = np.abs(predicted) > 0
-    return np.asarray((measured[known] - predicted[known]) / predicted[known])
 
 
 def _predict(estimator: Any, names: list[str], rows: pd.DataFrame) -> Values:
@@ -301,17 +304,20 @@ def _squares(measured: Values, predicted: Values) -> float:
     return float(((measured - predicted) ** 2).sum())
 
 
-def _validated(rival: str, train: pd.DataFrame, settings: ModelSettings) -> tuple[Values, Values]:
-    """Return measured and predicted kWh of the newest block of the training days by the rival fitted before it."""
-    edges = block_edges(train, settings.validation_blocks)
-    newest = blocks_at(train, edges) == len(edges) - 1
-    past, here = train[~newest], train[newest]
-    if past.empty:
-        return np.zeros(0), np.zeros(0)
+def _held(rival: str, train: pd.DataFrame, settings: ModelSettings) -> pd.Series[float]:
+    """Return what the rival, fitted before it, predicts for the newest block of the training days, kWh by row."""
+    block = held_blocks(train, settings.validation_blocks)
+    past, here = train[block < block.max()], train[block == block.max()]
     model = fitted_rivals(inputs(settings, past), past).get(rival)
     if model is None:
-        return np.zeros(0), np.zeros(0)
-    return _target(here), np.asarray(model.predict(here), dtype=np.float64)
+        return pd.Series(dtype=np.float64)
+    return pd.Series(np.maximum(model.predict(here), 0.0), index=here.index)
+
+
+def _watched(composed: Composed, winner: str, names: list[str], train: pd.DataFrame) -> list[str]:
+    """Return the numbers whose range counts: a pool over normalised power is made for nameplates never seen."""
+    free = OF_INVENTORY if winner == LEARNED and composed.normalised else frozenset()
+    return [name for name in names if name not in free and pd.api.types.is_numeric_dtype(train[name])]
 
 
 def _worse(

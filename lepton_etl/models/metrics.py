@@ -155,10 +155,8 @@ class Coverage:
         )
 
 
-def coverage(
-    measured: Values, predicted: Values, half_widths: Values | float, days: Sequence[Any]
-) -> Coverage | None:
-    """Return how often |measured - predicted| is within; arrays (n,), `days` the day of each. None for no rows.
+def coverage(measured: Values, lower: Values, upper: Values, days: Sequence[Any]) -> Coverage | None:
+    """Return how often measured lies between the ends; arrays (n,), `days` the day of each. None for no rows.
 
     The range is Student's over the days' shares: an hour's neighbours are no further evidence.
     """
@@ -167,7 +165,7 @@ def coverage(
     count = len(measured)
     if count == 0:
         return None
-    inside = (np.abs(measured - predicted) <= half_widths).astype(np.float64)
+    inside = ((lower <= measured) & (measured <= upper)).astype(np.float64)
     names, whose = np.unique(np.asarray(days).astype(str), return_inverse=True)
     shares = np.bincount(whose, inside) / np.bincount(whose)
     ratio, number = float(inside.mean()), len(names)

@@ -173,8 +173,9 @@ def worse_scopes(
 class Release:
     """A fitted scikit-learn estimator that predicts kWh, with what is logged beside it.
 
-    `columns` and `target` describe inputs and output by name, unit and description. `texts` and `tables` are files by
-    name, text and JSON; `onnx` is a graph for other runtimes. `description` is of the version.
+    `columns` and `target` describe inputs and output by name, unit and description; `outputs` are what it returns.
+    `texts` and `tables` are files by name, text and JSON; `onnx` is a graph for other runtimes. `description` is of the
+    version.
     """
 
     estimator: Any
@@ -186,6 +187,7 @@ class Release:
     metrics: Mapping[str, float]
     verdict: Verdict
     description: str = ""
+    outputs: tuple[str, ...] = ("predicted_kwh",)
     texts: Mapping[str, str] = field(default_factory=dict)
     tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     onnx: bytes | None = None

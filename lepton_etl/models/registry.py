@@ -32,7 +32,15 @@ from lepton_etl.models.features import TARGET, TARGET_UNIT, Feature, described
 from lepton_etl.models.fit import CHAMPION, Trained
 from lepton_etl.models.metrics import ALL_NODES, as_lines, as_records, errors, in_a_sentence, overall
 from lepton_etl.models.promotion import Release
-from lepton_etl.models.stored import TRUSTED, VerifiedModel, Version, build, checked_bytes, folder_sha256
+from lepton_etl.models.stored import (
+    OUTPUTS,
+    TRUSTED,
+    VerifiedModel,
+    Version,
+    build,
+    checked_bytes,
+    folder_sha256,
+)
 from lepton_etl.redaction import redact
 
 if TYPE_CHECKING:
@@ -193,8 +201,9 @@ class Registry:
             Release(
                 estimator=trained.pipeline,
                 example=trained.example,
-                columns=described(features),
+                columns=_with_limits(described(features), trained.within),
                 target=_TARGET_COLUMN,
+                outputs=OUTPUTS,
                 params=params,
                 tags=tags if cards is None else {**tags, "onnx": _onnx(cards)},
                 metrics=_metrics(trained),
@@ -215,13 +224,24 @@ class Registry:
         experiment = client.get_experiment_by_name(self.experiment)
         assert experiment is not None  # _connected made it
         names = ",".join(column["name"] for column in release.columns)
-        with self._fluent(), mlflow.start_run(experiment_id=experiment.experiment_id, run_name=name) as run:
+        until = release.tags.get("test_until", release.tags.get("cut_time", ""))[:10]
+        with (
+            self._fluent(),
+            mlflow.start_run(
+                experiment_id=experiment.experiment_id,
+                run_name=f"{name} until {until or 'an unknown day'}",
+                description=redact(release.description),
+            ) as run,
+        ):
             params = {"features": names, **release.params}
             mlflow.log_params({key: redact(str(value)) for key, value in params.items()})
             tags = {key: redact(value) for key, value in release.tags.items()}
             mlflow.set_tags(tags)
             mlflow.log_metrics(dict(release.metrics))
-            described_columns = {"columns": list(release.columns), "target": dict(release.target)}
+            mlflow.log_input(_data_set(release.tags), context="training")
+            described_columns = {
+                "columns": list(release.columns), "target": dict(release.target), "outputs": list(release.outputs)
+            }  # fmt: skip
             for file, table in {"columns.json": described_columns, **release.tables}.items():
                 mlflow.log_dict(dict(table), file)
             for file, text in release.texts.items():
@@ -238,6 +258,7 @@ class Registry:
             made = mlflow.register_model(logged.model_uri, name, tags=tags | {"model_sha256": model_hash})
         version = Version(name, str(made.version), str(run.info.run_id), dict(made.tags))
         client.update_model_version(name, version.version, redact(release.description))
+        client.update_registered_model(name, _what_it_is(release))
         self._decide(version, release.verdict)
         return self.version(name, version.version) or version
 
@@ -423,10 +444,14 @@ class _Flavor:
 def _log_model(name: str, release: Release) -> Any:
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
+    from mlflow.types.schema import AnyType
 
+    # MLflow refuses 64-bit integers where a double is asked for; the model takes any number, and what is missing.
+    anything: Any = AnyType
     inputs: list[ColSpec | TensorSpec] = [
-        ColSpec("string" if column["category"] else "double", column["name"]) for column in release.columns
+        ColSpec("string" if column["category"] else anything(), column["name"]) for column in release.columns
     ]
+    outputs: list[ColSpec | TensorSpec] = [ColSpec("double", name) for name in release.outputs]
     return Model.log(
         artifact_path=None,
         name=name,
@@ -436,7 +461,7 @@ def _log_model(name: str, release: Release) -> Any:
         sk_model=release.estimator,
         serialization_format="skops",
         skops_trusted_types=list(TRUSTED),
-        signature=ModelSignature(Schema(inputs), Schema([ColSpec("double", "predicted_kwh")])),
+        signature=ModelSignature(Schema(inputs), Schema(outputs)),
         input_example=release.example,
         # Given here, MLflow need not start a second interpreter to find out what a forest imports.
         pip_requirements=_requirements(),
@@ -449,6 +474,39 @@ def _description(trained: Trained) -> str:
         f"{trained.test_until:%Y-%m-%d}, which none of them had learned: {in_a_sentence(trained.errors)}. "
         "`model` is this version; errors.json and model_card.md of its run say more."
     )
+
+
+def _what_it_is(release: Release) -> str:
+    takes = ", ".join(f"{column['name']} ({column['unit'] or 'text'})" for column in release.columns)
+    return (
+        f"{release.target['description']} Takes {takes}; a number may be an integer or missing. Returns "
+        f"{', '.join(release.outputs)}, kWh. columns.json of a run describes each."
+    )
+
+
+def _with_limits(
+    columns: tuple[dict[str, Any], ...], within: Mapping[str, tuple[float, float]]
+) -> tuple[dict[str, Any], ...]:
+    """Return the columns with `lowest` and `highest`: beyond these an input lies far outside of what was learnt."""
+    return tuple(
+        column
+        if column["name"] not in within
+        else column | dict(zip(("lowest", "highest"), within[column["name"]], strict=True))
+        for column in columns
+    )
+
+
+def _data_set(tags: Mapping[str, str]) -> Any:
+    """Return what was learnt from, by versions of tables and its hash; where it lies is the site's own matter."""
+    from mlflow.data.code_dataset_source import CodeDatasetSource
+    from mlflow.data.meta_dataset import MetaDataset
+
+    kept = {
+        name: tags[name] for name in ("delta_versions", "lake", "code_version", "train_from") if name in tags
+    }
+    digest = tags.get("training_table_sha256", tags.get("training_key", ""))[:36]
+    found: Any = MetaDataset
+    return found(CodeDatasetSource(kept), name="training table", digest=digest or None)
 
 
 def _onnx(cards: Cards) -> str:
@@ -561,7 +619,6 @@ def read_rows(source: Path) -> pd.DataFrame:
 
 
 def with_predictions(model: VerifiedModel, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with `predicted_kwh`, `model_name` and `model_version`."""
-    return rows.assign(
-        predicted_kwh=model.predict(rows), model_name=model.version.name, model_version=model.version.version
-    )
+    """Return the rows with OUTPUTS, `model_name` and `model_version`."""
+    ends = dict(zip(OUTPUTS, model.intervals(rows).T, strict=True))
+    return rows.assign(**ends, model_name=model.version.name, model_version=model.version.version)

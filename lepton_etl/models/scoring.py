@@ -12,12 +12,12 @@ import polars as pl
 from lepton_etl.models.features import KEYS, TARGET
 from lepton_etl.models.recalibration import Recalibration, corrections
 from lepton_etl.models.rivals import LOADS
-from lepton_etl.models.stored import VerifiedModel, build, predict
+from lepton_etl.models.stored import OUTPUTS, VerifiedModel, build, intervals
 from lepton_etl.schema.declare import SECONDS_PER_HOUR
 
 
 def predictions(hours: pl.DataFrame, model: VerifiedModel, coverage_min_ratio: float) -> pl.DataFrame:
-    """Return KEYS, date, measured `energy_kwh`, `predicted_kwh`, load_ratio, model_name and model_version of hours.
+    """Return KEYS, date, measured and predicted energy with its interval, load and model of hours.
 
     An hour below the coverage limit is predicted, but its measured energy stays null: too little was seen.
     The model's bytes were checked on the driver; each worker builds it once.
@@ -25,17 +25,33 @@ def predictions(hours: pl.DataFrame, model: VerifiedModel, coverage_min_ratio: f
     is_covered = pl.col("observed_s") >= coverage_min_ratio * SECONDS_PER_HOUR
     loads = [pl.col(name) for name in LOADS if name in hours.columns]
     rows = hours.select(*model.feature_names).to_pandas()
-    predicted = predict(_built(model.data), model.columns, rows) if hours.height else np.empty(0)
+    predicted = intervals(_built(model.data), model.columns, rows) if hours.height else np.empty((0, 3))
     return hours.select(
         *KEYS,
         "date",
         pl.when(is_covered).then(TARGET).alias(TARGET),
         # A straight line of a plain model goes below nothing at low loads; a device does not.
-        pl.Series("predicted_kwh", np.maximum(np.asarray(predicted, dtype=np.float64), 0.0)),
+        *(
+            pl.Series(name, np.maximum(predicted[:, at], 0.0)).fill_nan(None)
+            for at, name in enumerate(OUTPUTS)
+        ),
+        _far_outside(model.columns).alias("outside_inputs"),
         pl.coalesce(*loads, pl.lit(None, pl.Float64)).alias("load_ratio"),
         pl.lit(model.version.name).alias("model_name"),
         pl.lit(model.version.version).alias("model_version"),
     )
+
+
+def _far_outside(columns: tuple[dict[str, Any], ...]) -> pl.Expr:
+    """Return the names of a row's inputs that lie far outside of what the model learnt, in the order of the columns."""
+    known = [
+        pl.when(pl.col(column["name"]).is_between(column["lowest"], column["highest"]).not_())
+        .then(pl.lit(column["name"]))
+        for column in columns
+        if "lowest" in column
+    ]  # fmt: skip
+    empty = pl.lit(None, pl.List(pl.String))
+    return pl.concat_list(known).list.drop_nulls() if known else empty
 
 
 def recalibrated(rows: pl.DataFrame) -> pl.Series:

@@ -288,7 +288,8 @@ class Selected:
 
     `estimator` takes the columns of `inputs` and says kWh, or the place between idle and rated where these are
     `normalised`. `measured_kwh` and `predicted_kwh` (n,) are the validated hours by the choice in the size that was
-    taken, `index` their rows among the given ones; empty where days were too few.
+    taken, `index` their rows among the given ones; empty where days were too few. `held_kwh` are what it predicted for
+    the newest block, which chose nothing, from those before, by row.
     """
 
     estimator: Any
@@ -298,6 +299,7 @@ class Selected:
     index: pd.Index[Any]
     measured_kwh: Values
     predicted_kwh: Values
+    held_kwh: pd.Series[float]
     slimmed: Slimmed | None = None
 
     @property
@@ -329,40 +331,52 @@ def select(
     settings: ModelSettings,
     inputs_for: Callable[[ModelSettings, pd.DataFrame], Inputs] = inputs,
     block: npt.NDArray[np.int64] | None = None,
+    held: int | None = None,
 ) -> Selected:
     """Validate the candidates forward over blocks of days, choose one or their fusion, slim it, fit it on all rows.
 
-    `hours` are device-hours in time order, `block` the block of each (equal numbers of days where none is given).
-    Below three days nothing can be validated: then the forest is taken, or the first candidate where there is none.
+    `hours` are device-hours in time order, `block` the block of each (equal numbers of days where none is given). The
+    block `held`, else the newest, chooses nothing: it tells how far the chosen one misses (`held_kwh`). With less than
+    two blocks before it nothing can be validated: then the forest is taken, or the first candidate where there is none.
     """
     what, of_settings = inputs_for(settings, hours), candidates(settings)
     if what.normalised and (target(hours, what) <= 0).any():
         # A gamma deviance has no value at or under the inventory's idle power.
         of_settings = [one for one in of_settings if one.name != "boosting_log"] or [CANDIDATES["boosting"]]
-    block = day_blocks(hours, settings.validation_blocks) if block is None else block
+    block = held_blocks(hours, settings.validation_blocks) if block is None else block
+    held = int(block.max()) if held is None else held
     by_name = {one.name: one for one in of_settings}
-    if len(np.unique(block)) < 3:
+    early, chooses = hours[block < held], block[block < held]
+    if len(np.unique(chooses)) < 2:
         name = "forest" if "forest" in by_name else of_settings[0].name
-        choice = Choice(name, {name: 1.0})
-        model = family(hours, choice, by_name, what, AS_CHOSEN)[AS_CHOSEN][0]
-        nothing = np.zeros(0)
-        return Selected(model, what, choice, dict.fromkeys(by_name, 0.0), hours.index[:0], nothing, nothing)
-    # What the first block does not know, no validation fit may need.
-    known = inputs_for(settings, hours[block == block.min()])
-    members, cpu_s = _forward(hours, block, known, of_settings)
-    measured = hours.loc[members.index, TARGET].to_numpy(dtype=np.float64)
-    choice = choose(
-        measured, members, block[hours.index.get_indexer(members.index)],
-        settings.small_model_tolerance_ratio, [name for name in PREFERENCE if name in cpu_s],
-    )  # fmt: skip
-    tolerance = settings.small_model_tolerance_ratio
-    slimmed = slim(hours, block, choice, by_name, known, tolerance) if settings.slim else None
+        choice, cpu_s, slimmed = Choice(name, {name: 1.0}), dict.fromkeys(by_name, 0.0), None
+        index, measured, predicted_kwh = hours.index[:0], np.zeros(0), np.zeros(0)
+    else:
+        # What the first block does not know, no validation fit may need.
+        known = inputs_for(settings, early[chooses == chooses.min()])
+        members, cpu_s = _forward(early, chooses, known, of_settings)
+        index, measured = members.index, early.loc[members.index, TARGET].to_numpy(dtype=np.float64)
+        tolerance = settings.small_model_tolerance_ratio
+        choice = choose(
+            measured, members, chooses[early.index.get_indexer(index)], tolerance,
+            [name for name in PREFERENCE if name in cpu_s],
+        )  # fmt: skip
+        slimmed = slim(early, chooses, choice, by_name, known, tolerance) if settings.slim else None
+        predicted_kwh = choice.predict(members)
+        if slimmed and slimmed.chosen != AS_CHOSEN:
+            predicted_kwh = np.asarray(slimmed.predicted_kwh.loc[index], dtype=np.float64)
     size = slimmed.chosen if slimmed else AS_CHOSEN
-    predicted_kwh = choice.predict(members)
-    if slimmed and size != AS_CHOSEN:
-        predicted_kwh = np.asarray(slimmed.predicted_kwh.loc[members.index], dtype=np.float64)
-    model = family(hours, choice, by_name, what, size)[size][0]
-    return Selected(model, what, choice, cpu_s, members.index, measured, predicted_kwh, slimmed)
+
+    def fit(rows: pd.DataFrame, of_rows: Inputs) -> Any:
+        return family(rows, choice, by_name, of_rows, size)[size][0]
+
+    held_kwh = pd.Series(dtype=np.float64)
+    later = hours[block == held]
+    if len(early) and len(later):
+        past = early.iloc[:: -(-len(early) // _VALIDATION_ROWS)]
+        of_past = inputs_for(settings, past)
+        held_kwh = pd.Series(energy_kwh(fit(past, of_past), of_past, later), index=later.index)
+    return Selected(fit(hours, what), what, choice, cpu_s, index, measured, predicted_kwh, held_kwh, slimmed)
 
 
 def block_edges(hours: pd.DataFrame, blocks: int) -> npt.NDArray[np.datetime64]:
@@ -381,6 +395,12 @@ def blocks_at(hours: pd.DataFrame, edges: npt.NDArray[np.datetime64]) -> npt.NDA
 def day_blocks(hours: pd.DataFrame, blocks: int) -> npt.NDArray[np.int64]:
     """Return the block of each row, 0..blocks-1 or fewer, by equal numbers of days that have rows."""
     return blocks_at(hours, block_edges(hours, blocks))
+
+
+def held_blocks(hours: pd.DataFrame, blocks: int) -> npt.NDArray[np.int64]:
+    """Return the same; of a single day, ordered by time, its two halves, so that the newest block is never all."""
+    block = day_blocks(hours, blocks)
+    return block if block.any() else np.arange(len(hours)) * 2 // max(1, len(hours))
 
 
 def _forward(

@@ -26,6 +26,8 @@ from lepton_etl.errors import ModelError
 from lepton_etl.models.features import UNKNOWN
 from lepton_etl.models.metrics import Values
 
+# What a model of devices returns, in this order: the mean and the ends of its 90 % interval.
+OUTPUTS: Final = ("predicted_kwh", "predicted_lower_kwh", "predicted_upper_kwh")
 MODEL_FILE: Final = "model.skops"
 # MLflow adds this to the copy that it downloads; it is no part of what was logged.
 _ADDED_BY_DOWNLOAD: Final = "registered_model_meta"
@@ -205,6 +207,10 @@ class FittedModel:
     def feature_names(self) -> tuple[str, ...]:
         return tuple(column["name"] for column in self.columns)
 
+    def intervals(self, rows: pd.DataFrame) -> Values:
+        """Return mean, lower and upper end in kWh of each device-hour, (n, 3); a model without ends says NaN."""
+        return intervals(self.pipeline, self.columns, rows)
+
     def predict(self, rows: pd.DataFrame) -> Values:
         """Return kWh of each device-hour; `rows` has the feature columns in their units, unknown is NaN or None."""
         return predict(self.pipeline, self.columns, rows)
@@ -220,6 +226,11 @@ class VerifiedModel(FittedModel):
 
 def predict(pipeline: Any, columns: tuple[dict[str, Any], ...], rows: pd.DataFrame) -> Values:
     """Return kWh of each row of `rows`, an array of shape (n,). Raises ModelError naming missing columns."""
+    return np.asarray(intervals(pipeline, columns, rows)[:, 0])
+
+
+def intervals(pipeline: Any, columns: tuple[dict[str, Any], ...], rows: pd.DataFrame) -> Values:
+    """Return mean, lower and upper end of each row, (n, 3), NaN of ends that the model does not know; raises alike."""
     missing = [column["name"] for column in columns if column["name"] not in rows.columns]
     if missing:
         raise ModelError(
@@ -228,8 +239,9 @@ def predict(pipeline: Any, columns: tuple[dict[str, Any], ...], rows: pd.DataFra
             remedy="give every feature its column, with empty cells where it is unknown",
         )
     if rows.empty:
-        return np.zeros(0)
-    return np.asarray(pipeline.predict(model_inputs(columns, rows)), dtype=np.float64)
+        return np.zeros((0, 3))
+    found = np.asarray(pipeline.predict(model_inputs(columns, rows)), dtype=np.float64)
+    return found if found.ndim == 2 else np.column_stack([found, np.full((len(found), 2), np.nan)])
 
 
 def model_inputs(columns: tuple[dict[str, Any], ...], rows: pd.DataFrame) -> pd.DataFrame:

@@ -212,7 +212,8 @@ PREDICTION: Final = Table(
     key=("site_id", "cluster_id", "node_id", "device_id", "hour_start", "model_name", "model_version"),
     columns=(
         "date", "hour_start", "site_id", "cluster_id", "node_id", "device_id", "model_name", "model_version",
-        "energy_kwh", "predicted_kwh", "load_ratio", "recalibrated_kwh",
+        "energy_kwh", "predicted_kwh", "load_ratio", "recalibrated_kwh", "predicted_lower_kwh", "predicted_upper_kwh",
+        "outside_inputs",
     ),
     not_null=("date",),
 )  # fmt: skip

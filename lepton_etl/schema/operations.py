@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from typing import Final
 
-from lepton_etl.schema.declare import DATE, DOUBLE, INT, Field, Table, count, energy, ratio, text
+from lepton_etl.schema.declare import DATE, DOUBLE, INT, STRINGS, Field, Table, count, energy, ratio, text
 
 FIELDS: Final[tuple[Field, ...]] = (
     # Predictions
     text("model_name", "Registered model."),
     text("model_version", "Version in the registry."),
     energy("predicted_kwh", "Predicted energy of the device over the hour."),
+    energy(
+        "predicted_lower_kwh",
+        "Lower end of the 90 % interval of predicted_kwh; null where the model has none.",
+    ),
+    energy(
+        "predicted_upper_kwh",
+        "Upper end of the 90 % interval of predicted_kwh; null where the model has none.",
+    ),
+    Field(
+        "outside_inputs",
+        STRINGS,
+        None,
+        "Inputs far outside of what the model learnt, which widen its interval; null where it does not say.",
+    ),
     energy(
         "recalibrated_kwh",
         "Predicted energy, corrected by what was missed on the device before at like load.",

@@ -20,7 +20,7 @@ DATE = "2025-06-03"
 
 def run(command: list[str], folder: Path, **environment: str) -> str:
     """What a command prints; its error output where it fails."""
-    not_its_own = ("PYTHON", "PYSPARK", "SPARK_HOME", "VIRTUAL_ENV")
+    not_its_own = ("MLFLOW", "PYTHON", "PYSPARK", "SPARK_HOME", "VIRTUAL_ENV")
     around = {key: value for key, value in os.environ.items() if not key.startswith(not_its_own)}
     done = subprocess.run(
         command, cwd=folder, env=around | environment, capture_output=True, text=True, check=False

@@ -127,9 +127,7 @@ def test_die_temperature_alone_must_not_hide_load(trained: Trained) -> None:
     """At the same temperature more load never predicts clearly less energy: the model learnt load, too."""
     row = trained.example.iloc[[0]].assign(device_temp_c=55.0, hardware_class="2xA40")
     loads = [c for c in row.columns if c.startswith("gpu_utilisation")]
-    predicted = [
-        float(trained.pipeline.predict(row.assign(**dict.fromkeys(loads, x)))[0]) for x in (0.0, 0.9)
-    ]
+    predicted = [float(trained.mean.predict(row.assign(**dict.fromkeys(loads, x)))[0]) for x in (0.0, 0.9)]
     assert np.isfinite(predicted).all()
     assert predicted[1] > predicted[0]
 

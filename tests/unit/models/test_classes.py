@@ -137,7 +137,7 @@ def unlike() -> Trained:
 
 def test_a_class_never_seen_is_predicted_from_its_inventory_row(alike: Trained) -> None:
     stranger = _fleet({"never seen": (3000.0, 0.3, 1.0)}, seed=9)
-    said = alike.pipeline.predict(stranger[NAMES])
+    said = alike.mean.predict(stranger[NAMES])
     assert np.abs(said / stranger[TARGET].to_numpy() - 1).mean() < 0.05
     assert alike.composed.normalised and alike.composed.name.endswith("over normalised power")
     assert max(alike.composed.left_out_cv_rmse_ratio.values()) < 0.05
@@ -163,7 +163,7 @@ def test_own_models_answer_for_their_class_and_the_interval_knows_them(unlike: T
     fits = {fit.hardware_class: fit for fit in fit_classes(hours, class_task(hours, LINES))}
     for name, fit in fits.items():
         here = hours[hours["hardware_class"] == name]
-        assert trained.pipeline.predict(here[NAMES]) == pytest.approx(
+        assert trained.mean.predict(here[NAMES]) == pytest.approx(
             build(fit.data).predict(here[NAMES]), rel=1e-9
         )
     residual = trained.selected.measured_kwh / trained.selected.predicted_kwh - 1
@@ -212,7 +212,7 @@ def test_known_classes_without_models_of_their_own_share_one_in_kwh() -> None:
 def test_what_is_stored_is_on_the_allow_list_and_comes_back(unlike: Trained) -> None:
     import skops.io
 
-    hours, model = _fleet(UNLIKE), unlike.pipeline
+    hours, model = _fleet(UNLIKE), unlike.mean
     data = skops.io.dumps(model)
     _refuse_unknown_types(data, "here")
     assert (build(data).predict(hours[NAMES]) == model.predict(hours[NAMES])).all()

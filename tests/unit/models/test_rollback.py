@@ -51,7 +51,7 @@ def bad_champion(store: Registry, pair: tuple[Trained, Trained], settings: Model
 @pytest.fixture(scope="module")
 def tonight(hours: pd.DataFrame, settings: ModelSettings, pair: tuple[Trained, Trained]) -> Trained:
     """A refused challenger of tonight, with the errors of the bad champion beside its own."""
-    bad, names = pair[1].pipeline, list(feature_names(settings.device))
+    bad, names = pair[1].mean, list(feature_names(settings.device))
     return train(hours, settings, lambda rows: np.asarray(bad.predict(rows[names]))).refused("for this test")
 
 
