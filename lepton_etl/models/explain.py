@@ -96,17 +96,33 @@ def sensitivities(model: FittedModel, row: pd.DataFrame) -> list[Sensitivity]:
     A load moves with its minimum and maximum of the hour, as in reality; what cannot move beyond its bounds is
     stepped within them. Source: docs/definitions.md section 8 (T is the inlet's for any decision).
     """
-    found = []
+    units = {column["name"]: column["unit"] for column in model.columns}
+    return [
+        Sensitivity(name, units[name], STEPS[units[name]], float(found[0]))
+        for name, found in slopes(model, row).items()
+        if not np.isnan(found[0])
+    ]
+
+
+def slopes(model: FittedModel, rows: pd.DataFrame) -> dict[str, Values]:
+    """Return dE/dx of each number that the model takes, kWh of an hour for each unit, one array of a value a row.
+
+    NaN where the input is unknown. By central difference over STEPS: of a tree's prediction it is the mean slope over
+    the step.
+    """
+    found = {}
     for column in model.columns:
         name, unit = column["name"], column["unit"]
         is_count = unit == "dimensionless" and not name.endswith("_ratio")
-        if unit not in STEPS or is_count or _is_extreme(name) or pd.isna(row[name].iloc[0]):
+        if unit not in STEPS or is_count or _is_extreme(name):
             continue
-        low, high = _moved(model, row, name, -STEPS[unit]), _moved(model, row, name, STEPS[unit])
-        width = float(high[name].iloc[0] - low[name].iloc[0])
-        if width > 0:
-            change = float(model.predict(high)[0] - model.predict(low)[0])
-            found.append(Sensitivity(name, unit, STEPS[unit], change / width))
+        low, high = _moved(model, rows, name, -STEPS[unit]), _moved(model, rows, name, STEPS[unit])
+        width = (high[name] - low[name]).to_numpy(dtype=np.float64)
+        known = width > 0
+        found[name] = np.full(len(rows), np.nan)
+        if known.any():
+            change = model.predict(high[known]) - model.predict(low[known])
+            found[name][known] = change / width[known]
     return found
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 import polars as pl
 
+from lepton_etl.models.explain import slopes
 from lepton_etl.models.features import KEYS, TARGET
 from lepton_etl.models.recalibration import Recalibration, corrections
 from lepton_etl.models.rivals import LOADS
-from lepton_etl.models.stored import OUTPUTS, VerifiedModel, build, intervals
+from lepton_etl.models.stored import OUTPUTS, FittedModel, VerifiedModel, build, intervals
 from lepton_etl.schema.declare import SECONDS_PER_HOUR
 
 
@@ -68,6 +70,86 @@ def recalibrated(rows: pl.DataFrame) -> pl.Series:
     residual = np.where(known, residual, np.nan)
     corrected = np.maximum(predicted + corrections(hours, residual, ["load_ratio"], Recalibration()), 0.0)
     return pl.Series("recalibrated_kwh", np.where(known, corrected, np.nan)).fill_nan(None)
+
+
+# Slope of the dictionary -> the input of the model that it is the slope of, and which term of the chain rule it has.
+_SLOPES: Final = {
+    "rated_power_kwh_per_w": ("rated_power_w", "power_term_kwh"),
+    "inlet_temp_kwh_per_k": ("inlet_temp_c", "temp_term_kwh"),
+    "cpu_load_slope_kwh": ("cpu_utilisation_ratio", "load_term_kwh"),
+    "gpu_load_slope_kwh": ("gpu_utilisation_ratio", "load_term_kwh"),
+    "memory_load_slope_kwh": ("memory_utilisation_ratio", "load_term_kwh"),
+}
+_TERMS: Final = ("power_term_kwh", "temp_term_kwh", "load_term_kwh")
+
+
+def sensitivities(hours: pl.DataFrame, model: VerifiedModel) -> pl.DataFrame:
+    """Return KEYS, the slopes of the model's energy at each device-hour, model_name and model_version.
+
+    T is the inlet's: a model of die temperature has no dE/dT. What the model does not take, or the hour does not
+    know, has no slope.
+    """
+    fitted = FittedModel(_built(model.data), model.columns)
+    found = slopes(fitted, hours.select(*model.feature_names).to_pandas()) if hours.height else {}
+    return hours.select(
+        *KEYS,
+        *(
+            pl.Series(name, found[of], pl.Float64, nan_to_null=True) if of in found
+            else pl.lit(None, pl.Float64).alias(name)
+            for name, (of, _) in _SLOPES.items()
+        ),
+        pl.lit(model.version.name).alias("model_name"),
+        pl.lit(model.version.version).alias("model_version"),
+    )  # fmt: skip
+
+
+def with_chain_rule(rows: pl.DataFrame, hours: pl.DataFrame) -> pl.DataFrame:
+    """Add the terms of dE/dt = dE/dP dP/dt + dE/dT dT/dt + dE/dL dL/dt since the hour before, kWh, to `sensitivities`.
+
+    `hours` are device-hours, those of `rows` and of the hour before them. L is every load that has a slope. A term is
+    null where it has no slope, or an input an hour before is not known; their sum, `chain_rule_kwh`, where a term is.
+    `sensitivity_basis` is `model` where P, T and L all have a slope, else `partial`.
+    """
+    names = {name: of for name, (of, _) in _SLOPES.items() if of in hours.columns}
+    now = hours.select(*KEYS, *names.values())
+    hour_before = pl.col("hour_start") + pl.duration(hours=1)
+    before = hours.select(*KEYS[:-1], hour_before, *(pl.col(of).alias(f"_{of}") for of in names.values()))
+    unknown = pl.lit(None, pl.Float64)
+    moved = {
+        name: pl.col(name) * (pl.col(of) - pl.col(f"_{of}")) if name in names else unknown
+        for name, (of, _) in _SLOPES.items()
+    }
+    whole = pl.all_horizontal(_has_slope(of_term) for of_term in _TERMS)
+    return (
+        rows.join(now, on=KEYS, how="left")
+        .join(before, on=KEYS, how="left")
+        .with_columns(
+            *(
+                pl.when(_has_slope(of_term) & ~_lacks(of_term, moved))
+                .then(pl.sum_horizontal(moved[name] for name in _slopes_of(of_term)))
+                .alias(of_term)
+                for of_term in _TERMS
+            ),
+            pl.when(whole).then(pl.lit("model")).otherwise(pl.lit("partial")).alias("sensitivity_basis"),
+        )
+        .with_columns(pl.sum_horizontal(*_TERMS, ignore_nulls=False).alias("chain_rule_kwh"))
+        .drop(*names.values(), *(f"_{of}" for of in names.values()))
+    )
+
+
+def _slopes_of(of_term: str) -> list[str]:
+    return [name for name, (_, term) in _SLOPES.items() if term == of_term]
+
+
+def _has_slope(of_term: str) -> pl.Expr:
+    return pl.any_horizontal(pl.col(name).is_not_null() for name in _slopes_of(of_term))
+
+
+def _lacks(of_term: str, moved: Mapping[str, pl.Expr]) -> pl.Expr:
+    """Whether an input with a slope has no change: an hour before it was not known."""
+    return pl.any_horizontal(
+        pl.col(name).is_not_null() & moved[name].is_null() for name in _slopes_of(of_term)
+    )
 
 
 @lru_cache(maxsize=2)

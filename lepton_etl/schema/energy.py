@@ -20,6 +20,13 @@ from lepton_etl.schema.declare import (
     watts,
 )
 
+_KWH: Final = "kilowatt_hour"
+
+
+def _slope(name: str, unit: str, description: str) -> Field:
+    return Field(name, DOUBLE, unit, description, ge=-1e6, le=1e6)
+
+
 FIELDS: Final[tuple[Field, ...]] = (
     Field(
         "off_s",
@@ -126,6 +133,28 @@ FIELDS: Final[tuple[Field, ...]] = (
     ),
     Field("water_l", DOUBLE, "liter", "Water drawn.", ge=0.0, le=1e12),
     text("energy_basis", "What the energy figure rests on.", ENERGY_BASIS),
+    _slope(
+        "rated_power_kwh_per_w",
+        "kilowatt_hour / watt",
+        "dE/dP: energy of an hour for each watt of rated power.",
+    ),
+    _slope(
+        "inlet_temp_kwh_per_k",
+        "kilowatt_hour / kelvin",
+        "dE/dT: energy of an hour for each kelvin at the inlet.",
+    ),
+    _slope("cpu_load_slope_kwh", _KWH, "dE/dL of CPU utilisation: energy of an hour from no to full load."),
+    _slope("gpu_load_slope_kwh", _KWH, "dE/dL of GPU utilisation: energy of an hour from no to full load."),
+    _slope("memory_load_slope_kwh", _KWH, "dE/dL of memory in use: energy of an hour from no to full load."),
+    _slope("power_term_kwh", _KWH, "dE/dP times the change of rated power since the hour before."),
+    _slope("temp_term_kwh", _KWH, "dE/dT times the change of inlet temperature since the hour before."),
+    _slope("load_term_kwh", _KWH, "Sum of dE/dL times the change of each known load since the hour before."),
+    _slope("chain_rule_kwh", _KWH, "Sum of the three terms: dE/dt by the chain rule; null where one is."),
+    text(
+        "sensitivity_basis",
+        "model: slopes for power, inlet temperature and load; partial: an input is unknown; else why there are none.",
+        ("model", "partial", "no_inputs", "no_model"),
+    ),
     text("facility_basis", "What the facility figure rests on.", PUE_BASIS),
     text("status", "State of a published figure.", ("provisional", "closed", "restated")),
 )
@@ -205,6 +234,19 @@ CLUSTER_DAY: Final = Table(
     "gold/cluster_day", grain="one cluster over one UTC day", partition="date", owner="energy",
     key=("date", "site_id", "cluster_id"), warnings=(ESTIMATED, IDLE_BY_UTILISATION),
     columns=("date", *_CLUSTER_FIGURES, "off_s", "off_saved_kwh"), not_null=_CLUSTER_NOT_NULL,
+)  # fmt: skip
+
+SENSITIVITY: Final = Table(
+    "gold/sensitivity", grain="one node-hour (device-hour): how its modelled energy answers to power, heat and load",
+    partition="date", owner="models", key=("site_id", "cluster_id", "node_id", "device_id", "hour_start"),
+    columns=(
+        "date", "hour_start", "site_id", "cluster_id", "node_id", "device_id", "model_name", "model_version",
+        "rated_power_kwh_per_w", "inlet_temp_kwh_per_k", "cpu_load_slope_kwh", "gpu_load_slope_kwh",
+        "memory_load_slope_kwh", "power_term_kwh", "temp_term_kwh", "load_term_kwh", "chain_rule_kwh",
+        "sensitivity_basis",
+    ),
+    not_null=("date", "sensitivity_basis"),
+    warnings=("Slopes of a fitted model, by finite differences: they say what it learnt, not what causes what.",),
 )  # fmt: skip
 
 PREDICTION: Final = Table(

@@ -24,7 +24,7 @@ from lepton_etl.models.features import POWER_COLUMNS, feature_names
 from lepton_etl.models.fit import class_task
 from lepton_etl.models.registry import Registry
 from lepton_etl.models.stored import build
-from lepton_etl.schema.energy import PREDICTION
+from lepton_etl.schema.energy import NODE_HOUR, PREDICTION, SENSITIVITY
 from lepton_etl.schema.fleet import INTERVAL, NODE
 from pipelines import score, train
 from pipelines.engine import LocalEngine
@@ -207,6 +207,8 @@ def test_a_night_trains_once_promotes_scores_and_repeats_itself(lake: Lake, sett
     off = (rows["energy_kwh"] - rows["recalibrated_kwh"]).abs().sum() / rows["energy_kwh"].sum()
     assert off <= 1.1 * error
     assert set(rows["model_version"]) == {"1"}
+    # Nobody made node-hours here, and a row is owed to each of those.
+    assert lake.read(SENSITIVITY).is_empty()
 
     said = "\n".join(explained(lake, settings, "n1", datetime(2025, 6, 3, 5, tzinfo=UTC)))
     assert said.startswith("node-energy version 1, n1, hour 2025-06-03T05:00Z")
@@ -223,6 +225,41 @@ def test_a_night_trains_once_promotes_scores_and_repeats_itself(lake: Lake, sett
     assert present is not None
     assert present.version == "1"
     assert not score.run(context).written[0].changed
+
+
+def test_every_node_hour_has_its_sensitivities_or_the_reason(lake: Lake, settings: Settings) -> None:
+    _fill(lake, DAYS)
+    hours = [DAYS.from_time + timedelta(hours=n) for n in range(24 * DAYS.count)]
+    lay(lake, NODE_HOUR, [
+        {"site_id": "s", "cluster_id": "c", "node_id": node, "hour_start": hour, "date": hour.date(),
+         "energy_basis": "measured", "expected_s": 3600.0, "observed_s": 3600.0, "status": "provisional"}
+        for hour in hours for node in ("n1", "n2", "n3", "silent")
+    ], DAYS)  # fmt: skip
+    unscored = score.run(_context(lake, settings, DAYS))
+    assert set(lake.read(SENSITIVITY)["sensitivity_basis"]) == {"no_model"} and not lake.exists(PREDICTION)
+    assert unscored.written[0].rows == 4 * 96
+    train.run(_context(lake, settings, DAYS))
+    score.run(_context(lake, settings, DAYS))
+    whole = lake.read(SENSITIVITY).sort("node_id", "hour_start")
+    known = whole.filter(pl.col("node_id") != "silent")
+    assert dict(whole["sensitivity_basis"].value_counts().iter_rows()) == {"model": 3 * 96, "no_inputs": 96}
+    # From no load to full a node draws its idle power more, and warms its inlet by 5 K meanwhile.
+    steep = (
+        known.group_by("node_id")
+        .agg(pl.col("cpu_load_slope_kwh", "inlet_temp_kwh_per_k").mean())
+        .sort("node_id")
+    )
+    rise = steep["cpu_load_slope_kwh"] + 5 * steep["inlet_temp_kwh_per_k"]
+    assert rise.to_list() == pytest.approx([0.1, 0.1, 0.25], rel=0.3)
+    assert known.filter(pl.col("power_term_kwh") != 0).is_empty(), "a nameplate does not move"
+    assert known["chain_rule_kwh"].is_null().to_list() == ([True] + [False] * 95) * 3, (
+        "the first has no hour before"
+    )
+    terms = known["power_term_kwh"] + known["temp_term_kwh"] + known["load_term_kwh"]
+    assert (known["chain_rule_kwh"] - terms).abs().max() < 1e-12
+    # A day made again alone has the change across its first midnight too, and makes no commit.
+    again = score.run(_context(lake, settings, Days.of(DAYS.end)))
+    assert [one.changed for one in again.written] == [False, False]
 
 
 def test_a_class_taught_on_an_executor_is_the_one_taught_here_to_the_bit(

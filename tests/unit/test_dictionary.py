@@ -20,6 +20,8 @@ UNIT_OF_END = {
     "_gco2e_per_kwh": "gram_co2e / kilowatt_hour",
     "_gco2e_per_job": "gram_co2e",
     "_gco2e_per_gpu_hour": "gram_co2e / hour",
+    "_kwh_per_w": "kilowatt_hour / watt",
+    "_kwh_per_k": "kilowatt_hour / kelvin",
     "_kgco2e": "kilogram_co2e",
     "_kg": "kilogram",
     "_kwh": "kilowatt_hour",
