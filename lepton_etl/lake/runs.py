@@ -189,6 +189,12 @@ def end_lost_runs(lake: Lake, run_id: str) -> list[str]:
             lost.append(row | {"state": "failed", "message": message})
     if lost:
         lake.write_rows(RUN, lost)
+    # One that was killed before its first record has left its lease alone.
+    for name in RunLease(lake, run_id).folder.names():
+        other = name.removeprefix("run-").removesuffix(".json")
+        if name == f"run-{other}.json" and other != run_id:
+            with suppress(LockedError), RunLease(lake, other, run_id):
+                pass
     return [
         f"run {row['run_id']} for {Days(row['date_from'], row['date_until'])} was killed, or its machine stopped"
         for row in lost

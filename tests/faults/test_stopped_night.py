@@ -81,11 +81,15 @@ def test_a_killed_run_is_ended_by_the_next_one(tmp_path: Path) -> None:
     process.communicate(timeout=60)
     ((lost, exit_code, message),) = states(site.lake)
     assert (exit_code, message) == (None, "")
+    leases = tmp_path / "lake" / "_leases"
+    (leases / "run-silent.json").write_text("{}")
     with RunLease(site.lake, "living"):
         site.lake.write_rows(RUN, [{"run_id": "living", "state": "running", "start_time": datetime.now(UTC)}])
         notes = end_lost_runs(site.lake, "next")
         assert notes == [f"run {lost} for {DAY} was killed, or its machine stopped"]
         assert end_lost_runs(site.lake, "next") == []
+        # One that was killed between its lease and its record is known by nothing else.
+        assert [one.name for one in leases.glob("run-*")] == ["run-living.json"]
     found = {run_id: message for run_id, _, message in states(site.lake)}
     assert found == {lost: "the process was killed or the machine stopped: nothing was heard of it; told by run next",
                      "living": ""}  # fmt: skip
