@@ -334,6 +334,15 @@ class LocalEngine(_WithAside):
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
 
+    def _let_go(self) -> None:
+        """Give up what is being told to a process that died: Pythons before 3.11.6 wait for that without end.
+
+        Source: CPython issue 94777.
+        """
+        queue = getattr(self._pool, "_call_queue", None)
+        if queue is not None:
+            queue._reader.close()
+
     def map(self, work: Callable[[T], R], items: Sequence[T], attempts: int = ATTEMPTS) -> list[R]:
         if not items:
             return []
@@ -383,6 +392,7 @@ class LocalEngine(_WithAside):
                 results |= {
                     number: f.result() for f, number in running.items() if f.done() and not f.exception()
                 }
+                self._let_go()
                 self.close()
             except BaseException as error:
                 for future in running:

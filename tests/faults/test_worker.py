@@ -169,6 +169,18 @@ def test_a_killed_process_of_the_pool_is_replaced(tmp_path: Path) -> None:
         assert engine.map(abs, [-1, 2]) == [1, 2]
 
 
+def ends_its_process(content: bytes) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return len(content)
+
+
+@pytest.mark.timeout(120)
+def test_a_process_that_dies_while_it_is_told_much_is_not_waited_for() -> None:
+    """Each call is larger than what a pipe holds, so that one is half told when the process dies."""
+    with LocalEngine(1) as engine, pytest.raises(WorkerLostError):
+        engine.map(ends_its_process, [bytes(1 << 22)] * 4)
+
+
 @pytest.mark.spark
 def test_a_killed_worker_of_spark_is_replaced(tmp_path: Path, spark: SparkSession) -> None:
     engine = SparkEngine.of(spark)
