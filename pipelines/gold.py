@@ -8,8 +8,8 @@ emissions, come last.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 
@@ -21,6 +21,7 @@ from lepton_etl.attribution.node_energy import roll
 from lepton_etl.attribution.node_split import HOLDING_COLUMNS, split_nodes
 from lepton_etl.attribution.node_split import INTERVAL_COLUMNS as SPLIT_COLUMNS
 from lepton_etl.attribution.tenants import SCI_COLUMNS, job_energy, tenant_day, with_node_figures, with_sci
+from lepton_etl.attribution.transfer import run_parts, with_transfer
 from lepton_etl.billing.bill import Invoice, bill_check, cluster_months, month_cost, period_of, read_invoices
 from lepton_etl.billing.costs import Meters, cluster_costs, currency_of, site_costs
 from lepton_etl.billing.tariff import read_tariff
@@ -65,6 +66,7 @@ from lepton_etl.energy.node_hours import (
     power_sums,
 )
 from lepton_etl.energy.owners import owner_parts, with_job_idle
+from lepton_etl.energy.transfer import TRANSFER_COLUMNS, transfer_hours, transfer_parts
 from lepton_etl.errors import MissingFactorError, RegistryError
 from lepton_etl.facility.meter_hours import (
     HOUR_S,
@@ -96,8 +98,16 @@ from lepton_etl.registers.factors import FactorSet, load_factors
 from lepton_etl.registers.instruments import fuel_kgco2e
 from lepton_etl.schema.carbon import INSTRUMENT, MARKET_YEAR, VOLUME_INTERVAL
 from lepton_etl.schema.declare import SECONDS_PER_HOUR
-from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, SITE_HOUR
-from lepton_etl.schema.fleet import FACILITY_INTERVAL, GRID_HOUR, INTERVAL, METER, NODE, WEATHER_HOUR
+from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, SITE_HOUR, TRANSFER_HOUR
+from lepton_etl.schema.fleet import (
+    FACILITY_INTERVAL,
+    GRID_HOUR,
+    INTERVAL,
+    METER,
+    NODE,
+    TRANSFER_INTERVAL,
+    WEATHER_HOUR,
+)
 from lepton_etl.schema.jobs import JOB_ENERGY, JOB_NODE, JOB_RUN, NODE_STATE, TENANT_DAY
 from lepton_etl.schema.ledger import (
     BILL_CHECK,
@@ -156,10 +166,18 @@ def run(context: StageContext) -> StageResult:
         lake.replace(CLUSTER_DAY, days, with_status(context, CLUSTER_DAY, cluster_days)),
         market_year(context),
     ]
+    if fleet.transfers is not None:
+        moved = transfer_hours(
+            fleet.transfers,
+            pl.DataFrame(book.rows),
+            _limit(context),
+            context.settings.energy.transfer_kwh_per_gbyte,
+        )
+        written.append(lake.replace(TRANSFER_HOUR, days, moved, allow_empty=True))
     written += run_bill(context)
     if fleet.job_hours is not None:
         costs = lake.read(CLUSTER_COST, days) if context.settings.tariff.file else None
-        written += write_jobs(context, fleet.job_hours, cluster_hours, costs)
+        written += write_jobs(context, fleet.job_hours, cluster_hours, costs, fleet.job_transfers)
     return StageResult(rows_in, sum(one.rows for one in written), tuple(written), fleet.notes)
 
 
@@ -169,7 +187,8 @@ class Fleet:
 
     `sums` are parts of group_sums by what they are grouped by, `owners` of owner_hours, `embodied` of embodied_hours;
     `power` and `inlets` are power_sums and inlet_counts. `job_hours` (one row a job, node and hour) is None where no
-    cluster has accounting. `notes` are for the operator.
+    cluster has accounting. `transfers` (of transfer_parts) and `job_transfers` (of run_parts) are None where no counter
+    of a port was ever read. `notes` are for the operator.
     """
 
     node_hours: tuple[StagedFile, ...]
@@ -179,6 +198,8 @@ class Fleet:
     power: pl.DataFrame
     inlets: pl.DataFrame
     job_hours: pl.DataFrame | None
+    transfers: pl.DataFrame | None = None
+    job_transfers: pl.DataFrame | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -190,11 +211,12 @@ def node_figures(context: StageContext, factors: FactorSet) -> Fleet:
     before = Days(days.start - timedelta(days=HISTORY_DAYS), days.start - timedelta(days=1))
     held = tuple(lake.files(JOB_NODE, days)) if clusters else ()
     states = tuple(lake.files(NODE_STATE, days)) if lake.exists(NODE_STATE) else ()
+    transfers = tuple(lake.files(TRANSFER_INTERVAL, days)) if lake.exists(TRANSFER_INTERVAL) else None
     measure = MeasureNodes(days, intervals, states, settings.energy.idle_utilisation_ratio)
     make = MakeNodes(
         lake.root, intervals, tuple(lake.files(NODE_HOUR, before)), held, tuple(clusters), _limit(context),
         settings.attribution.idle_gpu_utilisation_ratio, _shared_variance(factors, days),
-        embodied_error_ratio(factors, days.end),
+        embodied_error_ratio(factors, days.end), transfers, settings.energy.interval_s,
     )  # fmt: skip
     buckets = node_buckets(nodes, days)
     # One bucket is not worth the start of an engine.
@@ -222,6 +244,8 @@ def node_figures(context: StageContext, factors: FactorSet) -> Fleet:
         power=pl.concat([one.power for one in seen]),
         inlets=pl.concat([one.inlets for one in seen]),
         job_hours=pl.concat([one.job_hours for one in made]) if clusters else None,
+        transfers=_together(one.transfers for one in made),
+        job_transfers=_together(one.job_transfers for one in made),
         notes=notes,
     )
 
@@ -278,6 +302,8 @@ class Made:
     owners: pl.DataFrame
     embodied: pl.DataFrame
     job_hours: pl.DataFrame
+    transfers: pl.DataFrame | None = None
+    job_transfers: pl.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -306,8 +332,9 @@ class MeasureNodes:
 class MakeNodes:
     """The second work: measured node-hours of a bucket -> gold/node_hour, gaps filled and staged, and its sums.
 
-    `history` are files of gold/node_hour of the days before, `held` those of silver/job_node, `clusters` have
-    accounting. Called with the bucket's nodes, its measured node-hours, its service lives and modelled gaps.
+    `history` are files of gold/node_hour of the days before, `held` those of silver/job_node, `transfers` those of
+    silver/transfer_interval (None: no port was ever read), `clusters` have accounting. Called with the bucket's nodes,
+    its measured node-hours, its service lives and modelled gaps.
     """
 
     root: Location
@@ -319,6 +346,8 @@ class MakeNodes:
     idle_gpu_utilisation_ratio: float
     shared_variance: Mapping[str, float]
     embodied_error_ratio: Mapping[str, float]
+    transfers: tuple[DataFile, ...] | None
+    interval_s: int
 
     def __call__(self, inputs: tuple[pl.DataFrame, bytes, pl.DataFrame, pl.DataFrame | None]) -> Made:
         nodes, packed, lives, modelled = inputs
@@ -327,20 +356,35 @@ class MakeNodes:
         hours = node_hours(filled, self.coverage_min_ratio)
         accounted = pl.col("cluster_id").is_in(self.clusters)
         mine = accounted & _of(nodes)
+        held = read_files(JOB_NODE, self.held, ("site_id", *HOLDING_COLUMNS), mine)
         job_hours, split = split_nodes(
             read_files(INTERVAL, self.intervals if self.clusters else (), SPLIT_COLUMNS, mine),
-            hours.filter(accounted), read_files(JOB_NODE, self.held, HOLDING_COLUMNS, mine),
+            hours.filter(accounted), held,
             roll(nodes.to_arrow()), self.idle_gpu_utilisation_ratio,
         )  # fmt: skip
         rows = with_job_idle(hours, split).sort(NODE_HOUR.key)
         embodied = with_node_embodied(rows, lives, self.embodied_error_ratio)
-        return Made(
+        made = Made(
             node_hours=tuple(stage(self.root, NODE_HOUR, rows)),
             sums={by: group_parts(rows, by, self.shared_variance) for by in GROUPS},
             owners=owner_parts(rows, split if self.clusters else None),
             embodied=embodied_parts(embodied),
             job_hours=with_node_figures(job_hours, embodied),
         )
+        if self.transfers is None:
+            return made
+        moved = read_files(TRANSFER_INTERVAL, self.transfers, TRANSFER_COLUMNS, _of(nodes))
+        return replace(
+            made,
+            transfers=transfer_parts(rows, moved, self.coverage_min_ratio),
+            job_transfers=run_parts(held, moved, self.interval_s),
+        )
+
+
+def _together(parts: Iterable[pl.DataFrame | None]) -> pl.DataFrame | None:
+    """The parts of all buckets; None where none has any."""
+    known = [part for part in parts if part is not None]
+    return pl.concat(known) if known else None
 
 
 def _of(nodes: pl.DataFrame) -> pl.Expr:
@@ -516,16 +560,18 @@ def write_jobs(
     job_hours: pl.DataFrame,
     cluster_hours: pl.DataFrame,
     cluster_costs: pl.DataFrame | None = None,
+    transfers: pl.DataFrame | None = None,
 ) -> list[Written]:
     """Write gold/job_energy and gold/tenant_day of the days.
 
     `job_hours` are of with_node_figures, `cluster_hours` and `cluster_costs` rows of gold/cluster_hour and
-    gold/cluster_cost.
+    gold/cluster_cost, `transfers` are of run_parts.
     """
     lake, days, limit = context.lake, context.days, _limit(context)
     runs = lake.read(JOB_RUN, days)
     made = job_energy(job_hours, cluster_hours, runs, cluster_costs, limit)
-    jobs = with_sci(made, _days_before(context, runs), runs)
+    told = with_transfer(made, transfers, limit, context.settings.energy.transfer_kwh_per_gbyte)
+    jobs = with_sci(told, _days_before(context, runs), runs)
     tenants = tenant_day(jobs, limit)
     return [
         lake.replace(table, days, with_status(context, table, rows), allow_empty=True)

@@ -66,7 +66,15 @@ from lepton_etl.schema.carbon import INSTRUMENT, KPI, SCOPE1, VOLUME_INTERVAL
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR
 from lepton_etl.schema.facility import FACILITY_FIT
-from lepton_etl.schema.fleet import FACILITY_INTERVAL, GRID_HOUR, INTERVAL, METER, NODE, WEATHER_HOUR
+from lepton_etl.schema.fleet import (
+    FACILITY_INTERVAL,
+    GRID_HOUR,
+    INTERVAL,
+    METER,
+    NODE,
+    TRANSFER_INTERVAL,
+    WEATHER_HOUR,
+)
 from lepton_etl.schema.jobs import JOB_ENERGY, JOB_NODE, JOB_RUN, TENANT_DAY
 from lepton_etl.schema.ledger import TARIFF
 from lepton_etl.schema.logs import JOB
@@ -79,7 +87,7 @@ from pipelines.stage import StageContext, StageResult
 # A change of these re-opens the days made before that lie in the changed rows' validity.
 DATED: Final = ("inventory", "meters", "tariff", "instruments", "scope1", "factors")
 _DELIVERED: Final[Mapping[str, tuple[Table, ...]]] = {
-    "late_readings": (INTERVAL,),
+    "late_readings": (INTERVAL, TRANSFER_INTERVAL),
     "late_jobs": (JOB_RUN, JOB_NODE),
     "intensity": (GRID_HOUR,),
     "weather": (WEATHER_HOUR,),

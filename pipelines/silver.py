@@ -60,6 +60,7 @@ from lepton_etl.intervals.readings import (
 from lepton_etl.intervals.sensor_checks import COMPONENTS
 from lepton_etl.intervals.sensor_classes import sensor_classes
 from lepton_etl.intervals.source_choice import COMPONENT_OF, INTERVAL_QUANTITIES
+from lepton_etl.intervals.transfer import TRANSFER_QUANTITIES, transfer_intervals
 from lepton_etl.intervals.usual_values import HISTORY_DAYS, SENSOR_DAY_COLUMNS
 from lepton_etl.lake.landing import Delivered, identity
 from lepton_etl.lake.location import Location
@@ -79,6 +80,7 @@ from lepton_etl.schema.fleet import (
     NODE,
     SENSOR_CHECK,
     SENSOR_DAY,
+    TRANSFER_INTERVAL,
     WEATHER_HOUR,
 )
 from lepton_etl.schema.jobs import JOB_NODE, JOB_RUN, NODE_STATE
@@ -172,6 +174,8 @@ class Parting:
         yield from self._by_node("reading", touched)
         yield from self._by_node("state", state_readings(readings, self.sources, self.unnamed))
         rest = readings.filter(arrow_of(~of_nodes))
+        moved = of_quantities(rest, TRANSFER_QUANTITIES, self.site_id) & rest["node_id"].is_valid().to_numpy()
+        yield from self._by_node("transfer", rest.filter(arrow_of(moved)))
         of_meters = of_quantities(rest, METER_QUANTITIES, self.site_id)
         listed = of_meters & is_one_of(rest["device_id"], self.meter_ids)
         yield from self._by_meter(rest.filter(arrow_of(listed)))
@@ -271,6 +275,8 @@ class Making:
             staged += stage(self.root, NODE_STATE, rows_of_states)
         if (meters := found.table("meter")) is not None:
             staged += stage(self.root, FACILITY_INTERVAL, self._facility(meters))
+        if (counters := found.table("transfer")) is not None:
+            staged += stage(self.root, TRANSFER_INTERVAL, self._transfers(counters))
         return Made(
             tuple(staged), tuple(sorted(unlisted)), tuple(powered), tuple(heard), tuple(sorted(unmodelled))
         )
@@ -307,6 +313,11 @@ class Making:
             moved, self.days, self.sources, self.unnamed, self.policy.interval_s, further=METER_COLUMNS
         )
         return facility_intervals(touched, self.policy)
+
+    def _transfers(self, counters: pa.Table) -> pa.Table:
+        interval_s = self.policy.interval_s
+        touched = for_each_day(counters, self.days, self.sources, self.unnamed, interval_s)
+        return transfer_intervals(touched, self.policy.site_id, interval_s)
 
     def _site(self, found: _Unpacked) -> Made:
         facts = found.facts.get("site", [])
@@ -347,7 +358,9 @@ def run(context: StageContext) -> StageResult:
     made, own_days = _exchanged(context, nodes, meters, held)
     staged = [file for one in made for file in one.staged]
     tells = held is not None or lake.exists(NODE_STATE) or any(one.table == NODE_STATE.name for one in staged)
-    for table, may_be_empty in (_MAY_BE_EMPTY | ({NODE_STATE: True} if tells else {})).items():
+    counts = lake.exists(TRANSFER_INTERVAL) or any(one.table == TRANSFER_INTERVAL.name for one in staged)
+    asked = [table for table, is_told in ((NODE_STATE, tells), (TRANSFER_INTERVAL, counts)) if is_told]
+    for table, may_be_empty in (_MAY_BE_EMPTY | dict.fromkeys(asked, True)).items():
         of_table = [file for file in staged if file.table == table.name and file.day in context.days]
         # A day on which no node was ever read is one; only rows that stand are not replaced by nothing.
         empty = may_be_empty or not (lake.exists(table) and lake.files(table, context.days))

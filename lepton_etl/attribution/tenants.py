@@ -34,6 +34,8 @@ _SUMS: Final = (
 SCI_COLUMNS: Final = (*_RUN_DAY, "emissions_location_kgco2e", "embodied_kgco2e")
 # A job that holds this much of every node while it holds it is alone there.
 _EXCLUSIVE_RATIO: Final = 0.999
+# What transfer.with_transfer adds.
+_TRANSFER: Final = ("data_transferred_byte", "transfer_energy_kwh", "transfer_basis")
 # From the firmest ground to the weakest; a day stands on the weakest of its hours.
 _BASIS_ORDER: Final = ("none", "devices", "count", "cores")
 
@@ -106,6 +108,7 @@ def job_energy(
             .alias("attribution_basis"),
             pl.lit(None, pl.Float64).alias("sci_gco2e_per_job"),
             pl.lit("unknown").alias("sci_basis"),
+            *(pl.lit(None).alias(name) for name in _TRANSFER),
             pl.lit("provisional").alias("status"),
         )
         .join(_of_scheduler(runs), on=_RUN_DAY, how="left")

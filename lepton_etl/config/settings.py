@@ -176,6 +176,12 @@ class Energy(Section):
     max_gap_s: float = setting(330.0, "Longest step that the trapezoid bridges.", gt=0, le=3600)
     coverage_min_ratio: float = ratio(0.9, "Least coverage at which a total is published.")
     idle_utilisation_ratio: float = ratio(0.05, "Utilisation below which a node is idle.")
+    transfer_kwh_per_gbyte: float | None = setting(
+        None,
+        "Energy of the network for each 10^9 bytes through a node's ports, kWh; null: not known, and the energy by "
+        "bytes is null.",
+        ge=0,
+    )
     sensor_gain_ratio: float | None = setting(
         None,
         "Gain error, one sigma, of node sensors for which the inventory has none; null: by the sensor's "

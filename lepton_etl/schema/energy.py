@@ -27,6 +27,10 @@ def _slope(name: str, unit: str, description: str) -> Field:
     return Field(name, DOUBLE, unit, description, ge=-1e6, le=1e6)
 
 
+def _bytes(name: str, description: str) -> Field:
+    return Field(name, DOUBLE, "byte", description, ge=0.0, le=1e21)
+
+
 FIELDS: Final[tuple[Field, ...]] = (
     Field(
         "off_s",
@@ -156,6 +160,36 @@ FIELDS: Final[tuple[Field, ...]] = (
         ("model", "partial", "no_inputs", "no_model"),
     ),
     text("facility_basis", "What the facility figure rests on.", PUE_BASIS),
+    # Data transfer
+    _bytes("received_byte", "Bytes that the network ports received, as seen."),
+    _bytes("transmitted_byte", "Bytes that the network ports sent, as seen."),
+    _bytes("data_transferred_byte", "Received and sent bytes; between two nodes a byte counts at both."),
+    count("port_count", "Network ports whose counters speak on the day, each with its directions.", INT),
+    count("transfer_node_count", "Nodes whose bytes are known."),
+    text(
+        "transfer_basis",
+        "Of a cluster: measured (all nodes), partial (the least coverage), insufficient, none. Of a run: alone on its "
+        "nodes, shared with others, no_counters.",
+        ("measured", "partial", "insufficient", "none", "alone", "shared", "no_counters"),
+    ),
+    energy("network_energy_by_bytes_kwh", "Transferred bytes times the stated energy of a gigabyte."),
+    text(
+        "network_by_bytes_basis",
+        "stated (energy.transfer_kwh_per_gbyte), no_factor, or no_bytes.",
+        ("stated", "no_factor", "no_bytes"),
+    ),
+    energy(
+        "network_energy_by_feed_kwh", "What feeds and nodes of the network draw: the ledger's data_transfer."
+    ),
+    text(
+        "network_by_feed_basis",
+        "The ledger's basis; `unmetered`: no feed or node; `shared`: stands at `_shared`.",
+        ("measured", "modelled", "derived", "assumed", "partial", "silent", "unmetered", "shared"),
+    ),
+    energy(
+        "transfer_energy_kwh",
+        "The run's bytes times the stated energy of a gigabyte; null where one is unknown.",
+    ),
     text("status", "State of a published figure.", ("provisional", "closed", "restated")),
 )
 
@@ -228,6 +262,21 @@ CLUSTER_HOUR: Final = Table(
         "date", "hour_start", *_CLUSTER_FIGURES, "server_observed_h", "server_busy_h", "gpu_observed_h", "gpu_busy_h",
     ),
     not_null=_CLUSTER_NOT_NULL,
+)  # fmt: skip
+
+TRANSFER_HOUR: Final = Table(
+    "gold/transfer_hour", grain="one cluster over one hour: bytes through its nodes' ports, and the network's energy",
+    partition="date", owner="energy", key=("site_id", "cluster_id", "hour_start"),
+    columns=(
+        "date", "hour_start", "site_id", "cluster_id", "node_count", "transfer_node_count", "received_byte",
+        "transmitted_byte", "data_transferred_byte", "transfer_basis", "network_energy_by_bytes_kwh",
+        "network_by_bytes_basis", "network_energy_by_feed_kwh", "network_by_feed_basis",
+    ),
+    not_null=(
+        "date", "node_count", "transfer_node_count", "transfer_basis", "network_by_bytes_basis",
+        "network_by_feed_basis",
+    ),
+    warnings=("Two estimates of one energy: never add by_bytes to by_feed, nor to the ledger.",),
 )  # fmt: skip
 
 CLUSTER_DAY: Final = Table(

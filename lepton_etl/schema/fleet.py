@@ -178,6 +178,17 @@ FACILITY_INTERVAL: Final = Table(
     not_null=("date", "point", "interval_s", "observed_s"),
 )  # fmt: skip
 
+TRANSFER_INTERVAL: Final = Table(
+    "silver/transfer_interval", grain="all network ports of one node over one interval", partition="date",
+    owner="energy", key=("site_id", "node_id", "interval_start"),
+    columns=(
+        "site_id", "node_id", "date", "interval_start", "interval_s", "received_byte", "transmitted_byte",
+        "observed_s", "port_count",
+    ),
+    not_null=("date", "interval_s", "received_byte", "transmitted_byte", "observed_s", "port_count"),
+    warnings=("An interval in which a port of the day is silent has no row.",),
+)  # fmt: skip
+
 SENSOR_CHECK: Final = Table(
     "silver/sensor_check", grain="two power sources of one node held against each other over one day",
     partition="date", owner="energy", key=("site_id", "node_id", "date", "check_source", "against_source"),

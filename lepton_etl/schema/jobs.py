@@ -132,6 +132,7 @@ JOB_ENERGY: Final = Table(
         "scheduler_energy_ratio", "attribution_basis", "energy_basis", "status", "energy_cost", "currency",
         "sci_basis",
         *FACTOR_STATE, *CARBON_ENDS, *FACILITY_ENDS, *end_names("energy_cost"),
+        "data_transferred_byte", "transfer_energy_kwh", "transfer_basis",
     ),
     not_null=("outcome", "attribution_basis", "energy_basis", "status"),
     warnings=("Sums of a run over dates give the run; figures of a day alone rest on what was held that day.",),
