@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Iterator
 from datetime import date
@@ -14,6 +13,7 @@ from rich.table import Table
 
 from lepton_etl.carbon.used_factors import FactorUse, used_factors
 from lepton_etl.config.settings import Settings
+from lepton_etl.csv_cells import write_csv
 from lepton_etl.errors import printable
 from lepton_etl.registers.factors import load_factors
 
@@ -32,9 +32,7 @@ def print_factors(settings: Settings, day: date, newer: Path | None, *, as_csv: 
     factors = load_factors(carbon.factors, newer or carbon.own_factors)
     uses = used_factors(factors, carbon, settings.grid.zone if settings.grid else None, day)
     if as_csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(_COLUMNS)
-        writer.writerows(_cells(use) for use in uses)
+        write_csv(sys.stdout, _COLUMNS, map(_cells, uses))
         return
     table = Table(box=None)
     for name in _COLUMNS:
