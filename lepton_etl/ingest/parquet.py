@@ -102,6 +102,11 @@ def _batches(file: pq.ParquetFile, origin: Origin, settings: Parquet) -> Iterato
         try:
             batch = next(batches, None)
             if batch is None:
+                # A page header that was damaged may say that it holds fewer values, or none; no checksum covers it.
+                if before != file.metadata.num_rows:
+                    raise pa.ArrowInvalid(
+                        f"{file.metadata.num_rows} rows by the footer, {before} by the pages"
+                    )
                 return
             batch.validate(full=True)
         except DAMAGE as error:

@@ -152,6 +152,19 @@ def test_a_damaged_page_fails_its_checksum() -> None:
     assert 37.0 not in result.readings["value"].to_pylist()
 
 
+def test_a_damaged_page_header_loses_no_row_in_silence() -> None:
+    """No checksum covers the headers: one that is damaged may say that its page holds nothing."""
+    data = written(TABLE, write_page_checksum=True)
+    column = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0).column(list(TABLE).index("power"))
+    start = column.dictionary_page_offset or column.data_page_offset
+    whole = read(data).readings["value"].to_pylist()
+    for at in range(start, start + 24):
+        for bit in range(8):
+            result = read(data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :])
+            told = result.rejects["reason"].to_pylist()
+            assert "unreadable_file" in told or result.readings["value"].to_pylist() == whole, (at, bit)
+
+
 def test_large_files_come_in_bounded_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "BATCH_CELLS", 20)
     monkeypatch.setattr(parquet, "SPOOL_BYTES", 100)
