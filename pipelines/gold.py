@@ -49,7 +49,7 @@ from lepton_etl.carbon.market import (
     market_mix,
     market_rows,
 )
-from lepton_etl.carbon.used_factors import factor_columns, used_factors
+from lepton_etl.carbon.used_factors import factor_columns, site_factors, used_factors
 from lepton_etl.carbon.water import site_volumes, with_water
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
@@ -94,7 +94,7 @@ from lepton_etl.lake.tables import DataFile, Lake, Written, read_files
 from lepton_etl.models.device_hours import gap_features, interval_columns
 from lepton_etl.models.registry import Registry
 from lepton_etl.models.stored import FORWARD_ERROR_TAG, VerifiedModel
-from lepton_etl.registers.factors import FactorSet, load_factors
+from lepton_etl.registers.factors import FactorSet
 from lepton_etl.registers.instruments import fuel_kgco2e
 from lepton_etl.schema.carbon import INSTRUMENT, MARKET_YEAR, VOLUME_INTERVAL
 from lepton_etl.schema.declare import SECONDS_PER_HOUR
@@ -140,7 +140,7 @@ def run(context: StageContext) -> StageResult:
     """Make the gold tables of the context's days. Raises LedgerError, before any is written, if it does not close."""
     lake, days = context.lake, context.days
     rows_in = sum(file.rows for file in lake.files(INTERVAL, days))
-    factors = load_factors(context.settings.carbon.factors, context.settings.carbon.own_factors)
+    factors = site_factors(context.settings.carbon)
     fitted = run_fit(context)
     fleet = node_figures(context, factors)
     intensity, metered = _intensity(context), _meter_hours(context)
@@ -621,10 +621,7 @@ def market_year(context: StageContext) -> Written:
 
 
 def _market_year(context: StageContext) -> Written:
-    lake, factors = (
-        context.lake,
-        load_factors(context.settings.carbon.factors, context.settings.carbon.own_factors),
-    )
+    lake, factors = context.lake, site_factors(context.settings.carbon)
     years = {day.year for day in context.days}
     kept = [row for row in lake.read(MARKET_YEAR).to_dicts() if row["reporting_year"] not in years]
     made = []

@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from lepton_etl.carbon.market import RENEWABLE
+from lepton_etl.carbon.used_factors import site_factors
 from lepton_etl.days import Days
 from lepton_etl.energy.exact_sums import exact_sum, over
 from lepton_etl.energy.node_hours import expected_hours
@@ -33,7 +34,6 @@ from lepton_etl.indicators.figures import (
 )
 from lepton_etl.indicators.inlet_envelopes import inlet_sums
 from lepton_etl.lake.tables import Written
-from lepton_etl.registers.factors import load_factors
 from lepton_etl.schema.carbon import INSTRUMENT, KPI, MARKET_YEAR
 from lepton_etl.schema.declare import SECONDS_PER_HOUR
 from lepton_etl.schema.energy import CLUSTER_HOUR, NODE_HOUR, SITE_HOUR
@@ -181,10 +181,7 @@ def _renewable_ratios(context: StageContext) -> dict[int, float]:
 
 def _grid_water(context: StageContext) -> dict[date, float]:
     """Litres that the grid's power plants consume for a kWh, of days for which the zone has a row."""
-    grid, factors = (
-        context.settings.grid,
-        load_factors(context.settings.carbon.factors, context.settings.carbon.own_factors),
-    )
+    grid, factors = context.settings.grid, site_factors(context.settings.carbon)
     if grid is None:
         return {}
     found = {day: factors.find("electricity_water", valid_on=day, zone_id=grid.zone) for day in context.days}

@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 
 from lepton_etl.billing.bill import month_days
 from lepton_etl.billing.tariff import read_tariff
+from lepton_etl.carbon.used_factors import site_factors
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days, adjoining
 from lepton_etl.errors import NoInputError
@@ -59,7 +60,7 @@ from lepton_etl.publication.published_rows import (
     standing,
 )
 from lepton_etl.publication.row_status import with_life
-from lepton_etl.registers.factors import FactorSet, load_factors
+from lepton_etl.registers.factors import FactorSet
 from lepton_etl.registers.instruments import read_instruments, read_scope1
 from lepton_etl.registers.inventory import read_meters, read_nodes
 from lepton_etl.schema.carbon import INSTRUMENT, KPI, SCOPE1, VOLUME_INTERVAL
@@ -112,7 +113,7 @@ def marks_now(lake: Lake, settings: Settings, days: Iterable[dt.date]) -> dict[d
     """Day -> reason -> mark of what the figures just made rest on; dated rows as silver took them."""
     wanted = list(days)
     rows = {name: lake.arrow(table) for name, table in _REGISTERS.items()}
-    dated = _dated(rows, load_factors(settings.carbon.factors, settings.carbon.own_factors), wanted)
+    dated = _dated(rows, site_factors(settings.carbon), wanted)
     delivered = {name: [lake.files_by_day(table) for table in tables] for name, tables in _DELIVERED.items()}
     whole = {"settings": mark(settings.digest), "code": code_version()}
     models = model_versions(lake, settings.model.name, Days(min(wanted), max(wanted))) if wanted else {}
@@ -146,7 +147,7 @@ def model_versions(lake: Lake, imputation: str, days: Days) -> dict[dt.date, str
 
 def marks_of_files(settings: Settings, days: Iterable[dt.date]) -> dict[dt.date, Marks]:
     """Day -> reason of DATED -> mark, as the files of the settings stand. Raises ConfigurationError."""
-    wanted, factors = list(days), load_factors(settings.carbon.factors, settings.carbon.own_factors)
+    wanted, factors = list(days), site_factors(settings.carbon)
     dated = _dated(_of_files(settings, factors), factors, wanted)
     return {day: {name: marks[day] for name, marks in dated.items()} for day in wanted}
 
@@ -447,7 +448,7 @@ def append(
     common = {"publication_id": name, "published_time": now}
     of_run = {
         "input_versions": json.dumps(versions or _versions(press.lake), sort_keys=True),
-        "factor_set_version": load_factors(press.settings.carbon.factors).version,
+        "factor_set_version": site_factors(press.settings.carbon).version,
         "code_version": code_version(),
         "run_id": press.run_id,
     }

@@ -66,12 +66,9 @@ def run(context: StageContext) -> StageResult:
     made = engine.map(work, inputs)
     answers = lake.replace(SENSITIVITY, days, pl.concat(one.sensitivities for one in made), allow_empty=True)
     rows = pl.concat(one.predictions for one in made)
-    if not version_of:
-        note = f"not scored: {settings.name} has no champion"
-        return StageResult(rows_out=answers.rows, written=(answers,), notes=(note,))
     if rows.is_empty():
-        note = f"not scored: no {settings.device} hours in {days}"
-        return StageResult(rows_out=answers.rows, written=(answers,), notes=(note,))
+        why = f"no {settings.device} hours in {days}" if version_of else f"{settings.name} has no champion"
+        return StageResult(rows_out=answers.rows, written=(answers,), notes=(f"not scored: {why}",))
     written = lake.replace(PREDICTION, days, rows)
     note = f"{settings.name} version {', '.join(models)} scored {written.rows:,} {settings.device} hours"
     return StageResult(rows.height, written.rows + answers.rows, (written, answers), (note,))

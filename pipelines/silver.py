@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from lepton_etl.attribution.node_states import node_states
 from lepton_etl.attribution.runs import job_nodes, job_runs, run_table
+from lepton_etl.carbon.used_factors import site_factors
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days, adjoining
 from lepton_etl.facility.grid_weather import GRID_QUANTITIES, WEATHER_QUANTITIES, grid_hours, weather_hours
@@ -66,7 +67,6 @@ from lepton_etl.lake.landing import Delivered, identity
 from lepton_etl.lake.location import Location
 from lepton_etl.lake.staging import StagedFile, stage
 from lepton_etl.lake.tables import DataFile, Written, read_files
-from lepton_etl.registers.factors import load_factors
 from lepton_etl.registers.instruments import read_instruments, read_scope1
 from lepton_etl.registers.inventory import read_meters, read_nodes
 from lepton_etl.schema.carbon import INSTRUMENT, SCOPE1, VOLUME_INTERVAL
@@ -499,7 +499,7 @@ def registers(context: StageContext) -> tuple[Written, ...]:
         else arrow_schema(INSTRUMENT).empty_table()
     )
     scope1 = (
-        read_scope1(carbon.scope1, site_id, load_factors(carbon.factors, carbon.own_factors), carbon.gwp_set)
+        read_scope1(carbon.scope1, site_id, site_factors(carbon), carbon.gwp_set)
         if carbon.scope1
         else arrow_schema(SCOPE1).empty_table()
     )
@@ -589,7 +589,7 @@ def _sources(settings: Settings) -> tuple[dict[str, SourceFacts], SourceFacts]:
 def _policy(context: StageContext, nodes: pa.Table) -> IntervalPolicy:
     """How intervals are made; the errors of sensors are those of the last day, what is fitted is of days before."""
     settings = context.settings
-    factors, energy = load_factors(settings.carbon.factors, settings.carbon.own_factors), settings.energy
+    factors, energy = site_factors(settings.carbon), settings.energy
     model = node_model(factors, context.days.end)
     return IntervalPolicy(
         settings.site.site_id, energy.interval_s, energy.sensor_gain_ratio,

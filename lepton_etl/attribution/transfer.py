@@ -6,12 +6,12 @@ from typing import Final
 
 import polars as pl
 
+from lepton_etl.attribution.node_energy import MICROSECONDS
 from lepton_etl.energy.exact_sums import exact_sum
 from lepton_etl.energy.transfer import energy_of
 from lepton_etl.schema.jobs import RUN_KEY
 
 _RUN_DAY: Final = [*RUN_KEY, "date"]
-_US: Final = 1_000_000
 
 
 def run_parts(held: pl.DataFrame, transfers: pl.DataFrame, interval_s: int) -> pl.DataFrame:
@@ -20,7 +20,7 @@ def run_parts(held: pl.DataFrame, transfers: pl.DataFrame, interval_s: int) -> p
     `held` are rows of silver/job_node, `transfers` has TRANSFER_COLUMNS. In an interval in which no other run holds a
     part of the node its bytes are the run's by the time that it holds it; in any other nobody knows whose they are.
     """
-    step = interval_s * _US
+    step = interval_s * MICROSECONDS
     begin, end = (pl.col(name).dt.epoch("us") for name in ("from_time", "to_time"))
     spans = (
         held.with_columns(begin.alias("_from"), end.alias("_to"))
@@ -38,7 +38,11 @@ def run_parts(held: pl.DataFrame, transfers: pl.DataFrame, interval_s: int) -> p
     alone = pl.col("_alone")
     return (
         spans.select(
-            *_RUN_DAY, "node_id", "_us", (overlap / _US).alias("_overlap_s"), is_alone.alias("_alone")
+            *_RUN_DAY,
+            "node_id",
+            "_us",
+            (overlap / MICROSECONDS).alias("_overlap_s"),
+            is_alone.alias("_alone"),
         )
         .join(of_node, on=["site_id", "node_id", "_us"], how="left")
         .group_by(_RUN_DAY)

@@ -11,7 +11,7 @@ import polars as pl
 
 from lepton_etl.carbon.embodied import PARTS, SERVER
 from lepton_etl.config.sections import CarbonSettings
-from lepton_etl.registers.factors import Factor, FactorSet
+from lepton_etl.registers.factors import Factor, FactorSet, load_factors
 from lepton_etl.registers.instruments import GASES
 
 # What only gold/kpi takes; every other figure stands in gold/cluster_hour too.
@@ -27,6 +27,11 @@ class FactorUse:
     table: str
     keys: tuple[tuple[str, str], ...]
     factor: Factor | None
+
+
+def site_factors(carbon: CarbonSettings) -> FactorSet:
+    """The factors that a site's settings name, its own before those of the folder; see load_factors."""
+    return load_factors(carbon.factors, carbon.own_factors)
 
 
 def used_factors(

@@ -12,13 +12,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lepton_etl.energy.node_hours import NODE_HOUR_KEY, read_energy
-from lepton_etl.schema.declare import JOULES_PER_KWH, SECONDS_PER_HOUR
+from lepton_etl.schema.declare import HOURS_PER_DAY, JOULES_PER_KWH, SECONDS_PER_HOUR
 from lepton_etl.uncertainty import CONFIDENCE, Z, conformal_rank
 
 Floats = NDArray[np.float64]
 
 HISTORY_DAYS: Final = 7
-HOURS_PER_DAY: Final = 24
 # An hour of which half was seen says how the node ran; ten minutes of an hour say how the rest of it ran.
 KNOWN_RATIO: Final = 0.5
 OWN_MIN_S: Final = 600.0

@@ -28,6 +28,7 @@ SPANS: Final = pl.Schema(
 )  # fmt: skip
 """What is said of nodes: spans of one node do not meet, and what nobody speaks of is in none."""
 
+KNOWN_OFF_FLAG: Final = "known_off"
 # One sigma of a standby power that the inventory states, as of its idle power. Source: docs/methodology.md, section 2.
 STANDBY_SIGMA_RATIO: Final = 0.1
 
@@ -163,6 +164,3 @@ def with_known_off(
     ).select(schema.names())
     new = rows.join(intervals.select(key), on=key, how="anti")
     return pl.concat([kept, new]).sort("cluster_id", "node_id", "device_id", "interval_start")
-
-
-KNOWN_OFF_FLAG: Final = "known_off"

@@ -19,7 +19,6 @@ from markupsafe import Markup
 
 from lepton_etl.days import Days
 from lepton_etl.report.lookup import (
-    HOURS_PER_DAY,
     KNOWN,
     LIST,
     MAX,
@@ -31,7 +30,7 @@ from lepton_etl.report.lookup import (
     figure,
     within,
 )
-from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM
+from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM, HOURS_PER_DAY
 
 DASH: Final = "–"
 # Thin no-break space between digits and unit, so that a figure never wraps apart.

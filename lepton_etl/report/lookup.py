@@ -16,8 +16,6 @@ from markupsafe import Markup, escape
 
 from lepton_etl.days import Days
 
-HOURS_PER_DAY: Final = 24  # of a UTC day
-
 VALUE: Final = "value"
 SUM: Final = "sum"
 # A sum that is unknown where one of its rows is.

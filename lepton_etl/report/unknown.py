@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from lepton_etl.report.lookup import HOURS_PER_DAY, LIST, ROWS, Origin
+from lepton_etl.report.lookup import LIST, ROWS, Origin
+from lepton_etl.schema.declare import HOURS_PER_DAY
 
 Row = Mapping[str, Any]
 

@@ -21,6 +21,7 @@ DATE: Final = "date"
 STRINGS: Final = "array<string>"
 
 SECONDS_PER_HOUR: Final = 3600.0
+HOURS_PER_DAY: Final = 24  # of a UTC day
 JOULES_PER_KWH: Final = 3.6e6
 GRAMS_PER_KILOGRAM: Final = 1000.0
 

@@ -20,6 +20,7 @@ from lepton_etl.errors import ConfigurationError, LockedError, NoInputError
 from lepton_etl.lake.lease import DaysLease
 from lepton_etl.lake.runs import follow_clock
 from lepton_etl.lake.tables import Lake, Written
+from lepton_etl.registers.factors import load_factors
 from lepton_etl.registers.inventory import read_nodes
 from lepton_etl.schema.declare import Table  # fmt: skip
 from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR
@@ -134,6 +135,21 @@ def test_the_log_stays_append_only_and_says_what_the_figures_rest_on(settings: S
     assert (figure["run_id"], figure["status"]) == ("r1", "provisional")
     log = Lake(settings.lake.root).log(PUBLICATION)
     assert log.metadata().configuration["delta.appendOnly"] == "true"
+
+
+def test_the_factors_that_a_figure_rests_on_are_the_sites_own_too(settings: Settings, tmp_path: Path) -> None:
+    own = tmp_path / "lifetime.csv"
+    own.write_text(
+        "part,value,unit,source,licence,valid_from,valid_to\nserver,6,year,our books,own,2025-01-01,\n"
+    )
+    carbon = settings.carbon.model_copy(update={"own_factors": own})
+    night(settings, {THIRD: 100.0})
+    night(settings.model_copy(update={"carbon": carbon}), {THIRD: 103.0}, "r2")
+    said = {
+        row["run_id"]: row["factor_set_version"]
+        for row in Lake(settings.lake.root).arrow(PUBLICATION).to_pylist()
+    }
+    assert said == {"r1": load_factors().version, "r2": load_factors(own=own).version}
 
 
 def test_a_night_is_one_file_a_table_that_readers_find_by_day(settings: Settings) -> None:

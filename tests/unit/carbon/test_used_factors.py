@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from lepton_etl.carbon.used_factors import factor_columns, used_factors
+from lepton_etl.carbon.used_factors import factor_columns, site_factors, used_factors
 from lepton_etl.cli.factors import print_factors
 from lepton_etl.config.sections import CarbonSettings
 from lepton_etl.config.settings import Settings
@@ -19,7 +19,7 @@ DAY = date(2026, 3, 2)
 
 
 def state_of(carbon: CarbonSettings, zone: str | None, day: date = DAY) -> tuple[int | None, list[str]]:
-    uses = used_factors(load_factors(carbon.factors, carbon.own_factors), carbon, zone, day)
+    uses = used_factors(site_factors(carbon), carbon, zone, day)
     return pl.select(*factor_columns(uses)).row(0)
 
 
