@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import calendar
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import polars as pl
@@ -267,15 +267,7 @@ def _of_hours(value: float | None, note: str, missing: str) -> tuple[float | Non
 def _noted(one: Indicator, note: str) -> Indicator:
     if one.value is None or not note:
         return one
-    return Indicator(
-        one.annex,
-        one.code,
-        one.name,
-        one.unit,
-        one.value,
-        one.basis,
-        "; ".join(filter(None, (note, one.note))),
-    )
+    return replace(one, note="; ".join(filter(None, (note, one.note))))
 
 
 def _derived(value: float | None, of: tuple[float | None, str, str], missing: str) -> tuple[str, str]:
