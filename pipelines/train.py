@@ -31,7 +31,7 @@ from lepton_etl.lake.tables import Lake
 from lepton_etl.models.cards import cards
 from lepton_etl.models.classes import ClassFit, ClassTask, fit_class
 from lepton_etl.models.device_hours import capped, capped_by_class, covered, device_hours, interval_columns
-from lepton_etl.models.drift import drift_since, is_young
+from lepton_etl.models.drift import ERROR_GROWTH_MAX, NEWER_MAX_RATIO, drift_since, is_young
 from lepton_etl.models.export_onnx import Exported, export
 from lepton_etl.models.features import FEATURES, feature_names
 from lepton_etl.models.fit import (
@@ -54,6 +54,7 @@ from pipelines.engine import InlineEngine
 from pipelines.stage import StageContext, StageResult
 
 _CHECKED_ROWS = 256
+_HOURS_PER_DAY: Final = 24
 # Of all classes: fits of these take less than importing scikit-learn in a task.
 _FEW_ROWS: Final = 2_000
 # Of a site's name in a model's, which has 63 characters at most.
@@ -81,6 +82,8 @@ def _registered(context: StageContext, registry: Registry, row: Mapping[str, Any
     if known is not None:
         return f"{name} version {known.version} is this fit: nothing registered"
     champion = registry.champion(name)
+    if champion is not None and errs_as_then(champion, row, context.settings.model.retrain_after_days):
+        return f"{name} version {champion.version} is young and errs as when fitted: nothing registered"
     reasons = [] if row["accepted"] else [row["fit_reason"] or "not accepted"]
     if champion is not None and champion.tags.get("fitted_until", "") > row["fitted_until"].isoformat():
         reasons.append(
@@ -89,6 +92,24 @@ def _registered(context: StageContext, registry: Registry, row: Mapping[str, Any
     version = registry.release(name, _release(context, row, key, Verdict(not reasons, tuple(reasons))))
     decided = f"refused: {'; '.join(reasons)}" if reasons else "is champion"
     return f"{name} version {version.version} {decided}; {row['fit_kind']}, {row['fit_hours']:,} hours"
+
+
+def errs_as_then(champion: Version, row: Mapping[str, Any], young_days: int) -> bool:
+    """Whether the champion is young and a later fit is of its form, accepted too, and errs at most as drift allows.
+
+    Each night's own fit stands in gold/facility_fit; a version a week is what a registry's consumer needs, and an
+    export takes seconds. A young site registers every night.
+    """
+    then, error = champion.tags.get("fitted_until"), row["cv_rmse_ratio"]
+    registered = float(champion.tags.get(FORWARD_ERROR_TAG, "nan"))
+    age_days = (row["fitted_until"] - date.fromisoformat(then)).days if then else -1
+    return (
+        row["accepted"]
+        and champion.tags.get("chosen") == row["fit_kind"]
+        and 0 <= age_days < young_days
+        and age_days * _HOURS_PER_DAY <= NEWER_MAX_RATIO * row["fit_hours"]
+        and (error is None or error <= ERROR_GROWTH_MAX * registered)
+    )
 
 
 def _release(context: StageContext, row: Mapping[str, Any], key: str, verdict: Verdict) -> Release:

@@ -357,6 +357,9 @@ def run(arguments: list[str] | None = None) -> NoReturn:
     It leaves without taking the interpreter apart, which takes a second or two once MLflow and Great Expectations are
     imported, and would wait for a thread that a registry keeps from ending.
     """
+    # On the driver's few thousand rows the threads of OpenMP and BLAS take five times the CPU-seconds of one, and many
+    # times its wall time on a busy machine; what is large runs in tasks. The libraries read it as they are imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         main(arguments)
     except SystemExit as ended:

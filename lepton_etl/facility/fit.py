@@ -268,9 +268,9 @@ def fit_grid(q_kwh: Floats, wet_bulb_c: Floats, energy_kwh: Floats, seed: int) -
     # A few thousand rows: threads cost more than they bring, and many times more on a busy machine.
     with threadpool_limits(limits=1):
         trees.fit(np.column_stack([q_kwh, wet_bulb_c]), energy_kwh)
-    axis_q, axis_t = _axis(q_kwh), _axis(wet_bulb_c)
-    points = np.array([(q, t) for q in axis_q for t in axis_t])
-    values = np.maximum(trees.predict(points), 0.0).reshape(len(axis_q), len(axis_t))
+        axis_q, axis_t = _axis(q_kwh), _axis(wet_bulb_c)
+        points = np.array([(q, t) for q in axis_q for t in axis_t])
+        values = np.maximum(trees.predict(points), 0.0).reshape(len(axis_q), len(axis_t))
     # Predictions of monotone trees rise; the running maximum keeps the last digit from saying otherwise.
     values = np.maximum.accumulate(np.maximum.accumulate(values, axis=0), axis=1)
     return RisingGrid(

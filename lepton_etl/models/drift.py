@@ -19,7 +19,7 @@ from lepton_etl.models.stored import FORWARD_ERROR_TAG, VerifiedModel
 PSI_MAX: Final = 0.25
 # The errors of the newest hours against those that the version was registered with.
 ERROR_GROWTH_MAX: Final = 1.5
-_NEWER_MAX_RATIO: Final = 0.1
+NEWER_MAX_RATIO: Final = 0.1
 _BINS: Final = 10
 _MIN_ROWS: Final = 100
 _LEAST_SHARE: Final = 1e-4
@@ -64,7 +64,7 @@ def is_young(champion: VerifiedModel, hours: pd.DataFrame, day: date, days: int)
     """
     tested = _tested_until(champion)
     newer_ratio = float((hours["hour_start"] > tested).mean())
-    return 0 <= (day - tested.date()).days < days and newer_ratio <= _NEWER_MAX_RATIO
+    return 0 <= (day - tested.date()).days < days and newer_ratio <= NEWER_MAX_RATIO
 
 
 def _tested_until(champion: VerifiedModel) -> pd.Timestamp:

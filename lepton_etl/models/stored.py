@@ -24,6 +24,7 @@ import yaml
 
 from lepton_etl.errors import ModelError
 from lepton_etl.models.features import UNKNOWN
+from lepton_etl.models.interval import mean_of
 from lepton_etl.models.metrics import Values
 
 # What a model of devices returns, in this order: the mean and the ends of its 90 % interval.
@@ -225,12 +226,27 @@ class VerifiedModel(FittedModel):
 
 
 def predict(pipeline: Any, columns: tuple[dict[str, Any], ...], rows: pd.DataFrame) -> Values:
-    """Return kWh of each row of `rows`, an array of shape (n,). Raises ModelError naming missing columns."""
-    return np.asarray(intervals(pipeline, columns, rows)[:, 0])
+    """Return kWh of each row of `rows`, an array of shape (n,). Raises ModelError naming missing columns.
+
+    The ends, which take most of the work of a few rows, are left out.
+    """
+    mean, inputs = mean_of(pipeline), _inputs_of(columns, rows)
+    if inputs.empty:
+        return np.zeros(0)
+    found = np.asarray(mean.predict(inputs), dtype=np.float64)
+    return found if mean is pipeline else np.maximum(found, 0.0)
 
 
 def intervals(pipeline: Any, columns: tuple[dict[str, Any], ...], rows: pd.DataFrame) -> Values:
     """Return mean, lower and upper end of each row, (n, 3), NaN of ends that the model does not know; raises alike."""
+    inputs = _inputs_of(columns, rows)
+    if inputs.empty:
+        return np.zeros((0, 3))
+    found = np.asarray(pipeline.predict(inputs), dtype=np.float64)
+    return found if found.ndim == 2 else np.column_stack([found, np.full((len(found), 2), np.nan)])
+
+
+def _inputs_of(columns: tuple[dict[str, Any], ...], rows: pd.DataFrame) -> pd.DataFrame:
     missing = [column["name"] for column in columns if column["name"] not in rows.columns]
     if missing:
         raise ModelError(
@@ -238,10 +254,7 @@ def intervals(pipeline: Any, columns: tuple[dict[str, Any], ...], rows: pd.DataF
             where="input rows",
             remedy="give every feature its column, with empty cells where it is unknown",
         )
-    if rows.empty:
-        return np.zeros((0, 3))
-    found = np.asarray(pipeline.predict(model_inputs(columns, rows)), dtype=np.float64)
-    return found if found.ndim == 2 else np.column_stack([found, np.full((len(found), 2), np.nan)])
+    return model_inputs(columns, rows)
 
 
 def model_inputs(columns: tuple[dict[str, Any], ...], rows: pd.DataFrame) -> pd.DataFrame:
