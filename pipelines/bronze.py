@@ -13,7 +13,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any, Final, TypeVar
@@ -38,6 +38,8 @@ from lepton_etl.registers.inventory import listed_nodes
 from lepton_etl.registers.node_names import NodeNames
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.logs import FILE, JOB, READING, REJECT
+from lepton_etl.trust.people import People
+from lepton_etl.trust.pseudonyms import Hiding, Pseudonyms
 from pipelines.engine import ATTEMPTS, Engine, MemoryLimit, balanced
 from pipelines.stage import StageContext, StageResult
 
@@ -91,6 +93,13 @@ class Loaded:
     """As logged."""
 
 
+@dataclass(frozen=True, slots=True)
+class Introduced:
+    """The people that a task met for the first time, sealed for the driver."""
+
+    sealed: str
+
+
 # A mistake of a decoder must not keep the fleet's other files from the night.
 DECODER_BUGS: Final = (
     ArithmeticError, AssertionError, LookupError, RecursionError, SystemError, TypeError, ValueError,
@@ -127,6 +136,7 @@ class Decoding:
     ingest_time: datetime
     memory_mib: int
     names: NodeNames
+    pseudonyms: Pseudonyms = field(default_factory=lambda: Pseudonyms.of({}, tenants=False))
 
     def hash(self, files: Iterable[Delivered]) -> Iterator[Hashed]:
         for file in files:
@@ -160,16 +170,17 @@ class Decoding:
             readings, rejects = readings + one.readings.num_rows, rejects + one.rejects.num_rows
         return bool(readings or not rejects)  # Of rejects alone nobody knows the time.
 
-    def stage(self, files: Iterable[Hashed]) -> Iterator[Loaded | StagedFile]:
+    def stage(self, files: Iterable[Hashed]) -> Iterator[Loaded | StagedFile | Introduced]:
         """Decode the files of one task: those of one part into shared Parquet files, a large one into its own.
 
         A file that ends badly leaves nothing but its reject row: one of one part is written when it is known to be
         whole, and the own Parquet files of a large one are dropped.
         """
-        shared = _Output(self)
+        hiding = Hiding(self.pseudonyms)
+        shared = _Output(self, hiding)
         with MemoryLimit(self.memory_mib << 20) as limit:
             for hashed in files:
-                own = _Output(self)
+                own = _Output(self, hiding)
                 try:
                     loaded = self._load(hashed, shared, own, limit)
                 except codec.UnreadableError as error:
@@ -182,10 +193,16 @@ class Decoding:
                 except DECODER_BUGS as bug:
                     # The file is named to the operator; touched or delivered anew it is read again.
                     own.drop()
-                    loaded = self._discarded(hashed, f"decoder_error: {type(bug).__name__}: {bug}", shared)
+                    said = f"decoder_error: {type(bug).__name__}"
+                    # The message may quote a line of accounting, which names people.
+                    quoted = "" if "jobs" in self.sources[hashed.file.source_name].subjects else f": {bug}"
+                    loaded = self._discarded(hashed, said + quoted, shared)
                 yield loaded
                 yield from own.close()
         yield from shared.close()
+        sealed = hiding.sealed()
+        if sealed is not None:
+            yield Introduced(sealed)
 
     def _load(self, hashed: Hashed, shared: _Output, own: _Output, limit: MemoryLimit) -> Loaded:
         """Raises UnreadableError where the file cannot be read to its end, or is another than the planned one."""
@@ -196,17 +213,18 @@ class Decoding:
         chunks = identity.watch(self._chunks(hashed.file))
         parts = source.read(chunks, origin_of(hashed.file, source, self.site_id))
         tally = Tally(hashed)
+        of_jobs = source.subjects == ("jobs",)
         with limit.piece():
             first = next(parts, None) or Decoded.merge([])
             second = next(parts, None)
             if second is not None:
                 for part in chain((first, second), parts):
                     tally.add(part)
-                    own.write(part, hashed)
+                    own.write(part, hashed, of_jobs=part.of_jobs or of_jobs)
             _check_identity(identity, hashed)
         if second is None:
             tally.add(first)
-            shared.write(first, hashed)
+            shared.write(first, hashed, of_jobs=first.of_jobs or of_jobs)
         return tally.loaded()
 
     def _chunks(self, file: Delivered) -> Iterator[bytes]:
@@ -232,13 +250,18 @@ class Decoding:
 
 
 class _Output:
-    """The staged Parquet files of one task, or of one large file; begun when there are rows for them."""
+    """The staged Parquet files of one task, or of one large file; begun when there are rows for them.
 
-    def __init__(self, decoding: Decoding) -> None:
+    People in what is written have their pseudonyms by then.
+    """
+
+    def __init__(self, decoding: Decoding, hiding: Hiding) -> None:
         self._decoding = decoding
+        self._hiding = hiding
         self._writers: dict[str, StagedWriter] = {}
 
-    def write(self, decoded: Decoded, hashed: Hashed) -> None:
+    def write(self, decoded: Decoded, hashed: Hashed, *, of_jobs: bool = False) -> None:
+        decoded = self._hiding(decoded, of_jobs=of_jobs)
         common = {
             "site_id": self._decoding.site_id,
             "source_name": hashed.file.source_name,
@@ -579,7 +602,9 @@ def _load(context: StageContext, batch: int, written: list[Written], nodes: set[
 
 def _stage(context: StageContext, plan: Sequence[dict[str, Any]], now: datetime, summary: Location) -> None:
     files = [_hashed(context, row) for row in plan if row["state"] == "planned"]
-    decoding = _decoding(context, now)
+    people = People.of(context.lake, context.settings, context.run_id)
+    pseudonyms = people.for_tasks(tenants=context.settings.privacy.tenants == "pseudonyms")
+    decoding = replace(_decoding(context, now), pseudonyms=pseudonyms)
     results = _in_tasks(
         context.engine,
         decoding.stage,
@@ -588,9 +613,12 @@ def _stage(context: StageContext, plan: Sequence[dict[str, Any]], now: datetime,
         # A file with a reason is not opened.
         lambda hashed: decoding.stage([replace(hashed, reason=CRASHED)]),
     )
+    # Before anything names the staged files: whoever has a pseudonym in the lake stands in the map.
+    people.add(pseudonyms.opened(one.sealed for one in results if isinstance(one, Introduced)))
     lines = [
         {"staged": asdict(result)} if isinstance(result, StagedFile) else {"loaded": asdict(result)}
         for result in results
+        if not isinstance(result, Introduced)
     ]
     summary.write(json.dumps(lines).encode())
 

@@ -45,6 +45,7 @@ from lepton_etl.redaction import redact
 from lepton_etl.registers.inventory import read_meters, read_nodes
 from lepton_etl.schema.logs import READING
 from lepton_etl.schema.operations import NIGHT, RUN, STAGE_RUN
+from lepton_etl.trust.people import People
 from pipelines.engine import Engine
 from pipelines.publish import dirty_days
 from pipelines.stage import StageContext, StageResult
@@ -91,6 +92,7 @@ def check(settings: Settings) -> None:
     if settings.billing.invoices:
         read_invoices(settings.billing.invoices)
     Location.of_lake(settings).prepare()
+    People.of(Lake.of(settings), settings).check()
 
 
 def run_night(

@@ -10,6 +10,7 @@ from typing import Final
 
 from lepton_etl.schema.common import QUANTITIES
 from lepton_etl.schema.declare import Field, Table
+from lepton_etl.schema.privacy import privacy_class
 from lepton_etl.schema.tables import TABLES
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "data-dictionary.md"
@@ -23,7 +24,9 @@ def page() -> str:
         "Made from `lepton_etl/schema` by `scripts/data_dictionary.py`; "
         "do not edit by hand.\n"
         "A column means the same wherever it stands. Times are UTC; ratios run from 0 to 1; null is unknown, "
-        "never zero. Columns marked \\* are never null.",
+        "never zero. Columns marked \\* are never null.\n"
+        "The class says who may see a column (lepton_etl/schema/privacy.py, [privacy.md](privacy.md)): `public`, "
+        "`internal` (who works with the site), `personal` (leads to a person, or may).",
         "## Tables",
         "| table | one row is |\n| --- | --- |\n"
         + "\n".join(f"| [{t.name}](#{_anchor(t)}) | {t.grain} |" for t in TABLES.values()),
@@ -45,7 +48,7 @@ def _table(table: Table) -> str:
         *(f"- Note: {warning}" for warning in table.warnings),
     ]
     rows = [_row(field, field.name in table.required) for field in table.fields]
-    head = "| column | type | unit | bounds | meaning |\n| --- | --- | --- | --- | --- |"
+    head = "| column | class | type | unit | bounds | meaning |\n| --- | --- | --- | --- | --- | --- |"
     return "\n\n".join(
         [f"### {table.name}", f"One row is {table.grain}.", "\n".join(facts), "\n".join([head, *rows])]
     )
@@ -53,7 +56,8 @@ def _table(table: Table) -> str:
 
 def _row(field: Field, required: bool) -> str:
     name = f"{field.name} \\*" if required else field.name
-    return f"| {name} | {field.type} | {field.unit or ''} | {_bounds(field)} | {field.description} |"
+    cells = (name, privacy_class(field), field.type, field.unit or "", _bounds(field), field.description)
+    return f"| {' | '.join(cells)} |"
 
 
 def _bounds(field: Field) -> str:

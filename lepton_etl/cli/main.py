@@ -20,6 +20,7 @@ import typer
 from rich.console import Console
 
 from lepton_etl.cli.export import export_app
+from lepton_etl.cli.privacy import forget, privacy_app
 from lepton_etl.cli.publication import close, figures
 from lepton_etl.cli.recommend import recommend_app
 from lepton_etl.days import Days
@@ -37,9 +38,11 @@ tables_app = typer.Typer(
 app.add_typer(tables_app, name="tables")
 app.add_typer(export_app, name="export")
 app.add_typer(recommend_app, name="recommend")
+app.add_typer(privacy_app, name="privacy")
 app.command("simulate")(simulate_command)
 app.command()(figures)
 app.command()(close)
+app.command()(forget)
 
 
 class EngineName(StrEnum):

@@ -56,12 +56,23 @@ def list_all(
     config: _Config,
     date: _Date = None,
     every: Annotated[bool, typer.Option("--all", help="Include rejected and expired ones.")] = False,
+    names: Annotated[
+        bool,
+        typer.Option("--names", help="Show people by name, on a terminal alone; needs the key of the map."),
+    ] = False,
 ) -> None:
     """List the recommendations of a night, largest expected saving first."""
+    import pyarrow as pa
+
+    from lepton_etl.cli.privacy import names_on_terminal
     from lepton_etl.cli.tables import show_rows
+    from lepton_etl.config.settings import load
     from lepton_etl.schema.recommend import RECOMMENDATION
 
+    people = names_on_terminal(load(config)) if names else None
     rows = newest(config, date, standing_only=not every)
+    if people is not None:
+        rows = pa.Table.from_pylist(people.named(rows.to_pylist()), schema=rows.schema)
     show_rows(RECOMMENDATION, rows, None, 200, as_csv=False)
 
 
@@ -152,21 +163,25 @@ def _decide(
     from lepton_etl.lake.tables import Lake
     from lepton_etl.recommend.lifecycle import Decision, check_decision, state_now
     from lepton_etl.schema.recommend import DECISION
+    from lepton_etl.trust.people import People
 
     row = _found(newest(config, None, standing_only=False).to_pylist(), identity)
-    lake, now = Lake.of(load(config), {"decision": decision}), datetime.now(UTC)
+    settings = load(config)
+    lake, now = Lake.of(settings, {"decision": decision}), datetime.now(UTC)
     known = [
         Decision(one["recommendation_id"], one["decision"], one["decided_time"], one["effective_time"])
         for one in lake.arrow(DECISION).to_pylist()
     ]
     check_decision(state_now(row, known), decision, row["recommendation_id"])
     effective = now if since is None else since.replace(tzinfo=UTC)
+    people = People.of(lake, settings)
     lake.write_rows(
         DECISION,
         [
             {
                 "recommendation_id": row["recommendation_id"], "decision": decision, "decided_time": now,
-                "effective_time": effective, "decided_by": by, "note": note,
+                "effective_time": effective, "decided_by": by and people.pseudonym(by),
+                "note": note and people.hidden(note),
             }
         ],
     )  # fmt: skip

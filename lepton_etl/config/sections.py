@@ -491,6 +491,20 @@ class OptimizeSettings(Section):
     shift: ShiftSettings | None = setting(None, "Jobs that may wait; null: none.")
 
 
+class PrivacySettings(Section):
+    """People in job accounting. Users always have pseudonyms; their names lie in a sealed map (docs/privacy.md)."""
+
+    tenants: Literal["named", "pseudonyms"] = setting(
+        "named",
+        "Whether tables name tenants (accounts, namespaces), as bills need, or give them pseudonyms too.",
+    )
+    key_file: Path | None = setting(
+        None,
+        "File with the key of the map, readable by its owner alone; null: `<lake.root>.people-key`, made with the "
+        "first name. LEPTON_PEOPLE_SECRET of the environment goes before it.",
+    )
+
+
 class RestateSettings(Section):
     """Limits of gold/restatement. A closed month's change is restated whatever its size."""
 

@@ -34,6 +34,7 @@ from lepton_etl.config.sections import (
     OperatingSettings,
     OptimizeSettings,
     Place,
+    PrivacySettings,
     RestateSettings,
     Section,
     StorageSettings,
@@ -238,6 +239,7 @@ class Settings(BaseSettings):
     report: Report = Report()
     watch: WatchSettings = WatchSettings()
     optimize: OptimizeSettings = OptimizeSettings()
+    privacy: PrivacySettings = PrivacySettings()
     spark: dict[str, str] = Field(
         default_factory=dict, description="Further Spark SQL settings of the session."
     )

@@ -3,10 +3,12 @@
 import itertools
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Final, Literal
 
 from lepton_etl.ingest.decoded import Decoded, Origin, only_reject
 from lepton_etl.ingest.eia930 import INSTEAD
+from lepton_etl.ingest.personal import shape
 from lepton_etl.ingest.registry import LogFormat, formats, log_format, recognise
 from lepton_etl.ingest.text import HEAD_BYTES, MAX_DOCUMENT_BYTES, drain, in_utf8, peek
 
@@ -103,7 +105,9 @@ class Auto(LogFormat):
             if names or len(deeper) < size:
                 break
         if len(names) == 1:
-            yield from formats()[names[0]]().read(stream, origin)
+            found = formats()[names[0]]()
+            of_jobs = "jobs" in found.subjects
+            yield from (replace(part, of_jobs=of_jobs) for part in found.read(stream, origin))
             return
         drain(stream)
         yield only_reject(*why_not(head, names))
@@ -120,7 +124,8 @@ def claims(head: bytes) -> list[str]:
 
 def why_not(head: bytes, names: list[str]) -> tuple[str, str]:
     """Return reason and text of the reject of a text that is not read."""
-    shown = head[:200].decode("utf-8", "replace")
+    # It may be job accounting that no format knows: its words may be names.
+    shown = shape(head[:200].decode("utf-8", "replace"))
     for pattern, name, instead in () if names else UNREAD:
         if pattern.search(head[:HEAD_BYTES]):
             return "unread_dialect", f"{name}, which no format reads: log {instead}. It begins: {shown}"

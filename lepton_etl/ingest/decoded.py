@@ -161,6 +161,8 @@ class Decoded:
     """Stamps, headers, comments, footers and blank lines: no records."""
     jobs: pa.Table = field(default_factory=JOB_SCHEMA.empty_table)
     """Accounting of a scheduler: one row a job, a step of one, or what one held of some nodes."""
+    of_jobs: bool = False
+    """Whether the text is a scheduler's: of its rejects no word is kept, since one may be a person's name."""
 
     def check(self) -> None:
         """Raise AssertionError unless every record is accounted for and the schemas are the declared ones."""
@@ -191,6 +193,7 @@ class Decoded:
             ignored=dict(ignored),
             structure_lines=sum(part.structure_lines for part in together),
             jobs=pa.concat_tables([JOB_SCHEMA.empty_table(), *(part.jobs for part in together)]),
+            of_jobs=any(part.of_jobs for part in together),
         )
 
 

@@ -21,6 +21,8 @@ from lepton_etl.errors import ConfigurationError, LakeError
 from lepton_etl.lake.location import Location
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.declare import DOUBLE, STRING, STRINGS, Table
+from lepton_etl.schema.logs import JOB
+from lepton_etl.schema.privacy import PERSONAL, PSEUDONYM
 from lepton_etl.schema.publication import PUBLICATION, RESTATEMENT
 from lepton_etl.schema.tables import TABLES
 
@@ -44,6 +46,7 @@ _LOG_KEYS: Final = {
 }
 # Rows of gold/publication that hold digests of what a day rests on: names of files, which every run makes anew.
 _INPUTS: Final = "inputs"
+_OF_PEOPLE: Final = (*sorted(PERSONAL), "account", "tenant_id")
 _ORDINAL: Final = "_ordinal"
 _LEFT: Final = "_in_left"
 _RIGHT: Final = "_in_right"
@@ -156,20 +159,38 @@ def compare_lakes(
                 "no table of a lake", where=str(lake.root), remedy="name the folder that lake.root names"
             )
     _check_names([*only, *ignore, *(one.name for one in expected)])
+    renamed = _renamed(*lakes)
     for table in TABLES.values():
         present = any(lake.exists(table) for lake in lakes)
         chosen = table.name not in ignore and (not only or table.name in only)
         if present and chosen and _compared_key(table) is not None:
             bound = days if "date" in table.columns else None
             first, second = (pl.DataFrame(lake.arrow(table, bound)) for lake in lakes)
+            of_people = [name for name in _OF_PEOPLE if renamed and name in table.columns]
             yield compare_rows(
                 table,
                 first,
-                second,
+                second.with_columns(pl.col(of_people).str.replace_many(renamed)),
                 ignore={name.rpartition(".")[2] for name in ignore if name.startswith(f"{table.name}.")},
                 expected=[one for one in expected if one.table == table.name],
                 tolerance=tolerance,
             )
+
+
+def _renamed(left: Lake, right: Lake) -> dict[str, str]:
+    """Return the right lake's pseudonyms -> those that the left one gives to the same people, told by their jobs.
+
+    Each lake draws its own. An id of a recommendation is a hash of whom it is about, and remains another.
+    """
+    place, people = ("file_id", "source_position"), ("user_name", "account", "tenant_id")
+    rows = [pl.DataFrame(lake.arrow(JOB)).select(*place, *people) for lake in (left, right)]
+    both = rows[0].join(rows[1], on=place)
+    pairs = pl.concat(
+        both.select(pl.col(f"{name}_right").alias("right"), pl.col(name).alias("left")) for name in people
+    )
+    is_drawn = [pl.col(side).str.contains(rf"\A{PSEUDONYM.pattern}\z") for side in ("right", "left")]
+    drawn = pairs.unique().filter(pl.all_horizontal(is_drawn))
+    return dict(drawn.filter(pl.col("left") != pl.col("right")).iter_rows())
 
 
 def compare_rows(

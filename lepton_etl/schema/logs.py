@@ -33,7 +33,7 @@ FIELDS: Final[tuple[Field, ...]] = (
     ),
     count("source_position", "Line of the decompressed file, from 1."),
     text("reason", "Reason code."),
-    text("raw_text", "The record as logged, at most 1,000 characters."),
+    text("raw_text", "The record as logged, at most 1,000 characters; of job accounting its shape alone."),
     # Files
     text("path", "Path of the file as listed."),
     text(
@@ -56,7 +56,7 @@ FIELDS: Final[tuple[Field, ...]] = (
     text("job_id", "Job of the scheduler; of an array job with its task."),
     text("step_id", "Step of the job; null is the job itself."),
     count("restart", "How often the job was started again before.", INT),
-    text("user_name", "User who submitted the job."),
+    text("user_name", "User who submitted the job, by pseudonym."),
     text("account", "Account that the job is charged to."),
     text("partition", "Partition of the scheduler."),
     text("job_state", "State as the scheduler names it."),

@@ -51,7 +51,7 @@ FIELDS: Final[tuple[Field, ...]] = (
     text("decision", "What was decided.", DECISIONS),
     time("decided_time", "When it was recorded, UTC."),
     time("effective_time", "From when it holds, UTC."),
-    text("decided_by", "Who decided, as they gave it."),
+    text("decided_by", "Who decided, by pseudonym."),
     text("note", "Reason given with the decision."),
     # What it brought
     text("saving_method", "IPMVP option of the measurement.", SAVING_METHODS),

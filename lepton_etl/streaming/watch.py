@@ -29,6 +29,7 @@ from lepton_etl.diagnosis.minutes import SUMS, QuantityRoles, sums
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.ingest import text as codec
 from lepton_etl.ingest.decoded import READING_SCHEMA, Decoded
+from lepton_etl.ingest.personal import kept_texts
 from lepton_etl.lake.landing import Landing, ObjectStore
 from lepton_etl.lake.lease import Lease
 from lepton_etl.lake.runs import new_run_id
@@ -153,7 +154,7 @@ def read_span(follow: Follow, source: Source, span: Span) -> pa.Table:
             found = named(found.cast(READING_SCHEMA), follow.names)
             readings.append(sums(pl.DataFrame(found), follow.roles, follow.window_s))
             rejects = part.rejects.filter(pc.greater(part.rejects["source_position"], kept))
-            faults += _counted(rejects)
+            faults += _counted(rejects, of_jobs=part.of_jobs)
     except codec.UnreadableError as error:
         faults.append(_fault(error.reason, error.detail))
     except OSError as error:
@@ -179,14 +180,16 @@ def _decoded(follow: Follow, source: Source, text: Passage) -> Iterator[Decoded]
     return iter(source.read(chunks(), origin_of(text.file, source, follow.site_id)))
 
 
-def _counted(rejects: pa.Table) -> list[dict[str, Any]]:
-    """One row a reason, with its first record."""
+def _counted(rejects: pa.Table, *, of_jobs: bool) -> list[dict[str, Any]]:
+    """One row a reason, with its first record as far as it names nobody."""
     groups = (
         pl.DataFrame(rejects)
         .group_by("reason", maintain_order=True)
         .agg(pl.len(), pl.col("raw_text").first())
     )
-    return [_fault(row["reason"], row["raw_text"], row["len"]) for row in groups.iter_rows(named=True)]
+    texts = kept_texts(groups["raw_text"], of_jobs=of_jobs)
+    rows = groups.with_columns(raw_text=texts).iter_rows(named=True)
+    return [_fault(row["reason"], row["raw_text"], row["len"]) for row in rows]
 
 
 def _fault(reason: str, text: str, count: int = 1) -> dict[str, Any]:

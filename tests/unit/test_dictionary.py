@@ -10,6 +10,7 @@ import pytest
 from lepton_etl.schema.common import QUANTITIES
 from lepton_etl.schema.declare import DOUBLE, INT, LONG, Field, Quantity, Table, ureg
 from lepton_etl.schema.fields import FIELDS
+from lepton_etl.schema.privacy import PERSONAL, PUBLIC, privacy_class
 from lepton_etl.schema.tables import TABLES
 from lepton_etl.schema.types import constraint
 
@@ -113,3 +114,21 @@ def test_the_page_is_up_to_date() -> None:
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     assert script.PAGE.read_text(encoding="utf-8") == script.page(), "run scripts/data_dictionary.py"
+
+
+def test_each_column_has_one_class_and_no_name_of_a_host_or_file_is_public() -> None:
+    assert not PERSONAL & PUBLIC
+    assert set(FIELDS) >= PERSONAL | PUBLIC
+    named = (
+        "node_id",
+        "device_id",
+        "rack_id",
+        "chassis_id",
+        "meter_id",
+        "sensor",
+        "node_list",
+        "path",
+        "tenant_id",
+    )
+    assert {privacy_class(FIELDS[name]) for name in named} == {"internal"}
+    assert {privacy_class(FIELDS[name]) for name in ("user_name", "job_id", "raw_text")} == {"personal"}

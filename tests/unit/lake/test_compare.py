@@ -15,6 +15,8 @@ from lepton_etl.lake.compare import Correction, TableComparison, Tolerance, comp
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.energy import PREDICTION
 from lepton_etl.schema.fleet import WEATHER_HOUR
+from lepton_etl.schema.jobs import JOB_RUN
+from lepton_etl.schema.logs import JOB
 from lepton_etl.schema.operations import RUN
 from lepton_etl.schema.publication import PUBLICATION
 
@@ -218,3 +220,27 @@ def test_the_verb_ends_with_1_where_the_lakes_differ(
         main(["tables", "compare", str(left), str(right), "--expected", str(expected)])
     assert not ended.value.code
     assert "differs as expected" in capsys.readouterr().out
+
+
+def test_lakes_that_drew_other_pseudonyms_for_the_same_people_agree(tmp_path: Path) -> None:
+    a, b, c = (f"u-{letter * 16}" for letter in "abc")
+    at = datetime(2025, 6, 3, tzinfo=UTC)
+    for side, of_jobs, of_runs in (
+        ("left", (a, b), (a, b)),
+        ("right", (b, c), (b, c)),
+        ("wrong", (b, c), (c, b)),
+    ):
+        lake = Lake(tmp_path / side)
+        lake.write_rows(JOB, [
+            {"site_id": "s", "job_id": str(number), "file_id": "f", "source_position": number, "user_name": user,
+             "ingest_date": DAY}
+            for number, user in enumerate(of_jobs)
+        ])  # fmt: skip
+        lake.write_rows(JOB_RUN, [
+            {"site_id": "s", "cluster_id": "c", "job_id": str(number), "submit_time": at, "restart": 0, "date": DAY,
+             "user_name": user, "outcome": "completed", "start_time": at}
+            for number, user in enumerate(of_runs)
+        ])  # fmt: skip
+    assert all(one.equal for one in compare_lakes(tmp_path / "left", tmp_path / "right"))
+    differing = [one.table for one in compare_lakes(tmp_path / "left", tmp_path / "wrong") if not one.equal]
+    assert differing == ["silver/job_run"]

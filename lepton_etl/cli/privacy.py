@@ -1,0 +1,131 @@
+"""`lepton-etl privacy` and `forget`: the sealed map of people's names. No command starts Spark."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lepton_etl.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from lepton_etl.config.settings import Settings
+    from lepton_etl.trust.people import People
+
+privacy_app = typer.Typer(
+    no_args_is_help=True, help="Look names of people up, and keep the map that holds them."
+)
+_Config = Annotated[Path, typer.Option(help="Settings file of the site (YAML).")]
+_CHUNK_OVERLAP = 256
+
+
+@privacy_app.command("name")
+def name_of(
+    config: _Config, pseudonym: Annotated[str, typer.Argument(help="Such as u-... or t-...")]
+) -> None:
+    """Print the name that a pseudonym stands for; exported scripts may call it when they run."""
+    name = _people(_settings(config)).name_of().get(pseudonym)
+    if name is None:
+        raise ConfigurationError(
+            f"{pseudonym} stands for nobody that the map knows", where="privacy name",
+            remedy="it was forgotten, or is of another lake",
+        )  # fmt: skip
+    typer.echo(name)
+
+
+@privacy_app.command("rotate")
+def rotate(
+    config: _Config,
+    new_key_from: Annotated[
+        str | None,
+        typer.Option(
+            help="Variable of the environment with the new key; needed where the old one is there too."
+        ),
+    ] = None,
+) -> None:
+    """Seal the map by a new key; copies of the old map stay closed once the old key is destroyed."""
+    from lepton_etl.trust.people import key_of
+
+    fresh = None
+    if new_key_from is not None:
+        fresh = key_of(os.environ.get(new_key_from, ""), f"environment variable {new_key_from}")
+    file = _people(_settings(config)).rotate(fresh)
+    typer.echo(
+        f"the map is sealed by a new key{f', in {file}' if file else ''}; destroy every copy of the old one"
+    )
+
+
+def forget(
+    config: _Config, person: Annotated[str, typer.Argument(help="Name as the scheduler logs it.")]
+) -> None:
+    """Take a person's name out of the map: no row leads back to anybody, totals stay.
+
+    Prints the landing files that still hold the name: they are the site's own.
+    """
+    from lepton_etl.lake.lease import Lease
+
+    settings = _settings(config)
+    people = _people(settings)
+    # A night that loads files just now may have the name at hand.
+    with Lease(people.lake, "bronze", people.run_id):
+        gone = people.forget(person)
+    if gone:
+        typer.echo(f"forgotten: {', '.join(gone)} {'lead' if len(gone) > 1 else 'leads'} to nobody now")
+    else:
+        typer.echo("the map does not know this name: nothing to forget")
+    typer.echo("copies of the map from before open by the key of then: rotate it, and destroy the old one")
+    for path in _holding(settings, person):
+        typer.echo(f"still holds the name: {path}")
+
+
+def _settings(config: Path) -> Settings:
+    from lepton_etl.config.settings import load
+
+    return load(config)
+
+
+def _people(settings: Settings) -> People:
+    from lepton_etl.lake.runs import new_run_id
+    from lepton_etl.lake.tables import Lake
+    from lepton_etl.trust.people import People
+
+    return People.of(Lake.of(settings), settings, new_run_id())
+
+
+def _holding(settings: Settings, name: str) -> Iterator[str]:
+    """The delivered files of schedulers in whose text the name is a word, and those that cannot be read."""
+    from lepton_etl.ingest.text import UnreadableError, text_chunks
+    from lepton_etl.lake.landing import Landing, ObjectStore
+
+    word = re.compile(rb"(?<![\w.-])" + re.escape(name.encode()) + rb"(?![\w-])")
+    paths = tuple(source.path for source in settings.all_sources)
+    landing = Landing(ObjectStore.of(lambda key: settings.spark_options.get(f"spark.hadoop.{key}"), paths))
+    for source in settings.all_sources:
+        if "jobs" not in source.subjects:
+            continue
+        for file in landing.delivered(source):
+            before = b""
+            try:
+                with landing.open(file, source) as handle:
+                    for chunk in text_chunks(handle, file.path):
+                        if word.search(before + chunk):
+                            yield file.path
+                            break
+                        before = chunk[-_CHUNK_OVERLAP:]
+            except (UnreadableError, OSError) as error:
+                yield f"{file.path}, perhaps: it cannot be read ({error})"
+
+
+def names_on_terminal(settings: Settings) -> People:
+    """Return the people whose names a terminal may show. Raises ConfigurationError where the output goes elsewhere."""
+    if not sys.stdout.isatty():
+        raise ConfigurationError(
+            "names of people are shown on a terminal alone, and the output goes elsewhere", where="--names",
+            remedy="leave --names out; lepton-etl privacy name PSEUDONYM resolves one",
+        )  # fmt: skip
+    return _people(settings)

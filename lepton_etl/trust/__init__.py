@@ -1,0 +1,1 @@
+"""Show that figures are right and fair, and that nobody learns about a person from them."""

@@ -1,0 +1,177 @@
+"""Pseudonyms of people: the same in all tasks of a batch, nothing of a name in what leaves a task or a computer."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from lepton_etl.errors import ConfigurationError
+from lepton_etl.ingest.decoded import Decoded, Origin
+from lepton_etl.ingest.personal import kept_texts, shape
+from lepton_etl.lake.tables import Lake
+from lepton_etl.schema.privacy import PSEUDONYM
+from lepton_etl.trust.people import SECRET, People
+from lepton_etl.trust.pseudonyms import PERSON, TENANT, Hiding, Name, Pseudonyms
+from tests.decoding import decode, settings_of
+
+ANN: Name = (PERSON, "ann")
+SACCT = b"""JobIDRaw|User|Account|Partition|State|Submit|Start|End|NodeList|AllocCPUS|Restarts
+1|ann|physics|gpu|COMPLETED|2025-06-03T00:00:00|2025-06-03T00:00:00|2025-06-03T01:00:00|n1|4|0
+2|bob|bob|gpu|COMPLETED|2025-06-03T00:00:00|2025-06-03T00:00:00|2025-06-03T01:00:00|n1|4|0
+3|cyd|physics|gpu|COMPLETED|yesterday|2025-06-03T00:00:00|2025-06-03T01:00:00|n1|4|0
+"""
+POD = b"""properties.cluster,properties.namespace,properties.pod,properties.node,start,end,cpuCores
+k8s,physics,train-0,n1,2025-06-03T00:00:00Z,2025-06-03T01:00:00Z,2
+"""
+ORIGIN = Origin("s1", "jobs", "landing/jobs.txt", None, "UTC")
+
+
+def decoded(text: bytes, format_: str) -> Decoded:
+    return decode(text, ORIGIN, settings_of({"format": format_}))
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> People:
+    return People(Lake(tmp_path / "lake"), tmp_path / "key")
+
+
+def test_two_tasks_of_a_batch_agree_and_two_batches_do_not() -> None:
+    batch = Pseudonyms.of({}, tenants=False)
+    task = pickle.loads(pickle.dumps(batch))  # noqa: S301  # as an engine carries it
+    assert batch.drawn(ANN) == task.drawn(ANN) != Pseudonyms.of({}, tenants=False).drawn(ANN)
+    assert PSEUDONYM.fullmatch(batch.drawn(ANN))
+    known = Pseudonyms.of({ANN: "u-aaaaaaaaaaaaaaaa"}, tenants=False)
+    assert (known.found(ANN), known.found((TENANT, "ann"))) == ("u-aaaaaaaaaaaaaaaa", None)
+    assert b"ann" not in pickle.dumps(known)
+
+
+def test_users_and_tenants_called_as_users_are_hidden_and_other_tenants_named() -> None:
+    hiding = Hiding(Pseudonyms.of({}, tenants=False))
+    hidden = hiding(decoded(SACCT, "slurm"), of_jobs=True)
+    jobs = pl.DataFrame(hidden.jobs).sort("job_id")
+    ann, bob = (hiding.introduced[PERSON, name] for name in ("ann", "bob"))
+    assert jobs["user_name"].to_list() == [ann, bob]
+    assert jobs["account"].to_list() == jobs["tenant_id"].to_list() == ["physics", bob]
+    text = repr(hidden.jobs.to_pylist()) + repr(hidden.rejects.to_pylist()) + (hiding.sealed() or "")
+    assert not [name for name in ("ann", "bob", "cyd") if name in text]
+    hidden.check()
+
+
+def test_tenants_get_pseudonyms_where_asked_and_so_do_their_pods() -> None:
+    hiding = Hiding(Pseudonyms.of({}, tenants=True))
+    hidden = hiding(decoded(SACCT, "slurm"), of_jobs=True)
+    assert "physics" not in repr(hidden.jobs.to_pylist())
+    pod = pl.DataFrame(hiding(decoded(POD, "opencost"), of_jobs=True).jobs).row(0, named=True)
+    assert pod["tenant_id"] == hiding.introduced[TENANT, "physics"]
+    assert pod["job_id"] == f"{pod['tenant_id']}/train-0"
+
+
+def test_names_go_back_sealed_and_only_their_batch_opens_them() -> None:
+    batch = Pseudonyms.of({}, tenants=False)
+    sealed = batch.sealed({ANN: batch.drawn(ANN)})
+    assert batch.opened([sealed]) == {ANN: batch.drawn(ANN)}
+    with pytest.raises(ValueError, match="another key"):
+        Pseudonyms.of({}, tenants=False).opened([sealed])
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ('node_power{user="ann",gpu="0"} x', 'node_power{user="***",gpu="0"} x'),
+        ("Owner=ann(1001) State=IDLE", "Owner=***(1001) State=IDLE"),
+        ("Reason=fan [ann@2025-06-03]", "Reason=fan [***2025-06-03]"),
+        ("Sys Power | 200 Watts", "Sys Power | 200 Watts"),
+        ("cpu usage_user=12,x=1", "cpu usage_user=12,x=1"),
+        ('{"uid": 1001, "w": 5}', '{"uid": ***, "w": 5}'),
+    ],
+)
+def test_a_line_of_a_device_keeps_all_but_users(text: str, kept: str) -> None:
+    assert kept_texts(pl.Series([text]), of_jobs=False)[0] == kept
+
+
+def test_of_a_line_of_accounting_the_shape_is_kept() -> None:
+    assert shape("12|j.müller|Phys1|2025-06-03T00:00\x00") == "9|a.a|a9|9-9-9a9:9\x00"
+
+
+def test_the_map_opens_with_its_key_alone(people: People, tmp_path: Path) -> None:
+    pseudonym = people.pseudonym("ann")
+    assert people.names() == {ANN: pseudonym}
+    assert people.pseudonym("ann") == pseudonym
+    assert people.named([{"advice": f"cap {pseudonym} in gpu", "n": 1}]) == [
+        {"advice": "cap ann in gpu", "n": 1}
+    ]
+    assert (
+        people.hidden("ann, joann and ann-marie of ann") == f"{pseudonym}, joann and ann-marie of {pseudonym}"
+    )
+    sealed = (tmp_path / "lake/_people/map.sealed").read_bytes()
+    assert b"ann" not in sealed
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "key").rename(tmp_path / "elsewhere")
+    with pytest.raises(ConfigurationError, match="not its key"):
+        people.names()
+    (tmp_path / "key").write_text("A" * 43 + "=")
+    (tmp_path / "key").chmod(0o600)
+    with pytest.raises(ConfigurationError, match="does not open"):
+        people.check()
+
+
+def test_a_key_that_others_may_read_is_refused(people: People, tmp_path: Path) -> None:
+    people.pseudonym("ann")
+    (tmp_path / "key").chmod(0o640)
+    with pytest.raises(ConfigurationError, match="others may read"):
+        people.check()
+
+
+def test_rotation_seals_the_map_by_another_key(people: People, tmp_path: Path) -> None:
+    pseudonym = people.pseudonym("ann")
+    before = (tmp_path / "key").read_text(), (tmp_path / "lake/_people/map.sealed").read_bytes()
+    assert people.rotate() == tmp_path / "key"
+    assert people.names() == {ANN: pseudonym}
+    assert (tmp_path / "key").read_text() != before[0]
+    (tmp_path / "lake/_people/map.sealed").write_bytes(before[1])
+    with pytest.raises(ConfigurationError, match="does not open"):
+        people.names()
+
+
+def test_a_rotation_that_was_killed_before_its_end_leaves_the_map_open(
+    people: People, tmp_path: Path
+) -> None:
+    pseudonym = people.pseudonym("ann")
+    old = (tmp_path / "key").read_bytes()
+    people.rotate()
+    (tmp_path / "key").rename(tmp_path / "key.new")
+    (tmp_path / "key").write_bytes(old)
+    (tmp_path / "key").chmod(0o600)
+    assert people.names() == {ANN: pseudonym}
+
+
+def test_the_environment_goes_before_the_file(
+    people: People, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SECRET, "B" * 43 + "=")
+    people.pseudonym("ann")
+    assert not (tmp_path / "key").exists()
+    with pytest.raises(ConfigurationError, match="no new one is given"):
+        people.rotate()
+    monkeypatch.setenv(SECRET, "short")
+    with pytest.raises(ConfigurationError, match="not a key"):
+        people.check()
+
+
+def test_who_is_forgotten_has_no_pseudonym_that_leads_anywhere(people: People) -> None:
+    pseudonym = people.pseudonym("ann")
+    people.pseudonym("bob")
+    assert people.forget("ann") == [pseudonym]
+    assert people.forget("ann") == []
+    assert list(people.names()) == [(PERSON, "bob")]
+    assert people.pseudonym("ann") != pseudonym
+
+
+def test_a_name_that_came_by_two_ways_keeps_both_pseudonyms(people: People) -> None:
+    first = people.pseudonym("ann")
+    people.add({ANN: "u-aaaaaaaaaaaaaaaa"})
+    assert people.names() == {ANN: first}
+    assert people.name_of() == {first: "ann", "u-aaaaaaaaaaaaaaaa": "ann"}
