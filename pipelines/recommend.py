@@ -31,6 +31,7 @@ from lepton_etl.recommend.advice import (
     state_advice,
     valued,
 )
+from lepton_etl.recommend.fair_share import Price, fair_caps
 from lepton_etl.recommend.idle_jobs import COLUMNS as JOB_COLUMNS
 from lepton_etl.recommend.idle_jobs import zombie_advice
 from lepton_etl.recommend.idle_nodes import COLUMNS as NODE_COLUMNS
@@ -47,8 +48,9 @@ from lepton_etl.schema.fleet import INTERVAL, NODE
 from lepton_etl.schema.jobs import JOB_ENERGY, JOB_NODE, JOB_RUN, TENANT_DAY
 from lepton_etl.schema.ledger import SITE_COST
 from lepton_etl.schema.logs import JOB
-from lepton_etl.schema.recommend import DECISION, RECOMMENDATION, SAVING
+from lepton_etl.schema.recommend import DECISION, RECOMMENDATION, SAVING, TENANT_BURDEN
 from lepton_etl.schema.types import arrow_schema
+from lepton_etl.trust.fairness import delays, energy_burdens, slowdowns, tenant_burdens, waits
 from lepton_etl.uncertainty import Estimate
 from pipelines.forecast import JOB_HISTORY_DAYS, REQUEST, with_mean_power
 from pipelines.ledger import fits_of
@@ -83,8 +85,10 @@ def waiting_jobs(context: StageContext) -> Found:
         _overhead_ratio(context),
         currencies[0] if len(currencies) == 1 else None,
     )
-    found, notes = shift_advice(queue, settings)
-    return Found([one.row() for one in found], notes)
+    limit = context.settings.optimize.tenant_share_max_ratio
+    found, notes, price = shift_advice(queue, settings, limit)
+    whose = pending.select("site_id", "job_id", "tenant_id")
+    return Found([one.row() for one in found], notes, price, whose)
 
 
 def _pending(context: StageContext, at: datetime, may_shift: tuple[str, ...]) -> pl.DataFrame:
@@ -103,6 +107,7 @@ def _pending(context: StageContext, at: datetime, may_shift: tuple[str, ...]) ->
         .agg(
             pl.col("job_state").last(),
             pl.col("start_time").max(),
+            pl.coalesce("tenant_id", "account").drop_nulls().last().alias("tenant_id"),
             *(pl.col(name).max() for name in REQUEST),
         )
         .filter(pl.col("start_time").is_null() & (pl.col("job_state") == "PENDING"))
@@ -178,10 +183,12 @@ AT_WORK: Final = 0.5
 
 @dataclass(frozen=True)
 class Found:
-    """The proposals of one lever and what it has to say."""
+    """The proposals of one lever and what it has to say; `price` of a limit on a tenant's share, `pending` jobs."""
 
     rows: list[Row] = field(default_factory=list)
     notes: tuple[str, ...] = ()
+    price: Price | None = None
+    pending: pl.DataFrame | None = None
 
 
 def idle_nodes(context: StageContext) -> Found:
@@ -310,7 +317,39 @@ def power_caps(context: StageContext) -> Found:
         .select(CAP_COLUMNS)
     )
     advice, notes = cap_advice(rows.to_pandas(), day, settings)
-    return Found([one.row() for one in advice], notes)
+    price = None
+    if settings.tenant_share_max_ratio is not None and advice:
+        advice, price = fair_caps(advice, held_hours(context), settings.tenant_share_max_ratio)
+        notes = (*notes, str(price))
+    return Found([one.row() for one in advice], notes, price)
+
+
+def held_hours(context: StageContext) -> pl.DataFrame:
+    """GPU-hours that each tenant held on the last day, by job class as caps name it."""
+    today, run = Days.of(context.days.end), ["site_id", "cluster_id", "job_id", "submit_time", "restart"]
+    users = context.lake.read(JOB_RUN, today).select(*run, _JOB_CLASS.alias("job_class"))
+    hours = (pl.col("to_time") - pl.col("from_time")).dt.total_seconds() / SECONDS_PER_HOUR
+    return (
+        context.lake.read(JOB_NODE, today)
+        .filter(pl.col("gpu_count") > 0)
+        .join(users, on=run, how="left", nulls_equal=True)
+        .join(_newest_classes(context.lake), on=["site_id", "node_id"], how="left")
+        .group_by(
+            "site_id", "tenant_id",
+            pl.concat_str("job_class", "hardware_class", separator=" on ").alias("job_class"),
+        )
+        .agg((hours * pl.col("gpu_count")).sum().alias("gpu_h"))
+        .sort("site_id", "tenant_id", "job_class")
+    )  # fmt: skip
+
+
+_JOB_CLASS: Final = pl.concat_str("user_name", "partition", separator=" in ", ignore_nulls=True)
+
+
+def _newest_classes(lake: Lake) -> pl.DataFrame:
+    """The hardware class of each node by its newest row of the inventory."""
+    rows = lake.read(NODE).sort("valid_from", nulls_last=False)
+    return rows.group_by("site_id", "node_id").agg(pl.col("hardware_class").last())
 
 
 def capped_work(context: StageContext, days: Days) -> pl.DataFrame:
@@ -344,11 +383,7 @@ def _at_work(context: StageContext, days: Days, least_limits: int = 2) -> pl.Dat
         .join(users, on=run, how="inner", nulls_equal=True)
         .filter(pl.col("user_name").is_not_null())
     )
-    classes = (
-        lake.read(NODE).sort("valid_from", nulls_last=False).group_by("site_id", "node_id")
-        .agg(pl.col("hardware_class").last())
-    )  # fmt: skip
-    found = [one for one in context.engine.map(_Work(holders, classes), parts) if one.height]
+    found = [one for one in context.engine.map(_Work(holders, _newest_classes(lake)), parts) if one.height]
     return pl.concat(found) if found else None
 
 
@@ -391,11 +426,7 @@ class _Work:
             .filter(inside)
             .join(self.classes, on=["site_id", "node_id"], how="inner")
             .filter(pl.col("hardware_class").is_not_null())
-            .with_columns(
-                pl.concat_str("user_name", "partition", separator=" in ", ignore_nulls=True).alias(
-                    "job_class"
-                )
-            )
+            .with_columns(_JOB_CLASS.alias("job_class"))
             .group_by("site_id", "hardware_class", "user_name", "job_class", "power_limit_w", "date")
             .agg(
                 seconds.sum(),
@@ -574,19 +605,34 @@ def run(context: StageContext) -> StageResult:
     """Recommend for the day after the run's last; earlier days of a range keep what was recommended on them."""
     day, lake = context.days.end, context.lake
     worth = _site_rates(lake, day)
-    found, notes = [], list[str]()
-    for lever in LEVERS:
-        told = lever(context)
-        found += [valued(row, worth) for row in told.rows]
-        notes += told.notes
+    told = [lever(context) for lever in LEVERS]
+    found = [valued(row, worth) for one in told for row in one.rows]
+    notes = [note for one in told for note in one.notes]
     rows = standing(day, found, before(lake, day), decisions(lake))
     table = pa.Table.from_pylist(rows, schema=arrow_schema(RECOMMENDATION))
     written = lake.replace(RECOMMENDATION, Days.of(day), table, allow_empty=True)
     graded, brought = grade(context, rows)
-    done = (written,) if graded is None else (written, graded)
+    borne = burdens(context, rows, told)
+    done = tuple(one for one in (written, graded, borne) if one is not None)
     return StageResult(
         rows_out=sum(one.rows for one in done), written=done, notes=(*_told(rows), *brought, *notes)
     )
+
+
+def burdens(context: StageContext, advised: Sequence[Row], told: Sequence[Found]) -> Written | None:
+    """gold/tenant_burden of the last day: measured ones, and what the proposals that stand would bring; None: none."""
+    lake, day = context.lake, context.days.end
+    today = Days.of(day)
+    found = {**energy_burdens(lake.read(TENANT_DAY, today)), "wait": waits(lake.read(JOB_RUN, today), day)}
+    for one in told:
+        if one.pending is not None:
+            found["delay"] = delays(advised, one.pending)
+    if any(row["lever"] == "power_cap" for row in advised) or any(one.price for one in told):
+        found["cap"] = slowdowns(advised, held_hours(context))
+    rows = tenant_burdens(day, found, [one.price for one in told if one.price is not None])
+    if not rows.num_rows and not lake.exists(TENANT_BURDEN):
+        return None
+    return lake.replace(TENANT_BURDEN, today, rows, allow_empty=True)
 
 
 def before(lake: Lake, day: date) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ from lepton_etl.schema.fleet import INTERVAL, METER
 from lepton_etl.schema.jobs import TENANT_DAY
 from lepton_etl.schema.ledger import ENERGY_LEDGER, METER_CHECK
 from lepton_etl.schema.logs import FILE, REJECT
-from lepton_etl.schema.recommend import RECOMMENDATION, SAVING
+from lepton_etl.schema.recommend import RECOMMENDATION, SAVING, TENANT_BURDEN
 from pipelines.gate import docs_folder
 from pipelines.stage import StageContext, StageResult
 
@@ -180,6 +180,7 @@ def read(context: StageContext, folder: Path) -> d.ReportData:
         anomalies=anomalies(lake, days),
         recommendations=recommendations(lake, days),
         savings=lake.read(SAVING, Days.of(days.end)).to_arrow(),
+        burdens=lake.read(TENANT_BURDEN, Days.of(days.end)).to_arrow(),
         footprint=d.OwnFootprint(tree_cpu_s(), DEFAULT_CORE_POWER_W),
         credits=tuple(sorted({s.credit for s in settings.sources if s.credit})),
     )  # fmt: skip

@@ -487,6 +487,12 @@ class OptimizeSettings(Section):
         0.02, "Utilisation up to which a job counts as unused.", ge=0, le=0.5
     )
     baseline_days: int = setting(60, "Days before a change that its baseline is fitted on.", ge=14, le=366)
+    tenant_share_max_ratio: float | None = setting(
+        None,
+        "Largest share of all advised delay, and of all slowdown by caps, that one tenant may bear; null: no limit.",
+        gt=0,
+        le=1,
+    )
     power_down: PowerDownSettings | None = setting(None, "Sleeping nodes; null: not possible here.")
     shift: ShiftSettings | None = setting(None, "Jobs that may wait; null: none.")
 

@@ -96,6 +96,7 @@ class Job:
     preemptible: bool = False
     allowed: tuple[str, ...] | None = None
     transfer_kwh: float = 0.0
+    tenant_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +130,14 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """All that a plan knows; `hours` is H."""
+    """All that a plan knows; `hours` is H. `tenant_share_max_ratio`: most of all delay that one tenant may bear."""
 
     jobs: tuple[Job, ...]
     groups: tuple[NodeGroup, ...]
     sites: tuple[SiteHours, ...]
     hours: int
     objective: Objective
+    tenant_share_max_ratio: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

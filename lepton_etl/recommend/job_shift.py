@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from math import ceil
@@ -13,6 +13,7 @@ import polars as pl
 
 from lepton_etl.config.sections import ShiftSettings
 from lepton_etl.recommend.advice import Advice, Subject
+from lepton_etl.recommend.fair_share import Price, equal_or, within_share
 from lepton_etl.recommend.job_placement import (
     LINEAR_COLUMNS,
     PROVEN_RATIO,
@@ -22,6 +23,7 @@ from lepton_etl.recommend.job_placement import (
     search,
 )
 from lepton_etl.recommend.job_problem import (
+    ROUNDING,
     Arrays,
     Floats,
     Job,
@@ -59,7 +61,8 @@ _SEARCH_RATIO: Final = 0.9
 class Queue:
     """What is known at `at`, the end of the day, of one site.
 
-    `pending`: site_id, cluster_id, job_id, user_name, partition, gpu_count, cpu_count, predicted_power_w and its ends.
+    `pending`: site_id, cluster_id, job_id, user_name, partition, gpu_count, cpu_count, predicted_power_w and its ends;
+    tenant_id where it is known.
     `ended`: user_name, partition, hours of runs that ended. `room`: cluster_id, unit (gpu, core) and free units after
     what runs now. `hours`: hour_start, carbon_intensity_gco2e_per_kwh with its ends, energy_price (null: unknown) for
     HORIZON_H hours from `at`. `overhead_ratio`: kW of overhead a kW of IT.
@@ -76,11 +79,16 @@ class Queue:
     currency: str | None = None
 
 
-def shift_advice(queue: Queue, settings: ShiftSettings) -> tuple[list[Advice], tuple[str, ...]]:
-    """Return advice for the jobs that should start later, and notes why others are left as they are."""
+def shift_advice(
+    queue: Queue, settings: ShiftSettings, tenant_share_max_ratio: float | None = None
+) -> tuple[list[Advice], tuple[str, ...], Price | None]:
+    """Return advice for the jobs that should start later, notes why others are left as they are, a limit's price.
+
+    Of all delay one tenant bears at most `tenant_share_max_ratio`.
+    """
     jobs, notes = _jobs(queue, settings)
     if not jobs:
-        return [], tuple(notes)
+        return [], tuple(notes), None
     groups = tuple(
         NodeGroup(
             f"{row['cluster_id']}/{row['unit']}", queue.site_id, row["cluster_id"], row["unit"],
@@ -96,12 +104,13 @@ def shift_advice(queue: Queue, settings: ShiftSettings) -> tuple[list[Advice], t
         _signal(queue, *intensity, scale=1 / GRAMS_PER_KILOGRAM),
         _signal(queue, "energy_price", "energy_price", "energy_price"),
     )  # fmt: skip
-    planned = plan(Problem(tuple(jobs), groups, (site,), HORIZON_H, _OBJECTIVES[settings.objective]))
+    objective = _OBJECTIVES[settings.objective]
+    planned = plan(Problem(tuple(jobs), groups, (site,), HORIZON_H, objective, tenant_share_max_ratio))
     advice = [
         _advice(queue, job, job.savings) for job in planned.jobs if job.moved and job.savings is not None
     ]
     reasons = [f"job {job.job_id} is left as it is: {job.reason}" for job in planned.jobs if job.reason]
-    return advice, (*notes, *planned.notes, *reasons)
+    return advice, (*notes, *planned.notes, *reasons), planned.price
 
 
 def _jobs(queue: Queue, settings: ShiftSettings) -> tuple[list[Job], list[str]]:
@@ -122,6 +131,7 @@ def _jobs(queue: Queue, settings: ShiftSettings) -> tuple[list[Job], list[str]]:
                 Job(
                     name, f"{row['cluster_id']}/{unit}", 0, deadline, length, float(units), unit, expected,
                     expected if low is None else low, expected if high is None else high, settings.preemptible,
+                    tenant_id=row.get("tenant_id"),
                 )
             )  # fmt: skip
     return jobs, notes
@@ -225,7 +235,8 @@ class Plan:
     """`savings` and both objectives are of all jobs with a plan and a baseline.
 
     No plan of the problem is below `bound`; `gap_ratio` is this plan's distance from it, jobs without a place charged,
-    `deadlines_lost` counts what the baseline met and the plan would not: 0.
+    `deadlines_lost` counts what the baseline met and the plan would not: 0. `price` is what a limit on a tenant's share
+    of the delay costs, by which moves of this plan stay; bound and gap are those of the plan before.
     """
 
     jobs: tuple[JobPlan, ...]
@@ -238,6 +249,7 @@ class Plan:
     deadlines_missed_baseline: int
     deadlines_lost: int
     notes: tuple[str, ...]
+    price: Price | None = None
 
 
 def plan(
@@ -273,11 +285,15 @@ def plan(
         if row in baseline and row not in late and arrays.allowed[row, arrays.home[row]]
     }
     best = search(free, jobs, met, seconds * _SEARCH_RATIO, whole_columns, linear_columns)
-    both = sorted(set(best.places) & set(baseline))
-    savings = _savings(free, best.places, baseline, both, error_correlation)
+    both, places, price = sorted(set(best.places) & set(baseline)), best.places, None
+    savings = _savings(free, places, baseline, both, error_correlation)
+    if usable.tenant_share_max_ratio is not None:
+        places, limit = _within_share(free, places, baseline, both, usable.tenant_share_max_ratio)
+        before, savings = savings[-1], _savings(free, places, baseline, both, error_correlation)
+        price = _price(before, savings[-1], limit, [best.places, places, baseline], both)
     by_row = dict(zip(both, savings, strict=False))
     plans = [
-        _job_plan(arrays, row, best.places.get(row), baseline.get(row), refused.get(row), by_row.get(row))
+        _job_plan(arrays, row, places.get(row), baseline.get(row), refused.get(row), by_row.get(row))
         for row in rows
     ]
     return Plan(
@@ -287,11 +303,62 @@ def plan(
         best.gap_ratio,
         best.gap_ratio <= PROVEN_RATIO,
         baseline_objective=free.total({row: baseline[row] for row in both}),
-        plan_objective=free.total({row: best.places[row] for row in both}),
+        plan_objective=free.total({row: places[row] for row in both}),
         deadlines_missed_baseline=len(late),
-        deadlines_lost=len(set(met) - set(best.places)),
-        notes=notes,
+        deadlines_lost=len(set(met) - set(places)),
+        notes=notes if price is None else (*notes, str(price)),
+        price=price,
     )
+
+
+def _within_share(
+    arrays: Arrays,
+    planned: Mapping[int, Place],
+    baseline: Mapping[int, Place],
+    rows: Sequence[int],
+    share_max_ratio: float,
+) -> tuple[dict[int, Place], float]:
+    """Return the plan with some of its moves taken back, so that no tenant bears more of the delay, and the limit.
+
+    All baseline places fit at once, so without any move the plan stands. A job that has no baseline keeps its place
+    where there is still room.
+    """
+    moved = [row for row in rows if planned[row] != baseline[row]]
+    places = {row: baseline[row] for row in rows}
+    tenants = [arrays.problem.jobs[row].tenant_id for row in moved]
+    delay_h = [max(planned[row].hours[-1] - baseline[row].hours[-1], 0) for row in moved]
+    burden = np.array(delay_h)[:, None] * np.array(
+        [[tenant == one for one in dict.fromkeys(tenants)] for tenant in tenants]
+    ).reshape(len(moved), -1)
+    saving = np.array(
+        [arrays.own_cost(row, baseline[row]) - arrays.own_cost(row, planned[row]) for row in moved]
+    )
+    more = np.array(
+        [(arrays.usage({row: planned[row]}) - arrays.usage({row: baseline[row]})).ravel() for row in moved]
+    ).reshape(len(moved), -1)
+    is_used = more.any(axis=0)
+    room = np.maximum(arrays.capacity - arrays.usage(places), 0.0).ravel() + ROUNDING
+    kept = within_share(saving, burden, share_max_ratio, (more[:, is_used].T, room[is_used]))
+    places |= {row: planned[row] for row, is_kept in zip(moved, kept, strict=True) if is_kept}
+    done = Occupancy(arrays, places)
+    for row in sorted(set(planned) - set(rows)):
+        if done.fits(row, planned[row]):
+            done.put(row, planned[row])
+    return done.places, equal_or(share_max_ratio, burden)
+
+
+def _price(
+    before: Savings, after: Savings, limit: float, places: Sequence[Mapping[int, Place]], rows: Sequence[int]
+) -> Price:
+    """Return what the limit costs: `places` are those of the plan without it, with it, and of the baseline."""
+    without, kept, baseline = places
+    proposed = [row for row in rows if without[row] != baseline[row]]
+    carbon = before.emissions_kgco2e.value - after.emissions_kgco2e.value
+    return Price(
+        "delay", limit, len(proposed), sum(kept[row] == baseline[row] for row in proposed),
+        before.energy_kwh.value, before.energy_kwh.value - after.energy_kwh.value,
+        float(carbon) if np.isfinite(carbon) else None,
+    )  # fmt: skip
 
 
 def _refusals(arrays: Arrays, baseline: Mapping[int, Place]) -> dict[int, Refusal]:

@@ -25,7 +25,7 @@ from lepton_etl.schema.diagnosis import ANOMALY
 from lepton_etl.schema.energy import CLUSTER_DAY
 from lepton_etl.schema.jobs import TENANT_DAY
 from lepton_etl.schema.ledger import ENERGY_LEDGER, METER_CHECK
-from lepton_etl.schema.recommend import RECOMMENDATION, SAVING
+from lepton_etl.schema.recommend import RECOMMENDATION, SAVING, TENANT_BURDEN
 from lepton_etl.schema.types import arrow_columns, arrow_schema
 
 _TIME: Final = pa.timestamp("us", "UTC")
@@ -193,6 +193,7 @@ class ReportData:
     anomalies: pa.Table = field(default_factory=lambda: _empty(arrow_schema(ANOMALY)))
     recommendations: pa.Table = field(default_factory=lambda: _empty(arrow_schema(RECOMMENDATION)))
     savings: pa.Table = field(default_factory=lambda: _empty(arrow_schema(SAVING)))
+    burdens: pa.Table = field(default_factory=lambda: _empty(arrow_schema(TENANT_BURDEN)))
     footprint: OwnFootprint | None = None
     model: ModelSummary | None = None
     predictions: Sample = field(default_factory=lambda: Sample(_empty(PREDICTION_SCHEMA)))

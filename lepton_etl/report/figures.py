@@ -650,3 +650,23 @@ def tenant_rows(tenants: pa.Table) -> list[dict[str, Any]]:
     return rows.sort(
         "it_energy_kwh", "cluster_id", "tenant_id", descending=[True, False, False], nulls_last=True
     ).to_dicts()
+
+
+def burden_kinds(burdens: pa.Table) -> list[dict[str, Any]]:
+    """gold/tenant_burden -> one row a site and burden: its index, tenants, and what a limit of shares costs."""
+    same = (
+        "jain_index_ratio",
+        "fair_share_basis",
+        "share_max_ratio",
+        "forgone_saving_kwh",
+        "forgone_saving_ratio",
+    )
+    rows = pl.DataFrame(burdens).group_by("site_id", "burden_kind", maintain_order=True)
+    return rows.agg(pl.len().alias("tenants"), pl.col(same).first()).sort("site_id", "burden_kind").to_dicts()
+
+
+def burden_rows(burdens: pa.Table) -> list[dict[str, Any]]:
+    """Rows of gold/tenant_burden, those furthest above their fair share first."""
+    beyond = pl.col("burden_share_ratio") - pl.col("fair_share_ratio")
+    rows = pl.DataFrame(burdens).sort(beyond, descending=True, nulls_last=True, maintain_order=True)
+    return rows.to_dicts()

@@ -41,6 +41,7 @@ MOST_IGNORED: Final = 25
 MOST_REJECTS: Final = 40
 MOST_ANOMALIES: Final = 40
 MOST_ADVICE: Final = 40
+MOST_BURDENS: Final = 40
 MOST_ERRORS: Final = 62  # Two rows a server: all of them together and the thirty worst.
 
 # Which figures the cluster tables show, and so which definitions the page prints.
@@ -119,6 +120,15 @@ def render(data: ReportData) -> str:
         ),
         "advice_total": data.recommendations.num_rows,
         "savings": _placed(data.savings.to_pylist(), "gold/saving", ("recommendation_id",), date=last),
+        "burden_kinds": _placed(
+            accounts.burden_kinds(data.burdens), "gold/tenant_burden", ("site_id", "burden_kind"),
+            {"tenants": ("tenant_id", ROWS)}, date=last,
+        ),
+        "burdens": _placed(
+            accounts.burden_rows(data.burdens)[:MOST_BURDENS], "gold/tenant_burden",
+            ("site_id", "burden_kind", "tenant_id"), date=last,
+        ),
+        "burdens_total": data.burdens.num_rows,
         "charts": charts,
         "scatters": [charts[name] for name in SCATTERS],
         "specs": {drawing.name: _script_json(drawing.spec) for drawing in charts.values() if drawing.spec},

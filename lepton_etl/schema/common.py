@@ -66,6 +66,8 @@ ANOMALY_KINDS: Final = ("stuck", "drift", "scale", "step", "idle_but_drawing", "
 LEVERS: Final = ("shift", "consolidate", "idle", "zombie", "power_cap", "cooling", "adjustment")
 RECOMMENDATION_STATES: Final = ("proposed", "accepted", "applied", "expired", "rejected")
 DECISIONS: Final = ("accepted", "applied", "rejected", "withdrawn")
+BURDEN_KINDS: Final = ("cap", "delay", "wait", "placement", "overhead")
+FAIR_SHARE_BASIS: Final = ("gpu_hours", "pending_jobs", "started_jobs", "node_hours", "it_energy")
 CARBON_METHODS: Final = ("location", "market", "none")
 SAVING_METHODS: Final = ("ipmvp_b", "ipmvp_c", "ipmvp_d")
 

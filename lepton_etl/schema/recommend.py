@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from lepton_etl.schema.common import CARBON_METHODS, DECISIONS, LEVERS, RECOMMENDATION_STATES, SAVING_METHODS
+from lepton_etl.schema.common import (
+    BURDEN_KINDS,
+    CARBON_METHODS,
+    DECISIONS,
+    FAIR_SHARE_BASIS,
+    LEVERS,
+    RECOMMENDATION_STATES,
+    SAVING_METHODS,
+)
 from lepton_etl.schema.declare import BOOLEAN, DATE, DOUBLE, Field, Table, energy, ratio, text, time
 
 _SIGNED: Final = 1e9
@@ -76,6 +84,25 @@ FIELDS: Final[tuple[Field, ...]] = (
     Field("kept_promise", BOOLEAN, None, "Whether the realised saving lies inside the promised interval."),
     text("grade_reason", "Why it is not graded or not proven; null: proven."),
     ratio("hit_ratio", "Share of graded recommendations of the lever whose saving lay inside the promise."),
+    # Who bears it
+    text(
+        "burden_kind",
+        "What tenants bear: slowdown by caps that stand, delays of advised starts, waiting to start, idle energy "
+        "of the nodes they were placed on, overhead allocated to them.",
+        BURDEN_KINDS,
+    ),
+    Field("burden_h", DOUBLE, "hour", "Burden of a cap (GPU-hours), a delay or waiting (job-hours).", ge=0.0, le=1e12),
+    energy("burden_kwh", "Burden of placement or overhead."),
+    ratio("burden_share_ratio", "The tenant's share of the burden of all tenants of the site."),
+    ratio("fair_share_ratio", "The tenant's share of what the burden would be shared out by."),
+    text("fair_share_basis", "What that is.", FAIR_SHARE_BASIS),
+    ratio("jain_index_ratio", "Jain's index of burden over fair share over the site's tenants: 1 is even."),
+    ratio("share_max_ratio", "Largest share of the burden of one tenant that the plan allowed; null: no limit."),
+    _signed("forgone_saving_kwh", "kilowatt_hour", "Energy saving that the limit forgoes; null: no limit."),
+    Field(
+        "forgone_saving_ratio", DOUBLE, "dimensionless",
+        "The same over the saving without the limit; null where that is not above 0.", ge=-1e9, le=1e9,
+    ),
 )  # fmt: skip
 
 SUBJECT: Final = ("cluster_id", "node_id", "device_id", "job_id", "job_class")
@@ -124,4 +151,16 @@ SAVING: Final = Table(
     ),
     not_null=("site_id", "lever", "saving_method", "proven"),
     warnings=("Measured from logs alone; a saving that is not proven is not a saving to report.",),
+)  # fmt: skip
+
+TENANT_BURDEN: Final = Table(
+    "gold/tenant_burden", grain="one burden of one tenant of a site on one UTC day", partition="date",
+    owner="trust", key=("site_id", "tenant_id", "burden_kind", "date"),
+    columns=(
+        "site_id", "tenant_id", "burden_kind", "date", "burden_h", "burden_kwh", "burden_share_ratio",
+        "fair_share_ratio", "fair_share_basis", "jain_index_ratio", "share_max_ratio", "forgone_saving_kwh",
+        "forgone_saving_ratio",
+    ),
+    not_null=("fair_share_ratio", "fair_share_basis"),
+    warnings=("Caps and delays are proposals: a tenant bears them once somebody carries them out.",),
 )  # fmt: skip

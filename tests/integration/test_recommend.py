@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, date, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.diagnosis import STATE
 from lepton_etl.schema.energy import NODE_HOUR, SITE_HOUR
 from lepton_etl.schema.fleet import INTERVAL, NODE
-from lepton_etl.schema.jobs import JOB_NODE, JOB_RUN
-from lepton_etl.schema.recommend import DECISION, RECOMMENDATION, SAVING
+from lepton_etl.schema.jobs import JOB_NODE, JOB_RUN, TENANT_DAY
+from lepton_etl.schema.recommend import DECISION, RECOMMENDATION, SAVING, TENANT_BURDEN
 from pipelines import recommend
 from pipelines.stage import StageContext
 from tests.integration.laying import lay
@@ -162,3 +163,38 @@ def test_what_was_applied_keeps_its_promise_and_is_graded(folder: Path) -> None:
     (saving,) = Lake(folder / "lake").arrow(SAVING).to_pylist()
     assert not saving["proven"] and "insufficient baseline" in saving["grade_reason"]
     assert any("0 of 1 applied recommendations" in note for note in done.notes)
+
+
+def test_a_night_says_how_evenly_its_burdens_lie_on_tenants(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(SETTINGS, encoding="utf-8")
+    lake, key = Lake(tmp_path / "lake"), {"restart": 0, "date": DAY, "outcome": "completed"}
+    runs = [
+        SITE
+        | key
+        | {"job_id": name, "tenant_id": tenant, "submit_time": at(DAY), "start_time": at(DAY, hours)}
+        for name, tenant, hours in (("1", "physics", 3), ("2", "physics", 1), ("3", "law", 4))
+    ]
+    lay(lake, JOB_RUN, runs, Days.of(DAY))
+    tenants = [
+        SITE | {"date": DAY, "tenant_id": name, "static_kwh": idle_kwh, "node_held_h": 10.0, "it_energy_kwh": 20.0,
+                "facility_energy_kwh": None, "energy_basis": "measured", "status": "provisional"}
+        for name, idle_kwh in (("physics", 3.0), ("law", 1.0))
+    ]  # fmt: skip
+    lay(lake, TENANT_DAY, tenants, Days.of(DAY))
+    _, done = night(tmp_path, DAY)
+    rows = {
+        (row["burden_kind"], row["tenant_id"]): row
+        for row in lake.read(TENANT_BURDEN, Days.of(DAY)).to_dicts()
+    }
+    assert set(rows) == set(product(("overhead", "placement", "wait"), ("law", "physics")))
+    waited = rows["wait", "physics"]
+    assert (waited["burden_h"], waited["burden_share_ratio"], waited["fair_share_ratio"]) == (4.0, 0.5, 2 / 3)
+    # Quotients 0.75 and 1.5.
+    assert waited["jain_index_ratio"] == pytest.approx(2.25**2 / (2 * (0.75**2 + 1.5**2)))
+    assert rows["placement", "law"]["burden_share_ratio"] == 0.25
+    assert rows["overhead", "law"]["jain_index_ratio"] is None
+    assert [one.rows for one in done.written if one.table == TENANT_BURDEN.name] == [6]
+    # The same night again commits nothing.
+    version = lake.version(TENANT_BURDEN)
+    night(tmp_path, DAY)
+    assert lake.version(TENANT_BURDEN) == version

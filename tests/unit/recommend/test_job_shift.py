@@ -38,7 +38,7 @@ def queue(**changed: Any) -> Queue:
 
 
 def test_a_job_waits_for_the_clean_hours_and_promises_carbon_by_location() -> None:
-    (advice,), notes = shift_advice(queue(), SETTINGS)
+    (advice,), notes, _ = shift_advice(queue(), SETTINGS)
     assert notes == () and advice.subject.job_id == "1"
     start = datetime.fromisoformat(advice.parameters["start_time"])
     assert AT + timedelta(hours=6) <= start <= AT + timedelta(hours=8)
@@ -52,7 +52,7 @@ def test_a_job_waits_for_the_clean_hours_and_promises_carbon_by_location() -> No
 
 def test_no_room_in_the_clean_hours_means_no_move_there() -> None:
     none = queue(room=pl.DataFrame([{"cluster_id": "c", "unit": "gpu", "free": 1.0}]))
-    found, notes = shift_advice(none, SETTINGS)
+    found, notes, _ = shift_advice(none, SETTINGS)
     assert found == [] and "job 1 is left as it is" in notes[0]
 
 
@@ -64,13 +64,13 @@ def test_no_room_in_the_clean_hours_means_no_move_there() -> None:
 def test_a_job_of_which_too_little_is_known_is_left_with_the_reason(
     changed: dict[str, Any], why: str
 ) -> None:
-    found, notes = shift_advice(queue(**changed), SETTINGS)
+    found, notes, _ = shift_advice(queue(**changed), SETTINGS)
     assert found == [] and why in notes[0]
 
 
 def test_unknown_intensity_with_objective_carbon_is_said_and_not_planned() -> None:
     blank = queue().hours.with_columns(pl.lit(None, pl.Float64).alias("carbon_intensity_gco2e_per_kwh"))
-    found, notes = shift_advice(queue(hours=blank), SETTINGS)
+    found, notes, _ = shift_advice(queue(hours=blank), SETTINGS)
     assert found == [] and any("unknown" in note or "intensity" in note for note in notes)
 
 
@@ -90,6 +90,6 @@ def test_a_job_that_would_find_no_room_at_once_is_left_with_the_reason() -> None
             * 5
         ),
     )
-    advice, notes = shift_advice(crowded, SETTINGS.model_copy(update={"max_delay_h": 24}))
+    advice, notes, _ = shift_advice(crowded, SETTINGS.model_copy(update={"max_delay_h": 24}))
     assert "cyd" not in {one.subject.job_id for one in advice}
     assert any(note.startswith("job cyd is left as it is: without a plan it finds no room") for note in notes)

@@ -19,7 +19,7 @@ from lepton_etl.report import page
 from lepton_etl.report.page import render
 from lepton_etl.schema.carbon import KPI
 from lepton_etl.schema.diagnosis import ANOMALY
-from lepton_etl.schema.recommend import RECOMMENDATION, SAVING
+from lepton_etl.schema.recommend import RECOMMENDATION, SAVING, TENANT_BURDEN
 from lepton_etl.schema.types import arrow_schema
 from lepton_etl.uncertainty import Estimate
 from tests.pages import text_of
@@ -184,6 +184,25 @@ def test_recommendations_and_what_they_brought_are_shown(made_up_report: Report)
                  "not proven: the interval holds 0", "124"):  # fmt: skip
         assert said in section, said
     assert "Nothing is recommended" in render(made_up_report(1))
+
+
+def test_burdens_of_tenants_are_shown_with_index_and_price(made_up_report: Report) -> None:
+    burden = {"site_id": "s", "burden_kind": "delay", "date": date(2025, 6, 4), "fair_share_basis": "pending_jobs",
+              "jain_index_ratio": 0.625, "share_max_ratio": 0.5, "forgone_saving_kwh": 4.0,
+              "forgone_saving_ratio": 0.2}  # fmt: skip
+    rows = [
+        burden | {"tenant_id": name, "burden_h": hours, "burden_share_ratio": share, "fair_share_ratio": 0.5}
+        for name, hours, share in (("law", 1.0, 0.1), ("<physics>", 9.0, 0.9))
+    ]
+    html = render(
+        replace(made_up_report(1), burdens=pa.Table.from_pylist(rows, schema=arrow_schema(TENANT_BURDEN)))
+    )
+    section = html[html.index('<section id="fairness">') : html.index('<section id="coverage">')]
+    for said in ("0.625", "50", "4.000", "20", "pending jobs", "90"):
+        assert said in section, said
+    # Who bears most beyond its share comes first.
+    assert section.index("&lt;physics&gt;") < section.index(">law<")
+    assert "No burden of tenants is known" in render(made_up_report(1))
 
 
 def test_all_unknown_renders_without_a_chart(made_up_report: Report) -> None:
