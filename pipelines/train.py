@@ -116,7 +116,8 @@ def _release(context: StageContext, row: Mapping[str, Any], key: str, verdict: V
     fit, _ = fit_of(row)
     model = FittedModel(estimator(fit), COLUMNS)
     rows = _rows(fit, row)
-    graph = export(model, rows)
+    # Nobody takes a refused fit elsewhere, and the converter takes seconds.
+    graph = export(model, rows) if verdict.promoted else Exported(None, "the fit is refused")
     return Release(
         estimator=model.pipeline,
         example=rows.head(5),
