@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from lepton_etl.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from lepton_etl.config.settings import Settings
+    from lepton_etl.lake.tables import Lake
     from lepton_etl.trust.people import People
 
 privacy_app = typer.Typer(
@@ -60,6 +62,27 @@ def rotate(
     )
 
 
+@privacy_app.command("migrate")
+def migrate(config: _Config) -> None:
+    """Give people of an older release's lake their pseudonyms: tables that may name them are rewritten, once.
+
+    Older versions of these tables are removed. Prints the pages and other files that still name somebody.
+    """
+    from lepton_etl.trust import migration
+    from lepton_etl.trust.pseudonyms import PERSON
+
+    settings = _settings(config)
+    people = _people(settings)
+    tenants = settings.privacy.tenants == "pseudonyms"
+    with _alone(people) as lake:
+        for one in migration.migrate(lake, settings, people, tenants=tenants):
+            typer.echo(f"{one.table}: {'rewritten' if one.changed else 'as it was'}")
+    names = [name for kind, name in people.names() if tenants or kind == PERSON]
+    folders = [settings.report.folder, settings.quality.docs, Path(settings.mlflow.artifact_location)]
+    for path in migration.still_named(folders, names):
+        typer.echo(f"still names somebody: {path}")
+
+
 def forget(
     config: _Config, person: Annotated[str, typer.Argument(help="Name as the scheduler logs it.")]
 ) -> None:
@@ -67,12 +90,18 @@ def forget(
 
     Prints the landing files that still hold the name: they are the site's own.
     """
-    from lepton_etl.lake.lease import Lease
+    from lepton_etl.trust import migration
+    from lepton_etl.trust.pseudonyms import PERSON, TENANT
 
     settings = _settings(config)
     people = _people(settings)
     # A night that loads files just now may have the name at hand.
-    with Lease(people.lake, "bronze", people.run_id):
+    with _alone(people) as lake:
+        named = (TENANT, person) in migration.names_of(lake, tenants=True)
+        if named and (PERSON, person) in people.names():
+            # An account of the person's own, that came in before the lake knew the person.
+            for _ in migration.migrate(lake, settings, people, tenants=False):
+                pass
         gone = people.forget(person)
     if gone:
         typer.echo(f"forgotten: {', '.join(gone)} {'lead' if len(gone) > 1 else 'leads'} to nobody now")
@@ -81,6 +110,19 @@ def forget(
     typer.echo("copies of the map from before open by the key of then: rotate it, and destroy the old one")
     for path in _holding(settings, person):
         typer.echo(f"still holds the name: {path}")
+
+
+@contextmanager
+def _alone(people: People) -> Iterator[Lake]:
+    """Hold the lake's bronze and all of its days: nothing is loaded, nothing is made meanwhile."""
+    from datetime import date
+
+    from lepton_etl.days import Days
+    from lepton_etl.lake.lease import DaysLease, Lease
+
+    lake = people.lake.saying({"run_id": people.run_id, "stage": "privacy"})
+    with Lease(lake, "bronze", people.run_id), DaysLease(lake, [Days(date.min, date.max)], people.run_id):
+        yield lake
 
 
 def _settings(config: Path) -> Settings:

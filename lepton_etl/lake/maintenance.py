@@ -123,6 +123,25 @@ def _maintain(
     )
 
 
+def purge(lake: Lake, table: Table) -> None:
+    """Remove every version of a table but the newest: the files that it alone does not name, and their commits.
+
+    What is there for erasure, and for nothing else: no reader of an older version is asked. Under the lake's leases.
+    """
+    log = lake.log(table)
+    log.vacuum(
+        0, dry_run=False, enforce_retention_duration=False, full=True,
+        commit_properties=_properties(lake), post_commithook_properties=_NO_HOOK,
+    )  # fmt: skip
+    log = lake.log(table)
+    log.create_checkpoint()
+    folder = lake.at(table) / "_delta_log"
+    for name in folder.names():
+        version = name.partition(".")[0]
+        if version.isdecimal() and int(version) < log.version():
+            (folder / name).remove()
+
+
 # A checkpoint is made once, at the end.
 _NO_HOOK: Final = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 

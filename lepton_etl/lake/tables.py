@@ -617,6 +617,43 @@ class Lake:
         fresh = checked(table, rows.to_arrow() if isinstance(rows, pl.DataFrame) else rows)
         return self.swapped([table], lambda: self._overwrite(table, fresh))
 
+    def rewrite(self, table: Table, change: Callable[[pl.DataFrame], pl.DataFrame]) -> Written:
+        """Put what `change` makes of each partition in its place, of any table; equal rows keep their files.
+
+        For a change of form that leaves every row standing; readers of `date` alone replace days by `replace`.
+        """
+        days = [date.fromisoformat(day) for day in self.partitions(table)]
+
+        def work() -> Written:
+            fresh: dict[date | None, pl.DataFrame] = {}
+            for day in days if table.partition else [None]:
+                within = None if day is None else pc.field(table.partition) == pa.scalar(day)
+                rows = pl.DataFrame(shaped(table, _rows(table, self.log(table), within)))
+                changed = change(rows)
+                if not changed.equals(rows):
+                    fresh[day] = changed
+            if fresh and table.append_only:
+                self._set_append_only(table, "false")
+            if None in fresh:
+                self._write(table, shaped(table, fresh[None].to_arrow()), mode="overwrite")
+            else:
+                self._commit_days(
+                    table, {day: stage(self.root, table, rows) for day, rows in fresh.items() if day}
+                )
+            if fresh and table.append_only:
+                self._set_append_only(table, "true")
+            count = sum(rows.height for rows in fresh.values())
+            return Written(table.name, count, self._version(table), bool(fresh))
+
+        return self.swapped([table], work)
+
+    def _set_append_only(self, table: Table, value: str) -> None:
+        """Let the table's rows be replaced, or not; what a kill leaves open the next write shuts."""
+        self.log(table).alter.set_table_properties(
+            {"delta.appendOnly": value}, raise_if_not_exists=False, commit_properties=self._properties()
+        )
+        self._pinned[table.name] += 1
+
     def replace_keyed(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> Written:
         """Put rows in place of those with the same key in a table of few rows; equal rows make no commit.
 
@@ -704,7 +741,9 @@ class Lake:
                 mode="append" if replaced is None else "overwrite",
                 schema=log.schema(),
                 partition_by=[table.partition] if table.partition else None,
-                partition_filters=None if replaced is None else [("date", "in", list(map(str, replaced)))],
+                partition_filters=None
+                if replaced is None or table.partition is None
+                else [(table.partition, "in", list(map(str, replaced)))],
                 commit_properties=self._properties(*transactions),
             )
         self._pinned[table.name] += 1

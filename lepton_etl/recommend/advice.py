@@ -41,6 +41,14 @@ class Subject:
     job_class: str | None = None
 
 
+def id_of(lever: str, action: str, whose: Subject) -> str:
+    """Return the id of a change of a subject."""
+    parts = (
+        whose.site_id, lever, action, whose.cluster_id, whose.node_id, whose.device_id, whose.job_id, whose.job_class,
+    )  # fmt: skip
+    return sha256("\x1f".join(part or "" for part in parts).encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True, slots=True)
 class Advice:
     """What a lever proposes over [window_start, window_end): energy in kWh, emissions in kgCO2e, money in `currency`.
@@ -77,18 +85,7 @@ class Advice:
     @property
     def recommendation_id(self) -> str:
         """Return the same id every night for the same change of the same subject, whatever its numbers."""
-        whose = self.subject
-        parts = (
-            whose.site_id,
-            self.lever,
-            self.action,
-            whose.cluster_id,
-            whose.node_id,
-            whose.device_id,
-            whose.job_id,
-            whose.job_class,
-        )
-        return sha256("\x1f".join(part or "" for part in parts).encode()).hexdigest()[:16]
+        return id_of(self.lever, self.action, self.subject)
 
     def row(self) -> dict[str, Any]:
         """Return the columns of gold/recommendation that do not depend on the night."""

@@ -93,7 +93,8 @@ class People:
 
     def hidden(self, text: str) -> str:
         """Return a text with the pseudonym in place of each name that the map knows, where it stands as a word."""
-        return hidden(text, {name: pseudonym for (_, name), pseudonym in self.names().items()})
+        names = {name: pseudonym for (_, name), pseudonym in self.names().items()}
+        return word_of(names).sub(lambda one: names[one[0]], text) if names else text
 
     def for_tasks(self, *, tenants: bool) -> Pseudonyms:
         """Return what the tasks of a new batch give pseudonyms by."""
@@ -210,13 +211,10 @@ class People:
         return _read_key(self.key_file)
 
 
-def hidden(text: str, names: Mapping[str, str]) -> str:
-    """Return a text with the pseudonym in place of each name that stands as a word of its own."""
-    if not names:
-        return text
-    # The longest first: one that begins with another is not cut.
+def word_of(names: Iterable[str]) -> re.Pattern[str]:
+    """Return what finds these names where they stand as words of their own; the longest goes first."""
     words = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
-    return re.sub(rf"(?<![\w.-])(?:{words})(?![\w-])", lambda found: names[found[0]], text)
+    return re.compile(rf"(?<![\w.-])(?:{words})(?![\w-])")
 
 
 def key_of(text: str, where: str) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import polars as pl
@@ -14,15 +14,20 @@ import yaml
 from lepton_etl.cli.main import main
 from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
+from lepton_etl.lake.nights import name_night
 from lepton_etl.lake.tables import Lake
+from lepton_etl.recommend.advice import Subject, id_of
+from lepton_etl.schema.jobs import JOB_RUN
 from lepton_etl.schema.logs import FILE, JOB, REJECT
 from lepton_etl.schema.privacy import PSEUDONYM
+from lepton_etl.schema.recommend import DECISION, RECOMMENDATION
 from lepton_etl.trust.people import People
 from lepton_etl.trust.pseudonyms import PERSON
 from pipelines import bronze
 from pipelines.engine import LocalEngine
 from pipelines.stage import StageContext
 from tests.canary import found
+from tests.integration.laying import lay
 
 DAY = date(2025, 6, 3)
 NAMES = ("anna.canary", "bertha_canary", "carla-canary")
@@ -139,6 +144,78 @@ def test_who_is_forgotten_is_nowhere_and_totals_stay(
     night()
     assert lake.read(JOB).filter(user_name=user)["job_id"].to_list() == ["1"]
     assert found([tmp_path / "lake"], NAMES) == []
+
+
+def test_an_account_of_the_persons_own_that_came_in_first_is_forgotten_too(
+    lake: Lake, night: Callable[[], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "landing/sacct-1.txt").write_text(sacct(NAMES[1], 1, account=NAMES[0]))
+    night()
+    assert found([tmp_path / "lake"], NAMES)
+    (tmp_path / "landing/sacct-2.txt").write_text(sacct(NAMES[0], 2))
+    night()
+    ran(capsys, "forget", NAMES[0], "--config", str(tmp_path / "site.yaml"))
+    assert found([tmp_path / "lake"], NAMES) == []
+
+
+def test_a_lake_of_an_older_release_is_migrated_once(
+    lake: Lake, site: Settings, night: Callable[[], None], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    landing, config = tmp_path / "landing", str(tmp_path / "site.yaml")
+    with monkeypatch.context() as older:
+        older.setattr(bronze.Hiding, "__call__", lambda _, decoded, of_jobs: decoded)
+        (landing / "sacct-1.txt").write_text(sacct(NAMES[0], 1, account=NAMES[0]))
+        night()
+        (landing / "sacct-2.txt").write_text(sacct(NAMES[1], 2) + f"{NAMES[1]}|torn\n")
+        night()
+    at = datetime(2025, 6, 3, tzinfo=UTC)
+    subject = Subject("s1", job_class=f"{NAMES[0]} in gpu")
+    old_id = id_of("power_cap", "set_power_limit", subject)
+    run = {"site_id": "s1", "cluster_id": "c1", "job_id": "1", "submit_time": at, "restart": 0, "date": DAY}
+    lay(
+        lake, JOB_RUN, [run | {"user_name": NAMES[0], "outcome": "completed", "start_time": at}], Days.of(DAY)
+    )
+    advice = {
+        "date": DAY, "recommendation_id": old_id, "site_id": "s1", "lever": "power_cap", "action": "set_power_limit",
+        "job_class": subject.job_class, "advice": f"cap {NAMES[0]} in gpu at 200 W", "action_json": "{}",
+        "recommendation_state": "proposed", "first_proposed_date": DAY, "state_time": at, "window_start": at,
+        "window_end": at, "carbon_method": "none", "promise_basis": "x",
+    }  # fmt: skip
+    lay(lake, RECOMMENDATION, [advice], Days.of(DAY))
+    name_night(lake, Days.of(DAY), "older")
+    decided = {"recommendation_id": old_id, "decision": "accepted", "decided_time": at, "effective_time": at}
+    lake.write_rows(DECISION, [decided | {"decided_by": NAMES[2], "note": f"asked {NAMES[0]}"}])
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report/index.html").write_text(f"<p>cap {NAMES[0]} in gpu")
+    before = {
+        table.name: lake.read(table).height for table in (JOB, REJECT, JOB_RUN, RECOMMENDATION, DECISION)
+    }
+    assert {hit.split(" in ")[0] for hit in found([tmp_path / "lake"], NAMES)} == set(NAMES)
+
+    said = ran(capsys, "privacy", "migrate", "--config", config)
+    assert f"still names somebody: {tmp_path / 'report/index.html'}" in said
+    assert found([tmp_path / "lake"], NAMES) == []
+    users = {name: People.of(lake, site).names()[PERSON, name] for name in NAMES}
+    published = lake.as_published()
+    assert published.read(JOB_RUN)["user_name"].to_list() == [users[NAMES[0]]]
+    [row] = published.read(RECOMMENDATION).to_dicts()
+    assert row["advice"] == f"cap {users[NAMES[0]]} in gpu at 200 W"
+    assert row["recommendation_id"] == lake.read(DECISION)["recommendation_id"][0] != old_id
+    assert lake.read(DECISION).select("decided_by", "note").row(0) == (
+        users[NAMES[2]],
+        f"asked {users[NAMES[0]]}",
+    )
+    assert before == {
+        table.name: lake.read(table).height for table in (JOB, REJECT, JOB_RUN, RECOMMENDATION, DECISION)
+    }
+    jobs = lake.read(JOB).sort("job_id")
+    assert jobs["tenant_id"].to_list() == [users[NAMES[0]], "physics"]
+    (landing / "sacct-3.txt").write_text(sacct(NAMES[1], 3))
+    night()
+    assert lake.read(JOB).filter(user_name=users[NAMES[1]])["job_id"].sort().to_list() == ["2", "3"]
+    assert "rewritten" not in ran(capsys, "privacy", "migrate", "--config", config)
+    assert lake.read(JOB).height == 3
 
 
 def ran(capsys: pytest.CaptureFixture[str], *command: str, code: int = 0) -> str:
