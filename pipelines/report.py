@@ -27,7 +27,7 @@ from lepton_etl.report.superseded import HEAD_BYTES, changed_days, days_of, fold
 from lepton_etl.report.unknown import Surroundings
 from lepton_etl.schema.carbon import KPI
 from lepton_etl.schema.diagnosis import ANOMALY, STATE
-from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, PREDICTION, SITE_HOUR
+from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, MODEL_SHIFT, NODE_HOUR, PREDICTION, SITE_HOUR
 from lepton_etl.schema.fleet import INTERVAL, METER
 from lepton_etl.schema.jobs import TENANT_DAY
 from lepton_etl.schema.ledger import ENERGY_LEDGER, METER_CHECK
@@ -49,7 +49,8 @@ _NODE_HOUR: Final = (
 
 # A page is of other days than it shows where one of these has changed since.
 _SHOWN: Final = (
-    SITE_HOUR, CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, ENERGY_LEDGER, METER_CHECK, TENANT_DAY, PREDICTION, STATE, ANOMALY,
+    SITE_HOUR, CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, ENERGY_LEDGER, METER_CHECK, TENANT_DAY, PREDICTION, MODEL_SHIFT,
+    STATE, ANOMALY,
 )  # fmt: skip
 
 
@@ -178,6 +179,7 @@ def read(context: StageContext, folder: Path) -> d.ReportData:
         predictions=predictions(lake, days),
         states=states(context),
         anomalies=anomalies(lake, days),
+        shifts=shifts(lake, days),
         recommendations=recommendations(lake, days),
         savings=lake.read(SAVING, Days.of(days.end)).to_arrow(),
         burdens=lake.read(TENANT_BURDEN, Days.of(days.end)).to_arrow(),
@@ -267,6 +269,12 @@ def anomalies(lake: Lake, days: Days) -> pa.Table:
     rows = lake.read(ANOMALY, days).to_arrow()
     order = pc.sort_indices(pc.abs(rows["excess_kwh"]), sort_keys=[("", "descending")])
     return rows.take(order)
+
+
+def shifts(lake: Lake, days: Days) -> pa.Table:
+    """Devices that have left what their model says by the last day, the latest found first."""
+    rows = lake.read(MODEL_SHIFT, Days.of(days.end)).filter(pl.col("shift_kind").is_not_null())
+    return rows.sort("shift_found", "node_id", "device_id", descending=[True, False, False]).to_arrow()
 
 
 def recommendations(lake: Lake, days: Days) -> pa.Table:

@@ -1,4 +1,4 @@
-"""silver/interval -> gold/prediction and gold/sensitivity: energy of every device-hour, predicted, and its slopes.
+"""silver/interval -> gold/prediction, gold/sensitivity, gold/model_shift: energy of device-hours, slopes and shifts.
 
 A day that was scored before is scored again with the model version recorded for it, so a re-run gives the
 same rows; a day that was not gets the champion.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date, timedelta
+from typing import Final
 
 import polars as pl
 import pyarrow.compute as pc
@@ -21,19 +22,17 @@ from lepton_etl.models.device_hours import device_hours, interval_columns
 from lepton_etl.models.features import KEYS
 from lepton_etl.models.recalibration import Recalibration
 from lepton_etl.models.registry import Registry
-from lepton_etl.models.scoring import predictions, recalibrated, sensitivities, with_chain_rule
+from lepton_etl.models.scoring import HISTORY, night, predictions, sensitivities, with_chain_rule
+from lepton_etl.models.shift import REMEMBERED_DAYS
 from lepton_etl.models.stored import VerifiedModel
-from lepton_etl.schema.energy import NODE_HOUR, PREDICTION, SENSITIVITY
+from lepton_etl.schema.declare import Table
+from lepton_etl.schema.energy import MODEL_SHIFT, NODE_HOUR, PREDICTION, SENSITIVITY
 from lepton_etl.schema.fleet import INTERVAL, NODE
 from lepton_etl.schema.types import arrow_schema
 from pipelines.engine import InlineEngine
 from pipelines.stage import StageContext, StageResult
 
-_DEVICE: tuple[str, ...] = ("site_id", "cluster_id", "node_id", "device_id")
-# Of the days before, what a correction is learnt from.
-_HISTORY: tuple[str, ...] = (
-    *_DEVICE, "hour_start", "date", "energy_kwh", "predicted_kwh", "load_ratio", "model_name", "model_version",
-)  # fmt: skip
+_SHOWN: Final = 3
 
 
 def run(context: StageContext) -> StageResult:
@@ -54,10 +53,11 @@ def run(context: StageContext) -> StageResult:
     )
     before = Days(days.start - timedelta(days=Recalibration().newest_days), days.start - timedelta(days=1))
     day_before = Days.of(before.end)
+    remembered = Days(days.start - timedelta(days=REMEMBERED_DAYS), before.end)
     inputs = [
         _Inputs(
             part, beside(lake, INTERVAL, day_before, part), beside(lake, PREDICTION, before, part),
-            beside(lake, NODE_HOUR, days, part),
+            beside(lake, NODE_HOUR, days, part), beside(lake, MODEL_SHIFT, remembered, part),
         )
         for part in parts
     ]  # fmt: skip
@@ -70,26 +70,44 @@ def run(context: StageContext) -> StageResult:
         why = f"no {settings.device} hours in {days}" if version_of else f"{settings.name} has no champion"
         return StageResult(rows_out=answers.rows, written=(answers,), notes=(f"not scored: {why}",))
     written = lake.replace(PREDICTION, days, rows)
+    shifts = pl.concat(one.shifts for one in made)
+    tested = lake.replace(MODEL_SHIFT, days, shifts, allow_empty=True)
     note = f"{settings.name} version {', '.join(models)} scored {written.rows:,} {settings.device} hours"
-    return StageResult(rows.height, written.rows + answers.rows, (written, answers), (note,))
+    found = (written, answers, tested)
+    return StageResult(rows.height, sum(one.rows for one in found), found, (note, *_shift_notes(shifts)))
+
+
+def _shift_notes(rows: pl.DataFrame) -> list[str]:
+    """Return what was found in these days, the farthest off first."""
+    new = rows.filter(pl.col("shift_found") == pl.col("date"))
+    words = {"more": "draws more than", "less": "draws less than", "spread": "is off more widely than"}
+    told = [
+        f"shift: {row['node_id']} {row['device_id']} {words[row['shift_kind']]} its model says since "
+        f"{row['shift_since']}; its interval is widened from {row['date'] + timedelta(days=1)} on"
+        for row in new.sort(pl.col("residual_level").abs(), descending=True).head(_SHOWN).to_dicts()
+    ]
+    more = new.height - len(told)
+    return [*told, *([f"shift: {more:,} more devices, see gold/model_shift"] if more else [])]
 
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What a task reads of its nodes: intervals of the days and of the day before, earlier predictions, node-hours."""
+    """What a task reads of its nodes: intervals of the days and the day before, what was made before, node-hours."""
 
     intervals: NodePart
     day_before: NodePart
     predictions: NodePart
     node_hours: NodePart
+    shifts: NodePart
 
 
 @dataclass(frozen=True)
 class _Scored:
-    """Rows of gold/prediction and of gold/sensitivity of a task's nodes."""
+    """Rows of gold/prediction, of gold/sensitivity and of gold/model_shift of a task's nodes."""
 
     predictions: pl.DataFrame
     sensitivities: pl.DataFrame
+    shifts: pl.DataFrame
 
 
 @dataclass(frozen=True)
@@ -116,16 +134,14 @@ class _Score:
         by_day = [(hours.filter(pl.col("date") == day), model) for day, model in self.model_of.items()]
         answers = self._sensitivities(hours, by_day, inputs.node_hours)
         if not by_day:
-            return _Scored(pl.DataFrame(arrow_schema(PREDICTION).empty_table()), answers)
+            return _Scored(_empty(PREDICTION), answers, _empty(MODEL_SHIFT))
         scored = pl.concat(
             predictions(rows, model, self.settings.coverage_min_ratio) for rows, model in by_day
         )
-        history = inputs.predictions.read(_HISTORY, pl.col("model_name") == name)
-        # In one time zone and unit, whichever engine wrote the history.
-        same = scored.cast({name: history.schema[name] for name in _HISTORY})
-        whole = pl.concat([history, same], how="diagonal").sort(*_DEVICE, "hour_start")
-        first = min(self.model_of)
-        return _Scored(whole.with_columns(recalibrated(whole)).filter(pl.col("date") >= first), answers)
+        history = inputs.predictions.read(HISTORY, pl.col("model_name") == name)
+        known = inputs.shifts.read(MODEL_SHIFT.columns, pl.col("model_name") == name)
+        rows, tested = night(scored, history, known)
+        return _Scored(rows, answers, rows_of(MODEL_SHIFT, tested))
 
     def _sensitivities(
         self, hours: pl.DataFrame, by_day: list[tuple[pl.DataFrame, VerifiedModel]], node_hours: NodePart
@@ -136,8 +152,7 @@ class _Score:
         if self.settings.device != "node":
             listed = hours.filter(pl.col("date") >= self.days.start).select(listed.columns)
         found = [sensitivities(rows, model) for rows, model in by_day]
-        empty = pl.DataFrame(arrow_schema(SENSITIVITY).empty_table())
-        answers = with_chain_rule(pl.concat(found), hours) if found else empty.drop("date")
+        answers = with_chain_rule(pl.concat(found), hours) if found else _empty(SENSITIVITY).drop("date")
         scored = pl.col("date").is_in(list(self.model_of))
         why_not = pl.when(scored).then(pl.lit("no_inputs")).otherwise(pl.lit("no_model"))
         return rows_of(
@@ -147,6 +162,10 @@ class _Score:
             .with_columns(pl.coalesce("sensitivity_basis", why_not).alias("sensitivity_basis"))
             .sort(KEYS),
         )
+
+
+def _empty(table: Table) -> pl.DataFrame:
+    return pl.DataFrame(arrow_schema(table).empty_table())
 
 
 def _versions(lake: Lake, days: Days, settings: ModelSettings, champion: str | None) -> dict[date, str]:

@@ -24,10 +24,10 @@ import pandas as pd
 
 from lepton_etl.models.metrics import Values
 
-_DEVICE: Final = ("site_id", "node_id", "device_id")
+DEVICE: Final = ("site_id", "node_id", "device_id")
 _DAY_S: Final = 86_400.0
 # Within this much two hours are alike: a tenth of the range of a ratio, the step of a die sensor and a half.
-_WIDTH_RATIO: Final = 0.1
+WIDTH_RATIO: Final = 0.1
 _WIDTH_K: Final = 1.5
 
 
@@ -62,9 +62,9 @@ def corrections(
     residuals = residual_kwh[:, None] if residual_kwh.ndim == 1 else residual_kwh
     found = np.zeros_like(residuals, dtype=np.float64)
     if settings.forgetting_days > 0:
-        widths = np.array([_WIDTH_K if is_temperature(c) else _WIDTH_RATIO for c in columns]) * settings.width
+        widths = np.array([_WIDTH_K if is_temperature(c) else WIDTH_RATIO for c in columns]) * settings.width
         positions = pd.Series(np.arange(len(hours)), index=hours.index)
-        for _, rows in hours.groupby(list(_DEVICE), sort=False, dropna=False):
+        for _, rows in hours.groupby(list(DEVICE), sort=False, dropna=False):
             at = positions[rows.index].to_numpy()
             # Unknown is unlike nothing: it lies at the middle of what the device shows.
             table = rows[list(columns)].astype(np.float64)
@@ -74,8 +74,8 @@ def corrections(
 
 
 def _of_device(rows: pd.DataFrame, alike: Values, residuals: Values, settings: Recalibration) -> Values:
-    day = _days(pd.to_datetime(rows["date"]))
-    time = _days(rows["hour_start"].dt.tz_convert(None))
+    day = day_numbers(pd.to_datetime(rows["date"]))
+    time = day_numbers(rows["hour_start"].dt.tz_convert(None))
     known = np.isfinite(residuals).all(axis=1)
     found = np.zeros_like(residuals)
     for today in np.unique(day):
@@ -83,18 +83,20 @@ def _of_device(rows: pd.DataFrame, alike: Values, residuals: Values, settings: R
         past = np.flatnonzero((day < today) & (day >= today - settings.newest_days) & known)
         if len(past) == 0:
             continue
-        weights = _weights(alike[now], alike[past], today - time[past], settings.forgetting_days)
+        weights = likeness(alike[now], alike[past], today - time[past], settings.forgetting_days)
         evidence = weights.sum(axis=1, keepdims=True) + settings.prior_weight
         found[now] = weights @ residuals[past] / evidence
     return found
 
 
-def _days(stamps: pd.Series[pd.Timestamp]) -> Values:
+def day_numbers(stamps: pd.Series[pd.Timestamp]) -> Values:
+    """Return days since 1970, (n,), of stamps without a zone."""
     return np.asarray(stamps.to_numpy(dtype="datetime64[s]").astype(np.int64) / _DAY_S, dtype=np.float64)
 
 
-def _weights(
+def likeness(
     now: Values, past: Values, age_days: npt.NDArray[np.float64], tau: float
 ) -> npt.NDArray[np.float64]:
+    """Return the weight of each past hour for each of now, (now, past): both alike, in their widths, and not old."""
     square = (now**2).sum(axis=1)[:, None] - 2 * now @ past.T + (past**2).sum(axis=1)[None, :]
     return np.asarray(np.exp(-0.5 * np.maximum(square, 0.0) - age_days[None, :] / tau))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from functools import lru_cache
 from typing import Any, Final
 
@@ -12,10 +13,19 @@ import polars as pl
 
 from lepton_etl.models.explain import slopes
 from lepton_etl.models.features import KEYS, TARGET
+from lepton_etl.models.nightly_interval import night_ends
 from lepton_etl.models.recalibration import Recalibration, corrections
 from lepton_etl.models.rivals import LOADS
+from lepton_etl.models.shift import in_force, shifts
 from lepton_etl.models.stored import OUTPUTS, FittedModel, VerifiedModel, build, intervals
 from lepton_etl.schema.declare import SECONDS_PER_HOUR
+
+_DEVICE: Final = ("site_id", "cluster_id", "node_id", "device_id")
+# Of the days before, what a night learns from: residuals, and how often its intervals were missed.
+HISTORY: Final = (
+    *_DEVICE, "hour_start", "date", "energy_kwh", "predicted_kwh", "load_ratio", "model_name", "model_version",
+    "recalibrated_kwh", "recalibrated_lower_kwh", "recalibrated_upper_kwh",
+)  # fmt: skip
 
 
 def predictions(hours: pl.DataFrame, model: VerifiedModel, coverage_min_ratio: float) -> pl.DataFrame:
@@ -70,6 +80,49 @@ def recalibrated(rows: pl.DataFrame) -> pl.Series:
     residual = np.where(known, residual, np.nan)
     corrected = np.maximum(predicted + corrections(hours, residual, ["load_ratio"], Recalibration()), 0.0)
     return pl.Series("recalibrated_kwh", np.where(known, corrected, np.nan)).fill_nan(None)
+
+
+def night(
+    scored: pl.DataFrame, history: pl.DataFrame, known: pl.DataFrame
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return what a night makes of predictions (`predictions`): rows of gold/prediction, and those of gold/model_shift.
+
+    The days before correct them and say how wide their interval is; what they missed tells whether a device has
+    shifted. `history` are columns HISTORY of gold/prediction, `known` rows of gold/model_shift of the days before.
+    """
+    first: date = scored.select(pl.col("date").min()).item()
+    # In one time zone and unit, whichever engine wrote the history.
+    same = scored.cast({name: history.schema[name] for name in HISTORY if name in scored.columns})
+    whole = pl.concat([history, same], how="diagonal").sort(*_DEVICE, "hour_start")
+    is_new = pl.col("date") >= first
+    corrected = pl.when(is_new).then(recalibrated(whole)).otherwise("recalibrated_kwh")
+    whole = whole.with_columns(corrected.alias("recalibrated_kwh"))
+    rows = _with_night_interval(whole, first).filter(is_new)
+    tested = shifts(rows, known)
+    since = in_force(rows, pl.concat([known, tested.select(known.columns)], how="vertical_relaxed"))
+    return _widened(rows.with_columns(since)), tested
+
+
+def _with_night_interval(rows: pl.DataFrame, first: date) -> pl.DataFrame:
+    """Add the ends of the recalibrated prediction from the day `first` on."""
+    points = (*OUTPUTS, "recalibrated_kwh")
+    ends = ("recalibrated_lower_kwh", "recalibrated_upper_kwh")
+    numbers = pl.col("load_ratio", "energy_kwh", *points, *ends).cast(pl.Float64)
+    hours = rows.select("site_id", "node_id", "device_id", "hour_start", "date", numbers).to_pandas()
+    hours["hour_start"] = pd.to_datetime(hours["hour_start"], utc=True)
+    made = night_ends(hours, first)
+    return rows.with_columns(pl.Series(end, made[:, at]).fill_nan(None) for at, end in enumerate(ends))
+
+
+def _widened(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return predictions whose interval holds the recalibrated one too where a shift is in force (`shift_since`)."""
+    return rows.with_columns(
+        pl.when(pl.col("shift_since").is_null())
+        .then(f"predicted_{end}_kwh")
+        .otherwise(outer(f"predicted_{end}_kwh", f"recalibrated_{end}_kwh"))
+        .alias(f"predicted_{end}_kwh")
+        for end, outer in (("lower", pl.min_horizontal), ("upper", pl.max_horizontal))
+    )
 
 
 # Slope of the dictionary -> the input of the model that it is the slope of, and which term of the chain rule it has.

@@ -22,7 +22,7 @@ from lepton_etl.report.unknown import Equipment, Surroundings
 from lepton_etl.schema.carbon import KPI
 from lepton_etl.schema.declare import JOULES_PER_KWH, SECONDS_PER_HOUR
 from lepton_etl.schema.diagnosis import ANOMALY
-from lepton_etl.schema.energy import CLUSTER_DAY
+from lepton_etl.schema.energy import CLUSTER_DAY, MODEL_SHIFT
 from lepton_etl.schema.jobs import TENANT_DAY
 from lepton_etl.schema.ledger import ENERGY_LEDGER, METER_CHECK
 from lepton_etl.schema.recommend import RECOMMENDATION, SAVING, TENANT_BURDEN
@@ -191,6 +191,7 @@ class ReportData:
     stages: pa.Table = field(default_factory=lambda: _empty(STAGE_SCHEMA))
     states: pa.Table = field(default_factory=lambda: _empty(STATE_COUNT_SCHEMA))
     anomalies: pa.Table = field(default_factory=lambda: _empty(arrow_schema(ANOMALY)))
+    shifts: pa.Table = field(default_factory=lambda: _empty(arrow_schema(MODEL_SHIFT)))
     recommendations: pa.Table = field(default_factory=lambda: _empty(arrow_schema(RECOMMENDATION)))
     savings: pa.Table = field(default_factory=lambda: _empty(arrow_schema(SAVING)))
     burdens: pa.Table = field(default_factory=lambda: _empty(arrow_schema(TENANT_BURDEN)))

@@ -40,6 +40,7 @@ MOST_DISCARDED: Final = 200
 MOST_IGNORED: Final = 25
 MOST_REJECTS: Final = 40
 MOST_ANOMALIES: Final = 40
+MOST_SHIFTS: Final = 20
 MOST_ADVICE: Final = 40
 MOST_BURDENS: Final = 40
 MOST_ERRORS: Final = 62  # Two rows a server: all of them together and the thirty worst.
@@ -115,6 +116,10 @@ def render(data: ReportData) -> str:
         ),
         "anomalies": _placed(_first(data.anomalies, MOST_ANOMALIES), "gold/anomaly", ("anomaly_id",), date=span),
         "anomalies_total": data.anomalies.num_rows,
+        "shifts": _placed(
+            _first(data.shifts, MOST_SHIFTS), "gold/model_shift", ("node_id", "device_id", "model_version"), date=last
+        ),
+        "shifts_total": data.shifts.num_rows,
         "advice": _placed(
             _first(data.recommendations, MOST_ADVICE), "gold/recommendation", ("recommendation_id",), date=last
         ),

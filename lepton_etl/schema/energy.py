@@ -304,7 +304,20 @@ PREDICTION: Final = Table(
     columns=(
         "date", "hour_start", "site_id", "cluster_id", "node_id", "device_id", "model_name", "model_version",
         "energy_kwh", "predicted_kwh", "load_ratio", "recalibrated_kwh", "predicted_lower_kwh", "predicted_upper_kwh",
-        "outside_inputs",
+        "outside_inputs", "recalibrated_lower_kwh", "recalibrated_upper_kwh", "shift_since",
     ),
     not_null=("date",),
+)  # fmt: skip
+
+MODEL_SHIFT: Final = Table(
+    "gold/model_shift", grain="one device on one UTC day: what the night's residuals say of its model",
+    partition="date", owner="models",
+    key=("site_id", "cluster_id", "node_id", "device_id", "date", "model_name", "model_version"),
+    columns=(
+        "date", "site_id", "cluster_id", "node_id", "device_id", "model_name", "model_version", "compared_hours",
+        "residual_level", "residual_spread", "more_sum", "less_sum", "spread_sum", "more_since", "less_since",
+        "spread_since", "shift_kind", "shift_since", "shift_found",
+    ),
+    not_null=("date", "compared_hours"),
+    warnings=("A shift says that the model no longer holds for the device, not why: load, firmware, board or sensor.",),
 )  # fmt: skip

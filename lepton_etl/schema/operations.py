@@ -6,6 +6,13 @@ from typing import Final
 
 from lepton_etl.schema.declare import DATE, DOUBLE, INT, STRINGS, Field, Table, count, energy, ratio, text
 
+SHIFT_KINDS: Final = ("more", "less", "spread")
+
+
+def _score(name: str, description: str) -> Field:
+    return Field(name, DOUBLE, None, description, ge=-100.0, le=100.0)
+
+
 FIELDS: Final[tuple[Field, ...]] = (
     # Predictions
     text("model_name", "Registered model."),
@@ -28,6 +35,42 @@ FIELDS: Final[tuple[Field, ...]] = (
     energy(
         "recalibrated_kwh",
         "Predicted energy, corrected by what was missed on the device before at like load.",
+    ),
+    energy(
+        "recalibrated_lower_kwh",
+        "Lower end of the 90 % interval of the recalibrated energy, by what those of the device's newest days missed.",
+    ),
+    energy("recalibrated_upper_kwh", "Upper end of the same interval."),
+    # Shift
+    count("compared_hours", "Hours of the day that were both measured and predicted with an interval."),
+    _score(
+        "residual_level",
+        "Mean of measured less predicted energy, in standard deviations of what the model claims; null below 12 hours.",
+    ),
+    _score(
+        "residual_spread",
+        "How much wider the day missed than the model claims, in standard deviations; 0 is as claimed.",
+    ),
+    *(
+        field
+        for kind, what in (
+            ("more", "More energy than expected"),
+            ("less", "Less energy than expected"),
+            ("spread", "Wider misses"),
+        )
+        for field in (
+            _score(f"{kind}_sum", f"{what}: cumulative sum of its days less 0.5 each; 4 is a shift."),
+            Field(f"{kind}_since", DATE, None, f"Day on which that sum last left 0: {what.lower()}."),
+        )
+    ),
+    text(
+        "shift_kind",
+        "How the device has left what its model says: more or less energy, wider misses.",
+        SHIFT_KINDS,
+    ),
+    Field("shift_since", DATE, None, "First day of the shift that is in force; null where there is none."),
+    Field(
+        "shift_found", DATE, None, "Day whose residuals showed that shift; the next day's interval is wider."
     ),
     ratio(
         "load_ratio",

@@ -24,7 +24,7 @@ from lepton_etl.models.features import POWER_COLUMNS, feature_names
 from lepton_etl.models.fit import class_task
 from lepton_etl.models.registry import Registry
 from lepton_etl.models.stored import build
-from lepton_etl.schema.energy import NODE_HOUR, PREDICTION, SENSITIVITY
+from lepton_etl.schema.energy import MODEL_SHIFT, NODE_HOUR, PREDICTION, SENSITIVITY
 from lepton_etl.schema.fleet import INTERVAL, NODE
 from pipelines import score, train
 from pipelines.engine import LocalEngine
@@ -207,6 +207,12 @@ def test_a_night_trains_once_promotes_scores_and_repeats_itself(lake: Lake, sett
     off = (rows["energy_kwh"] - rows["recalibrated_kwh"]).abs().sum() / rows["energy_kwh"].sum()
     assert off <= 1.1 * error
     assert set(rows["model_version"]) == {"1"}
+    # The night's own interval lies around what it corrected; the nodes keep to their model.
+    inside = rows["energy_kwh"].between(rows["recalibrated_lower_kwh"], rows["recalibrated_upper_kwh"])
+    assert (rows["recalibrated_lower_kwh"] <= rows["recalibrated_upper_kwh"]).all() and inside.mean() > 0.8
+    judged = lake.read(MODEL_SHIFT).sort("node_id", "date")
+    assert judged.height == 3 * DAYS.count and set(judged["compared_hours"]) == {24}
+    assert judged["residual_level"].is_not_null().all() and rows["shift_since"].isna().all()
     # Nobody made node-hours here, and a row is owed to each of those.
     assert lake.read(SENSITIVITY).is_empty()
 
@@ -259,7 +265,7 @@ def test_every_node_hour_has_its_sensitivities_or_the_reason(lake: Lake, setting
     assert (known["chain_rule_kwh"] - terms).abs().max() < 1e-12
     # A day made again alone has the change across its first midnight too, and makes no commit.
     again = score.run(_context(lake, settings, Days.of(DAYS.end)))
-    assert [one.changed for one in again.written] == [False, False]
+    assert not any(one.changed for one in again.written)
 
 
 def test_a_class_taught_on_an_executor_is_the_one_taught_here_to_the_bit(

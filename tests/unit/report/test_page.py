@@ -19,6 +19,7 @@ from lepton_etl.report import page
 from lepton_etl.report.page import render
 from lepton_etl.schema.carbon import KPI
 from lepton_etl.schema.diagnosis import ANOMALY
+from lepton_etl.schema.energy import MODEL_SHIFT
 from lepton_etl.schema.recommend import RECOMMENDATION, SAVING, TENANT_BURDEN
 from lepton_etl.schema.types import arrow_schema
 from lepton_etl.uncertainty import Estimate
@@ -157,6 +158,18 @@ def test_states_anomalies_and_the_runs_own_footprint_are_shown(made_up_report: R
     assert "0.07400\u202fWh at" in small
     bare = render(made_up_report(1))
     assert "No device was judged" in bare and "No anomaly was found" in bare and "The run itself" not in bare
+
+
+def test_devices_that_left_their_model_are_named_with_when_it_was_found(made_up_report: Report) -> None:
+    moved = {"date": date(2025, 6, 4), "site_id": "s", "cluster_id": "c", "node_id": "n7", "device_id": "gpu0",
+             "model_name": "m", "model_version": "3", "compared_hours": 24, "shift_kind": "less",
+             "shift_since": date(2025, 6, 1), "shift_found": date(2025, 6, 3)}  # fmt: skip
+    shown = table([{name: moved.get(name) for name in MODEL_SHIFT.columns}], arrow_schema(MODEL_SHIFT))
+    html = render(made_up_report(1, shifts=shown))
+    section = html[html.index('<section id="model">') : html.index('<section id="devices">')]
+    for said in ("n7", "gpu0", "less", "2025-06-01", "2025-06-03"):
+        assert said in section
+    assert "have left what their model says" not in render(made_up_report(1))
 
 
 def test_recommendations_and_what_they_brought_are_shown(made_up_report: Report) -> None:
