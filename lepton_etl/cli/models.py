@@ -143,10 +143,13 @@ def _of_device(
             "  dE/dt by the chain rule since the hour before: "
             + (f"not known, nor is the change of {unknown}" if moved is None else f"{1000 * moved:+.1f} Wh")
         )
-    verdict = "agrees in sign with" if check.agrees else "contradicts"
     against = [name for name, same in check.agree.items() if not same]
-    named = f" in {', '.join(against)}" if against else ""
-    lines.append(f"  a local linear surrogate (LIME, R2 {check.r2:.2f}) {verdict} these parts{named}")
+    verdict = (
+        f"contradicts these parts in {', '.join(against)}" if against else "agrees in sign with these parts"
+    )
+    if check.agrees is None:
+        verdict = "compared nothing: no part is large enough in both"
+    lines.append(f"  a local linear surrogate (LIME, R2 {check.r2:.2f}) {verdict}")
     return lines
 
 

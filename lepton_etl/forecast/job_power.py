@@ -1,4 +1,4 @@
-"""Predict the mean power of a run before it starts, from what its request says and what earlier-ended runs drew.
+"""Expect of a run, before it starts, the mean power of earlier runs with such a request: no model of the registry.
 
 Power of a run over all its nodes, W, predicted as a rate of each requested unit (GPU, else core) times the units: a
 user's rate where the user has runs, pulled towards that of the partition, and that towards that of all with the same
@@ -17,7 +17,8 @@ import polars as pl
 
 from lepton_etl.uncertainty import conformal_ends
 
-MODEL_NAME: Final = "job-power"
+# Nothing is fitted and nothing registered: the name says so.
+MODEL_NAME: Final = "mean-of-runs-by-request"
 MODEL_VERSION: Final = "1"
 HALF_LIFE_DAYS: Final = 30.0
 # Runs by which a rate of few runs is pulled to the wider group's.

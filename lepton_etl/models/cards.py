@@ -23,6 +23,11 @@ from lepton_etl.models.stored import FittedModel
 # Rows whose SHAP values stand for all, and rows on which an export is compared.
 _EXPLAINED_ROWS = 20
 _EXPORT_ROWS = 500
+# What whoever wanted a graph does where there is none.
+_INSTEAD = (
+    "A consumer loads the version with mlflow, scikit-learn and skops alone, `mlflow.pyfunc.load_model`, or asks "
+    "`mlflow models serve` by HTTP: both give mean and ends"
+)
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,9 @@ def _limits(trained: Trained, onnx: Exported) -> list[str]:
         "was learnt widen it"
     )
     exported = (
-        onnx.reason or f"ONNX in float32, {onnx.differing_ratio:.2%} of {onnx.rows} rows at a split differ"
+        f"{onnx.reason}. {_INSTEAD}"
+        if onnx.reason
+        else f"ONNX in float32, the mean alone, {onnx.differing_ratio:.2%} of {onnx.rows} rows at a split differ"
     )
     monotone = (
         "; ".join(str(drop) for drop in trained.response_drops) or "more load never lowers its mean response"

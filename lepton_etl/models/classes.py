@@ -94,6 +94,34 @@ def routed(routes: Routes, hours: pd.DataFrame, names: Sequence[str]) -> Any:
     return stack
 
 
+@dataclass(frozen=True)
+class Answer:
+    """A fitted member, the rows that it answers for (positions), and kWh = scale x its prediction + offset of each."""
+
+    member: Any
+    rows: npt.NDArray[np.int64]
+    scale: Values
+    offset: Values
+
+
+def answering(estimator: Any, inputs: pd.DataFrame) -> list[Answer]:
+    """Return who answers for which rows of a `routed` estimator; nobody of any other."""
+    named = dict(getattr(estimator, "named_estimators_", {}))
+    if not {"row", "pooled"} <= set(named):
+        return []
+    said = np.asarray(named.pop("row").predict(inputs), dtype=np.float64)
+    whose = said[:, : len(named)].argmax(axis=1)
+    found = []
+    for number, (name, member) in enumerate(named.items()):
+        rows = np.flatnonzero(whose == number)
+        scale, offset = np.ones(len(rows)), np.zeros(len(rows))
+        if name == "pooled" and said.shape[1] > len(named):
+            scale, offset = said[rows, len(named)], said[rows, len(named) + 1]
+        if len(rows):
+            found.append(Answer(member, rows, scale, offset))
+    return found
+
+
 def _of_row(routes: Routes, hours: pd.DataFrame) -> Any:
     """Return a linear map of the row: g0, g1, ..., gk and, for a normalised pool, rated minus idle and idle in kWh."""
     from sklearn.compose import ColumnTransformer

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from lepton_etl.models.classes import answering
 from lepton_etl.models.interval import mean_of
 from lepton_etl.models.metrics import Values
 from lepton_etl.models.stored import FittedModel, model_inputs
@@ -23,6 +24,7 @@ from lepton_etl.models.stored import FittedModel, model_inputs
 Matrix = npt.NDArray[np.float64]
 
 TREE_SHAP: Final = "TreeSHAP, path dependent"
+ROUTED_TREE_SHAP: Final = "TreeSHAP, path dependent, of the member that answers for the class"
 PERMUTATION_SHAP: Final = "SHAP by permutation"
 # Steps of the central difference, about the noise of the sensor: below it a tree's prediction is a flat stair.
 STEPS: Final = {"degree_Celsius": 2.0, "dimensionless": 0.05, "watt": 25.0}
@@ -36,10 +38,13 @@ _BACKGROUND: Final = 50
 
 @dataclass(frozen=True)
 class Explanation:
-    """Of n rows: `base_kwh` (), parts (n, features) in kWh with base + parts = prediction, and the method."""
+    """Of n rows: `base_kwh` (n,), parts (n, features) in kWh with base + parts = prediction, and the method.
+
+    Rows have one base, but where members answer for classes: then it is that of the member, and the class has no part.
+    """
 
     names: tuple[str, ...]
-    base_kwh: float
+    base_kwh: Values
     parts_kwh: Matrix
     predicted_kwh: Values
     method: str
@@ -73,21 +78,25 @@ class SurrogateCheck:
     agree: dict[str, bool]
 
     @property
-    def agrees(self) -> bool:
-        return all(self.agree.values())
+    def agrees(self) -> bool | None:
+        """Return whether all signs are the same; None where no part was worth comparing."""
+        return all(self.agree.values()) if self.agree else None
 
 
 def explain(
     model: FittedModel, rows: pd.DataFrame, background: pd.DataFrame, *, seed: int = 0
 ) -> Explanation:
     """Return SHAP values of the rows, a frame with the model's columns; `background` are rows of its training time."""
-    names = model.feature_names
-    found = _by_trees(model, rows)
-    if found is not None:
-        base, parts = found
-        return Explanation(names, base, parts, model.predict(rows), TREE_SHAP)
-    base, parts = _by_permutation(model, rows, background, seed)
-    return Explanation(names, base, parts, model.predict(rows), PERMUTATION_SHAP)
+    names, inputs = model.feature_names, model_inputs(model.columns, rows)
+    estimator = mean_of(model.pipeline)
+    found: tuple[float | Values, Matrix] | None = _tree_parts(estimator, inputs, names)
+    method = TREE_SHAP
+    if found is None:
+        found, method = _routed_parts(estimator, inputs, names), ROUTED_TREE_SHAP
+    if found is None:
+        found, method = _by_permutation(model, rows, background, seed), PERMUTATION_SHAP
+    base, parts = found
+    return Explanation(names, np.broadcast_to(base, len(rows)), parts, model.predict(rows), method)
 
 
 def sensitivities(model: FittedModel, row: pd.DataFrame) -> list[Sensitivity]:
@@ -179,7 +188,7 @@ def in_words(explanation: Explanation, model: FittedModel, row: pd.DataFrame, mo
     """Return the largest parts of the first row as sentences for a person, in Wh."""
     parts = explanation.parts_kwh[0]
     lines = [f"the model expects {1000 * explanation.predicted_kwh[0]:.1f} Wh in this hour; "
-             f"over its training hours {1000 * explanation.base_kwh:.1f} Wh is usual"]  # fmt: skip
+             f"over its training hours {1000 * explanation.base_kwh[0]:.1f} Wh is usual"]  # fmt: skip
     units = {column["name"]: column["unit"] for column in model.columns}
     for i in np.argsort(-np.abs(parts), kind="stable")[:most]:
         name, value = explanation.names[i], row[explanation.names[i]].iloc[0]
@@ -209,9 +218,17 @@ def _moved(model: FittedModel, row: pd.DataFrame, name: str, step: float) -> pd.
     return moved
 
 
-def _by_trees(model: FittedModel, rows: pd.DataFrame) -> tuple[float, Matrix] | None:
-    """Return base and parts by TreeSHAP where the pipeline is an encoder before trees, or a mean of such; else None."""
-    return _tree_parts(mean_of(model.pipeline), model_inputs(model.columns, rows), model.feature_names)
+def _routed_parts(estimator: Any, inputs: pd.DataFrame, names: Sequence[str]) -> tuple[Values, Matrix] | None:
+    """Return base (n,) and parts of what answers for each row, by TreeSHAP; None where it is no stack of such trees."""
+    base, parts = np.zeros(len(inputs)), np.zeros((len(inputs), len(names)))
+    answers = answering(estimator, inputs)
+    for one in answers:
+        found = _tree_parts(one.member, inputs.iloc[one.rows], names)
+        if found is None:
+            return None
+        base[one.rows] = one.scale * found[0] + one.offset
+        parts[one.rows] = one.scale[:, None] * found[1]
+    return (base, parts) if answers else None
 
 
 def _tree_parts(estimator: Any, inputs: pd.DataFrame, names: Sequence[str]) -> tuple[float, Matrix] | None:
@@ -248,8 +265,10 @@ def _tree_parts(estimator: Any, inputs: pd.DataFrame, names: Sequence[str]) -> t
 
 def _tree_explainer(trees: Any) -> Any:
     from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor, RandomForestRegressor
+    from sklearn.tree import DecisionTreeRegressor
 
-    if not isinstance(trees, ExtraTreesRegressor | HistGradientBoostingRegressor | RandomForestRegressor):
+    known = ExtraTreesRegressor, HistGradientBoostingRegressor, RandomForestRegressor, DecisionTreeRegressor
+    if not isinstance(trees, known):
         return None
     import shap
 

@@ -79,6 +79,7 @@ JOB_POWER: Final = Table(
         "prediction_basis", "model_name", "model_version",
     ),
     not_null=("date", "prediction_basis"),
+    warnings=("A weighted mean of earlier runs by user, partition and size, with its interval; no registered model.",),
 )  # fmt: skip
 
 STATE: Final = Table(

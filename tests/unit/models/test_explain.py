@@ -10,8 +10,10 @@ from sklearn.pipeline import Pipeline
 
 from lepton_etl.config.sections import ModelSettings
 from lepton_etl.models.candidates import boosting, forest, linear
+from lepton_etl.models.classes import Routes, routed
 from lepton_etl.models.explain import (
     PERMUTATION_SHAP,
+    ROUTED_TREE_SHAP,
     TREE_SHAP,
     Sensitivity,
     chain_rule,
@@ -87,6 +89,38 @@ def test_a_mean_of_trees_is_explained_by_its_members(hours: pd.DataFrame) -> Non
     found = explain(model, hours[:3], hours[:50])
     assert found.method == TREE_SHAP
     assert found.base_kwh + found.parts_kwh.sum(axis=1) == pytest.approx(found.predicted_kwh, rel=1e-9)
+
+
+def test_members_that_answer_for_classes_are_explained_each_by_its_own_trees(hours: pd.DataFrame) -> None:
+    what = inputs(SETTINGS, hours)
+    rated = hours.assign(rated_power_w=300.0, idle_power_w=60.0)
+    # Over normalised power: what the pool says is a share of 240 W above 60.
+    pooled = forest(10)(what).fit(rated[NAMES], (rated["energy_kwh"].to_numpy() - 0.06) / 0.24)
+    own = boosting()(what).fit(rated[NAMES], rated["energy_kwh"].to_numpy())
+    model = FittedModel(routed(Routes(pooled, True, {("a",): own}), rated, NAMES), COLUMNS)
+    rows = rated[:40]
+    found = explain(model, rows, rated[:50])
+    assert found.method == ROUTED_TREE_SHAP
+    assert found.base_kwh + found.parts_kwh.sum(axis=1) == pytest.approx(found.predicted_kwh, rel=1e-9)
+    of_a = (rows["hardware_class"] == "a").to_numpy()
+    assert 0 < of_a.sum() < len(rows)
+    of_own = explain(FittedModel(own, COLUMNS), rows[of_a], rated[:50])
+    assert found.parts_kwh[of_a] == pytest.approx(of_own.parts_kwh, rel=1e-9)
+    of_pool = explain(FittedModel(pooled, COLUMNS), rows[~of_a], rated[:50])
+    assert found.parts_kwh[~of_a] == pytest.approx(0.24 * of_pool.parts_kwh, rel=1e-9)
+    # A member that is no tree leaves all to permutation.
+    flat = FittedModel(routed(Routes(linear(what).fit(rated[NAMES], rated["energy_kwh"]), False, {("a",): own}),
+                              rated, NAMES), COLUMNS)  # fmt: skip
+    assert explain(flat, rows[~of_a][:2], rated[:50]).method == PERMUTATION_SHAP
+
+
+def test_a_surrogate_agrees_only_where_something_was_compared(line: FittedModel, hours: pd.DataFrame) -> None:
+    row = hours[:1]
+    nothing = surrogate_check(line, row, np.zeros(len(NAMES)), hours[:100])
+    assert nothing.agree == {} and nothing.agrees is None
+    parts = explain(line, row, hours[:100]).parts_kwh[0]
+    compared = surrogate_check(line, row, parts, hours[:100])
+    assert compared.agree and compared.agrees is True
 
 
 def test_sensitivities_are_the_slopes_of_the_function(line: FittedModel, hours: pd.DataFrame) -> None:
