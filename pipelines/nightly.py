@@ -46,6 +46,7 @@ from lepton_etl.registers.inventory import read_meters, read_nodes
 from lepton_etl.schema.logs import READING
 from lepton_etl.schema.operations import NIGHT, RUN, STAGE_RUN
 from lepton_etl.trust.people import People
+from lepton_etl.trust.publishing import policy_of
 from pipelines.engine import Engine
 from pipelines.publish import dirty_days
 from pipelines.stage import StageContext, StageResult
@@ -83,6 +84,7 @@ class Night:
 
 def check(settings: Settings) -> None:
     """Read every rule and inventory file once. Raises ConfigurationError before any data is touched."""
+    policy_of(settings)
     read_nodes(settings.fleet.inventory, settings.site.site_id)
     if settings.facility.meters:
         read_meters(settings.facility.meters, settings.site.site_id)

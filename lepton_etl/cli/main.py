@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 
 from lepton_etl.cli.export import export_app
-from lepton_etl.cli.privacy import forget, privacy_app
+from lepton_etl.cli.privacy import forget, privacy_app, publish
 from lepton_etl.cli.publication import close, figures
 from lepton_etl.cli.recommend import recommend_app
 from lepton_etl.days import Days
@@ -43,6 +43,7 @@ app.command("simulate")(simulate_command)
 app.command()(figures)
 app.command()(close)
 app.command()(forget)
+app.command()(publish)
 
 
 class EngineName(StrEnum):

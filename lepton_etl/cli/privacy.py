@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,6 +63,29 @@ def rotate(
     )
 
 
+@privacy_app.command("release")
+def release(
+    config: _Config,
+    month: Annotated[str, typer.Option(help="Calendar month that has ended, such as 2025-06.")],
+    consumer: Annotated[str, typer.Option(help="Who gets it, and whose budget pays.")] = "public",
+) -> None:
+    """Release aggregates of users and tenants of a month under differential privacy; once, then the same figures again.
+
+    Refused where the consumer's budget of the year does not hold it.
+    """
+    from lepton_etl.cli.tables import show_rows
+    from lepton_etl.lake.lease import Lease
+    from lepton_etl.schema.release import RELEASE
+    from lepton_etl.trust.publishing import policy_of, release_month
+
+    settings = _settings(config)
+    people = _people(settings)
+    lake = people.lake.saying({"run_id": people.run_id, "stage": "release"})
+    with Lease(lake, "release", people.run_id):
+        rows = release_month(lake, policy_of(settings), settings.site.site_id, month, consumer, people.run_id)
+    show_rows(RELEASE, rows, None, 100, as_csv=False)
+
+
 @privacy_app.command("migrate")
 def migrate(config: _Config) -> None:
     """Give people of an older release's lake their pseudonyms: tables that may name them are rewritten, once.
@@ -81,6 +105,35 @@ def migrate(config: _Config) -> None:
     folders = [settings.report.folder, settings.quality.docs, Path(settings.mlflow.artifact_location)]
     for path in migration.still_named(folders, names):
         typer.echo(f"still names somebody: {path}")
+
+
+def publish(
+    config: _Config,
+    audience: Annotated[
+        list[str] | None, typer.Option(help="Only this audience of the policy; may be repeated.")
+    ] = None,
+    date: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Only this UTC day.")] = None,
+    until: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Last UTC day.")] = None,
+) -> None:
+    """Copy what the nights published for each audience of the policy: the public, each tenant, operator, auditor."""
+    from lepton_etl.days import Days
+    from lepton_etl.trust.access import AUDIENCES
+    from lepton_etl.trust.publishing import policy_of
+    from lepton_etl.trust.publishing import publish as copies
+
+    unknown = sorted(set(audience or ()) - set(AUDIENCES))
+    if unknown:
+        raise ConfigurationError(
+            f"no audience {', '.join(unknown)}", where="publish", remedy=f"one of {', '.join(AUDIENCES)}"
+        )
+    settings = _settings(config)
+    people, policy = _people(settings), policy_of(settings)
+    days = Days.of(date.date(), until.date() if until else None) if date else None
+    changed = 0
+    for one in copies(people.lake, settings, policy, people.run_id, audience or AUDIENCES, days):
+        changed += one.changed
+        typer.echo(f"{one.audience} {one.table}: {'changed' if one.changed else 'as it was'}")
+    typer.echo(f"publish: {changed} copies changed")
 
 
 def forget(

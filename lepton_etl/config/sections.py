@@ -504,6 +504,13 @@ class PrivacySettings(Section):
         "named",
         "Whether tables name tenants (accounts, namespaces), as bills need, or give them pseudonyms too.",
     )
+    policy: Path | None = setting(
+        None, "Policy of who may read which published tables (YAML); null: conf/policies/access.yaml."
+    )
+    published: Place | None = setting(
+        None,
+        "Folder or URI of the published schemas, a folder an audience; null: `<lake.root>-published`.",
+    )
     key_file: Path | None = setting(
         None,
         "File with the key of the map, readable by its owner alone; null: `<lake.root>.people-key`, made with the "

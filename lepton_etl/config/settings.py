@@ -385,6 +385,7 @@ def _short(text: str) -> str:
 # Texts that are paths, patterns of paths or URIs; what is typed as a path needs no mention.
 _PLACES: Final[dict[type[BaseModel], tuple[str, ...]]] = {
     LakeSettings: ("root",),
+    PrivacySettings: ("published",),
     Source: ("path",),
     Grid: ("intensity",),
     MlflowSettings: ("tracking_uri", "artifact_location"),
@@ -400,7 +401,7 @@ def _absolute(tree: Tree, folder: Path) -> Tree:
         value = getattr(tree, name)
         if isinstance(value, Path):
             changed[name] = Path(os.path.normpath(folder / value))
-        elif name in places:
+        elif name in places and value is not None:
             changed[name] = _absolute_place(value, folder)
         elif isinstance(value, Section):
             changed[name] = _absolute(value, folder)

@@ -21,6 +21,7 @@ from lepton_etl.schema import (
     operations,
     publication,
     recommend,
+    release,
 )
 from lepton_etl.schema.declare import Field
 
@@ -48,6 +49,7 @@ FIELDS: Final[dict[str, Field]] = _once(
     publication.FIELDS,
     diagnosis.FIELDS,
     recommend.FIELDS,
+    release.FIELDS,
     operations.FIELDS,
 )
 

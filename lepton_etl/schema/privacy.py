@@ -21,6 +21,12 @@ PERSONAL: Final = frozenset({
     "user_name", "job_id", "step_id", "raw_text", "job_class", "advice", "action_json", "decided_by", "note", "row_key",
     "old_value", "new_value", "figures",
 })  # fmt: skip
+# What names a host or a part of one: in no schema that leaves the site's own people.
+HOSTS: Final = frozenset({
+    "node_id", "device_id", "device_ids", "rack_id", "chassis_id", "node_list", "sensor", "path", "meter_id",
+    "parent_id", "serves", "evidence", "explanation", "detail", "message", "advice", "action_json", "row_key",
+    "figures", "old_value", "new_value", "anomaly_id",
+})  # fmt: skip
 PUBLIC: Final = frozenset({
     # When and where
     "site_id", "cluster_id", "zone_id", "date", "hour_start", "month", "period", "reporting_year",
@@ -36,6 +42,8 @@ PUBLIC: Final = frozenset({
     "intensity_basis", "kpi_basis", "kpi_reason", "market_basis", "network_by_bytes_basis",
     "network_by_feed_basis", "published_time", "pue_basis", "sci_basis", "status", "transfer_basis",
     "water_basis",
+    # Released with noise
+    "consumer", "protected_unit", "released_statistic", "released_value", "released_error", "epsilon", "released_time",
 })  # fmt: skip
 
 

@@ -20,13 +20,14 @@ from lepton_etl.schema import (
     operations,
     publication,
     recommend,
+    release,
 )
 from lepton_etl.schema.declare import Table
 
 TABLES: Final[dict[str, Table]] = {
     table.name: table
     for domain in (
-        logs, fleet, jobs, energy, diagnosis, recommend, facility, ledger, carbon, publication, operations,
+        logs, fleet, jobs, energy, diagnosis, recommend, facility, ledger, carbon, publication, operations, release,
     )
     for table in vars(domain).values()
     if isinstance(table, Table)

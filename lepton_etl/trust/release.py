@@ -1,0 +1,165 @@
+"""Aggregates of people's energy under differential privacy: one release a month, and the account that it is paid from.
+
+Protected is whether a person (or tenant) has run jobs in the month at all, and how much: with and without any one of
+them, every release is as likely up to a factor e^epsilon (pure differential privacy, add-or-remove neighbours).
+Energies are whole watt-hours between 0 and the policy's bound, sums are exact, the noise is the discrete Laplace
+distribution of OpenDP: no last digit of a double tells anything. Figures of one release share its epsilon (basic
+composition), releases of a consumer its budget of the year. Source: C. Dwork and A. Roth, The Algorithmic
+Foundations of Differential Privacy, 2014; C. Canonne and others, The Discrete Gaussian for Differential Privacy, 2020.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Any, Final
+
+import polars as pl
+
+from lepton_etl.errors import Exit, LeptonError
+from lepton_etl.schema.jobs import RUN_KEY
+from lepton_etl.schema.release import STATISTICS, UNITS
+from lepton_etl.trust.access import Release
+
+WH_PER_KWH: Final = 1000
+_OUTSIDE_RATIO: Final = 0.05
+# Lower ends of the histogram's bins, as shares of the bound of one person.
+_BINS: Final = (0.0, 0.001, 0.01, 0.05, 0.2, 0.5)
+Mechanism = Callable[[Sequence[int]], Any]
+
+
+class BudgetSpentError(LeptonError):
+    """A consumer's budget of the year does not hold another release; nothing was drawn."""
+
+    exit_code = Exit.QUALITY_GATE
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """A statistic with noise: draws it of one value each person, with what it costs and how far off it is."""
+
+    draw: Mechanism
+    epsilon: float
+    scale: float
+
+    @property
+    def error(self) -> float:
+        """Half-width that holds the noise in 95 % of draws: P(|X| > t) = 2 q^(t+1) / (1 + q), q = e^(-1 / scale)."""
+        q = math.exp(-1 / self.scale)
+        return max(0.0, math.ceil(math.log(_OUTSIDE_RATIO * (1 + q) / 2) / math.log(q) - 1))
+
+
+def noisy_count(epsilon: float) -> Noisy:
+    """Return how many there are; of any values."""
+    dp = _opendp()
+    return _noisy(dp.t.then_count(), 1 / epsilon)
+
+
+def noisy_sum(epsilon: float, bound: int) -> Noisy:
+    """Return the sum of values, each taken as between 0 and `bound`."""
+    dp = _opendp()
+    return _noisy(dp.t.then_clamp((0, bound)) >> dp.t.then_sum(), bound / epsilon)
+
+
+def noisy_histogram(epsilon: float, bins: int) -> Noisy:
+    """Return how many of the values are each of 0 .. bins - 1."""
+    dp = _opendp()
+    counts = dp.t.then_count_by_categories(categories=list(range(bins)), null_category=False)
+    return _noisy(counts, 1 / epsilon)
+
+
+def _noisy(transformation: Any, scale: float) -> Noisy:
+    dp = _opendp()
+    space = dp.vector_domain(dp.atom_domain(T=int)), dp.symmetric_distance()
+    mechanism = space >> transformation >> dp.m.then_laplace(scale)
+    return Noisy(mechanism, mechanism.map(1), scale)
+
+
+@cache
+def _opendp() -> Any:
+    import opendp.prelude as dp
+
+    dp.enable_features("contrib")
+    return dp
+
+
+def energy_by_unit(jobs: pl.DataFrame, runs: pl.DataFrame, unit: str) -> pl.DataFrame:
+    """Rows of gold/job_energy and silver/job_run of a month -> site_id, whole watt-hours `wh` of each person or tenant.
+
+    A day whose energy is not covered counts 0. A run without a user is its tenant's, without both nobody's.
+    """
+    key = (*RUN_KEY, "date")
+    users = runs.select(*key, "user_name").unique(key, keep="first")
+    person = pl.coalesce("user_name", "tenant_id") if unit == "user" else pl.col("tenant_id")
+    energy = jobs.select(*key, "tenant_id", "it_energy_kwh").join(users, on=key, how="left")
+    whole = (pl.col("it_energy_kwh").sum() * WH_PER_KWH).round().cast(pl.Int64)
+    return (
+        energy.group_by("site_id", person.alias("_person"))
+        .agg(whole.alias("wh"))
+        .drop_nulls("_person")
+        .drop("_person")
+    )
+
+
+def released(
+    jobs: pl.DataFrame,
+    runs: pl.DataFrame,
+    policy: Release,
+    site_id: str,
+    month: str,
+    consumer: str,
+    now: datetime,
+) -> list[dict[str, Any]]:
+    """Draw the release of a site's month: rows of ops/release without the run; their epsilons are the policy's.
+
+    Half goes to each unit, of it a half to energy and a quarter each to count and histogram.
+    """
+    rows = []
+    for unit in UNITS:
+        bound_kwh = {"user": policy.user_max_kwh, "tenant": policy.tenant_max_kwh}[unit]
+        energies = energy_by_unit(jobs, runs, unit).filter(site_id=site_id)["wh"].to_list()
+        bound, share = round(bound_kwh * WH_PER_KWH), policy.epsilon / len(UNITS)
+        ends = [round(bound * part) for part in _BINS]
+        bins = [sum(wh >= end for end in ends[1:]) for wh in energies]
+        drawn: dict[str, tuple[Noisy, Sequence[int], float]] = {
+            "count": (noisy_count(share / 4), energies, 1.0),
+            "energy": (noisy_sum(share / 2, bound), energies, 1 / WH_PER_KWH),
+            "histogram": (noisy_histogram(share / 4, len(ends)), bins, 1.0),
+        }
+        for statistic in STATISTICS:
+            noisy, values, scale = drawn[statistic]
+            of_bins = noisy.draw(values) if statistic == "histogram" else [noisy.draw(values)]
+            for place, value in enumerate(of_bins):
+                rows.append({
+                    "consumer": consumer, "site_id": site_id, "month": month, "protected_unit": unit,
+                    "released_statistic": statistic,
+                    "bin_from_kwh": ends[place] / WH_PER_KWH if statistic == "histogram" else None,
+                    "released_value": value * scale, "released_error": noisy.error * scale, "clamp_kwh": bound_kwh,
+                    "epsilon": noisy.epsilon, "released_time": now,
+                })  # fmt: skip
+    return rows
+
+
+def spent(rows: pl.DataFrame, consumer: str, year: str) -> float:
+    """Return the epsilon that a consumer has had of a calendar year's data: rows of ops/release."""
+    of_year = rows.filter(pl.col("consumer") == consumer, pl.col("month").str.starts_with(f"{year}-"))
+    # The bins of a histogram are one statistic.
+    statistics = of_year.unique(["site_id", "month", "protected_unit", "released_statistic"])
+    return math.fsum(statistics["epsilon"])
+
+
+def refuse_overdraft(rows: pl.DataFrame, policy: Release, consumer: str, month: str) -> None:
+    """Raise BudgetSpentError where the consumer has no budget, or its rest does not hold another release."""
+    budget = policy.budgets.get(consumer)
+    year = month[:4]
+    had = spent(rows, consumer, year)
+    if budget is None or had + policy.epsilon > budget * (1 + 1e-9):
+        account = "no budget" if budget is None else f"{had:.3g} of {budget:.3g} spent"
+        raise BudgetSpentError(
+            f"consumer {consumer} has {account} for data of {year}; a release of {month} costs {policy.epsilon:.3g}",
+            where="release.budgets",
+            remedy="what was released may be read again; another budget is a decision about people, in the policy",
+        )
