@@ -35,7 +35,10 @@ EVIDENCE: Final = ("load", "of_cap", "clock", "memory", "heat_margin_k", "residu
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
-    """Figures of silver/interval, (devices, intervals), NaN unknown; `slowdown_temp_c`, `rated_power_w` (devices,)."""
+    """Figures of silver/interval, (devices, intervals), NaN unknown; `slowdown_temp_c`, `rated_power_w` (devices,).
+
+    `heat_margin_k` is what a device says itself of how far it is from slowing down.
+    """
 
     power_w: Floats
     power_limit_w: Floats
@@ -43,6 +46,7 @@ class Intervals:
     memory_ratio: Floats
     clock_hz: Floats
     device_temp_c: Floats
+    heat_margin_k: Floats
     slowdown_temp_c: Floats
     rated_power_w: Floats
 
@@ -53,9 +57,10 @@ def evidence(
     """Return the figures of EVIDENCE for `now`, judged by `history` of the same devices (ended before).
 
     load: utilisation. of_cap: power over limit, under load. clock: over the highest the device has held under load
-    (95th percentile). memory: in use, under load. heat_margin_k: slow-down temperature less the device's. residual:
-    log of power over the median at that load in the history. frozen: octaves by which the load's swing over the last
-    hour, of `frozen_intervals`, exceeds the power's. `residual` and `clock` are unknown below MIN_HISTORY intervals.
+    (95th percentile). memory: in use, under load. heat_margin_k: what the device says of it, else its slow-down
+    temperature less its own. residual: log of power over the median at that load in the history. frozen: octaves by
+    which the load's swing over the last hour, of `frozen_intervals`, exceeds the power's. `residual` and `clock` are
+    unknown below MIN_HISTORY intervals.
     """
     busy = now.load_ratio >= BUSY
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -67,7 +72,9 @@ def evidence(
         "of_cap": np.where(busy, of_cap, np.nan),
         "clock": np.where(busy, clock, np.nan),
         "memory": np.where(busy, now.memory_ratio, np.nan),
-        "heat_margin_k": now.slowdown_temp_c[:, None] - now.device_temp_c,
+        "heat_margin_k": np.where(
+            np.isnan(now.heat_margin_k), now.slowdown_temp_c[:, None] - now.device_temp_c, now.heat_margin_k
+        ),
         "residual": residual,
         "frozen": _frozen(now, frozen_intervals),
     }
@@ -218,6 +225,7 @@ ADJUSTMENT: Final = {
 }  # fmt: skip
 _COLUMNS: Final = (
     "power_mean_w", "power_limit_w", "load_ratio", "memory_utilisation_ratio", "clock_hz", "device_temp_c",
+    "slowdown_margin_k",
 )  # fmt: skip
 _SHOWN: Final = 3
 _NO_CAP: Final = "it runs at its power limit, and no higher one is known: nothing to raise"
@@ -233,10 +241,10 @@ def state_rows(
     """Return a row of gold/state for each row of silver/interval (one interval length), by the `history` before it.
 
     Load is GPU utilisation, else CPU utilisation; memory in use of a node is no activity of memory and says nothing.
-    `slowdown_temp_c`, where the frame has it, goes before the common limit. A cap is to be raised only where it lies
-    below `rated_power_w`, where the frame has it, or below a limit that the device has reported before. A row of which
-    no figure is known has no state. `frozen_intervals` make an hour; `newest_only` gives the last row of each device,
-    judged by all before it. Raises ValueError where a device has an interval twice.
+    `slowdown_temp_c` and `slowdown_margin_k`, where the frame has them, go before the common limit. A cap is to be
+    raised only where it lies below `rated_power_w`, where the frame has it, or below a limit that the device has
+    reported before. A row of which no figure is known has no state. `frozen_intervals` make an hour; `newest_only`
+    gives the last row of each device, judged by all before it. Raises ValueError where a device has an interval twice.
     """
     if not intervals.height:
         return pl.DataFrame()
@@ -276,14 +284,16 @@ def is_capped(now: Intervals, history: Intervals) -> NDArray[np.bool_]:
 
 
 def _with_load(frame: pl.DataFrame) -> pl.DataFrame:
-    def known(name: str, otherwise: float | None) -> pl.Expr:
-        return pl.col(name).cast(pl.Float64) if name in frame.columns else pl.lit(otherwise, pl.Float64)
+    def known(name: str) -> pl.Expr:
+        return pl.col(name).cast(pl.Float64) if name in frame.columns else pl.lit(None, pl.Float64)
 
     is_board = pl.col("device_id") != "node"
     return frame.with_columns(
         pl.coalesce("gpu_utilisation_ratio", "cpu_utilisation_ratio").alias("load_ratio"),
-        known("slowdown_temp_c", SLOWDOWN_TEMP_C).fill_null(SLOWDOWN_TEMP_C).alias("_limit_c"),
-        known("rated_power_w", None).fill_null(float("nan")).alias("_rated_w"),
+        # What a device has said once holds for all its intervals.
+        known("slowdown_temp_c").max().over(KEY).fill_null(SLOWDOWN_TEMP_C).alias("_limit_c"),
+        known("slowdown_margin_k").alias("slowdown_margin_k"),
+        known("rated_power_w").fill_null(float("nan")).alias("_rated_w"),
         pl.when(is_board).then("memory_utilisation_ratio").alias("memory_utilisation_ratio"),
     )
 
@@ -304,8 +314,8 @@ def _grid(
         arrays.append(values)
     limit, rated = np.full(names.height, SLOWDOWN_TEMP_C), np.full(names.height, np.nan)
     limit[place[0]], rated[place[0]] = rows["_limit_c"].to_numpy(), rows["_rated_w"].to_numpy()
-    power, cap, load, memory, clock, temp = arrays
-    return Intervals(power, cap, load, memory, clock, temp, limit, rated), place
+    power, cap, load, memory, clock, temp, margin = arrays
+    return Intervals(power, cap, load, memory, clock, temp, margin, limit, rated), place
 
 
 def _words(

@@ -27,7 +27,7 @@ _KEY: Final = ("node_id", "device_id", "quantity", "window_us")
 _DEVICE: Final = ("node_id", "device_id")
 INPUTS: Final = (
     "power_mean_w", "power_limit_w", "gpu_utilisation_ratio", "cpu_utilisation_ratio", "memory_utilisation_ratio",
-    "clock_hz", "device_temp_c",
+    "clock_hz", "device_temp_c", "slowdown_temp_c", "slowdown_margin_k",
 )  # fmt: skip
 
 

@@ -67,10 +67,12 @@ ENVIRONMENT: Final = {
     "power_limit": ("power_limit_w", None),
     "clock": ("clock_hz", None),
     "fan_speed": (None, "fan_rpm"),
+    "slowdown_temperature": ("slowdown_temp_c", None),
+    "slowdown_margin": ("slowdown_margin_k", None),
 }
 ENVIRONMENT_COLUMNS: Final = (
     "device_temp_c", "inlet_temp_c", "cpu_utilisation_ratio", "gpu_utilisation_ratio",
-    "memory_utilisation_ratio", "power_limit_w", "clock_hz", "fan_rpm",
+    "memory_utilisation_ratio", "power_limit_w", "clock_hz", "fan_rpm", "slowdown_temp_c", "slowdown_margin_k",
 )  # fmt: skip
 
 INTERVAL_QUANTITIES: Final = tuple(

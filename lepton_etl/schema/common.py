@@ -86,6 +86,7 @@ def _quantities() -> dict[str, Quantity]:
         ("inlet", -20.0, 80.0), ("exhaust", -20.0, 120.0), ("cpu", -20.0, 150.0), ("gpu", -20.0, 150.0),
         ("gpu_memory", -20.0, 150.0), ("dimm", -20.0, 150.0), ("water_supply", -20.0, 100.0),
         ("water_return", -20.0, 120.0), ("outdoor_dry_bulb", -70.0, 65.0), ("outdoor_wet_bulb", -70.0, 50.0),
+        ("slowdown", 30.0, 150.0),
     ):  # fmt: skip
         rows.append(Quantity(f"{stem}_temperature", "degree_Celsius", low, top))
     for name in (
@@ -98,6 +99,8 @@ def _quantities() -> dict[str, Quantity]:
         Quantity("fan_speed", "revolutions_per_minute", 0.0, 100_000.0),
         Quantity("clock", "hertz", 0.0, 2e10),
         Quantity("power_limit", "watt", 0.0, 50_000.0),
+        # How far a board's temperature lies below that at which it slows down.
+        Quantity("slowdown_margin", "kelvin", -50.0, 150.0),
         Quantity("water_volume", "liter", 0.0, 1e12),
         Quantity("fuel_volume", "liter", 0.0, 1e12),
         Quantity("flow", "liter / second", 0.0, 1e6),

@@ -191,6 +191,7 @@ def test_nvidia_exporter_scrape(name: str) -> None:
     quantities = {
         "nvidia_smi_power_draw_watts": "gpu_power",
         "nvidia_smi_temperature_gpu": "gpu_temperature",
+        "nvidia_smi_temperature_gpu_tlimit": "slowdown_margin",
         "nvidia_smi_temperature_memory": "gpu_memory_temperature",
         "nvidia_smi_utilization_gpu_ratio": "gpu_utilisation",
         "nvidia_smi_utilization_memory_ratio": "gpu_memory_utilisation",

@@ -23,6 +23,7 @@ UNIT_OF_END = {
     "_gco2e_per_gpu_hour": "gram_co2e / hour",
     "_kwh_per_w": "kilowatt_hour / watt",
     "_kwh_per_k": "kilowatt_hour / kelvin",
+    "_margin_k": "kelvin",
     "_kgco2e": "kilogram_co2e",
     "_kg": "kilogram",
     "_kwh": "kilowatt_hour",

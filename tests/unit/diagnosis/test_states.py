@@ -106,6 +106,23 @@ def test_rows_have_the_table_s_columns_and_a_proposal_with_its_reason() -> None:
     assert any("heat_margin" in one for one in last["evidence"])
 
 
+def test_what_a_board_says_of_its_slow_down_goes_before_the_common_limit() -> None:
+    history, day, label = device_days(202, "thermally_throttled")
+    row = int(np.flatnonzero(label)[-1])
+
+    def heat(day: pl.DataFrame) -> tuple[str, float]:
+        last = state_rows(day, history).row(row, named=True)
+        return last["performance_state"], last["thermally_throttled_probability_ratio"]
+
+    assert heat(day)[0] == "thermally_throttled"
+    # 20 K and more below where it slows down: heat is not why its clock is down. Said once, it holds all day.
+    cool = day.with_columns(pl.when(pl.int_range(pl.len()) == 0).then(115.0).alias("slowdown_temp_c"))
+    assert heat(cool)[0] != "thermally_throttled"
+    near = cool.with_columns(pl.lit(0.5).alias("slowdown_margin_k"))
+    assert heat(near)[0] == "thermally_throttled" and heat(near)[1] > 0.6
+    assert heat(cool.with_columns(pl.lit(25.0).alias("slowdown_margin_k")))[0] != "thermally_throttled"
+
+
 def test_a_state_does_not_flap() -> None:
     rng = np.random.default_rng(1)
     near = 0.5 + rng.uniform(-0.08, 0.08, 200)

@@ -51,12 +51,14 @@ def test_a_board_speaks_for_itself_and_its_load_for_the_node() -> None:
         ("gpu0", "gpu_power", 300.0, 10), ("gpu0", "gpu_power", 310.0, 20), ("gpu1", "gpu_power", 100.0, 10),
         ("gpu0", "gpu_utilisation", 1.0, 10), ("gpu1", "gpu_utilisation", 0.0, 10), ("gpu0", "clock", 1.9e9, 10),
         ("gpu0", "power_limit", 400.0, 10), ("gpu0", "gpu_temperature", 70.0, 10),
+        ("gpu0", "slowdown_temperature", 89.0, 10),
         ("node", "node_power", 900.0, 10), ("node", "outlet_power", 950.0, 10), ("psu1", "psu_input_power", 5.0, 10),
     )  # fmt: skip
     assert set(found) == {"gpu0", "gpu1", "node"}
     assert found["gpu0"] == {
         "power_mean_w": 305.0, "power_limit_w": 400.0, "gpu_utilisation_ratio": 1.0, "cpu_utilisation_ratio": None,
         "memory_utilisation_ratio": None, "clock_hz": 1.9e9, "device_temp_c": 70.0,
+        "slowdown_temp_c": 89.0,
     }  # fmt: skip
     assert found["node"]["power_mean_w"] == 950.0, "the outlet ranks before the BMC"
     assert found["node"]["gpu_utilisation_ratio"] == 0.5
