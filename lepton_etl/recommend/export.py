@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
+from lepton_etl.schema.privacy import PSEUDONYM
+
 Row = Mapping[str, Any]
 # Kubernetes' own controllers ignore it: a queue that honours it, or a person, looks at it.
 NOT_BEFORE: Final = "lepton-etl/not-before"
@@ -32,7 +34,8 @@ def commands(rows: Iterable[Row], system: str) -> str:
         blocks += ["", *_words(row)]
         numbers = json.loads(row["action_json"])
         refused = _refused(row, numbers)
-        blocks += [refused] if refused else _MAKERS.get(row["action"], _by_hand)(row, numbers, system)
+        made = _MAKERS.get(row["action"], _by_hand)
+        blocks += [refused] if refused else [*_looked_up(row), *made(row, numbers, system)]
     return "\n".join(blocks) + "\n"
 
 
@@ -60,9 +63,28 @@ def _one_line(text: str) -> str:
     return "".join(one if one.isprintable() else " " for one in text)
 
 
+def _pod(row: Row) -> tuple[str, str] | None:
+    """Namespace and name of a pod whose namespace is a pseudonym; None of any other job."""
+    namespace, slash, pod = str(row["job_id"]).partition("/")
+    return (namespace, pod) if slash and PSEUDONYM.fullmatch(namespace) else None
+
+
+def _looked_up(row: Row) -> list[str]:
+    """Find the namespace's name when the script is run, which ends where nobody knows it: scripts hold no names."""
+    pod = _pod(row)
+    wanted = '--config "${CONFIG:?settings file of the site}"'
+    return [f'namespace="$(lepton-etl privacy name {pod[0]} {wanted})"'] if pod else []
+
+
+def _job(row: Row) -> str:
+    """The job for the shell."""
+    pod = _pod(row)
+    return f'"$namespace"/{shlex.quote(pod[1])}' if pod else shlex.quote(str(row["job_id"]))
+
+
 def _start_later(row: Row, numbers: Mapping[str, Any], system: str) -> list[str]:
     start = datetime.fromisoformat(numbers["start_time"])
-    job = shlex.quote(str(row["job_id"]))
+    job = _job(row)
     if system == "slurm":
         # Slurm reads local time of the controller; seconds since the epoch would need a plugin.
         when = f"$(date --date={shlex.quote(start.isoformat())} +%Y-%m-%dT%H:%M:%S)"
@@ -99,7 +121,7 @@ def _power_down(row: Row, numbers: Mapping[str, Any], system: str) -> list[str]:
 
 
 def _look_at_job(row: Row, numbers: Mapping[str, Any], system: str) -> list[str]:
-    job = shlex.quote(str(row["job_id"]))
+    job = _job(row)
     if system == "slurm":
         return [f"scontrol show job {job}", "# if its owner agrees:", _one_line(f"# scancel {job}")]
     return [

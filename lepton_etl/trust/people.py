@@ -53,6 +53,8 @@ class People:
     lake: Lake
     key_file: Path | None
     run_id: str = "people"
+    expected: bool = False
+    """Whether a source may name people: then there must be a place for a key."""
 
     @classmethod
     def of(cls, lake: Lake, settings: Settings, run_id: str = "people") -> People:
@@ -60,11 +62,13 @@ class People:
         file = settings.privacy.key_file
         if file is None and lake.root.is_local:
             file = Path(f"{lake.root.uri}.people-key")
-        return cls(lake, file, run_id)
+        expected = any("jobs" in source.subjects for source in settings.all_sources)
+        return cls(lake, file, run_id, expected)
 
     def check(self) -> None:
         """Raise ConfigurationError where the key is no key, others may read it, or it does not open the map."""
-        self._key()
+        if self._key() is None and self.key_file is None and self.expected:
+            raise self._without_key()
         self.names()
 
     def names(self) -> dict[Name, str]:
@@ -192,6 +196,12 @@ class People:
         waiting = self.key_file.with_name(f"{self.key_file.name}.new")
         return _read_key(waiting) if waiting.exists() else None
 
+    def _without_key(self) -> ConfigurationError:
+        return ConfigurationError(
+            "job accounting names people, and there is no key to keep their names by", where="privacy.key_file",
+            remedy=f"set {SECRET} ({_WHAT_IT_IS}), or privacy.key_file; a lake in a bucket has no default",
+        )  # fmt: skip
+
     def _key(self, *, make: bool = False) -> bytes | None:
         """The key, None where there is none yet; `make` draws one then. Raises ConfigurationError."""
         text = os.environ.get(SECRET)
@@ -200,10 +210,7 @@ class People:
         if self.key_file is None:
             if not make:
                 return None
-            raise ConfigurationError(
-                "job accounting names people, and there is no key to keep their names by", where="privacy.key_file",
-                remedy=f"set {SECRET} ({_WHAT_IT_IS}), or privacy.key_file; a lake in a bucket has no default",
-            )  # fmt: skip
+            raise self._without_key()
         if not self.key_file.exists():
             if not make:
                 return None

@@ -17,7 +17,7 @@ import pytest
 import structlog
 from deltalake.exceptions import CommitFailedError
 
-from lepton_etl.config.sections import StorageSettings
+from lepton_etl.config.sections import PrivacySettings, StorageSettings
 from lepton_etl.config.settings import LakeSettings, MlflowSettings, Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, Exit, LakeError, LockedError
@@ -89,7 +89,8 @@ def in_bucket(site: Settings, storage: StorageSettings, prefix: str, folder: Pat
         tracking_uri=f"sqlite:///{folder}/mlflow.db", artifact_location=str(folder / "artifacts")
     )
     lake = LakeSettings(root=f"s3a://lakes/{prefix}")
-    return site.model_copy(update={"lake": lake, "storage": storage, "mlflow": mlflow})
+    privacy = PrivacySettings(key_file=folder / "people-key")
+    return site.model_copy(update={"lake": lake, "storage": storage, "mlflow": mlflow, "privacy": privacy})
 
 
 @pytest.fixture

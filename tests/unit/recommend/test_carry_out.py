@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,3 +118,17 @@ def test_a_nasty_job_is_one_argument(name: str) -> None:
         text=True, check=True,
     )  # fmt: skip
     assert done.stdout == f"3|show|job|{name}|"
+
+
+def test_a_namespace_that_is_a_pseudonym_is_looked_up_when_the_script_is_run(tmp_path: Path) -> None:
+    (tmp_path / "lepton-etl").write_text(
+        '#!/bin/sh\n[ "$*" = "privacy name t-aaaabbbbccccdddd --config site.yaml" ] && echo shop\n'
+    )
+    (tmp_path / "lepton-etl").chmod(0o755)
+    script = STUBS + commands([row("end_job", {}, job_id="t-aaaabbbbccccdddd/web-0")], "kubernetes")
+    found = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["sh"], input=script, capture_output=True, text=True, env=found | {"CONFIG": "site.yaml"}
+    )
+    assert done.stdout.split("\n")[:-1] == ["kubectl", "describe", "job", "--", "shop/web-0"]
+    assert subprocess.run(["sh"], input=script, capture_output=True, text=True, env=found).returncode != 0

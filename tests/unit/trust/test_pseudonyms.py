@@ -175,3 +175,9 @@ def test_a_name_that_came_by_two_ways_keeps_both_pseudonyms(people: People) -> N
     people.add({ANN: "u-aaaaaaaaaaaaaaaa"})
     assert people.names() == {ANN: first}
     assert people.name_of() == {first: "ann", "u-aaaaaaaaaaaaaaaa": "ann"}
+
+
+def test_a_lake_without_a_place_for_a_key_is_refused_where_a_source_may_name_people(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no key to keep their names by"):
+        People(Lake(tmp_path / "lake"), None, expected=True).check()
+    People(Lake(tmp_path / "lake"), None).check()
