@@ -120,6 +120,7 @@ def run_night(
         context = StageContext(lake, settings, days, night.run_id, log, engine)
         run = _Run(context, night, record, watch or Watch())
         with RunLease(lake, night.run_id):
+            lake.metadata = {"run_id": night.run_id, "stage": "run"}
             record.started()
             try:
                 compact_record(lake, night.run_id)
@@ -133,11 +134,24 @@ def run_night(
             except BaseException as error:
                 night.exit_code, night.message = _ended(error, log, lake.root)
             finally:
+                lake.metadata = {"run_id": night.run_id, "stage": "run"}
                 record.finished(night.exit_code, night.message)
+            _audit(night, lake, settings)
     except Exception as error:
         # The record itself could not be written: the lake is full, read-only, or damaged.
         night.exit_code, night.message = _ended(error, log, lake.root)
     return night
+
+
+def _audit(night: Night, lake: Lake, settings: Settings) -> None:
+    """Write what the run did into the audit chain; where that fails the figures are out, and the next run does it."""
+    from lepton_etl.trust.chain import record
+
+    try:
+        night.notes += record(lake, settings.audit, night.run_id).notes
+    except LeptonError as error:
+        night.exit_code = night.exit_code or error.exit_code
+        night.message = night.message or f"done, but not written into the audit chain: {error}"
 
 
 def _ended(error: BaseException, log: Any, root: Location) -> tuple[Exit, str]:

@@ -83,6 +83,7 @@ from lepton_etl.schema.operations import NIGHT
 from lepton_etl.schema.publication import PERIOD, PUBLICATION, RESTATEMENT
 from lepton_etl.schema.tables import TABLES
 from lepton_etl.schema.types import arrow_schema
+from lepton_etl.trust.chain import Event, record
 from pipelines.stage import StageContext, StageResult
 
 # A change of these re-opens the days made before that lie in the changed rows' validity.
@@ -312,7 +313,7 @@ def close_month(settings: Settings, month: str) -> Close:
     lake = Lake.of(settings)
     follow_clock(lake)
     run_id = new_run_id(lake.now())
-    lake.metadata = {"run_id": run_id}
+    lake.metadata = {"run_id": run_id, "stage": "close"}
     press = Press(lake, settings, run_id)
     days = Days(*month_days(month))
     with (
@@ -337,6 +338,7 @@ def close_month(settings: Settings, month: str) -> Close:
         counts = {row["table_name"]: row["row_count"] for row in closed}
         if lake.exists(NIGHT):
             name_night(lake, days, press.run_id, only_named=True)
+        record(lake, settings.audit, run_id, Event("close", month, detail={"rows": counts}))
         return Close(month, closed[0]["closed_time"], counts, already=False)
 
 
@@ -444,7 +446,7 @@ def append(
     if not rows:
         return
     name, now = publication_id(rows, last), press.lake.now()
-    lake = press.lake.saying({"run_id": press.run_id, "publication_id": name})
+    lake = press.lake.saying({"run_id": press.run_id, **press.lake.metadata, "publication_id": name})
     common = {"publication_id": name, "published_time": now}
     of_run = {
         "input_versions": json.dumps(versions or _versions(press.lake), sort_keys=True),

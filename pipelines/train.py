@@ -27,7 +27,7 @@ from lepton_etl.facility.stored_fit import COLUMNS, WET_BULB, Q, estimator, fit_
 from lepton_etl.facility.stored_fit import TARGET as OVERHEAD
 from lepton_etl.lake.node_parts import NodePart, node_parts
 from lepton_etl.lake.runs import code_version
-from lepton_etl.lake.tables import Lake
+from lepton_etl.lake.tables import Lake, Written
 from lepton_etl.models.cards import cards
 from lepton_etl.models.classes import ClassFit, ClassTask, fit_class
 from lepton_etl.models.device_hours import capped, capped_by_class, covered, device_hours, interval_columns
@@ -69,29 +69,43 @@ def model_name(site_id: str) -> str:
     return f"{FACILITY_PREFIX}{plain[: _LONGEST - 9]}-{sha256(site_id.encode()).hexdigest()[:8]}"
 
 
-def register_fits(context: StageContext, registry: Registry) -> tuple[str, ...]:
-    """Register the fit of the run's last day of each site, unless it is registered already; what was done, in words."""
+def register_fits(context: StageContext, registry: Registry) -> tuple[tuple[str, ...], tuple[Written, ...]]:
+    """Register the fit of the run's last day of each site, unless it is registered already.
+
+    Returns what was done, in words, and the versions that are champion now.
+    """
     rows = context.lake.read(FACILITY_FIT, Days.of(context.days.end)).to_dicts()
-    return tuple(_registered(context, registry, row) for row in sorted(rows, key=lambda row: row["site_id"]))
+    done = [_registered(context, registry, row) for row in sorted(rows, key=lambda row: row["site_id"])]
+    return tuple(words for words, _ in done), tuple(one for _, of_site in done for one in of_site)
 
 
-def _registered(context: StageContext, registry: Registry, row: Mapping[str, Any]) -> str:
+def champion_made(version: Version, verdict: Verdict, rows: int) -> tuple[Written, ...]:
+    """Return a model's version as what a stage wrote, where it was made champion: the audit chain tells of it."""
+    number = int(version.version)
+    return (Written(f"model/{version.name}", rows, number, changed=True),) if verdict.promoted else ()
+
+
+def _registered(
+    context: StageContext, registry: Registry, row: Mapping[str, Any]
+) -> tuple[str, tuple[Written, ...]]:
     name = model_name(row["site_id"])
     key = sha256(f"{row['code_sha256']}\n{row['parameters_json']}".encode()).hexdigest()
     known = registry.latest(name, "training_key", key)
     if known is not None:
-        return f"{name} version {known.version} is this fit: nothing registered"
+        return f"{name} version {known.version} is this fit: nothing registered", ()
     champion = registry.champion(name)
     if champion is not None and errs_as_then(champion, row, context.settings.model.retrain_after_days):
-        return f"{name} version {champion.version} is young and errs as when fitted: nothing registered"
+        return f"{name} version {champion.version} is young and errs as when fitted: nothing registered", ()
     reasons = [] if row["accepted"] else [row["fit_reason"] or "not accepted"]
     if champion is not None and champion.tags.get("fitted_until", "") > row["fitted_until"].isoformat():
         reasons.append(
             f"fitted until {row['fitted_until']}, the champion until {champion.tags['fitted_until']}"
         )
-    version = registry.release(name, _release(context, row, key, Verdict(not reasons, tuple(reasons))))
+    verdict = Verdict(not reasons, tuple(reasons))
+    version = registry.release(name, _release(context, row, key, verdict))
     decided = f"refused: {'; '.join(reasons)}" if reasons else "is champion"
-    return f"{name} version {version.version} {decided}; {row['fit_kind']}, {row['fit_hours']:,} hours"
+    words = f"{name} version {version.version} {decided}; {row['fit_kind']}, {row['fit_hours']:,} hours"
+    return words, champion_made(version, verdict, row["fit_hours"])
 
 
 def errs_as_then(champion: Version, row: Mapping[str, Any], young_days: int) -> bool:
@@ -205,7 +219,8 @@ def run(context: StageContext) -> StageResult:
     """The device model and the facility's of each site; too few rows is a note, not a failure."""
     registry = Registry.of(context.settings.mlflow)
     done = _device_model(context, registry)
-    return replace(done, notes=(*done.notes, *register_fits(context, registry)))
+    fits, promoted = register_fits(context, registry)
+    return replace(done, notes=(*done.notes, *fits), written=(*done.written, *promoted))
 
 
 def _device_model(context: StageContext, registry: Registry) -> StageResult:
@@ -254,6 +269,7 @@ def _device_model(context: StageContext, registry: Registry) -> StageResult:
     return StageResult(
         rows_in=len(hours),
         rows_out=trained.train_rows + trained.test_rows,
+        written=champion_made(version, trained.verdict, trained.train_rows),
         notes=(*notes, _outcome(version, trained), *back, *drift, *_error_lines(trained)),
     )
 

@@ -19,6 +19,7 @@ import structlog
 import typer
 from rich.console import Console
 
+from lepton_etl.cli.audit import audit_app
 from lepton_etl.cli.export import export_app
 from lepton_etl.cli.privacy import forget, privacy_app, publish
 from lepton_etl.cli.publication import close, figures
@@ -36,6 +37,7 @@ tables_app = typer.Typer(
     no_args_is_help=True, help="List, show and compare the tables of the lake; starts no Spark."
 )
 app.add_typer(tables_app, name="tables")
+app.add_typer(audit_app, name="audit")
 app.add_typer(export_app, name="export")
 app.add_typer(recommend_app, name="recommend")
 app.add_typer(privacy_app, name="privacy")
@@ -325,7 +327,8 @@ def maintain(
     from lepton_etl.cli.tables import print_maintained
     from lepton_etl.lake.tables import Lake
 
-    print_maintained(Lake.of(_settings(config)), keep_days, dry_run=dry_run)
+    settings = _settings(config)
+    print_maintained(Lake.of(settings), settings.audit, keep_days, dry_run=dry_run)
 
 
 @tables_app.command("rebuild-register")
@@ -334,7 +337,8 @@ def tables_rebuild_register(config: Config) -> None:
     from lepton_etl.cli.tables import print_rebuilt
     from lepton_etl.lake.tables import Lake
 
-    print_rebuilt(Lake.of(_settings(config)))
+    settings = _settings(config)
+    print_rebuilt(Lake.of(settings), settings.audit)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -52,7 +52,7 @@ def rotate(
     ] = None,
 ) -> None:
     """Seal the map by a new key; copies of the old map stay closed once the old key is destroyed."""
-    from lepton_etl.trust.people import key_of
+    from lepton_etl.trust.keys import key_of
 
     fresh = None
     if new_key_from is not None:

@@ -160,14 +160,16 @@ def _decide(
     config: Path, identity: str, decision: str, since: datetime | None, by: str | None, note: str | None
 ) -> None:
     from lepton_etl.config.settings import load
+    from lepton_etl.lake.runs import new_run_id
     from lepton_etl.lake.tables import Lake
     from lepton_etl.recommend.lifecycle import Decision, check_decision, state_now
     from lepton_etl.schema.recommend import DECISION
+    from lepton_etl.trust.chain import record
     from lepton_etl.trust.people import People
 
     row = _found(newest(config, None, standing_only=False).to_pylist(), identity)
-    settings = load(config)
-    lake, now = Lake.of(settings, {"decision": decision}), datetime.now(UTC)
+    settings, run_id, now = load(config), new_run_id(), datetime.now(UTC)
+    lake = Lake.of(settings, {"run_id": run_id, "stage": "decide"})
     known = [
         Decision(one["recommendation_id"], one["decision"], one["decided_time"], one["effective_time"])
         for one in lake.arrow(DECISION).to_pylist()
@@ -185,6 +187,7 @@ def _decide(
             }
         ],
     )  # fmt: skip
+    record(lake, settings.audit, run_id)
     typer.echo(
         f"{row['recommendation_id']} is {decision} from {effective:%Y-%m-%d %H:%M} UTC: {row['advice']}"
     )

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from lepton_etl.config.sections import AuditSettings
 from lepton_etl.csv_cells import write_csv
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, LakeError, printable
@@ -126,7 +127,7 @@ def print_findings(lake: Lake, only: Sequence[str]) -> None:
     print("every file was read: required columns, bounds, keys and counts hold")
 
 
-def print_rebuilt(lake: Lake) -> None:
+def print_rebuilt(lake: Lake, audit: AuditSettings) -> None:
     """Rebuild bronze/file from the rows of bronze and say what changed.
 
     Raises LakeError for files of which bronze holds a part, LockedError while a night loads files.
@@ -134,11 +135,13 @@ def print_rebuilt(lake: Lake) -> None:
     from lepton_etl.lake.file_register import FileRegister
     from lepton_etl.lake.lease import Lease
     from lepton_etl.lake.runs import new_run_id
+    from lepton_etl.trust.chain import Event, record
 
     run_id = new_run_id()
     lake.metadata = {"run_id": run_id, "stage": "rebuild-register"}
     with Lease(lake, "bronze", run_id):
         found = FileRegister(lake).rebuild()
+        record(lake, audit, run_id, Event("rebuild", FILE.name, detail={"added": found.added}))
     for path in found.forgotten:
         print(printable(f"forgotten: {path}"))
     print(f"bronze/file version {lake.version(FILE)}: {found}")
@@ -152,10 +155,11 @@ def print_rebuilt(lake: Lake) -> None:
         )
 
 
-def print_maintained(lake: Lake, keep_days: int, *, dry_run: bool) -> None:
+def print_maintained(lake: Lake, audit: AuditSettings, keep_days: int, *, dry_run: bool) -> None:
     """What maintenance did to each table, its size and growth. Raises LockedError while a night loads files."""
     from lepton_etl.lake.maintenance import maintain
     from lepton_etl.lake.runs import new_run_id
+    from lepton_etl.trust.chain import Event, record
 
     shown = RichTable()
     removed = "would be removed" if dry_run else "removed"
@@ -171,7 +175,11 @@ def print_maintained(lake: Lake, keep_days: int, *, dry_run: bool) -> None:
         f"MiB {removed}",
     ):
         shown.add_column(heading, justify="left" if heading == "table" else "right")
-    done = list(maintain(lake, new_run_id(), keep_days, dry_run=dry_run))
+    run_id = new_run_id()
+    done = list(maintain(lake, run_id, keep_days, dry_run=dry_run))
+    if not dry_run:
+        detail = {"keep_days": keep_days, "removed_files": sum(one.removed_files for one in done)}
+        record(lake, audit, run_id, Event("maintenance", f"{len(done)} tables", detail=detail))
     for one in done:
         growth = "-" if one.growth_bytes is None else f"{one.growth_bytes / _MIB:,.2f}"
         shown.add_row(

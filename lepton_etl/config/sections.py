@@ -89,6 +89,24 @@ class StorageSettings(Section):
         }
 
 
+class AuditSettings(Section):
+    """How the audit chain is signed and where its roots are copied to; without a key it stands unsigned and says so.
+
+    The environment variable LEPTON_AUDIT_SECRET (32 random bytes in base64) goes before the file.
+    """
+
+    key_file: Path | None = setting(
+        None,
+        "File with the Ed25519 key that signs each day's root, readable by its owner alone; `lepton-etl audit key` "
+        "makes one.",
+    )
+    anchor: Path | None = setting(
+        None,
+        "File, or Git repository of the auditor's, to which each signed root is appended: outside of the lake, best "
+        "on another machine.",
+    )
+
+
 class IngestSettings(Section):
     """Section `ingest` of the settings."""
 

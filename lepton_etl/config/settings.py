@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from lepton_etl.config.sections import (
     AttributionSettings,
+    AuditSettings,
     BillingSettings,
     CarbonSettings,
     CarrierSettings,
@@ -240,6 +241,7 @@ class Settings(BaseSettings):
     watch: WatchSettings = WatchSettings()
     optimize: OptimizeSettings = OptimizeSettings()
     privacy: PrivacySettings = PrivacySettings()
+    audit: AuditSettings = AuditSettings()
     spark: dict[str, str] = Field(
         default_factory=dict, description="Further Spark SQL settings of the session."
     )
@@ -281,8 +283,8 @@ class Settings(BaseSettings):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the settings in force, without credentials, for the run record."""
-        text = without_user_info(self.model_dump_json(exclude={"storage"}))
+        """SHA-256 of the settings in force, without credentials and without where keys lie, for the run record."""
+        text = without_user_info(self.model_dump_json(exclude={"storage", "audit"}))
         return sha256(text.encode()).hexdigest()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any, Final
 
 from lepton_etl.lake.location import Location
@@ -28,8 +29,10 @@ _PROPERTIES: Final = {
 _APPEND_ONLY: Final = {"delta.appendOnly": "true"}
 
 
-def create_table(place: Location, table: Table) -> None:
+def create_table(place: Location, table: Table, metadata: Mapping[str, str]) -> None:
     """Make the empty table at `place`; one that another process made meanwhile stays as it is.
+
+    `metadata` says which run made it.
 
     Source: Delta Transaction Log Protocol, sections "Actions" and "Delta Log Entries".
     """
@@ -40,6 +43,7 @@ def create_table(place: Location, table: Table) -> None:
         {
             "commitInfo": {
                 "timestamp": now_ms,
+                **metadata,
                 "operation": "CREATE TABLE",
                 "operationParameters": {
                     "description": table.grain,

@@ -145,14 +145,15 @@ def _add(table: Table, file: StagedFile, root: Location) -> AddAction:
     return AddAction(file.path, file.size_bytes, values, now_ms, True, file.statistics)
 
 
-def _add_columns(table: Table, log: DeltaTable) -> bool:
+def _add_columns(table: Table, log: DeltaTable, properties: CommitProperties) -> bool:
     """Give a table of an older release its new columns; whether it lacked any."""
     known = {one.name for one in log.schema().fields}
     missing = [one for one in delta_schema(table).fields if one.name not in known]
     if missing:
         # The rows that stand have no value there, whatever the table asks of new ones.
         log.alter.add_columns(
-            [Field(one.name, one.type, nullable=True, metadata=one.metadata) for one in missing]
+            [Field(one.name, one.type, nullable=True, metadata=one.metadata) for one in missing],
+            commit_properties=properties,
         )
     return bool(missing)
 
@@ -380,7 +381,7 @@ class Lake:
         A table of an older release gets its new columns at the next write.
         """
         if not self.exists(table):
-            create_table(self.at(table), table)
+            create_table(self.at(table), table, self.metadata)
 
     def _declared(self, table: Table) -> DeltaTable:
         """The newest log of a table that is about to be written, with the properties that the dictionary gives it.
@@ -562,6 +563,19 @@ class Lake:
             if file.day not in differ:
                 (self.at(table) / file.path).remove()
         return Written(table.name, count, version, bool(differ))
+
+    def append(self, table: Table, rows: pa.Table) -> Written:
+        """Append rows in one commit to a table partitioned by a date, as files whose names say their SHA-256.
+
+        Raises LakeError for a row outside the field dictionary.
+        """
+        staged = stage(self.root, table, rows)
+
+        def work() -> Written:
+            self._transact(table, staged)
+            return Written(table.name, rows.num_rows, self._version(table), changed=True)
+
+        return self.swapped([table], work)
 
     def append_staged(self, table: Table, staged: Sequence[StagedFile], batch: int) -> Written:
         """Append what tasks staged in one commit, the batch being its application transaction.
@@ -750,7 +764,7 @@ class Lake:
 
     def _with_columns(self, table: Table) -> DeltaTable:
         """The log of a table that has all columns: one of an older release gets its new ones."""
-        if _add_columns(table, self.log(table)):
+        if _add_columns(table, self.log(table), self._properties()):
             self._pinned[table.name] += 1
         return self.log(table)
 

@@ -22,6 +22,7 @@ from lepton_etl.schema import (
     publication,
     recommend,
     release,
+    trust,
 )
 from lepton_etl.schema.declare import Field
 
@@ -51,6 +52,7 @@ FIELDS: Final[dict[str, Field]] = _once(
     recommend.FIELDS,
     release.FIELDS,
     operations.FIELDS,
+    trust.FIELDS,
 )
 
 

@@ -21,6 +21,7 @@ from lepton_etl.schema import (
     publication,
     recommend,
     release,
+    trust,
 )
 from lepton_etl.schema.declare import Table
 
@@ -28,6 +29,7 @@ TABLES: Final[dict[str, Table]] = {
     table.name: table
     for domain in (
         logs, fleet, jobs, energy, diagnosis, recommend, facility, ledger, carbon, publication, operations, release,
+        trust,
     )
     for table in vars(domain).values()
     if isinstance(table, Table)

@@ -11,9 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
-from base64 import b64decode, b64encode
-from binascii import Error
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +18,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lepton_etl.errors import ConfigurationError, LakeError
 from lepton_etl.lake.lease import Lease
-from lepton_etl.redaction import remember
 from lepton_etl.schema.privacy import PSEUDONYM
+from lepton_etl.trust.keys import WHAT_IT_IS, key_of, new_key, read_key, write_key
 from lepton_etl.trust.pseudonyms import (
-    KEY_BYTES,
     PERSON,
     Name,
     Pseudonyms,
-    new_key,
     seal,
     unseal,
 )
@@ -43,7 +38,6 @@ SECRET: Final = "LEPTON_PEOPLE_SECRET"  # noqa: S105
 _PURPOSE: Final = "lepton-etl people 1"
 _LEASE: Final = "people"
 _WAIT_S: Final = 60.0
-_WHAT_IT_IS: Final = "32 random bytes in base64, such as of: openssl rand -base64 32"
 
 
 @dataclass(frozen=True)
@@ -147,7 +141,7 @@ class People:
             # Both keys lie there until the map is whole under the new one: a kill in between loses neither.
             waiting = self.key_file.with_name(f"{self.key_file.name}.new")
             waiting.unlink(missing_ok=True)
-            _write_key(waiting, key)
+            write_key(waiting, key)
             self._write(rows, key)
             waiting.replace(self.key_file)
             return self.key_file
@@ -194,7 +188,7 @@ class People:
         if self.key_file is None or os.environ.get(SECRET):
             return None
         waiting = self.key_file.with_name(f"{self.key_file.name}.new")
-        return _read_key(waiting) if waiting.exists() else None
+        return read_key(waiting) if waiting.exists() else None
 
     def _without_key(self) -> ConfigurationError:
         return ConfigurationError(
@@ -210,47 +204,22 @@ class People:
         if self.key_file is None:
             if not make:
                 return None
+<<<<<<< HEAD
             raise self._without_key()
+=======
+            raise ConfigurationError(
+                "job accounting names people, and there is no key to keep their names by", where="privacy.key_file",
+                remedy=f"set {SECRET} ({WHAT_IT_IS}), or privacy.key_file; a lake in a bucket has no default",
+            )  # fmt: skip
+>>>>>>> 7af54f5 (Audit chain: each run, stage, file batch, publication and decision is a chained event; audit verify, prove, reproduce)
         if not self.key_file.exists():
             if not make:
                 return None
-            _write_key(self.key_file, new_key())
-        return _read_key(self.key_file)
+            write_key(self.key_file, new_key())
+        return read_key(self.key_file)
 
 
 def word_of(names: Iterable[str]) -> re.Pattern[str]:
     """Return what finds these names where they stand as words of their own; the longest goes first."""
     words = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
     return re.compile(rf"(?<![\w.-])(?:{words})(?![\w-])")
-
-
-def key_of(text: str, where: str) -> bytes:
-    """Return the key that a text says. Raises ConfigurationError."""
-    remember([text.strip()])
-    try:
-        key = b64decode(text.strip(), validate=True)
-    except (Error, ValueError):
-        key = b""
-    if len(key) != KEY_BYTES:
-        raise ConfigurationError("not a key", where=where, remedy=f"give {_WHAT_IT_IS}")
-    return key
-
-
-def _read_key(file: Path) -> bytes:
-    mode = file.stat().st_mode
-    if stat.S_IMODE(mode) & 0o077:
-        raise ConfigurationError(
-            f"others may read the key of people's names (mode {stat.S_IMODE(mode):04o})",
-            where=str(file),
-            remedy=f"chmod 600 {file}",
-        )
-    return key_of(file.read_text(encoding="ascii", errors="replace"), str(file))
-
-
-def _write_key(file: Path, key: bytes) -> None:
-    """Write a key for its owner alone; one that stands already stays."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-        out.write(b64encode(key) + b"\n")
-        out.flush()
-        os.fsync(out.fileno())

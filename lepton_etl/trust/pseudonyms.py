@@ -24,20 +24,15 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from lepton_etl.ingest.decoded import JOB_SCHEMA, REJECT_SCHEMA, Decoded, as_table
 from lepton_etl.ingest.personal import kept_texts
+from lepton_etl.trust.keys import new_key
 
 PERSON: Final = "u"
 TENANT: Final = "t"
-KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
 _ID_BYTES: Final = 10
 
 Name = tuple[str, str]
 """Kind (PERSON, TENANT) and the name as logged."""
-
-
-def new_key() -> bytes:
-    """Return a random key of AES-256."""
-    return secrets.token_bytes(KEY_BYTES)
 
 
 def seal(key: bytes, text: bytes, purpose: str) -> bytes:

@@ -115,11 +115,11 @@ def _is_registered(context: StageContext, fit: FacilityFit, hours: PlantHours) -
     """A version with its card and hash, once; what a consumer loads says what the fit says."""
     registry = Registry.of(context.settings.mlflow)
     name = model_name(SITE)
-    (note,) = register_fits(context, registry)
+    (note,), _ = register_fits(context, registry)
     version = registry.latest(name, "chosen", fit.kind)
     assert version is not None
     assert note.startswith(f"{name} version 1 {'is champion' if fit.accepted else 'refused: '}")
-    assert register_fits(context, registry) == (f"{name} version 1 is this fit: nothing registered",)
+    assert register_fits(context, registry) == ((f"{name} version 1 is this fit: nothing registered",), ())
     model = registry.verified_model(name, version="1")
     frame = pd.DataFrame({"it_energy_kwh": hours.it_kwh, "outdoor_wet_bulb_temp_c": hours.wet_bulb_c})
     told = predict_overhead(fit, hours.it_kwh, hours.wet_bulb_c).total_kwh
