@@ -193,7 +193,7 @@ class People:
     def _without_key(self) -> ConfigurationError:
         return ConfigurationError(
             "job accounting names people, and there is no key to keep their names by", where="privacy.key_file",
-            remedy=f"set {SECRET} ({_WHAT_IT_IS}), or privacy.key_file; a lake in a bucket has no default",
+            remedy=f"set {SECRET} ({WHAT_IT_IS}), or privacy.key_file; a lake in a bucket has no default",
         )  # fmt: skip
 
     def _key(self, *, make: bool = False) -> bytes | None:
@@ -204,14 +204,7 @@ class People:
         if self.key_file is None:
             if not make:
                 return None
-<<<<<<< HEAD
             raise self._without_key()
-=======
-            raise ConfigurationError(
-                "job accounting names people, and there is no key to keep their names by", where="privacy.key_file",
-                remedy=f"set {SECRET} ({WHAT_IT_IS}), or privacy.key_file; a lake in a bucket has no default",
-            )  # fmt: skip
->>>>>>> 7af54f5 (Audit chain: each run, stage, file batch, publication and decision is a chained event; audit verify, prove, reproduce)
         if not self.key_file.exists():
             if not make:
                 return None
