@@ -25,7 +25,7 @@ needs = @test -n "$($(1))" || { echo "make $@: say $(1)=..., for example: $$(sed
 DEMO := var/demo
 DEMO_NIGHTS := 2025-06-03 2025-06-04 2025-06-05
 
-.PHONY: help setup setup-dev demo test test-slow fault-test soak test-real cluster-test bench bench-ingest bench-coverage bench-ledger bench-scoring bench-models bench-forecast bench-anomalies bench-realism bench-savings bench-night lint check-lock house nightly report lock clean
+.PHONY: help setup setup-dev demo test test-slow fault-test soak test-real cluster-test bench bench-ingest bench-coverage bench-ledger bench-scoring bench-models bench-forecast bench-anomalies bench-realism bench-savings bench-night lint check-lock sbom house nightly report lock clean
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -123,6 +123,9 @@ lint: setup-dev ## ruff, mypy --strict, and who may import whom
 
 check-lock: setup-dev ## Can the lock files still be installed by someone who comes later
 	python scripts/check_lock.py
+
+sbom: setup-dev ## CycloneDX bill of materials of packages and jars: var/sbom.cdx.json, for a scanner
+	python scripts/sbom.py
 
 house: setup-dev ## Rooms, files, lines, what nothing reaches; draws docs/architecture.svg and fills docs/architecture.md
 	python scripts/house.py

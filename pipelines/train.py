@@ -45,11 +45,14 @@ from lepton_etl.models.fit import (
     why_not,
 )
 from lepton_etl.models.metrics import ALL_NODES, as_lines, overall
+from lepton_etl.models.parity import with_sole_tenants
 from lepton_etl.models.promotion import Release, Verdict
 from lepton_etl.models.registry import FACILITY_PREFIX, Registry, back_to_better
+from lepton_etl.models.select import split_forward
 from lepton_etl.models.stored import FORWARD_ERROR_TAG, FittedModel, VerifiedModel, Version
 from lepton_etl.schema.facility import FACILITY_FIT
 from lepton_etl.schema.fleet import INTERVAL, NODE
+from lepton_etl.schema.jobs import JOB_NODE
 from pipelines.engine import InlineEngine
 from pipelines.stage import StageContext, StageResult
 
@@ -253,6 +256,7 @@ def _device_model(context: StageContext, registry: Registry) -> StageResult:
         )
     task = class_task(hours, settings)
     fits = taught(of_classes, task, context) if hours["hardware_class"].nunique() > 1 else []
+    hours = with_sole_tenants(hours, _held(context, hours, settings))
     trained = train(hours, settings, champion.predict if champion else None, fits)
     trained = _not_older(trained, champion)
     newest = hours[hours["hour_start"] >= trained.cut_time]
@@ -287,6 +291,14 @@ def training_hours(context: StageContext, settings: ModelSettings) -> pl.DataFra
     work = _Hours(settings, context.lake.read(NODE))
     found = context.engine.map(work, node_parts(context.lake, INTERVAL, Days(first, days.end)))
     return pl.concat(found) if found else pl.DataFrame()
+
+
+def _held(context: StageContext, hours: pd.DataFrame, settings: ModelSettings) -> pl.DataFrame:
+    """What runs held of nodes on the days of the forward test, of whose hours the tenants are asked for."""
+    split = split_forward(hours, settings.test_ratio, settings.embargo_hours)
+    assert split is not None  # `why_not` had nothing against it
+    columns = ["site_id", "cluster_id", "node_id", "tenant_id", "from_time", "to_time"]
+    return context.lake.read(JOB_NODE, Days(split.cut_time.date(), context.days.end), columns=columns)
 
 
 @dataclass(frozen=True)

@@ -416,14 +416,16 @@ class GateSettings(Section):
     """What a model must reach on the forward test to become champion.
 
     `champion_tolerance_ratio` is what it may be worse than the champion by over all, `scope_tolerance_ratio` in any one
-    class or cluster of at least `min_test_rows` hours; `gap_max_ratio` what CV(RMSE) may grow by from the hours it was
-    taught on to those after. Source: ASHRAE Guideline 14 (hourly data): CV(RMSE) at most 30 %, NMBE within 10 %.
+    class, cluster or tenant of at least `min_test_rows` hours, `parity_max_ratio` how far the CV(RMSE) of two of these
+    may lie apart; `gap_max_ratio` what CV(RMSE) may grow by from the hours it was taught on to those after.
+    Source: ASHRAE Guideline 14 (hourly data): CV(RMSE) at most 30 %, NMBE within 10 %.
     """
 
     cv_rmse_max_ratio: float = Field(default=0.30, gt=0, le=1)
     nmbe_max_ratio: float = Field(default=0.10, gt=0, le=1)
     champion_tolerance_ratio: float = ratio(0.02)
     scope_tolerance_ratio: float = ratio(0.10)
+    parity_max_ratio: float = ratio(0.30)
     gap_max_ratio: float = ratio(0.15)
     min_test_rows: int = Field(default=24, ge=2)
 

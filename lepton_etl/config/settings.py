@@ -334,6 +334,10 @@ def _expand(value: Any, key: str, file: Path, used: dict[str, str]) -> Any:
         return [_expand(v, f"{key}[{i}]", file, used) for i, v in enumerate(value)]
     if not isinstance(value, str):
         return value
+    if "\0" in value:
+        # No path, name or address holds one; what opens a file would cut it there or fail far from here.
+        what, remedy = f"key {key} holds a NUL character", "write it without"
+        raise ConfigurationError(what, where=str(file), remedy=remedy)
 
     def replacement(match: re.Match[str]) -> str:
         name, default = match["name"], match["default"]

@@ -48,8 +48,8 @@ def cards(trained: Trained, settings: ModelSettings, tags: Mapping[str, str]) ->
     onnx = export(model, sample.head(_EXPORT_ROWS))
     text = "\n".join(
         (
-            *_head(trained, settings, tags), *_errors(trained), *_rivals(trained), *_choice(trained),
-            *_classes(trained), *_smaller(trained),
+            *_head(trained, settings, tags), *_errors(trained), *_parity(trained, settings), *_rivals(trained),
+            *_choice(trained), *_classes(trained), *_smaller(trained),
             "", f"## What it listens to ({found.method}, mean |part| of an hour, Wh)", "",
             *(f"- {name}: {1000 * value:.2f}" for name, value in found.importance_kwh().items() if value > 0),
             "", *_cost(trained, onnx), *_limits(trained, onnx), "",
@@ -76,6 +76,28 @@ def _head(trained: Trained, settings: ModelSettings, tags: Mapping[str, str]) ->
 def _errors(trained: Trained) -> list[str]:
     return ["", "## Errors on hours that it had not seen", "", "```", *as_lines(trained.errors), "```", "",
             "By class, cluster, load and temperature: error_card.csv."]  # fmt: skip
+
+
+def _parity(trained: Trained, settings: ModelSettings) -> list[str]:
+    """Return the errors by group, and what noise of the sensors does to the predictions of each class."""
+    return [
+        "", "## For whom it errs how much", "",
+        f"On the hours that it had not seen, of groups of at least {settings.gates.min_test_rows}; two of one kind may "
+        f"lie {settings.gates.parity_max_ratio:.0%} apart. A tenant's hours are those of nodes that it held alone.",
+        "", "| of | group | hours | CV(RMSE) | NMBE |", "| --- | --- | --- | --- | --- |",
+        *(
+            f"| {one.scope} | {one.group} | {one.rows:,} | {_percent(one.cv_rmse_ratio)} "
+            f"| {_percent(one.nmbe_ratio)} |"
+            for one in trained.groups
+        ),
+        "", "With noise of the sensors (one sigma: 0.5 degC, 1 % of utilisation) a prediction of these hours moves by:",
+        "", "| class | hours | mean | 95th percentile |", "| --- | --- | --- | --- |",
+        *(
+            f"| {one.hardware_class} | {one.rows:,} | {one.mean_change_ratio:.2%} "
+            f"| {one.p95_change_ratio:.2%} |"
+            for one in trained.noise
+        ),
+    ]  # fmt: skip
 
 
 def _rivals(trained: Trained) -> list[str]:

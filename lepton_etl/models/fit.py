@@ -31,6 +31,7 @@ from lepton_etl.models.metrics import (
     is_busy,
     overall,
 )
+from lepton_etl.models.parity import GroupError, NoiseEffect, disparities, group_errors, noise_effects
 from lepton_etl.models.promotion import (
     ForwardTest,
     ResponseDrop,
@@ -81,6 +82,8 @@ class Trained:
     errors: tuple[ErrorRow, ...]
     train_errors: Errors
     card: tuple[CardRow, ...]
+    groups: tuple[GroupError, ...]
+    noise: tuple[NoiseEffect, ...]
     doubt: Doubt
     within: dict[str, tuple[float, float]]
     coverage: Coverage | None
@@ -220,6 +223,7 @@ def _trained(
     within = limits(split.train, _watched(composed, winner, names, split.train))
     complete = with_interval(estimator, split.train, names, doubted, within)
     # Without hours that were held out nothing says how wide the interval is, and nothing is judged by it.
+    groups = group_errors(split.test, measured, predicted, settings.gates.min_test_rows)
     covered = (
         coverage(measured, *doubted.ends(predicted, split.test["hardware_class"]), list(split.test["date"]))
         if np.isfinite(doubted.every).all()
@@ -235,6 +239,7 @@ def _trained(
         overall(rows, CLASS_MEAN),
         overall(rows, CHAMPION) if theirs is not None else None,
         tuple(_worse(split.test, measured, predicted, theirs, settings)),
+        tuple(disparities(groups, split.test, settings.gates.parity_max_ratio)),
         covered,
         tuple(drops),
     )
@@ -251,6 +256,8 @@ def _trained(
         errors=tuple(rows),
         train_errors=taught,
         card=tuple(error_card(split.test, measured, predicted)),
+        groups=tuple(groups),
+        noise=tuple(noise_effects(predict, split.test, names, settings.seed)),
         doubt=doubted,
         within=within,
         coverage=covered,

@@ -1,7 +1,8 @@
 """Judge whether a new model becomes champion: good enough on days it has not seen, and no worse than the present one.
 
-No worse overall and in every hardware class and every cluster with enough hours; and more load must never cost less
-energy, as a check of the fitted model's response and not of its settings.
+No worse overall and for every hardware class, cluster and tenant with enough hours, and not much better for one of them
+than for another; and more load must never cost less energy, as a check of the fitted model's response and not of its
+settings.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from lepton_etl.config.sections import GateSettings
-from lepton_etl.models.metrics import Coverage, Errors, Values, errors
+from lepton_etl.models.metrics import Coverage, Errors, Values
+from lepton_etl.models.parity import group_errors
 from lepton_etl.uncertainty import uncalibrated
 
 # Memory in use is no load: a board that holds much may draw less than one that computes on little.
@@ -95,7 +97,8 @@ class Verdict:
 class ForwardTest:
     """What a candidate has shown on the forward test: errors beside those of its rivals, and what else is asked.
 
-    `worse_scopes` are sentences, one for each class or cluster where the champion is better by more than allowed.
+    `worse_scopes` are sentences, one for each class, cluster or tenant where the champion is better by more than
+    allowed, `disparities` one for each scope whose groups' errors lie too far apart.
     """
 
     candidate: Errors
@@ -103,6 +106,7 @@ class ForwardTest:
     class_mean: Errors
     champion: Errors | None = None
     worse_scopes: tuple[str, ...] = ()
+    disparities: tuple[str, ...] = ()
     coverage: Coverage | None = None
     response_drops: tuple[ResponseDrop, ...] = ()
 
@@ -125,7 +129,7 @@ def judge(result: ForwardTest, gates: GateSettings) -> Verdict:
         limit = champion.cv_rmse_ratio * (1 + gates.champion_tolerance_ratio)
         if cv > limit:
             reasons.append(f"CV(RMSE) {cv:.2%} worse than the champion's {champion.cv_rmse_ratio:.2%}")
-    reasons += result.worse_scopes
+    reasons += [*result.worse_scopes, *result.disparities]
     taught = result.on_training.cv_rmse_ratio
     if taught is not None and cv - taught > gates.gap_max_ratio:
         reasons.append(f"overfitted: CV(RMSE) {taught:.1%} on its training hours, {cv:.1%} after them")
@@ -137,9 +141,6 @@ def judge(result: ForwardTest, gates: GateSettings) -> Verdict:
     return Verdict(not reasons, tuple(reasons))
 
 
-SCOPES: Final = ("hardware_class", "cluster_id")
-
-
 def worse_scopes(
     hours: pd.DataFrame,
     measured_kwh: Values,
@@ -149,24 +150,19 @@ def worse_scopes(
     tolerance_ratio: float,
     min_rows: int,
 ) -> list[str]:
-    """Return a sentence for each class or cluster where the challenger's CV(RMSE) is worse beyond the tolerance.
+    """Return a sentence for each class, cluster or tenant for which the challenger is worse beyond the tolerance.
 
     `hours` has the columns of SCOPES it is to be judged by; energies (n,) in kWh of the same forward test hours.
     """
-    found = []
-    for scope in SCOPES:
-        if scope not in hours:
-            continue
-        of_row = hours[scope].fillna("unknown").astype(str).to_numpy(dtype=object)
-        for name in sorted(set(of_row)):
-            inside = np.asarray(of_row == name, dtype=np.bool_)
-            if int(inside.sum()) < min_rows:
-                continue
-            ours = errors(measured_kwh[inside], challenger_kwh[inside]).cv_rmse_ratio
-            theirs = errors(measured_kwh[inside], champion_kwh[inside]).cv_rmse_ratio
-            if ours is not None and theirs is not None and ours > theirs * (1 + tolerance_ratio):
-                found.append(f"{scope} {name}: CV(RMSE) {ours:.2%} worse than the champion's {theirs:.2%}")
-    return found
+    both = (group_errors(hours, measured_kwh, kwh, min_rows) for kwh in (challenger_kwh, champion_kwh))
+    return [
+        f"{ours.scope} {ours.group}: CV(RMSE) {ours.cv_rmse_ratio:.2%} worse than the champion's "
+        f"{theirs.cv_rmse_ratio:.2%}"
+        for ours, theirs in zip(*both, strict=True)
+        if ours.cv_rmse_ratio is not None
+        and theirs.cv_rmse_ratio is not None
+        and ours.cv_rmse_ratio > theirs.cv_rmse_ratio * (1 + tolerance_ratio)
+    ]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
@@ -208,7 +209,10 @@ class Registry:
                 tags=tags if cards is None else {**tags, "onnx": _onnx(cards)},
                 metrics=_metrics(trained),
                 texts=texts if cards is None else texts | cards.texts,
-                tables={"errors.json": {"errors": as_records(trained.errors)}},
+                tables={
+                    "errors.json": {"errors": as_records(trained.errors)},
+                    "parity.json": {"groups": [asdict(one) for one in trained.groups]},
+                },
                 onnx=None if cards is None else cards.onnx.data,
                 verdict=trained.verdict,
                 description=_description(trained),
@@ -299,14 +303,26 @@ class Registry:
     @_in_time
     def errors_of(self, version: Version) -> list[dict[str, Any]]:
         """Return the error records that the version's training run logged."""
+        return self._records(version, "errors.json", "errors")
+
+    @_in_time
+    def groups_of(self, version: Version) -> list[dict[str, Any]]:
+        """Return the errors by class, cluster and tenant that the run logged; [] of a run from before they were."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._records(version, "parity.json", "groups")
+        except (MlflowException, OSError):
+            return []
+
+    def _records(self, version: Version, file: str, name: str) -> list[dict[str, Any]]:
         import mlflow
 
         with tempfile.TemporaryDirectory() as folder:
-            file = mlflow.artifacts.download_artifacts(
-                artifact_uri=f"runs:/{version.run_id}/errors.json", dst_path=folder,
-                tracking_uri=self.tracking_uri,
-            )  # fmt: skip
-            records: list[dict[str, Any]] = json.loads(Path(file).read_text(encoding="utf-8"))["errors"]
+            copy = mlflow.artifacts.download_artifacts(
+                artifact_uri=f"runs:/{version.run_id}/{file}", dst_path=folder, tracking_uri=self.tracking_uri
+            )
+            records: list[dict[str, Any]] = json.loads(Path(copy).read_text(encoding="utf-8"))[name]
             return records
 
     @_in_time

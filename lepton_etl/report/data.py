@@ -86,6 +86,10 @@ RIVAL_SCHEMA: Final = pa.schema([
     ("model", pa.string()), ("rival", pa.string()), ("mape_ratio", pa.float64()), ("wape_ratio", pa.float64()),
     ("cv_ratio", pa.float64()), ("nmbe_ratio", pa.float64()),
 ])  # fmt: skip
+GROUP_SCHEMA: Final = pa.schema([
+    ("scope", pa.string()), ("group", pa.string()), ("rows", pa.int64()), ("cv_rmse_ratio", pa.float64()),
+    ("nmbe_ratio", pa.float64()),
+])  # fmt: skip
 PREDICTION_SCHEMA: Final = pa.schema([
     ("node_id", pa.string()), ("device_id", pa.string()), ("hour_start", _TIME), ("energy_kwh", pa.float64()),
     ("predicted_kwh", pa.float64()),
@@ -140,7 +144,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """Errors of the model that the train stage left, forward in time, by server and kind of hours; its rivals."""
+    """Errors of the model of the train stage, forward in time: by server and hours, of rivals, and by group."""
 
     name: str
     version: str | None
@@ -148,6 +152,7 @@ class ModelSummary:
     errors: pa.Table
     baseline: str = ""
     rivals: pa.Table = field(default_factory=RIVAL_SCHEMA.empty_table)
+    groups: pa.Table = field(default_factory=GROUP_SCHEMA.empty_table)
     notes: tuple[str, ...] = ()
 
 

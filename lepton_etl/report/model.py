@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from lepton_etl.errors import RegistryError
 from lepton_etl.models.metrics import ALL_HOURS, ALL_NODES, BUSY_HOURS
-from lepton_etl.report.data import ERROR_SCHEMA, RIVAL_SCHEMA, ModelSummary
+from lepton_etl.report.data import ERROR_SCHEMA, GROUP_SCHEMA, RIVAL_SCHEMA, ModelSummary
 
 if TYPE_CHECKING:
     from lepton_etl.config.sections import ModelSettings
@@ -49,7 +49,7 @@ def model_summary(mlflow: MlflowSettings, model: ModelSettings, message: str) ->
     try:
         champion = registry.champion(model.name)
         shown = champion or registry.latest(model.name, "promotion", "refused")
-        records = registry.errors_of(shown) if shown else []
+        records, groups = (registry.errors_of(shown), registry.groups_of(shown)) if shown else ([], [])
     except RegistryError as error:
         return ModelSummary(model.name, None, "unknown.", error_rows(()), notes=(*notes, str(error)))
     if shown is None:
@@ -63,6 +63,7 @@ def model_summary(mlflow: MlflowSettings, model: ModelSettings, message: str) ->
         baseline=_named(_baseline(records)),
         notes=notes,
         rivals=rival_rows(records, shown.tags.get("chosen", _MODEL)),
+        groups=pa.Table.from_pylist(groups, schema=GROUP_SCHEMA),
     )
 
 

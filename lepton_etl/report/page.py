@@ -159,6 +159,7 @@ def render(data: ReportData) -> str:
         "gate": next((row["origin"] for row in stages if row["stage"] == "gate"), None),
         "train": next((row["origin"] for row in stages if row["stage"] == "train"), None),
         "errors": _errors(data),
+        "groups": _groups(data),
         "rivals": _rivals(data),
         "unknowns": [
             {**vars(item), "missing": item.missing, "origin": item.origin} for item in unknowns(days, data.around)
@@ -207,6 +208,13 @@ def _errors(data: ReportData) -> list[dict[str, Any]]:
     rows = _first(data.model.errors, MOST_ERRORS)
     where = {"version": data.model.version or "", "model": "model"}
     return _placed(rows, "mlflow errors.json", ("server", "hours_kind"), _MODEL_MADE, **where)
+
+
+def _groups(data: ReportData) -> list[dict[str, Any]]:
+    if data.model is None:
+        return []
+    rows = data.model.groups.to_pylist()
+    return _placed(rows, "mlflow parity.json", ("scope", "group"), version=data.model.version or "")
 
 
 def _rivals(data: ReportData) -> list[dict[str, Any]]:

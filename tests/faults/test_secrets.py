@@ -16,12 +16,14 @@ from pathlib import Path
 
 import polars as pl
 import psutil
+import pyspark
 import pytest
 
 from lepton_etl import redaction
 from lepton_etl.config.settings import load
 from lepton_etl.errors import ConfigurationError, RegistryError
 from lepton_etl.redaction import guard_streams, redact, remember, remember_settings
+from lepton_etl.schema.logs import READING
 from tests.conftest import PROJECT
 from tests.faults.site import DAY, SmallSite, ipmi_text
 
@@ -201,4 +203,47 @@ def test_spark_says_no_secret_in_its_event_log_nor_on_its_command_line(tmp_path:
     java = [line for line in seen if "org.apache.spark.deploy.SparkSubmit" in line]
     assert java and not [line for line in java if f"{CANARY}-key" in line or f"{CANARY}-spark" in line]
     assert list(events.iterdir())
+    assert canaries(site) == []
+
+
+@pytest.mark.spark
+def test_a_submitted_run_under_the_secure_settings_leaves_no_secret_anywhere(tmp_path: Path) -> None:
+    """A real spark-submit on both files of conf/ with its event log on: every file and all that is said is searched."""
+    events = tmp_path / "events"
+    events.mkdir()
+    site = with_canaries(
+        tmp_path,
+        {
+            "spark.lepton.api_key": f"{CANARY}-ak",
+            "spark.lepton.sas": f"{CANARY}-sas",
+            "spark.lepton.passphrase": f"{CANARY}-pp",
+        },
+    )
+    conf = [
+        line for name in ("spark-defaults.conf", "spark-secure.conf")
+        for line in (PROJECT / "conf" / name).read_text(encoding="utf-8").splitlines()
+        # Local mode makes a secret of its own for each application.
+        if not line.startswith("spark.authenticate.secret.file")
+    ]  # fmt: skip
+    conf += [
+        "spark.eventLog.enabled true", "spark.eventLog.compress false", f"spark.eventLog.dir file://{events}",
+        f"spark.hadoop.fs.azure.account.key.x {CANARY}-azure", f"spark.lepton.place hdfs://u:{CANARY}-hdfs@host/x",
+        f"spark.lepton.connection_string {CANARY}-cs",
+    ]  # fmt: skip
+    properties = tmp_path / "spark.conf"
+    properties.write_text("\n".join(conf) + "\n", encoding="utf-8")
+    done = subprocess.run(
+        [str(Path(pyspark.__file__).parent / "bin" / "spark-submit"), "--master", "local[2]", "--properties-file",
+         str(properties), "jobs/nightly.py", "--config", str(site.config), "--date", str(DAY), "--stage", "bronze"],
+        cwd=PROJECT, capture_output=True, text=True, check=False,
+        env=os.environ | {"AWS_SECRET_ACCESS_KEY": f"{CANARY}-aws", "MLFLOW_TRACKING_PASSWORD": f"{CANARY}-pw"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    said = "".join(file.read_text(encoding="utf-8") for file in events.rglob("events_*"))
+    # The log is of this run, under these settings.
+    for name in ("spark.lepton.place", "spark.hadoop.fs.azure.account.key.x", "spark.io.encryption.enabled"):
+        assert name in said, name
+    properties.unlink()
+    assert site.lake.read(READING).height
+    assert CANARY not in done.stdout + done.stderr
     assert canaries(site) == []

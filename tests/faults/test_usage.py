@@ -43,8 +43,9 @@ def nightly(folder: Path, changes: dict[str, object], *arguments: str) -> subpro
             "the environment variable NOT_SET_ANYWHERE is not set",
         ),
         ({"fleet": {"inventory": "nowhere.csv"}}, "nowhere.csv"),
+        ({"lake": {"root": "lake\0/../x"}}, "key lake.root holds a NUL character"),
     ],
-    ids=["time zone", "unknown key", "bound", "variable", "inventory"],
+    ids=["time zone", "unknown key", "bound", "variable", "inventory", "NUL"],
 )
 def test_wrong_settings_end_with_exit_2_and_one_line(
     tmp_path: Path, changes: dict[str, object], said: str

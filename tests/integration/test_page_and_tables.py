@@ -24,6 +24,7 @@ from lepton_etl.days import Days
 from lepton_etl.errors import Exit
 from lepton_etl.lake.tables import Lake
 from lepton_etl.models.registry import Registry
+from lepton_etl.models.stored import Version
 from lepton_etl.schema.logs import FILE
 from lepton_etl.schema.tables import TABLES
 from lepton_etl.simulator.plan import ClusterPlan, Fault, FleetPlan
@@ -118,6 +119,9 @@ def rows_of(site: Site, figure: Figure, page: Page) -> pl.DataFrame:
         )
     if figure.table == "mlflow errors.json":
         return errors(site, where, figure.how)
+    if figure.table == "mlflow parity.json":
+        rows = pl.DataFrame(site.registry.groups_of(version_of(site, where.pop("version"))))
+        return rows.filter(**where)
     days = where.pop("files of", None)
     is_of_files = figure.table.startswith("bronze/")
     found = of_files(site, figure.table, str(days)) if is_of_files else site.table(figure.table)
@@ -165,11 +169,14 @@ def of_files(site: Site, table: str, days: str) -> pl.DataFrame:
     return files
 
 
+def version_of(site: Site, version: str) -> Version:
+    name = load(site.config).model.name
+    return next(one for one in site.registry.versions(name) if one.version == version)
+
+
 def errors(site: Site, where: Mapping[str, Any], how: str) -> pl.DataFrame:
     """The record of the training run that the page names; of the best rival, that of the same servers and hours."""
-    name = load(site.config).model.name
-    version = next(v for v in site.registry.versions(name) if v.version == where["version"])
-    rows = pl.DataFrame(site.registry.errors_of(version), infer_schema_length=None)
+    rows = pl.DataFrame(site.registry.errors_of(version_of(site, where["version"])), infer_schema_length=None)
     server = where.get("server") or where["node_id"]
     node, hours = "(all)" if server == "all servers" else server, where.get("hours_kind") or where["hours"]
     model = where["model"]

@@ -8,6 +8,8 @@ import hashlib
 import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -277,7 +279,52 @@ def test_the_secure_example_holds_no_secret() -> None:
     assert secure["spark.authenticate"] == "true"
     assert secure["spark.network.crypto.enabled"] == "true"
     assert secure["spark.io.encryption.enabled"] == "true"
+    assert secure["spark.acls.enable"] == "true"
+    assert secure["spark.network.crypto.saslFallback"] == "false"
+    # It is used after the defaults: it must not open what these close.
+    both = spark_conf("spark-defaults.conf") | secure
+    assert both["spark.ui.enabled"] == "false" and "spark.redaction.regex" not in secure
     assert "spark.authenticate.secret" not in secure
+
+
+def committed(*suffixes: str) -> Iterator[tuple[str, str]]:
+    """Name and text of the files of the product and its pages; of tests only what they name in words is theirs."""
+    for folder in ("lepton_etl", "pipelines", "jobs", "scripts", "bench", "conf", "docs", "."):
+        for path in (ROOT / folder).glob("*" if folder == "." else "**/*"):
+            if path.is_file() and path.suffix in suffixes:
+                yield path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+
+
+def test_a_server_of_mlflow_is_bound_to_loopback_wherever_one_is_started_or_shown() -> None:
+    """Nothing here starts one; pages that show how bind it, and the serving of MLServer is never asked for."""
+    starts = re.compile(r"mlflow (?:server|ui)\b[^\n`]*")
+    found = {
+        f"{name}: {one}"
+        for name, text in committed(".py", ".md", ".yaml", ".cfg", "")
+        for one in starts.findall(text)
+        if "--host 127.0.0.1" not in one
+    }
+    assert found == set()
+    asks = re.compile(r"enable.mlserver\s*=\s*True|--enable-mlserver", re.IGNORECASE)
+    assert [name for name, text in committed(".py", ".md", ".yaml", "") if asks.search(text)] == []
+    (pin,) = [line for line in lines_of(set_up_cfg()["options"]["install_requires"]) if "mlflow" in line]
+    # What is known of how MLflow loads and serves holds for one minor release.
+    assert (
+        re.fullmatch(r"mlflow >=(\d+)\.(\d+)\.\d+,<\1\.\d+", pin)
+        and metadata.version("mlflow") in Requirement(pin).specifier
+    )
+
+
+def test_sql_of_values_is_refused_by_the_linter_but_where_it_is_the_dictionarys_own_text() -> None:
+    """S608 finds SQL put together from strings; the files that it leaves out are these, each with its reason."""
+    ruff = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["ruff"]["lint"]
+    assert "S" in ruff["select"] and not [
+        rule for rule in ruff["ignore"] if rule.startswith("S6") and rule > "S607"
+    ]
+    spared = {name for name, rules in ruff["per-file-ignores"].items() if "S608" in rules or "S" in rules}
+    assert spared == {"bench/**", "lepton_etl/quality/slices.py", "pipelines/gate.py"}
+    with_noqa = [name for name, text in committed(".py") if "noqa: S608" in text]
+    assert with_noqa == []
 
 
 def test_nothing_committed_names_this_machine() -> None:

@@ -121,8 +121,11 @@ def test_a_version_has_its_cards(registry: Registry, champion: Version, tmp_path
     for said in (
         "# node-energy: energy of one node over one full hour, kWh", "- Decision: champion", "- Code 1.2.3",
         "| candidate | CV(RMSE) |", "- cpu_utilisation_ratio: ", "A million predictions:", "on its training hours",
+        "| hardware_class | old |", "| old | 96 |",
     ):  # fmt: skip
         assert said in card, said
+    groups = {(one["scope"], one["group"]): one["rows"] for one in registry.groups_of(champion)}
+    assert groups == {("hardware_class", "old"): 96, ("hardware_class", "new"): 96, ("cluster_id", "c"): 192}
     rows = (folder / "error_card.csv").read_text(encoding="utf-8").splitlines()
     assert rows[0].startswith("dimension,bin,rows,") and any(
         row.startswith("hardware_class,old,") for row in rows

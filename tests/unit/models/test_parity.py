@@ -1,0 +1,121 @@
+"""Errors by class, cluster and tenant, how far they may lie apart, and what noise of the sensors does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+from lepton_etl.config.sections import GateSettings, ModelSettings
+from lepton_etl.models.fit import train
+from lepton_etl.models.metrics import errors
+from lepton_etl.models.parity import GroupError, disparities, group_errors, noise_effects, with_sole_tenants
+
+AT = datetime(2025, 6, 10, tzinfo=UTC)
+
+
+def test_each_group_has_the_errors_of_its_own_hours() -> None:
+    rng = np.random.default_rng(3)
+    hours = pd.DataFrame(
+        {
+            "hardware_class": ["a"] * 60 + ["b"] * 40 + [None] * 30,
+            "tenant_id": ["x"] * 50 + [None] * 70 + ["y"] * 10,
+        }
+    )
+    measured, predicted = rng.uniform(1, 2, 130), rng.uniform(1, 2, 130)
+    found = {(one.scope, one.group): one for one in group_errors(hours, measured, predicted, 24)}
+    # Of y there are too few, and hours of nobody alone are nobody's.
+    assert set(found) == {
+        ("hardware_class", "a"), ("hardware_class", "b"), ("hardware_class", "unknown"), ("tenant_id", "x")
+    }  # fmt: skip
+    for rows, key in ((slice(60, 100), ("hardware_class", "b")), (slice(0, 50), ("tenant_id", "x"))):
+        alone = errors(measured[rows], predicted[rows])
+        assert found[key].rows == alone.rows
+        assert found[key].cv_rmse_ratio == pytest.approx(alone.cv_rmse_ratio)
+        assert found[key].nmbe_ratio == pytest.approx(alone.nmbe_ratio)
+    assert group_errors(hours, np.zeros(130), predicted, 24)[0].cv_rmse_ratio is None
+
+
+def test_groups_whose_errors_lie_too_far_apart_are_named() -> None:
+    groups = [
+        GroupError("hardware_class", "old", 100, 0.05, 0.0), GroupError("hardware_class", "new", 30, 0.45, 0.0),
+        GroupError("hardware_class", "dark", 30, None, None), GroupError("cluster_id", "c", 130, 0.1, 0.0),
+    ]  # fmt: skip
+    names = ["old"] * 300 + ["new"] * 300 + ["dark"] * 300
+    hours = pd.DataFrame({"hardware_class": names, "cluster_id": "c", "date": [n % 10 for n in range(900)]})
+    (said,) = disparities(groups, hours, 0.30)
+    assert said == "hardware_class new: CV(RMSE) 45.0%, old has 5.0%: more than 30% apart"
+    assert disparities(groups, hours, 0.41) == []
+    # Hours of few days say too little.
+    assert disparities(groups, hours[hours["date"] < 9], 0.30) == []
+
+
+def test_a_model_that_is_bad_for_one_tenant_is_no_champion(
+    hours: pd.DataFrame, settings: ModelSettings
+) -> None:
+    """Tenant `t` has one node, whose energy of the test days follows nothing; all others are predicted well."""
+    later = hours.assign(hour_start=hours["hour_start"] + timedelta(days=10))
+    both = pd.concat([hours, later.assign(date=later["hour_start"].dt.date)], ignore_index=True)
+    odd = both["node_id"] == "a1"
+    with_tenants = both.assign(tenant_id=np.where(odd, "t", "u"))
+    half = settings.model_copy(update={"test_ratio": 0.5, "gates": GateSettings(parity_max_ratio=0.2)})
+    fair = train(with_tenants, half)
+    assert "apart" not in fair.verdict.reason
+    assert {one.group for one in fair.groups if one.scope == "tenant_id"} == {"t", "u"}
+    late = odd & (both["hour_start"] >= fair.cut_time)
+    changed = with_tenants.copy()
+    changed.loc[late, "energy_kwh"] *= np.random.default_rng(5).uniform(0.2, 1.8, int(late.sum()))
+    unfair = train(changed, half)
+    assert not unfair.verdict.promoted and "tenant_id t: CV(RMSE)" in unfair.verdict.reason
+    # Over all hours the same model is within ASHRAE's bounds and better than the mean of the class.
+    assert not [one for one in unfair.verdict.reasons if one.startswith("CV(RMSE)")]
+
+
+def held(tenant: str | None, first: float, last: float, node: str = "n") -> dict[str, object]:
+    begin, end = (AT + timedelta(hours=hour) for hour in (first, last))
+    return {
+        "site_id": "s",
+        "cluster_id": "c",
+        "node_id": node,
+        "tenant_id": tenant,
+        "from_time": begin,
+        "to_time": end,
+    }
+
+
+def test_an_hour_is_a_tenants_where_nobody_else_held_a_part_of_the_node() -> None:
+    rows = [held("x", 0.5, 2), held("x", 1, 3), held("y", 2.25, 3), held(None, 4, 5), held("x", 5, 6, "m")]
+    stamps = [AT + timedelta(hours=hour) for hour in range(6)]
+    hours = pd.DataFrame({"site_id": "s", "cluster_id": "c", "node_id": "n", "device_id": "node",
+                          "hour_start": pd.to_datetime(stamps, utc=True)})  # fmt: skip
+    found = with_sole_tenants(hours, pl.DataFrame(rows))["tenant_id"].tolist()
+    assert found == ["x", "x", None, None, None, None]
+    nobody = with_sole_tenants(hours, pl.DataFrame(rows).clear())
+    assert nobody["tenant_id"].isna().all()
+    assert {one.scope for one in group_errors(nobody, np.ones(6), np.ones(6), 1)} == {"cluster_id"}
+
+
+def test_noise_moves_the_class_most_that_hangs_on_the_sensor() -> None:
+    hours = pd.DataFrame(
+        {"hardware_class": ["steep"] * 5000 + ["flat"] * 5000, "cpu_utilisation_ratio": [0.5] * 10000}
+    )
+
+    def predict(rows: pd.DataFrame) -> np.ndarray:
+        steep = (rows["hardware_class"] == "steep").to_numpy()
+        return np.where(steep, rows["cpu_utilisation_ratio"].to_numpy(), 1.0)
+
+    flat, steep = noise_effects(predict, hours, ["hardware_class", "cpu_utilisation_ratio"], seed=1)
+    assert (flat.hardware_class, flat.mean_change_ratio) == ("flat", 0.0)
+    # One sigma is 0.01 of 0.5: the mean of a half normal, and 1.96 sigma.
+    assert steep.mean_change_ratio == pytest.approx(0.02 * np.sqrt(2 / np.pi), rel=0.1)
+    assert steep.p95_change_ratio == pytest.approx(0.02 * 1.96, rel=0.1)
+
+
+def test_only_a_training_imports_fairlearn() -> None:
+    code = "import sys, pipelines.train, lepton_etl.models.fit; sys.exit('fairlearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
