@@ -22,6 +22,8 @@ _NAME: Final = (
 )
 IS_SECRET: Final = re.compile(_NAME, re.IGNORECASE)
 _OF_ENVIRONMENT: Final = re.compile(rf"{_NAME}(?:_ID)?\Z", re.IGNORECASE)
+# A default would be a secret that is written down.
+_OF_VARIABLES: Final = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 _USER_INFO: Final = re.compile(r"://([^/\s\"'<>]*)@")
 # What follows such a name: a text in quotes or a word. `${NAME}` tells nothing, nor does a number.
 _END: Final = r"[\s\"',;&}\])<>]"
@@ -50,6 +52,21 @@ def remember(values: Iterable[str]) -> None:
 def remember_settings(tree: Any) -> None:
     """Remember what a tree of settings and this process's environment hold under secret names, and in URIs."""
     remember([*_secrets(tree, secret=False), *_of_environment()])
+
+
+def written_secrets(tree: Any, key: str = "", *, secret: bool = False) -> Iterator[str]:
+    """Yield the keys under which settings as written hold a secret itself, and not the name of a variable."""
+    if isinstance(tree, Mapping):
+        for name, one in tree.items():
+            place = f"{key}.{name}" if key else str(name)
+            yield from written_secrets(one, place, secret=secret or bool(IS_SECRET.search(str(name))))
+    elif isinstance(tree, list | tuple):
+        for number, one in enumerate(tree):
+            yield from written_secrets(one, f"{key}[{number}]", secret=secret)
+    elif isinstance(tree, str):
+        texts = [tree] if secret else [found.partition(":")[2] for found in _USER_INFO.findall(tree)]
+        if any(_OF_VARIABLES.sub("", text) for text in texts):
+            yield key
 
 
 def redact(text: str) -> str:

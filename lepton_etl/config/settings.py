@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from stat import S_IMODE
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -50,7 +51,7 @@ from lepton_etl.errors import ConfigurationError
 from lepton_etl.file_modes import UMASK
 from lepton_etl.ingest.registry import setting
 from lepton_etl.ingest.units import Zone
-from lepton_etl.redaction import redact, remember_settings, without_user_info
+from lepton_etl.redaction import redact, remember_settings, without_user_info, written_secrets
 from lepton_etl.registers.node_names import Rule as NodeNameRule
 
 _VARIABLE: Final = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
@@ -320,7 +321,20 @@ def load(path: str | Path) -> Settings:
         # Without its cause, which shows every value in full.
         raise ConfigurationError(_explain(error, raw, used), where=str(file), remedy=remedy) from None
     remember_settings(settings.model_dump())
+    _refuse_readable_secrets(raw, file)
     return _absolute(settings, file.resolve().parent)
+
+
+def _refuse_readable_secrets(raw: Any, file: Path) -> None:
+    """Raise ConfigurationError where the file holds a secret itself and others than its owner may read it."""
+    mode = S_IMODE(file.stat().st_mode)
+    written = list(written_secrets(raw)) if mode & 0o077 else []
+    if written:
+        raise ConfigurationError(
+            f"key {written[0]} holds a secret, and others may read the file (mode {mode:04o})",
+            where=str(file),
+            remedy=f"write ${{VARIABLE}} and keep the secret in the environment, or chmod 600 {file}",
+        )
 
 
 def _expand(value: Any, key: str, file: Path, used: dict[str, str]) -> Any:

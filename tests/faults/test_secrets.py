@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import psutil
@@ -159,8 +160,36 @@ def with_canaries(folder: Path, spark: dict[str, str] | None = None) -> SmallSit
             "spark": {"spark.hadoop.fs.s3a.bucket.b.secret.key": f"{CANARY}-spark"} | (spark or {}),
         },
     )
+    site.config.chmod(0o600)
     site.deliver("n1-2025-06-03.txt", ipmi_text(200, 60))
     return site
+
+
+@pytest.mark.parametrize(
+    ("keys", "key"),
+    [
+        ({"storage": {"access_key": CANARY, "secret_key": "${LEPTON_TEST_KEY}"}}, "storage.access_key"),
+        ({"mlflow": {"tracking_uri": f"http://user:{CANARY}@127.0.0.1:9"}}, "mlflow.tracking_uri"),
+        ({"spark": {"spark.hadoop.fs.s3a.secret.key": CANARY}}, "spark.spark.hadoop.fs.s3a.secret.key"),
+        (
+            {"mlflow": {"tracking_uri": "http://user:${LEPTON_TEST_KEY:-" + CANARY + "}@127.0.0.1:9"}},
+            "mlflow.tracking_uri",
+        ),
+        ({"mlflow": {"tracking_uri": "http://user:${LEPTON_TEST_KEY}@127.0.0.1:9"}}, None),
+    ],
+)
+def test_a_secret_that_is_written_down_is_for_its_owner_alone(
+    keys: dict[str, Any], key: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEPTON_TEST_KEY", "of-the-environment")
+    config = SmallSite(tmp_path, settings=keys).config
+    config.chmod(0o640)
+    if key is not None:
+        with pytest.raises(ConfigurationError, match="others may read the file") as refused:
+            load(config)
+        assert f"key {key} " in str(refused.value) and CANARY not in str(refused.value)
+        config.chmod(0o600)
+    load(config)
 
 
 def test_a_night_says_and_writes_no_secret(tmp_path: Path) -> None:

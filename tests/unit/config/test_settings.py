@@ -29,6 +29,7 @@ GOOD: dict[str, Any] = {
 def write(folder: Path, **changes: Any) -> Path:
     file = folder / "site.yaml"
     file.write_text(yaml.safe_dump(copy.deepcopy(GOOD) | changes))
+    file.chmod(0o600)
     return file
 
 
