@@ -62,7 +62,7 @@ from lepton_etl.intervals.sensor_checks import COMPONENTS
 from lepton_etl.intervals.sensor_classes import sensor_classes
 from lepton_etl.intervals.source_choice import COMPONENT_OF, INTERVAL_QUANTITIES
 from lepton_etl.intervals.transfer import TRANSFER_QUANTITIES, transfer_intervals
-from lepton_etl.intervals.usual_values import HISTORY_DAYS, SENSOR_DAY_COLUMNS
+from lepton_etl.intervals.usual_values import HISTORY_DAYS, SENSOR_DAY_COLUMNS, past_days
 from lepton_etl.lake.landing import Delivered, identity
 from lepton_etl.lake.location import Location
 from lepton_etl.lake.staging import StagedFile, stage
@@ -290,7 +290,7 @@ class Making:
         if readings is None:
             yield node_days(_NO_READINGS, _NO_PAST, inventory, self.policy, wanted, spans)
             return
-        past = _past(found.frame("past", pl.DataFrame(arrow_schema(SENSOR_DAY).empty_table())))
+        past = past_days(found.frame("past", pl.DataFrame(arrow_schema(SENSOR_DAY).empty_table())))
         day = readings["day"].to_numpy()
         first = day_number(self.days.from_time.timestamp())
         numbers, counts = np.unique(day, return_counts=True)
@@ -511,11 +511,11 @@ def _exchanged(
 ) -> tuple[list[Made], list[int]]:
     """What the buckets made, and the days before whose sensor-days were made beside."""
     days, settings, lake = context.days, context.settings, context.lake
-    listed, policy = roster(nodes), _policy(context, nodes)
+    listed, policy = roster(nodes), interval_policy(context, nodes)
     past = lake.files(SENSOR_DAY, Days(days.start - HISTORY_DAYS * _DAY, days.start - _DAY))
     files, own_days = _bronze_files(context, {file.day for file in past})
     buckets = _buckets(sum(file.rows for file in files), context.engine.parallelism)
-    sources, unnamed = _sources(settings)
+    sources, unnamed = source_facts(settings)
     parting = Parting(
         days, tuple(own_days), policy.site_id, buckets, units_of(listed),
         tuple(meters["meter_id"].unique().to_pylist()), sources, unnamed, policy.interval_s,
@@ -573,7 +573,8 @@ def _tasks(files: Collection[DataFile], parallelism: int) -> int:
     return max(1, min(len(files), max(parallelism, min(by_rows, _TASKS_A_CORE * parallelism))))
 
 
-def _sources(settings: Settings) -> tuple[dict[str, SourceFacts], SourceFacts]:
+def source_facts(settings: Settings) -> tuple[dict[str, SourceFacts], SourceFacts]:
+    """Return what the settings say of the readings of each source, and of those that they no longer name."""
     energy = settings.energy
     facts = {
         source.name: SourceFacts(
@@ -586,8 +587,8 @@ def _sources(settings: Settings) -> tuple[dict[str, SourceFacts], SourceFacts]:
     return facts, SourceFacts(energy.max_gap_s)
 
 
-def _policy(context: StageContext, nodes: pa.Table) -> IntervalPolicy:
-    """How intervals are made; the errors of sensors are those of the last day, what is fitted is of days before."""
+def interval_policy(context: StageContext, nodes: pa.Table) -> IntervalPolicy:
+    """Return how intervals are made; errors of sensors are those of the last day, what is fitted is of days before."""
     settings = context.settings
     factors, energy = site_factors(settings.carbon), settings.energy
     model = node_model(factors, context.days.end)
@@ -641,14 +642,6 @@ def _sensor_day_rows(said: pl.DataFrame, site_id: str) -> pl.DataFrame:
         pl.from_epoch("on_day", "d").alias("date"), pl.col("typical").alias("typical_value"),
         pl.col("readings").alias("reading_count"),
     ).drop_nulls("sensor").sort(list(SENSOR_DAY.key))  # fmt: skip
-
-
-def _past(rows: pl.DataFrame) -> pl.DataFrame:
-    """silver/sensor_day -> SENSOR_DAY_COLUMNS."""
-    return rows.with_columns(
-        pl.col("date").dt.epoch("d").cast(pl.Int64).alias("on_day"), pl.col("typical_value").alias("typical"),
-        pl.col("reading_count").alias("readings"),
-    ).select(list(SENSOR_DAY_COLUMNS)).cast(SENSOR_DAY_COLUMNS)  # fmt: skip
 
 
 @dataclass(frozen=True)

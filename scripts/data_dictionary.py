@@ -10,6 +10,7 @@ from typing import Final
 
 from lepton_etl.schema.common import QUANTITIES
 from lepton_etl.schema.declare import Field, Table
+from lepton_etl.schema.formulas import formulas_of, told_columns
 from lepton_etl.schema.privacy import privacy_class
 from lepton_etl.schema.tables import TABLES
 
@@ -49,8 +50,15 @@ def _table(table: Table) -> str:
     ]
     rows = [_row(field, field.name in table.required) for field in table.fields]
     head = "| column | class | type | unit | bounds | meaning |\n| --- | --- | --- | --- | --- | --- |"
+    made = [
+        f"- `{column}` = `{formula}`{f' (where {formula.when})' if formula.when else ''}"
+        for column in told_columns(table.name)
+        for formula in formulas_of(table.name, column)
+    ]
+    heading = "How columns of it are made, as [`lepton-etl trace`](lineage.md) computes them:"
+    how = [heading, "\n".join(made)] if made else []
     return "\n\n".join(
-        [f"### {table.name}", f"One row is {table.grain}.", "\n".join(facts), "\n".join([head, *rows])]
+        [f"### {table.name}", f"One row is {table.grain}.", "\n".join(facts), "\n".join([head, *rows]), *how]
     )
 
 

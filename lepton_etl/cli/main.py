@@ -236,6 +236,41 @@ def factors(
     print_factors(_settings(config), day, newer, as_csv=csv)
 
 
+@app.command()
+def trace(
+    config: Config,
+    table: Annotated[str, typer.Option(help="Table of the figure, such as gold/tenant_day.")],
+    date: Day,
+    column: Annotated[str, typer.Option(help="Column, such as it_energy_kwh; carbon, cost and pue do too.")],
+    cluster: Annotated[list[str] | None, typer.Option(help="Only this cluster; may be repeated.")] = None,
+    tenant: Annotated[list[str] | None, typer.Option(help="Only this tenant; may be repeated.")] = None,
+    job: Annotated[list[str] | None, typer.Option(help="Only this job; may be repeated.")] = None,
+    hour: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%dT%H", "%Y-%m-%dT%H:%M"], help="Only this UTC hour.")
+    ] = None,
+    node: Annotated[
+        list[str] | None, typer.Option(help="Of what is summed follow this node; may be repeated.")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Follow every part of every sum, not only the largest.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show where a published figure comes from: formula, numbers, rows, readings, and the lines of the logs."""
+    from lepton_etl.cli.trace import print_trace, tracer_of
+    from lepton_etl.trust.trace import Choice
+
+    given = {
+        "cluster_id": cluster, "tenant_id": tenant, "job_id": job,
+        "hour_start": [f"{hour:%Y-%m-%dT%H}:00Z"] if hour else None,
+    }  # fmt: skip
+    wanted = {name: values for name, values in given.items() if values}
+    if table == "gold/node_hour" and node:
+        wanted["node_id"] = node
+    tracer = tracer_of(_settings(config), date.date(), Choice(every, frozenset(node or ())))
+    print_trace(tracer.figures(table, column, wanted), tracer.recorded.gone, as_json=as_json)
+
+
 @tables_app.command("list")
 def tables_list(config: Config) -> None:
     """List every table of the lake: what one row is, Delta version, number of rows."""

@@ -9,6 +9,7 @@ coverage limit's share of the bucket; it is the sum of what was measured, never 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from math import sqrt
 from typing import Final
@@ -71,9 +72,28 @@ def facility_intervals(readings: pa.Table, policy: IntervalPolicy) -> pa.Table:
     with the meter. The energies of an interval meter are spread evenly over their window. A meter whose class nobody
     states has no gain error: it is not known.
     """
+    said = heard_meters(readings, policy)
+    if said is None:
+        return arrow_schema(FACILITY_INTERVAL).empty_table()
+    flags = _flags(said.power, said.channels, said.conflicts, policy)
+    return _meters_table(said.power.join(flags, on=ROW, how="left"), policy)
+
+
+@dataclass(frozen=True)
+class HeardMeters:
+    """What meters say: the readings as they are integrated, W or J, and the channel that speaks for each row."""
+
+    readings: pl.DataFrame
+    channels: Channels
+    power: pl.DataFrame
+    conflicts: pl.DataFrame
+
+
+def heard_meters(readings: pa.Table, policy: IntervalPolicy) -> HeardMeters | None:
+    """Return what lies behind the rows of `facility_intervals`; None where no reading can be used."""
     frame = pl.DataFrame(readings.select([*READING_COLUMNS, *METER_COLUMNS]))
     if frame.is_empty():
-        return arrow_schema(FACILITY_INTERVAL).empty_table()
+        return None
     is_energy = pl.col("quantity").str.ends_with("_energy")
     spread = is_energy & pl.col("statistic").is_in(("mean", "instant")) & (pl.col("window_s") > 0)
     prepared = frame.with_columns(
@@ -95,7 +115,7 @@ def facility_intervals(readings: pa.Table, policy: IntervalPolicy) -> pa.Table:
     )
     usable = prepared.filter(~pl.col("windowless")).drop("windowless")
     if usable.is_empty():
-        return arrow_schema(FACILITY_INTERVAL).empty_table()
+        return None
     sensors, ordered = by_channel(usable.to_arrow())
     winners, conflicts = resolve_repeats(ordered, policy.interval_us)
     known = sensors.with_columns(pl.lit(None, pl.Float64).alias("supply_resolution"))
@@ -109,8 +129,7 @@ def facility_intervals(readings: pa.Table, policy: IntervalPolicy) -> pa.Table:
     )
     candidates = _ranked(channels.sensors.join(ways, on=["day", "node_id"], how="left"))
     power = choose_power(channels.values, candidates).with_columns(class_of_meter().alias("sensor_class"))
-    flags = _flags(power, channels, conflicts, policy)
-    return _meters_table(power.join(flags, on=ROW, how="left"), policy)
+    return HeardMeters(winners, channels, power, conflicts)
 
 
 def _ranked(sensors: pl.DataFrame) -> pl.DataFrame:

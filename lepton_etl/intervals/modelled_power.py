@@ -111,14 +111,12 @@ def with_modelled(
     between its idle and its rated power, evenly. One sigma in `model_sigma`, W s, a column that is null for measured
     rows. A flag says which point was taken, or, on the row of the first component, what is missing.
     """
-    measured = pl.concat([found.chosen.filter(pl.col("device_id") == "node").select(_NODE_DAY), ambiguous])
-    parts = found.chosen.filter(pl.col("device_id").str.contains(_PART)).join(
-        measured, on=_NODE_DAY, how="anti"
-    )
-    if parts.is_empty():
+    at_node = pl.col("device_id") == "node"
+    measured = pl.concat([found.chosen.filter(at_node).select(_NODE_DAY), ambiguous])
+    parts = found.chosen.join(measured, on=_NODE_DAY, how="anti")
+    judged = judged_sums(parts, inventory, model, classes, fitted)
+    if judged is None:
         return found
-    sums = _sums(parts, classes).pipe(_with_facts, inventory, fitted)
-    judged = _judged(sums, model, classes)
     is_known = pl.col("power_w").is_not_null()
     rows = judged.filter(is_known).select(
         *_NODE_INTERVAL,
@@ -140,6 +138,23 @@ def with_modelled(
         chosen=pl.concat([found.chosen, rows], how="diagonal"),
         doubts=pl.concat([found.doubts, flags.select(found.doubts.columns)]),
     )
+
+
+def judged_sums(
+    chosen: pl.DataFrame,
+    inventory: pl.DataFrame,
+    model: NodeModel,
+    classes: SensorClasses,
+    fitted: pl.DataFrame,
+) -> pl.DataFrame | None:
+    """Return the components of node-intervals with what `with_modelled` makes of them; None without a component.
+
+    power_w = point_w + (1 + loss_ratio) * beyond_w, and `flag` as there.
+    """
+    parts = chosen.filter(pl.col("device_id").str.contains(_PART))
+    if parts.is_empty():
+        return None
+    return _judged(_sums(parts, classes).pipe(_with_facts, inventory, fitted), model, classes)
 
 
 def fitted_points(
@@ -284,8 +299,8 @@ def _judged(sums: pl.DataFrame, model: NodeModel, classes: SensorClasses) -> pl.
         )  # fmt: skip
 
     beyond_w = parts_w - first(0.0, pl.col("fitted_parts_w"), idle_parts_w, 0.0)
-    power = first(stated, pl.col("fitted_power_w"), idle, model.rest_power_w)
-    power += (1.0 + model.component_loss_ratio) * beyond_w
+    point = first(stated, pl.col("fitted_power_w"), idle, model.rest_power_w)
+    power = point + (1.0 + model.component_loss_ratio) * beyond_w
     point_sigma = first(
         stated * model.stated_sigma_ratio, pl.col("fitted_sigma_w"), idle * model.idle_sigma_ratio,
         model.rest_sigma_w,
@@ -313,6 +328,9 @@ def _judged(sums: pl.DataFrame, model: NodeModel, classes: SensorClasses) -> pl.
         .alias("power_w"),
         pl.when(has_cpu).then(sigma).otherwise(_hypot(span * (1 / sqrt(12)), pl.col("gpu_w") * board))
         .alias("sigma_w"),
+        pl.when(has_cpu).then(point).otherwise(without_cpu).alias("point_w"),
+        pl.when(has_cpu).then(beyond_w).otherwise("gpu_w").alias("beyond_w"),
+        pl.when(has_cpu).then(model.component_loss_ratio).otherwise(0.0).alias("loss_ratio"),
         flag.alias("flag"),
     )  # fmt: skip
 

@@ -173,17 +173,32 @@ def _of_days(
     )
 
 
-def _intervals(
+@dataclass(frozen=True)
+class Heard:
+    """What the sensors of a bucket say, and which of them speaks for each row.
+
+    `spoken` is every sensor with its readings, a refused one as NaN; `once` is the same with supplies summed and copies
+    of a chassis taken once, whose channels `channels` and `found` number. `marks` are ROW and flag.
+    """
+
+    spoken: Spoken
+    once: Spoken
+    channels: Channels
+    candidates: pl.DataFrame
+    found: Arbitration
+    lost: pl.DataFrame
+    marks: pl.DataFrame
+
+
+def heard(
     sensors: pl.DataFrame,
     ordered: pl.DataFrame,
     history: pl.DataFrame,
     inventory: pl.DataFrame,
     policy: IntervalPolicy,
     off: pl.DataFrame,
-) -> tuple[pa.Table, pl.DataFrame]:
-    """The rows of silver/interval, and what the sources of the nodes say about one another (CHECK_COLUMNS)."""
-    if not ordered.height:
-        return arrow_schema(INTERVAL).empty_table(), pl.DataFrame(schema=CHECK_COLUMNS)
+) -> Heard:
+    """Judge the readings that `by_channel` gave, integrate them and choose who speaks for each row."""
     sensors = with_usual(sensors, history)
     winners, conflicts = resolve_repeats(ordered, policy.interval_us)
     judged, refused = with_refusals(winners, sensors, wrong_units(winners, sensors))
@@ -209,9 +224,41 @@ def _intervals(
         found = with_modelled(
             found, speaking.ambiguous, inventory, policy.model, policy.classes, policy.fitted
         )
-    rows = _rows(channels, candidates, found, lost, marks, policy)
+    return Heard(spoken, once, channels, candidates, found, lost, marks)
+
+
+def _intervals(
+    sensors: pl.DataFrame,
+    ordered: pl.DataFrame,
+    history: pl.DataFrame,
+    inventory: pl.DataFrame,
+    policy: IntervalPolicy,
+    off: pl.DataFrame,
+) -> tuple[pa.Table, pl.DataFrame]:
+    """The rows of silver/interval, and what the sources of the nodes say about one another (CHECK_COLUMNS)."""
+    if not ordered.height:
+        return arrow_schema(INTERVAL).empty_table(), pl.DataFrame(schema=CHECK_COLUMNS)
+    said = heard(sensors, ordered, history, inventory, policy, off)
+    rows = _rows(said, policy)
     of_day = rows.filter(pl.col("interval_us") // DAY_US == pl.col("day"))
-    return _table(of_day.pipe(with_place, inventory).pipe(_with_energy, policy), policy), found.checks
+    return _table(of_day.pipe(with_place, inventory).pipe(_with_energy, policy), policy), said.found.checks
+
+
+def heard_on(
+    readings: pa.Table,
+    past: pl.DataFrame,
+    inventory: pl.DataFrame,
+    policy: IntervalPolicy,
+    day: int,
+    spans: pl.DataFrame,
+) -> Heard | None:
+    """Return what lies behind the rows that `node_days` makes of one day (since 1970); None without readings."""
+    if not readings.num_rows:
+        return None
+    sensors, ordered = by_channel(readings, lambda raw: _placed(raw, inventory))
+    history = histories(pl.concat([past, sensor_days(ordered, sensors)]), [day])
+    sensors, ordered = _of_days(sensors, ordered, [day])
+    return heard(sensors, ordered, history, inventory, policy, off_spans(spans)) if ordered.height else None
 
 
 def _marks(refused: pl.DataFrame, sensors: pl.DataFrame, interval_us: int) -> pl.DataFrame:
@@ -242,15 +289,9 @@ def _placed(sensors: pl.DataFrame, inventory: pl.DataFrame) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def _rows(
-    channels: Channels,
-    candidates: pl.DataFrame,
-    found: Arbitration,
-    conflicts: pl.DataFrame,
-    marks: pl.DataFrame,
-    policy: IntervalPolicy,
-) -> pl.DataFrame:
+def _rows(said: Heard, policy: IntervalPolicy) -> pl.DataFrame:
     """Power, environment, conflicts and flags, one line for each row that has any of them."""
+    channels, found, conflicts, marks = said.channels, said.found, said.lost, said.marks
     chosen = found.chosen.with_columns(pl.lit(policy.interval_s).alias("interval_s"))
     if "model_sigma" not in chosen.columns:
         chosen = chosen.with_columns(pl.lit(None, pl.Float64).alias("model_sigma"))
@@ -265,7 +306,7 @@ def _rows(
     # A refused reading leaves its trace even where nothing else was read. Other odd rows need a row to stand
     # at.
     shown = marks.join(
-        candidates.select("day", "node_id", "device_id").unique(),
+        said.candidates.select("day", "node_id", "device_id").unique(),
         on=["day", "node_id", "device_id"],
         how="semi",
     )

@@ -22,7 +22,7 @@ SUSPECT_ZERO: Final = "suspect_zero"
 SIGMAS: Final = 2.0
 
 # A sensor of one socket or module, and its number.
-_PART: Final = r"(?i)((?:socket|skt|module|superchip)[ _#-]*)(\d+)"
+PART: Final = r"(?i)((?:socket|skt|module|superchip)[ _#-]*)(\d+)"
 
 _CLAIM: Final = ["day", "node_id", "quantity", "statistic"]
 _AT_NODE: Final = ("day", "node_id", pl.lit("node").alias("device_id"), "interval_us")
@@ -105,11 +105,11 @@ def _with_summed_parts(
 
     Numbers run from 0 or 1 without a gap, else a part is missing and nothing is summed; an interval needs all parts.
     """
-    number = pl.col("sensor").str.extract(_PART, 2).cast(pl.Int64, strict=False)
+    number = pl.col("sensor").str.extract(PART, 2).cast(pl.Int64, strict=False)
     whole = [*_CLAIM, "named"]
     low, high = number.min().over(whole), number.max().over(whole)
     parts = (
-        several.with_columns(named=pl.col("sensor").str.replace(_PART, "${1}#"))
+        several.with_columns(named=pl.col("sensor").str.replace(PART, "${1}#"))
         .filter(number.is_not_null())
         .filter((low <= 1) & (high > low) & (high - low + 1 == pl.len().over(whole)))
         .filter(number.n_unique().over(whole) == pl.len().over(whole))

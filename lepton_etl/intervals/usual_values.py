@@ -38,6 +38,14 @@ _ONE_SCALE_C: Final = 20.0
 _JUDGED: Final = r"_(power|energy|temperature|utilisation)$"
 
 
+def past_days(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return rows of silver/sensor_day as SENSOR_DAY_COLUMNS."""
+    return rows.with_columns(
+        pl.col("date").dt.epoch("d").cast(pl.Int64).alias("on_day"), pl.col("typical_value").alias("typical"),
+        pl.col("reading_count").alias("readings"),
+    ).select(list(SENSOR_DAY_COLUMNS)).cast(SENSOR_DAY_COLUMNS)  # fmt: skip
+
+
 def sensor_days(readings: pl.DataFrame, sensors: pl.DataFrame) -> pl.DataFrame:
     """Return SENSOR_DAY_COLUMNS: what each sensor said on its own `day`, repeats and all.
 

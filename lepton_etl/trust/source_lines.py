@@ -1,0 +1,196 @@
+"""From a row of bronze/reading to the line of the delivered file that it was read from, as far as the file lies there.
+
+A position is what the decoder wrote: the line of a text, the row of a Parquet file, the number of the object or sample
+in a JSON document.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Final
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lepton_etl.config.settings import Settings
+from lepton_etl.ingest.personal import shape, without_users
+from lepton_etl.ingest.text import ContentIdentity, UnreadableError, file_id, numbered_lines, text_chunks
+from lepton_etl.lake.landing import Delivered, Landing, identity
+from lepton_etl.lake.tables import Lake
+from lepton_etl.schema.logs import FILE
+from lepton_etl.trust.people import word_of
+
+# No tool writes a longer line that a person would read.
+MAX_CHARS: Final = 400
+# Why there is no text of a position, by what the file consists of.
+_ABSENT: Final = {
+    "line": "the file has no such line",
+    "row": "the file has no such row",
+    "object": "a document: the value was read from its object of this number",
+}
+_DOCUMENT: Final = (b"{", b"[", b"<")
+
+
+def mask_line(text: str, names: Mapping[str, str]) -> str:
+    """Return a raw line with the pseudonym in place of each of these names, and without what labels call a user."""
+    hidden = word_of(names).sub(lambda one: names[one[0]], text) if names else text
+    return str(without_users(pl.Series([hidden]))[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Where a reading was logged: file, position, and the text there; `missing` says why there is none."""
+
+    path: str | None
+    file_id: str
+    position: int | None
+    kind: str
+    sensor: str
+    raw_value: str | None
+    raw_unit: str | None
+    value: float | None
+    reading_time: datetime | None
+    text: str | None = None
+    missing: str | None = None
+
+
+@dataclass
+class SourceLines:
+    """Finds lines of delivered files; `names` (to their pseudonyms) are masked in them."""
+
+    lake: Lake
+    settings: Settings
+    landing: Landing
+    names: Mapping[str, str] = field(default_factory=dict)
+    _files: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def of(self, readings: Iterable[Mapping[str, Any]]) -> list[Line]:
+        """Return the line of each reading, in their order; a file is read once for all of them."""
+        rows = list(readings)
+        found: dict[int, Line] = {}
+        by_file: dict[str, list[int]] = {}
+        for number, row in enumerate(rows):
+            by_file.setdefault(row["file_id"], []).append(number)
+        for file, numbers in by_file.items():
+            of_file = [_line(rows[number]) for number in numbers]
+            for number, line in zip(numbers, self._with_text(file, of_file), strict=True):
+                found[number] = line
+        return [found[number] for number in range(len(rows))]
+
+    def of_jobs(self, rows: Iterable[Mapping[str, Any]]) -> list[Line]:
+        """Return the lines of job accounting (rows of bronze/job).
+
+        A line names its user anywhere; where the map of people knows the name no more, the shape of the line is shown.
+        """
+        jobs, known = list(rows), set(self.names.values())
+        lines = self.of(
+            {
+                "file_id": row["file_id"], "source_position": row["source_position"], "sensor": row["record"] or "job",
+                "raw_value": row["job_state"], "raw_unit": None, "value": None, "reading_time": row["start_time"],
+            }
+            for row in jobs
+        )  # fmt: skip
+        return [
+            line
+            if line.text is None or row["user_name"] is None or row["user_name"] in known
+            else replace(line, text=shape(line.text))
+            for row, line in zip(jobs, lines, strict=True)
+        ]
+
+    def _with_text(self, file: str, lines: list[Line]) -> list[Line]:
+        delivered = self._delivered(file)
+        if not delivered:
+            return [replace(line, missing="bronze/file has no record of the file") for line in lines]
+        missing = ""
+        for row in delivered:
+            try:
+                texts = self._texts(row, file, {line.position for line in lines if line.position})
+            except _NotThereError as error:
+                missing = str(error)
+                continue
+            kind, of_position = texts
+            return [
+                replace(
+                    line,
+                    path=row["path"],
+                    kind=kind,
+                    text=self._masked(of_position.get(line.position or 0)),
+                    missing=None if line.position in of_position else _ABSENT[kind],
+                )
+                for line in lines
+            ]
+        return [replace(line, path=delivered[0]["path"], missing=missing) for line in lines]
+
+    def _masked(self, text: str | None) -> str | None:
+        return None if text is None else mask_line(text, self.names)[:MAX_CHARS]
+
+    def _delivered(self, file: str) -> list[dict[str, Any]]:
+        if file not in self._files:
+            rows = self.lake.read(FILE, where=pc.field("file_id") == file)
+            loaded = rows.filter(pl.col("state").is_in(("loaded", "duplicate"))).sort(
+                "state", "path", descending=[True, False]
+            )
+            self._files[file] = loaded.to_dicts()
+        return self._files[file]
+
+    def _texts(self, row: Mapping[str, Any], file: str, positions: set[int]) -> tuple[str, dict[int, str]]:
+        """What stands at these positions. Raises _NotThereError where the file is gone or another one."""
+        source = {one.name: one for one in self.settings.all_sources}.get(row["source_name"])
+        if source is None:
+            raise _NotThereError(f"the settings name no source {row['source_name']} any more")
+        path = row["path"]
+        node_id, path_time = identity(source, path)
+        delivered = Delivered(source.name, path, row["size_bytes"], row["modified_time"], node_id, path_time)
+        watched = ContentIdentity(source.name, node_id)
+        try:
+            with self.landing.open(delivered, source) as handle:
+                chunks = watched.watch(text_chunks(handle, path))
+                head = next(chunks, b"")
+                kind, found = _at(head, chunks, positions)
+                for _ in chunks:
+                    pass
+        except FileNotFoundError as error:
+            raise _NotThereError("the file lies in the landing folder no more") from error
+        except (OSError, UnreadableError) as error:
+            raise _NotThereError(f"the file cannot be read: {error}") from error
+        if file_id(watched.content_id, path_time) != file:
+            raise _NotThereError("the file that lies there now holds other bytes (its SHA-256 differs)")
+        return kind, found
+
+
+class _NotThereError(Exception):
+    """A delivered file that cannot be shown; its text says why."""
+
+
+def _at(head: bytes, rest: Iterator[bytes], positions: set[int]) -> tuple[str, dict[int, str]]:
+    chunks = itertools.chain([head], rest)
+    if head.startswith(b"PAR1"):
+        table = pq.read_table(io.BytesIO(b"".join(chunks)))
+        known = [number for number in sorted(positions) if number <= table.num_rows]
+        rows = table.take(pa.array([number - 1 for number in known], pa.int64())).to_pylist()
+        return "row", {number: str(row) for number, row in zip(known, rows, strict=True)}
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_DOCUMENT):
+        # What an object's number stands for is the decoder's to say; the reading's own raw value is shown beside it.
+        return "object", {}
+    return "line", dict(_numbered(chunks, positions))
+
+
+def _numbered(chunks: Iterable[bytes], positions: set[int]) -> Iterator[tuple[int, str]]:
+    """Lines of these numbers, counted as the decoders count them."""
+    for lines in numbered_lines(chunks):
+        within = [number for number in sorted(positions) if lines.first_position <= number < lines.following]
+        texts = lines.texts(pl.Series(within, dtype=pl.Int64)).to_list() if within else []
+        yield from zip(within, texts, strict=True)
+
+
+def _line(row: Mapping[str, Any]) -> Line:
+    return Line(
+        None, row["file_id"], row["source_position"], "line", row["sensor"], row["raw_value"], row["raw_unit"],
+        row["value"], row["reading_time"],
+    )  # fmt: skip

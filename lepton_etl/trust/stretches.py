@@ -1,0 +1,308 @@
+"""From an interval to its readings: which sensor spoke, and the straight stretches between what it said.
+
+The night's own kernels judge the day's readings of the node's chassis (or of the meter) again and say who spoke; its
+readings are then looked up in bronze, with file and position.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lepton_etl.config.settings import Settings
+from lepton_etl.days import Days
+from lepton_etl.facility.grid_weather import once
+from lepton_etl.facility.meter_hours import METER_COLUMNS, heard_meters, with_meter
+from lepton_etl.intervals import integrate
+from lepton_etl.intervals.chassis import COPY_BIN_US, MEDIAN_SENSOR, SUM_SENSOR
+from lepton_etl.intervals.integrate import MICROSECONDS
+from lepton_etl.intervals.known_off import state_spans
+from lepton_etl.intervals.modelled_power import judged_sums
+from lepton_etl.intervals.node_day import Heard, IntervalPolicy, heard_on
+from lepton_etl.intervals.readings import (
+    SourceFacts,
+    day_number,
+    for_each_day,
+    roster,
+    state_readings,
+    units_of,
+)
+from lepton_etl.intervals.source_choice import INTERVAL_QUANTITIES
+from lepton_etl.intervals.undecided import PART
+from lepton_etl.intervals.usual_values import HISTORY_DAYS, past_days
+from lepton_etl.schema.common import STATE_QUANTITIES
+from lepton_etl.schema.fleet import FACILITY_INTERVAL, METER, NODE, SENSOR_DAY
+from lepton_etl.schema.logs import READING
+from lepton_etl.trust.as_recorded import Recorded
+
+Row = Mapping[str, Any]
+_DAY: Final = timedelta(days=1)
+_HOUR: Final = timedelta(hours=1)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_CHANNEL: Final = ("node_id", "device_id", "quantity", "sensor", "statistic")
+# The rows of bronze behind a stretch, in a column of their own.
+_ORIGINS: Final = "origins"
+
+
+@dataclass
+class Readings:
+    """The readings of one published day. `policy` is how a stage over some days made its intervals."""
+
+    recorded: Recorded
+    settings: Settings
+    policy: Callable[[Days, pl.DataFrame], IntervalPolicy]
+    sources: tuple[Mapping[str, SourceFacts], SourceFacts]
+    _heard: dict[str, tuple[Heard | None, pl.DataFrame, pl.DataFrame]] = field(default_factory=dict)
+
+    def of_day(self) -> IntervalPolicy:
+        """Return how the day's intervals were made."""
+        return self.policy(self.recorded.days, self.recorded.read(NODE)[0])
+
+    def stretches(self, table: str, own: Row) -> pl.DataFrame:
+        """Return the straight stretches of power within an interval; empty where no reading of it is left.
+
+        From `from_w` to `to_w` W in `span_s` s, of which those from `begin_s` to `end_s` lie in the interval. `weight`
+        is how many devices it stands for; of sockets that are summed it is the time that all were seen over its own.
+        """
+        made = self._of_meter(own) if table == FACILITY_INTERVAL.name else self._of_device(own)
+        return pl.DataFrame() if made is None else made
+
+    def modelled(self, own: Row) -> pl.DataFrame:
+        """Return what the model of nodes without a sensor made of an interval (judged_sums), one row or none."""
+        heard, _, listed = self._of_node(own["node_id"])
+        policy = self.of_day()
+        if heard is None or policy.model is None:
+            return pl.DataFrame()
+        parts = heard.found.chosen.filter(pl.col("node_id") == own["node_id"])
+        made = judged_sums(parts, listed, policy.model, policy.classes, policy.fitted)
+        at = pl.col("interval_us") == _us(own["interval_start"])
+        return pl.DataFrame() if made is None else made.filter(at)
+
+    def of_grid(self, own: Row) -> pl.DataFrame:
+        """Return the readings that a row of silver/grid_hour is the mean of."""
+        hour = own["hour_start"]
+        where = (pc.field("quantity") == "grid_intensity") & (pc.field("device_id") == own["zone_id"])
+        of_hour = pl.col("reading_time").is_between(hour, hour + _HOUR, closed="left")
+        default = self.settings.grid.intensity_basis if self.settings.grid else own["intensity_basis"]
+        of_kind = pl.coalesce("point", pl.lit(default)) == own["intensity_basis"]
+        return once(self._bronze(where).filter(of_hour, of_kind))
+
+    def _of_device(self, own: Row) -> pl.DataFrame | None:
+        heard, bronze, _ = self._of_node(own["node_id"])
+        if heard is None:
+            return None
+        spoke = heard.found.chosen.filter(
+            pl.col("node_id") == own["node_id"], pl.col("device_id") == own["device_id"],
+            pl.col("interval_us") == _us(own["interval_start"]),
+        )  # fmt: skip
+        if spoke.is_empty():
+            return None
+        chosen = _sensor(heard.channels.sensors, spoke["channel"][0])
+        sensors = _summed_sockets(heard, chosen)
+        parts = []
+        for sensor in sensors:
+            of_sensor = heard.once.readings.filter(pl.col("channel") == sensor["channel"])
+            cut = stretches_of(of_sensor, sensor, own).with_columns(
+                weight=pl.lit(float(spoke["multiplicity"][0]))
+            )
+            parts.append(_with_origins(cut, partial(_origin, heard, bronze, sensor)))
+        if len(parts) > 1:
+            seen_s = [float((part["end_s"] - part["begin_s"]).sum()) for part in parts]
+            parts = [
+                part.with_columns(pl.col("weight") * min(seen_s) / own_s)
+                for part, own_s in zip(parts, seen_s, strict=True)
+            ]
+        return pl.concat(parts)
+
+    def _of_meter(self, own: Row) -> pl.DataFrame | None:
+        meters = self.recorded.read(METER)[0]
+        moved = with_meter(self._bronze(pc.field("device_id") == own["meter_id"]), meters)
+        interval_s = self.settings.energy.interval_s
+        day = Days.of(self.recorded.day)
+        touched = for_each_day(moved.to_arrow(), day, *self.sources, interval_s, further=METER_COLUMNS)
+        heard = heard_meters(touched, self.of_day())
+        if heard is None:
+            return None
+        at = pl.col("interval_us") == _us(own["interval_start"])
+        spoke = heard.power.filter(at, pl.col("node_id") == own["meter_id"])
+        if spoke.is_empty():
+            return None
+        sensor = _sensor(heard.channels.sensors, spoke["channel"][0])
+        readings = heard.readings.filter(pl.col("channel") == sensor["channel"])
+        of_sensor = moved.filter(pl.col(name) == sensor[name] for name in ("quantity", "sensor"))
+        cut = stretches_of(readings, sensor, own).with_columns(weight=pl.lit(1.0))
+        return _with_origins(cut, lambda at: _lowest(of_sensor.filter(pl.col("reading_time") == _time(at))))
+
+    def _of_node(self, node_id: str) -> tuple[Heard | None, pl.DataFrame, pl.DataFrame]:
+        """What was heard of a node's chassis on the day, its bronze readings, and the inventory."""
+        if node_id not in self._heard:
+            listed = roster(self.recorded.read(NODE)[0].to_arrow())
+            units = units_of(listed)
+            unit = units.get(node_id, node_id)
+            of_chassis = listed.filter(pl.col("chassis_id") == node_id)["node_id"].to_list()
+            mine = pc.field("node_id").isin(
+                sorted({node_id, *of_chassis, *(name for name, other in units.items() if other == unit)})
+            )
+            readings, day = self._bronze(mine), self.recorded.day
+            wanted = readings.filter(pl.col("quantity").is_in(INTERVAL_QUANTITIES))
+            touched = for_each_day(
+                wanted.to_arrow(), Days.of(day), *self.sources, self.settings.energy.interval_s
+            )
+            said = readings.filter(pl.col("quantity").is_in(STATE_QUANTITIES))
+            spans = state_spans(pl.DataFrame(state_readings(said.to_arrow(), *self.sources)))
+            before = Days(day - timedelta(days=HISTORY_DAYS), day - _DAY)
+            past = past_days(self.recorded.read(SENSOR_DAY, before, mine)[0])
+            number = day_number(Days.of(day).from_time.timestamp())
+            found = heard_on(touched, past, listed, self.of_day(), number, spans)
+            self._heard[node_id] = (found, readings, listed)
+        return self._heard[node_id]
+
+    def _bronze(self, where: pc.Expression) -> pl.DataFrame:
+        day = pc.field("reading_date")
+        within = (day >= pa.scalar(self.recorded.day - _DAY)) & (day <= pa.scalar(self.recorded.day + _DAY))
+        rows, _ = self.recorded.read(READING, None, where & within)
+        if rows.is_empty():
+            self.recorded.note("bronze/reading holds no such readings of these days any more (retention)")
+        return rows
+
+
+def stretches_of(readings: pl.DataFrame, sensor: Row, own: Row) -> pl.DataFrame:
+    """Return what `integrate` makes of a channel's readings within an interval (see Readings.stretches).
+
+    `first_us` and `last_us` are the times of the readings at both ends; a window is one reading.
+    """
+    time_us, value = readings["time_us"].to_numpy(), readings["value"].to_numpy()
+    channel = np.zeros(readings.height, dtype=np.int64)
+    gap_us, window_us = (
+        np.rint(readings[name].to_numpy() * MICROSECONDS).astype(np.int64)
+        for name in ("max_gap_s", "window_s")
+    )
+    statistic = sensor["statistic"]
+    if statistic == "counter":
+        peak = (
+            readings["peak_w"]
+            if "peak_w" in readings.columns
+            else pl.Series([sensor["peak_w"]] * readings.height)
+        )
+        limits = [
+            one.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+            for one in (peak, readings["counter_max_j"])
+        ]
+        made = integrate.between_counts(channel, time_us, value, gap_us, *limits).segments
+    elif statistic == "instant":
+        made = integrate.between_instants(channel, time_us, value, gap_us)
+    else:
+        unsampled = np.full(readings.height, np.nan)
+        made, _ = integrate.over_windows(channel, time_us, window_us, value, unsampled)
+    start_us = _us(own["interval_start"])
+    end_us = start_us + own["interval_s"] * MICROSECONDS
+    first, last = pl.col("first_us"), pl.col("last_us")
+    is_window = statistic not in ("counter", "instant")
+    return (
+        pl.DataFrame(
+            {
+                "first_us": made.start_us,
+                "last_us": made.end_us,
+                "from_w": made.value_start,
+                "to_w": made.value_end,
+            }
+        )
+        .filter((first < end_us) & (last > start_us))
+        .with_columns(
+            ((pl.max_horizontal(first, pl.lit(start_us)) - first) / MICROSECONDS).alias("begin_s"),
+            ((pl.min_horizontal(last, pl.lit(end_us)) - first) / MICROSECONDS).alias("end_s"),
+            ((last - first) / MICROSECONDS).alias("span_s"),
+        )
+        .with_columns((first if is_window else last).alias("last_us"))
+    )
+
+
+def readings_of(stretches: pl.DataFrame) -> list[Row]:
+    """Return the rows of bronze/reading behind the stretches, each once, by time."""
+    found: dict[tuple[Any, ...], Row] = {}
+    for origins in stretches[_ORIGINS] if stretches.height else ():
+        for row in origins:
+            found[row["reading_time"], str(row["node_id"]), row["device_id"], row["sensor"]] = row
+    return [found[key] for key in sorted(found)]
+
+
+def shown(stretches: pl.DataFrame) -> list[dict[str, Any]]:
+    """Return the stretches as they are printed: their powers and seconds, and `energy_j` of each."""
+    if stretches.is_empty():
+        return []
+    slope = (pl.col("to_w") - pl.col("from_w")) / pl.col("span_s")
+    mean_w = pl.col("from_w") + slope * (pl.col("begin_s") + pl.col("end_s")) / 2
+    energy_j = mean_w * (pl.col("end_s") - pl.col("begin_s")) * pl.col("weight")
+    return stretches.select(
+        pl.from_epoch("first_us", "us").dt.replace_time_zone("UTC").alias("from_time"),
+        "from_w", "to_w", "span_s", "begin_s", "end_s", "weight", energy_j.alias("energy_j"),
+    ).to_dicts()  # fmt: skip
+
+
+def _with_origins(cut: pl.DataFrame, origin: Callable[[int], list[dict[str, Any]]]) -> pl.DataFrame:
+    at_us = {*cut["first_us"].to_list(), *cut["last_us"].to_list()}
+    rows = {at: origin(at) for at in at_us}
+    origins = [[*rows[first], *rows[last]] for first, last in cut.select("first_us", "last_us").iter_rows()]
+    return cut.with_columns(pl.Series(_ORIGINS, origins, dtype=pl.Object))
+
+
+def _sensor(sensors: pl.DataFrame, channel: int) -> dict[str, Any]:
+    return sensors.filter(pl.col("channel") == channel).to_dicts()[0]
+
+
+def _summed_sockets(heard: Heard, chosen: dict[str, Any]) -> Sequence[dict[str, Any]]:
+    """The sensor that spoke, or all of a node's sockets or modules where their sum did."""
+    if re.search(PART, chosen["sensor"]) is None:
+        return [chosen]
+    named = re.sub(PART, r"\1#", chosen["sensor"])
+    claim = [pl.col(name) == chosen[name] for name in ("day", "node_id", "quantity", "statistic")]
+    others = heard.candidates.filter(*claim, pl.col("sensor").str.replace(PART, "${1}#") == named)
+    return [_sensor(heard.channels.sensors, channel) for channel in others["channel"]]
+
+
+def _origin(heard: Heard, bronze: pl.DataFrame, sensor: Row, time_us: int) -> list[dict[str, Any]]:
+    """The rows of bronze/reading behind one reading of a channel: its own, or those that were summed or voted."""
+    sensors, at = heard.spoken.sensors, pl.col("reading_time") == _time(time_us)
+    alike = [pl.col(name) == sensor[name] for name in ("quantity", "statistic")]
+    if sensor["sensor"] == SUM_SENSOR:
+        of_node = sensors.filter(
+            *alike, pl.col("node_id") == sensor["node_id"], pl.col("device_id") != "node"
+        )
+        # Two sensors of one supply are two views of it: the first stands for it.
+        parts = of_node.unique("device_id", keep="first", maintain_order=True)
+    elif sensor["sensor"] == MEDIAN_SENSOR:
+        parts = sensors.filter(*alike, pl.col("chassis_id") == sensor["node_id"])
+        begin = _time(time_us // COPY_BIN_US * COPY_BIN_US)
+        at = pl.col("reading_time").is_between(begin, begin + timedelta(minutes=1), closed="left")
+    else:
+        parts = sensors.filter(pl.col(name) == sensor[name] for name in _CHANNEL)
+    now = bronze.filter(at)
+    found: list[dict[str, Any]] = []
+    for part in parts.to_dicts():
+        of_part = now.filter(pl.col(name) == part[name] for name in _CHANNEL if name != "device_id")
+        own = of_part.filter(pl.col("device_id") == part["device_id"])
+        # A component that was logged at the node stands at its own device from silver on.
+        found += _lowest(own if own.height else of_part)
+    return found
+
+
+def _lowest(rows: pl.DataFrame) -> list[dict[str, Any]]:
+    """Of repeats the one that silver takes: the lowest file, then the lowest position and value."""
+    return rows.sort("file_id", "source_position", "value").head(1).to_dicts()
+
+
+def _us(time: datetime) -> int:
+    return (time - _EPOCH) // timedelta(microseconds=1)
+
+
+def _time(time_us: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=time_us)
