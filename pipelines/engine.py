@@ -47,6 +47,8 @@ _PRELOADED: Final = [
 
 _TELL_S: Final = 0.5
 _LOOK_S: Final = 0.05
+# How long an idle process has to leave by itself.
+_LEAVE_S: Final = 2.0
 _SECRET: Final = (".access.key", ".secret.key", ".session.token")
 # There is a process for every core: the libraries read these as they are imported.
 _ONE_THREAD: Final = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -148,19 +150,27 @@ class Aside:
         self._process = context.Process(target=_serve, args=(there, ready), daemon=True)
         self._process.start()
         there.close()
+        self._is_idle = False
 
     def run(self, work: Callable[[], R], meanwhile: Callable[[], None]) -> R:
+        self._is_idle = False
         self._driver.send(work)
         meanwhile()
         try:
             result, error = self._driver.recv()
         except EOFError:
             raise _lost("the process aside", 1) from None
+        self._is_idle = True
         if error is not None:
             raise error
         return result  # type: ignore[no-any-return]
 
     def close(self) -> None:
+        # One that has nothing to do gives its semaphores back, or Python warns of them after a run's last line.
+        if self._is_idle:
+            with suppress(OSError):
+                self._driver.send(None)
+            self._process.join(_LEAVE_S)
         self._driver.close()
         self._process.terminate()
         self._process.join()
@@ -179,6 +189,8 @@ def _serve(driver: Any, ready: Callable[[], object]) -> None:
         try:
             work = driver.recv()
         except EOFError:
+            return
+        if work is None:
             return
         try:
             driver.send((work(), None))

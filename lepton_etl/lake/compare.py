@@ -302,7 +302,8 @@ def _compared_key(table: Table) -> tuple[str, ...] | None:
 def _numbered(table: Table, rows: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
     """Return the rows with lists as JSON text and the n-th of each key numbered: versions and log rows share one.
 
-    The order within a key is by what is left out of it, versions as numbers, so that the first meets the first.
+    The order within a key is by what is left out of it, times first, versions as numbers: the first meets the first.
+    An id that is a hash says nothing of order, and is another where pseudonyms are.
     """
     lists = [one.name for one in table.fields if one.type == STRINGS]
     rows = rows.with_columns(
@@ -317,9 +318,14 @@ def _numbered(table: Table, rows: pl.DataFrame, key: Sequence[str]) -> pl.DataFr
             order.append(pl.col(one.name).cast(pl.Int64, strict=False))
         order.append(pl.col(one.name))
     if order:
-        left_out_first = sorted(order, key=lambda column: column.meta.output_name() not in LEFT_OUT)
-        rows = rows.sort(left_out_first, nulls_last=True)
+        rows = rows.sort(sorted(order, key=lambda one: _rank(one.meta.output_name())), nulls_last=True)
     return rows.with_columns(pl.int_range(pl.len()).over(key).alias(_ORDINAL))
+
+
+def _rank(column: str) -> int:
+    if column not in LEFT_OUT:
+        return 2
+    return 0 if column.endswith("_time") else 1
 
 
 def _unequal(table: Table, both: pl.DataFrame, name: str, tolerance: Tolerance) -> pl.DataFrame:

@@ -156,7 +156,8 @@ def _with_component_load(rows: pl.DataFrame, hours: pl.DataFrame) -> pl.DataFram
     """Where the node row says no load, take it from its components (mean over the devices)."""
     node_keys = [key for key in KEYS if key != "device_id"]
     parts = [part for column in _load_columns("node") for part in _load(column, "_part", multiplicity=True)]
-    components = hours.filter(pl.col("device_id") != "node").group_by(node_keys).agg(*parts)
+    says = pl.any_horizontal(pl.col(_load_columns("node")).is_not_null())
+    components = hours.filter((pl.col("device_id") != "node") & says).group_by(node_keys).agg(*parts)
     # cluster_id may be null (a shared node): nulls are equal here, or such a node would lose its load.
     joined = rows.join(components, on=node_keys, how="left", nulls_equal=True)
     names = [name for name in components.columns if name.endswith("_part")]

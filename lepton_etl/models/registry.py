@@ -170,6 +170,8 @@ class Registry:
     @_in_time
     def names(self, prefixes: tuple[str, ...]) -> list[str]:
         """Return the registered models whose names begin with one of the prefixes, sorted."""
+        if self._is_unmade():
+            return []
         client, found, token = self._connected(), [], None
         while True:
             page = client.search_registered_models(max_results=1000, page_token=token)
@@ -181,6 +183,8 @@ class Registry:
     @_in_time
     def champion(self, name: str, alias: str = CHAMPION_ALIAS) -> Version | None:
         """Return the version behind the alias, None where model or alias do not exist."""
+        if self._is_unmade():
+            return None
         from mlflow.exceptions import MlflowException
 
         try:
@@ -351,6 +355,8 @@ class Registry:
             raise ModelError(
                 f"{name!r} is no model name", where="model.name", remedy="letters, digits, '_', '-'"
             )
+        if self._is_unmade():
+            return []
         client = self._connected()
         versions: list[Version] = []
         token: str | None = None
@@ -362,6 +368,18 @@ class Registry:
             token = page.token
             if not token:
                 return versions
+
+    @_in_time
+    def make(self) -> None:
+        """Make the store and the experiment where they do not exist; what registers does so by itself."""
+        self._connected()
+
+    def _is_unmade(self) -> bool:
+        """Whether it is a SQLite file that nobody has made yet: asking would make it, which takes seconds."""
+        return (
+            self.tracking_uri.startswith(_SQLITE)
+            and not Path(self.tracking_uri.removeprefix(_SQLITE)).exists()
+        )
 
     def _connected(self) -> MlflowClient:
         """Return a client on an initialised store, with the experiment in place.

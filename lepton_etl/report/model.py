@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from lepton_etl.config.sections import ModelSettings
     from lepton_etl.config.settings import MlflowSettings
 
-_SQLITE: Final = "sqlite:///"
 _MODEL: Final = "model"
 _NAMES: Final = {
     "rated_x_load": "rated power x load",
@@ -39,10 +37,6 @@ def model_summary(mlflow: MlflowSettings, model: ModelSettings, message: str) ->
     told = (
         ModelSummary(model.name, None, "there is none yet.", error_rows(()), notes=notes) if notes else None
     )
-    database = Path(mlflow.tracking_uri.removeprefix(_SQLITE))
-    if mlflow.tracking_uri.startswith(_SQLITE) and not database.exists():
-        # Asking would make the database: seconds of migration for an answer that is known.
-        return told
     from lepton_etl.models.registry import Registry
 
     registry = Registry.of(mlflow)

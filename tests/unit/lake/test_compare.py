@@ -114,7 +114,7 @@ def test_a_table_that_one_lake_lacks_differs_by_its_rows(tmp_path: Path) -> None
 
 def test_run_ids_times_and_digests_of_publications_are_left_out(tmp_path: Path) -> None:
     left = lake(tmp_path / "a", published("r1", 1, 3.0), published("r2", 2, 4.0), table=PUBLICATION)
-    right = lake(tmp_path / "b", published("x2", 9, 4.0 + 1e-13), published("x1", 8, 3.0), table=PUBLICATION)
+    right = lake(tmp_path / "b", published("a2", 9, 4.0 + 1e-13), published("z1", 8, 3.0), table=PUBLICATION)
     assert one(left, right).equal
 
 

@@ -282,10 +282,18 @@ def test_model_names_are_checked_before_they_reach_a_query(registry: Registry) -
         registry.latest("x' OR name != '", "training_key", "k")
 
 
+def test_asking_a_store_that_nobody_made_does_not_make_it(tmp_path: Path) -> None:
+    registry = Registry(f"sqlite:///{tmp_path}/mlflow.db")
+    assert registry.champion("node-energy") is None
+    assert registry.latest("node-energy", "promotion", "refused") is None
+    assert registry.names(("facility-",)) == []
+    assert not list(tmp_path.iterdir())
+
+
 def test_two_processes_may_meet_on_a_fresh_store(tmp_path: Path) -> None:
     code = (
         "import sys; from lepton_etl.models.registry import Registry\n"
-        "print(Registry(sys.argv[1]).champion('node-energy'))"
+        "registry = Registry(sys.argv[1]); registry.make(); print(registry.champion('node-energy'))"
     )
     command = [sys.executable, "-c", code, f"sqlite:///{tmp_path}/new/mlflow.db"]
     both = [
@@ -306,12 +314,14 @@ def test_a_process_that_is_killed_as_it_makes_the_store_leaves_it_to_the_next(tm
         "def strike(_connection, _cursor, statement, *_):\n"
         "    if 'CREATE TABLE guardrails' in statement: os.kill(os.getpid(), signal.SIGKILL)\n"
         "sqlalchemy.event.listen(sqlalchemy.Engine, 'after_cursor_execute', strike)\n"
-        "Registry(sys.argv[1]).champion('node-energy')"
+        "Registry(sys.argv[1]).make()"
     )
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     killed = subprocess.run([sys.executable, "-c", code, uri], capture_output=True, check=False, timeout=300)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert Registry(uri).champion("node-energy") is None
+    registry = Registry(uri)
+    registry.make()
+    assert registry.champion("node-energy") is None
     assert not list(tmp_path.glob("*.new*"))
 
 
