@@ -57,7 +57,10 @@ def rotate(
     fresh = None
     if new_key_from is not None:
         fresh = key_of(os.environ.get(new_key_from, ""), f"environment variable {new_key_from}")
-    file = _people(_settings(config)).rotate(fresh)
+    settings = _settings(config)
+    people = _people(settings)
+    file = people.rotate(fresh)
+    _recorded(people, settings, "rotation", "map of people", {"key_file": file is not None})
     typer.echo(
         f"the map is sealed by a new key{f', in {file}' if file else ''}; destroy every copy of the old one"
     )
@@ -83,6 +86,7 @@ def release(
     lake = people.lake.saying({"run_id": people.run_id, "stage": "release"})
     with Lease(lake, "release", people.run_id):
         rows = release_month(lake, policy_of(settings), settings.site.site_id, month, consumer, people.run_id)
+    _recorded(people, settings, "release", f"{month} for {consumer}", {"rows": rows.num_rows})
     show_rows(RELEASE, rows, None, 100, as_csv=False)
 
 
@@ -99,8 +103,11 @@ def migrate(config: _Config) -> None:
     people = _people(settings)
     tenants = settings.privacy.tenants == "pseudonyms"
     with _alone(people) as lake:
+        done = 0
         for one in migration.migrate(lake, settings, people, tenants=tenants):
+            done += one.changed
             typer.echo(f"{one.table}: {'rewritten' if one.changed else 'as it was'}")
+    _recorded(people, settings, "erasure", "names of an older release", {"tables": done})
     names = [name for kind, name in people.names() if tenants or kind == PERSON]
     folders = [settings.report.folder, settings.quality.docs, Path(settings.mlflow.artifact_location)]
     for path in migration.still_named(folders, names):
@@ -156,6 +163,7 @@ def forget(
             for _ in migration.migrate(lake, settings, people, tenants=False):
                 pass
         gone = people.forget(person)
+    _recorded(people, settings, "erasure", ", ".join(gone) or "nobody", {"pseudonyms": len(gone)})
     if gone:
         typer.echo(f"forgotten: {', '.join(gone)} {'lead' if len(gone) > 1 else 'leads'} to nobody now")
     else:
@@ -163,6 +171,15 @@ def forget(
     typer.echo("copies of the map from before open by the key of then: rotate it, and destroy the old one")
     for path in _holding(settings, person):
         typer.echo(f"still holds the name: {path}")
+
+
+def _recorded(
+    people: People, settings: Settings, kind: str, subject: str, detail: dict[str, int | bool]
+) -> None:
+    """Let what was done stand in the audit chain; `subject` names nobody."""
+    from lepton_etl.trust.chain import Event, record
+
+    record(people.lake, settings.audit, people.run_id, Event(kind, subject, detail=detail))
 
 
 @contextmanager

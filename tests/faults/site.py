@@ -72,6 +72,8 @@ class SmallSite:
             "sources": [bmc, *self.sources],
         }  # fmt: skip
         self.config.write_text(yaml.safe_dump(whole | self.settings))
+        # Of what it may hold a secret is for its owner alone.
+        self.config.chmod(0o600)
 
     @property
     def config(self) -> Path:

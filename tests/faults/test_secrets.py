@@ -160,7 +160,6 @@ def with_canaries(folder: Path, spark: dict[str, str] | None = None) -> SmallSit
             "spark": {"spark.hadoop.fs.s3a.bucket.b.secret.key": f"{CANARY}-spark"} | (spark or {}),
         },
     )
-    site.config.chmod(0o600)
     site.deliver("n1-2025-06-03.txt", ipmi_text(200, 60))
     return site
 

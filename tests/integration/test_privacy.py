@@ -21,6 +21,7 @@ from lepton_etl.schema.jobs import JOB_RUN
 from lepton_etl.schema.logs import FILE, JOB, REJECT
 from lepton_etl.schema.privacy import PSEUDONYM
 from lepton_etl.schema.recommend import DECISION, RECOMMENDATION
+from lepton_etl.schema.trust import AUDIT
 from lepton_etl.trust.people import People
 from lepton_etl.trust.pseudonyms import PERSON
 from pipelines import bronze
@@ -140,6 +141,9 @@ def test_who_is_forgotten_is_nowhere_and_totals_stay(
     ]
     assert ran(capsys, "privacy", "name", user, "--config", config, code=2) == ""
     assert (lake.version(JOB), lake.read(JOB).equals(before)) == (version, True)
+    events = lake.read(AUDIT).filter(event_kind="erasure")
+    assert events["subject"].to_list() == [user]
+    ran(capsys, "audit", "verify", "--config", config)
     (landing / "sacct-3.txt").write_text(sacct(NAMES[0], 3))
     night()
     assert lake.read(JOB).filter(user_name=user)["job_id"].to_list() == ["1"]
