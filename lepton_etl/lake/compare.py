@@ -318,7 +318,8 @@ def _numbered(table: Table, rows: pl.DataFrame, key: Sequence[str]) -> pl.DataFr
             order.append(pl.col(one.name).cast(pl.Int64, strict=False))
         order.append(pl.col(one.name))
     if order:
-        rows = rows.sort(sorted(order, key=lambda one: _rank(one.meta.output_name())), nulls_last=True)
+        order.sort(key=lambda column: _rank(column.meta.output_name()))
+        rows = rows.sort(order, nulls_last=True)
     return rows.with_columns(pl.int_range(pl.len()).over(key).alias(_ORDINAL))
 
 
