@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from lepton_etl.config.sections import ModelSettings
 from lepton_etl.csv_cells import write_csv
+from lepton_etl.models.balance import Balance
 from lepton_etl.models.classes import KNOWN, OWN, POOLED
 from lepton_etl.models.explain import explain
 from lepton_etl.models.export_onnx import Exported, export
@@ -160,8 +161,21 @@ def _classes(trained: Trained) -> list[str]:
                 for one in composed.outcomes
             ),
         ]  # fmt: skip
+    lines += ["", _balance(composed.selected.balance)]
     left_out = ", ".join(f"{name} {cv:.1%}" for name, cv in composed.left_out_cv_rmse_ratio.items())
     return [*lines, *(["", f"CV(RMSE) of a class from all others alone: {left_out}"] if left_out else [])]
+
+
+def _balance(balance: Balance | None) -> str:
+    if balance is None:
+        return "No class is scarce among the training rows, or too few days tell: no row counts more than another."
+    (plain, even), (plain_classes, even_classes) = balance.overall, balance.of_classes
+    taken = ", ".join(f"{name} {count} times" for name, count in balance.times.items())
+    return (
+        f"Rows of scarce classes repeated ({taken}): CV(RMSE) of the mean class {plain_classes:.2%} -> "
+        f"{even_classes:.2%}, of all hours {plain:.2%} -> {even:.2%} on the validated hours; "
+        f"{'kept' if balance.is_kept else 'not kept'} in the pooled model."
+    )
 
 
 def _smaller(trained: Trained) -> list[str]:

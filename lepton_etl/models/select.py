@@ -27,6 +27,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from lepton_etl.config.sections import ModelSettings
+from lepton_etl.models.balance import Balance, balanced, judged, times
 from lepton_etl.models.candidates import (
     CANDIDATES,
     Candidate,
@@ -301,12 +302,16 @@ class Selected:
     predicted_kwh: Values
     held_kwh: pd.Series[float]
     slimmed: Slimmed | None = None
+    balance: Balance | None = None
+
+    @property
+    def size(self) -> str:
+        return self.slimmed.chosen if self.slimmed else AS_CHOSEN
 
     @property
     def name(self) -> str:
         """Return what was chosen, and in which size."""
-        size = self.slimmed.chosen if self.slimmed else AS_CHOSEN
-        return self.choice.name if size == AS_CHOSEN else f"{self.choice.name}, {size}"
+        return self.choice.name if self.size == AS_CHOSEN else f"{self.choice.name}, {self.size}"
 
 
 def inputs(settings: ModelSettings, hours: pd.DataFrame) -> Inputs:
@@ -365,18 +370,49 @@ def select(
         predicted_kwh = choice.predict(members)
         if slimmed and slimmed.chosen != AS_CHOSEN:
             predicted_kwh = np.asarray(slimmed.predicted_kwh.loc[index], dtype=np.float64)
-    size = slimmed.chosen if slimmed else AS_CHOSEN
-
-    def fit(rows: pd.DataFrame, of_rows: Inputs) -> Any:
-        return family(rows, choice, by_name, of_rows, size)[size][0]
-
-    held_kwh = pd.Series(dtype=np.float64)
+    found = Selected(
+        None, what, choice, cpu_s, index, measured, predicted_kwh, pd.Series(dtype=float), slimmed
+    )
+    if len(index) and times(early):
+        found = _with_balance(found, early, chooses, settings, known)
     later = hours[block == held]
     if len(early) and len(later):
         past = early.iloc[:: -(-len(early) // _VALIDATION_ROWS)]
         of_past = inputs_for(settings, past)
-        held_kwh = pd.Series(energy_kwh(fit(past, of_past), of_past, later), index=later.index)
-    return Selected(fit(hours, what), what, choice, cpu_s, index, measured, predicted_kwh, held_kwh, slimmed)
+        held_kwh = energy_kwh(fitted_again(found, past, settings, of_past), of_past, later)
+        found = replace(found, held_kwh=pd.Series(held_kwh, index=later.index))
+    return replace(found, estimator=fitted_again(found, hours, settings, what))
+
+
+def _with_balance(
+    found: Selected, hours: pd.DataFrame, block: npt.NDArray[Any], settings: ModelSettings, what: Inputs
+) -> Selected:
+    """Return the choice with what repeating rows of scarce classes does on the validated hours, taken if it helps."""
+    most, parts = _MOST_ROWS if found.slimmed else _VALIDATION_ROWS, []
+    for now in np.unique(block)[1:]:
+        past, here = np.flatnonzero(block < now), hours[block == now]
+        model = _fitted(found, balanced(hours.iloc[past[:: -(-len(past) // most)]]), settings, what)
+        parts.append(pd.Series(energy_kwh(model, what, here), index=here.index))
+    kwh = np.asarray(pd.concat(parts).loc[found.index], dtype=np.float64)
+    validated = hours.loc[found.index]
+    tolerance = settings.small_model_tolerance_ratio
+    balance = judged(validated, found.predicted_kwh, kwh, times(hours), tolerance)
+    is_kept = balance is not None and balance.is_kept
+    return replace(found, balance=balance, predicted_kwh=kwh if is_kept else found.predicted_kwh)
+
+
+def fitted_again(found: Selected, hours: pd.DataFrame, settings: ModelSettings, what: Inputs) -> Any:
+    """Return the estimator of the same choice in the same size, fitted on these hours with the inputs `what`."""
+    is_even = found.balance is not None and found.balance.is_kept
+    return _fitted(found, balanced(hours) if is_even else hours, settings, what)
+
+
+def _fitted(found: Selected, hours: pd.DataFrame, settings: ModelSettings, what: Inputs) -> Any:
+    members = {one.name: one for one in candidates(settings)}
+    if what.normalised and (target(hours, what) <= 0).any():
+        # A gamma deviance has no value at or under the inventory's idle power.
+        members["boosting_log"] = CANDIDATES["boosting"]
+    return family(hours, found.choice, members, what, found.size)[found.size][0]
 
 
 def block_edges(hours: pd.DataFrame, blocks: int) -> npt.NDArray[np.datetime64]:
