@@ -198,3 +198,25 @@ def test_a_night_says_how_evenly_its_burdens_lie_on_tenants(tmp_path: Path) -> N
     version = lake.version(TENANT_BURDEN)
     night(tmp_path, DAY)
     assert lake.version(TENANT_BURDEN) == version
+
+
+def test_gpu_hours_of_a_job_class_are_told_by_tenant(folder: Path) -> None:
+    settings, lake = load(folder / "site.yaml"), Lake(folder / "held")
+    lay(lake, NODE, [SITE | {"node_id": "n1", "hardware_class": "gpu-400", "valid_from": at(FIRST)}])
+    runs = [
+        SITE | {"job_id": name, "tenant_id": tenant, "submit_time": at(DAY), "restart": 0, "date": DAY,
+                "outcome": "completed", "start_time": at(DAY), "user_name": "ada", "partition": "gpu"}
+        for name, tenant in (("1", "physics"), ("2", "law"), ("3", "law"))
+    ]  # fmt: skip
+    lay(lake, JOB_RUN, runs, Days.of(DAY))
+    held = [
+        run | {"node_id": "n1", "from_time": at(DAY), "to_time": at(DAY, 3), "gpu_count": gpus,
+               "attribution_basis": "count"}
+        for run, gpus in zip(runs, (4, 2, 0), strict=True)
+    ]  # fmt: skip
+    lay(lake, JOB_NODE, held, Days.of(DAY))
+    found = recommend.held_hours(StageContext(lake, settings, Days.of(DAY), "run", structlog.get_logger()))
+    assert found.rows() == [
+        ("s", "law", "ada in gpu on gpu-400", 6.0),
+        ("s", "physics", "ada in gpu on gpu-400", 12.0),
+    ]

@@ -17,6 +17,8 @@ from lepton_etl.schema.diagnosis import FORECAST
 from lepton_etl.schema.fleet import GRID_HOUR, NODE
 from lepton_etl.schema.jobs import JOB_ENERGY, JOB_NODE, JOB_RUN
 from lepton_etl.schema.logs import JOB
+from lepton_etl.schema.recommend import TENANT_BURDEN
+from pipelines import recommend
 from pipelines.engine import InlineEngine
 from pipelines.recommend import waiting_jobs
 from pipelines.stage import StageContext
@@ -117,3 +119,34 @@ def test_a_pending_job_is_told_to_wait_for_the_clean_hours(site: tuple[Lake, Set
     (row,) = found.rows
     assert (row["job_id"], row["action"], row["carbon_method"]) == ("99", "start_later", "location")
     assert row["expected_saving_kgco2e"] > 0
+
+
+def test_a_limit_on_a_tenants_share_of_the_delay_is_kept_and_its_price_stands_in_the_table(
+    site: tuple[Lake, Settings],
+) -> None:
+    """Three jobs of physics and one of law wait beside the one whose tenant nobody knows."""
+    lake, settings = site
+    job = {"site_id": "s", "cluster_name": "c", "submit_time": at(JOB_DAYS.end, 21), "restart": 0, "user_name": "ada",
+           "partition": "batch", "job_state": "PENDING", "gpu_count": 1, "record": "job", "file_id": "g",
+           "ingest_date": JOB_DAYS.end, "ingest_time": at(JOB_DAYS.end, 23), "source_name": "jobs",
+           "source_position": 1}  # fmt: skip
+    whose = {"p1": {"tenant_id": "physics"}, "p2": {"tenant_id": "physics"}, "p3": {"tenant_id": "physics"},
+             "l1": {"account": "law"}}  # fmt: skip
+    lake.write_rows(JOB, [job | {"job_id": name} | tenant for name, tenant in whose.items()])
+    shares = {}
+    for limit in (None, 0.4):
+        optimize = settings.optimize.model_copy(update={"tenant_share_max_ratio": limit})
+        asked = settings.model_copy(update={"optimize": optimize})
+        done = recommend.run(StageContext(lake, asked, Days.of(JOB_DAYS.end), "run", structlog.get_logger()))
+        rows = lake.read(TENANT_BURDEN, Days.of(JOB_DAYS.end)).filter(burden_kind="delay")
+        shares[limit] = dict(rows.select("tenant_id", "burden_share_ratio").iter_rows())
+        assert dict(rows.select("tenant_id", "fair_share_ratio").iter_rows()) == {
+            "_unknown": 0.2, "law": 0.2, "physics": 0.6
+        }  # fmt: skip
+        assert rows["share_max_ratio"].unique().to_list() == [limit]
+        assert rows["forgone_saving_kwh"].null_count() == (rows.height if limit is None else 0)
+        said = [note for note in done.notes if note.startswith("delay: no tenant bears more than")]
+        assert len(said) == (limit is not None)
+    assert shares[None]["physics"] > 0.5
+    assert max(shares[0.4].values()) <= 0.4 and min(shares[0.4].values()) > 0
+    assert "kgCO2e forgone" in said[0]
