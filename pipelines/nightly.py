@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import date
 from importlib import import_module
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
@@ -50,6 +50,9 @@ from lepton_etl.trust.publishing import policy_of
 from pipelines.engine import Engine
 from pipelines.publish import dirty_days
 from pipelines.stage import StageContext, StageResult
+
+if TYPE_CHECKING:
+    from lepton_etl.trust.open_lineage import OpenLineage
 
 # What is made of a range of days, in this order; the figures are out when the last of them is done.
 DAILY: Final = ("silver", "gate", "gold", "kpi", "publish")
@@ -118,7 +121,9 @@ def run_night(
         record = RunRecord(lake, night.run_id, days, settings.digest, stage)
         log = log.bind(run_id=night.run_id, date=str(days))
         context = StageContext(lake, settings, days, night.run_id, log, engine)
-        run = _Run(context, night, record, watch or Watch())
+        told = _open_lineage(settings, night.run_id, days)
+        run = _Run(context, night, record, watch or Watch(), told)
+        start = lake.now()
         with RunLease(lake, night.run_id):
             lake.metadata = {"run_id": night.run_id, "stage": "run"}
             record.started()
@@ -136,11 +141,22 @@ def run_night(
             finally:
                 lake.metadata = {"run_id": night.run_id, "stage": "run"}
                 record.finished(night.exit_code, night.message)
+                if told is not None:
+                    told.run(start, lake.now(), night.message, done=night.exit_code == Exit.DONE)
+                    night.notes += [told.note] if told.note else []
             _audit(night, lake, settings)
     except Exception as error:
         # The record itself could not be written: the lake is full, read-only, or damaged.
         night.exit_code, night.message = _ended(error, log, lake.root)
     return night
+
+
+def _open_lineage(settings: Settings, run_id: str, days: Days) -> OpenLineage | None:
+    if settings.openlineage.file is None and settings.openlineage.url is None:
+        return None
+    from lepton_etl.trust.open_lineage import OpenLineage
+
+    return OpenLineage.of(settings, run_id, days)
 
 
 def _audit(night: Night, lake: Lake, settings: Settings) -> None:
@@ -180,6 +196,7 @@ class _Run:
     night: Night
     record: RunRecord
     watch: Watch
+    told: OpenLineage | None = None
 
     def stages(self, names: Iterable[str], *, whole: bool) -> None:
         """The named stages in their order; after publication a failing stage does not stop the next one."""
@@ -328,6 +345,8 @@ class _Run:
             )
             self.night.stages.append(done)
             self.record.stage(done)
+            if self.told is not None:
+                self.told.stage(done)
             self.watch.ends(done)
         self.night.notes += [f"{name}: {note}" for note in result.notes]
         log.info(

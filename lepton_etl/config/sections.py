@@ -107,6 +107,25 @@ class AuditSettings(Section):
     )
 
 
+class OpenLineageSettings(Section):
+    """Where events of runs, tables and columns are sent for a data catalogue; with neither, nowhere, at no cost."""
+
+    file: Path | None = setting(None, "File to which each event is appended, a JSON line.")
+    url: str | None = setting(
+        None, "URL of a consumer that takes events at api/v1/lineage, such as Marquez.", pattern=r"^https?://"
+    )
+    api_key: str | None = setting(
+        None, "Key of that consumer; write ${VARIABLE} and keep it in the environment."
+    )
+    namespace: str | None = setting(None, "Namespace of the jobs; null: the site_id.")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.file is not None and self.url is not None:
+            raise ValueError("file or url, not both")
+        return self
+
+
 class IngestSettings(Section):
     """Section `ingest` of the settings."""
 

@@ -33,6 +33,7 @@ from lepton_etl.config.sections import (
     KpiSettings,
     LedgerSettings,
     ModelSettings,
+    OpenLineageSettings,
     OperatingSettings,
     OptimizeSettings,
     Place,
@@ -243,6 +244,7 @@ class Settings(BaseSettings):
     optimize: OptimizeSettings = OptimizeSettings()
     privacy: PrivacySettings = PrivacySettings()
     audit: AuditSettings = AuditSettings()
+    openlineage: OpenLineageSettings = OpenLineageSettings()
     spark: dict[str, str] = Field(
         default_factory=dict, description="Further Spark SQL settings of the session."
     )
