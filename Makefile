@@ -25,7 +25,7 @@ needs = @test -n "$($(1))" || { echo "make $@: say $(1)=..., for example: $$(sed
 DEMO := var/demo
 DEMO_NIGHTS := 2025-06-03 2025-06-04 2025-06-05
 
-.PHONY: help setup setup-dev demo test test-slow fault-test soak test-real cluster-test bench bench-ingest bench-coverage bench-ledger bench-scoring bench-models bench-forecast bench-anomalies bench-realism bench-savings bench-night lint check-lock sbom house nightly report lock clean
+.PHONY: help setup setup-dev demo test test-slow fault-test soak test-real cluster-test bench bench-ingest bench-coverage bench-ledger bench-scoring bench-models bench-shifts bench-forecast bench-anomalies bench-realism bench-savings bench-night lint check-lock sbom house nightly report lock clean
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -82,7 +82,7 @@ test-real: setup-dev ## Only the tests on real data
 cluster-test: setup-dev ## The nightly on a real standalone master and worker on loopback
 	$(JAVA) python -m pytest tests/cluster
 
-bench: bench-ingest bench-coverage bench-ledger bench-scoring bench-models bench-forecast bench-anomalies bench-realism bench-savings bench-night ## Every benchmark, each against its peers
+bench: bench-ingest bench-coverage bench-ledger bench-scoring bench-models bench-shifts bench-forecast bench-anomalies bench-realism bench-savings bench-night ## Every benchmark, each against its peers
 
 bench-ingest: setup-dev ## Bronze against DuckDB, polars, Spark's own functions and a floor, rows checked equal [ROUNDS=3]
 	$(JAVA) python -m bench.ingest --rounds $(or $(ROUNDS),3) $(if $(KINDS),--kinds $(KINDS)) $(if $(MIB),--mib $(MIB))
@@ -99,6 +99,9 @@ bench-scoring: setup-dev ## A million device-hours scored on Spark against plain
 
 bench-models: setup-dev ## Energy models on real servers, forward by month and nightly, and on servers left out [FIRST=3] [REPORT=6]
 	OMP_NUM_THREADS=1 python -m bench.models $(if $(FIRST),--first $(FIRST)) $(if $(REPORT),--report $(REPORT))
+
+bench-shifts: setup-dev ## Three years of real servers night by night: errors, shifts found, what was done; draws docs/model_shifts.svg
+	OMP_NUM_THREADS=1 python -m bench.model_shifts
 
 bench-forecast: setup-dev ## Grid intensity forecasts on five real zones: errors, intervals, worth to jobs that may wait [ZONES="SG GB"]
 	python -m bench.forecast $(if $(ZONES),--zones $(ZONES))

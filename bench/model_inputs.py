@@ -19,6 +19,7 @@ from bench.device_memory import memory_features, with_memory
 from lepton_etl.models.features import TARGET
 from lepton_etl.models.fit import order_rows
 
+INVENTORY: Final = Path("conf/examples/biohpc-inventory.csv")
 # Silver's hour carries the mean temperature; an export of one row an hour has lowest and highest, too.
 BASE: Final = (
     "device_temp_c", "device_temp_min_c", "device_temp_max_c",

@@ -133,7 +133,6 @@ def _quantised(data: bytes) -> int:
 if __name__ == "__main__":
     from bench.inputs import REAL
     from bench.measure import write
-    from bench.model_inputs import biohpc_hours
-    from bench.models import INVENTORY
+    from bench.model_inputs import INVENTORY, biohpc_hours
 
     write("model-sizes", size_figures(biohpc_hours(REAL / "biohpc-gpu-servers", INVENTORY)))

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -25,7 +24,7 @@ from bench.device_memory import memory_features
 from bench.inputs import REAL
 from bench.measure import Figure, figure, print_figures, write
 from bench.model_forward import PUBLISHED, Predicted, forward, nightly
-from bench.model_inputs import BASE, MEMORY, biohpc_hours, month_name
+from bench.model_inputs import BASE, INVENTORY, MEMORY, biohpc_hours, month_name
 from bench.model_left_out import left_out
 from bench.model_options import option_figures
 from bench.model_public import public_figures
@@ -34,7 +33,6 @@ from lepton_etl.models.candidates import CANDIDATES, inputs_of
 from lepton_etl.models.features import TARGET, Feature, refuse_power_features
 from lepton_etl.models.metrics import Errors, errors, is_busy
 
-INVENTORY: Final = Path("conf/examples/biohpc-inventory.csv")
 FIGURES: Final = {
     "mape": "mape_ratio", "median_ape": "median_ape_ratio", "wape": "wape_ratio", "cv_rmse": "cv_rmse_ratio",
     "nmbe": "nmbe_ratio",

@@ -50,7 +50,8 @@ def cards(trained: Trained, settings: ModelSettings, tags: Mapping[str, str]) ->
     text = "\n".join(
         (
             *_head(trained, settings, tags), *_errors(trained), *_parity(trained, settings), *_rivals(trained),
-            *_choice(trained), *_classes(trained), *_smaller(trained),
+            *_choice(trained), *_classes(trained),
+            *_smaller(trained, onnx, settings.small_model_tolerance_ratio),
             "", f"## What it listens to ({found.method}, mean |part| of an hour, Wh)", "",
             *(f"- {name}: {1000 * value:.2f}" for name, value in found.importance_kwh().items() if value > 0),
             "", *_cost(trained, onnx), *_limits(trained, onnx), "",
@@ -178,21 +179,29 @@ def _balance(balance: Balance | None) -> str:
     )
 
 
-def _smaller(trained: Trained) -> list[str]:
+def _smaller(trained: Trained, onnx: Exported, tolerance_ratio: float) -> list[str]:
     slimmed = trained.selected.slimmed
     if slimmed is None:
         return []
+    in_float32 = (
+        [f"| ONNX graph in float32 of all | | {len(onnx.data):,} | | {onnx.million.energy_j:.0f} | exported beside: "
+         "another runtime, without the ends |"]
+        if onnx.data is not None and onnx.million is not None
+        else [f"| ONNX graph in float32 of all | | | | | {onnx.reason} |"]
+    )  # fmt: skip
     return [
         "", "## What smaller would cost", "",
         "The chosen model and smaller ones, forward in time on the same hours, each fitted on at most 10,000 rows; the "
-        f"fewest bytes within the tolerance win: {slimmed.chosen}.",
-        "", "| variant | CV(RMSE) | bytes | CPU-s of a fit | J a million predictions |",
-        "| --- | --- | --- | --- | --- |",
+        f"fewest bytes within {tolerance_ratio:.0%} of its error win: {slimmed.chosen}.",
+        "", "| variant | CV(RMSE) | bytes | CPU-s of a fit | J a million predictions | |",
+        "| --- | --- | --- | --- | --- | --- |",
         *(
             f"| {one.name} | {one.cv_rmse_ratio:.2%} | {one.size_bytes:,} | {one.fit_cpu_s:.2f} "
-            f"| {one.million.energy_j:.0f} |"
+            f"| {one.million.energy_j:.0f} | {slimmed.why_not(one, tolerance_ratio)} |"
             for one in slimmed.variants
         ),
+        *(f"| {name} | | | | | not possible: {why} |" for name, why in slimmed.refused.items()),
+        *in_float32,
     ]  # fmt: skip
 
 

@@ -4,6 +4,8 @@ The chosen model is then set against smaller variants of itself:
 - A forest: its first half and quarter of trees; all its trees pruned by cost-complexity, so that about a half and an
   eighth of the path's steps are left (alpha from the path of its first tree).
 - Boosting: a half and a quarter of its iterations.
+- Both: their leaves rounded to 256 or to 64 steps of the learnt span, splits that then decide nothing dropped
+  (`lepton_etl/models/quantised.py`); and, where they take sparse inputs, their one-hot classes as such.
 - Any model, fusions too: students that learn its **predictions** on the training rows and once more on these rows with
   sensor noise: a pruned tree, one monotone tree of 64 leaves, a small monotone boosting.
 
@@ -17,8 +19,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
-from dataclasses import dataclass, replace
+from copy import copy, deepcopy
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -41,6 +43,7 @@ from lepton_etl.models.features import TARGET, feature_names
 from lepton_etl.models.footprint import ComputeCost, joules_per_million
 from lepton_etl.models.fusion import Choice, assemble, choose, energy_kwh, fitted, forward_block, target
 from lepton_etl.models.metrics import Values, errors
+from lepton_etl.models.quantised import quantised
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,9 @@ _ROWS_TO_TIME: Final = 2_000
 # Of the steps of the pruning path, the share that is pruned away; of trees or iterations, the share that is kept.
 _PRUNED: Final = {"pruned to a half": 0.5, "pruned to an eighth": 0.875}
 _KEPT: Final = {"a half": 2, "a quarter": 4}
+# Steps of the span of what was learnt that a leaf is rounded to.
+_LEVELS: Final = {"leaves in 256 steps": 256, "leaves in 64 steps": 64}
+SPARSE: Final = "sparse inputs"
 # A leaf of the pruned student takes at least this share of the variance off.
 _LEAF_SHARE: Final = 1e-5
 # One standard deviation of what the sensors resolve: half a degree, a percent of utilisation.
@@ -108,11 +114,26 @@ class Variant:
 
 @dataclass(frozen=True)
 class Slimmed:
-    """Every variant that was tried, which one is taken, and its forward predictions in kWh on the index of the rows."""
+    """Every variant that was tried, which one is taken, and its forward predictions in kWh on the index of the rows.
+
+    `refused` are those that could not be made, with the reason.
+    """
 
     chosen: str
     variants: tuple[Variant, ...]
     predicted_kwh: pd.Series[float]
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    def why_not(self, one: Variant, tolerance_ratio: float) -> str:
+        """Return why a variant was not taken, in words; of the one that was, that it was."""
+        limit = next(v.cv_rmse_ratio for v in self.variants if v.name == AS_CHOSEN) * (1 + tolerance_ratio)
+        if one.name == self.chosen:
+            return "taken"
+        return (
+            "its error is above the tolerance"
+            if one.cv_rmse_ratio > limit
+            else "no fewer bytes than the one taken"
+        )
 
 
 def slim(
@@ -130,10 +151,12 @@ def slim(
     """
     parts: dict[str, list[pd.Series[float]]] = {}
     fits: Family = {}
+    refused: dict[str, str] = {}
     here = hours
     for now in np.unique(block)[1:]:
         past = np.flatnonzero(block < now)
-        fits = family(hours.iloc[past[:: -(-len(past) // _MOST_ROWS)]], choice, members, what)
+        sample = hours.iloc[past[:: -(-len(past) // _MOST_ROWS)]]
+        fits = family(sample, choice, members, what, refused=refused)
         here = hours[block == now]
         for name, (model, _) in fits.items():
             parts.setdefault(name, []).append(pd.Series(energy_kwh(model, what, here), index=here.index))
@@ -143,13 +166,15 @@ def slim(
         _variant(name, fits[name], measured, np.asarray(predicted[name]), what, here) for name in predicted
     )
     chosen = smallest(variants, tolerance_ratio)
-    return Slimmed(chosen, variants, predicted[chosen])
+    return Slimmed(chosen, variants, predicted[chosen], refused)
 
 
 def smallest(variants: Sequence[Variant], tolerance_ratio: float) -> str:
     """Return the variant of fewest bytes whose error is within the tolerance of the chosen model's; ties by order."""
     limit = next(one.cv_rmse_ratio for one in variants if one.name == AS_CHOSEN) * (1 + tolerance_ratio)
-    return min((one for one in variants if one.cv_rmse_ratio <= limit), key=lambda one: one.size_bytes).name
+    # The same model behind another flag is no smaller one, even where the flag's word is shorter.
+    smaller = (one for one in variants if one.cv_rmse_ratio <= limit and one.name != SPARSE)
+    return min(smaller, key=lambda one: one.size_bytes).name
 
 
 def family(
@@ -158,8 +183,12 @@ def family(
     members: Mapping[str, Candidate],
     what: Inputs,
     only: str | None = None,
+    refused: dict[str, str] | None = None,
 ) -> Family:
-    """Return the chosen model fitted on these rows, and each variant of it (`only` one where it is named)."""
+    """Return the chosen model fitted on these rows, and each variant of it (`only` one where it is named).
+
+    A variant that cannot be made is left out; `refused` is told why.
+    """
     started = time.process_time()
     teacher = assemble(
         choice, {name: fitted(members[name], what, hours) for name in choice.weights}, hours, what
@@ -170,7 +199,11 @@ def family(
     for name, make in makers.items():
         if only in (None, name):
             started = time.process_time()
-            fits[name] = make(), time.process_time() - started
+            try:
+                fits[name] = make(), time.process_time() - started
+            except (ValueError, TypeError) as error:
+                if refused is not None:
+                    refused[name] = str(error).splitlines()[0]
     return fits
 
 
@@ -199,12 +232,19 @@ def _shorter(
     """Return pruned and shortened forms of a single forest or boosting; a fusion and a line have none."""
     steps: dict[str, Any] = getattr(teacher, "named_steps", {})
     model: Any = steps.get("model")
+    span = float(np.ptp(target(hours, what))) if model is not None else 0.0
+    rounded = {name: _in_steps(teacher, span / count) for name, count in _LEVELS.items()}
+    sparse = {SPARSE: _sparse(teacher, hours, what)} if what.categories else {}
     if hasattr(model, "max_iter") and hasattr(model, "n_iter_"):
         counts = {f"{name} of its iterations": max(1, model.max_iter // by) for name, by in _KEPT.items()}
-        return {
-            name: _refit(members, choice, hours, what, {"model__max_iter": count})
-            for name, count in counts.items()
-        }
+        return (
+            rounded
+            | sparse
+            | {
+                name: _refit(members, choice, hours, what, {"model__max_iter": count})
+                for name, count in counts.items()
+            }
+        )
     if not hasattr(model, "estimators_") or "encode" not in steps:
         return {}
     kept = {f"{name} of its trees": max(1, len(model.estimators_) // by) for name, by in _KEPT.items()}
@@ -213,10 +253,48 @@ def _shorter(
         steps["encode"].transform(hours[what.names]), target(hours, what)
     )
     alphas = {name: float(np.quantile(path.ccp_alphas, share)) for name, share in _PRUNED.items()}
-    return {name: _prefix(teacher, count) for name, count in kept.items()} | {
-        name: _refit(members, choice, hours, what, {"model__ccp_alpha": alpha})
-        for name, alpha in alphas.items()
-    }
+    return (
+        rounded
+        | sparse
+        | {name: _prefix(teacher, count) for name, count in kept.items()}
+        | {
+            name: _refit(members, choice, hours, what, {"model__ccp_alpha": alpha})
+            for name, alpha in alphas.items()
+        }
+    )
+
+
+def _in_steps(teacher: Any, step: float) -> Callable[[], Any]:
+    def make() -> Any:
+        from sklearn.pipeline import Pipeline
+
+        model = quantised(teacher.named_steps["model"], step)
+        return teacher if model is None else Pipeline([*teacher.steps[:-1], ("model", model)])
+
+    return make
+
+
+def _sparse(teacher: Any, hours: pd.DataFrame, what: Inputs) -> Callable[[], Any]:
+    """Return the same model behind an encoder whose one-hot classes are sparse: it is not fitted anew.
+
+    Making it raises ValueError or TypeError where the model takes no such inputs.
+    """
+
+    def make() -> Any:
+        from sklearn.pipeline import Pipeline
+
+        encoder = deepcopy(teacher.named_steps["encode"])
+        one_hot = [one for one in encoder.named_transformers_.values() if hasattr(one, "sparse_output")]
+        if not one_hot:
+            raise TypeError("its encoder has one column a class: nothing is sparse")
+        for transformer in one_hot:
+            transformer.sparse_output = True
+        encoder.sparse_threshold, encoder.sparse_output_ = 1.0, True
+        made = Pipeline([("encode", encoder), ("model", teacher.named_steps["model"])])
+        made.predict(hours[what.names])
+        return made
+
+    return make
 
 
 def _prefix(teacher: Any, count: int) -> Callable[[], Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import skops.io
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,8 +14,10 @@ from lepton_etl.models.candidates import CANDIDATES, Candidate, forest
 from lepton_etl.models.footprint import ComputeCost
 from lepton_etl.models.fusion import Choice
 from lepton_etl.models.promotion import response_drops
+from lepton_etl.models.quantised import quantised
 from lepton_etl.models.select import (
     AS_CHOSEN,
+    SPARSE,
     STUDENTS,
     Variant,
     day_blocks,
@@ -26,6 +29,7 @@ from lepton_etl.models.select import (
     smallest,
     with_sensor_noise,
 )
+from lepton_etl.models.stored import build
 
 FOREST = {"forest": Candidate("forest", "", forest(8, 5))}
 
@@ -49,9 +53,11 @@ def test_variants_of_a_forest_are_smaller_and_a_prefix_is_its_first_trees(
     hours: pd.DataFrame, settings: ModelSettings
 ) -> None:
     what = inputs(settings, hours)
-    found = family(hours, Choice("forest", {"forest": 1.0}), FOREST, what)
-    assert set(found) == {
-        AS_CHOSEN, "a half of its trees", "a quarter of its trees", "pruned to a half", "pruned to an eighth", *STUDENTS
+    refused: dict[str, str] = {}
+    found = family(hours, Choice("forest", {"forest": 1.0}), FOREST, what, refused=refused)
+    assert {*found, *refused} == {
+        AS_CHOSEN, "a half of its trees", "a quarter of its trees", "pruned to a half", "pruned to an eighth",
+        "leaves in 256 steps", "leaves in 64 steps", SPARSE, *STUDENTS
     }  # fmt: skip
     whole = found[AS_CHOSEN][0]
     half = found["a half of its trees"][0]
@@ -62,6 +68,47 @@ def test_variants_of_a_forest_are_smaller_and_a_prefix_is_its_first_trees(
     sizes = {name: size_bytes(model) for name, (model, _) in found.items()}
     assert sizes["a quarter of its trees"] < sizes["a half of its trees"] < sizes[AS_CHOSEN]
     assert sizes["pruned to an eighth"] < sizes["pruned to a half"] < sizes[AS_CHOSEN]
+
+
+@pytest.mark.parametrize("name", ["forest", "boosting"])
+def test_leaves_on_a_grid_say_nearly_the_same_with_fewer_nodes(
+    name: str, hours: pd.DataFrame, settings: ModelSettings
+) -> None:
+    what = inputs(settings, hours)
+    found = family(hours, Choice(name, {name: 1.0}), CANDIDATES, what)
+    whole, span = found[AS_CHOSEN][0].predict(hours[what.names]), float(np.ptp(hours["energy_kwh"]))
+    sizes = {
+        size: size_bytes(found[size][0]) for size in (AS_CHOSEN, "leaves in 256 steps", "leaves in 64 steps")
+    }
+    assert sizes["leaves in 64 steps"] < sizes["leaves in 256 steps"] <= sizes[AS_CHOSEN]
+    for steps in (256, 64):
+        rounded = build(skops.io.dumps(found[f"leaves in {steps} steps"][0])).predict(hours[what.names])
+        off = np.abs(rounded - whole)
+        # Of a forest half a step at most; of boosting the trees' roundings add up as chance does.
+        assert 0 < off.max() <= (0.5 if name == "forest" else 4.0) * span / steps
+    model = found["leaves in 64 steps"][0].named_steps["model"]
+    if name == "boosting":
+        assert response_drops(
+            lambda rows: found["leaves in 64 steps"][0].predict(rows[what.names]), hours, what.names
+        ) == []  # fmt: skip
+    else:
+        assert all((tree.tree_.children_left < tree.tree_.node_count).all() for tree in model.estimators_)
+    assert quantised(model, 0.0) is None and quantised(object(), 1.0) is None
+
+
+def test_sparse_inputs_are_tried_where_a_model_takes_them_and_never_taken_for_a_flag(
+    hours: pd.DataFrame, settings: ModelSettings
+) -> None:
+    known = hours.dropna(axis=1)
+    what = inputs(settings, known.reindex(columns=hours.columns))
+    refused: dict[str, str] = {}
+    family(hours, Choice("boosting", {"boosting": 1.0}), CANDIDATES, what, refused=refused)
+    assert refused[SPARSE] == "its encoder has one column a class: nothing is sparse"
+    forest_of = family(hours, Choice("forest", {"forest": 1.0}), FOREST, what, refused=refused)
+    assert (
+        forest_of[SPARSE][0].predict(hours[what.names]) == forest_of[AS_CHOSEN][0].predict(hours[what.names])
+    ).all()
+    assert smallest([_variant(AS_CHOSEN, 0.1, 1000), _variant(SPARSE, 0.1, 999)], 0.01) == AS_CHOSEN
 
 
 def test_variants_of_boosting_have_fewer_iterations_and_stay_monotone(
