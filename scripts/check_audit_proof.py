@@ -66,7 +66,7 @@ def checked(proof: dict[str, Any], key: str | None = None) -> list[str]:
         return [*lines, "the root is not signed: ask for a copy that was anchored when it was made"]
     require(key is None or root["key"] == key, f"the root is signed by another key: {root['key'] or 'none'}")
     Ed25519PublicKey.from_public_bytes(bytes.fromhex(root["key"])).verify(
-        bytes.fromhex(signed["signature"]), content
+        bytes.fromhex(signed["ed25519"]), content
     )
     whose = "the key that was asked for" if key else f"key {root['key']}: hold it against the site's"
     return [*lines, f"the root is signed by {whose}"]

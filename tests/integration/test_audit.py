@@ -17,6 +17,7 @@ import pytest
 import yaml
 from deltalake import write_deltalake
 
+from lepton_etl.cli.main import main
 from lepton_etl.cli.reproduce import reproduced
 from lepton_etl.config.sections import AuditSettings
 from lepton_etl.config.settings import load
@@ -37,6 +38,8 @@ from lepton_etl.simulator.simulate import simulate
 from lepton_etl.trust.chain import Event, chained, record
 from lepton_etl.trust.keys import new_key, write_key
 from lepton_etl.trust.merkle import path_of, root_by_path, root_hash
+from lepton_etl.trust.migration import migrate
+from lepton_etl.trust.people import People
 from lepton_etl.trust.prove import prove_event, prove_file
 from lepton_etl.trust.seal import Root, anchored, head_of, head_place, public_key, signing_key
 from lepton_etl.trust.verify import Verified, verify
@@ -291,6 +294,19 @@ def test_what_no_run_claims_is_told_until_it_is_acknowledged(made: Made) -> None
     assert made.found() == []
 
 
+def test_an_erasure_leaves_the_chain_whole(made: Made) -> None:
+    """Tables that may name people are rewritten and their past removed; the next night knows what stands."""
+    settings, run_id = load(made.config), "20250605T000000-beef"
+    lake = made.lake.saying({"run_id": run_id, "stage": "privacy"})
+    assert list(migrate(lake, settings, People.of(lake, settings, run_id), tenants=True))
+    record(lake, settings.audit, run_id, Event("erasure", "tenants"))
+    assert not (lake.at(JOB_ENERGY) / f"_delta_log/{0:020d}.json").exists()
+    assert made.found() == []
+    assert [row["event_kind"] for row in events(lake)][-1] == "erasure"
+    assert made.nights.run(made.config, SECOND, leave_out=LEFT_OUT).exit_code == 0
+    assert made.found() == []
+
+
 def test_a_log_that_was_made_anew_is_told(made: Made) -> None:
     shutil.rmtree(made.lake.path(KPI))
     assert made.nights.run(made.config, SECOND, leave_out=LEFT_OUT).exit_code == 0
@@ -407,6 +423,31 @@ def test_without_a_key_the_chain_stands_and_says_so(tmp_path: Path) -> None:
     assert record(lake, AuditSettings(), "r1").last == 1, "nothing new, no event"
 
 
+def test_the_command_line_says_what_it_found(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 0 and what was read where all is well, 1 and the event where it is not; a proof, and a figure again."""
+
+    def ran(*words: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["audit", *words, "--config", str(made.config)])
+        return int(ended.value.code or 0), "".join(capsys.readouterr())
+
+    code, said = ran("verify", "--key", made.key, "--anchor", str(made.anchor))
+    assert (code, said.splitlines()[-1]) == (0, "all is as the chain says")
+    assert "2 anchored roots" in said
+    code, said = ran("verify", "--key", "0" * 64)
+    assert code == 1
+    assert f"head: it is signed by another key ({made.key})" in said
+    code, said = ran("prove", "--event", "2")
+    assert (code, json.loads(said)) == (0, prove_event(made.lake, 2))
+    code, said = ran("prove")
+    assert (code, "give --event or --file" in said) == (2, True)
+    code, said = ran("reproduce", "--date", str(SECOND), "--cluster", "c01", "--column", "it_energy_kwh")
+    assert (code, said.splitlines()[-1]) == (0, "equal to the last digit")
+    assert " it_energy_kwh: published " in said
+    code, said = ran("reproduce", "--date", str(SECOND), "--cluster", "c09")
+    assert (code, "no row is published under this key" in said) == (1, True)
+
+
 def test_a_key_that_others_may_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "key"
     public = made_key(file)
@@ -414,7 +455,7 @@ def test_a_key_that_others_may_read_is_refused(tmp_path: Path, monkeypatch: pyte
     file.chmod(0o640)
     with pytest.raises(ConfigurationError, match="others may read"):
         signing_key(AuditSettings(key_file=file))
-    monkeypatch.setenv("LEPTON_AUDIT_SECRET", "no key")
+    monkeypatch.setenv("LEPTON_AUDIT_SECRET", "bm90IGEga2V5")
     with pytest.raises(ConfigurationError, match="not a key"):
         signing_key(AuditSettings())
 
