@@ -123,8 +123,9 @@ def _column(rows: pa.Table, one: pa.Field) -> pa.ChunkedArray | pa.Array:
 
 
 def in_order(table: Table, rows: pa.Table) -> pa.Table:
-    """Return the shaped rows in the order of the table's key."""
-    return shaped(table, rows).sort_by([(name, "ascending") for name in table.key])
+    """Return the shaped rows in the order of the table's key; of a log without one in theirs."""
+    found = shaped(table, rows)
+    return found.sort_by([(name, "ascending") for name in table.key]) if table.key else found
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lepton_etl.errors import ConfigurationError
-from lepton_etl.schema.declare import DOUBLE, STRINGS, Table
+from lepton_etl.schema.declare import Table
 from lepton_etl.schema.fields import FIELDS
 from lepton_etl.schema.privacy import HOSTS, PrivacyClass, privacy_class
 from lepton_etl.schema.release import RELEASE
@@ -157,11 +157,8 @@ def seen_columns(table: Table, name: str, audience: Audience) -> tuple[str, ...]
 def seen_table(table: Table, name: str, audience: Audience) -> Table:
     """Return the declaration of a table as an audience sees it."""
     columns = seen_columns(table, name, audience)
-    keyed = tuple(column for column in table.key if column in columns) or tuple(
-        column for column in columns if FIELDS[column].type not in (DOUBLE, STRINGS)
-    )
     return replace(
-        table, columns=columns, key=keyed, append_only=False,
+        table, columns=columns, key=tuple(column for column in table.key if column in columns), append_only=False,
         not_null=tuple(column for column in table.not_null if column in columns),
         partition=table.partition if table.partition in columns else None,
     )  # fmt: skip

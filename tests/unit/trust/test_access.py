@@ -144,7 +144,8 @@ def test_a_copy_declares_what_it_holds() -> None:
     for name, audience in policy.audiences.items():
         for table in audience.views():
             seen = seen_table(TABLES[table], name, audience)
-            assert set(seen.key) | set(seen.not_null) <= set(seen.columns) and seen.key
+            assert set(seen.key) | set(seen.not_null) <= set(seen.columns)
+            assert set(seen.required) <= set(TABLES[table].required)
 
 
 def clusters(*names: str, **more: Any) -> pl.DataFrame:
