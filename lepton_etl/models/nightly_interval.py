@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from lepton_etl.models.metrics import Values
-from lepton_etl.models.recalibration import DEVICE, WIDTH_RATIO, day_numbers, likeness
+from lepton_etl.models.recalibration import DEVICE, WIDTH_RATIO, day_number, day_numbers, likeness
 from lepton_etl.uncertainty import CONFIDENCE
 
 _MISS: Final = 1.0 - CONFIDENCE
@@ -54,7 +54,7 @@ def night_ends(hours: pd.DataFrame, first: date, settings: NightInterval = Night
     positions = pd.Series(np.arange(len(hours)), index=hours.index)
     for _, rows in hours.groupby(list(DEVICE), sort=False, dropna=False):
         at = positions[rows.index].to_numpy()
-        ends[at] = _of_device(rows, ends[at], day_numbers(pd.Series([pd.Timestamp(first)]))[0], settings)
+        ends[at] = _of_device(rows, ends[at], day_number(first), settings)
     return ends
 
 
@@ -69,11 +69,14 @@ def _of_device(rows: pd.DataFrame, ends: Values, first: float, settings: NightIn
         now = np.flatnonzero((day == today) & np.isfinite(made))
         recent = (day < today) & (day >= today - settings.newest_days)
         past = np.flatnonzero(recent & np.isfinite(residual))
+        order = np.argsort(residual[past], kind="stable")
+        past = past[order]
         weights = likeness(load[now], load[past], today - time[past], settings.forgetting_days)
-        left_out = _left_out(ends[recent], measured[recent], settings.rate)
-        for side, sign in enumerate((-1.0, 1.0)):
-            far = _quantile(sign * residual[past], weights, sign * of_model[now, side], 1 - left_out / 2)
-            ends[now, side] = np.maximum(made[now] + sign * np.maximum(far, 0.0), 0.0)
+        level = 1 - _left_out(ends[recent], measured[recent], settings.rate) / 2
+        far = _quantile(-residual[past][::-1], weights[:, ::-1], -of_model[now, 0], level)
+        ends[now, 0] = np.maximum(made[now] - np.maximum(far, 0.0), 0.0)
+        far = _quantile(residual[past], weights, of_model[now, 1], level)
+        ends[now, 1] = made[now] + np.maximum(far, 0.0)
     return ends
 
 
@@ -86,15 +89,15 @@ def _left_out(ends: Values, measured_kwh: Values, rate: float) -> float:
 
 
 def _quantile(far: Values, weights: Values, of_model: Values, level: float) -> Values:
-    """Return the weighted quantile of `far` (past,) by `weights` (now, past), the model's end (now,) one hour of each.
+    """Return the weighted quantile of rising `far` (past,) by `weights` (now, past), the model's end (now,) one more.
 
     A model's end that is not known lies beyond all: NaN where the quantile falls on it.
     """
-    count = len(of_model)
-    far = np.concatenate([np.broadcast_to(far, (count, len(far))), of_model[:, None]], axis=1)
-    far = np.where(np.isnan(far), np.inf, far)
-    order = np.argsort(far, axis=1, kind="stable")
-    reached = np.cumsum(np.take_along_axis(np.column_stack([weights, np.ones(count)]), order, 1), axis=1)
-    at = (reached < level * reached[:, -1:]).sum(axis=1).clip(max=far.shape[1] - 1)
-    found = np.take_along_axis(far, np.take_along_axis(order, at[:, None], 1), 1)[:, 0]
+    reached = np.cumsum(np.pad(weights, ((0, 0), (1, 0))), axis=1)
+    enough = level * (weights.sum(axis=1) + 1.0)[:, None]
+    beyond = np.concatenate([[-np.inf], far, [np.inf]])
+    # Where the model's end lies farther out it has no say in what is reached before it, else it counts from there on.
+    without, with_it = (beyond[(reached + own < enough).sum(axis=1)] for own in (0.0, 1.0))
+    end = np.where(np.isnan(of_model), np.inf, of_model)
+    found = np.where(without < end, without, np.maximum(end, with_it))
     return np.where(np.isfinite(found), found, np.nan)

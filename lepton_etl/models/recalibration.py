@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Final
 
 import numpy as np
@@ -51,9 +52,13 @@ def is_temperature(name: str) -> bool:
 
 
 def corrections(
-    hours: pd.DataFrame, residual_kwh: Values, columns: Sequence[str], settings: Recalibration
+    hours: pd.DataFrame,
+    residual_kwh: Values,
+    columns: Sequence[str],
+    settings: Recalibration,
+    first: date | None = None,
 ) -> Values:
-    """Return what to add to the prediction of each device-hour, kWh; the same shape as `residual_kwh`.
+    """Return what to add to the prediction of each device-hour, kWh; shaped as `residual_kwh`, 0 before `first`.
 
     `hours`: `site_id`, `node_id`, `device_id`, `hour_start`, `date` (the day the product books the hour on) and
     `columns`; `residual_kwh` (n,) or (n, models): measured minus predicted, NaN where not measured. A day is
@@ -69,16 +74,18 @@ def corrections(
             # Unknown is unlike nothing: it lies at the middle of what the device shows.
             table = rows[list(columns)].astype(np.float64)
             alike = table.fillna(table.median()).fillna(0.0).to_numpy() / widths
-            found[at] = _of_device(rows, alike, residuals[at], settings)
+            found[at] = _of_device(rows, alike, residuals[at], settings, first)
     return found.reshape(residual_kwh.shape)
 
 
-def _of_device(rows: pd.DataFrame, alike: Values, residuals: Values, settings: Recalibration) -> Values:
+def _of_device(
+    rows: pd.DataFrame, alike: Values, residuals: Values, settings: Recalibration, first: date | None
+) -> Values:
     day = day_numbers(pd.to_datetime(rows["date"]))
     time = day_numbers(rows["hour_start"].dt.tz_convert(None))
     known = np.isfinite(residuals).all(axis=1)
     found = np.zeros_like(residuals)
-    for today in np.unique(day):
+    for today in np.unique(day if first is None else day[day >= day_number(first)]):
         now = np.flatnonzero(day == today)
         past = np.flatnonzero((day < today) & (day >= today - settings.newest_days) & known)
         if len(past) == 0:
@@ -92,6 +99,11 @@ def _of_device(rows: pd.DataFrame, alike: Values, residuals: Values, settings: R
 def day_numbers(stamps: pd.Series[pd.Timestamp]) -> Values:
     """Return days since 1970, (n,), of stamps without a zone."""
     return np.asarray(stamps.to_numpy(dtype="datetime64[s]").astype(np.int64) / _DAY_S, dtype=np.float64)
+
+
+def day_number(day: date) -> float:
+    """Return days since 1970."""
+    return float((day - date(1970, 1, 1)).days)
 
 
 def likeness(

@@ -66,8 +66,8 @@ def _far_outside(columns: tuple[dict[str, Any], ...]) -> pl.Expr:
     return pl.concat_list(known).list.drop_nulls() if known else empty
 
 
-def recalibrated(rows: pl.DataFrame) -> pl.Series:
-    """Return `recalibrated_kwh` of rows of gold/prediction: corrected by the device's residuals of earlier days.
+def recalibrated(rows: pl.DataFrame, first: date) -> pl.Series:
+    """Return `recalibrated_kwh` of rows of gold/prediction from `first` on: corrected by the residuals of earlier days.
 
     The rows are those of whole devices, days to score and days before; residuals count at like load. Null without a
     known load.
@@ -78,7 +78,9 @@ def recalibrated(rows: pl.DataFrame) -> pl.Series:
     residual = (rows["energy_kwh"] - rows["predicted_kwh"]).cast(pl.Float64).fill_null(np.nan).to_numpy()
     known = rows["load_ratio"].is_not_null().to_numpy()
     residual = np.where(known, residual, np.nan)
-    corrected = np.maximum(predicted + corrections(hours, residual, ["load_ratio"], Recalibration()), 0.0)
+    corrected = np.maximum(
+        predicted + corrections(hours, residual, ["load_ratio"], Recalibration(), first), 0.0
+    )
     return pl.Series("recalibrated_kwh", np.where(known, corrected, np.nan)).fill_nan(None)
 
 
@@ -95,7 +97,7 @@ def night(
     same = scored.cast({name: history.schema[name] for name in HISTORY if name in scored.columns})
     whole = pl.concat([history, same], how="diagonal").sort(*_DEVICE, "hour_start")
     is_new = pl.col("date") >= first
-    corrected = pl.when(is_new).then(recalibrated(whole)).otherwise("recalibrated_kwh")
+    corrected = pl.when(is_new).then(recalibrated(whole, first)).otherwise("recalibrated_kwh")
     whole = whole.with_columns(corrected.alias("recalibrated_kwh"))
     rows = _with_night_interval(whole, first).filter(is_new)
     tested = shifts(rows, known)
