@@ -13,16 +13,22 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import polars as pl
 import pytest
 from typer.testing import CliRunner
 
 from lepton_etl.cli.main import app
 from lepton_etl.cli.trace import tracer_of
+from lepton_etl.config.sections import ModelSettings
 from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, Exit, LakeError
 from lepton_etl.lake.tables import Lake
+from lepton_etl.models.features import FEATURES
+from lepton_etl.models.fit import train
+from lepton_etl.models.registry import Registry
+from lepton_etl.models.stored import FORWARD_ERROR_TAG
 from lepton_etl.schema.energy import NODE_HOUR
 from lepton_etl.schema.formulas import told_columns, told_tables
 from lepton_etl.schema.tables import TABLES
@@ -32,7 +38,9 @@ from lepton_etl.trust.people import People
 from lepton_etl.trust.trace import Choice, Step
 from pipelines import nightly
 from pipelines.engine import InlineEngine
+from tests.unit.models.conftest import hours, settings
 
+__all__ = ["hours", "settings"]
 DAYS = Days(date(2025, 6, 3), date(2025, 6, 4))
 TARIFF = (
     "tariff_id,charge,price,currency,weekdays,local_from,local_to,valid_from\n"
@@ -321,6 +329,37 @@ def flattened(step: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield step
     for below in step["steps"]:
         yield from flattened(below)
+
+
+@pytest.mark.slow
+def test_a_gap_that_a_model_filled_ends_in_the_version_that_gives_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: pd.DataFrame, settings: ModelSettings
+) -> None:
+    day = Days.of(DAYS.start)
+    cluster = ClusterPlan(cluster_id="c01", nodes=1, hardware_class="cpu-2s")
+    simulate(FleetPlan(seed=3, first_date=day.start, days=1, clusters=(cluster,)), tmp_path)
+    log = tmp_path / "landing" / "ipmi" / f"c01n0001-{day.start}.txt.gz"
+    kept, hour = [], ""
+    for line in gzip.decompress(log.read_bytes()).decode().splitlines(keepends=True):
+        hour = line[22:24] if line.startswith("Timestamp: ") else hour
+        # For an hour the node says how busy it is, and not what it draws.
+        if hour != "13" or not re.search("Power|Pwr", line):
+            kept.append(line)
+    log.write_bytes(gzip.compress("".join(kept).encode()))
+    mlflow = load(tmp_path / "config.yaml").mlflow
+    tags = {"training_key": "k", "test_until": "2025-06-02T23:00:00+00:00", FORWARD_ERROR_TAG: "0.05"}
+    version = Registry.of(mlflow).register("node-energy", train(hours, settings), FEATURES["node"], {}, tags)
+    there = Site(tmp_path, nights(tmp_path / "config.yaml", day, monkeypatch))
+    rows = there.lake.read(NODE_HOUR, day).filter(pl.col("imputation_basis") == "model").to_dicts()
+    row = next(row for row in rows if row["hour_start"].hour == 13)
+    step = there.trace(NODE_HOUR.name, row, "it_energy_imputed_kwh")
+    assert step.made_by == f"model node-energy version {version.version}"
+    check_numbers(step)
+    inputs = {part.column: part.value for part in step.parts}
+    assert 0 < inputs["cpu_utilisation_ratio"] <= 1
+    assert inputs["gap_s"] == pytest.approx(row["imputed_s"])
+    with pytest.raises(LakeError, match="predicted_kwh"):
+        there.trace(NODE_HOUR.name, row | {"it_energy_imputed_kwh": 9.0}, "it_energy_imputed_kwh")
 
 
 # A node whose power is modelled of its components.
