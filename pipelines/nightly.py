@@ -47,6 +47,7 @@ from lepton_etl.schema.logs import READING
 from lepton_etl.schema.operations import NIGHT, RUN, STAGE_RUN
 from lepton_etl.trust.people import People
 from lepton_etl.trust.publishing import policy_of
+from lepton_etl.trust.seal import signing_key
 from pipelines.engine import Engine
 from pipelines.publish import dirty_days
 from pipelines.stage import StageContext, StageResult
@@ -96,6 +97,7 @@ def check(settings: Settings) -> None:
         read_tariff(settings.tariff.file, settings.site.site_id)
     if settings.billing.invoices:
         read_invoices(settings.billing.invoices)
+    signing_key(settings.audit)
     Location.of_lake(settings).prepare()
     People.of(Lake.of(settings), settings).check()
 
@@ -166,7 +168,7 @@ def _audit(night: Night, lake: Lake, settings: Settings) -> None:
     try:
         night.notes += record(lake, settings.audit, night.run_id).notes
     except LeptonError as error:
-        night.exit_code = night.exit_code or error.exit_code
+        night.exit_code = night.exit_code or Exit.PUBLISHED_THEN_FAILED
         night.message = night.message or f"done, but not written into the audit chain: {error}"
 
 

@@ -20,7 +20,7 @@ from deltalake import write_deltalake
 from lepton_etl.cli.main import main
 from lepton_etl.cli.reproduce import reproduced
 from lepton_etl.config.sections import AuditSettings
-from lepton_etl.config.settings import load
+from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, LakeError
 from lepton_etl.lake.tables import Lake
@@ -43,6 +43,7 @@ from lepton_etl.trust.people import People
 from lepton_etl.trust.prove import prove_event, prove_file
 from lepton_etl.trust.seal import Root, anchored, head_of, head_place, public_key, signing_key
 from lepton_etl.trust.verify import Verified, verify
+from pipelines.nightly import check
 from tests.conftest import PROJECT
 from tests.nights import Kill, Nights
 
@@ -448,6 +449,14 @@ def test_the_command_line_says_what_it_found(made: Made, capsys: pytest.CaptureF
     assert (code, "no row is published under this key" in said) == (1, True)
 
 
+def load_with_key(folder: Path, key: Path) -> Settings:
+    """The settings of a small site whose chain is signed by this key."""
+    cluster = ClusterPlan(cluster_id="c01", nodes=1, hardware_class="cpu-2s")
+    simulate(FleetPlan(seed=1, first_date=FIRST, days=1, clusters=(cluster,)), folder / "site")
+    settings = load(folder / "site" / "config.yaml")
+    return settings.model_copy(update={"audit": AuditSettings(key_file=key)})
+
+
 def test_a_key_that_others_may_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "key"
     public = made_key(file)
@@ -455,6 +464,8 @@ def test_a_key_that_others_may_read_is_refused(tmp_path: Path, monkeypatch: pyte
     file.chmod(0o640)
     with pytest.raises(ConfigurationError, match="others may read"):
         signing_key(AuditSettings(key_file=file))
+    with pytest.raises(ConfigurationError, match="others may read"):
+        check(load_with_key(tmp_path, file))
     monkeypatch.setenv("LEPTON_AUDIT_SECRET", "bm90IGEga2V5")
     with pytest.raises(ConfigurationError, match="not a key"):
         signing_key(AuditSettings())
