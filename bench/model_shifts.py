@@ -2,7 +2,7 @@
 
     python -m bench.model_shifts [--folder FOLDER --inventory CSV] [--train-days 365] [--picture docs/model_shifts.svg]
 
-At the beginning of each month the product trains (`lepton_etl.models.fit.train`, one candidate, the gate of the
+At the beginning of each month the stage trains (`bench.models.months_of`, one candidate, the gate of the
 settings) on the days before; a model that the gate lets pass is champion from then on. The nights of the month are the
 product's (`lepton_etl.models.scoring.night`): prediction with the model's interval, correction, the interval of the
 night, the test for shifts. Nothing was fitted to these servers but the four numbers of the night's interval and the
@@ -30,10 +30,9 @@ import vl_convert
 
 from bench.inputs import REAL
 from bench.measure import Figure, figure, print_figures, write
-from bench.model_inputs import INVENTORY, biohpc_hours, month_name
+from bench.models import SETTINGS as MODEL_OF
+from bench.models import device_hours_of, months_of
 from lepton_etl.config.sections import ModelSettings
-from lepton_etl.models.features import feature_names
-from lepton_etl.models.fit import order_rows, train, why_not
 from lepton_etl.models.metrics import Values
 from lepton_etl.models.scoring import HISTORY, night
 from lepton_etl.models.shift import shifts
@@ -44,7 +43,6 @@ from lepton_etl.uncertainty import Z, cv_rmse
 
 Change = Callable[[Values], Values]
 
-SETTINGS: Final = ModelSettings(name="gpu-energy", device="gpu", candidates=("boosting_gentle",), slim=False)
 COVERAGE_AFTER_SHIFT: Final = 0.8
 WEEK_DAYS: Final = 7
 # Of the test's false alarms and delays: orders of the days, and days of each sequence before and after a change.
@@ -57,56 +55,15 @@ CHANGES: Final[dict[str, Change]] = {
 _CLAIM: Final = ("site_id", "cluster_id", "node_id", "device_id", "model_name", "model_version")
 
 
-def nights(hours: pd.DataFrame, train_days: int) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, str]]:
+def nights(every: pl.DataFrame, settings: ModelSettings) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, str]]:
     """Return rows of gold/prediction and gold/model_shift of every night, and what each month's training came to."""
-    names = list(feature_names("gpu"))
-    known_rows = pl.DataFrame(arrow_schema(PREDICTION).empty_table()).select(HISTORY)
-    known_shifts = pl.DataFrame(arrow_schema(MODEL_SHIFT).empty_table())
-    champion: Any = None
-    version, made = "", []
-    told: dict[str, str] = {}
-    for month in sorted(hours["block"].unique()):
-        here = hours[hours["block"] == month]
-        start = pd.Timestamp(here["date"].min(), tz="UTC")
-        past = hours[(hours["block"] < month) & (hours["hour_start"] >= start - timedelta(days=train_days))]
-        past = order_rows(past)
-        reason = why_not(past, SETTINGS) if len(past) else "no hours before"
-        if reason is None:
-            trained = train(past, SETTINGS, None if champion is None else _mean_of(champion))
-            reason = trained.verdict.reason
-            if trained.verdict.promoted:
-                champion, version, reason = trained.pipeline, month_name(month), "champion"
-        told[month_name(month)] = reason
-        if champion is None:
-            continue
-        scored = _scored(here, np.asarray(champion.predict(here[names]), dtype=np.float64), version)
-        rows, tested = night(scored, known_rows, known_shifts)
-        made.append(rows)
-        since = here["date"].max() - timedelta(days=40)
-        known_rows = pl.concat([known_rows, rows.select(HISTORY)], how="vertical_relaxed").filter(
-            pl.col("date") >= since
-        )
-        known_shifts = pl.concat([known_shifts, tested.select(known_shifts.columns)], how="vertical_relaxed")
-    return pl.concat(made), known_shifts, told
-
-
-def _mean_of(champion: Any) -> Callable[[pd.DataFrame], Values]:
-    return lambda rows: np.asarray(champion.predict(rows)[:, 0], dtype=np.float64)
-
-
-def _scored(hours: pd.DataFrame, predicted: Values, version: str) -> pl.DataFrame:
-    """Rows as `lepton_etl.models.scoring.predictions` gives them."""
-    keys = ["site_id", "cluster_id", "node_id", "device_id", "hour_start", "date", "energy_kwh"]
-    return pl.from_pandas(hours[keys]).with_columns(
-        pl.col("hour_start").cast(pl.Datetime("us", "UTC")),
-        pl.Series("load_ratio", hours["gpu_utilisation_ratio"].to_numpy()),
-        *(
-            pl.Series(name, np.maximum(predicted[:, at], 0.0)).fill_nan(None)
-            for at, name in enumerate(OUTPUTS)
-        ),
-        pl.lit("gpu-energy").alias("model_name"),
-        pl.lit(version).alias("model_version"),
+    nothing, no_shift = (
+        pl.DataFrame(arrow_schema(table).empty_table()) for table in (PREDICTION, MODEL_SHIFT)
     )
+    done = list(months_of(every, settings, 1))
+    scored = pl.concat(rows for _, rows in done if rows is not None).drop("newest_kwh")
+    rows, tested = night(scored, nothing.select(HISTORY), no_shift)
+    return rows, tested, {f"{one.month:%Y-%m}": one.reason or "champion" for one, _ in done}
 
 
 def by_month(rows: pl.DataFrame) -> pl.DataFrame:
@@ -311,12 +268,13 @@ def main() -> None:
     """Print the figures and write var/bench/model-shifts.json and the picture."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--folder", type=Path, default=REAL / "biohpc-gpu-servers")
-    options.add_argument("--inventory", type=Path, default=INVENTORY)
+    options.add_argument("--inventory", type=Path, default=MODEL_OF.with_name("biohpc-inventory.csv"))
     options.add_argument("--train-days", type=int, default=365)
     options.add_argument("--picture", type=Path, default=Path("docs/model_shifts.svg"))
     chosen = options.parse_args()
-    hours = biohpc_hours(chosen.folder, chosen.inventory).assign(idle_power_w=np.nan, gpu_count=2.0)
-    rows, tested, told = nights(hours, chosen.train_days)
+    every, settings = device_hours_of(chosen.folder, chosen.inventory, MODEL_OF)
+    asked = {"candidates": ("boosting_gentle",), "slim": False, "train_days": chosen.train_days}
+    rows, tested, told = nights(every, settings.model_copy(update=asked))
     for month, what in told.items():
         print(f"{month}: {what}")
     with pl.Config(tbl_rows=-1):

@@ -1,151 +1,319 @@
-"""Do the models hold in months and on machines they have not seen? Real servers, forward in time or left out.
+"""Do the models hold in months and on machines that they have not seen? The product's own stages on real GPU servers.
 
-    python -m bench.models [--first 3] [--report 6]
+    python -m bench.models [--data FOLDER] [--inventory FILE] [--report 6] [--every 1] [--train-days N]
 
-BioHPC servers by month (train on the past, predict the next), then with the nightly recalibration (know up to D-1,
-predict D), then each server from the others alone; what each option against overfitting does, and what pooling, a
-model a class and smaller models bring and cost; and, against plain baselines, Kepler counters, CPU load profiles and
-SPECpower servers. Months `--first` to `--report` validate the fusion and are not reported; all later months are.
+The logs go through the stages bronze and silver into a lake, and from there through the functions of the stages train
+and score: at the end of each month the stage's training learns from all that was known, meets the champion and passes
+or fails the gate; the champion predicts the next month, and the night recalibrates it to the day before. No model is
+made here. Then each server is predicted by a model of all the others. `--data` and `--inventory` take other servers
+that log in the same format.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
-from typing import Final
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
-import pandas as pd
+import polars as pl
+import structlog
+import yaml
 from rich.console import Console
 from rich.table import Table
 
-from bench.device_memory import memory_features
 from bench.inputs import REAL
 from bench.measure import Figure, figure, print_figures, write
-from bench.model_forward import PUBLISHED, Predicted, forward, nightly
-from bench.model_inputs import BASE, INVENTORY, MEMORY, biohpc_hours, month_name
-from bench.model_left_out import left_out
-from bench.model_options import option_figures
-from bench.model_public import public_figures
-from bench.model_sizes import size_figures
-from lepton_etl.models.candidates import CANDIDATES, inputs_of
-from lepton_etl.models.features import TARGET, Feature, refuse_power_features
-from lepton_etl.models.metrics import Errors, errors, is_busy
+from lepton_etl.config.sections import ModelSettings
+from lepton_etl.config.settings import Settings, load
+from lepton_etl.days import Days
+from lepton_etl.errors import Exit
+from lepton_etl.lake.tables import Lake
+from lepton_etl.models.features import FEATURES, TARGET, described, feature_names
+from lepton_etl.models.fit import MODEL, Trained, why_not
+from lepton_etl.models.metrics import Errors, errors, overall
+from lepton_etl.models.registry import with_limits
+from lepton_etl.models.scoring import HISTORY, night, predictions
+from lepton_etl.models.stored import VerifiedModel, Version
+from lepton_etl.schema.energy import MODEL_SHIFT, PREDICTION
+from lepton_etl.schema.logs import FILE
+from lepton_etl.schema.types import arrow_schema
+from pipelines.engine import InlineEngine
+from pipelines.nightly import run_night
+from pipelines.stage import StageContext
+from pipelines.train import TrainingTable, learn, training_hours
 
-FIGURES: Final = {
-    "mape": "mape_ratio", "median_ape": "median_ape_ratio", "wape": "wape_ratio", "cv_rmse": "cv_rmse_ratio",
-    "nmbe": "nmbe_ratio",
-}  # fmt: skip
-BUSY_RATIO: Final = 0.10
+SETTINGS: Final = Path("conf/examples/biohpc.yaml")
+# CV(RMSE) in percent by month and nightly.
+TARGETS: Final = {"cbsugpu05": (14.0, 11.0), "cbsugpu06": (15.0, 11.0), "cbsugpu08": (7.2, 5.5)}
 NMBE_PCT: Final = 1.5
-# Targets of CV(RMSE), percent, for what is published: by month and nightly. The two A40 servers carry 14 and 15 %,
-# the one that is harder for boosting on plain features the 15 (cbsugpu06 in months after the first six).
-TARGETS: Final = {
-    "cbsugpu05": (14.0, 11.0), "cbsugpu06": (15.0, 11.0), "cbsugpu08": (6.5, 5.5),
-}  # fmt: skip
+LEFT_OUT_PCT: Final = 25.0
+HELD_PCT: Final = (87.0, 93.0)
+# Hours of a quarter that say something of its intervals.
+_QUARTER_HOURS: Final = 24 * 14
+# Bronze takes every file that it finds, whatever the day of its run.
+_ANY_DAY: Final = date(2025, 1, 1)
+_MONTH: Final = pl.col("hour_start").dt.month_start().dt.date()
+# Column of gold/prediction by what it is: the champion's, the night's; and the newest model's whatever the gate said.
+_KINDS: Final = {"month": "predicted_kwh", "nightly": "recalibrated_kwh", "month_no_gate": "newest_kwh"}
 
 
 def main() -> None:
+    """Print what was measured, write var/bench/models.json; exit 1 where a target is missed."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument(
-        "--first", type=int, default=3, help="months of history before the first forward month"
-    )
-    options.add_argument(
-        "--report", type=int, default=6, help="months of a server before the first reported one"
-    )
-    options.add_argument("--skip", nargs="*", default=(), choices=("options", "public", "left_out"))
-    options.add_argument("--classes", nargs="*", help="only these hardware classes of the servers by month")
-    chosen = options.parse_args()
+    options.add_argument("--data", type=Path, default=REAL / "biohpc-gpu-servers", help="folder of exports")
+    options.add_argument("--inventory", type=Path, default=SETTINGS.with_name("biohpc-inventory.csv"))
+    options.add_argument("--settings", type=Path, default=SETTINGS, help="whose source and model are taken")
+    options.add_argument("--report", type=int, default=6, help="months of a server before its first reported")
+    options.add_argument("--every", type=int, default=1, help="months from one training to the next")
+    options.add_argument("--train-days", type=int, help="instead of model.train_days of the settings")
+    asked = options.parse_args()
     started = time.perf_counter()
-    refuse_power_features(
-        [Feature(name, "", "", (name,)) for name in BASE] + list(memory_features(list(BASE)))
-    )
-    hours = biohpc_hours(REAL / "biohpc-gpu-servers", INVENTORY)
-    found: list[Figure] = []
-    for hardware_class, rows in hours.groupby("hardware_class"):
-        if chosen.classes and hardware_class not in chosen.classes:
-            continue
-        print(f"forward: {hardware_class}, {len(rows):,} hours", file=sys.stderr, flush=True)
-        inputs = inputs_of([*BASE, *MEMORY], rows)
-        monthly = forward(rows, inputs, list(CANDIDATES), chosen.first)
-        found += report("month", monthly, hours, chosen.report, 0)
-        found += [
-            figure(f"training/{hardware_class}/{name}/cpu", cpu_s, "s a month", 1)
-            for name, cpu_s in monthly.cpu_s.items()
-        ]
-        print_choices(str(hardware_class), monthly)
-        recalibrated, settings = nightly(monthly)
-        found += report("nightly", recalibrated, hours, chosen.report, 1)
-        latest = settings[max(settings)]
-        print(f"recalibration chosen last, {hardware_class}: {latest}")
-        print_choices(f"{hardware_class} nightly", recalibrated)
-    if "left_out" not in chosen.skip:
-        found += left_out(hours)
-    if "options" not in chosen.skip:
-        found += option_figures(hours)
-        found += size_figures(hours)
-    if "public" not in chosen.skip:
-        found += public_figures(REAL)
+    every, settings = device_hours_of(asked.data, asked.inventory, asked.settings)
+    if asked.train_days:
+        settings = settings.model_copy(update={"train_days": asked.train_days})
+    found = left_out(every, settings) + by_month(every, settings, asked.report, asked.every)
     print_figures("targets", [one for one in found if one.target])
     missed = [one.name for one in found if one.ok is False]
     print(f"{len(found)} figures in {write('models', found)}, {time.perf_counter() - started:.0f} s")
     print(f"not reached: {', '.join(missed) or 'none'}")
+    sys.exit(1 if missed else 0)
 
 
-def report(kind: str, predicted: Predicted, hours: pd.DataFrame, months: int, target: int) -> list[Figure]:
-    """Figures of each server of the class after its first `months`, on all and on busy hours; printed too."""
+def device_hours_of(data: Path, inventory: Path, settings_file: Path) -> tuple[pl.DataFrame, ModelSettings]:
+    """Return what the stage train sees of these logs, by bronze, silver and its own reading of them.
+
+    Raises SystemExit where the folder holds no export or a stage refuses it.
+    """
+    pattern = data.resolve() / "*_usage_stats.txt*"
+    if not list(data.glob(pattern.name)):
+        raise SystemExit(f"bench: no {pattern.name} in {data}; give --data, or set LEPTON_REAL_DATA")
+    raw: dict[str, Any] = yaml.safe_load(settings_file.read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory(prefix="lepton-models-") as folder:
+        raw |= {
+            "lake": {"root": f"{folder}/lake"},
+            "quality": {"docs": f"{folder}/quality"},
+            "report": {"folder": f"{folder}/report"},
+            "fleet": {"inventory": str(inventory.resolve())},
+        }
+        raw["sources"][0]["path"] = str(pattern)
+        file = Path(folder) / "site.yaml"
+        file.write_text(yaml.safe_dump(raw), encoding="utf-8")
+        settings, engine = load(file), InlineEngine()
+        _run(engine, settings, Days.of(_ANY_DAY), "bronze")
+        lake = Lake(settings.lake.root)
+        ends = pl.col("first_reading_time").min(), pl.col("last_reading_time").max()
+        whole = Days(*(stamp.date() for stamp in lake.read(FILE).select(*ends).row(0)))
+        _run(engine, settings, whole, "silver")
+        context = StageContext(lake, settings, whole, "bench", structlog.get_logger(), engine)
+        return training_hours(context, settings.model.model_copy(update={"train_days": None})), settings.model
+
+
+def _run(engine: InlineEngine, settings: Settings, days: Days, stage: str) -> None:
+    done = run_night(engine, settings, days, stage)
+    if done.exit_code != Exit.DONE:
+        raise SystemExit(f"bench: {stage}: {done.message}")
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a month's training showed: errors on its training hours and after them, what it cost, the verdict."""
+
+    month: date
+    taught_cv_pct: float
+    ahead_cv_pct: float
+    energy_j: float
+    million_j: float
+    reason: str
+
+    @property
+    def promoted(self) -> bool:
+        return not self.reason
+
+    @property
+    def gap(self) -> float:
+        return self.ahead_cv_pct - self.taught_cv_pct
+
+
+def months_of(
+    every: pl.DataFrame, settings: ModelSettings, months: int
+) -> Iterator[tuple[Training, pl.DataFrame | None]]:
+    """Train after so many months as the stage does; yield that and the months until the next, by the champion."""
+    champion: VerifiedModel | None = None
+    firsts = every.select(_MONTH.unique().sort()).to_series().to_list()
+    for number in range(1, len(firsts), months):
+        first, ahead = firsts[number], firsts[number : number + months]
+        table = TrainingTable.of(_known(every, first, settings), settings)
+        if why_not(table.hours, settings) is not None:
+            continue
+        trained = learn(table, settings, InlineEngine(), champion)
+        newest = _stored(trained, number, settings)
+        champion = newest if trained.verdict.promoted else champion
+        training = _shown(first, trained, champion)
+        if champion is None:
+            yield training, None
+            continue
+        here = every.filter(_MONTH.is_in(ahead))
+        newest_kwh = newest.predict(here.select(newest.feature_names).to_pandas())
+        scored = predictions(here, champion, settings.coverage_min_ratio)
+        yield training, scored.with_columns(pl.Series("newest_kwh", newest_kwh))
+
+
+def _known(every: pl.DataFrame, first: date, settings: ModelSettings) -> pl.DataFrame:
+    """Return the hours until the day before, as far back as the settings look."""
+    end = datetime(first.year, first.month, first.day, tzinfo=UTC)
+    known = every.filter(pl.col("hour_start") < end)
+    if settings.train_days is None:
+        return known
+    return known.filter(pl.col("hour_start") >= end - timedelta(days=settings.train_days))
+
+
+def _stored(trained: Trained, number: int, settings: ModelSettings) -> VerifiedModel:
+    """Return the model as the registry gives it out, with the tags that the next night asks for."""
+    import skops.io
+
+    columns = with_limits(described(FEATURES[settings.device]), trained.within)
+    tags = {"fitted_until": trained.test_until.isoformat(), "cut_time": trained.cut_time.isoformat()}
+    version = Version(settings.name, str(number), "-", tags)
+    return VerifiedModel(trained.pipeline, columns, version, skops.io.dumps(trained.pipeline))
+
+
+def _shown(first: date, trained: Trained, champion: VerifiedModel | None) -> Training:
+    found = Training(
+        first,
+        100 * (trained.train_errors.cv_rmse_ratio or 0.0),
+        100 * (overall(trained.errors, MODEL).cv_rmse_ratio or 0.0),
+        trained.training_cost.energy_j,
+        trained.per_million.energy_j,
+        trained.verdict.reason,
+    )
+    by = champion.version.version if champion else "none"
+    print(
+        f"{first:%Y-%m} by version {by}: {trained.name}; test CV {found.ahead_cv_pct:.1f} %, on training hours "
+        f"{found.taught_cv_pct:.1f} %, {found.energy_j:.0f} J, {found.million_j:.0f} J a million; "
+        f"{'promoted' if found.promoted else f'refused: {found.reason}'}",
+        flush=True,
+    )
+    return found
+
+
+def by_month(every: pl.DataFrame, settings: ModelSettings, report: int, months: int) -> list[Figure]:
+    """Figures of the champion by month, of the night's recalibration and interval, and of what trainings cost."""
+    done = list(months_of(every, settings, months))
+    scored = [rows for _, rows in done if rows is not None]
+    if not scored:
+        return []
+    nothing, no_shift = (
+        pl.DataFrame(arrow_schema(table).empty_table()) for table in (PREDICTION, MODEL_SHIFT)
+    )
+    rows, shifts = night(pl.concat(scored), nothing.select(HISTORY), no_shift)
+    rows = rows.filter(pl.col(TARGET).is_not_null())
     found: list[Figure] = []
-    for node, rows in predicted.rows.groupby("node_id"):
-        own = np.unique(hours.loc[hours["node_id"] == node, "block"])
-        rows = rows[rows["block"] >= own[months]]
-        members = predicted.members.loc[rows.index]
-        title = f"{kind}: {node}, {month_name(own[months])} to {month_name(own[-1])}, {len(rows):,} hours"
-        table = _table(title)
-        for name in members.columns:
-            kept = members[name].notna().to_numpy()
-            for scope, mask in (("all", kept), ("busy", kept & is_busy(rows, BUSY_RATIO))):
-                result = errors(rows[TARGET].to_numpy()[mask], members[name].to_numpy()[mask])
-                _add(table, name, scope, result)
-                limit = TARGETS.get(str(node)) if (name, scope) == (PUBLISHED, "all") else None
-                found += _figures(f"{kind}/{node}/{scope}/{name}", result, limit and limit[target])
-        Console(width=110).print(table)
+    table = _table(f"forward; after {report} months of each server")
+    for (name,), own in rows.group_by("node_id", maintain_order=True):
+        node = str(name)
+        seen = every.filter(pl.col("node_id") == node).select(_MONTH.unique().sort()).to_series().to_list()
+        own = own.filter(_MONTH.is_in(seen[report:]))
+        if own.is_empty():
+            continue
+        for kind, column in _KINDS.items():
+            result = errors(own[TARGET].to_numpy(), own[column].to_numpy())
+            _add(table, node, kind, result)
+            limit = dict(zip(_KINDS, TARGETS.get(node, ()), strict=False)).get(kind)
+            found += _figures(f"{kind}/{node}", result, limit)
+        found += _held(node, own)
+    Console(width=110).print(table)
+    for row in shifts.filter(pl.col("shift_found") == pl.col("date")).to_dicts():
+        print(
+            f"shift: {row['node_id']} {row['shift_kind']} since {row['shift_since']}, found {row['shift_found']}"
+        )
+    return found + _of_trainings([training for training, _ in done])
+
+
+def _held(node: str, own: pl.DataFrame) -> list[Figure]:
+    """Return the share of hours that the 90 % intervals hold by quarter: the champion's, and the night's."""
+    found = []
+    low, high = HELD_PCT
+    for (quarter,), rows in own.group_by(pl.col("hour_start").dt.truncate("1q"), maintain_order=True):
+        assert isinstance(quarter, datetime)
+        for kind in ("predicted", "recalibrated"):
+            ends = pl.col(f"{kind}_lower_kwh"), pl.col(f"{kind}_upper_kwh")
+            held = rows.select(pl.col(TARGET).is_between(*ends)).to_series().drop_nulls()
+            if len(held) >= _QUARTER_HOURS:
+                name = f"interval/{kind}/{node}/{quarter:%Y}-Q{(quarter.month + 2) // 3}"
+                found.append(
+                    figure(
+                        name,
+                        100 * float(held.cast(pl.Float64).to_numpy().mean()),
+                        "%",
+                        1,
+                        at_least=low,
+                        at_most=high,
+                    )
+                )
+    return found
+
+
+def _of_trainings(trainings: list[Training]) -> list[Figure]:
+    """Return what the trainings cost, and the gaps from training hours to later ones that the gate is set by."""
+    gaps = np.array([one.gap for one in trainings])
+    for one in sorted(trainings, key=lambda one: -one.gap)[:8]:
+        print(f"gap: {one.month:%Y-%m} {one.gap:.1f} points, {'promoted' if one.promoted else 'refused'}")
+    return [
+        *(figure(f"gap/{q:.0%}", float(np.quantile(gaps, q)), "points", 1) for q in (0.5, 0.75, 0.9, 1.0)),
+        figure("promoted", sum(one.promoted for one in trainings), f"of {len(trainings)}", 1),
+        figure("training/mean", float(np.mean([one.energy_j for one in trainings])), "J", 1),
+        figure("training/last", trainings[-1].energy_j, "J", 1),
+        figure("million_predictions/mean", float(np.mean([one.million_j for one in trainings])), "J", 1),
+        figure("million_predictions/last", trainings[-1].million_j, "J", 1),
+    ]
+
+
+def left_out(every: pl.DataFrame, settings: ModelSettings) -> list[Figure]:
+    """Figures of each server by the stage's training on all the others; its inventory row is all it brings."""
+    found: list[Figure] = []
+    table = _table("each server from the others and its inventory row")
+    for node in sorted(every["node_id"].unique()):
+        others = TrainingTable.of(every.filter(pl.col("node_id") != node), settings)
+        if why_not(others.hours, settings) is not None:
+            continue
+        trained = learn(others, settings, InlineEngine(), None)
+        own = every.filter(pl.col("node_id") == node)
+        told = trained.pipeline.predict(own.select(feature_names(settings.device)).to_pandas())[:, 0]
+        result = errors(own[TARGET].to_numpy(), np.maximum(told, 0.0))
+        _add(table, node, trained.name, result)
+        found += _figures(f"left_out/{node}", result, LEFT_OUT_PCT)
+    Console(width=130).print(table)
     return found
 
 
 def _table(title: str) -> Table:
     table = Table(title=title)
-    for column in ("model", "hours", "MAPE %", "median APE %", "WAPE %", "CV(RMSE) %", "NMBE %"):
-        table.add_column(column, justify="left" if column in ("model", "hours") else "right")
+    for column in ("server", "model", "hours", "MAPE %", "WAPE %", "CV(RMSE) %", "NMBE %"):
+        table.add_column(column, justify="left" if column in ("server", "model") else "right")
     return table
 
 
-def _add(table: Table, name: str, scope: str, result: Errors) -> None:
-    values = (getattr(result, attribute) for attribute in FIGURES.values())
-    table.add_row(name, scope, *("-" if v is None else f"{100 * v:.2f}" for v in values))
+def _add(table: Table, node: str, name: str, result: Errors) -> None:
+    values = (result.mape_ratio, result.wape_ratio, result.cv_rmse_ratio, result.nmbe_ratio)
+    table.add_row(node, name, f"{result.rows:,}", *("-" if v is None else f"{100 * v:.2f}" for v in values))
 
 
 def _figures(name: str, result: Errors, cv_limit: float | None) -> list[Figure]:
-    found = []
-    for short, attribute in FIGURES.items():
-        value = getattr(result, attribute)
-        if value is None:
-            continue
-        bounds: dict[str, float] = {}
-        if cv_limit is not None and short == "cv_rmse":
-            bounds = {"at_most": cv_limit}
-        if cv_limit is not None and short == "nmbe":
-            bounds = {"at_most": NMBE_PCT, "at_least": -NMBE_PCT}
-        found.append(figure(f"{name}/{short}", 100 * value, "%", 1, **bounds))
-    return found
-
-
-def print_choices(title: str, predicted: Predicted) -> None:
-    """What the validation chose, month by month: the fusion with its weights, or the champion."""
-    print(f"chosen, {title} (fusion only where it beat its best member on the months before):")
-    for block, choice in predicted.choices.items():
-        shares = ", ".join(f"{name} {share:.2f}" for name, share in choice.weights.items())
-        print(f"  {month_name(block)} {choice.name}: {shares}")
+    """Return CV(RMSE) and NMBE, with their targets where there is one; left out, the bias has none of its own."""
+    assert result.cv_rmse_ratio is not None
+    assert result.nmbe_ratio is not None
+    bias = NMBE_PCT if cv_limit is not None and cv_limit != LEFT_OUT_PCT else None
+    return [
+        figure(f"{name}/cv_rmse", 100 * result.cv_rmse_ratio, "%", 1, at_most=cv_limit),
+        figure(f"{name}/nmbe", 100 * result.nmbe_ratio, "%", 1, bias, None if bias is None else -bias),
+    ]
 
 
 if __name__ == "__main__":

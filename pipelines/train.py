@@ -36,6 +36,7 @@ from lepton_etl.models.export_onnx import Exported, export
 from lepton_etl.models.features import FEATURES, feature_names
 from lepton_etl.models.fit import (
     MODEL,
+    Incumbent,
     Trained,
     class_task,
     order_rows,
@@ -53,7 +54,7 @@ from lepton_etl.models.stored import FORWARD_ERROR_TAG, FittedModel, VerifiedMod
 from lepton_etl.schema.facility import FACILITY_FIT
 from lepton_etl.schema.fleet import INTERVAL, NODE
 from lepton_etl.schema.jobs import JOB_NODE
-from pipelines.engine import InlineEngine
+from pipelines.engine import Engine, InlineEngine
 from pipelines.stage import StageContext, StageResult
 
 _CHECKED_ROWS = 256
@@ -229,13 +230,12 @@ def run(context: StageContext) -> StageResult:
 def _device_model(context: StageContext, registry: Registry) -> StageResult:
     """Train on the device-hours up to the last day of the run."""
     settings = context.settings.model
-    every = training_hours(context, settings)
-    hours = as_ordered(capped(every, settings.max_rows)) if every.height else pd.DataFrame()
+    table = TrainingTable.of(training_hours(context, settings), settings)
+    hours = table.hours
     reason = why_not(hours, settings)
     if reason is not None:
         return StageResult(rows_in=len(hours), notes=(f"not trained: {reason}",))
-    of_classes = capped_by_class(every, settings.class_max_rows)
-    key = training_key(table_sha256(hours, settings.device) + _beyond(hours, of_classes, settings), settings)
+    key = training_key(table_sha256(hours, settings.device) + _beyond(table, settings), settings)
     known = registry.latest(settings.name, "training_key", key)
     if known is not None:
         note = f"{settings.name} version {known.version} was trained on this table: nothing registered"
@@ -254,12 +254,9 @@ def _device_model(context: StageContext, registry: Registry) -> StageResult:
             rows_out=0,
             notes=(*notes, f"{still} and errs as when tested: not trained", *drift),
         )
-    task = class_task(hours, settings)
-    fits = taught(of_classes, task, context) if hours["hardware_class"].nunique() > 1 else []
-    hours = with_sole_tenants(hours, _held(context, hours, settings))
-    trained = train(hours, settings, champion.predict if champion else None, fits)
-    trained = _not_older(trained, champion)
-    newest = hours[hours["hour_start"] >= trained.cut_time]
+    # Errors are told by tenant too, where a tenant had the device alone.
+    table = replace(table, hours=with_sole_tenants(hours, _held(context, hours, settings)))
+    trained = learn(table, settings, context.engine, champion)
     tags = _tags(context, trained, key, settings)
     version = registry.register(
         settings.name,
@@ -269,7 +266,10 @@ def _device_model(context: StageContext, registry: Registry) -> StageResult:
         tags,
         cards(trained, settings, tags),
     )
-    back = () if champion is None else back_to_better(registry, champion, newest, trained, settings.gates)
+    back: tuple[str, ...] = ()
+    if champion is not None and trained.met_from is not None:
+        newest = hours[hours["hour_start"] >= trained.met_from]
+        back = back_to_better(registry, champion, newest, trained, settings.gates)
     return StageResult(
         rows_in=len(hours),
         rows_out=trained.train_rows + trained.test_rows,
@@ -318,10 +318,37 @@ def _made_days(lake: Lake) -> list[date]:
     return [date.fromisoformat(day) for day in lake.partitions(INTERVAL)]
 
 
-def taught(hours: pl.DataFrame, task: ClassTask, context: StageContext) -> list[ClassFit]:
+@dataclass(frozen=True)
+class TrainingTable:
+    """Device-hours in time order for the model of all classes, and those that the classes' own learn from."""
+
+    hours: pd.DataFrame
+    of_classes: pl.DataFrame
+
+    @classmethod
+    def of(cls, every: pl.DataFrame, settings: ModelSettings) -> TrainingTable:
+        """Take the stated sample of covered device-hours."""
+        if every.is_empty():
+            return cls(pd.DataFrame(), every)
+        return cls(
+            as_ordered(capped(every, settings.max_rows)), capped_by_class(every, settings.class_max_rows)
+        )
+
+
+def learn(
+    table: TrainingTable, settings: ModelSettings, engine: Engine, champion: VerifiedModel | None
+) -> Trained:
+    """Choose, judge and fit on a table that `why_not` has nothing against, beside the present champion."""
+    incumbent = Incumbent.of(champion) if champion else None
+    task = class_task(table.hours, settings, incumbent)
+    fits = taught(table.of_classes, task, engine) if table.hours["hardware_class"].nunique() > 1 else []
+    return _not_older(train(table.hours, settings, incumbent, fits), champion)
+
+
+def taught(hours: pl.DataFrame, task: ClassTask, engine: Engine) -> list[ClassFit]:
     """A model of each class that has enough rows, one class a task; classes of few rows here, where all is imported."""
     classes = [as_ordered(rows) for _, rows in hours.group_by("hardware_class", maintain_order=True)]
-    engine = context.engine if hours.height > _FEW_ROWS else InlineEngine()
+    engine = engine if hours.height > _FEW_ROWS else InlineEngine()
     fits = engine.map(_Teach(task), classes)
     return sorted((fit for fit in fits if fit is not None), key=lambda one: one.hardware_class)
 
@@ -341,11 +368,11 @@ def as_ordered(rows: pl.DataFrame) -> pd.DataFrame:
     return order_rows(hours)
 
 
-def _beyond(hours: pd.DataFrame, of_classes: pl.DataFrame, settings: ModelSettings) -> str:
+def _beyond(table: TrainingTable, settings: ModelSettings) -> str:
     """What the classes learn from beyond the rows of the pooled model, as text; nothing where these are all rows."""
-    if len(hours) < settings.max_rows:
+    if len(table.hours) < settings.max_rows:
         return ""
-    return table_sha256(as_ordered(of_classes), settings.device)
+    return table_sha256(as_ordered(table.of_classes), settings.device)
 
 
 def _present_champion(
@@ -404,6 +431,8 @@ def _tags(context: StageContext, trained: Trained, key: str, settings: ModelSett
         "train_from": trained.train_from.isoformat(),
         "cut_time": trained.cut_time.isoformat(),
         "test_until": trained.test_until.isoformat(),
+        # The last hour that the stored model has learnt: what it says of later ones alone counts for or against it.
+        "fitted_until": trained.test_until.isoformat(),
         "training_cpu_s": f"{trained.cpu_s:.2f}",
     } | _forward_error(trained)
 
@@ -419,5 +448,5 @@ def _outcome(version: Version, trained: Trained) -> str:
     chosen = trained.name
     return (
         f"{version.name} version {version.version} {decided}; {chosen}, {trained.train_rows:,} hours before "
-        f"{trained.cut_time:%Y-%m-%d}, tested on {trained.test_rows:,} after, {trained.cpu_s:.1f} CPU-s"
+        f"{trained.cut_time:%Y-%m-%d}, tested on {trained.test_rows:,} after, fitted on all, {trained.cpu_s:.1f} CPU-s"
     )

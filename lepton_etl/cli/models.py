@@ -54,7 +54,7 @@ def _table(registry: Registry, name: str, where: str) -> Table:
             tags.get("promotion_reason", "-"),
             tags.get("chosen", "-"),
             _percent(tags.get(FORWARD_ERROR_TAG)),
-            tags.get("cut_time", "-")[:10],
+            tags.get("fitted_until", tags.get("cut_time", "-"))[:10],
             "yes" if tags.get("onnx") == "exported" else "no",
             f"runs:/{version.run_id}" if "onnx" in tags else "-",
             tags.get("model_sha256", "-")[:12],

@@ -59,13 +59,18 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A named way to learn: `build` gives the unfitted estimator; monotone ones keep the sign of load."""
+    """A named way to learn: `build` gives the unfitted estimator; monotone ones keep the sign of load.
+
+    One of `positive` targets has no deviance at or under 0 (the inventory's idle power of a normalised one): such hours
+    do not teach it.
+    """
 
     name: str
     what: str
     build: Callable[[Inputs], Any]
     monotone: bool = False
     half_life_days: float | None = None
+    positive: bool = False
 
 
 def inputs_of(columns: list[str], table: pd.DataFrame, seed: int = 20250603) -> Inputs:
@@ -211,7 +216,7 @@ CANDIDATES: Final[dict[str, Candidate]] = {
         Candidate("boosting", "squared error", boosting(), monotone=True),
         Candidate("boosting_gentle", "small trees, L2", boosting(**_GENTLE, l2_regularization=5.0), True),
         Candidate("boosting_absolute", "absolute error", boosting(loss="absolute_error"), monotone=True),
-        Candidate("boosting_log", "gamma deviance, log link", boosting(loss="gamma"), monotone=True),
+        Candidate("boosting_log", "gamma deviance, log link", boosting(loss="gamma"), True, positive=True),
         Candidate("boosting_recent", "newest half-year counts most", boosting(**_GENTLE), True, 180.0),
     )
 }

@@ -16,7 +16,7 @@ from lepton_etl.models.classes import KNOWN, OWN, POOLED
 from lepton_etl.models.explain import explain
 from lepton_etl.models.export_onnx import Exported, export
 from lepton_etl.models.features import FEATURES, described
-from lepton_etl.models.fit import MODEL, Trained
+from lepton_etl.models.fit import MODEL, ON_NEWER_HOURS, Trained
 from lepton_etl.models.footprint import DEFAULT_CORE_POWER_W, RAPL
 from lepton_etl.models.metrics import ALL_HOURS, ALL_NODES, Errors, as_lines, records
 from lepton_etl.models.stored import FittedModel
@@ -67,7 +67,7 @@ def _head(trained: Trained, settings: ModelSettings, tags: Mapping[str, str]) ->
         "",
         f"- Decision: {decided}",
         f"- Taught on {trained.train_rows:,} hours from {trained.train_from:%Y-%m-%d} to {trained.cut_time:%Y-%m-%d}, "
-        f"tested on the {trained.test_rows:,} hours after, to {trained.test_until:%Y-%m-%d}",
+        f"tested on the {trained.test_rows:,} hours after, to {trained.test_until:%Y-%m-%d}, then fitted again on all",
         f"- Code {tags.get('code_version', '-')}, tables {tags.get('delta_versions', '-')}, "
         f"training table SHA-256 {trained.table_sha256[:12]}",
         "- For: filling gaps, expecting a device's energy, seeing what is odd. Not for: billing, hardware "
@@ -104,7 +104,9 @@ def _parity(trained: Trained, settings: ModelSettings) -> list[str]:
 
 def _rivals(trained: Trained) -> list[str]:
     """Return the contest on the forward test: what is registered won it, a plain rival or what was learned."""
-    rows = [row for row in trained.errors if (row.node_id, row.hours) == (ALL_NODES, ALL_HOURS)]
+    every = [row for row in trained.errors if (row.node_id, row.hours) == (ALL_NODES, ALL_HOURS)]
+    rows = [row for row in every if row.model not in ON_NEWER_HOURS]
+    met = [row for row in every if row.model in ON_NEWER_HOURS]
     known = sorted(rows, key=lambda row: row.errors.cv_rmse_ratio or float("inf"))
     return [
         "", "## Against plain models, on the same hours", "",
@@ -117,6 +119,12 @@ def _rivals(trained: Trained) -> list[str]:
         ),
         "", "rated_x_load is rated power x load of the row; linear and piecewise_linear are least squares on all known "
         "inputs, the latter bent in utilisation; learned is what validation chose.",
+        *(
+            ["", f"On the {met[0].errors.rows:,} hours from {trained.met_from:%Y-%m-%d} on, which the champion has not "
+             "learnt, and this model fitted until then: "
+             + ", ".join(f"{row.model} {_percent(row.errors.cv_rmse_ratio)}" for row in met)]
+            if met else []
+        ),
     ]  # fmt: skip
 
 

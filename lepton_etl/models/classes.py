@@ -34,7 +34,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from lepton_etl.config.sections import ModelSettings
-from lepton_etl.models.candidates import Inputs, can_be_normalised, inputs_of
+from lepton_etl.models.candidates import Inputs, can_be_normalised, idle_and_span, inputs_of
 from lepton_etl.models.features import KEYS, TARGET, feature_names
 from lepton_etl.models.fusion import energy_kwh
 from lepton_etl.models.metrics import Values, errors
@@ -46,6 +46,7 @@ from lepton_etl.models.select import (
     blocks_at,
     candidates,
     family,
+    fitted_again,
     inputs,
     pooled_inputs,
     select,
@@ -204,25 +205,39 @@ _LEFT_OUT_ROWS: Final = 10_000
 
 @dataclass(frozen=True)
 class ClassTask:
-    """What teaching a class must know beside its rows: settings, end of the training time, first day of each block."""
+    """What teaching a class must know beside its rows: settings, end of the training time, first day of each block.
+
+    What was chosen before `cut_time` is fitted once more before each of `ends`, None for all hours.
+    """
 
     settings: ModelSettings
     cut_time: datetime
     edges: npt.NDArray[np.datetime64]
+    ends: tuple[datetime | None, ...] = (None,)
 
     @classmethod
-    def of(cls, training: pd.DataFrame, cut_time: datetime, settings: ModelSettings) -> ClassTask:
+    def of(
+        cls,
+        training: pd.DataFrame,
+        cut_time: datetime,
+        settings: ModelSettings,
+        ends: tuple[datetime | None, ...] = (None,),
+    ) -> ClassTask:
         """Take the blocks of all classes from the pooled model's training rows: then their errors compare."""
-        return cls(settings, cut_time, block_edges(training, settings.validation_blocks))
+        return cls(settings, cut_time, block_edges(training, settings.validation_blocks), ends)
 
 
 @dataclass(frozen=True)
 class ClassFit:
-    """A class's model as skops bytes, rows, what was chosen, validated and held-out hours (KEYS, kWh), CPU-seconds."""
+    """A class's model as skops bytes, rows, what was chosen, validated and held-out hours (KEYS, kWh), CPU-seconds.
+
+    `again` are the bytes of the same choice fitted before each end of the task.
+    """
 
     hardware_class: str
     rows: int
     data: bytes
+    again: Mapping[datetime | None, bytes]
     chosen: str
     validated: pd.DataFrame
     held: pd.DataFrame
@@ -249,10 +264,13 @@ class ClassOutcome:
 class Composed:
     """The product: the pooled choice with the one estimator of all routes in its place, and how the classes fared.
 
-    `left_out_cv_rmse_ratio` is the error on a class by the pooled recipe taught on all others, by class.
+    `pooled` and `known` are the models of several classes in it; `left_out_cv_rmse_ratio` is the error on a
+    class by the pooled recipe taught on all others, by class.
     """
 
     selected: Selected
+    pooled: Selected
+    known: Selected | None
     normalised: bool
     outcomes: tuple[ClassOutcome, ...]
     left_out_cv_rmse_ratio: dict[str, float]
@@ -275,21 +293,24 @@ def fit_class(hours: pd.DataFrame, task: ClassTask) -> ClassFit | None:
     training = before(hours, task.cut_time, settings.embargo_hours)
     if len(training) < settings.class_min_rows:
         return None
-    import skops.io
-
     started = time.process_time()
     # One thread: classes are taught beside each other, and sums of one thread have the same bits everywhere.
     with threadpool_limits(1):
         found = select(
             training, settings, _class_inputs, blocks_at(training, task.edges), len(task.edges) - 1
         )
+        again = {}
+        for end in task.ends:
+            rows = before(hours, end, settings.embargo_hours)
+            again[end] = _bytes_of(fitted_again(found, rows, settings, _class_inputs(settings, rows)))
     validated = training.loc[found.index, list(KEYS)].assign(
         **{TARGET: found.measured_kwh, _PREDICTED: found.predicted_kwh}
     )
     return ClassFit(
         str(training["hardware_class"].iloc[0]),
         len(training),
-        skops.io.dumps(found.estimator, compression=zipfile.ZIP_DEFLATED, compresslevel=1),
+        _bytes_of(found.estimator),
+        again,
         found.name,
         validated.reset_index(drop=True),
         training.loc[found.held_kwh.index, list(KEYS)]
@@ -297,6 +318,12 @@ def fit_class(hours: pd.DataFrame, task: ClassTask) -> ClassFit | None:
         .reset_index(drop=True),
         time.process_time() - started,
     )
+
+
+def _bytes_of(estimator: Any) -> bytes:
+    import skops.io
+
+    return bytes(skops.io.dumps(estimator, compression=zipfile.ZIP_DEFLATED, compresslevel=1))
 
 
 def fit_classes(hours: pd.DataFrame, task: ClassTask) -> list[ClassFit]:
@@ -338,19 +365,51 @@ def compose(training: pd.DataFrame, settings: ModelSettings, fits: Sequence[Clas
         if outcome.has_own and fit is not None:
             taken += _unpacked_bytes(fit.data)
     outcomes.sort(key=lambda one: one.hardware_class)
-    of_classes: dict[tuple[str, ...], Any] = {
-        (one.hardware_class,): build(by_class[one.hardware_class].data) for one in outcomes if one.has_own
-    }
-    by_name = tuple(one.hardware_class for one in outcomes if one.answers == KNOWN)
-    if known is not None and by_name:
-        of_classes[by_name] = known.estimator
-    routes = Routes(pooled.estimator, normalised, of_classes)
-    estimator = routed(routes, training, feature_names(settings.device))
+    own = {one.hardware_class: by_class[one.hardware_class].data for one in outcomes if one.has_own}
+    found = Composed(pooled, pooled, known, normalised, tuple(outcomes), {})
     selected = replace(
-        pooled, estimator=estimator, predicted_kwh=_values(predicted_kwh), held_kwh=held_kwh.dropna()
+        pooled,
+        estimator=_routed(found, pooled.estimator, known and known.estimator, own, training, settings),
+        predicted_kwh=_values(predicted_kwh),
+        held_kwh=held_kwh.dropna(),
     )
     left_out = _left_out(training, pooled, settings, inputs_for) if names and normalised else {}
-    return Composed(selected, normalised, tuple(outcomes), left_out)
+    return replace(found, selected=selected, left_out_cv_rmse_ratio=left_out)
+
+
+def composed_again(
+    found: Composed,
+    rows: pd.DataFrame,
+    end: datetime | None,
+    settings: ModelSettings,
+    fits: Sequence[ClassFit],
+) -> Any:
+    """Return the one estimator of what was composed, its members fitted on `rows`, the hours before `end`."""
+    inputs_for = pooled_inputs if found.normalised else inputs
+    # A class that came without a nameplate after the cut has no place between idle and rated.
+    scaled = rows[np.isfinite(idle_and_span(rows)[1])] if found.normalised else rows
+    pooled = fitted_again(found.pooled, scaled, settings, inputs_for(settings, scaled))
+    known = None
+    if found.known is not None and any(one.answers == KNOWN for one in found.outcomes):
+        known = fitted_again(found.known, rows, settings, inputs(settings, rows))
+    has_own = {one.hardware_class for one in found.outcomes if one.has_own}
+    own = {fit.hardware_class: fit.again[end] for fit in fits if fit.hardware_class in has_own}
+    return _routed(found, pooled, known, own, rows, settings)
+
+
+def _routed(
+    found: Composed,
+    pooled: Any,
+    known: Any,
+    own: Mapping[str, bytes],
+    hours: pd.DataFrame,
+    settings: ModelSettings,
+) -> Any:
+    of_classes: dict[tuple[str, ...], Any] = {(name,): build(data) for name, data in own.items()}
+    by_name = tuple(one.hardware_class for one in found.outcomes if one.answers == KNOWN)
+    if known is not None and by_name:
+        of_classes[by_name] = known
+    return routed(Routes(pooled, found.normalised, of_classes), hours, feature_names(settings.device))
 
 
 def _class_inputs(settings: ModelSettings, hours: pd.DataFrame) -> Inputs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, Final
 
@@ -14,7 +14,14 @@ from threadpoolctl import threadpool_limits
 
 from lepton_etl.config.sections import DeviceKind, ModelSettings
 from lepton_etl.models.candidates import ClassMean
-from lepton_etl.models.classes import ClassFit, ClassTask, Composed, compose, fit_classes
+from lepton_etl.models.classes import (
+    ClassFit,
+    ClassTask,
+    Composed,
+    compose,
+    composed_again,
+    fit_classes,
+)
 from lepton_etl.models.features import FEATURES, KEYS, TARGET, feature_names, refuse_power_features
 from lepton_etl.models.footprint import ComputeCost, joules_per_million, measured_cost, with_executors
 from lepton_etl.models.interval import Doubt, doubt, limits, mean_of, with_interval
@@ -45,16 +52,21 @@ from lepton_etl.models.select import (
     OF_INVENTORY,
     ForwardSplit,
     Selected,
+    before,
     held_blocks,
     inputs,
     split_forward,
 )
+from lepton_etl.models.stored import VerifiedModel
 
-# The model that is registered, what validation chose where a plain rival won, the mean, and who is champion now.
+# The model that is registered, what validation chose where a plain rival won, and the mean, on the forward test; who is
+# champion now, and the same model fitted until the champion's last hour, on the hours after that one.
 MODEL: Final = "model"
 LEARNED: Final = "learned"
 CLASS_MEAN: Final = "class_mean"
 CHAMPION: Final = "champion"
+CHALLENGER: Final = "challenger"
+ON_NEWER_HOURS: Final = (CHALLENGER, CHAMPION)
 # Hours that stand for the training time in explanations.
 _BACKGROUND_ROWS: Final = 200
 
@@ -62,12 +74,27 @@ Predict = Callable[[pd.DataFrame], Values]
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A fitted model, what it was fitted on, how it and its rivals did on the days after, and what it cost.
+class Incumbent:
+    """The present champion: its mean, lower and upper end of hours (n, 3) in kWh, and the last hour it has learnt."""
 
-    `pipeline` is the estimator that is stored: LEARNED, that of `composed`, or the plain rival that beat it (`winner`).
-    It says mean, lower and upper end; `mean` in it says the mean alone, `doubt` how its ends were found. Beyond
-    `within` an input lies far outside.
+    intervals: Predict
+    fitted_until: datetime
+
+    @classmethod
+    def of(cls, model: VerifiedModel) -> Incumbent:
+        """Take the last hour from the version's tags; before versions had it, none had learnt its own test days."""
+        tags = model.version.tags
+        return cls(model.intervals, datetime.fromisoformat(tags.get("fitted_until") or tags["cut_time"]))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A fitted model, how it and its rivals did on days that they had not learnt, and what it cost.
+
+    What was judged had learnt the `train_rows` before `cut_time`. `pipeline` is the estimator that is stored: the same
+    fitted once more on all hours, those of the test too; LEARNED, that of `composed`, or the plain rival that beat it
+    (`winner`). It says mean, lower and upper end; `mean` in it says the mean alone, `doubt` how its ends were found.
+    Beyond `within` an input lies far outside. From `met_from` on the champion, where there is one, was met.
     """
 
     composed: Composed
@@ -79,6 +106,7 @@ class Trained:
     cut_time: datetime
     train_from: datetime
     test_until: datetime
+    met_from: datetime | None
     errors: tuple[ErrorRow, ...]
     train_errors: Errors
     card: tuple[CardRow, ...]
@@ -159,24 +187,34 @@ def why_not(hours: pd.DataFrame, settings: ModelSettings) -> str | None:
     return None
 
 
-def class_task(hours: pd.DataFrame, settings: ModelSettings) -> ClassTask:
+def class_task(hours: pd.DataFrame, settings: ModelSettings, champion: Incumbent | None = None) -> ClassTask:
     """Return what whoever teaches the classes elsewhere (Spark) must know of a training on these ordered hours."""
     split = split_forward(hours, settings.test_ratio, settings.embargo_hours)
     assert split is not None
-    return ClassTask.of(split.train, split.cut_time, settings)
+    met = _met_from(champion, split, settings)
+    ends = (None,) if met is None or met == split.cut_time else (met, None)
+    return ClassTask.of(split.train, split.cut_time, settings, ends)
+
+
+def _met_from(champion: Incumbent | None, split: ForwardSplit, settings: ModelSettings) -> datetime | None:
+    """Return from when on neither has learnt: of the forward test, what lies beyond the champion's last hour."""
+    if champion is None:
+        return None
+    return max(split.cut_time, champion.fitted_until + timedelta(hours=1 + settings.embargo_hours))
 
 
 def train(
     hours: pd.DataFrame,
     settings: ModelSettings,
-    champion: Predict | None = None,
+    champion: Incumbent | None = None,
     class_fits: Sequence[ClassFit] | None = None,
 ) -> Trained:
-    """Choose and fit on the earlier days; measure the model, its baselines and the champion on the later ones.
+    """Choose and fit on the earlier days, measure on the later ones, then fit the same once more on all of them.
 
-    `hours` are ordered device-hours (`order_rows`) that `why_not` has nothing against. The model registered
-    is the one that was tested: it is not fitted again on the test days. `class_fits` are the classes' own models where
-    these were taught elsewhere; without them each class is taught here on its rows of `hours`.
+    `hours` are ordered device-hours (`order_rows`) that `why_not` has nothing against. The champion has learnt its own
+    test days: it meets the same model, fitted until the champion's last hour, on the hours after that one. `class_fits`
+    are the classes' own models where these were taught elsewhere; without them each class is taught here on its rows of
+    `hours`.
     """
     # The OpenMP runtime must be there to be limited.
     import sklearn.ensemble  # noqa: F401
@@ -189,39 +227,42 @@ def train(
 def _trained(
     hours: pd.DataFrame,
     settings: ModelSettings,
-    champion: Predict | None,
+    champion: Incumbent | None,
     class_fits: Sequence[ClassFit] | None,
 ) -> Trained:
     refuse_power_features(FEATURES[settings.device])
     names = list(feature_names(settings.device))
     split = split_forward(hours, settings.test_ratio, settings.embargo_hours)
     assert split is not None
+    task = class_task(hours, settings, champion)
     with measured_cost() as cost:
-        fits = class_fits
-        if fits is None:
-            fits = fit_classes(hours, ClassTask.of(split.train, split.cut_time, settings))
+        fits = fit_classes(hours, task) if class_fits is None else class_fits
         composed = compose(split.train, settings, fits)
+        measured = _target(split.test)
+        contest = _contest(composed.selected.estimator, split, settings)
+        answers = {name: _predict(model, names, split.test) for name, model in contest.items()}
+        winner = preferred(
+            {name: errors(measured, kwh).cv_rmse_ratio for name, kwh in answers.items()},
+            settings.small_model_tolerance_ratio,
+        )
+        judged, predicted = contest[winner], answers.pop(winner)
+
+        def again(end: datetime | None) -> Any:
+            rows = before(hours, end, settings.embargo_hours)
+            if winner == LEARNED:
+                return composed_again(composed, rows, end, settings, fits)
+            return fitted_rivals(inputs(settings, rows), rows)[winner]
+
+        final = again(None)
+        met = _met(champion, judged, again, split, settings)
     if class_fits is not None:
         cost = with_executors(cost, sum(fit.cpu_s for fit in class_fits))
-    measured = _target(split.test)
-    contest = _contest(composed.selected.estimator, split, settings)
-    answers = {name: _predict(model, names, split.test) for name, model in contest.items()}
-    winner = preferred(
-        {name: errors(measured, kwh).cv_rmse_ratio for name, kwh in answers.items()},
-        settings.small_model_tolerance_ratio,
-    )
-    estimator, predicted = contest[winner], answers.pop(winner)
-
-    def predict(rows: pd.DataFrame) -> Values:
-        return _predict(estimator, names, rows)
-
-    theirs = champion(split.test[names]) if champion is not None else None
-    rows = _error_rows(split, predicted, answers, theirs, settings)
+    rows = [*_error_rows(split, predicted, answers, settings), *(met.errors(settings) if met else [])]
     held = composed.selected.held_kwh if winner == LEARNED else _held(winner, split.train, settings)
     of_held = split.train.loc[held.index]
     doubted = doubt(_target(of_held), np.asarray(held, dtype=np.float64), of_held["hardware_class"])
-    within = limits(split.train, _watched(composed, winner, names, split.train))
-    complete = with_interval(estimator, split.train, names, doubted, within)
+    within = limits(hours, _watched(composed, winner, names, hours))
+    complete = with_interval(final, hours, names, doubted, within)
     # Without hours that were held out nothing says how wide the interval is, and nothing is judged by it.
     groups = group_errors(split.test, measured, predicted, settings.gates.min_test_rows)
     covered = (
@@ -229,18 +270,17 @@ def _trained(
         if np.isfinite(doubted.every).all()
         else None
     )
-    drops, taught = (
-        response_drops(predict, split.train, names),
-        errors(_target(split.train), predict(split.train)),
-    )
+    drops = response_drops(lambda rows: _predict(final, names, rows), hours, names)
+    taught = errors(_target(split.train), _predict(judged, names, split.train))
     result = ForwardTest(
         overall(rows, MODEL),
         taught,
         overall(rows, CLASS_MEAN),
-        overall(rows, CHAMPION) if theirs is not None else None,
-        tuple(_worse(split.test, measured, predicted, theirs, settings)),
+        (overall(rows, CHALLENGER), overall(rows, CHAMPION)) if met else None,
+        tuple(met.worse(settings)) if met else (),
         tuple(disparities(groups, split.test, settings.gates.parity_max_ratio)),
         covered,
+        met.covered(doubted) if met else None,
         tuple(drops),
     )
     return Trained(
@@ -253,11 +293,14 @@ def _trained(
         cut_time=split.cut_time,
         train_from=split.train["hour_start"].min().to_pydatetime(),
         test_until=split.test["hour_start"].max().to_pydatetime(),
+        met_from=met.begins if met else None,
         errors=tuple(rows),
         train_errors=taught,
         card=tuple(error_card(split.test, measured, predicted)),
         groups=tuple(groups),
-        noise=tuple(noise_effects(predict, split.test, names, settings.seed)),
+        noise=tuple(
+            noise_effects(lambda rows: _predict(judged, names, rows), split.test, names, settings.seed)
+        ),
         doubt=doubted,
         within=within,
         coverage=covered,
@@ -268,6 +311,61 @@ def _trained(
         training_cost=cost,
         per_million=joules_per_million(lambda table: _predict(complete, names, table), split.test),
     )
+
+
+@dataclass(frozen=True)
+class _Met:
+    """The hours from `begins` on, which neither has learnt, with what challenger and champion predict for them, kWh.
+
+    `champion_ends` are the champion's interval, (n, 2).
+    """
+
+    begins: datetime
+    hours: pd.DataFrame
+    challenger_kwh: Values
+    champion_kwh: Values
+    champion_ends: Values
+
+    def errors(self, settings: ModelSettings) -> list[ErrorRow]:
+        measured, busy = _target(self.hours), is_busy(self.hours, settings.busy_utilisation_ratio)
+        both = zip(ON_NEWER_HOURS, (self.challenger_kwh, self.champion_kwh), strict=True)
+        return [row for name, kwh in both for row in error_table(name, self.hours, measured, kwh, busy)]
+
+    def covered(self, of_challenger: Doubt) -> tuple[Coverage, Coverage] | None:
+        """Return what the intervals of challenger and champion hold; None where one of them has none."""
+        ends = of_challenger.ends(self.challenger_kwh, self.hours["hardware_class"])
+        if not (len(self.hours) and np.isfinite(ends).all() and np.isfinite(self.champion_ends).all()):
+            return None
+        measured, days = _target(self.hours), list(self.hours["date"])
+        lower, upper = self.champion_ends.T
+        ours, theirs = coverage(measured, *ends, days), coverage(measured, lower, upper, days)
+        return (ours, theirs) if ours and theirs else None
+
+    def worse(self, settings: ModelSettings) -> list[str]:
+        gates = settings.gates
+        return worse_scopes(
+            self.hours, _target(self.hours), self.challenger_kwh, self.champion_kwh,
+            tolerance_ratio=gates.scope_tolerance_ratio, min_rows=gates.min_test_rows,
+        )  # fmt: skip
+
+
+def _met(
+    champion: Incumbent | None,
+    judged: Any,
+    again: Callable[[datetime | None], Any],
+    split: ForwardSplit,
+    settings: ModelSettings,
+) -> _Met | None:
+    begins = _met_from(champion, split, settings)
+    if champion is None or begins is None:
+        return None
+    names = list(feature_names(settings.device))
+    hours = split.test[split.test["hour_start"] >= begins].reset_index(drop=True)
+    if hours.empty:
+        return _Met(begins, hours, np.zeros(0), np.zeros(0), np.zeros((0, 2)))
+    challenger = judged if begins == split.cut_time else again(begins)
+    theirs = champion.intervals(hours[names])
+    return _Met(begins, hours, _predict(challenger, names, hours), theirs[:, 0], theirs[:, 1:])
 
 
 def _target(hours: pd.DataFrame) -> Values:
@@ -287,10 +385,9 @@ def _error_rows(
     split: ForwardSplit,
     predicted: Values,
     rivals: dict[str, Values],
-    theirs: Values | None,
     settings: ModelSettings,
 ) -> list[ErrorRow]:
-    """Return errors of the model, its rivals and the champion; by node too but for rivals that are not the best one."""
+    """Return errors of the model and its rivals; by node too but for rivals that are not the best one."""
     test, measured = split.test, _target(split.test)
     busy = is_busy(test, settings.busy_utilisation_ratio)
     mean = ClassMean().fit(split.train, _target(split.train))
@@ -302,8 +399,6 @@ def _error_rows(
     if best in rivals:
         tables[best] = error_table(best, test, measured, rivals[best], busy)
     tables = {MODEL: error_table(MODEL, test, measured, predicted, busy)} | tables
-    if theirs is not None:
-        tables[CHAMPION] = error_table(CHAMPION, test, measured, theirs, busy)
     return [row for table in tables.values() for row in table]
 
 
@@ -325,15 +420,3 @@ def _watched(composed: Composed, winner: str, names: list[str], train: pd.DataFr
     """Return the numbers whose range counts: a pool over normalised power is made for nameplates never seen."""
     free = OF_INVENTORY if winner == LEARNED and composed.normalised else frozenset()
     return [name for name in names if name not in free and pd.api.types.is_numeric_dtype(train[name])]
-
-
-def _worse(
-    test: pd.DataFrame, measured: Values, predicted: Values, theirs: Values | None, settings: ModelSettings
-) -> list[str]:
-    if theirs is None:
-        return []
-    gates = settings.gates
-    return worse_scopes(
-        test, measured, predicted, theirs,
-        tolerance_ratio=gates.scope_tolerance_ratio, min_rows=gates.min_test_rows,
-    )  # fmt: skip

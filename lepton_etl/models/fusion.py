@@ -78,6 +78,8 @@ def forward_block(
 def fitted(candidate: Candidate, inputs: Inputs, hours: pd.DataFrame) -> Any:
     """Fit the candidate's estimator on `hours` (device-hours with the target), older rows by its half-life."""
     model = candidate.build(inputs)
+    if candidate.positive:
+        hours = hours[target(hours, inputs) > 0]
     weights = {}
     if candidate.half_life_days is not None:
         age = (hours["hour_start"].max() - hours["hour_start"]) / pd.Timedelta(days=1)

@@ -30,7 +30,7 @@ import pandas as pd
 from lepton_etl.config.sections import GateSettings
 from lepton_etl.errors import LeptonError, ModelError, RegistryError
 from lepton_etl.models.features import TARGET, TARGET_UNIT, Feature, described
-from lepton_etl.models.fit import CHAMPION, Trained
+from lepton_etl.models.fit import CHAMPION, ON_NEWER_HOURS, Trained
 from lepton_etl.models.metrics import ALL_NODES, as_lines, as_records, errors, in_a_sentence, overall
 from lepton_etl.models.promotion import Release
 from lepton_etl.models.stored import (
@@ -206,7 +206,7 @@ class Registry:
             Release(
                 estimator=trained.pipeline,
                 example=trained.example,
-                columns=_with_limits(described(features), trained.within),
+                columns=with_limits(described(features), trained.within),
                 target=_TARGET_COLUMN,
                 outputs=OUTPUTS,
                 params=params,
@@ -503,10 +503,12 @@ def _log_model(name: str, release: Release) -> Any:
 
 
 def _description(trained: Trained) -> str:
+    tested = [row for row in trained.errors if row.model not in ON_NEWER_HOURS]
     return (
-        f"{trained.name}. CV(RMSE) on the {trained.test_rows:,} hours from {trained.cut_time:%Y-%m-%d} to "
-        f"{trained.test_until:%Y-%m-%d}, which none of them had learned: {in_a_sentence(trained.errors)}. "
-        "`model` is this version; errors.json and model_card.md of its run say more."
+        f"{trained.name}, fitted on all hours until {trained.test_until:%Y-%m-%d}. "
+        f"CV(RMSE) on the {trained.test_rows:,} hours from {trained.cut_time:%Y-%m-%d} to "
+        f"{trained.test_until:%Y-%m-%d}, which none of them had learned: {in_a_sentence(tested)}. "
+        "`model` is this version as it was before it learned them; errors.json and model_card.md of its run say more."
     )
 
 
@@ -518,7 +520,7 @@ def _what_it_is(release: Release) -> str:
     )
 
 
-def _with_limits(
+def with_limits(
     columns: tuple[dict[str, Any], ...], within: Mapping[str, tuple[float, float]]
 ) -> tuple[dict[str, Any], ...]:
     """Return the columns with `lowest` and `highest`: beyond these an input lies far outside of what was learnt."""
@@ -599,16 +601,18 @@ def _size(folder: Path) -> int:
 def back_to_better(
     registry: Registry, champion: VerifiedModel, newest: pd.DataFrame, trained: Trained, gates: GateSettings
 ) -> tuple[str, ...]:
-    """Move the alias back where the champion misses the gate's CV(RMSE) on the test hours; what was done, in words.
+    """Move the alias back where the champion misses the gate's CV(RMSE) on newer hours; what was done, in words.
 
-    `newest` are the test hours of `trained`, in which the champion's errors stand. Nothing is done where the challenger
-    was promoted, it replaced the champion; or where those hours are older than the champion's own test, a back-fill of
-    old days says nothing against it.
+    `newest` are the hours that the champion has not learnt, in which its errors in `trained` stand; earlier versions
+    have not learnt them either. Nothing is done where these are too few to judge by, or where the challenger was
+    promoted, it replaced the champion; or where the test is older than the champion's own, a back-fill of old days says
+    nothing against it.
     """
     name, present = champion.version.name, champion.version
     now, limit = overall(trained.errors, CHAMPION).cv_rmse_ratio, gates.cv_rmse_max_ratio
     older = trained.test_until.isoformat() < present.tags.get("test_until", "")
-    if trained.verdict.promoted or older or now is None or now <= limit:
+    few = len(newest) < gates.min_test_rows
+    if trained.verdict.promoted or older or few or now is None or now <= limit:
         return ()
     notes = []
     measured = newest[TARGET].to_numpy(dtype=float)

@@ -21,15 +21,17 @@ from lepton_etl.models.stored import OUTPUTS, FittedModel, VerifiedModel, build,
 from lepton_etl.schema.declare import SECONDS_PER_HOUR
 
 _DEVICE: Final = ("site_id", "cluster_id", "node_id", "device_id")
+# Beside the load, what says whether two hours of a device are alike.
+_ALIKE: Final = ("inlet_temp_c", "device_temp_c", "memory_utilisation_ratio")
 # Of the days before, what a night learns from: residuals, and how often its intervals were missed.
 HISTORY: Final = (
     *_DEVICE, "hour_start", "date", "energy_kwh", "predicted_kwh", "load_ratio", "model_name", "model_version",
-    "recalibrated_kwh", "recalibrated_lower_kwh", "recalibrated_upper_kwh",
+    "recalibrated_kwh", "recalibrated_lower_kwh", "recalibrated_upper_kwh", *_ALIKE,
 )  # fmt: skip
 
 
 def predictions(hours: pl.DataFrame, model: VerifiedModel, coverage_min_ratio: float) -> pl.DataFrame:
-    """Return KEYS, date, measured and predicted energy with its interval, load and model of hours.
+    """Return KEYS, date, measured and predicted energy with its interval, load, temperature, memory and model of hours.
 
     An hour below the coverage limit is predicted, but its measured energy stays null: too little was seen.
     The model's bytes were checked on the driver; each worker builds it once.
@@ -49,6 +51,7 @@ def predictions(hours: pl.DataFrame, model: VerifiedModel, coverage_min_ratio: f
         ),
         _far_outside(model.columns).alias("outside_inputs"),
         pl.coalesce(*loads, pl.lit(None, pl.Float64)).alias("load_ratio"),
+        *(pl.col(name) if name in hours.columns else pl.lit(None, pl.Float64).alias(name) for name in _ALIKE),
         pl.lit(model.version.name).alias("model_name"),
         pl.lit(model.version.version).alias("model_version"),
     )
@@ -69,18 +72,17 @@ def _far_outside(columns: tuple[dict[str, Any], ...]) -> pl.Expr:
 def recalibrated(rows: pl.DataFrame, first: date) -> pl.Series:
     """Return `recalibrated_kwh` of rows of gold/prediction from `first` on: corrected by the residuals of earlier days.
 
-    The rows are those of whole devices, days to score and days before; residuals count at like load. Null without a
-    known load.
+    The rows are those of whole devices, days to score and days before; residuals count at like load, temperature and
+    memory in use. Null without a known load.
     """
-    hours = rows.select("site_id", "node_id", "device_id", "hour_start", "date", "load_ratio").to_pandas()
+    columns = ["load_ratio", *_ALIKE]
+    hours = rows.select("site_id", "node_id", "device_id", "hour_start", "date", *columns).to_pandas()
     hours["hour_start"] = pd.to_datetime(hours["hour_start"], utc=True)
     predicted = rows["predicted_kwh"].to_numpy()
     residual = (rows["energy_kwh"] - rows["predicted_kwh"]).cast(pl.Float64).fill_null(np.nan).to_numpy()
     known = rows["load_ratio"].is_not_null().to_numpy()
     residual = np.where(known, residual, np.nan)
-    corrected = np.maximum(
-        predicted + corrections(hours, residual, ["load_ratio"], Recalibration(), first), 0.0
-    )
+    corrected = np.maximum(predicted + corrections(hours, residual, columns, Recalibration(), first), 0.0)
     return pl.Series("recalibrated_kwh", np.where(known, corrected, np.nan)).fill_nan(None)
 
 

@@ -70,8 +70,10 @@ def split_forward(hours: pd.DataFrame, test_ratio: float, embargo_hours: int) ->
     return ForwardSplit(before(hours, cut.to_pydatetime(), embargo_hours), test, cut.to_pydatetime())
 
 
-def before(hours: pd.DataFrame, cut_time: datetime, embargo_hours: int) -> pd.DataFrame:
-    """Return the hours that end `embargo_hours` before the cut, in their order."""
+def before(hours: pd.DataFrame, cut_time: datetime | None, embargo_hours: int) -> pd.DataFrame:
+    """Return the hours that end `embargo_hours` before the cut, in their order; all of them where there is none."""
+    if cut_time is None:
+        return hours
     ends = hours["hour_start"] + timedelta(hours=1)
     return hours[ends <= cut_time - timedelta(hours=embargo_hours)].reset_index(drop=True)
 
@@ -320,9 +322,7 @@ def _refit(
     def build(inputs: Inputs) -> Any:
         return member.build(inputs).set_params(**changed)
 
-    return lambda: fitted(
-        Candidate(member.name, member.what, build, member.monotone, member.half_life_days), what, hours
-    )
+    return lambda: fitted(replace(member, build=build), what, hours)
 
 
 def _student(
@@ -423,9 +423,6 @@ def select(
     two blocks before it nothing can be validated: then the forest is taken, or the first candidate where there is none.
     """
     what, of_settings = inputs_for(settings, hours), candidates(settings)
-    if what.normalised and (target(hours, what) <= 0).any():
-        # A gamma deviance has no value at or under the inventory's idle power.
-        of_settings = [one for one in of_settings if one.name != "boosting_log"] or [CANDIDATES["boosting"]]
     block = held_blocks(hours, settings.validation_blocks) if block is None else block
     held = int(block.max()) if held is None else held
     by_name = {one.name: one for one in of_settings}
@@ -487,9 +484,6 @@ def fitted_again(found: Selected, hours: pd.DataFrame, settings: ModelSettings, 
 
 def _fitted(found: Selected, hours: pd.DataFrame, settings: ModelSettings, what: Inputs) -> Any:
     members = {one.name: one for one in candidates(settings)}
-    if what.normalised and (target(hours, what) <= 0).any():
-        # A gamma deviance has no value at or under the inventory's idle power.
-        members["boosting_log"] = CANDIDATES["boosting"]
     return family(hours, found.choice, members, what, found.size)[found.size][0]
 
 

@@ -23,7 +23,8 @@ _NAMES: Final = {
     "piecewise_linear": "piecewise-linear model",
     "class_mean": "mean of the hardware class",
     "learned": "what was learned",
-    "champion": "champion before",
+    "champion": "champion before, on hours it has not learnt",
+    "challenger": "this model, taught as long as the champion",
 }
 
 
@@ -94,7 +95,11 @@ def _named(model: str) -> str:
 
 def _baseline(records: Iterable[Mapping[str, Any]]) -> str:
     """The best rival of whose servers the errors are known too; the mean of the class where there is none."""
-    of_servers = {r["model"] for r in records if r["node_id"] != ALL_NODES} - {_MODEL, "champion"}
+    of_servers = {r["model"] for r in records if r["node_id"] != ALL_NODES} - {
+        _MODEL,
+        "champion",
+        "challenger",
+    }
     known = {
         r["model"]: r["cv_rmse_ratio"]
         for r in records

@@ -304,7 +304,8 @@ PREDICTION: Final = Table(
     columns=(
         "date", "hour_start", "site_id", "cluster_id", "node_id", "device_id", "model_name", "model_version",
         "energy_kwh", "predicted_kwh", "load_ratio", "recalibrated_kwh", "predicted_lower_kwh", "predicted_upper_kwh",
-        "outside_inputs", "recalibrated_lower_kwh", "recalibrated_upper_kwh", "shift_since",
+        "outside_inputs", "recalibrated_lower_kwh", "recalibrated_upper_kwh", "shift_since", "inlet_temp_c",
+        "device_temp_c", "memory_utilisation_ratio",
     ),
     not_null=("date",),
 )  # fmt: skip

@@ -34,7 +34,7 @@ FIELDS: Final[tuple[Field, ...]] = (
     ),
     energy(
         "recalibrated_kwh",
-        "Predicted energy, corrected by what was missed on the device before at like load.",
+        "Predicted energy, corrected by what was missed on the device at like load, temperature and memory.",
     ),
     energy(
         "recalibrated_lower_kwh",

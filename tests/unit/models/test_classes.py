@@ -164,7 +164,7 @@ def test_own_models_answer_for_their_class_and_the_interval_knows_them(unlike: T
     for name, fit in fits.items():
         here = hours[hours["hardware_class"] == name]
         assert trained.mean.predict(here[NAMES]) == pytest.approx(
-            build(fit.data).predict(here[NAMES]), rel=1e-9
+            build(fit.again[None]).predict(here[NAMES]), rel=1e-9
         )
     residual = trained.selected.measured_kwh / trained.selected.predicted_kwh - 1
     assert np.sqrt((residual**2).mean()) < 0.1

@@ -69,9 +69,44 @@ def test_a_model_no_better_than_the_class_mean_is_refused() -> None:
 
 @pytest.mark.parametrize(("cv", "promoted"), [(0.1019, True), (0.1021, False)])
 def test_two_percent_worse_than_the_champion_is_the_limit(cv: float, promoted: bool) -> None:
-    assert verdict_of(replace(GOOD, cv_rmse_ratio=cv), champion=GOOD).promoted is promoted
+    met = (replace(GOOD, cv_rmse_ratio=cv), GOOD)
+    assert verdict_of(GOOD, against_champion=met).promoted is promoted
+
+
+HOLDS, MISSES = Coverage(9000, 40, 0.90, 0.88, 0.92), Coverage(9000, 40, 0.70, 0.68, 0.72)
+
+
+@pytest.mark.parametrize(
+    ("challenger", "champion", "covered", "reasons"),
+    [
+        # Neither keeps the bound of bias: the better one answers.
+        (replace(GOOD, nmbe_ratio=-0.2), replace(GOOD, nmbe_ratio=-0.3), None, 0),
+        (replace(GOOD, nmbe_ratio=-0.2), GOOD, None, 1),
+        # Neither interval holds what it states: no reason to keep the champion's, unless it misses by less.
+        (GOOD, GOOD, (MISSES, MISSES), 0),
+        (GOOD, GOOD, (MISSES, replace(MISSES, inside_ratio=0.80, upper_ratio=0.82)), 1),
+        (GOOD, GOOD, (MISSES, HOLDS), 1),
+        (GOOD, GOOD, None, 1),
+    ],
+)
+def test_a_bound_that_the_champion_misses_too_keeps_it_not(
+    challenger: Errors, champion: Errors, covered: tuple[Coverage, Coverage] | None, reasons: int
+) -> None:
+    own = {"coverage": MISSES} if challenger is GOOD else {}
+    shown: dict[str, Any] = {"against_champion": (challenger, champion), "covered_on_met": covered} | own
+    assert len(verdict_of(challenger, **shown).reasons) == reasons
+    worse = shown | {"against_champion": (replace(challenger, cv_rmse_ratio=0.2), champion)}
+    assert len(verdict_of(challenger, **worse).reasons) == 2
+
+
+def test_too_few_hours_that_the_champion_has_not_learnt_refuse() -> None:
+    met = (GOOD, replace(GOOD, rows=23, cv_rmse_ratio=0.5))
+    assert verdict_of(GOOD, against_champion=met).reasons == (
+        "23 hours that the champion has not learnt, 24 needed",
+    )
 
 
 def test_all_reasons_are_given() -> None:
-    verdict = verdict_of(replace(GOOD, cv_rmse_ratio=0.5, nmbe_ratio=0.2), champion=GOOD)
+    bad = replace(GOOD, cv_rmse_ratio=0.5, nmbe_ratio=0.2)
+    verdict = verdict_of(bad, against_champion=(bad, GOOD))
     assert len(verdict.reasons) == 4

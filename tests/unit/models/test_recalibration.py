@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lepton_etl.models.metrics import Values
 from lepton_etl.models.recalibration import Recalibration, corrections
+from lepton_etl.models.scoring import _ALIKE, recalibrated
 
 COLUMNS = ["cpu_utilisation_ratio", "cpu_utilisation_max_ratio", "inlet_temp_c"]
 SETTINGS = Recalibration(newest_days=5, forgetting_days=2.0)
@@ -74,3 +78,28 @@ def test_models_side_by_side_are_the_same_as_alone(hours: pd.DataFrame) -> None:
     both = np.column_stack([_residuals(hours, 1), _residuals(hours, 2)])
     side = corrections(hours, both, COLUMNS, SETTINGS)
     np.testing.assert_allclose(side[:, 0], corrections(hours, both[:, 0], COLUMNS, SETTINGS), atol=1e-12)
+
+
+@pytest.mark.parametrize("column", ["device_temp_c", "inlet_temp_c", "memory_utilisation_ratio"])
+def test_the_night_corrects_by_hours_of_like_load_temperature_and_memory(column: str) -> None:
+    """A board that holds a context is warmer and draws 0.05 kWh more at no load; the model knows neither."""
+    start, unlike = datetime(2025, 6, 1, tzinfo=UTC), 0.9 if column.endswith("_ratio") else 60.0
+    holds = [hour % 3 == 0 for hour in range(48)]
+    unknown = pl.lit(None, pl.Float64)
+    rows = pl.DataFrame(
+        {
+            "hour_start": [start + timedelta(hours=hour) for hour in range(48)],
+            "date": [(start + timedelta(hours=hour)).date() for hour in range(48)],
+            "predicted_kwh": 0.1,
+            "energy_kwh": [0.15 if one else 0.1 for one in holds],
+            "load_ratio": 0.0,
+            column: [unlike if one else 0.2 for one in holds],
+        }
+    ).with_columns(
+        *(pl.lit("x").alias(name) for name in ("site_id", "node_id", "device_id")),
+        *(unknown.alias(name) for name in _ALIKE if name != column),
+    )
+    missed = (rows["energy_kwh"] - recalibrated(rows, start.date()))[24:]
+    assert missed.abs().max() < 0.005
+    blind = rows.with_columns(unknown.alias(column))
+    assert (rows["energy_kwh"] - recalibrated(blind, start.date()))[24:].abs().max() > 0.02

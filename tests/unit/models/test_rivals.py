@@ -79,7 +79,11 @@ def test_where_a_plain_rival_wins_it_is_what_is_registered(
     name = f"plain-{days}"
     version = registry.register(name, trained, FEATURES["node"], {}, {"training_key": "k"})
     said = registry._connected().get_model_version(name, version.version).description
-    assert said.startswith("rated_x_load. CV(RMSE) on the ") and "model 0.0%, " in said and "learned" in said
+    assert (
+        said.startswith("rated_x_load, fitted on all hours until 2025-06-")
+        and "model 0.0%, " in said
+        and "learned" in said
+    )
     model = registry.verified_model(name)
     np.testing.assert_allclose(model.predict(few), few[TARGET], rtol=1e-9)
 

@@ -13,7 +13,7 @@ import pytest
 from lepton_etl.config.sections import ModelSettings
 from lepton_etl.models.drift import drift_since, is_young
 from lepton_etl.models.features import FEATURES, TARGET, feature_names
-from lepton_etl.models.fit import Trained, train
+from lepton_etl.models.fit import Incumbent, Trained, train
 from lepton_etl.models.promotion import Verdict
 from lepton_etl.models.registry import Registry, back_to_better
 from lepton_etl.models.stored import FORWARD_ERROR_TAG, VerifiedModel, Version
@@ -27,7 +27,8 @@ def store(tmp_path: Path) -> Registry:
 
 
 def _register(store: Registry, trained: Trained, settings: ModelSettings) -> Version:
-    tags = {"test_until": trained.test_until.isoformat(), FORWARD_ERROR_TAG: "0.02"}
+    until = trained.test_until.isoformat()
+    tags = {"test_until": until, "fitted_until": until, FORWARD_ERROR_TAG: "0.02"}
     return store.register(NAME, trained, FEATURES[settings.device], {}, tags)
 
 
@@ -50,9 +51,10 @@ def bad_champion(store: Registry, pair: tuple[Trained, Trained], settings: Model
 
 @pytest.fixture(scope="module")
 def tonight(hours: pd.DataFrame, settings: ModelSettings, pair: tuple[Trained, Trained]) -> Trained:
-    """A refused challenger of tonight, with the errors of the bad champion beside its own."""
-    bad, names = pair[1].mean, list(feature_names(settings.device))
-    return train(hours, settings, lambda rows: np.asarray(bad.predict(rows[names]))).refused("for this test")
+    """A refused challenger of tonight, with the errors of the bad champion, of days ago, beside its own."""
+    bad, names = pair[1].pipeline, list(feature_names(settings.device))
+    champion = Incumbent(lambda rows: np.asarray(bad.predict(rows[names])), pair[1].cut_time)
+    return train(hours, settings, champion).refused("for this test")
 
 
 def test_the_alias_goes_back_to_the_version_that_is_still_good(
@@ -84,6 +86,7 @@ def test_a_promoted_challenger_or_a_back_fill_rolls_nothing_back(
     old = replace(tonight, test_until=tonight.test_until - timedelta(days=1))
     for one in (promoted, old):
         assert back_to_better(store, bad_champion, newest, one, settings.gates) == ()
+    assert back_to_better(store, bad_champion, newest.tail(23), tonight, settings.gates) == ()
     present = store.champion(NAME)
     assert present is not None and present.version == "2"
 

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from datetime import UTC, date, datetime
+
 import numpy as np
 import pandas as pd
+import pytest
 
 from lepton_etl.config.sections import ModelSettings
-from lepton_etl.models.fit import order_rows, table_sha256, train, training_key, why_not
+from lepton_etl.models.features import feature_names
+from lepton_etl.models.fit import Incumbent, order_rows, table_sha256, train, training_key, why_not
 from lepton_etl.models.metrics import overall
 
 
@@ -26,10 +30,54 @@ def test_training_twice_gives_the_same_model(hours: pd.DataFrame, settings: Mode
     assert first.table_sha256 == second.table_sha256
 
 
-def test_champion_is_measured_on_the_same_rows(hours: pd.DataFrame, settings: ModelSettings) -> None:
-    perfect = train(hours, settings, lambda rows: hours["energy_kwh"].to_numpy()[-len(rows) :])
-    assert overall(perfect.errors, "champion").mae_kwh == 0
-    assert "worse than the champion" in perfect.verdict.reason
+def _perfect(hours: pd.DataFrame, fitted_until: str) -> Incumbent:
+    until = datetime.fromisoformat(fitted_until).replace(tzinfo=UTC)
+    return Incumbent(lambda rows: np.tile(hours[["energy_kwh"]].to_numpy()[-len(rows) :], 3), until)
+
+
+def test_champion_and_challenger_meet_on_hours_that_neither_has_learnt(
+    hours: pd.DataFrame, settings: ModelSettings
+) -> None:
+    """The champion learnt the first day of the test: the second is left, and the challenger may learn as much."""
+    trained = train(hours, settings, _perfect(hours, "2025-06-09T23:00"))
+    assert trained.met_from == datetime(2025, 6, 10, 1, tzinfo=UTC)
+    ours, theirs = (overall(trained.errors, name) for name in ("challenger", "champion"))
+    assert ours.rows == theirs.rows == 4 * 23
+    assert theirs.mae_kwh == 0
+    assert "worse than the champion" in trained.verdict.reason
+    assert overall(trained.errors, "model").rows == trained.test_rows == 4 * 48
+    before = hours[hours["hour_start"] < datetime(2025, 6, 10, tzinfo=UTC)]
+    as_long = train(before, settings)
+    met = hours[hours["hour_start"] >= trained.met_from]
+    told = as_long.mean.predict(met[list(feature_names("node"))])
+    assert as_long.name == trained.name
+    assert ours.mae_kwh == pytest.approx(np.abs(met["energy_kwh"] - told).mean(), rel=1e-9)
+
+
+def test_an_older_champion_is_met_on_the_whole_test(hours: pd.DataFrame, settings: ModelSettings) -> None:
+    trained = train(hours, settings, _perfect(hours, "2025-06-01T23:00"))
+    assert trained.met_from == trained.cut_time
+    assert overall(trained.errors, "challenger") == overall(trained.errors, "model")
+    assert overall(trained.errors, "champion").rows == trained.test_rows
+
+
+def test_nothing_is_promoted_over_a_champion_that_has_learnt_all(
+    hours: pd.DataFrame, settings: ModelSettings
+) -> None:
+    trained = train(hours, settings, _perfect(hours, "2025-06-10T23:00"))
+    assert trained.verdict.reasons == ("0 hours that the champion has not learnt, 24 needed",)
+
+
+def test_the_registered_model_has_learnt_the_test_days_too(
+    hours: pd.DataFrame, settings: ModelSettings
+) -> None:
+    """Twice the energy on the test days: what was judged missed them by half, what is stored knows of them."""
+    names, last = list(feature_names("node")), (hours["date"] >= date(2025, 6, 9)).to_numpy()
+    trained = train(hours.assign(energy_kwh=hours["energy_kwh"] * np.where(last, 2, 1)), settings)
+    judged = overall(trained.errors, "model").nmbe_ratio
+    assert judged == pytest.approx(0.5, abs=0.02)
+    told = np.asarray(trained.pipeline.predict(hours[names]))[:, 0]
+    assert told.sum() / hours["energy_kwh"].sum() == pytest.approx(1.2, abs=0.03)
 
 
 def test_hash_follows_content_and_not_order(hours: pd.DataFrame) -> None:
