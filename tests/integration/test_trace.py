@@ -371,8 +371,9 @@ sources: [{{name: kepler, format: prometheus, path: "{root}/landing/*.prom"}}]
 """
 
 
+@pytest.mark.parametrize("counts", [False, True], ids=["watts", "counters"])
 def test_a_modelled_interval_ends_in_its_model_and_the_lines_of_its_components(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counts: bool
 ) -> None:
     (tmp_path / "landing").mkdir()
     (tmp_path / "config.yaml").write_text(MODELLED.format(root=tmp_path), encoding="utf-8")
@@ -382,9 +383,11 @@ def test_a_modelled_interval_ends_in_its_model_and_the_lines_of_its_components(
         encoding="utf-8",
     )
     day = Days.of(date(2025, 6, 3))
+    metric = "kepler_node_cpu_joules_total" if counts else "kepler_node_cpu_watts"
     lines = [
-        f'kepler_node_cpu_watts{{zone="{zone}",instance="k1"}} {watts} {int(at.timestamp() * 1000)}'
-        for at in (day.from_time + timedelta(minutes=minute) for minute in range(24 * 60 + 1))
+        f'{metric}{{zone="{zone}",instance="k1"}} {watts * 60 * minute if counts else watts} '
+        f"{int((day.from_time + timedelta(minutes=minute)).timestamp() * 1000)}"
+        for minute in range(24 * 60 + 1)
         for zone, watts in (("package", 100), ("dram", 40))
     ]
     (tmp_path / "landing" / "all.prom").write_text("\n".join([*lines, ""]), encoding="utf-8")
@@ -403,7 +406,6 @@ def test_a_modelled_interval_ends_in_its_model_and_the_lines_of_its_components(
         assert any(note.startswith("model: NodeModel(") for note in step.notes)
         assert "point of the line: modelled_stated" in step.notes
         assert {below.key["device_id"] for below in step.steps} == {"cpu", "dram"}
-        assert all(
-            line.text and "kepler_node_cpu_watts" in line.text for below in step.steps for line in below.lines
-        )
-        assert all(below.lines for below in step.steps)
+        assert all(line.text and metric in line.text for below in step.steps for line in below.lines)
+        assert all(len(below.lines) == 6 for below in step.steps)
+        assert {part.key["from_w"] for below in step.steps for part in below.parts} == {100.0, 40.0}
