@@ -97,6 +97,28 @@ def test_no_byte_of_the_lake_names_a_person(
     assert users["3"] != users["1"] and PSEUDONYM.fullmatch(users["3"])
 
 
+def test_tenants_have_pseudonyms_where_the_settings_say_so_from_the_first_night_and_in_an_older_lake(
+    lake: Lake, site: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def night(settings: Settings) -> None:
+        bronze.run(StageContext(lake, settings, Days.of(DAY), "test", structlog.get_logger()))
+
+    account, config = "account-of-canaries", tmp_path / "site.yaml"
+    (tmp_path / "landing/sacct-1.txt").write_text(sacct(NAMES[0], 1, account=account))
+    night(site)
+    assert found([tmp_path / "lake"], [account])
+    config.write_text(config.read_text() + "privacy: {tenants: pseudonyms}\n")
+    (tmp_path / "landing/sacct-2.txt").write_text(sacct(NAMES[1], 2, account=account))
+    night(load(config))
+    ran(capsys, "privacy", "migrate", "--config", str(config))
+    assert found([tmp_path / "lake"], [account]) == []
+    [tenant] = lake.read(JOB)["tenant_id"].unique()
+    assert ran(capsys, "privacy", "name", tenant, "--config", str(config)) == f"{account}\n"
+    said = ran(capsys, "forget", account, "--config", str(config))
+    assert f"still holds the name: {tmp_path / 'landing/sacct-2.txt'}" in said
+    ran(capsys, "privacy", "name", tenant, "--config", str(config), code=2)
+
+
 def test_a_pool_of_processes_gives_one_person_one_pseudonym(
     lake: Lake, site: Settings, tmp_path: Path
 ) -> None:
