@@ -97,8 +97,8 @@ bench-ledger: setup-dev ## Wrong meters: seen, named, false alarms; a simulated 
 bench-scoring: setup-dev ## A million device-hours scored on Spark against plain predict on the same cores [ROUNDS=3]
 	$(JAVA) python -m bench.scoring --rounds $(or $(ROUNDS),3)
 
-bench-models: setup-dev ## The stages train and score on real servers by month and nightly, servers left out [DATA=] [INVENTORY=] [REPORT=6] [TRAIN_DAYS=]
-	OMP_NUM_THREADS=1 python -m bench.models $(if $(DATA),--data $(DATA)) $(if $(INVENTORY),--inventory $(INVENTORY)) $(if $(REPORT),--report $(REPORT)) $(if $(TRAIN_DAYS),--train-days $(TRAIN_DAYS))
+bench-models: setup-dev ## The stages train and score on real servers by month and nightly, servers left out [DATA=] [INVENTORY=] [EVERY=1] [TRAIN_DAYS=]
+	OMP_NUM_THREADS=1 python -m bench.models $(if $(DATA),--data $(DATA)) $(if $(INVENTORY),--inventory $(INVENTORY)) $(if $(EVERY),--every $(EVERY)) $(if $(TRAIN_DAYS),--train-days $(TRAIN_DAYS))
 
 bench-shifts: setup-dev ## Three years of real servers night by night: errors, shifts found, what was done; draws docs/model_shifts.svg
 	OMP_NUM_THREADS=1 python -m bench.model_shifts

@@ -445,7 +445,7 @@ class GateSettings(Section):
     champion_tolerance_ratio: float = ratio(0.02)
     scope_tolerance_ratio: float = ratio(0.10)
     parity_max_ratio: float = ratio(0.30)
-    gap_max_ratio: float = ratio(0.15)
+    gap_max_ratio: float = ratio(0.12)
     min_test_rows: int = Field(default=24, ge=2)
 
 
