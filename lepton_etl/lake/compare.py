@@ -25,6 +25,7 @@ from lepton_etl.schema.logs import JOB
 from lepton_etl.schema.privacy import PERSONAL, PSEUDONYM
 from lepton_etl.schema.publication import PUBLICATION, RESTATEMENT
 from lepton_etl.schema.tables import TABLES
+from lepton_etl.schema.trust import AUDIT
 
 RELATIVE: Final = 1e-9
 # Differences of nearly equal sums (a residual, an imputed part) leave some 1e-15 where exact arithmetic leaves 0.
@@ -290,8 +291,8 @@ def read_corrections(path: Path) -> list[Correction]:
 
 
 def _compared_key(table: Table) -> tuple[str, ...] | None:
-    """The columns that tell which rows belong together; None for a table that records runs alone."""
-    if "run_id" in table.key:
+    """The columns that tell which rows belong together; None for a table that records runs alone, or what they did."""
+    if "run_id" in table.key or table.name == AUDIT.name:
         return None
     declared = table.key or _LOG_KEYS.get(table.name, ())
     if not declared:

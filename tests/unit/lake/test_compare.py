@@ -19,6 +19,7 @@ from lepton_etl.schema.jobs import JOB_RUN
 from lepton_etl.schema.logs import JOB
 from lepton_etl.schema.operations import RUN
 from lepton_etl.schema.publication import PUBLICATION
+from lepton_etl.schema.trust import AUDIT
 
 DAY = date(2025, 6, 3)
 
@@ -244,3 +245,10 @@ def test_lakes_that_drew_other_pseudonyms_for_the_same_people_agree(tmp_path: Pa
     assert all(one.equal for one in compare_lakes(tmp_path / "left", tmp_path / "right"))
     differing = [one.table for one in compare_lakes(tmp_path / "left", tmp_path / "wrong") if not one.equal]
     assert differing == ["silver/job_run"]
+
+
+def test_what_runs_recorded_of_themselves_is_not_compared(tmp_path: Path) -> None:
+    for side in ("left", "right"):
+        for table in (RUN, AUDIT, WEATHER_HOUR):
+            Lake(tmp_path / side).ensure(table)
+    assert [one.table for one in compare_lakes(tmp_path / "left", tmp_path / "right")] == [WEATHER_HOUR.name]
