@@ -41,7 +41,7 @@ from lepton_etl.trust.merkle import path_of, root_by_path, root_hash
 from lepton_etl.trust.migration import migrate
 from lepton_etl.trust.people import People
 from lepton_etl.trust.prove import prove_event, prove_file
-from lepton_etl.trust.seal import Root, anchored, head_of, head_place, public_key, signing_key
+from lepton_etl.trust.seal import Root, anchored, canonical, head_of, head_place, public_key, signing_key
 from lepton_etl.trust.verify import Verified, verify
 from pipelines.nightly import check
 from tests.conftest import PROJECT
@@ -308,6 +308,20 @@ def test_an_erasure_leaves_the_chain_whole(made: Made) -> None:
     assert made.found() == []
 
 
+def test_a_lake_of_before_is_taken_up_as_it_stands(made: Made) -> None:
+    """The first night of this release on an older lake: what stood there is known, its changes found."""
+    shutil.rmtree(made.lake.path(AUDIT))
+    shutil.rmtree(made.site / "lake" / "_audit")
+    write_deltalake(made.lake.path(KPI), made.lake.read(KPI).head(1).to_arrow(), mode="append")
+    assert made.nights.run(made.config, SECOND, leave_out=LEFT_OUT).exit_code == 0
+    assert events(made.lake)[0]["event_kind"] == "adoption"
+    assert list(verify(made.lake, (), [made.key])) == []
+    file = Path(made.lake.files(CLUSTER_DAY)[0].path)
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    (found,) = verify(made.lake, (), [made.key])
+    assert (found.what, found.event is not None) == ("the file differs: its SHA-256 is another", True)
+
+
 def test_a_log_that_was_made_anew_is_told(made: Made) -> None:
     shutil.rmtree(made.lake.path(KPI))
     assert made.nights.run(made.config, SECOND, leave_out=LEFT_OUT).exit_code == 0
@@ -447,6 +461,59 @@ def test_the_command_line_says_what_it_found(made: Made, capsys: pytest.CaptureF
     assert " it_energy_kwh: published " in said
     code, said = ran("reproduce", "--date", str(SECOND), "--cluster", "c09")
     assert (code, "no row is published under this key" in said) == (1, True)
+
+
+def days_of_chain(folder: Path, days: int) -> tuple[Lake, AuditSettings, str]:
+    """A small lake whose chain got an event on each of some days; its settings and public key."""
+    lake = Lake(folder / "lake", {"run_id": "r1", "stage": "close"})
+    lake.write_rows(RUN, [{"run_id": "r1", "state": "running"}])
+    audit = AuditSettings(key_file=folder / "key")
+    public = made_key(folder / "key")
+    for day in range(days):
+        lake.clock_behind = timedelta(days=day)
+        record(lake, audit, "r1", Event("close", f"2025-{day + 1:02d}"))
+    return lake, audit, public
+
+
+def test_the_root_of_a_day_that_is_over_stands_in_the_chain(tmp_path: Path) -> None:
+    """It is signed, a proof of that day takes it, and none of its fields can be changed; clocks may be set back."""
+    lake, audit, key = days_of_chain(tmp_path, 3)
+    assert [row["event_kind"] for row in events(lake)] == ["close", "day_root", "close", "day_root", "close"]
+    seen = Verified()
+    assert list(verify(lake, (), [key], seen)) == []
+    assert seen.days == 3
+    proof = prove_event(lake, 1)
+    assert proof["signed_root"]["root"]["size"] == 1
+    file = next(
+        one for one in Path(lake.path(AUDIT)).glob("date=*/*.parquet") if 2 in pl.read_parquet(one)["seq"]
+    )  # fmt: skip
+    kept = file.read_bytes()
+    said = json.loads(str(events(lake)[1]["event_detail"]))
+    for name, value in said["root"].items():
+        changed = said["root"] | {name: value + 1 if isinstance(value, int) else "0" * 64}
+        detail = canonical(said | {"root": changed}).decode()
+        edit(file, lambda rows, to=detail: rows.with_columns(
+            pl.when(pl.col("seq") == 2).then(pl.lit(to)).otherwise("event_detail").alias("event_detail")
+        ))  # fmt: skip
+        assert any(one.where.startswith("root of ") and one.event == 2 for one in verify(lake, (), [key])), (
+            name
+        )
+        file.write_bytes(kept)
+    lake.clock_behind = timedelta()
+    record(lake, audit, "r1", Event("close", "2025-04"))
+    times = [row["recorded_time"] for row in events(lake)]
+    assert times == sorted(times)  # type: ignore[type-var]
+    assert list(verify(lake, (), [key])) == []
+
+
+def test_a_head_that_was_lost_is_made_again_from_the_chain(tmp_path: Path) -> None:
+    lake, audit, key = days_of_chain(tmp_path, 2)
+    Path(head_place(lake.root).uri).unlink()
+    assert [one.where for one in verify(lake, (), [key])] == ["head", "ops/audit version 2"]
+    lake.clock_behind = timedelta(days=2)
+    record(lake, audit, "r1", Event("close", "2025-03"))
+    assert [row["event_kind"] for row in events(lake)][-3:] == ["day_root", "recovery", "close"]
+    assert list(verify(lake, (), [key])) == []
 
 
 def load_with_key(folder: Path, key: Path) -> Settings:
