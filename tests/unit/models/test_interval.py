@@ -13,7 +13,7 @@ from lepton_etl.models.features import FEATURES, TARGET, described, feature_name
 from lepton_etl.models.fit import LEARNED, Trained, order_rows, train
 from lepton_etl.models.interval import Doubt, doubt, limits, mean_of, with_interval
 from lepton_etl.models.metrics import Values
-from lepton_etl.models.registry import _with_limits
+from lepton_etl.models.registry import with_limits
 from lepton_etl.models.scoring import predictions
 from lepton_etl.models.select import held_blocks, select
 from lepton_etl.models.stored import OUTPUTS, VerifiedModel, Version, _refuse_unknown_types, build
@@ -127,7 +127,7 @@ def test_any_other_estimator_is_its_own_mean(trained: Trained) -> None:
 def test_gold_prediction_has_the_ends_and_names_inputs_far_outside(
     trained: Trained, hours: pd.DataFrame
 ) -> None:
-    columns = _with_limits(described(FEATURES["node"]), trained.within)
+    columns = with_limits(described(FEATURES["node"]), trained.within)
     model = VerifiedModel(trained.pipeline, columns, Version("m", "1", "r"), skops.io.dumps(trained.pipeline))
     loads = [0.5, 50.0, -1.0, None]
     few = hours.head(4).assign(cpu_utilisation_ratio=loads, inlet_temp_c=[20.5, 60.0, 20.5, 20.5])
