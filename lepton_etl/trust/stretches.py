@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final
 
 import numpy as np
@@ -63,8 +63,9 @@ class Readings:
     sources: tuple[Mapping[str, SourceFacts], SourceFacts]
     _heard: dict[str, tuple[Heard | None, pl.DataFrame, pl.DataFrame]] = field(default_factory=dict)
 
+    @cached_property
     def of_day(self) -> IntervalPolicy:
-        """Return how the day's intervals were made."""
+        """How the day's intervals were made."""
         return self.policy(self.recorded.days, self.recorded.read(NODE)[0])
 
     def stretches(self, table: str, own: Row) -> pl.DataFrame:
@@ -79,7 +80,7 @@ class Readings:
     def modelled(self, own: Row) -> pl.DataFrame:
         """Return what the model of nodes without a sensor made of an interval (judged_sums), one row or none."""
         heard, _, listed = self._of_node(own["node_id"])
-        policy = self.of_day()
+        policy = self.of_day
         if heard is None or policy.model is None:
             return pl.DataFrame()
         parts = heard.found.chosen.filter(pl.col("node_id") == own["node_id"])
@@ -129,7 +130,7 @@ class Readings:
         interval_s = self.settings.energy.interval_s
         day = Days.of(self.recorded.day)
         touched = for_each_day(moved.to_arrow(), day, *self.sources, interval_s, further=METER_COLUMNS)
-        heard = heard_meters(touched, self.of_day())
+        heard = heard_meters(touched, self.of_day)
         if heard is None:
             return None
         at = pl.col("interval_us") == _us(own["interval_start"])
@@ -162,7 +163,7 @@ class Readings:
             before = Days(day - timedelta(days=HISTORY_DAYS), day - _DAY)
             past = past_days(self.recorded.read(SENSOR_DAY, before, mine)[0])
             number = day_number(Days.of(day).from_time.timestamp())
-            found = heard_on(touched, past, listed, self.of_day(), number, spans)
+            found = heard_on(touched, past, listed, self.of_day, number, spans)
             self._heard[node_id] = (found, readings, listed)
         return self._heard[node_id]
 

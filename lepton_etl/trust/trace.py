@@ -505,7 +505,7 @@ class Tracer:
         return str(row[0]["code_version"]) if row else "unknown"
 
     def _modelled(self, step: Step, own: Row, judged: pl.DataFrame) -> None:
-        policy = self.readings.of_day()
+        policy = self.readings.of_day
         step.made_by = f"{MADE[MODELLED_INTERVAL]} by factors node_power, code version {self._code_version()}"
         if policy.model is not None:
             step.notes.append(f"model: {policy.model}")
@@ -522,7 +522,7 @@ class Tracer:
         if own.get("flags"):
             what.append(f"flags: {', '.join(own['flags'])}")
         if own["energy_source"] == "psu_output":
-            policy = self.readings.of_day()
+            policy = self.readings.of_day
             what.append(f"the supplies' output and their loss by factors node_power: {policy.model}")
         return what
 
