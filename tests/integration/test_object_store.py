@@ -36,6 +36,7 @@ from lepton_etl.schema.logs import FILE, READING
 from lepton_etl.schema.operations import RUN
 from lepton_etl.simulator.plan import ClusterPlan, FleetPlan
 from lepton_etl.simulator.simulate import simulate
+from lepton_etl.trust.verify import verify
 from pipelines import bronze
 from pipelines.engine import InlineEngine, LocalEngine
 from pipelines.nightly import check, run_night
@@ -111,6 +112,7 @@ def test_a_whole_night_in_a_bucket_makes_the_tables_of_one_in_a_folder(
     assert len(found) > 30
     assert [line for one in found if not one.equal for line in one.lines()] == []
     assert list(check_lake(Lake.of(bucket))) == []
+    assert list(verify(Lake.of(bucket))) == []
 
 
 def test_two_commits_to_one_version_are_never_both_there(lake: Lake) -> None:
