@@ -145,7 +145,9 @@ STUCK_H: Final = 6
 STEP_H: Final = 6
 IDLE_H: Final = 4
 SCALE_H: Final = 48
-DRIFT_DAYS: Final = 10
+DRIFT_DAYS: Final = 14
+# Days apart that hours are held against each other for drift: a creep shows the more the longer.
+DRIFT_LAGS: Final = (1, 2, 3)
 RACK_H: Final = 6
 _KNOWN_SHARE: Final = 0.5
 # Relative change below which two readings are one: board sensors resolve 0.01 to 1 W.
@@ -247,23 +249,27 @@ def _novelty(values: Floats) -> Floats:
 
 
 def drift(hours: DeviceHours, normal: Normal) -> Floats:
-    """Return the absolute median change from one day to the next over the last DRIFT_DAYS days, log ratio a week.
+    """Return the absolute median change a day over the last DRIFT_DAYS days, log ratio a week.
 
-    Hours are held against the same hour of the day before, in the same load bin, each pair weighing as its bin is calm.
-    Work that starts and ends, and levels that jump, change few pairs; a gain that creeps changes all of them. After the
-    idea of Theil and Sen; one value each midnight, held until the next.
+    Hours are held against the same hour DRIFT_LAGS days before, in the same load bin, each pair weighing as its bin is
+    calm and as it lies apart. Work that starts and ends, and levels that jump, change few pairs; a gain that creeps
+    changes all of them. After the idea of Theil and Sen; one value each midnight, held until the next.
     """
     value, weight = normal.deviation(hours)
-    at = bins(hours.load_ratio)
-    change = np.full(len(value), np.nan)
-    change[DAY_H:] = np.where(at[DAY_H:] == at[:-DAY_H], value[DAY_H:] - value[:-DAY_H], np.nan)
+    at, calm = bins(hours.load_ratio), np.sqrt(weight)
+    change = np.full((len(DRIFT_LAGS), len(value)), np.nan)
+    for number, days in enumerate(DRIFT_LAGS):
+        lag = days * DAY_H
+        moved = (value[lag:] - value[:-lag]) / days
+        change[number, lag:] = np.where(at[lag:] == at[:-lag], moved, np.nan)
+    weights = np.array(DRIFT_LAGS, dtype=np.float64)[:, None] * calm
     window = DRIFT_DAYS * DAY_H
     found = np.full(len(value), np.nan)
     for end in range(window, len(value) + 1, DAY_H):
         part = slice(end - window, end)
-        known = np.isfinite(change[part])
+        known = np.isfinite(change[:, part])
         if known.sum() >= window * _DRIFT_SHARE:
-            per_day = weighted_median(change[part][known], np.sqrt(weight[part][known]))
+            per_day = weighted_median(change[:, part][known], weights[:, part][known])
             found[end - 1 : end - 1 + DAY_H] = abs(per_day) * 7
     return found
 
