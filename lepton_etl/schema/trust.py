@@ -8,7 +8,7 @@ from lepton_etl.schema.declare import LONG, Field, Table, text, time
 
 EVENT_KINDS: Final = (
     "adoption", "files", "stage", "promotion", "recommendation", "publication", "restatement", "run", "commits",
-    "day_root", "maintenance", "close", "rebuild",  "rotation", "erasure", "release", "recovery",
+    "day_root", "maintenance", "close", "rebuild", "copies", "rotation", "erasure", "release", "recovery",
     "unclaimed", "rewritten", "acknowledgement",
 )  # fmt: skip
 

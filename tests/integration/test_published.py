@@ -22,6 +22,7 @@ from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR
 from lepton_etl.schema.jobs import JOB_ENERGY, JOB_RUN, TENANT_DAY
 from lepton_etl.schema.release import RELEASE
+from lepton_etl.schema.trust import AUDIT
 from pipelines.nightly import check
 from tests.canary import found
 from tests.integration.laying import lay
@@ -139,7 +140,12 @@ def test_a_copy_has_no_past_and_loses_what_the_policy_takes_back(
     site: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ran(capsys, "publish", "--config", str(site))
+    assert "auditor ops/audit: changed\npublish: 1 copies changed" in ran(
+        capsys, "publish", "--config", str(site)
+    )
     assert "publish: 0 copies changed" in ran(capsys, "publish", "--config", str(site))
+    copied = Lake(site.parent / "lake").read(AUDIT).filter(pl.col("event_kind") == "copies")
+    assert copied["subject"].to_list() == ["public, tenant, operator, auditor"]
     policy = yaml.safe_load((site.parent / "access.yaml").read_text())
     policy["audiences"]["public"]["min_people"] = 10
     policy["audiences"]["tenant"]["tables"] = {"gold/tenant_day": {}}
