@@ -353,7 +353,9 @@ class LocalEngine(_WithAside):
         """
         queue = getattr(self._pool, "_call_queue", None)
         if queue is not None:
-            queue._reader.close()
+            # Later ones may be closing it just now.
+            with suppress(OSError):
+                queue._reader.close()
 
     def map(self, work: Callable[[T], R], items: Sequence[T], attempts: int = ATTEMPTS) -> list[R]:
         if not items:

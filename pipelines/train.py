@@ -119,8 +119,10 @@ def errs_as_then(champion: Version, row: Mapping[str, Any], young_days: int) -> 
     export takes seconds. A young site registers every night.
     """
     then, error = champion.tags.get("fitted_until"), row["cv_rmse_ratio"]
+    if then is None:
+        return False
     registered = float(champion.tags.get(FORWARD_ERROR_TAG, "nan"))
-    age_days = (row["fitted_until"] - date.fromisoformat(then)).days if then else -1
+    age_days = (row["fitted_until"] - date.fromisoformat(then)).days
     return (
         row["accepted"]
         and champion.tags.get("chosen") == row["fit_kind"]

@@ -9,6 +9,8 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from lepton_etl.config.sections import ModelSettings
 from lepton_etl.csv_cells import write_csv
 from lepton_etl.models.balance import Balance
@@ -235,16 +237,22 @@ def _cost(trained: Trained, onnx: Exported) -> list[str]:
 
 def _limits(trained: Trained, onnx: Exported) -> list[str]:
     gap = _gap(trained.train_errors, trained)
-    covered = trained.coverage
-    interval = (
-        "no interval: too few days to validate on"
-        if covered is None
-        else f"the 90 % interval ({_ends(trained.doubt.every)} of the prediction"
-        + "".join(f"; {name} {_ends(ends)}" for name, ends in trained.doubt.of_class.items())
-        + f"), from {trained.doubt.hours:,} hours of the newest training days, which chose nothing, held "
-        f"{covered.inside_ratio:.1%} of {covered.rows:,} test hours on {covered.days} days; inputs far outside of what "
-        "was learnt widen it"
-    )
+    interval = "no interval: too few hours were predicted before they were learnt"
+    if np.isfinite(trained.doubt.every).all():
+        covered = trained.coverage
+        interval = (
+            f"the 90 % interval ({_ends(trained.doubt.every)} of the prediction"
+            + "".join(f"; {name} {_ends(ends)}" for name, ends in trained.doubt.of_class.items())
+            + f") rests on {trained.doubt.hours:,} hours that were predicted before they were learnt: the newest block "
+            "of the training days, which chose nothing, and the test hours"
+            + (
+                f"; ends of the block alone held {covered.inside_ratio:.1%} of {covered.rows:,} test hours on "
+                f"{covered.days} days"
+                if covered
+                else ""
+            )
+            + "; inputs far outside of what was learnt widen it"
+        )
     exported = (
         f"{onnx.reason}. {_INSTEAD}"
         if onnx.reason

@@ -260,9 +260,16 @@ def _trained(
     rows = [*_error_rows(split, predicted, answers, settings), *(met.errors(settings) if met else [])]
     held = composed.selected.held_kwh if winner == LEARNED else _held(winner, split.train, settings)
     of_held = split.train.loc[held.index]
-    doubted = doubt(_target(of_held), np.asarray(held, dtype=np.float64), of_held["hardware_class"])
+    held_kwh = np.asarray(held, dtype=np.float64)
+    doubted = doubt(_target(of_held), held_kwh, of_held["hardware_class"])
+    # What is registered rests on all that was predicted before it was learnt: the test hours tell of newer days.
+    told = doubt(
+        np.concatenate([_target(of_held), measured]),
+        np.concatenate([held_kwh, predicted]),
+        pd.concat([of_held["hardware_class"], split.test["hardware_class"]]),
+    )
     within = limits(hours, _watched(composed, winner, names, hours))
-    complete = with_interval(final, hours, names, doubted, within)
+    complete = with_interval(final, hours, names, told, within)
     # Without hours that were held out nothing says how wide the interval is, and nothing is judged by it.
     groups = group_errors(split.test, measured, predicted, settings.gates.min_test_rows)
     covered = (
@@ -301,7 +308,7 @@ def _trained(
         noise=tuple(
             noise_effects(lambda rows: _predict(judged, names, rows), split.test, names, settings.seed)
         ),
-        doubt=doubted,
+        doubt=told,
         within=within,
         coverage=covered,
         response_drops=tuple(drops),
