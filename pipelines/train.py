@@ -31,7 +31,7 @@ from lepton_etl.lake.tables import Lake, Written
 from lepton_etl.models.cards import cards
 from lepton_etl.models.classes import ClassFit, ClassTask, fit_class
 from lepton_etl.models.device_hours import capped, capped_by_class, covered, device_hours, interval_columns
-from lepton_etl.models.drift import ERROR_GROWTH_MAX, NEWER_MAX_RATIO, drift_since, is_young
+from lepton_etl.models.drift import ERROR_GROWTH_MAX, drift_since, is_young, knows_nearly_all
 from lepton_etl.models.export_onnx import Exported, export
 from lepton_etl.models.features import FEATURES, feature_names
 from lepton_etl.models.fit import (
@@ -126,8 +126,7 @@ def errs_as_then(champion: Version, row: Mapping[str, Any], young_days: int) -> 
     return (
         row["accepted"]
         and champion.tags.get("chosen") == row["fit_kind"]
-        and 0 <= age_days < young_days
-        and age_days * _HOURS_PER_DAY <= NEWER_MAX_RATIO * row["fit_hours"]
+        and knows_nearly_all(age_days, young_days, age_days * _HOURS_PER_DAY / row["fit_hours"])
         and (error is None or error <= ERROR_GROWTH_MAX * registered)
     )
 

@@ -19,7 +19,7 @@ from lepton_etl.models.stored import FORWARD_ERROR_TAG, VerifiedModel
 PSI_MAX: Final = 0.25
 # The errors of the newest hours against those that the version was registered with.
 ERROR_GROWTH_MAX: Final = 1.5
-NEWER_MAX_RATIO: Final = 0.1
+_NEWER_MAX_RATIO: Final = 0.1
 _BINS: Final = 10
 _MIN_ROWS: Final = 100
 _LEAST_SHARE: Final = 1e-4
@@ -57,14 +57,18 @@ def drift_since(champion: VerifiedModel, hours: pd.DataFrame, device: DeviceKind
 
 
 def is_young(champion: VerifiedModel, hours: pd.DataFrame, day: date, days: int) -> bool:
-    """Return whether the champion knows nearly all that could be learned on `day`.
-
-    Its test ended fewer than `days` days before, and at most a tenth of the hours came after it: a young site learns
-    every night. Never in a back-fill.
-    """
+    """Return whether the champion knows nearly all that could be learned on `day`, by the end of its test."""
     tested = _tested_until(champion)
     newer_ratio = float((hours["hour_start"] > tested).mean())
-    return 0 <= (day - tested.date()).days < days and newer_ratio <= NEWER_MAX_RATIO
+    return knows_nearly_all((day - tested.date()).days, days, newer_ratio)
+
+
+def knows_nearly_all(age_days: int, young_days: int, newer_ratio: float) -> bool:
+    """Return whether a model learnt fewer than `young_days` ago, with at most a tenth of the hours new since.
+
+    A young site learns every night. Never in a back-fill, where the age is below 0.
+    """
+    return 0 <= age_days < young_days and newer_ratio <= _NEWER_MAX_RATIO
 
 
 def _tested_until(champion: VerifiedModel) -> pd.Timestamp:

@@ -55,6 +55,7 @@ CHAMPION_ALIAS: Final = "champion"
 # Names of the facility's models: this and the site.
 FACILITY_PREFIX: Final = "facility-overhead-"
 _SQLITE: Final = "sqlite:///"
+_PARITY: Final = "parity.json"
 # Read by MLflow when it is imported: no usage data leaves, and a batch log holds no progress bars.
 _MLFLOW_ENVIRONMENT: Final = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -215,7 +216,7 @@ class Registry:
                 texts=texts if cards is None else texts | cards.texts,
                 tables={
                     "errors.json": {"errors": as_records(trained.errors)},
-                    "parity.json": {"groups": [asdict(one) for one in trained.groups]},
+                    _PARITY: {"groups": [asdict(one) for one in trained.groups]},
                 },
                 onnx=None if cards is None else cards.onnx.data,
                 verdict=trained.verdict,
@@ -312,12 +313,8 @@ class Registry:
     @_in_time
     def groups_of(self, version: Version) -> list[dict[str, Any]]:
         """Return the errors by class, cluster and tenant that the run logged; [] of a run from before they were."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return self._records(version, "parity.json", "groups")
-        except (MlflowException, OSError):
-            return []
+        logged = {one.path for one in self._connected().list_artifacts(version.run_id)}
+        return self._records(version, _PARITY, "groups") if _PARITY in logged else []
 
     def _records(self, version: Version, file: str, name: str) -> list[dict[str, Any]]:
         import mlflow
@@ -376,10 +373,8 @@ class Registry:
 
     def _is_unmade(self) -> bool:
         """Whether it is a SQLite file that nobody has made yet: asking would make it, which takes seconds."""
-        return (
-            self.tracking_uri.startswith(_SQLITE)
-            and not Path(self.tracking_uri.removeprefix(_SQLITE)).exists()
-        )
+        database = _database(self.tracking_uri)
+        return database is not None and not database.exists()
 
     def _connected(self) -> MlflowClient:
         """Return a client on an initialised store, with the experiment in place.
@@ -420,12 +415,17 @@ def _is_of_mlflow(error: Exception) -> bool:
     return isinstance(error, MlflowException | SQLAlchemyError | OSError)
 
 
+def _database(tracking_uri: str) -> Path | None:
+    """The SQLite file of a registry; None of a server."""
+    return Path(tracking_uri.removeprefix(_SQLITE)) if tracking_uri.startswith(_SQLITE) else None
+
+
 @contextmanager
 def _first_contact(tracking_uri: str) -> Iterator[None]:
-    if not tracking_uri.startswith(_SQLITE):
+    database = _database(tracking_uri)
+    if database is None:
         yield
         return
-    database = Path(tracking_uri.removeprefix(_SQLITE))
     database.parent.mkdir(parents=True, exist_ok=True)
     with database.with_name(f"{database.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

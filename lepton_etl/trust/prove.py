@@ -30,6 +30,11 @@ def prove_event(lake: Lake, seq: int) -> dict[str, Any]:
     if found is None:
         what = f"the chain has no event {seq}" + "".join(f"; {one}" for one in unread)
         raise LakeError(what, where="audit prove", remedy="lepton-etl tables show ops/audit lists the events")
+    return _proof(lake, rows, found)
+
+
+def _proof(lake: Lake, rows: Sequence[dict[str, Any]], found: dict[str, Any]) -> dict[str, Any]:
+    """The proof of one of the chain's events."""
     of_day = [row for row in rows if row["date"] == found["date"]]
     leaves = [bytes.fromhex(row["event_hash"]) for row in of_day]
     return {
@@ -45,9 +50,7 @@ def prove_file(lake: Lake, path: str) -> dict[str, Any]:
     register = lake.read(FILE, columns=["batch", *FILE_COLUMNS])
     own = register.filter(path=path)
     rows, _ = read_chain(lake)
-    batches = {
-        parsed(row["event_detail"]).get("batch"): row["seq"] for row in rows if row["event_kind"] == "files"
-    }
+    batches = {parsed(row["event_detail"]).get("batch"): row for row in rows if row["event_kind"] == "files"}
     known = own.filter(pl.col("batch").is_in(list(batches))).sort("batch")
     if known.is_empty():
         raise LakeError(
@@ -57,7 +60,7 @@ def prove_file(lake: Lake, path: str) -> dict[str, Any]:
     row = known.row(-1, named=True)
     entries = file_entries(register.filter(batch=row["batch"]))
     entry = canonical({name: row[name] for name in FILE_COLUMNS})
-    return prove_event(lake, batches[row["batch"]]) | {
+    return _proof(lake, rows, batches[row["batch"]]) | {
         "file": entry.decode(),
         "file_path": _path(entries, entries.index(entry)),
     }

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from lepton_etl import redaction
 from lepton_etl.config.sections import ModelSettings
-from lepton_etl.errors import ModelError
+from lepton_etl.errors import ModelError, RegistryError
 from lepton_etl.models.cards import cards
 from lepton_etl.models.features import FEATURES
 from lepton_etl.models.fit import Trained, train
@@ -280,6 +280,20 @@ def test_symbolic_links_and_broken_archives_are_refused(folder: Path) -> None:
 def test_model_names_are_checked_before_they_reach_a_query(registry: Registry) -> None:
     with pytest.raises(ModelError, match="no model name"):
         registry.latest("x' OR name != '", "training_key", "k")
+
+
+def test_a_run_of_before_has_no_groups_and_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    import mlflow
+
+    registry = Registry(f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path / "artifacts"))
+    registry.make()
+    client = mlflow.MlflowClient(registry.tracking_uri)
+    experiment = client.get_experiment_by_name(registry.experiment)
+    assert experiment is not None
+    run_id = client.create_run(experiment.experiment_id).info.run_id
+    assert registry.groups_of(Version("node-energy", "1", run_id)) == []
+    with pytest.raises(RegistryError):
+        registry.groups_of(Version("node-energy", "2", "no-such-run"))
 
 
 def test_asking_a_store_that_nobody_made_does_not_make_it(tmp_path: Path) -> None:
