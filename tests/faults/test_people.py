@@ -20,7 +20,7 @@ from lepton_etl.simulator.simulate import simulate
 from tests.canary import found
 from tests.conftest import PROJECT
 
-pytestmark = [pytest.mark.fault]
+pytestmark = [pytest.mark.fault, pytest.mark.spark]
 
 DAY, LAST = date(2025, 6, 3), date(2025, 6, 4)
 KEY = b64encode(b"kanarienvogel-im-schacht-32bytes").decode()
@@ -57,7 +57,7 @@ def test_nobody_is_named_in_anything_that_nights_and_exports_leave(tmp_path: Pat
     def searched() -> list[str]:
         return found([path for path in site.iterdir() if path.name not in INPUTS], [*people, KEY])
 
-    lepton("nightly", "--engine", "local", "--date", str(DAY), "--until", str(LAST))
+    submitted_nights(site)
     lake = Lake(load(site / "config.yaml").lake.root)
     assert lake.read(JOB_RUN)["user_name"].n_unique() == len(people)
     for form in FORMS:
@@ -87,6 +87,24 @@ def test_nobody_is_named_in_anything_that_nights_and_exports_leave(tmp_path: Pat
     lepton("privacy", "name", user, code=2)
     assert searched() == []
     assert lake.read(TENANT_DAY).equals(before)
+
+
+def submitted_nights(site: Path) -> None:
+    """Nights by a real spark-submit; its event log, and all that driver, executors and tasks say, lie in the site."""
+    events, said = site / "events", site / "said"
+    for folder in (events, said):
+        folder.mkdir()
+    with (said / "spark.txt").open("w") as spoken:
+        done = subprocess.run(
+            ["spark-submit", "--properties-file", "conf/spark-defaults.conf", "--conf", "spark.eventLog.enabled=true",
+             "--conf", "spark.eventLog.compress=false", "--conf", f"spark.eventLog.dir=file://{events}",
+             "jobs/nightly.py", "--config", str(site / "config.yaml"), "--date", str(DAY), "--until", str(LAST)],
+            cwd=PROJECT, stdout=spoken, stderr=spoken, check=False,
+            env=os.environ | {"LEPTON_PEOPLE_SECRET": KEY},
+        )  # fmt: skip
+    assert done.returncode == 0, (said / "spark.txt").read_text()[-3000:]
+    # The log is of these nights' tasks.
+    assert any("SparkListenerTaskEnd" in file.read_text() for file in events.rglob("events_*"))
 
 
 def with_canaries(folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""A canary in the place of every secret: it stands in nothing that a run says or writes."""
+"""A canary in the place of every secret and of a user: it stands in nothing that a run says or writes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import psutil
 import pyspark
 import pytest
@@ -24,11 +23,13 @@ from lepton_etl import redaction
 from lepton_etl.config.settings import load
 from lepton_etl.errors import ConfigurationError, RegistryError
 from lepton_etl.redaction import guard_streams, redact, remember, remember_settings
-from lepton_etl.schema.logs import READING
+from lepton_etl.schema.logs import JOB, READING
+from tests.canary import found
 from tests.conftest import PROJECT
 from tests.faults.site import DAY, SmallSite, ipmi_text
 
 CANARY = "k4n4ry-5ing5"
+SACCT = "JobIDRaw|User|Account|Partition|State|Submit|Start|End|NodeList|AllocCPUS|Restarts"
 
 
 @pytest.fixture(autouse=True)
@@ -135,22 +136,18 @@ def test_errors_and_streams_hide_what_is_remembered(monkeypatch: pytest.MonkeyPa
     assert CANARY not in out.getvalue()
 
 
-def written(path: Path) -> bytes:
-    """What a file says, of Parquet its rows."""
-    return pl.read_parquet(path).write_json().encode() if path.suffix == ".parquet" else path.read_bytes()
-
-
 def canaries(site: SmallSite) -> list[str]:
-    """The files below the site that hold the canary, but for the settings."""
-    files = [path for path in site.folder.rglob("*") if path.is_file() and path != site.config]
-    return [str(path.relative_to(site.folder)) for path in files if CANARY.encode() in written(path)]
+    """The files of the site that hold the canary, but for the settings and what was delivered."""
+    inputs = (site.config, site.folder / "landing")
+    return found([path for path in site.folder.iterdir() if path not in inputs], [CANARY])
 
 
 def with_canaries(folder: Path, spark: dict[str, str] | None = None) -> SmallSite:
-    """A site with a canary in every secret of its settings, and a registry that is down."""
+    """A site with a canary in every secret of its settings and in the name of a user, and a registry that is down."""
     site = SmallSite(
         folder,
-        settings={
+        [{"name": "jobs", "format": "slurm", "path": "landing/sacct-*.psv"}],
+        {
             "mlflow": {"tracking_uri": f"http://user:{CANARY}-uri@127.0.0.1:9"},
             "storage": {
                 "access_key": f"{CANARY}-id",
@@ -161,6 +158,8 @@ def with_canaries(folder: Path, spark: dict[str, str] | None = None) -> SmallSit
         },
     )
     site.deliver("n1-2025-06-03.txt", ipmi_text(200, 60))
+    job = f"1|{CANARY}-person|physics|gpu|COMPLETED|{DAY}T00:00:00|{DAY}T00:10:00|{DAY}T00:50:00|n1|4|0\n"
+    site.deliver("sacct-1.psv", f"{SACCT}\n{job}{CANARY}-person|torn\n".encode())
     return site
 
 
@@ -272,6 +271,6 @@ def test_a_submitted_run_under_the_secure_settings_leaves_no_secret_anywhere(tmp
     for name in ("spark.lepton.place", "spark.hadoop.fs.azure.account.key.x", "spark.io.encryption.enabled"):
         assert name in said, name
     properties.unlink()
-    assert site.lake.read(READING).height
+    assert site.lake.read(READING).height and site.lake.read(JOB)["user_name"].is_not_null().all()
     assert CANARY not in done.stdout + done.stderr
     assert canaries(site) == []
