@@ -37,7 +37,7 @@ from lepton_etl.lake.rows import (
     refuse_missing,
     refuse_values,
 )
-from lepton_etl.schema.declare import DATE, STRING, TIMESTAMP, Table
+from lepton_etl.schema.declare import DATE, INT, LONG, STRING, TIMESTAMP, Table
 from lepton_etl.schema.types import arrow_schema
 
 _ROW_GROUP_ROWS: Final = 1_000_000
@@ -179,7 +179,7 @@ class StagedWriter:
 
     def _pruning(self) -> list[str]:
         """The columns by which readers leave out files and row groups."""
-        ordered = {one.name for one in self._table.fields if one.type in (STRING, DATE, TIMESTAMP)}
+        ordered = {one.name for one in self._table.fields if one.type in (STRING, DATE, TIMESTAMP, INT, LONG)}
         return [
             name for name in self._names
             if name in _STATISTICS or (name in self._table.indexed and name in ordered)

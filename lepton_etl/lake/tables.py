@@ -52,6 +52,8 @@ _WHOLE_BYTES: Final = 1 << 20
 # How often work is done again that another run of other days committed in between of.
 _ATTEMPTS: Final = 20
 T = TypeVar("T")
+# How a bound of a column of whole numbers reads that no statistics give.
+_UNKNOWN_BOUND: Final = "null[int"
 # The application of bronze's transactions.
 BRONZE: Final = "lepton-etl-bronze"
 
@@ -87,10 +89,29 @@ def verified(table: Table, log: DeltaTable, where: pc.Expression | None = None) 
 
     Raises LakeError for one that is not.
     """
-    dataset = log.to_pyarrow_dataset()
+    dataset = _bounded(log.to_pyarrow_dataset())
     for file in _fragments(table, log, dataset, where):
         file.verify()
     return dataset
+
+
+def _bounded(dataset: pads.FileSystemDataset) -> pads.FileSystemDataset:
+    """The same files, without bounds that nobody knows.
+
+    Files that were written before whole numbers had statistics lack those of a key's (a run's `restart`). delta-rs then
+    gives the bound null, which no condition on the column meets, and the rows of the file would be left out.
+    """
+    files = list(dataset.get_fragments())
+    if not any(_UNKNOWN_BOUND in str(one.partition_expression) for one in files):
+        return dataset
+    known = []
+    for one in files:
+        day = None
+        for name, value in pads.get_partition_keys(one.partition_expression).items():
+            same = pc.field(name) == pa.scalar(value)
+            day = same if day is None else day & same
+        known.append(dataset.format.make_fragment(one.path, dataset.filesystem, day))
+    return pads.FileSystemDataset(known, dataset.schema, dataset.format, dataset.filesystem)
 
 
 def _fragments(

@@ -23,6 +23,7 @@ from lepton_etl.lake.staging import StagedFile, StagedWriter, stage
 from lepton_etl.lake.tables import Lake, read_files
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.fleet import GRID_HOUR
+from lepton_etl.schema.jobs import JOB_RUN
 from lepton_etl.schema.logs import READING
 from lepton_etl.schema.types import arrow_schema
 
@@ -235,6 +236,29 @@ def test_readings_are_found_by_the_day_of_the_reading(lake: Lake) -> None:
     assert read_files(READING, [found], ["reading_date", "ingest_date"]).row(0) == (DAY, NEXT)
     with pytest.raises(LakeError, match="batch 0 is older than batch 1"):
         lake.append_staged(READING, staged_files, 0)
+
+
+@pytest.mark.parametrize("is_older", [False, True], ids=["with statistics", "of an older release"])
+def test_a_key_of_whole_numbers_is_found_whether_or_not_its_file_has_statistics(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, is_older: bool
+) -> None:
+    if is_older:
+        monkeypatch.setattr(StagedWriter, "_pruning", lambda self: ["site_id", "job_id"])
+    at = datetime(2025, 6, 3, 4, tzinfo=UTC)
+    rows = [
+        {"site_id": "s", "cluster_id": "c", "job_id": "7", "submit_time": at, "restart": restart, "date": day,
+         "outcome": "completed", "start_time": at}
+        for day, restart in ((DAY, 0), (DAY, 1), (NEXT, 2))
+    ]  # fmt: skip
+    files = stage(lake.root, JOB_RUN, pa.Table.from_pylist(rows, schema=arrow_schema(JOB_RUN)))
+    assert ['"restart": ' in file.statistics for file in files] == [not is_older] * 2
+    lake.commit(JOB_RUN, BOTH, files)
+    for restart in range(3):
+        for number in (restart, pa.scalar(restart), pa.scalar(restart, pa.int32())):
+            found = lake.read(JOB_RUN, where=(pc.field("restart") == number) & (pc.field("job_id") == "7"))
+            assert found["restart"].to_list() == [restart]
+    found = lake.read(JOB_RUN, Days.of(NEXT), columns=["restart"], where=pc.field("restart") >= 0)
+    assert found["restart"].to_list() == [2]
 
 
 def test_a_long_history_is_kept_short_by_checkpoints(lake: Lake) -> None:
