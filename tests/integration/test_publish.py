@@ -289,13 +289,12 @@ def test_wrong_use_says_what_to_do(
 def made(settings: Settings, days: Days, batch: int = 1) -> Lake:
     """A lake in which a whole night has made and published the days."""
     lake = Lake(settings.lake.root)
-    for day in days:
-        row = {
-            "date": day, "hour_start": datetime(day.year, day.month, day.day, tzinfo=UTC), "site_id": "s",
-            "cluster_id": "c01", "node_id": "n1", "energy_basis": "measured", "expected_s": 3600.0,
-            "observed_s": 3600.0, "status": "provisional",
-        }  # fmt: skip
-        Lake(settings.lake.root).write_rows(NODE_HOUR, [row])
+    lake.write_rows(NODE_HOUR, [
+        {"date": day, "hour_start": datetime(day.year, day.month, day.day, tzinfo=UTC), "site_id": "s",
+         "cluster_id": "c01", "node_id": "n1", "energy_basis": "measured", "expected_s": 3600.0,
+         "observed_s": 3600.0, "status": "provisional"}
+        for day in days
+    ])  # fmt: skip
     night(settings, dict.fromkeys(days, 100.0))
     stage = {
         "run_id": "r1",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import date
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -18,62 +20,77 @@ from lepton_etl.errors import Exit, LockedError
 from lepton_etl.lake.lease import DaysLease, Lease
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.operations import RUN
+from pipelines.engine import prepare
 
-# Takes a lease when it is told to, says whether it got it, and holds it until its end.
-HOLD = """
-import sys
-from datetime import date
-from lepton_etl.days import Days
-from lepton_etl.errors import LockedError
-from lepton_etl.lake.lease import DaysLease, Lease
-from lepton_etl.lake.tables import Lake
-lake, kind, run = Lake(sys.argv[1]), sys.argv[2], sys.argv[3]
-lease = Lease(lake, "bronze", run) if kind == "bronze" else DaysLease(lake, [Days.of(date(2025, 6, 3))], run)
-print("ready", flush=True)
-sys.stdin.readline()
-try:
-    with lease:
-        print("held", flush=True)
-        sys.stdin.readline()
-except LockedError:
-    print("refused", flush=True)
-"""
 THIRD = Days.of(date(2025, 6, 3))
 KINDS = ("bronze", "days")
-Start = Callable[..., "subprocess.Popen[str]"]
+# As the pool of the local engine does: a process that has imported the lake, and costs no import.
+FORKED = get_context("forkserver")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that takes a lease when it is told to, says whether it got it, and holds it until its end."""
+
+    process: ForkServerProcess
+    told: Connection
+
+    def said(self) -> str:
+        return str(self.told.recv())
+
+    def go(self) -> None:
+        self.told.send("go")
+
+    def stop(self) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+Start = Callable[..., Holder]
+
+
+def hold(folder: Path, kind: str, run: str, told: Connection) -> None:
+    lease = lease_of(folder, kind, run)
+    told.send("ready")
+    told.recv()
+    try:
+        with lease:
+            told.send("held")
+            told.recv()
+    except LockedError:
+        told.send("refused")
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    running: list[subprocess.Popen[str]] = []
+    running: list[Holder] = []
 
-    def started(kind: str = "bronze", run: str = "other-run") -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", HOLD, str(tmp_path), kind, run]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        running.append(process)
-        assert line(process) == "ready"
-        return process
+    def started(kind: str = "bronze", run: str = "other-run") -> Holder:
+        prepare()
+        here, there = FORKED.Pipe()
+        holder = Holder(FORKED.Process(target=hold, args=(tmp_path, kind, run, there)), here)
+        holder.process.start()
+        there.close()
+        running.append(holder)
+        assert holder.said() == "ready"
+        return holder
 
     yield started
-    for process in running:
-        process.kill()
-        process.communicate()
+    for holder in running:
+        holder.kill()
 
 
-def line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
-def go(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
+def lease_of(folder: Path, kind: str, run: str) -> Lease:
+    lake = Lake(folder)
+    return Lease(lake, "bronze", run) if kind == "bronze" else DaysLease(lake, [THIRD], run)
 
 
 def mine(folder: Path, kind: str) -> Lease:
-    lake = Lake(folder)
-    return Lease(lake, "bronze", "mine") if kind == "bronze" else DaysLease(lake, [THIRD], "mine")
+    return lease_of(folder, kind, "mine")
 
 
 def test_a_second_run_is_refused_by_name_and_gets_it_afterwards(tmp_path: Path) -> None:
@@ -93,12 +110,11 @@ def test_a_second_run_is_refused_by_name_and_gets_it_afterwards(tmp_path: Path) 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_lease_of_a_killed_process_is_free_at_once(tmp_path: Path, start: Start, kind: str) -> None:
     holder = start(kind)
-    go(holder)
-    assert line(holder) == "held"
+    holder.go()
+    assert holder.said() == "held"
     with pytest.raises(LockedError, match="other-run"), mine(tmp_path, kind):
         pass
     holder.kill()
-    holder.wait()
     with mine(tmp_path, kind):
         pass
 
@@ -108,23 +124,22 @@ def test_of_many_that_find_a_dead_holder_at_once_one_gets_its_lease(
     tmp_path: Path, start: Start, kind: str
 ) -> None:
     dead = start(kind, "dead")
-    go(dead)
-    assert line(dead) == "held"
+    dead.go()
+    assert dead.said() == "held"
     dead.kill()
-    dead.wait()
     racing = [start(kind, f"r{number}") for number in range(4)]
     for one in racing:
-        go(one)
-    assert sorted(map(line, racing)) == ["held", "refused", "refused", "refused"]
+        one.go()
+    assert sorted(one.said() for one in racing) == ["held", "refused", "refused", "refused"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_holder_that_is_stopped_keeps_its_lease(tmp_path: Path, start: Start, kind: str) -> None:
     """Whatever its file says: a clock that was set, another host's name, or half of a line."""
     holder = start(kind)
-    go(holder)
-    assert line(holder) == "held"
-    holder.send_signal(signal.SIGSTOP)
+    holder.go()
+    assert holder.said() == "held"
+    holder.stop()
     (file,) = (tmp_path / "_leases").glob("*.json")
     gone = {
         "run_id": "other-run",
