@@ -82,8 +82,17 @@ class Release(_Part):
 
     epsilon: float = Field(default=1.0, gt=0, le=10)
     user_max_kwh: float = Field(default=500.0, gt=0, le=1e9)
+    user_max_tenants: int = Field(default=2, ge=1, le=100)
     tenant_max_kwh: float = Field(default=20_000.0, gt=0, le=1e12)
     budgets: Mapping[str, Annotated[float, Field(gt=0, le=1_000)]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _tenant_hides_a_person(self) -> Self:
+        if self.user_max_kwh > self.tenant_max_kwh:
+            raise ValueError(
+                "user_max_kwh is above tenant_max_kwh: the noise for a tenant would not hide a person"
+            )
+        return self
 
 
 class Policy(_Part):

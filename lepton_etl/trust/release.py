@@ -1,11 +1,15 @@
 """Aggregates of people's energy under differential privacy: one release a month, and the account that it is paid from.
 
 Protected is whether a person (or tenant) has run jobs in the month at all, and how much: with and without any one of
-them, every release is as likely up to a factor e^epsilon (pure differential privacy, add-or-remove neighbours).
-Energies are whole watt-hours between 0 and the policy's bound, sums are exact, the noise is the discrete Laplace
-distribution of OpenDP: no last digit of a double tells anything. Figures of one release share its epsilon (basic
-composition), releases of a consumer its budget of the year. Source: C. Dwork and A. Roth, The Algorithmic
-Foundations of Differential Privacy, 2014; C. Canonne and others, The Discrete Gaussian for Differential Privacy, 2020.
+them, every release is as likely up to a factor e^epsilon (pure differential privacy, add-or-remove neighbours). For a
+person that is the whole release, of users and of tenants: in figures of tenants a person counts with at most
+`user_max_tenants` of them, drawn at random, and with `user_max_kwh` in all. Of k tenants a person may bring k into the
+count, and move k from one bin of the histogram into another: sensitivities k and 2k. Energies are
+whole watt-hours between 0 and the policy's bound, sums are exact, the noise is the discrete Laplace distribution of
+OpenDP: no last digit of a double tells anything. Figures of one release share its epsilon (basic composition), releases
+of a consumer its budget of the year. Source: C. Dwork and A. Roth, The Algorithmic Foundations of Differential Privacy,
+2014; C. Canonne and others, The Discrete Gaussian for Differential Privacy, 2020; R. Wilson and others, Differentially
+Private SQL with Bounded User Contribution, 2020.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from hashlib import sha256
 from typing import Any, Final
 
 import polars as pl
@@ -49,13 +54,13 @@ class Noisy:
     def error(self) -> float:
         """Half-width that holds the noise in 95 % of draws: P(|X| > t) = 2 q^(t+1) / (1 + q), q = e^(-1 / scale)."""
         q = math.exp(-1 / self.scale)
-        return max(0.0, math.ceil(math.log(_OUTSIDE_RATIO * (1 + q) / 2) / math.log(q) - 1))
+        return max(0.0, math.ceil(-self.scale * math.log(_OUTSIDE_RATIO * (1 + q) / 2) - 1))
 
 
-def noisy_count(epsilon: float) -> Noisy:
-    """Return how many there are; of any values."""
+def noisy_count(epsilon: float, reach: int = 1) -> Noisy:
+    """Return how many there are; of any values, of which one person brings `reach`."""
     dp = _opendp()
-    return _noisy(dp.t.then_count(), 1 / epsilon)
+    return _noisy(dp.t.then_count(), reach / epsilon, reach)
 
 
 def noisy_sum(epsilon: float, bound: int) -> Noisy:
@@ -64,18 +69,18 @@ def noisy_sum(epsilon: float, bound: int) -> Noisy:
     return _noisy(dp.t.then_clamp((0, bound)) >> dp.t.then_sum(), bound / epsilon)
 
 
-def noisy_histogram(epsilon: float, bins: int) -> Noisy:
-    """Return how many of the values are each of 0 .. bins - 1."""
+def noisy_histogram(epsilon: float, bins: int, reach: int = 1) -> Noisy:
+    """Return how many of the values are each of 0 .. bins - 1; `reach` are taken out and put in by one person."""
     dp = _opendp()
     counts = dp.t.then_count_by_categories(categories=list(range(bins)), null_category=False)
-    return _noisy(counts, 1 / epsilon)
+    return _noisy(counts, reach / epsilon, reach)
 
 
-def _noisy(transformation: Any, scale: float) -> Noisy:
+def _noisy(transformation: Any, scale: float, reach: int = 1) -> Noisy:
     dp = _opendp()
     space = dp.vector_domain(dp.atom_domain(T=int)), dp.symmetric_distance()
     mechanism = space >> transformation >> dp.m.then_laplace(scale)
-    return Noisy(mechanism, mechanism.map(1), scale)
+    return Noisy(mechanism, mechanism.map(reach), scale)
 
 
 @cache
@@ -86,22 +91,46 @@ def _opendp() -> Any:
     return dp
 
 
-def energy_by_unit(jobs: pl.DataFrame, runs: pl.DataFrame, unit: str) -> pl.DataFrame:
+def energy_by_unit(
+    jobs: pl.DataFrame, runs: pl.DataFrame, unit: str, policy: Release, month: str
+) -> pl.DataFrame:
     """Rows of gold/job_energy and silver/job_run of a month -> site_id, whole watt-hours `wh` of each person or tenant.
 
-    A day whose energy is not covered counts 0. A run without a user is its tenant's, without both nobody's.
+    A day whose energy is not covered counts 0. A run without a user is its tenant's, without both nobody's. A tenant's
+    are of its people as far as each of them counts.
     """
     key = (*RUN_KEY, "date")
     users = runs.select(*key, "user_name").unique(key, keep="first")
-    person = pl.coalesce("user_name", "tenant_id") if unit == "user" else pl.col("tenant_id")
     energy = jobs.select(*key, "tenant_id", "it_energy_kwh").join(users, on=key, how="left")
-    whole = (pl.col("it_energy_kwh").sum() * WH_PER_KWH).round().cast(pl.Int64)
+    whole = (pl.col("it_energy_kwh").sum() * WH_PER_KWH).round().cast(pl.Int64).alias("wh")
+    if unit == "user":
+        person = pl.coalesce("user_name", "tenant_id").alias("_of")
+        return energy.group_by("site_id", person).agg(whole).drop_nulls("_of").drop("_of")
+    shares = energy.drop_nulls("tenant_id").group_by("site_id", "user_name", "tenant_id").agg(whole)
     return (
-        energy.group_by("site_id", person.alias("_person"))
-        .agg(whole.alias("wh"))
-        .drop_nulls("_person")
-        .drop("_person")
+        _bounded(shares, policy, month)
+        .group_by("site_id", "tenant_id")
+        .agg(pl.col("wh").sum())
+        .drop("tenant_id")
     )
+
+
+def _bounded(shares: pl.DataFrame, policy: Release, month: str) -> pl.DataFrame:
+    """Shares (site_id, user_name, tenant_id, wh) as far as a person counts: of some tenants, up to the bound in all.
+
+    Which tenants hangs on the person and the month alone, never on energies or on others: neighbours differ in no more.
+    """
+    drawn = pl.concat_str("user_name", "tenant_id", pl.lit(month), separator="\0").map_elements(
+        lambda text: sha256(text.encode()).digest(), return_dtype=pl.Binary
+    )
+    whose = ("site_id", "user_name")
+    named = shares.drop_nulls("user_name").with_columns(drawn.alias("_order")).sort("_order")
+    counted = named.filter(pl.int_range(pl.len()).over(whose) < policy.user_max_tenants)
+    before = pl.col("wh").cum_sum().over(whose) - pl.col("wh")
+    rest = (round(policy.user_max_kwh * WH_PER_KWH) - before).clip(lower_bound=0)
+    capped = counted.with_columns(pl.min_horizontal("wh", rest).alias("wh")).select(shares.columns)
+    # Of whom accounting does not name, nobody knows which runs are the same person's: they are their tenant.
+    return pl.concat([capped, shares.filter(pl.col("user_name").is_null())])
 
 
 def released(
@@ -120,14 +149,17 @@ def released(
     rows = []
     for unit in UNITS:
         bound_kwh = {"user": policy.user_max_kwh, "tenant": policy.tenant_max_kwh}[unit]
-        energies = energy_by_unit(jobs, runs, unit).filter(site_id=site_id)["wh"].to_list()
+        energies = energy_by_unit(jobs, runs, unit, policy, month).filter(site_id=site_id)["wh"].to_list()
+        reach = policy.user_max_tenants if unit == "tenant" else 1
+        # A tenant that stays, with one person less, leaves one bin for another.
+        reach_of_bins = 2 * reach if unit == "tenant" else 1
         bound, share = round(bound_kwh * WH_PER_KWH), policy.epsilon / len(UNITS)
         ends = [round(bound * part) for part in _BINS]
         bins = [sum(wh >= end for end in ends[1:]) for wh in energies]
         drawn: dict[str, tuple[Noisy, Sequence[int], float]] = {
-            "count": (noisy_count(share / 4), energies, 1.0),
+            "count": (noisy_count(share / 4, reach), energies, 1.0),
             "energy": (noisy_sum(share / 2, bound), energies, 1 / WH_PER_KWH),
-            "histogram": (noisy_histogram(share / 4, len(ends)), bins, 1.0),
+            "histogram": (noisy_histogram(share / 4, len(ends), reach_of_bins), bins, 1.0),
         }
         for statistic in STATISTICS:
             noisy, values, scale = drawn[statistic]

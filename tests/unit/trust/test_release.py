@@ -11,6 +11,8 @@ import polars as pl
 import pytest
 from scipy import stats
 
+from lepton_etl.schema.release import UNITS
+from lepton_etl.trust import release
 from lepton_etl.trust.access import Release
 from lepton_etl.trust.release import (
     BudgetSpentError,
@@ -113,13 +115,104 @@ def test_a_consumer_whose_budget_is_spent_gets_no_more() -> None:
 def test_a_person_is_all_of_their_jobs_and_counts_up_to_the_bound() -> None:
     used, ran = jobs([100, 200, 400])
     same = ran.with_columns(user_name=pl.lit("u"))
-    assert energy_by_unit(used, same, "user").to_dicts() == [{"site_id": "s", "wh": 700}]
-    assert sorted(energy_by_unit(used, ran, "tenant")["wh"]) == [200, 500]
+    assert energy_by_unit(used, same, "user", POLICY, "2025-06").to_dicts() == [{"site_id": "s", "wh": 700}]
+    assert sorted(energy_by_unit(used, ran, "tenant", POLICY, "2025-06")["wh"]) == [200, 500]
     unknown = used.with_columns(it_energy_kwh=pl.lit(None, pl.Float64))
-    assert energy_by_unit(unknown, same, "user")["wh"].to_list() == [0]
+    assert energy_by_unit(unknown, same, "user", POLICY, "2025-06")["wh"].to_list() == [0]
     exact = sum(min(wh, BOUND) for wh in PEOPLE)
     near = [noisy_sum(1e6, BOUND).draw(PEOPLE) for _ in range(20)]
     assert all(abs(value - exact) <= 20 for value in near)
+
+
+def rows_of(people: list[tuple[str | None, str, float]]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """gold/job_energy and silver/job_run of (user, tenant, kWh), a job each."""
+    used, ran = jobs([0] * len(people))
+    users, tenants, kwh = zip(*people, strict=True)
+    return (
+        used.with_columns(tenant_id=pl.Series(tenants), it_energy_kwh=pl.Series(kwh)),
+        ran.with_columns(user_name=pl.Series(users, dtype=pl.String)),
+    )
+
+
+def test_a_person_counts_with_some_tenants_and_with_the_bound_in_all() -> None:
+    people = [("ann", tenant, 300.0) for tenant in ("a", "b", "c")]
+    for month in ("2025-05", "2025-06", "2025-07"):
+        counted = energy_by_unit(*rows_of(people), "tenant", POLICY, month)
+        assert sorted(counted["wh"]) == [200_000, 300_000]
+        # The others of a tenant change nothing in which ones a person counts with.
+        more = energy_by_unit(*rows_of([*people, ("bob", "a", 1.0)]), "tenant", POLICY, month)
+        assert more["wh"].sum() == 501_000
+    # Of whom nobody knows who they are, each tenant is one: its bound is the tenant's.
+    nobody = energy_by_unit(*rows_of([(None, "a", 900.0), (None, "b", 1.0)]), "tenant", POLICY, "2025-06")
+    assert sorted(nobody["wh"]) == [1_000, 900_000]
+
+
+Drawn = dict[tuple[str, str, float | None], float]
+
+
+def figures(people: list[tuple[str | None, str, float]], policy: Release) -> Drawn:
+    """What is released, by unit, statistic and bin."""
+    rows = released(*rows_of(people), policy, "s", "2025-06", "public", NOW)
+    return {
+        (r["protected_unit"], r["released_statistic"], r["bin_from_kwh"]): r["released_value"] for r in rows
+    }
+
+
+def drawn(
+    people: list[tuple[str | None, str, float]], policy: Release, monkeypatch: pytest.MonkeyPatch
+) -> list[Drawn]:
+    """1,000 releases of the same month; the sums, which are the same, are made once."""
+    exact = {unit: energy_by_unit(*rows_of(people), unit, policy, "2025-06") for unit in UNITS}
+    with monkeypatch.context() as patch:
+        patch.setattr(release, "energy_by_unit", lambda _jobs, _runs, unit, *_: exact[unit])
+        return [figures(people, policy) for _ in range(DRAWS)]
+
+
+def losses(
+    draws: list[Drawn], with_one: Drawn, without: Drawn, scales: dict[tuple[str, str], float]
+) -> np.ndarray:
+    """ln P(draw with) / P(draw without) of each draw, by theory."""
+    return np.array([
+        sum((abs(x - without[key]) - abs(x - with_one[key])) / scales[key[:2]] for key, x in draw.items())
+        for draw in draws
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("reach", [1, 2])
+def test_the_epsilon_of_a_release_is_that_of_a_person_of_three_tenants(
+    reach: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1,000 draws with and without a person: none tells more than epsilon, and they are as likely as theory says."""
+    policy = POLICY.model_copy(update={"epsilon": 4.0, "user_max_tenants": reach})
+    others = [(f"u{n}", f"t{n % 3}", 40.0 * n) for n in range(9)]
+    person = [("ann", tenant, 400.0) for tenant in ("t0", "t1", "own")]
+    exact = policy.model_copy(update={"epsilon": 1e7})
+    with_one, without = (
+        {key: round(value, 3) for key, value in figures(people, exact).items()}
+        for people in (others + person, others)
+    )
+    share = policy.epsilon / 2
+    scales = {
+        ("user", "count"): 4 / share, ("tenant", "count"): reach * 4 / share,
+        ("user", "energy"): 500 * 2 / share, ("tenant", "energy"): 2_000 * 2 / share,
+        ("user", "histogram"): 4 / share, ("tenant", "histogram"): 2 * reach * 4 / share,
+    }  # fmt: skip
+    draws = drawn(others + person, policy, monkeypatch)
+    told = losses(draws, with_one, without, scales)
+    assert np.abs(told).max() <= policy.epsilon + 1e-9
+    # E[P(without) / P(with)] is 1 where the noise is of these scales: of wider or narrower ones it is not.
+    ratio = np.exp(-told)
+    assert abs(ratio.mean() - 1) < 5 * ratio.std() / math.sqrt(DRAWS)
+    # The best guess which of the two it is.
+    back = losses(drawn(others, policy, monkeypatch), with_one, without, scales)
+    right = ((told > 0).mean() + (back < 0).mean()) / 2
+    assert right <= math.exp(policy.epsilon) / (1 + math.exp(policy.epsilon)) + 5 * math.sqrt(
+        0.25 / DRAWS / 2
+    )
+    # What theory rests on: how far the exact figures of neighbours lie apart.
+    for statistic, most in (("count", reach), ("histogram", 2 * reach), ("energy", 500.0)):
+        moved = sum(abs(with_one[key] - without[key]) for key in without if key[:2] == ("tenant", statistic))
+        assert 0 <= moved <= most
 
 
 def test_differencing_tells_a_persons_energy_from_the_exact_tables_and_not_from_what_was_released() -> None:
