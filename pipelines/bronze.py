@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import chain
 from typing import Any, Final, TypeVar
 
@@ -603,24 +604,36 @@ def _load(context: StageContext, batch: int, written: list[Written], nodes: set[
 def _stage(context: StageContext, plan: Sequence[dict[str, Any]], now: datetime, summary: Location) -> None:
     files = [_hashed(context, row) for row in plan if row["state"] == "planned"]
     people = People.of(context.lake, context.settings, context.run_id)
-    pseudonyms = people.for_tasks(tenants=context.settings.privacy.tenants == "pseudonyms")
-    decoding = replace(_decoding(context, now), pseudonyms=pseudonyms)
-    results = _in_tasks(
-        context.engine,
-        decoding.stage,
-        files,
-        lambda hashed: hashed.file.size_bytes,
-        # A file with a reason is not opened.
-        lambda hashed: decoding.stage([replace(hashed, reason=CRASHED)]),
-    )
-    # Before anything names the staged files: whoever has a pseudonym in the lake stands in the map.
-    people.add(pseudonyms.opened(one.sealed for one in results if isinstance(one, Introduced)))
+    with_pods = {source.name for source in context.settings.all_sources if source.jobs_are_named}
+    results: list[Loaded | StagedFile | Introduced] = []
+    # Names of jobs may hold those of people, whom other files of the batch introduce.
+    for of_pods in (False, True):
+        asked = [file for file in files if (file.file.source_name in with_pods) == of_pods]
+        if not asked:
+            continue
+        pseudonyms = people.for_tasks(context.settings.privacy)
+        decoding = replace(_decoding(context, now), pseudonyms=pseudonyms)
+        found = _in_tasks(
+            context.engine,
+            decoding.stage,
+            asked,
+            lambda hashed: hashed.file.size_bytes,
+            # A file with a reason is not opened.
+            partial(_crashed, decoding),
+        )
+        # Before anything names the staged files: whoever has a pseudonym in the lake stands in the map.
+        people.add(pseudonyms.opened(one.sealed for one in found if isinstance(one, Introduced)))
+        results += found
     lines = [
         {"staged": asdict(result)} if isinstance(result, StagedFile) else {"loaded": asdict(result)}
         for result in results
         if not isinstance(result, Introduced)
     ]
     summary.write(json.dumps(lines).encode())
+
+
+def _crashed(decoding: Decoding, hashed: Hashed) -> Iterator[Loaded | StagedFile | Introduced]:
+    return decoding.stage([replace(hashed, reason=CRASHED)])
 
 
 def _read_summary(summary: Location) -> tuple[dict[tuple[str, str], Loaded], list[StagedFile]] | None:

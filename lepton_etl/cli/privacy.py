@@ -156,15 +156,16 @@ def forget(
     Prints the landing files that still hold the name: they are the site's own.
     """
     from lepton_etl.trust import migration
-    from lepton_etl.trust.pseudonyms import PERSON, TENANT
+    from lepton_etl.trust.pseudonyms import PERSON
 
     settings = _settings(config)
     people = _people(settings)
     # A night that loads files just now may have the name at hand.
     with _alone(people) as lake:
-        named = (TENANT, person) in migration.names_of(lake, tenants=True)
-        if named and (PERSON, person) in people.names():
-            # An account of the person's own, that came in before the lake knew the person.
+        known = (PERSON, person) in people.names()
+        if migration.names_in_clear(lake, person, is_person=known):
+            # What came in before the lake knew the person: an account of their own, a pod that is called by them.
+            people.pseudonym(person)
             for _ in migration.migrate(lake, settings, people, tenants=False):
                 pass
         gone = people.forget(person)
@@ -174,7 +175,8 @@ def forget(
     else:
         typer.echo("the map does not know this name: nothing to forget")
     typer.echo("copies of the map from before open by the key of then: rotate it, and destroy the old one")
-    for path in _holding(settings, person):
+    others = {name.encode() for _, name in people.names()}
+    for path in _holding(settings, person, others):
         typer.echo(f"still holds the name: {path}")
 
 
@@ -214,12 +216,17 @@ def _people(settings: Settings) -> People:
     return People.of(Lake.of(settings), settings, new_run_id())
 
 
-def _holding(settings: Settings, name: str) -> Iterator[str]:
-    """The delivered files of schedulers in whose text the name is a word, and those that cannot be read."""
+def _holding(settings: Settings, name: str, others: set[bytes]) -> Iterator[str]:
+    """The delivered files of schedulers that hold the name, not as a part of another's, or that cannot be read."""
     from lepton_etl.ingest.text import UnreadableError, text_chunks
     from lepton_etl.lake.landing import Landing, ObjectStore
+    from lepton_etl.trust.people import word_of
 
-    word = re.compile(rb"(?<![\w.-])" + re.escape(name.encode()) + rb"(?![\w-])")
+    word = re.compile(word_of(name).pattern.encode())
+
+    def is_held(text: bytes) -> bool:
+        return any(_whole(text, *one.span()) not in others for one in word.finditer(text))
+
     paths = tuple(source.path for source in settings.all_sources)
     landing = Landing(ObjectStore.of(lambda key: settings.spark_options.get(f"spark.hadoop.{key}"), paths))
     for source in settings.all_sources:
@@ -230,12 +237,20 @@ def _holding(settings: Settings, name: str) -> Iterator[str]:
             try:
                 with landing.open(file, source) as handle:
                     for chunk in text_chunks(handle, file.path):
-                        if word.search(before + chunk):
+                        if is_held(before + chunk):
                             yield file.path
                             break
                         before = chunk[-_CHUNK_OVERLAP:]
             except (UnreadableError, OSError) as error:
                 yield f"{file.path}, perhaps: it cannot be read ({error})"
+
+
+def _whole(text: bytes, start: int, end: int) -> bytes:
+    """What stands there, as far as a user's name may go."""
+    first = max(0, start - _CHUNK_OVERLAP)
+    before = re.search(rb"[\w.@-]*\Z", text[first:start])
+    after = re.match(rb"[\w.@-]*", text[end : end + _CHUNK_OVERLAP])
+    return (before[0] if before else b"") + text[start:end] + (after[0] if after else b"")
 
 
 def names_on_terminal(settings: Settings) -> People:

@@ -536,12 +536,27 @@ class OptimizeSettings(Section):
     shift: ShiftSettings | None = setting(None, "Jobs that may wait; null: none.")
 
 
+def _pod_user(value: str) -> str:
+    try:
+        groups = re.compile(value).groupindex
+    except re.error as error:
+        raise ValueError(f"{value!r} is no regular expression: {error}") from error
+    if "user" not in groups:
+        raise ValueError(f"{value!r} has no group (?P<user>...)")
+    return value
+
+
 class PrivacySettings(Section):
     """People in job accounting. Users always have pseudonyms; their names lie in a sealed map (docs/privacy.md)."""
 
     tenants: Literal["named", "pseudonyms"] = setting(
         "named",
         "Whether tables name tenants (accounts, namespaces), as bills need, or give them pseudonyms too.",
+    )
+    pod_user: Annotated[str, AfterValidator(_pod_user)] | None = setting(
+        r"^jupyter-(?P<user>.+)$",
+        "Regular expression of names of pods that hold a person's name, its group `user`; by default those of "
+        "JupyterHub. null: only people whom the lake knows are found there.",
     )
     policy: Path | None = setting(
         None, "Policy of who may read which published tables (YAML); null: conf/policies/access.yaml."

@@ -43,6 +43,7 @@ class OpenCost(LogFormat):
 
     format: Literal["opencost"] = "opencost"
     subjects = ("jobs",)
+    jobs_are_named = True
     followed_by = "whole files"
     cluster: str | None = setting(
         None, "Cluster of the pods; null: the column properties.cluster.", min_length=1

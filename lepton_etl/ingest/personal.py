@@ -2,7 +2,7 @@
 
 A line of job accounting names people anywhere, and a broken one says not where: of it the shape alone is kept (letters
 as `a`, digits as `9`, marks as they stand), which shows fields, stamps and what is torn. Lines of other logs keep their
-words but for the values of labels that name a user.
+words but for what labels call a user, and what users name: pods, jobs, folders, command lines, remarks.
 """
 
 from __future__ import annotations
@@ -18,6 +18,13 @@ _OF_USER: Final = (
     r"(?i)((?:\b|_)(?:user(?:_?name)?|login|owner)[\"']?\s*[=:]\s*[\"']?)[^\"'\s,;|{}()\d][^\"'\s,;|{}()]*"
 )
 _UID: Final = r"(?i)((?:\b|_)(?:uid|user_?id)[\"']?\s*[=:]\s*[\"']?)\d+"
+_POD: Final = r"(?i)((?:\b|_)pod(?:_?name)?[\"']?\s*[=:]\s*[\"']?)[^\"'\s,;|{}()]+"
+# Text of a user's own, which goes on to its closing quote, without one to the end: cmdline="python /home/ann/train.py".
+_FREE: Final = (
+    r"(?i)((?:\b|_)(?:comment|extra|job_?name|cmd(?:_?line)?|command(?:_?line)?|arg[sv]|cwd|work_?dir(?:ectory)?)"
+    r"[\"']?\s*[=:]\s*)(?:\"(?:[^\"\\]|\\.)*\"?|'[^']*'?|[^\"'\s].*)"
+)
+_FOLDER: Final = r"(?i)(/(?:home\d*|users|scratch\d*)/)[^/\s\"',;|:]+"
 # Reason=broken fan [ann@2026-03-01T10:00:00]: who drained a node.
 _AT: Final = r"(\[)[^\s\[\]@]+@"
 HIDDEN: Final = "***"
@@ -39,7 +46,7 @@ def shape(text: str) -> str:
 
 
 def without_users(texts: pl.Series) -> pl.Series:
-    """Return texts with `***` in place of what a label calls a user, and of who signed a remark."""
-    for pattern in (_OF_USER, _UID, _AT):
+    """Return texts with `***` for what labels call a user, what users name or write, and who signed a remark."""
+    for pattern in (_FREE, _FOLDER, _POD, _OF_USER, _UID, _AT):
         texts = texts.str.replace_all(pattern, f"${{1}}{HIDDEN}")
     return texts

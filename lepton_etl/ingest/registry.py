@@ -33,6 +33,9 @@ class LogFormat(BaseModel, ABC):
     """What of a growing file can be decoded alone: new lines with the stamp before them, new lines with the file's
     first line, or only the file once it no longer changes."""
 
+    jobs_are_named: ClassVar[bool] = False
+    """Whether jobs have names of words, where other formats log a number: they may hold a person's."""
+
     told_by: ClassVar[Literal["names", "shape"]] = "names"
     """Whether `looks_like` knows words of its tool, or the shape of rows alone, which gives way to the former."""
 

@@ -63,23 +63,22 @@ def _one_line(text: str) -> str:
     return "".join(one if one.isprintable() else " " for one in text)
 
 
-def _pod(row: Row) -> tuple[str, str] | None:
-    """Namespace and name of a pod whose namespace is a pseudonym; None of any other job."""
-    namespace, slash, pod = str(row["job_id"]).partition("/")
-    return (namespace, pod) if slash and PSEUDONYM.fullmatch(namespace) else None
-
-
 def _looked_up(row: Row) -> list[str]:
-    """Find the namespace's name when the script is run, which ends where nobody knows it: scripts hold no names."""
-    pod = _pod(row)
+    """Find the names in the job's when the script is run, which ends where nobody knows one: scripts hold no names."""
     wanted = '--config "${CONFIG:?settings file of the site}"'
-    return [f'namespace="$(lepton-etl privacy name {pod[0]} {wanted})"'] if pod else []
+    return [
+        f'name{number}="$(lepton-etl privacy name {pseudonym} {wanted})"'
+        for number, pseudonym in enumerate(PSEUDONYM.findall(str(row["job_id"])), 1)
+    ]
 
 
 def _job(row: Row) -> str:
-    """The job for the shell."""
-    pod = _pod(row)
-    return f'"$namespace"/{shlex.quote(pod[1])}' if pod else shlex.quote(str(row["job_id"]))
+    """The job for the shell, with names that were looked up in place of their pseudonyms."""
+    between = PSEUDONYM.split(str(row["job_id"]))
+    parts = [shlex.quote(between[0])] if between[0] or len(between) == 1 else []
+    for number, text in enumerate(between[1:], 1):
+        parts += [f'"$name{number}"', shlex.quote(text) if text else ""]
+    return "".join(parts)
 
 
 def _start_later(row: Row, numbers: Mapping[str, Any], system: str) -> list[str]:

@@ -33,7 +33,7 @@ from lepton_etl.schema.recommend import DECISION, RECOMMENDATION
 from lepton_etl.schema.tables import TABLES
 from lepton_etl.trust.chain import record
 from lepton_etl.trust.people import People, word_of
-from lepton_etl.trust.pseudonyms import PERSON, TENANT, Name, Pseudonyms
+from lepton_etl.trust.pseudonyms import PERSON, TENANT, Name, Pseudonyms, renamed
 
 _TENANTS: Final = ("account", "tenant_id")
 # Columns of people, and the two that say a subject of theirs in words or by a hash.
@@ -51,8 +51,8 @@ class Migrated:
     changed: bool
 
 
-def names_of(lake: Lake, *, tenants: bool) -> set[Name]:
-    """Return the people, and the tenants where asked, that the tables name in clear."""
+def names_of(lake: Lake, *, tenants: bool, pod_user: str | None = None) -> set[Name]:
+    """Return the people, also those of pods, and the tenants where asked, that the tables name in clear."""
     found: set[Name] = set()
     for table, columns, kind in (
         (JOB, ("user_name",), PERSON), (JOB_RUN, ("user_name",), PERSON), (DECISION, ("decided_by",), PERSON),
@@ -62,7 +62,25 @@ def names_of(lake: Lake, *, tenants: bool) -> set[Name]:
         for column in columns:
             names = rows[column].drop_nulls().unique()
             found |= {(kind, name) for name in names if not PSEUDONYM.fullmatch(name)}
+    if pod_user is not None:
+        pods = (re.search(pod_user, job_id.rpartition("/")[2]) for job_id in _worded_jobs(lake))
+        users = {own["user"] for own in pods if own}
+        found |= {(PERSON, user) for user in users if not PSEUDONYM.fullmatch(user)}
     return found
+
+
+def _worded_jobs(lake: Lake) -> list[str]:
+    """Ids of jobs with letters, such as pods have."""
+    jobs = lake.read(JOB, columns=["job_id"])["job_id"].unique()
+    return jobs.filter(jobs.str.contains(r"\p{L}")).to_list()
+
+
+def names_in_clear(lake: Lake, name: str, *, is_person: bool) -> bool:
+    """Return whether job accounting or a rejected line has the name in clear; as an account where it is a person's."""
+    word = word_of(name)
+    texts = [*_worded_jobs(lake), *lake.read(REJECT, columns=["raw_text"])["raw_text"].drop_nulls().unique()]
+    owner = is_person and (TENANT, name) in names_of(lake, tenants=True)
+    return owner or any(map(word.search, texts))
 
 
 def migrate(lake: Lake, settings: Settings, people: People, *, tenants: bool) -> Iterator[Migrated]:
@@ -71,7 +89,8 @@ def migrate(lake: Lake, settings: Settings, people: People, *, tenants: bool) ->
     Called under the leases of bronze and of all days.
     """
     known, drawn = people.names(), Pseudonyms.of({}, tenants=tenants)
-    people.add({name: drawn.drawn(name) for name in names_of(lake, tenants=tenants) if name not in known})
+    named = names_of(lake, tenants=tenants, pod_user=settings.privacy.pod_user)
+    people.add({name: drawn.drawn(name) for name in named if name not in known})
     # A tenant that is called as a person is that person: persons come last. A run that was killed had some already.
     given = {
         name: drawn for (kind, name), drawn in sorted(people.names().items()) if tenants or kind == PERSON
@@ -94,11 +113,13 @@ def migrate(lake: Lake, settings: Settings, people: People, *, tenants: bool) ->
 
 def still_named(folders: Sequence[Path], names: Sequence[str]) -> Iterator[Path]:
     """Yield the files of pages, exports and models below these folders in which a name stands as a word."""
-    word = re.compile(word_of(names).pattern.encode())
-    for folder in folders if names else ():
+    hidden = renamed(dict.fromkeys(names, ""))
+    for folder in folders:
         for path in sorted(folder.rglob("*")):
-            if path.is_file() and path.stat().st_size <= _SHOWN_BYTES and word.search(path.read_bytes()):
-                yield path
+            if path.is_file() and path.stat().st_size <= _SHOWN_BYTES:
+                text = path.read_bytes().decode("utf-8", "replace")
+                if hidden(text) != text:
+                    yield path
 
 
 @dataclass(frozen=True)
@@ -131,17 +152,14 @@ class _Changes:
         return change
 
     def _words(self, texts: pl.Series) -> pl.Series:
-        if not self.names:
-            return texts
-        word = word_of(list(self.names))
-        known = {text: word.sub(lambda one: self.names[one[0]], text) for text in texts.drop_nulls().unique()}
-        return texts.replace(known).alias(texts.name)
+        hidden = renamed(self.names, of_ids=texts.name in ("job_id", "step_id"))
+        return texts.replace({text: hidden(text) for text in texts.drop_nulls().unique()})
 
     def _rejects(self, rows: pl.DataFrame) -> pl.DataFrame:
         of_jobs = rows.select(self.of_jobs.fill_null(value=True)).to_series()
         texts = rows["raw_text"]
         kept = kept_texts(texts, of_jobs=True).zip_with(of_jobs, kept_texts(texts, of_jobs=False))
-        return rows.with_columns(kept.alias("raw_text"))
+        return rows.with_columns(self._words(kept).alias("raw_text"))
 
 
 def _of_jobs(lake: Lake, settings: Settings) -> pl.Expr:
@@ -159,18 +177,15 @@ def _of_jobs(lake: Lake, settings: Settings) -> pl.Expr:
 
 def _new_ids(lake: Lake, names: Mapping[str, str]) -> dict[str, str]:
     """Ids of recommendations about jobs of a person -> what they are by the pseudonym."""
-    word = word_of(list(names)) if names else None
-    if word is None or not lake.exists(RECOMMENDATION):
+    if not lake.exists(RECOMMENDATION):
         return {}
+    hidden = {name: renamed(names, of_ids=name == "job_id") for name in ("job_id", "job_class")}
     parts = ("site_id", "cluster_id", "node_id", "device_id", "job_id", "job_class")
     rows = lake.read(RECOMMENDATION, columns=["recommendation_id", "lever", "action", *parts]).unique()
     fresh = {}
     for row in rows.to_dicts():
         subject = {
-            name: row[name] and word.sub(lambda one: names[one[0]], row[name])
-            if name in PERSONAL
-            else row[name]
-            for name in parts
+            name: hidden[name](row[name]) if row[name] and name in hidden else row[name] for name in parts
         }
         if subject != {name: row[name] for name in parts}:
             fresh[row["recommendation_id"]] = id_of(row["lever"], row["action"], Subject(**subject))

@@ -24,11 +24,14 @@ from lepton_etl.trust.pseudonyms import (
     PERSON,
     Name,
     Pseudonyms,
+    forms,
+    renamed,
     seal,
     unseal,
 )
 
 if TYPE_CHECKING:
+    from lepton_etl.config.sections import PrivacySettings
     from lepton_etl.config.settings import Settings
     from lepton_etl.lake.location import Location
     from lepton_etl.lake.tables import Lake
@@ -91,12 +94,12 @@ class People:
 
     def hidden(self, text: str) -> str:
         """Return a text with the pseudonym in place of each name that the map knows, where it stands as a word."""
-        names = {name: pseudonym for (_, name), pseudonym in self.names().items()}
-        return word_of(names).sub(lambda one: names[one[0]], text) if names else text
+        return renamed({name: pseudonym for (_, name), pseudonym in self.names().items()})(text)
 
-    def for_tasks(self, *, tenants: bool) -> Pseudonyms:
+    def for_tasks(self, settings: PrivacySettings) -> Pseudonyms:
         """Return what the tasks of a new batch give pseudonyms by."""
-        return Pseudonyms.of(self.names(), tenants=tenants)
+        tenants = settings.tenants == "pseudonyms"
+        return Pseudonyms.of(self.names(), tenants=tenants, pod_user=settings.pod_user)
 
     def add(self, names: Mapping[Name, str]) -> None:
         """Take new names up. A name that came in by another way meanwhile keeps both pseudonyms; the first goes on."""
@@ -114,12 +117,20 @@ class People:
         return self.names()[PERSON, name]
 
     def forget(self, name: str) -> list[str]:
-        """Take a person's or tenant's name out of the map; the pseudonyms that lead to nobody now."""
+        """Take a person's or tenant's name out, and its forms in pods; the pseudonyms that lead to nobody now."""
+        written = forms(name)
+
+        def is_theirs(kind: str, known: str) -> bool:
+            # What a pod was called may go on behind the name: ann--server.
+            return known == name or (
+                kind == PERSON and not written.isdisjoint({known, known.partition("--")[0]})
+            )
+
         with self._writing():
             rows = self._rows()
-            gone = [pseudonym for (_, known), pseudonym in rows if known == name]
+            gone = [pseudonym for known, pseudonym in rows if is_theirs(*known)]
             if gone:
-                self._write([row for row in rows if row[0][1] != name], self._key())
+                self._write([row for row in rows if not is_theirs(*row[0])], self._key())
         return gone
 
     def rotate(self, fresh: bytes | None = None) -> Path | None:
@@ -212,7 +223,7 @@ class People:
         return read_key(self.key_file)
 
 
-def word_of(names: Iterable[str]) -> re.Pattern[str]:
-    """Return what finds these names where they stand as words of their own; the longest goes first."""
-    words = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
-    return re.compile(rf"(?<![\w.-])(?:{words})(?![\w-])")
+def word_of(name: str) -> re.Pattern[str]:
+    """Return what finds a name, however a text may write it, where it stands as words of its own."""
+    words = "|".join(map(re.escape, sorted(forms(name), key=len, reverse=True)))
+    return re.compile(rf"(?<!\w)(?:{words})(?!\w)")

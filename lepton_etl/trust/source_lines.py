@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
@@ -24,7 +24,8 @@ from lepton_etl.ingest.text import ContentIdentity, UnreadableError, file_id, nu
 from lepton_etl.lake.landing import Delivered, Landing, identity
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.logs import FILE
-from lepton_etl.trust.people import word_of
+from lepton_etl.schema.privacy import PSEUDONYM
+from lepton_etl.trust.pseudonyms import renamed
 
 # No tool writes a longer line that a person would read.
 MAX_CHARS: Final = 400
@@ -37,10 +38,9 @@ _ABSENT: Final = {
 _DOCUMENT: Final = (b"{", b"[", b"<")
 
 
-def mask_line(text: str, names: Mapping[str, str]) -> str:
-    """Return a raw line with the pseudonym in place of each of these names, and without what labels call a user."""
-    hidden = word_of(names).sub(lambda one: names[one[0]], text) if names else text
-    return str(without_users(pl.Series([hidden]))[0])
+def mask_line(text: str, hidden: Callable[[str], str]) -> str:
+    """Return a raw line as `hidden` (see `renamed`) gives it, and without what labels call a user."""
+    return str(without_users(pl.Series([hidden(text)]))[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,9 @@ class SourceLines:
     names: Mapping[str, str] = field(default_factory=dict)
     _files: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._hidden = renamed(self.names)
+
     def of(self, readings: Iterable[Mapping[str, Any]]) -> list[Line]:
         """Return the line of each reading, in their order; a file is read once for all of them."""
         rows = list(readings)
@@ -86,7 +89,7 @@ class SourceLines:
     def of_jobs(self, rows: Iterable[Mapping[str, Any]]) -> list[Line]:
         """Return the lines of job accounting (rows of bronze/job).
 
-        A line names its user anywhere; where the map of people knows the name no more, the shape of the line is shown.
+        A line names its people anywhere; where the map knows the name of one no more, the shape of the line is shown.
         """
         jobs, known = list(rows), set(self.names.values())
         lines = self.of(
@@ -98,7 +101,7 @@ class SourceLines:
         )  # fmt: skip
         return [
             line
-            if line.text is None or row["user_name"] is None or row["user_name"] in known
+            if line.text is None or known.issuperset(PSEUDONYM.findall(f"{row['user_name']} {row['job_id']}"))
             else replace(line, text=shape(line.text))
             for row, line in zip(jobs, lines, strict=True)
         ]
@@ -128,7 +131,7 @@ class SourceLines:
         return [replace(line, path=delivered[0]["path"], missing=missing) for line in lines]
 
     def _masked(self, text: str | None) -> str | None:
-        return None if text is None else mask_line(text, self.names)[:MAX_CHARS]
+        return None if text is None else mask_line(text, self._hidden)[:MAX_CHARS]
 
     def _delivered(self, file: str) -> list[dict[str, Any]]:
         if file not in self._files:

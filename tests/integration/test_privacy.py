@@ -184,6 +184,40 @@ def test_an_account_of_the_persons_own_that_came_in_first_is_forgotten_too(
     assert found([tmp_path / "lake"], NAMES) == []
 
 
+def test_a_pod_that_is_called_by_a_person_names_nobody(
+    lake: Lake, site: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """People come in with the same batch, whatever its order; by a pod of JupyterHub; and after the pod."""
+    config = tmp_path / "site.yaml"
+    config.write_text(
+        config.read_text().replace(
+            "sources:", "sources:\n- {name: a-pods, format: opencost, path: 'landing/oc-*.csv'}"
+        )
+    )
+
+    def night() -> None:
+        bronze.run(StageContext(lake, load(config), Days.of(DAY), "test", structlog.get_logger()))
+
+    def pods(number: int, *names: str) -> None:
+        row = "k8s,physics,{},n1,2025-06-03T00:00:00Z,2025-06-03T01:00:00Z,2\n"
+        head = "properties.cluster,properties.namespace,properties.pod,properties.node,start,end,cpuCores\n"
+        (tmp_path / f"landing/oc-{number}.csv").write_text(head + "".join(map(row.format, names)))
+
+    pods(1, "notebook-anna-2ecanary-0", "jupyter-carla-canary", "of-bertha_canary-0")
+    (tmp_path / "landing/sacct-1.txt").write_text(sacct(NAMES[0], 1))
+    night()
+    named = [*NAMES, "anna-2ecanary", "anna-canary"]
+    assert {hit.split(" in ")[0] for hit in found([tmp_path / "lake"], named)} == {NAMES[1]}
+    assert lake.read(JOB).filter(pl.col("job_id").str.starts_with("physics/"))["job_id"].n_unique() == 3
+    [user] = lake.read(JOB)["user_name"].drop_nulls()
+    said = ran(capsys, "forget", NAMES[0], "--config", str(config))
+    assert user in said and "/landing/oc-1.csv" in said and "/landing/sacct-1.txt" in said
+    assert NAMES[0] not in People.of(lake, site).name_of().values()
+    ran(capsys, "forget", NAMES[1], "--config", str(config))
+    assert found([tmp_path / "lake"], named) == []
+    ran(capsys, "audit", "verify", "--config", str(config))
+
+
 def test_a_lake_of_an_older_release_is_migrated_once(
     lake: Lake, site: Settings, night: Callable[[], None], tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

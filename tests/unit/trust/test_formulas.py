@@ -7,6 +7,7 @@ import pytest
 
 from lepton_etl.schema.formulas import MADE, OWN, formulas_of, told_columns, told_tables
 from lepton_etl.schema.tables import TABLES
+from lepton_etl.trust.pseudonyms import renamed
 from lepton_etl.trust.source_lines import mask_line
 from lepton_etl.trust.trace import SHORT_NAMES, with_numbers
 
@@ -50,4 +51,4 @@ def test_an_expression_with_its_numbers_gives_what_the_expression_gives() -> Non
 
 def test_a_line_says_no_name_that_the_map_knows_nor_what_a_label_calls_a_user() -> None:
     line = '17|ann|COMPLETED|anna|user="bob",node="n1"'
-    assert mask_line(line, {"ann": "p-1"}) == '17|p-1|COMPLETED|anna|user="***",node="n1"'
+    assert mask_line(line, renamed({"ann": "p-1"})) == '17|p-1|COMPLETED|anna|user="***",node="n1"'

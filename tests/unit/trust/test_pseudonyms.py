@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import pickle
+import re
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from lepton_etl.config.sections import PrivacySettings
 from lepton_etl.errors import ConfigurationError
-from lepton_etl.ingest.decoded import Decoded, Origin
+from lepton_etl.ingest.decoded import JOB_SCHEMA, Decoded, Origin, as_table, reject_table
 from lepton_etl.ingest.personal import kept_texts, shape
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.privacy import PSEUDONYM
 from lepton_etl.trust.people import SECRET, People
-from lepton_etl.trust.pseudonyms import PERSON, TENANT, Hiding, Name, Pseudonyms
+from lepton_etl.trust.pseudonyms import PERSON, TENANT, Hiding, Name, Pseudonyms, forms
 from tests.decoding import decode, settings_of
 
 ANN: Name = (PERSON, "ann")
@@ -26,11 +32,21 @@ SACCT = b"""JobIDRaw|User|Account|Partition|State|Submit|Start|End|NodeList|Allo
 POD = b"""properties.cluster,properties.namespace,properties.pod,properties.node,start,end,cpuCores
 k8s,physics,train-0,n1,2025-06-03T00:00:00Z,2025-06-03T01:00:00Z,2
 """
+POD_USER = PrivacySettings().pod_user
 ORIGIN = Origin("s1", "jobs", "landing/jobs.txt", None, "UTC")
 
 
 def decoded(text: bytes, format_: str) -> Decoded:
     return decode(text, ORIGIN, settings_of({"format": format_}))
+
+
+_once = cache(decoded)
+
+
+def with_column(format_: str, text: bytes, column: str, value: str) -> Decoded:
+    """What a text decodes to, with this value in each row of a column."""
+    jobs = pl.DataFrame(_once(text, format_).jobs).with_columns(pl.lit(value).alias(column))
+    return replace(_once(text, format_), jobs=as_table(jobs, JOB_SCHEMA))
 
 
 @pytest.fixture
@@ -69,6 +85,74 @@ def test_tenants_get_pseudonyms_where_asked_and_so_do_their_pods() -> None:
     assert pod["job_id"] == f"{pod['tenant_id']}/train-0"
 
 
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("test_user", "test-5fuser"),  # as a pod of kubespawner 4 is called
+        ("Ann.Smith", "ann-2esmith"),
+        ("Ann.Smith", "ann-smith"),
+        ("ann@x.org", "ann-x-org---367a1e74"),
+        ("jörg", "j-c3-b6rg"),
+    ],
+)
+def test_a_name_is_found_as_labels_and_the_spawner_write_it(name: str, written: str) -> None:
+    assert written in forms(name)
+
+
+NAMES = st.from_regex(r"[a-z][a-z0-9]{1,8}([._-][a-z0-9]{1,8}){0,2}", fullmatch=True)
+WORDS = st.lists(st.from_regex(r"[a-z0-9]{1,6}", fullmatch=True), max_size=3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(NAMES, WORDS, WORDS, st.sampled_from(["-", "."]), st.booleans(), st.integers(0, 4))
+def test_a_known_person_is_in_no_name_of_a_pod_however_it_is_written(
+    name: str, before: list[str], after: list[str], between: str, earlier: bool, number: int
+) -> None:
+    form = sorted(forms(name))[number % len(forms(name))]
+    pod = between.join([*before, form, *after])
+    if earlier:
+        hiding = Hiding(
+            Pseudonyms.of({(PERSON, name): "u-aaaaaaaaaaaaaaaa"}, tenants=False, pod_user=POD_USER)
+        )
+    else:
+        hiding = Hiding(Pseudonyms.of({}, tenants=False, pod_user=POD_USER))
+        hiding(with_column("slurm", SACCT, "user_name", name), of_jobs=True)
+    hidden = hiding(with_column("opencost", POD, "job_id", f"physics/{pod}"), of_jobs=True)
+    [job_id] = hidden.jobs["job_id"].to_pylist()
+    assert job_id.startswith("physics/") and PSEUDONYM.search(job_id)
+    rest = PSEUDONYM.sub("", job_id.removeprefix("physics/"))
+    # What is left are the other words.
+    assert set(re.findall(r"\w+", rest)) <= {*before, *after}
+    # Who runs an exported command finds the pod.
+    names = {pseudonym: known for (_, known), pseudonym in hiding.introduced.items()}
+    assert PSEUDONYM.sub(lambda one: names.get(one[0], name), job_id) == f"physics/{pod}"
+
+
+def test_a_pod_of_jupyterhub_names_somebody_whom_no_scheduler_knows() -> None:
+    hiding = Hiding(Pseudonyms.of({}, tenants=False, pod_user=POD_USER))
+    text = POD.replace(b"train-0", b"jupyter-dora-2esmith--gpu")
+    [job_id] = pl.DataFrame(hiding(decoded(text, "opencost"), of_jobs=True).jobs)["job_id"]
+    assert job_id == f"physics/jupyter-{hiding.introduced[PERSON, 'dora-2esmith--gpu']}"
+
+
+def test_a_word_of_a_pod_that_names_nobody_stays() -> None:
+    """People called by a number, a letter, or a part of the word are not meant."""
+    people = {(PERSON, name): "u-aaaaaaaaaaaaaaaa" for name in ("0", "t", "rain", "train-1")}
+    hiding = Hiding(Pseudonyms.of(people, tenants=False, pod_user=POD_USER))
+    [job_id] = pl.DataFrame(hiding(decoded(POD, "opencost"), of_jobs=True).jobs)["job_id"]
+    assert job_id == "physics/train-0"
+
+
+def test_a_line_of_a_device_names_no_person_whom_the_lake_knows() -> None:
+    hiding = Hiding(Pseudonyms.of({ANN: "u-aaaaaaaaaaaaaaaa"}, tenants=False))
+    texts = ["Sys Power of ann-s node | 200", "Sys Power of annex | 200"]
+    rejects = reject_table(
+        [pl.DataFrame({"source_position": [1, 2], "reason": "x", "raw_text": texts})], None
+    )
+    hidden = hiding(replace(Decoded.merge([]), rejects=rejects, records=2), of_jobs=False).rejects
+    assert hidden["raw_text"].to_pylist() == ["Sys Power of u-aaaaaaaaaaaaaaaa-s node | 200", texts[1]]
+
+
 def test_names_go_back_sealed_and_only_their_batch_opens_them() -> None:
     batch = Pseudonyms.of({}, tenants=False)
     sealed = batch.sealed({ANN: batch.drawn(ANN)})
@@ -86,6 +170,10 @@ def test_names_go_back_sealed_and_only_their_batch_opens_them() -> None:
         ("Sys Power | 200 Watts", "Sys Power | 200 Watts"),
         ("cpu usage_user=12,x=1", "cpu usage_user=12,x=1"),
         ('{"uid": 1001, "w": 5}', '{"uid": ***, "w": 5}'),
+        ('gpu_power{exported_pod="ann-0",gpu="1"} x', 'gpu_power{exported_pod="***",gpu="1"} x'),
+        ('proc_w{cmdline="python /x/ann.py",n="1"} x', 'proc_w{cmdline=***,n="1"} x'),
+        ("Comment=for ann and bob", "Comment=***"),
+        ("cannot open /home/ann/power.csv", "cannot open /home/***/power.csv"),
     ],
 )
 def test_a_line_of_a_device_keeps_all_but_users(text: str, kept: str) -> None:
@@ -103,8 +191,9 @@ def test_the_map_opens_with_its_key_alone(people: People, tmp_path: Path) -> Non
     assert people.named([{"advice": f"cap {pseudonym} in gpu", "n": 1}]) == [
         {"advice": "cap ann in gpu", "n": 1}
     ]
+    marie = people.pseudonym("ann-marie")
     assert (
-        people.hidden("ann, joann and ann-marie of ann") == f"{pseudonym}, joann and ann-marie of {pseudonym}"
+        people.hidden("ann, joann and ann-marie of ann") == f"{pseudonym}, joann and {marie} of {pseudonym}"
     )
     sealed = (tmp_path / "lake/_people/map.sealed").read_bytes()
     assert b"ann" not in sealed
@@ -164,7 +253,8 @@ def test_the_environment_goes_before_the_file(
 def test_who_is_forgotten_has_no_pseudonym_that_leads_anywhere(people: People) -> None:
     pseudonym = people.pseudonym("ann")
     people.pseudonym("bob")
-    assert people.forget("ann") == [pseudonym]
+    of_pod = people.pseudonym("ann--gpu")
+    assert people.forget("ann") == [pseudonym, of_pod]
     assert people.forget("ann") == []
     assert list(people.names()) == [(PERSON, "bob")]
     assert people.pseudonym("ann") != pseudonym
