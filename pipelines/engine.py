@@ -129,10 +129,16 @@ class Engine(Protocol):
         """Start a process for `aside` where the engine has processes; `ready` imports there what its work needs."""
         ...
 
-    def aside(self, work: Callable[[], R], meanwhile: Callable[[], None]) -> R:
-        """Run work in the process that was begun, and `meanwhile` here; without such a process only the work, here.
+    @property
+    def has_aside(self) -> bool:
+        """Whether there is a process aside."""
+        ...
 
-        Raises what the work raises, and WorkerLostError where its process died.
+    def aside(self, work: Callable[[], R]) -> Callable[[], R]:
+        """Begin work in the process that was begun; calling what is returned waits for its result, once.
+
+        Without such a process the work is done here, when it is called. The process does one piece of work after the
+        other. The call raises what the work raises, and WorkerLostError where the process died.
         """
         ...
 
@@ -150,24 +156,33 @@ class Aside:
         self._process = context.Process(target=_serve, args=(there, ready), daemon=True)
         self._process.start()
         there.close()
-        self._is_idle = False
+        self._begun = 0
+        # Of work whose result was awaited before it was asked for.
+        self._results: list[tuple[Any, Exception | None]] = []
 
-    def run(self, work: Callable[[], R], meanwhile: Callable[[], None]) -> R:
-        self._is_idle = False
-        self._driver.send(work)
-        meanwhile()
-        try:
-            result, error = self._driver.recv()
-        except EOFError:
-            raise _lost("the process aside", 1) from None
-        self._is_idle = True
-        if error is not None:
-            raise error
-        return result  # type: ignore[no-any-return]
+    def begin(self, work: Callable[[], R]) -> Callable[[], R]:
+        place = self._begun
+        self._begun += 1
+        with suppress(BrokenPipeError):
+            self._driver.send(work)
+
+        def result() -> Any:
+            while len(self._results) <= place:
+                try:
+                    self._results.append(self._driver.recv())
+                except (EOFError, ConnectionResetError):
+                    raise _lost("the process aside", 1) from None
+            found, error = self._results[place]
+            self._results[place] = None, error
+            if error is not None:
+                raise error
+            return found
+
+        return result
 
     def close(self) -> None:
         # One that has nothing to do gives its semaphores back, or Python warns of them after a run's last line.
-        if self._is_idle:
+        if len(self._results) == self._begun:
             with suppress(OSError):
                 self._driver.send(None)
             self._process.join(_LEAVE_S)
@@ -179,6 +194,9 @@ class Aside:
 def _serve(driver: Any, ready: Callable[[], object]) -> None:
     _begin()
     gc.disable()
+    # skops, which learning takes, looks for each of its functions in all modules imported before it.
+    import scipy.special  # noqa: F401
+
     # What cannot be imported is said by the work that needs it.
     with suppress(Exception):
         ready()
@@ -209,8 +227,12 @@ class _WithAside:
             prepare()
         self._aside = Aside(self._method, ready)
 
-    def aside(self, work: Callable[[], R], meanwhile: Callable[[], None]) -> R:
-        return work() if self._aside is None else self._aside.run(work, meanwhile)
+    @property
+    def has_aside(self) -> bool:
+        return self._aside is not None
+
+    def aside(self, work: Callable[[], R]) -> Callable[[], R]:
+        return work if self._aside is None else self._aside.begin(work)
 
     def end_aside(self) -> None:
         if self._aside is not None:
@@ -274,6 +296,7 @@ class InlineEngine:
     """Runs everything here and now: for tests, and for stages of a few rows."""
 
     parallelism = 1
+    has_aside = False
 
     def __init__(self) -> None:
         self.progress: Progress = _silent
@@ -287,8 +310,8 @@ class InlineEngine:
     def begin_aside(self, ready: Callable[[], object]) -> None:
         pass
 
-    def aside(self, work: Callable[[], R], meanwhile: Callable[[], None]) -> R:
-        return work()
+    def aside(self, work: Callable[[], R]) -> Callable[[], R]:
+        return work
 
     def end_aside(self) -> None:
         pass

@@ -43,7 +43,10 @@ def run(context: StageContext) -> StageResult:
     rules = load_rules(quality.expectations)
     docs = docs_folder(quality.docs, days)
     work = _Judging(context.lake.root, days, rules, docs, quality.project or quality.docs)
-    found, versions = context.engine.aside(work, import_ahead)
+    judged = context.engine.aside(work)
+    if context.engine.has_aside:
+        import_ahead()
+    found, versions = judged()
     context.lake.inputs |= versions
     for outcome in (*found.failures, *found.warnings):
         context.log.warning(
@@ -92,9 +95,12 @@ def slices(lake: Lake, days: Days) -> dict[str, pads.Dataset]:
 
 
 def _slice(lake: Lake, table: Table, days: Days) -> pads.Dataset:
-    log, where = lake.log(table), files_of(lake, days) if table is FILE else within(days)
+    log = lake.log(table)
     lake.inputs[table.name] = log.version()
-    return verified(table, log, where).filter(where)
+    if table is FILE:
+        where = files_of(lake, days)
+        return verified(table, log, where=where).filter(where)
+    return verified(table, log, days).filter(within(days))
 
 
 def within(days: Days) -> pc.Expression:

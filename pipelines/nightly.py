@@ -58,7 +58,8 @@ if TYPE_CHECKING:
 # What is made of a range of days, in this order; the figures are out when the last of them is done.
 DAILY: Final = ("silver", "gate", "gold", "kpi", "publish")
 PUBLISHING: Final = ("bronze", *DAILY)
-AFTER_PUBLICATION: Final = ("train", "score", "diagnose", "forecast", "recommend", "report")
+# What needs no model comes first: the night's is learnt meanwhile.
+AFTER_PUBLICATION: Final = ("forecast", "train", "score", "diagnose", "recommend", "report")
 STAGES: Final = (*PUBLISHING, *AFTER_PUBLICATION)
 
 
@@ -226,6 +227,8 @@ class _Run:
                         if name in wanted:
                             extra = {BATCH_KEY: batch} if whole and not waiting else {}
                             self._stage(name, days, extra=extra)
+                            if whole and name == "gate" and not waiting:
+                                self._begin_learning()
                     if is_own:
                         made = days
                     else:
@@ -247,6 +250,9 @@ class _Run:
             if failed:
                 self.night.exit_code = Exit.PUBLISHED_THEN_FAILED
                 self.night.message = f"{self.context.days} is published, {'; '.join(failed)}"
+            if whole:
+                # Charts take a while to import: here the learning is waited for.
+                import_module("lepton_etl.report.page")
             for name in AFTER_PUBLICATION:
                 if whole and name == AFTER_PUBLICATION[-1]:
                     # The last commit of the night: the page, and every other reader, sees all of it or nothing.
@@ -255,6 +261,13 @@ class _Run:
                     self._after_publication(name, whole=whole)
             if not whole:
                 self._name_stage(wanted)
+
+    def _begin_learning(self) -> None:
+        """Learn beside the stages that need no model of tonight, once all silver of the night is judged."""
+        from pipelines.train import begin
+
+        if self.context.begun is None:
+            self.context = replace(self.context, begun=begin(self.context))
 
     def _made_up(self) -> list[date]:
         """Days that earlier nights were asked for and did not publish, which this one makes; each is named."""

@@ -13,11 +13,15 @@ from pipelines.engine import Engine, InlineEngine
 
 if TYPE_CHECKING:
     from lepton_etl.config.settings import Settings
+    from pipelines.train import Begun
 
 
 @dataclass(frozen=True)
 class StageContext:
-    """One stage of one run: the lake, the settings in force, the UTC days to make, and where its tasks run."""
+    """One stage of one run: the lake, the settings in force, the UTC days to make, and where its tasks run.
+
+    `begun` is the night's learning, where it goes on beside other stages.
+    """
 
     lake: Lake
     settings: Settings
@@ -25,6 +29,7 @@ class StageContext:
     run_id: str
     log: structlog.stdlib.BoundLogger
     engine: Engine = field(default_factory=InlineEngine)
+    begun: Begun | None = None
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ registered with card, gate and hash like the device model.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from hashlib import sha256
 from typing import Any, Final
@@ -28,7 +28,7 @@ from lepton_etl.facility.stored_fit import TARGET as OVERHEAD
 from lepton_etl.lake.node_parts import NodePart, node_parts
 from lepton_etl.lake.runs import code_version
 from lepton_etl.lake.tables import Lake, Written
-from lepton_etl.models.cards import cards
+from lepton_etl.models.cards import Cards, cards
 from lepton_etl.models.classes import ClassFit, ClassTask, fit_class
 from lepton_etl.models.device_hours import capped, capped_by_class, covered, device_hours, interval_columns
 from lepton_etl.models.drift import ERROR_GROWTH_MAX, drift_since, is_young, knows_nearly_all
@@ -61,6 +61,8 @@ _CHECKED_ROWS = 256
 _HOURS_PER_DAY: Final = 24
 # Of all classes: fits of these take less than importing scikit-learn in a task.
 _FEW_ROWS: Final = 2_000
+# Of all classes: what one process has learnt before gold is done, or soon after.
+_ROWS_ASIDE: Final = 20_000
 # Of a site's name in a model's, which has 63 characters at most.
 _LONGEST = 63 - len(FACILITY_PREFIX)
 
@@ -220,6 +222,59 @@ _MOST_NODES_SHOWN: Final = 8
 _MOST_DRIFTS_SHOWN: Final = 3
 
 
+@dataclass(frozen=True)
+class Learning:
+    """All that the learning of a night takes, without the lake and the registry: a process aside can do it."""
+
+    table: TrainingTable
+    settings: ModelSettings
+    champion: VerifiedModel | None
+    tags: Mapping[str, str]
+    engine: Engine = field(default_factory=InlineEngine)
+
+    def __call__(self) -> Learned:
+        trained = learn(self.table, self.settings, self.engine, self.champion)
+        tags = dict(self.tags) | _result_tags(trained)
+        return Learned(trained, tags, cards(trained, self.settings, tags))
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What is registered."""
+
+    trained: Trained
+    tags: Mapping[str, str]
+    cards: Cards
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What is to be learnt, or why nothing is; the versions of the tables read for it, and what learns it aside."""
+
+    found: tuple[Learning, tuple[str, ...]] | StageResult
+    inputs: Mapping[str, int]
+    result: Callable[[], Learned] | None = None
+
+
+def begin(context: StageContext) -> Begun | None:
+    """Begin the learning aside, when silver is judged; None where there is no process for it.
+
+    Nothing of gold is learnt from: `run`, at its turn, registers what was learnt meanwhile.
+    """
+    if not context.engine.has_aside:
+        return None
+    context.lake.forget_inputs()
+    try:
+        found = _learning(context, Registry.of(context.settings.mlflow))
+    except Exception:
+        # The stage meets it again, and says it, when the figures are out.
+        return None
+    begun = Begun(found, dict(context.lake.inputs))
+    if isinstance(found, StageResult) or len(found[0].table.of_classes) > _ROWS_ASIDE:
+        return begun
+    return replace(begun, result=context.engine.aside(found[0]))
+
+
 def run(context: StageContext) -> StageResult:
     """The device model and the facility's of each site; too few rows is a note, not a failure."""
     registry = Registry.of(context.settings.mlflow)
@@ -229,7 +284,35 @@ def run(context: StageContext) -> StageResult:
 
 
 def _device_model(context: StageContext, registry: Registry) -> StageResult:
-    """Train on the device-hours up to the last day of the run."""
+    """Train on the device-hours up to the last day of the run, or take what was begun, and register it."""
+    begun, settings = context.begun, context.settings.model
+    if begun is not None:
+        context.lake.inputs |= begun.inputs
+    found = _learning(context, registry) if begun is None else begun.found
+    if isinstance(found, StageResult):
+        return found
+    learning, notes = found
+    learn_here = replace(learning, engine=context.engine)
+    learned = learn_here() if begun is None or begun.result is None else begun.result()
+    trained, champion = learned.trained, learning.champion
+    version = registry.register(
+        settings.name, trained, FEATURES[settings.device], _params(settings), learned.tags, learned.cards
+    )
+    back: tuple[str, ...] = ()
+    if champion is not None and trained.met_from is not None:
+        hours = learning.table.hours
+        newest = hours[hours["hour_start"] >= trained.met_from]
+        back = back_to_better(registry, champion, newest, trained, settings.gates)
+    return StageResult(
+        rows_in=len(learning.table.hours),
+        rows_out=trained.train_rows + trained.test_rows,
+        written=champion_made(version, trained.verdict, trained.train_rows),
+        notes=(_outcome(version, trained), *notes, *back, *_error_lines(trained)),
+    )
+
+
+def _learning(context: StageContext, registry: Registry) -> tuple[Learning, tuple[str, ...]] | StageResult:
+    """What is to be learnt, and notes; or the result of the stage where nothing is."""
     settings = context.settings.model
     table = TrainingTable.of(training_hours(context, settings), settings)
     hours = table.hours
@@ -240,10 +323,10 @@ def _device_model(context: StageContext, registry: Registry) -> StageResult:
     known = registry.latest(settings.name, "training_key", key)
     if known is not None:
         note = f"{settings.name} version {known.version} was trained on this table: nothing registered"
-        return StageResult(rows_in=len(hours), rows_out=0, notes=(note,))
+        return StageResult(rows_in=len(hours), notes=(note,))
     champion, notes = _present_champion(registry, settings)
     moved = drift_since(champion, hours, settings.device) if champion is not None else []
-    drift = tuple(f"drift: {one}" for one in moved[:_MOST_DRIFTS_SHOWN])
+    notes += tuple(f"drift: {one}" for one in moved[:_MOST_DRIFTS_SHOWN])
     if (
         champion is not None
         and not any(one.is_error for one in moved)
@@ -251,32 +334,11 @@ def _device_model(context: StageContext, registry: Registry) -> StageResult:
     ):
         still = f"{settings.name} version {champion.version.version} is newer than {settings.retrain_after_days} days"
         return StageResult(
-            rows_in=len(hours),
-            rows_out=0,
-            notes=(*notes, f"{still} and errs as when tested: not trained", *drift),
+            rows_in=len(hours), notes=(f"{still} and errs as when tested: not trained", *notes)
         )
     # Errors are told by tenant too, where a tenant had the device alone.
     table = replace(table, hours=with_sole_tenants(hours, _held(context, hours, settings)))
-    trained = learn(table, settings, context.engine, champion)
-    tags = _tags(context, trained, key, settings)
-    version = registry.register(
-        settings.name,
-        trained,
-        FEATURES[settings.device],
-        _params(settings),
-        tags,
-        cards(trained, settings, tags),
-    )
-    back: tuple[str, ...] = ()
-    if champion is not None and trained.met_from is not None:
-        newest = hours[hours["hour_start"] >= trained.met_from]
-        back = back_to_better(registry, champion, newest, trained, settings.gates)
-    return StageResult(
-        rows_in=len(hours),
-        rows_out=trained.train_rows + trained.test_rows,
-        written=champion_made(version, trained.verdict, trained.train_rows),
-        notes=(*notes, _outcome(version, trained), *back, *drift, *_error_lines(trained)),
-    )
+    return Learning(table, settings, champion, _tags(context, key, settings)), notes
 
 
 def training_hours(context: StageContext, settings: ModelSettings) -> pl.DataFrame:
@@ -416,18 +478,23 @@ def _params(settings: ModelSettings) -> dict[str, object]:
     return plain | {f"gates.{name}": value for name, value in settings.gates.model_dump().items()}
 
 
-def _tags(context: StageContext, trained: Trained, key: str, settings: ModelSettings) -> dict[str, str]:
+def _tags(context: StageContext, key: str, settings: ModelSettings) -> dict[str, str]:
     sources = {table.name: context.lake.version(table) for table in (INTERVAL, NODE)}
     # The URI names the lake for people of this site; in the registry its hash is enough to tell lakes apart.
     lake = sha256(str(context.lake.root).encode()).hexdigest()[:12]
     return {
         "training_key": key,
-        "training_table_sha256": trained.table_sha256,
         "delta_versions": json.dumps(sources, sort_keys=True),
         "lake": lake,
         "code_version": code_version(),
         "run_id": context.run_id,
         "device": settings.device,
+    }
+
+
+def _result_tags(trained: Trained) -> dict[str, str]:
+    return {
+        "training_table_sha256": trained.table_sha256,
         "chosen": trained.name,
         "train_from": trained.train_from.isoformat(),
         "cut_time": trained.cut_time.isoformat(),

@@ -185,11 +185,12 @@ class PublishedLake(Lake):
         names = list(columns or table.columns)
         found = [pl.DataFrame(arrow_schema(table).empty_table().select(names))]
         for log, of_days in parts:
-            within = where
-            if of_days is not None:
+            within, asked = where, days
+            if of_days:
                 in_days = pc.field("date").isin(sorted(of_days))
                 within = in_days if where is None else in_days & where
-            found.append(read_log(table, log, days if of_days is None else None, names, within))
+                asked = Days(min(of_days), max(of_days))
+            found.append(read_log(table, log, asked, names, within))
         return pl.concat(found)
 
     def files(self, table: Table, days: Days | None = None) -> list[DataFile]:

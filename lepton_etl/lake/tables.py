@@ -63,7 +63,7 @@ def present_rows(table: Table, log: DeltaTable, days: Days | None) -> pa.Table:
 
     A column that an older release did not write is null.
     """
-    return in_order(table, _rows(table, log, _within(table, days, None)))
+    return in_order(table, _rows(table, log, days))
 
 
 def _place(table: Table, log: DeltaTable) -> str:
@@ -71,26 +71,36 @@ def _place(table: Table, log: DeltaTable) -> str:
 
 
 def _rows(
-    table: Table, log: DeltaTable, where: pc.Expression | None, columns: Sequence[str] | None = None
+    table: Table,
+    log: DeltaTable,
+    days: Days | None,
+    where: pc.Expression | None = None,
+    columns: Sequence[str] | None = None,
 ) -> pa.Table:
     """Rows of one version as they stand. Raises LakeError for a file that is not what was written."""
-    dataset = verified(table, log, where)
+    dataset, within = verified(table, log, days, where), _within(table, days, where)
     try:
-        return pa.table(dataset.to_table(columns=columns, filter=where))
+        return pa.table(dataset.to_table(columns=columns, filter=within))
     except (OSError, pa.ArrowException) as error:
-        named = _named(_fragments(table, log, dataset, where))
+        named = _named(_fragments(table, log, dataset, within))
         if named is None:
             raise
         raise named from error
 
 
-def verified(table: Table, log: DeltaTable, where: pc.Expression | None = None) -> pads.Dataset:
+def verified(
+    table: Table, log: DeltaTable, days: Days | None = None, where: pc.Expression | None = None
+) -> pads.Dataset:
     """Return the rows of one version to read by columns and conditions, its files of `where` as they were written.
 
-    Raises LakeError for one that is not.
+    Files without a row of the days are not among them: an entry for each of a table's days is what costs. Rows of other
+    days may be. Raises LakeError for a file that is not as written.
     """
-    dataset = _bounded(log.to_pyarrow_dataset())
-    for file in _fragments(table, log, dataset, where):
+    of_days: list[tuple[str, str, Any]] | None = None
+    if days is not None:
+        of_days = [(day_column(table), ">=", days.start), (day_column(table), "<=", days.end)]
+    dataset = _bounded(log.to_pyarrow_dataset(file_pruning_predicate=of_days))
+    for file in _fragments(table, log, dataset, _within(table, days, where)):
         file.verify()
     return dataset
 
@@ -151,9 +161,8 @@ def read_log(
     where: pc.Expression | None = None,
 ) -> pl.DataFrame:
     """Return the rows of one version: these columns, of these UTC days and by `where` where given."""
-    within = _within(table, days, where)
     known = {one.name for one in log.schema().fields}
-    found = _rows(table, log, within, [n for n in columns if n in known])
+    found = _rows(table, log, days, where, [n for n in columns if n in known])
     return pl.DataFrame(columns_of(table, found, columns))
 
 
@@ -441,8 +450,7 @@ class Lake:
         """
         if not self.exists(table):
             return arrow_schema(table).empty_table()
-        within = _within(table, days, where)
-        return shaped(table, _rows(table, self.log(table), within))
+        return shaped(table, _rows(table, self.log(table), days, where))
 
     def partitions(self, table: Table) -> list[str]:
         """Return the values that the table is parted by, sorted; none where it does not exist."""
@@ -667,7 +675,7 @@ class Lake:
             fresh: dict[date | None, pl.DataFrame] = {}
             for day in days:
                 within = None if day is None else pc.field(table.partition) == pa.scalar(day)
-                rows = pl.DataFrame(shaped(table, _rows(table, self.log(table), within)))
+                rows = pl.DataFrame(shaped(table, _rows(table, self.log(table), None, within)))
                 changed = change(rows)
                 if not changed.equals(rows):
                     fresh[day] = changed

@@ -67,17 +67,27 @@ class ComputeCost:
     basis: str = CPU_SECONDS
 
 
+def _busy_s() -> float:
+    """CPU-seconds of all processes of the machine since it started."""
+    times = psutil.cpu_times()
+    return float(times.user + times.system + getattr(times, "nice", 0.0))
+
+
 @contextmanager
 def measured_cost(core_power_w: float = DEFAULT_CORE_POWER_W) -> Iterator[ComputeCost]:
-    """Measure the block: package energy of the machine by RAPL where readable, else CPU-seconds x W of a core."""
-    cost, before, started = ComputeCost(), package_energy_j(), time.process_time()
+    """Measure the block: its share of the package energy where RAPL is readable, else CPU-seconds x W of a core.
+
+    The share is of the busy CPU-seconds meanwhile: other stages, and others, work beside it.
+    """
+    cost, before, busy, started = ComputeCost(), package_energy_j(), _busy_s(), time.process_time()
     try:
         yield cost
     finally:
         cost.cpu_s = time.process_time() - started
-        after = package_energy_j()
+        after, others = package_energy_j(), _busy_s() - busy
         if before is not None and after is not None and after >= before:
-            cost.energy_j, cost.basis = after - before, RAPL
+            # The machine's clock ticks in hundredths: a short block is all that is known of it.
+            cost.energy_j, cost.basis = (after - before) * cost.cpu_s / max(others, cost.cpu_s, 1e-9), RAPL
         else:
             cost.energy_j = cost.cpu_s * core_power_w
 

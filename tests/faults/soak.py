@@ -58,7 +58,7 @@ SHIFTS_S = (0, 0, 0, 0, 3600, -3600, 93_600, -93_600)
 # From pipelines.nightly.STAGES, whose import costs seconds.
 STAGE_NAMES = (
     "bronze", "silver", "gate", "gold", "kpi", "publish",
-    "train", "score", "diagnose", "forecast", "recommend", "report",
+    "forecast", "train", "score", "diagnose", "recommend", "report",
 )  # fmt: skip
 # How often a figure was published is a story of the runs: one that was stopped later has published more. What is
 # compared is the last word on each row.

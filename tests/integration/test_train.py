@@ -23,12 +23,12 @@ from lepton_etl.models.device_hours import capped, capped_by_class, covered, dev
 from lepton_etl.models.features import POWER_COLUMNS, feature_names
 from lepton_etl.models.fit import class_task
 from lepton_etl.models.registry import Registry
-from lepton_etl.models.stored import build
+from lepton_etl.models.stored import FittedModel, build
 from lepton_etl.schema.energy import MODEL_SHIFT, NODE_HOUR, PREDICTION, SENSITIVITY
 from lepton_etl.schema.fleet import INTERVAL, NODE
 from pipelines import score, train
 from pipelines.engine import LocalEngine
-from pipelines.stage import StageContext
+from pipelines.stage import StageContext, StageResult
 from tests.integration.laying import lay, rows_of
 
 START = datetime(2025, 6, 1, tzinfo=UTC)
@@ -290,6 +290,36 @@ def test_a_class_taught_on_an_executor_is_the_one_taught_here_to_the_bit(
         assert len(ours.validated) > 0
         pd.testing.assert_frame_equal(ours.validated, theirs.validated, check_exact=True)
         assert (build(ours.data).predict(rows) == build(theirs.data).predict(rows)).all()
+
+
+def test_what_is_learnt_aside_is_what_is_learnt_here_and_nothing_is_read_twice(
+    lake: Lake, settings: Settings
+) -> None:
+    _fill(lake, DAYS)
+    context = _context(lake, settings, DAYS)
+    assert train.begin(context) is None, "no process to learn in"
+    with LocalEngine(1) as engine:
+        engine.begin_aside(int)
+        begun = train.begin(replace(context, engine=engine))
+        assert begun is not None and begun.result is not None and not isinstance(begun.found, StageResult)
+        lake.forget_inputs()
+        done = train.run(replace(context, begun=begun))
+        assert lake.inputs == begun.inputs and set(begun.inputs) >= {INTERVAL.name, NODE.name}
+        again = train.begin(replace(context, engine=engine))
+    learning, _ = begun.found
+    hours = learning.table.hours
+    here, stored = learning().trained, Registry.of(settings.mlflow).verified_model("node-energy")
+    columns = stored.columns
+    assert np.array_equal(
+        FittedModel(here.pipeline, columns).predict(hours),
+        FittedModel(stored.pipeline, columns).predict(hours),
+    )
+    assert "is champion" in done.notes[0]
+    # The same table again: that there is nothing to learn is known by then, and is not looked for again.
+    assert again is not None and again.result is None
+    assert train.run(replace(context, begun=again)).notes == (
+        "node-energy version 1 was trained on this table: nothing registered",
+    )
 
 
 def test_a_first_night_with_few_rows_is_a_note(lake: Lake, settings: Settings) -> None:

@@ -150,19 +150,25 @@ def die() -> None:
 
 
 def test_what_runs_aside_has_its_own_process_while_the_driver_goes_on() -> None:
-    done: list[int] = []
     with LocalEngine(1) as engine:
-        assert engine.aside(os.getpid, lambda: done.append(1)) == os.getpid()
-        assert done == []
+        assert not engine.has_aside
+        assert engine.aside(os.getpid)() == os.getpid()
         engine.begin_aside(miss)
-        assert engine.aside(os.getpid, lambda: done.append(2)) not in (os.getpid(), None)
-        assert done == [2]
+        assert engine.has_aside
+        first, second = engine.aside(os.getpid), engine.aside(os.getppid)
+        # In whatever order they are asked for, each is its own.
+        assert second() not in (os.getppid(), first())
+        missed = engine.aside(miss)
         with pytest.raises(LakeError, match="no such table"):
-            engine.aside(miss, done.clear)
+            missed()
+        died = engine.aside(die)
         with pytest.raises(WorkerLostError):
-            engine.aside(die, done.clear)
+            died()
+        later = engine.aside(os.getpid)
+        with pytest.raises(WorkerLostError):
+            later()
         engine.end_aside()
-        assert engine.aside(os.getpid, done.clear) == os.getpid()
+        assert engine.aside(os.getpid)() == os.getpid()
     inline = InlineEngine()
     inline.begin_aside(miss)
-    assert inline.aside(os.getpid, die) == os.getpid()
+    assert inline.aside(os.getpid)() == os.getpid()
