@@ -311,9 +311,11 @@ def open_intervals(context: StageContext) -> pl.DataFrame:
 
 def _is_delivered(lake: Lake, day: Days, gap: timedelta) -> bool:
     """Whether a file has readings of the day; some before or after its midnights are those of another day's file."""
-    first, last = pc.field("first_reading_time"), pc.field("last_reading_time")
-    reaches = (first < pa.scalar(day.until_time - gap)) & (last >= pa.scalar(day.from_time + gap))
-    return not lake.read(FILE, columns=["path"], where=reaches).is_empty()
+    reaches = [
+        ("first_reading_time", "<", day.until_time - gap),
+        ("last_reading_time", ">=", day.from_time + gap),
+    ]
+    return not lake.read(FILE, columns=["path"], only=reaches).is_empty()
 
 
 def coverage(

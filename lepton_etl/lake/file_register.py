@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from lepton_etl.errors import LakeError
 from lepton_etl.lake.landing import Delivered
 from lepton_etl.lake.location import Location
-from lepton_etl.lake.tables import Lake, Written, read_files
+from lepton_etl.lake.tables import Conditions, Lake, Written, read_files
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.logs import FILE, JOB, READING, REJECT
 
@@ -72,7 +72,7 @@ class FileRegister:
     def unfinished(self) -> int | None:
         """Return the batch that was planned and not finished: the newest, since none is planned before it is loaded."""
         last = self.last_batch()
-        states = self._lake.read(FILE, columns=["state"], where=pc.field("batch") == last)["state"]
+        states = self._lake.read(FILE, columns=["state"], only=_of(last))["state"]
         return last if "planned" in states else None
 
     def newest_committed(self) -> int:
@@ -108,7 +108,7 @@ class FileRegister:
 
     def _counted(self, column: str, batch: int) -> int:
         """The rows that the files of a batch are said to have in one of the tables."""
-        found = self._lake.read(FILE, columns=[column], where=pc.field("batch") == batch)
+        found = self._lake.read(FILE, columns=[column], only=_of(batch))
         return int(found[column].sum())
 
     def rebuild(self) -> Rebuilt:
@@ -171,14 +171,8 @@ class FileRegister:
         """Return the files that no batch saw with this size and time; the others are not even opened."""
         if not files:
             return []
-        times = [file.modified_time for file in files]
-        known = self._lake.read(
-            FILE,
-            columns=_SEEN,
-            where=(pc.field("modified_time") >= _instant(min(times)))
-            & (pc.field("modified_time") <= _instant(max(times)))
-            & pc.field("path").isin([file.path for file in files]),
-        )
+        of_paths = pc.field("path").isin([file.path for file in files])
+        known = self._lake.read(FILE, columns=_SEEN, where=of_paths, only=_modified_as(files))
         seen = set(known.iter_rows())
         return [
             file
@@ -188,14 +182,12 @@ class FileRegister:
 
     def identities(self, files: Sequence[Delivered]) -> dict[str, set[str]]:
         """Return path -> the identities of what was read there with this size and time."""
-        times = [file.modified_time for file in files]
+        read_there = pc.field("path").isin([file.path for file in files])
         rows = self._lake.read(
             FILE,
             columns=[*_SEEN, "file_id"],
-            where=(pc.field("modified_time") >= _instant(min(times)))
-            & (pc.field("modified_time") <= _instant(max(times)))
-            & pc.field("path").isin([file.path for file in files])
-            & pc.field("state").isin(["loaded", "duplicate"]),
+            where=read_there & pc.field("state").isin(["loaded", "duplicate"]),
+            only=_modified_as(files),
         )
         listed = {(file.path, file.source_name, file.size_bytes, file.modified_time) for file in files}
         found: dict[str, set[str]] = {}
@@ -230,11 +222,11 @@ class FileRegister:
 
     def of_batch(self, batch: int) -> list[dict[str, Any]]:
         """Return the rows of one batch."""
-        return self._lake.read(FILE, where=pc.field("batch") == batch).to_dicts()
+        return self._lake.read(FILE, only=_of(batch)).to_dicts()
 
     def since(self, batch: int, columns: Iterable[str]) -> pl.DataFrame:
         """Return these columns of the files that came after a batch."""
-        return self._lake.read(FILE, columns=list(columns), where=pc.field("batch") > batch)
+        return self._lake.read(FILE, columns=list(columns), only=[("batch", ">", batch)])
 
     def plan(self, rows: Sequence[Mapping[str, Any]]) -> Written:
         """Add the rows of a new batch."""
@@ -293,5 +285,11 @@ def rows_by_file(lake: Lake, table: Table, written: datetime | None = None) -> p
     return pl.concat([empty, *counts]).group_by("file_id").agg(pl.col("len").sum())
 
 
-def _instant(value: datetime) -> pa.Scalar:
-    return pa.scalar(value, pa.timestamp("us", tz="UTC"))
+def _of(batch: int) -> Conditions:
+    return [("batch", "=", batch)]
+
+
+def _modified_as(files: Sequence[Delivered]) -> Conditions:
+    """From the first to the last of their times."""
+    times = [file.modified_time for file in files]
+    return [("modified_time", ">=", min(times)), ("modified_time", "<=", max(times))]

@@ -54,6 +54,41 @@ def open_log(place: Location, version: int | None = None) -> DeltaTable:
     return log
 
 
+class NewestLog:
+    """The newest log of a table, opened again where another commit was made: a night asks for it hundreds of times."""
+
+    def __init__(self, place: Location) -> None:
+        self._place = place
+        self._log: DeltaTable | None = None
+        self._mark: tuple[int, ...] | None = None
+
+    def get(self) -> DeltaTable:
+        """Return the log for reading. Raises LakeError as open_log."""
+        if self._log is None or not self.is_current():
+            self._log = open_log(self._place)
+            self._mark = self._last_commit(self._log.version())
+        return self._log
+
+    def is_current(self) -> bool:
+        """Return whether the log was opened and is known to be the newest still."""
+        if self._log is None or self._mark is None:
+            return False
+        return self._mark == self._last_commit(self._log.version())
+
+    def _last_commit(self, version: int) -> tuple[int, ...] | None:
+        """What tells the commit of a version from one written anew; None where it is not the last, or is not known."""
+        if not self._place.is_local:
+            return None
+        folder = Path(self._place.uri) / _FOLDER
+        try:
+            found = (folder / f"{version:020}.json").stat()
+        except FileNotFoundError:
+            return None
+        if (folder / f"{version + 1:020}.json").exists():
+            return None
+        return version, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def refuse_without_log(place: Location) -> None:
     """Raise LakeError where the table at `place` has data and no log: made anew it would forget all its rows."""
     if not place.is_table() and place.holds_files(".parquet"):

@@ -28,7 +28,7 @@ from lepton_etl.days import Days
 from lepton_etl.lake.location import Location
 from lepton_etl.lake.log_files import open_log, refuse_without_log
 from lepton_etl.lake.runs import code_version
-from lepton_etl.lake.tables import DataFile, Lake, Written, read_log
+from lepton_etl.lake.tables import Conditions, DataFile, Lake, Written, read_log
 from lepton_etl.schema.carbon import KPI
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.diagnosis import DEVICE_NOW, FORECAST
@@ -130,7 +130,7 @@ class _Standing:
 
     @classmethod
     def of(cls, lake: Lake, table: Table, version: int | None = None) -> _Standing:
-        log = open_log(lake.at(table), version)
+        log = lake.log(table) if version is None else open_log(lake.at(table), version)
         actions = pa.table(log.get_add_actions(flatten=True))
         days = (
             actions["partition.date"].to_pylist()
@@ -165,6 +165,7 @@ class PublishedLake(Lake):
 
     def __init__(self, lake: Lake, days: Days | None = None) -> None:
         super().__init__(lake.root, lake.metadata, lake.inputs)
+        self._newest = lake._newest
         self._is_named = lake.exists(NIGHT)
         self._nights = _read_nights(lake, days)
         self._last = _last_night(lake) if self._is_named else None
@@ -177,11 +178,12 @@ class PublishedLake(Lake):
         *,
         columns: Sequence[str] | None = None,
         where: pc.Expression | None = None,
+        only: Conditions = (),
     ) -> pl.DataFrame:
-        """Return the published rows, of these UTC days and by `where` where given."""
+        """Return the published rows, of these UTC days, by `where` and `only` where given."""
         parts = self._parts(table, days)
         if parts is None:
-            return super().read(table, days, columns=columns, where=where)
+            return super().read(table, days, columns=columns, where=where, only=only)
         names = list(columns or table.columns)
         found = [pl.DataFrame(arrow_schema(table).empty_table().select(names))]
         for log, of_days in parts:
@@ -190,7 +192,7 @@ class PublishedLake(Lake):
                 in_days = pc.field("date").isin(sorted(of_days))
                 within = in_days if where is None else in_days & where
                 asked = Days(min(of_days), max(of_days))
-            found.append(read_log(table, log, asked, names, within))
+            found.append(read_log(table, log, asked, names, within, only))
         return pl.concat(found)
 
     def files(self, table: Table, days: Days | None = None) -> list[DataFile]:

@@ -22,6 +22,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 import structlog
 from deltalake import CommitProperties, DeltaTable, Field, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
@@ -31,7 +32,7 @@ from lepton_etl.days import Days
 from lepton_etl.errors import LakeError, naming
 from lepton_etl.lake.creation import MIN_WRITER_VERSION, configuration_of, create_table
 from lepton_etl.lake.location import Location
-from lepton_etl.lake.log_files import open_log
+from lepton_etl.lake.log_files import NewestLog, open_log
 from lepton_etl.lake.rows import Digest, checked, columns_of, digest, digest_scheme, in_order, shaped
 from lepton_etl.lake.staging import StagedFile, digest_of_name, sha256_of_name, stage
 from lepton_etl.schema.declare import Table
@@ -57,6 +58,9 @@ _UNKNOWN_BOUND: Final = "null[int"
 # The application of bronze's transactions.
 BRONZE: Final = "lepton-etl-bronze"
 
+# All of these are met by a row: column, operator (= != < <= > >=), value.
+Conditions = Sequence[tuple[str, str, Any]]
+
 
 def present_rows(table: Table, log: DeltaTable, days: Days | None) -> pa.Table:
     """The rows that stand in the table, of these days where given, in the form of `checked`.
@@ -76,9 +80,10 @@ def _rows(
     days: Days | None,
     where: pc.Expression | None = None,
     columns: Sequence[str] | None = None,
+    only: Conditions = (),
 ) -> pa.Table:
     """Rows of one version as they stand. Raises LakeError for a file that is not what was written."""
-    dataset, within = verified(table, log, days, where), _within(table, days, where)
+    dataset, within = verified(table, log, days, where, only), _within(table, days, where, only)
     try:
         return pa.table(dataset.to_table(columns=columns, filter=within))
     except (OSError, pa.ArrowException) as error:
@@ -89,18 +94,21 @@ def _rows(
 
 
 def verified(
-    table: Table, log: DeltaTable, days: Days | None = None, where: pc.Expression | None = None
+    table: Table,
+    log: DeltaTable,
+    days: Days | None = None,
+    where: pc.Expression | None = None,
+    only: Conditions = (),
 ) -> pads.Dataset:
     """Return the rows of one version to read by columns and conditions, its files of `where` as they were written.
 
-    Files without a row of the days are not among them: an entry for each of a table's days is what costs. Rows of other
-    days may be. Raises LakeError for a file that is not as written.
+    Files without a row of the days and of `only` are not among them, as far as the log knows: an entry for each file of
+    a table is what a small read costs. Raises LakeError for a file that is not as written.
     """
-    of_days: list[tuple[str, str, Any]] | None = None
-    if days is not None:
-        of_days = [(day_column(table), ">=", days.start), (day_column(table), "<=", days.end)]
-    dataset = _bounded(log.to_pyarrow_dataset(file_pruning_predicate=of_days))
-    for file in _fragments(table, log, dataset, _within(table, days, where)):
+    dataset = _bounded(
+        log.to_pyarrow_dataset(file_pruning_predicate=[*_of_days(table, days), *only] or None)
+    )
+    for file in _fragments(table, log, dataset, _within(table, days, where, only)):
         file.verify()
     return dataset
 
@@ -144,13 +152,22 @@ def _named(files: Iterable[DataFile]) -> LakeError | None:
     return None
 
 
-def _within(table: Table, days: Days | None, where: pc.Expression | None) -> pc.Expression | None:
-    """The rows of these UTC days that `where` lets pass."""
+def _of_days(table: Table, days: Days | None) -> Conditions:
     if days is None:
+        return ()
+    column = day_column(table)
+    return ((column, ">=", days.start), (column, "<=", days.end))
+
+
+def _within(
+    table: Table, days: Days | None, where: pc.Expression | None, only: Conditions = ()
+) -> pc.Expression | None:
+    """The rows of these UTC days and of `only` that `where` lets pass."""
+    conditions = [*_of_days(table, days), *only]
+    if not conditions:
         return where
-    day = pc.field(day_column(table))
-    in_days = (day >= pa.scalar(days.start)) & (day <= pa.scalar(days.end))
-    return in_days if where is None else in_days & where
+    met = pq.filters_to_expression(conditions)
+    return met if where is None else met & where
 
 
 def read_log(
@@ -159,10 +176,11 @@ def read_log(
     days: Days | None,
     columns: Sequence[str],
     where: pc.Expression | None = None,
+    only: Conditions = (),
 ) -> pl.DataFrame:
-    """Return the rows of one version: these columns, of these UTC days and by `where` where given."""
+    """Return the rows of one version: these columns, of these UTC days, by `where` and `only` where given."""
     known = {one.name for one in log.schema().fields}
-    found = _rows(table, log, days, where, [n for n in columns if n in known])
+    found = _rows(table, log, days, where, [n for n in columns if n in known], only)
     return pl.DataFrame(columns_of(table, found, columns))
 
 
@@ -345,6 +363,7 @@ class Lake:
         self.leases: list[Lease] = []
         self.clock_behind = timedelta()
         self._pinned: dict[str, int] = {}
+        self._newest: dict[str, NewestLog] = {}
 
     @classmethod
     def of(cls, settings: Settings, metadata: Mapping[str, str] | None = None) -> Lake:
@@ -361,7 +380,8 @@ class Lake:
 
     def exists(self, table: Table) -> bool:
         """Return whether the table has a log."""
-        return self.at(table).is_table()
+        known = self._newest.get(table.name)
+        return (known is not None and known.is_current()) or self.at(table).is_table()
 
     def version(self, table: Table) -> int | None:
         """The newest Delta version, None where the table does not exist."""
@@ -369,12 +389,16 @@ class Lake:
 
     def log(self, table: Table) -> DeltaTable:
         """Return the table's transaction log: the newest, or within `swapped` the version that is to be replaced."""
-        return open_log(self.at(table), self._pinned.get(table.name))
+        pinned = self._pinned.get(table.name)
+        if pinned is not None:
+            return open_log(self.at(table), pinned)
+        return self._newest.setdefault(table.name, NewestLog(self.at(table))).get()
 
     def saying(self, metadata: Mapping[str, str]) -> Lake:
         """Return the same lake, under the same leases, whose commits carry other metadata."""
         other = Lake(self.root, metadata, self.inputs)
         other.leases, other._pinned, other.clock_behind = self.leases, self._pinned, self.clock_behind
+        other._newest = self._newest
         return other
 
     def now(self) -> datetime:
@@ -465,9 +489,11 @@ class Lake:
         *,
         columns: Sequence[str] | None = None,
         where: pc.Expression | None = None,
+        only: Conditions = (),
     ) -> pl.DataFrame:
-        """Return the rows, of these UTC days and by `where` where given; empty where there is no table.
+        """Return the rows, of these UTC days, by `where` and `only` where given; empty where there is no table.
 
+        By `only`, conditions of column, operator and value, whole files are left out before any is looked at.
         Columns that an older release did not write are null. For tables that a driver can hold.
         """
         names = list(columns or table.columns)
@@ -475,7 +501,7 @@ class Lake:
             return pl.DataFrame(arrow_schema(table).empty_table().select(names))
         log = self.log(table)
         self.inputs[table.name] = log.version()
-        return read_log(table, log, days, names, where)
+        return read_log(table, log, days, names, where, only)
 
     def as_published(self, days: Days | None = None) -> Lake:
         """Return the lake as readers see it: gold tables in the versions that ops/night names for these days.

@@ -136,7 +136,10 @@ class Table:
     @property
     def indexed(self) -> tuple[str, ...]:
         """Columns with file statistics: the key, and the times of logs."""
-        logged = {"reading_time", "reading_date", "file_id", "batch", "quantity", "published_time", "date"}
+        logged = {
+            "reading_time", "reading_date", "file_id", "batch", "quantity", "published_time", "date", "modified_time",
+            "last_reading_time",
+        }  # fmt: skip
         named = {*self.key, *logged} - {self.partition}
         return tuple(c for c in self.columns if c in named)
 
