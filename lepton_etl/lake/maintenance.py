@@ -21,6 +21,7 @@ from deltalake.exceptions import CommitFailedError
 
 from lepton_etl.errors import LockedError
 from lepton_etl.lake.lease import Lease
+from lepton_etl.lake.log_files import open_log
 from lepton_etl.lake.nights import PublishedLake
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.declare import Table
@@ -95,7 +96,7 @@ def _maintain(
 ) -> Maintained:
     is_log = table.name.startswith(_LOGS)
     put_together = compact(lake, table) if is_log and not dry_run else []
-    log = lake.log(table)
+    log = open_log(lake.at(table))
     needed = published.versions(table)
     unneeded = log.vacuum(24 * keep_days, full=True, keep_versions=needed)
     size = sum((lake.at(table) / path).size_bytes() for path in unneeded)
@@ -106,7 +107,7 @@ def _maintain(
                 commit_properties=_properties(lake), post_commithook_properties=_NO_HOOK,
             )  # fmt: skip
         if put_together or unneeded:
-            log = lake.log(table)
+            log = open_log(lake.at(table))
             log.create_checkpoint()
     actions = pa.table(log.get_add_actions(flatten=True))
     dated = table.partition == "date" or table.partition == "ingest_date"
@@ -128,12 +129,12 @@ def purge(lake: Lake, table: Table) -> None:
 
     What is there for erasure, and for nothing else: no reader of an older version is asked. Under the lake's leases.
     """
-    log = lake.log(table)
+    log = open_log(lake.at(table))
     log.vacuum(
         0, dry_run=False, enforce_retention_duration=False, full=True,
         commit_properties=_properties(lake), post_commithook_properties=_NO_HOOK,
     )  # fmt: skip
-    log = lake.log(table)
+    log = open_log(lake.at(table))
     log.create_checkpoint()
     folder = lake.at(table) / "_delta_log"
     for name in folder.names():
@@ -158,7 +159,7 @@ def compact(lake: Lake, table: Table) -> list[str]:
     delta-rs lets two compactions of the same files both commit (its pull request 3982), and every row would be there
     twice.
     """
-    log = lake.log(table)
+    log = open_log(lake.at(table))
     files = pa.table(log.get_add_actions(flatten=True))
     sizes = files["size_bytes"].to_pylist()
     parts = files[f"partition.{table.partition}"].to_pylist() if table.partition else [""] * len(sizes)

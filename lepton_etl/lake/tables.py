@@ -388,7 +388,10 @@ class Lake:
         return self.log(table).version() if self.exists(table) else None
 
     def log(self, table: Table) -> DeltaTable:
-        """Return the table's transaction log: the newest, or within `swapped` the version that is to be replaced."""
+        """Return the table's transaction log: the newest, or within `swapped` the version that is to be replaced.
+
+        For reading: others are given the same object, so who changes a table otherwise than here opens its log himself.
+        """
         pinned = self._pinned.get(table.name)
         if pinned is not None:
             return open_log(self.at(table), pinned)

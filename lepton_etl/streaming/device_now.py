@@ -35,6 +35,7 @@ from lepton_etl.errors import ConfigurationError
 from lepton_etl.intervals.node_day import UNLISTED_CLUSTER
 from lepton_etl.intervals.source_choice import COMPONENT_OF, ENVIRONMENT, NODE_SOURCES
 from lepton_etl.lake.location import Location
+from lepton_etl.lake.log_files import open_log
 from lepton_etl.lake.tables import Lake, read_files
 from lepton_etl.registers.inventory import read_nodes
 from lepton_etl.schema.diagnosis import DEVICE_NOW
@@ -198,7 +199,7 @@ class Watcher:
         self.lake.replace_keyed(DEVICE_NOW, rows)
         changes = tuple(change for row in rows if (change := self._change(row)) is not None)
         if number and number % _VACUUM_EVERY == 0:
-            self.lake.log(DEVICE_NOW).vacuum(
+            open_log(self.lake.at(DEVICE_NOW)).vacuum(
                 retention_hours=_VACUUM_AFTER_H, dry_run=False, enforce_retention_duration=False
             )
         return changes
