@@ -53,8 +53,8 @@ _WHOLE_BYTES: Final = 1 << 20
 # How often work is done again that another run of other days committed in between of.
 _ATTEMPTS: Final = 20
 T = TypeVar("T")
-# How a bound of a column of whole numbers reads that no statistics give.
-_UNKNOWN_BOUND: Final = "null[int"
+# How a bound reads that no statistics give.
+_UNKNOWN_BOUND: Final = "null["
 # The application of bronze's transactions.
 BRONZE: Final = "lepton-etl-bronze"
 
@@ -105,9 +105,7 @@ def verified(
     Files without a row of the days and of `only` are not among them, as far as the log knows: an entry for each file of
     a table is what a small read costs. Raises LakeError for a file that is not as written.
     """
-    dataset = _bounded(
-        log.to_pyarrow_dataset(file_pruning_predicate=[*_of_days(table, days), *only] or None)
-    )
+    dataset = _bounded(log.to_pyarrow_dataset(file_pruning_predicate=[*_of_days(table, days), *only] or None))
     for file in _fragments(table, log, dataset, _within(table, days, where, only)):
         file.verify()
     return dataset
@@ -116,20 +114,20 @@ def verified(
 def _bounded(dataset: pads.FileSystemDataset) -> pads.FileSystemDataset:
     """The same files, without bounds that nobody knows.
 
-    Files that were written before whole numbers had statistics lack those of a key's (a run's `restart`). delta-rs then
-    gives the bound null, which no condition on the column meets, and the rows of the file would be left out.
+    Where some files of a table have statistics of a column and others were written before it had any, delta-rs gives
+    these the bound null, which no condition on the column meets, and their rows would be left out.
     """
     files = list(dataset.get_fragments())
-    if not any(_UNKNOWN_BOUND in str(one.partition_expression) for one in files):
+    unknown = {at for at, one in enumerate(files) if _UNKNOWN_BOUND in str(one.partition_expression)}
+    if not unknown:
         return dataset
-    known = []
-    for one in files:
-        day = None
-        for name, value in pads.get_partition_keys(one.partition_expression).items():
+    for at in unknown:
+        part = None
+        for name, value in pads.get_partition_keys(files[at].partition_expression).items():
             same = pc.field(name) == pa.scalar(value)
-            day = same if day is None else day & same
-        known.append(dataset.format.make_fragment(one.path, dataset.filesystem, day))
-    return pads.FileSystemDataset(known, dataset.schema, dataset.format, dataset.filesystem)
+            part = same if part is None else part & same
+        files[at] = dataset.format.make_fragment(files[at].path, dataset.filesystem, part)
+    return pads.FileSystemDataset(files, dataset.schema, dataset.format, dataset.filesystem)
 
 
 def _fragments(

@@ -6,12 +6,16 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
 from lepton_etl.days import Days
+from lepton_etl.lake.log_files import open_log
 from lepton_etl.lake.tables import Conditions, Lake, verified
 from lepton_etl.schema.energy import NODE_HOUR
 from lepton_etl.schema.logs import FILE
+from lepton_etl.schema.types import arrow_schema
 from tests.integration.laying import lay
 
 FIRST = datetime(2025, 6, 1, 12, tzinfo=UTC)
@@ -20,8 +24,8 @@ FIRST = datetime(2025, 6, 1, 12, tzinfo=UTC)
 def _row(batch: int) -> dict[str, Any]:
     at = FIRST + timedelta(days=batch)
     said = {
-        "path": f"n{batch}.txt", "file_id": f"{batch}" * 64, "source_name": "bmc", "batch": batch, "state": "loaded",
-        "size_bytes": 1, "modified_time": at, "ingest_time": at, "ingest_date": at.date(),
+        "path": f"n{batch}.txt", "file_id": f"{batch % 10}" * 64, "source_name": "bmc", "batch": batch,
+        "state": "loaded", "size_bytes": 1, "modified_time": at, "ingest_time": at, "ingest_date": at.date(),
         "first_reading_time": None if batch == 3 else at, "last_reading_time": None if batch == 3 else at,
     }  # fmt: skip
     return dict.fromkeys(FILE.columns) | said
@@ -70,3 +74,17 @@ def test_days_of_a_table_parted_by_them_are_told_by_the_log(tmp_path: Path) -> N
         assert sorted(lake.read(NODE_HOUR, days)["hour_start"]) == wanted
         opened = list(verified(NODE_HOUR, lake.log(NODE_HOUR), days).get_fragments())
         assert len(opened) == len(wanted)
+
+
+def test_rows_of_files_that_had_no_such_statistics_are_found(lake: Lake) -> None:
+    """The register of an older release, under this one."""
+    log = open_log(lake.at(FILE))
+    log.alter.set_table_properties({"delta.dataSkippingStatsColumns": "path,file_id,batch"})
+    row = pa.Table.from_pylist([_row(9)], schema=arrow_schema(FILE))
+    write_deltalake(open_log(lake.at(FILE)), row, mode="append")
+    lake.write_rows(FILE, [_row(10)])
+    late = [("modified_time", ">=", FIRST + timedelta(days=4))]
+    assert sorted(lake.read(FILE, columns=["batch"], only=late)["batch"]) == [4, 9, 10]
+    assert len(list(verified(FILE, lake.log(FILE), None, None, late).get_fragments())) == 3
+    early = [("last_reading_time", "<", FIRST + timedelta(days=2))]
+    assert sorted(lake.read(FILE, columns=["batch"], only=early)["batch"]) == [1]
