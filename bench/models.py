@@ -130,6 +130,7 @@ class Training:
     ahead_cv_pct: float
     energy_j: float
     million_j: float
+    million_means_j: float
     reason: str
 
     @property
@@ -191,12 +192,14 @@ def _shown(first: date, trained: Trained, champion: VerifiedModel | None) -> Tra
         100 * (overall(trained.errors, MODEL).cv_rmse_ratio or 0.0),
         trained.training_cost.energy_j,
         trained.per_million.energy_j,
+        trained.means_per_million.energy_j,
         trained.verdict.reason,
     )
     by = champion.version.version if champion else "none"
     print(
         f"{first:%Y-%m} by version {by}: {trained.name}; test CV {found.ahead_cv_pct:.1f} %, on training hours "
-        f"{found.taught_cv_pct:.1f} %, {found.energy_j:.0f} J, {found.million_j:.0f} J a million; "
+        f"{found.taught_cv_pct:.1f} %, {found.energy_j:.0f} J, {found.million_j:.0f} J a million "
+        f"({found.million_means_j:.0f} the mean alone); "
         f"{'promoted' if found.promoted else f'refused: {found.reason}'}",
         flush=True,
     )
@@ -272,6 +275,8 @@ def _of_trainings(trainings: list[Training]) -> list[Figure]:
         figure("training/last", trainings[-1].energy_j, "J", 1),
         figure("million_predictions/mean", float(np.mean([one.million_j for one in trainings])), "J", 1),
         figure("million_predictions/last", trainings[-1].million_j, "J", 1),
+        figure("million_means/mean", float(np.mean([one.million_means_j for one in trainings])), "J", 1),
+        figure("million_means/last", trainings[-1].million_means_j, "J", 1),
     ]
 
 

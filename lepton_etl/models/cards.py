@@ -223,7 +223,8 @@ def _cost(trained: Trained, onnx: Exported) -> list[str]:
         "## What it costs",
         "",
         f"- Choosing and training: {cost.cpu_s:.1f} CPU-s, {cost.energy_j:.0f} J ({how})",
-        f"- A million predictions: {million.cpu_s:.1f} CPU-s, {million.energy_j:.0f} J",
+        f"- A million predictions: {million.cpu_s:.1f} CPU-s, {million.energy_j:.0f} J; of the mean alone "
+        f"{trained.means_per_million.energy_j:.0f} J",
         *(
             [
                 f"- A million predictions by ONNX in float32, {len(onnx.data):,} bytes: "

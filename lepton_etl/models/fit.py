@@ -121,6 +121,7 @@ class Trained:
     background: pd.DataFrame
     training_cost: ComputeCost
     per_million: ComputeCost
+    means_per_million: ComputeCost
 
     @property
     def selected(self) -> Selected:
@@ -317,6 +318,7 @@ def _trained(
         background=split.train[names].iloc[:: max(1, len(split.train) // _BACKGROUND_ROWS)],
         training_cost=cost,
         per_million=joules_per_million(lambda table: _predict(complete, names, table), split.test),
+        means_per_million=joules_per_million(lambda table: _predict(final, names, table), split.test),
     )
 
 

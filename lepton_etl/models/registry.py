@@ -578,6 +578,7 @@ def _metrics(trained: Trained) -> dict[str, float]:
         "training_cpu_s": trained.training_cost.cpu_s, "training_energy_j": trained.training_cost.energy_j,
         "million_predictions_cpu_s": trained.per_million.cpu_s,
         "million_predictions_energy_j": trained.per_million.energy_j,
+        "million_means_energy_j": trained.means_per_million.energy_j,
     }  # fmt: skip
     validated = {
         f"validation.{name}.cv_rmse_ratio": cv for name, cv in trained.selected.choice.cv_rmse_ratio.items()
