@@ -64,8 +64,8 @@ report: setup ## The report alone, again: CONFIG=conf/examples/harvard.yaml DATE
 	$(JAVA) lepton-etl report --config $(CONFIG) --date $(DATE) $(if $(UNTIL),--until $(UNTIL))
 
 test: setup-dev ## Every test but the long ones; tests/real where LEPTON_REAL_DATA (default ../shared/data) exists
-	# Two workers with a Spark session each: a tiny night is a JVM's planning, which one core does. A file stays together.
-	$(JAVA) python -m pytest tests -m "not slow and not cluster and not fault" --numprocesses $(or $(WORKERS),2) --dist loadfile
+	# A file stays together, and goes in its turn: nights come before a thousand small tests, which fill the last minute.
+	$(JAVA) python -m pytest tests -m "not slow and not cluster and not fault" --numprocesses $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder
 
 test-slow: setup-dev ## The long ones: further nights against the truth
 	$(JAVA) python -m pytest tests -m "slow and not cluster and not fault"

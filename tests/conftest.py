@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +50,24 @@ def pytest_testnodedown(node: Any) -> None:
     node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", {})
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give all files whose tests share the Spark session to one worker: a JVM starts, and warms up, once."""
+    from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
+
+    class ByFileAndSession(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = str(super()._split_scope(nodeid))
+            return "spark" if _shares_the_session(file) else file
+
+    return ByFileAndSession(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+@cache
+def _shares_the_session(file: str) -> bool:
+    return "spark: SparkSession" in (PROJECT / file).read_text(encoding="utf-8")
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Say which tests were left out by their mark, and what runs them; `-ra` says what was skipped, and why."""
     for mark, count in sorted(config.stash.get(LEFT_OUT, {}).items()):
@@ -83,6 +104,26 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     session.sparkContext.setLogLevel("ERROR")
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_making_of_an_mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """MLflow migrates a fresh database for seconds: a worker makes one, and further stores are copies of it."""
+    registry = sys.modules.get("lepton_etl.models.registry")
+    if registry is None:
+        yield
+        return
+    whole = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    make = registry._make
+
+    def copy(database: Path) -> None:
+        if not whole.exists():
+            make(whole)
+        shutil.copyfile(whole, database)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "_make", copy)
+        yield
 
 
 @pytest.fixture

@@ -22,12 +22,15 @@ from typer.testing import CliRunner
 from lepton_etl import redaction
 from lepton_etl.config.sections import ModelSettings
 from lepton_etl.errors import ModelError, RegistryError
+from lepton_etl.models import registry as module
 from lepton_etl.models.cards import cards
 from lepton_etl.models.features import FEATURES
 from lepton_etl.models.fit import Trained, train
 from lepton_etl.models.registry import Registry
 from lepton_etl.models.stored import Version, checked_bytes, folder_sha256
 
+# As it is: other tests take copies of what it made once.
+MAKE = module._make
 SCRIPT = Path(__file__).resolve().parents[3] / "jobs" / "consume.py"
 
 
@@ -320,7 +323,9 @@ def test_two_processes_may_meet_on_a_fresh_store(tmp_path: Path) -> None:
     assert (tmp_path / "new" / "mlflow.db").stat().st_size > 0
 
 
-def test_a_process_that_is_killed_as_it_makes_the_store_leaves_it_to_the_next(tmp_path: Path) -> None:
+def test_a_process_that_is_killed_as_it_makes_the_store_leaves_it_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """MLflow takes a database with some of its tables for one that it can make anew, and fails for ever."""
     code = (
         "import os, signal, sys, sqlalchemy\n"
@@ -333,6 +338,7 @@ def test_a_process_that_is_killed_as_it_makes_the_store_leaves_it_to_the_next(tm
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     killed = subprocess.run([sys.executable, "-c", code, uri], capture_output=True, check=False, timeout=300)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
+    monkeypatch.setattr(module, "_make", MAKE)
     registry = Registry(uri)
     registry.make()
     assert registry.champion("node-energy") is None
