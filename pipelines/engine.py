@@ -182,6 +182,9 @@ class Aside:
 
     def close(self) -> None:
         # One that has nothing to do gives its semaphores back, or Python warns of them after a run's last line.
+        with suppress(EOFError, OSError):
+            while len(self._results) < self._begun and self._driver.poll():
+                self._results.append(self._driver.recv())
         if len(self._results) == self._begun:
             with suppress(OSError):
                 self._driver.send(None)

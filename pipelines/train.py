@@ -48,7 +48,7 @@ from lepton_etl.models.fit import (
 from lepton_etl.models.metrics import ALL_NODES, as_lines, overall
 from lepton_etl.models.parity import with_sole_tenants
 from lepton_etl.models.promotion import Release, Verdict
-from lepton_etl.models.registry import FACILITY_PREFIX, Registry, back_to_better
+from lepton_etl.models.registry import FACILITY_PREFIX, Registry, back_to_better, import_learning
 from lepton_etl.models.select import split_forward
 from lepton_etl.models.stored import FORWARD_ERROR_TAG, FittedModel, VerifiedModel, Version
 from lepton_etl.schema.facility import FACILITY_FIT
@@ -263,6 +263,8 @@ def begin(context: StageContext) -> Begun | None:
     """
     if not context.engine.has_aside:
         return None
+    # Imported there while the table is read here.
+    context.engine.aside(import_learning)
     context.lake.forget_inputs()
     try:
         found = _learning(context, Registry.of(context.settings.mlflow))

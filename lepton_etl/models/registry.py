@@ -92,7 +92,13 @@ def _in_time(
 def import_ahead() -> None:
     """Import MLflow and what fits and stores models, some seconds: called while something else is waited for."""
     _say_to_mlflow()
-    for name in ("mlflow.store.tracking.sqlalchemy_store", "sklearn.ensemble", "skops.io"):
+    import_module("mlflow.store.tracking.sqlalchemy_store")
+    import_learning()
+
+
+def import_learning() -> None:
+    """Import what fits and stores models, a second."""
+    for name in ("sklearn.ensemble", "skops.io"):
         import_module(name)
 
 
