@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -109,8 +109,29 @@ def migrate(config: _Config) -> None:
             typer.echo(f"{one.table}: {'rewritten' if one.changed else 'as it was'}")
     _recorded(people, settings, "erasure", "names of an older release", {"tables": done})
     names = [name for kind, name in people.names() if tenants or kind == PERSON]
+    _cleared(people, settings, names)
+
+
+def _cleared(people: People, settings: Settings, names: Sequence[str]) -> None:
+    """Publish anew what copies there are, since tables were rewritten, and print what else still names somebody."""
+    from lepton_etl.trust.access import AUDIENCES
+    from lepton_etl.trust.migration import still_named
+    from lepton_etl.trust.publishing import policy_of, published_root
+    from lepton_etl.trust.publishing import publish as copies
+
+    root = published_root(settings, people.lake)
+    if root.is_local and Path(root.uri).is_dir():
+        audiences = [one for one in AUDIENCES if (Path(root.uri) / one).is_dir()]
+        made = copies(people.lake, settings, policy_of(settings), people.run_id, audiences, None)
+        changed = sum(one.changed for one in made)
+        if changed:
+            _recorded(people, settings, "copies", ", ".join(audiences), {"changed": changed})
+    elif not root.is_local:
+        typer.echo(
+            f"copies below {root} are as they were: run lepton-etl publish, remove folders of former tenants"
+        )
     folders = [settings.report.folder, settings.quality.docs, Path(settings.mlflow.artifact_location)]
-    for path in migration.still_named(folders, names):
+    for path in still_named(folders, names):
         typer.echo(f"still names somebody: {path}")
 
 
@@ -163,7 +184,8 @@ def forget(
     # A night that loads files just now may have the name at hand.
     with _alone(people) as lake:
         known = (PERSON, person) in people.names()
-        if migration.names_in_clear(lake, person, is_person=known):
+        in_clear = migration.names_in_clear(lake, person, is_person=known)
+        if in_clear:
             # What came in before the lake knew the person: an account of their own, a pod that is called by them.
             people.pseudonym(person)
             for _ in migration.migrate(lake, settings, people, tenants=False):
@@ -174,6 +196,8 @@ def forget(
         typer.echo(f"forgotten: {', '.join(gone)} {'lead' if len(gone) > 1 else 'leads'} to nobody now")
     else:
         typer.echo("the map does not know this name: nothing to forget")
+    if in_clear:
+        _cleared(people, settings, [person])
     typer.echo("copies of the map from before open by the key of then: rotate it, and destroy the old one")
     others = {name.encode() for _, name in people.names()}
     for path in _holding(settings, person, others):

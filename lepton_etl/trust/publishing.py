@@ -94,8 +94,11 @@ def publish(
         for name, audience in policy.audiences.items():
             if name not in audiences:
                 continue
+            places = _places(source, name, audience)
+            if name == TENANT:
+                _remove_folders(root / name, {place.rpartition("/")[2] for place, _ in places})
             with _rights(root / name, audience.mode):
-                for place, tenant in _places(source, name, audience):
+                for place, tenant in places:
                     copies = Lake(root / place, shelf.metadata)
                     copies.leases = shelf.leases
                     _remove_what_is_not_given(copies, name, audience)
@@ -201,6 +204,15 @@ def _remove_what_is_not_given(copies: Lake, name: str, audience: Audience) -> No
                 where=copies.path(table), remedy="remove the copy, then publish again",
             )  # fmt: skip
         shutil.rmtree(copies.path(table))
+
+
+def _remove_folders(tenants: Location, wanted: Collection[str]) -> None:
+    """Remove the copies of tenants of whom no row is left under this name, such as who has a pseudonym now."""
+    folder = Path(tenants.uri)
+    if tenants.is_local and folder.is_dir():
+        for one in folder.iterdir():
+            if one.name not in wanted:
+                shutil.rmtree(one)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from lepton_etl.schema.energy import CLUSTER_DAY, NODE_HOUR
 from lepton_etl.schema.jobs import JOB_ENERGY, JOB_RUN, TENANT_DAY
 from lepton_etl.schema.release import RELEASE
 from lepton_etl.schema.trust import AUDIT
+from lepton_etl.trust.people import People
 from pipelines.nightly import check
 from tests.canary import found
 from tests.integration.laying import lay
@@ -126,6 +127,26 @@ def test_each_audience_reads_its_own(site: Path, capsys: pytest.CaptureFixture[s
     assert found([root / "public"], [*TENANTS, *HOSTS, "u-9"]) == []
     assert set(rows(root / "operator/gold/node_hour")["node_id"]) == set(HOSTS)
     assert (root / "auditor/ops/night").is_dir() and not (root / "operator/ops").exists()
+
+
+def test_who_is_forgotten_is_in_no_copy_either(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An account that turns out to be a person's own, after it was published."""
+    ran(capsys, "publish", "--config", str(site))
+    root, name = site.parent / "lake-published", TENANTS[0]
+    for folder in ("landing", "report"):
+        (site.parent / folder).mkdir()
+    (site.parent / "report/index.html").write_text(f"<td>{name}</td>")
+    assert found([root], [name])
+    settings = load(site)
+    lake = Lake(settings.lake.root)
+    People.of(lake, settings).pseudonym(name)
+    figures = lake.read(TENANT_DAY)["it_energy_kwh"].sum()
+    said = ran(capsys, "forget", name, "--config", str(site))
+    assert f"still names somebody: {site.parent / 'report/index.html'}" in said
+    assert found([root, site.parent / "lake"], [name]) == []
+    assert len(list((root / "tenant").iterdir())) == len(TENANTS)
+    assert lake.read(TENANT_DAY)["it_energy_kwh"].sum() == figures
+    ran(capsys, "audit", "verify", "--config", str(site))
 
 
 def test_files_lie_with_the_rights_of_the_policy(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
