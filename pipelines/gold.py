@@ -35,26 +35,24 @@ from lepton_etl.carbon.embodied import (
 )
 from lepton_etl.carbon.emissions import (
     GeneratorFactor,
-    IntensityError,
     emission_days,
     hourly_intensity,
+    intensity_error,
     location_emissions,
     source_ratios,
 )
 from lepton_etl.carbon.market import (
     MarketMix,
-    annual_kwh,
-    instruments_of,
     market_emissions,
-    market_mix,
     market_rows,
+    mix_of,
 )
 from lepton_etl.carbon.used_factors import factor_columns, site_factors, used_factors
 from lepton_etl.carbon.water import site_volumes, with_water
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
 from lepton_etl.energy.aggregate import group_parts, group_sums, with_inlet_p99, with_peak_power
-from lepton_etl.energy.exact_sums import exact_sum, rows_of
+from lepton_etl.energy.exact_sums import rows_of
 from lepton_etl.energy.gaps import HISTORY_COLUMNS, HISTORY_DAYS, with_imputed
 from lepton_etl.energy.node_hours import (
     INTERVAL_COLUMNS,
@@ -131,7 +129,6 @@ _CLUSTER_DAY: Final = ("date", "site_id", "cluster_id")
 # What node-hours are summed by.
 GROUPS: Final = (_SITE_HOUR, _CLUSTER_HOUR, _CLUSTER_DAY)
 _HOUR: Final = ["site_id", "hour_start"]
-_GRAMS: Final = "g/kWh"
 # Days of nodes in one task: some 10^5 rows of silver/interval, and as many node-hours again of history.
 NODE_DAYS: Final = 256
 
@@ -517,7 +514,7 @@ def _cluster_hours(
 ) -> pl.DataFrame:
     """Hours of clusters by their nodes, site-hours and grid -> efficiency and carbon of every cluster-hour."""
     placed = with_overhead(with_shared_it(sensed, site_hours), site_hours)
-    error = _intensity_error(factors, context.days.end)
+    error = intensity_error(factors, context.days.end)
     located = location_emissions(placed, intensity, sources, error)
     marketed = market_emissions(located, _mixes_of_run(context, factors, located), error)
     water = site_volume(context, "water", "water_l")
@@ -657,32 +654,10 @@ def _mixes_of_run(context: StageContext, factors: FactorSet, hours: pl.DataFrame
 def _mix(
     context: StageContext, factors: FactorSet, year: int, drawn: pl.DataFrame, until: datetime
 ) -> MarketMix | None:
-    """The mix by the year's hours or days with `grid_import_kwh`.
-
-    None where the market is not named (nobody knows which residual mix holds), and where it is known neither what was
-    drawn nor what is expected.
-    """
-    carbon, grid = context.settings.carbon, context.settings.grid
-    zone = carbon.market_zone or (grid.zone if grid else None)
-    drawn_kwh = drawn.select(exact_sum(pl.col("grid_import_kwh"))).item()
-    expected_kwh = carbon.annual_consumption_kwh
-    if zone is None or (drawn_kwh is None and expected_kwh is None):
-        return None
-    on = min((until - timedelta(seconds=1)).date(), date(year, 12, 31))
-    residual = factors.find("residual_mix", valid_on=on, zone_id=zone)
-    average = carbon.average_zone and factors.find(
-        "grid_average", valid_on=on, zone_id=carbon.average_zone, intensity_basis="direct"
-    )
-    consumption_kwh = annual_kwh(drawn_kwh or 0.0, year, until, expected_kwh)
-    return market_mix(
-        instruments_of(context.lake.read(INSTRUMENT).to_dicts()),
-        year=year,
-        zone_id=zone,
-        consumption_kwh=consumption_kwh,
-        is_expected=consumption_kwh == expected_kwh,
-        residual_g_per_kwh=residual.to(_GRAMS) if residual else None,
-        average_g_per_kwh=average.to(_GRAMS) if average else None,
-    )
+    """The mix by the year's hours or days with `grid_import_kwh`; see carbon.market.mix_of."""
+    settings, grid = context.settings, context.settings.grid
+    instruments = context.lake.read(INSTRUMENT).to_dicts()
+    return mix_of(settings.carbon, grid.zone if grid else None, factors, instruments, year, drawn, until)
 
 
 def _generators(context: StageContext, factors: FactorSet) -> GeneratorFactor | None:
@@ -695,17 +670,6 @@ def _generators(context: StageContext, factors: FactorSet) -> GeneratorFactor | 
         by_litre = None
     by_kwh = factors.find("generator", valid_on=on, fuel=carbon.generator_fuel)
     return GeneratorFactor(by_litre, by_kwh.to("kg/kWh") if by_kwh else None)
-
-
-def _intensity_error(factors: FactorSet, on: date) -> IntensityError | None:
-    measured, estimated = (
-        factors.find("grid_intensity_uncertainty", valid_on=on, estimated=flag) for flag in ("false", "true")
-    )
-    table = "figure_uncertainty"
-    upstream = factors.find(table, valid_on=on, figure="upstream") if table in factors.tables else None
-    if not (measured and estimated):
-        return None
-    return IntensityError(measured.value, estimated.value, upstream.value if upstream else None)
 
 
 # An invoice that says otherwise than the last check of its month makes the month anew.

@@ -13,6 +13,7 @@ from lepton_etl.schema.declare import Field, Table
 from lepton_etl.schema.formulas import formulas_of, told_columns
 from lepton_etl.schema.privacy import privacy_class
 from lepton_etl.schema.tables import TABLES
+from lepton_etl.schema.untold import ALL_COLUMNS, REASONS
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "data-dictionary.md"
 _LONG_SET: Final = 12
@@ -57,6 +58,12 @@ def _table(table: Table) -> str:
     ]
     heading = "How columns of it are made, as [`lepton-etl trace`](lineage.md) computes them:"
     how = [heading, "\n".join(made)] if made else []
+    untold = [
+        f"- {', '.join(f'`{name}`' for name in columns) if columns != ALL_COLUMNS else 'its numbers'}: {reason}"
+        for reason, tables in REASONS.items()
+        if (columns := tables.get(table.name)) and table.name.startswith("gold/")
+    ]
+    how += ["Without a formula:", "\n".join(untold)] if untold else []
     return "\n\n".join(
         [f"### {table.name}", f"One row is {table.grain}.", "\n".join(facts), "\n".join([head, *rows]), *how]
     )

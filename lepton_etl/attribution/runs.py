@@ -108,7 +108,6 @@ OUTCOMES: Final = {
     "SIGNALING": "running",
     "STAGE_OUT": "running",
 }
-WASTED_OUTCOMES: Final = ("failed", "cancelled", "timeout", "requeued")
 OPEN_RUN: Final = "no_end"
 _RUN: Final = ["cluster_name", "job_id", "submit_time", "restart"]
 _NEWEST: Final = ("ingest_time", "file_id", "source_position")

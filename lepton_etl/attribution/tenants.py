@@ -6,11 +6,17 @@ from typing import Final
 
 import polars as pl
 
-from lepton_etl.attribution.runs import WASTED_OUTCOMES
 from lepton_etl.energy.exact_sums import FINE_DIGITS, exact_sum, over, quotient, rows_of, whole_sum
 from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM, JOULES_PER_KWH, SECONDS_PER_HOUR, end_names
 from lepton_etl.schema.energy import CARBON_ENDS
-from lepton_etl.schema.jobs import FACILITY_ENDS, FACTOR_STATE, JOB_ENERGY, RUN_KEY, TENANT_DAY
+from lepton_etl.schema.jobs import (
+    FACILITY_ENDS,
+    FACTOR_STATE,
+    JOB_ENERGY,
+    RUN_KEY,
+    TENANT_DAY,
+    WASTED_OUTCOMES,
+)
 
 UNKNOWN_TENANT: Final = "_unknown"
 # Of a cluster-hour, by its IT energy: an hour's job takes its part of each of them.

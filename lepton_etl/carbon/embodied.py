@@ -91,9 +91,17 @@ def _archetype(lives: pl.DataFrame, factors: FactorSet) -> dict[str, pl.Expr]:
 def with_node_embodied(
     node_hours: pl.DataFrame, lives: pl.DataFrame, error_ratio: Mapping[str, float]
 ) -> pl.DataFrame:
-    """Add `embodied_kgco2e`, its ends and `embodied_basis` to gold/node_hour rows (expected_s is the time in service).
+    """Add `embodied_kgco2e`, its ends and `embodied_basis` to gold/node_hour rows: see booked_hours."""
+    return booked_hours(node_hours, lives, error_ratio).drop("te_kgco2e", "life_s", "booked_s")
 
-    TE x s / EL for the seconds before the end of life; in the hour of an early retirement the rest of TE as well.
+
+def booked_hours(
+    node_hours: pl.DataFrame, lives: pl.DataFrame, error_ratio: Mapping[str, float]
+) -> pl.DataFrame:
+    """Add to gold/node_hour rows what is booked of TE (`te_kgco2e`) over EL (`life_s`): `embodied_kgco2e`, its basis.
+
+    `booked_s` are the seconds of EL that the hour takes: those in service (expected_s) before the end of life; in the
+    hour of an early retirement the rest of EL as well. Embodied carbon is TE x booked_s / EL.
     The sum over a node's life is TE, however long it served. Interval, 90 %: the error of TE by its basis
     (`error_ratio` of embodied_error_ratio); null where that is not known.
     """
@@ -108,10 +116,13 @@ def with_node_embodied(
     served_s = pl.min_horizontal("expected_s", seconds_until_end(start))
     rate = quotient(pl.col("embodied_te_kgco2e"), pl.col("life_s"))
     retires = (retired > start) & (retired <= start + pl.duration(hours=1))
-    unserved = pl.when(retires).then(rate * seconds_until_end(retired)).otherwise(0.0)
+    unserved_s = pl.when(retires).then(seconds_until_end(retired)).otherwise(0.0)
     return (
         node_hours.join(lives, on=_NODE, how="left")
-        .with_columns((rate * served_s + unserved).alias("embodied_kgco2e"))
+        .with_columns(
+            (rate * served_s + rate * unserved_s).alias("embodied_kgco2e"),
+            (served_s + unserved_s).alias("booked_s"),
+        )
         .with_columns(
             pl.when(pl.col("embodied_kgco2e").is_null())
             .then(pl.lit("none"))
@@ -119,7 +130,8 @@ def with_node_embodied(
             .alias("embodied_basis")
         )
         .with_columns(*ends("embodied_kgco2e", booked, Z_EVEN * booked * ratio))
-        .drop("embodied_te_kgco2e", "life_s", "in_service_from", "retired_at")
+        .rename({"embodied_te_kgco2e": "te_kgco2e"})
+        .drop("in_service_from", "retired_at")
     )
 
 

@@ -8,6 +8,7 @@ Source: GHG Protocol Scope 2 Guidance (2015), location-based method.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from functools import reduce
 from operator import or_
 from typing import Final
@@ -15,6 +16,7 @@ from typing import Final
 import polars as pl
 
 from lepton_etl.energy.exact_sums import ends, exact_sum, over, quotient, whole_ends
+from lepton_etl.registers.factors import FactorSet
 from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM, end_names
 from lepton_etl.uncertainty import Z_EVEN, Z
 
@@ -85,6 +87,18 @@ class IntensityError:
             .then((alone.pow(2) + (Z * self.estimated_ratio) ** 2).sqrt())
             .otherwise(alone)
         )
+
+
+def intensity_error(factors: FactorSet, on: date) -> IntensityError | None:
+    """Return the error of grid intensity that the factors state for a day; None where they state none."""
+    measured, estimated = (
+        factors.find("grid_intensity_uncertainty", valid_on=on, estimated=flag) for flag in ("false", "true")
+    )
+    table = "figure_uncertainty"
+    upstream = factors.find(table, valid_on=on, figure="upstream") if table in factors.tables else None
+    if not (measured and estimated):
+        return None
+    return IntensityError(measured.value, estimated.value, upstream.value if upstream else None)
 
 
 def source_ratios(site_hours: pl.DataFrame, generators: GeneratorFactor | None = None) -> pl.DataFrame:

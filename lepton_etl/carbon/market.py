@@ -10,16 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 import polars as pl
 
 from lepton_etl.carbon.emissions import IntensityError, energy_error_ratio
-from lepton_etl.energy.exact_sums import ends
+from lepton_etl.config.sections import CarbonSettings
+from lepton_etl.energy.exact_sums import ends, exact_sum
+from lepton_etl.registers.factors import FactorSet
 from lepton_etl.registers.instruments import RANKS
 from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM
 
+_UNIT: Final = "g/kWh"
 RENEWABLE: Final = ("wind", "solar", "hydro", "geothermal", "biomass")
 
 
@@ -117,6 +120,41 @@ def market_mix(
         _basis(matches, ratio, residual_g_per_kwh is not None),
         *((ratio, matched_g) if is_expected else _of_one_more(matches, left)),
     )  # fmt: skip
+
+
+def mix_of(
+    carbon: CarbonSettings,
+    grid_zone: str | None,
+    factors: FactorSet,
+    instruments: Iterable[Mapping[str, Any]],
+    year: int,
+    drawn: pl.DataFrame,
+    until: datetime,
+) -> MarketMix | None:
+    """Return a year's mix by the hours or days `drawn` with `grid_import_kwh`, and the rows of silver/instrument.
+
+    `until` is the first instant without data. None where the market is not named (nobody knows which residual mix
+    holds), and where it is known neither what was drawn nor what is expected.
+    """
+    zone, expected_kwh = carbon.market_zone or grid_zone, carbon.annual_consumption_kwh
+    drawn_kwh = drawn.select(exact_sum(pl.col("grid_import_kwh"))).item()
+    if zone is None or (drawn_kwh is None and expected_kwh is None):
+        return None
+    on = min((until - timedelta(seconds=1)).date(), date(year, 12, 31))
+    residual = factors.find("residual_mix", valid_on=on, zone_id=zone)
+    average = carbon.average_zone and factors.find(
+        "grid_average", valid_on=on, zone_id=carbon.average_zone, intensity_basis="direct"
+    )
+    consumption_kwh = annual_kwh(drawn_kwh or 0.0, year, until, expected_kwh)
+    return market_mix(
+        instruments_of(instruments),
+        year=year,
+        zone_id=zone,
+        consumption_kwh=consumption_kwh,
+        is_expected=consumption_kwh == expected_kwh,
+        residual_g_per_kwh=residual.to(_UNIT) if residual else None,
+        average_g_per_kwh=average.to(_UNIT) if average else None,
+    )
 
 
 def annual_kwh(to_date_kwh: float, year: int, until: datetime, expected_kwh: float | None) -> float:

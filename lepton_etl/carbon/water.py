@@ -26,10 +26,29 @@ def site_volumes(
 ) -> pl.DataFrame:
     """silver/meter and silver/volume_interval -> litres of one carrier (water, fuel) of each site-hour, as `name`.
 
-    Only meters that no other of the carrier stands above, signed (a return flow is -1). A silent meter, below the
-    coverage limit in the hour, leaves the hour null: the sum of the others would be too little. `<name>_half` is half
-    of the 90 % interval by the meters' classes.
+    The sum of volume_hours. A silent meter leaves the hour null: the sum of the others would be too little.
+    `<name>_half` is half of the 90 % interval by the meters' classes.
     Source: ISO/IEC 30134-9: water that enters the data centre's boundary.
+    """
+    litres = pl.col("signed_l")
+    return (
+        volume_hours(meters, volumes, carrier, days, coverage_min_ratio)
+        .group_by(_HOUR)
+        .agg(
+            whole_sum(litres).alias(name),
+            class_half(
+                exact_sum((litres * class_sigma_ratio()).pow(2), FINE_DIGITS).sqrt(), (litres != 0).sum()
+            ).alias(f"{name}_half"),
+        )
+    )
+
+
+def volume_hours(
+    meters: pl.DataFrame, volumes: pl.DataFrame, carrier: str, days: Days, coverage_min_ratio: float
+) -> pl.DataFrame:
+    """Return each expected hour of the meters of a carrier with its litres, signed (a return flow is -1): `signed_l`.
+
+    Only meters that no other of the carrier stands above. Null below the coverage limit.
     """
     sums = volumes.group_by(
         "site_id", "meter_id", pl.col("interval_start").dt.truncate("1h").alias("hour_start")
@@ -41,15 +60,7 @@ def site_volumes(
     return (
         expected_hours(top_meters(meters.filter(pl.col("carrier") == carrier)), days)
         .join(sums, on=["site_id", "meter_id", "hour_start"], how="left")
-        .with_columns(litres.alias("_l"))
-        .group_by(_HOUR)
-        .agg(
-            whole_sum(pl.col("_l")).alias(name),
-            class_half(
-                exact_sum((pl.col("_l") * class_sigma_ratio()).pow(2), FINE_DIGITS).sqrt(),
-                (pl.col("_l") != 0).sum(),
-            ).alias(f"{name}_half"),
-        )
+        .with_columns(litres.alias("signed_l"), pl.col("sign").fill_null(1))
     )
 
 

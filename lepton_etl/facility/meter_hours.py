@@ -222,16 +222,9 @@ def volume_intervals(
 ) -> pa.Table:
     """The rows of silver/volume_interval with interval_start in [from_us, until_us), sorted by key.
 
-    `readings` has VOLUME_COLUMNS, litres. A register (`counter`) gives the difference of consecutive readings,
-    spread evenly over the step; where it falls, and over steps beyond MAX_STEP_S, the step stays uncovered. Other
-    readings are the volume of their window; without a window they say nothing. Of repeats the lowest file_id, then
-    position wins.
+    `readings` has VOLUME_COLUMNS; the litres of their volume_steps are spread evenly over the step.
     """
-    frame = pl.DataFrame(readings.select(list(VOLUME_COLUMNS)))
-    winners = frame.sort("meter_id", "time_us", "file_id", "source_position").unique(
-        ["meter_id", "time_us", "statistic"], keep="first", maintain_order=True
-    )
-    segments = pl.concat([_register_steps(winners), _windows(winners)])
+    segments = volume_steps(pl.DataFrame(readings.select(list(VOLUME_COLUMNS))))
     step = interval_s * MICROSECONDS
     pieces = segments.with_columns(
         pl.int_ranges(pl.col("start_us") // step * step, pl.col("end_us"), step, dtype=pl.Int64).alias(
@@ -254,6 +247,19 @@ def volume_intervals(
         .agg(pl.col("litres").sum(), pl.col("overlap_us").sum())
     )
     return _table(sums, site_id, interval_s)
+
+
+def volume_steps(readings: pl.DataFrame) -> pl.DataFrame:
+    """Return what ran between two instants by VOLUME_COLUMNS: meter_id, carrier, start_us, end_us, litres.
+
+    A register (`counter`) gives the difference of consecutive readings; where it falls, and over steps beyond
+    MAX_STEP_S, there is no step. Other readings are the volume of their window; without a window they say nothing. Of
+    repeats the lowest file_id, then position wins.
+    """
+    winners = readings.sort("meter_id", "time_us", "file_id", "source_position").unique(
+        ["meter_id", "time_us", "statistic"], keep="first", maintain_order=True
+    )
+    return pl.concat([_register_steps(winners), _windows(winners)])
 
 
 def _register_steps(rows: pl.DataFrame) -> pl.DataFrame:

@@ -120,6 +120,8 @@ _ENERGY: Final = (
 )  # fmt: skip
 
 FACILITY_ENDS: Final = end_names("facility_energy_kwh")
+# How a run ends whose energy brought nothing.
+WASTED_OUTCOMES: Final = ("failed", "cancelled", "timeout", "requeued")
 # Of the factors that the figures of the day take; the same for all rows of a site's day.
 FACTOR_STATE: Final = ("factor_age_years", "factor_flags")
 

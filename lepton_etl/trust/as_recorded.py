@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -65,6 +67,15 @@ class Recorded:
     ) -> tuple[pl.DataFrame, int | None]:
         """Return rows and the version that they are of."""
         wanted = None if table.name.startswith(("gold/", "ops/")) else self.versions.get(table.name)
+        return self._at(wanted, table, days, where)
+
+    def read_input(self, table: Table, days: Days) -> pl.DataFrame:
+        """Return rows of a table of gold as the stage gold found them, which may have been restated since."""
+        return self._at(self.versions.get(table.name), table, days, None)[0]
+
+    def _at(
+        self, wanted: int | None, table: Table, days: Days | None, where: pc.Expression | None
+    ) -> tuple[pl.DataFrame, int | None]:
         if not self.lake.exists(table):
             self.note(f"{table.name} does not exist")
             return self.lake.read(table), None
@@ -85,3 +96,20 @@ class Recorded:
         """Name a record that is gone, once."""
         if what not in self.gone:
             self.gone.append(what)
+
+
+@dataclass
+class Kept:
+    """A few results by key, the least lately used given up first."""
+
+    size: int
+    _of: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)
+
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Return what is kept under the key, made where it is not."""
+        if key not in self._of:
+            self._of[key] = make()
+            if len(self._of) > self.size:
+                self._of.popitem(last=False)
+        self._of.move_to_end(key)
+        return self._of[key]

@@ -19,11 +19,22 @@ from lepton_etl.lake.runs import StageRecord
 from lepton_etl.redaction import redact
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.formulas import (
+    CLASS_ERROR,
+    EMBODIED_HOUR,
+    INTENSITY_ERROR,
     JOB_HOUR,
     MADE,
+    MARKET_MIX,
     METER_HOUR,
     MODELLED_INTERVAL,
+    NODE_INTERVAL,
+    NODE_SPLIT,
+    POWER_SUM,
     SEGMENT,
+    SITE_VOLUME,
+    STATED,
+    VOLUME_HOUR,
+    VOLUME_STEP,
     formulas_of,
     told_columns,
 )
@@ -46,10 +57,30 @@ _MADE_OF: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     SEGMENT: (("bronze/reading", "value"), ("bronze/reading", "reading_time"), ("bronze/reading", "window_s")),
     MODELLED_INTERVAL: (("bronze/reading", "value"), ("silver/node", "rest_power_w"), ("silver/node", "idle_power_w")),
     METER_HOUR: (("silver/facility_interval", "energy_kwh"), ("silver/meter", "point"), ("silver/meter", "sign")),
-    JOB_HOUR: (
+    **dict.fromkeys((JOB_HOUR, NODE_SPLIT), (
         ("silver/interval", "energy_kwh"), ("gold/node_hour", "it_energy_imputed_kwh"),
         *(("silver/job_node", name) for name in ("from_time", "to_time", "cpu_count", "gpu_count")),
+    )),
+    NODE_INTERVAL: tuple(
+        ("silver/interval", name)
+        for name in ("energy_kwh", "observed_s", "cpu_utilisation_ratio", "gpu_utilisation_ratio", "inlet_temp_c")
     ),
+    POWER_SUM: (("silver/interval", "power_mean_w"),),
+    CLASS_ERROR: tuple(
+        ("gold/node_hour", f"{name}_sigma_kwh") for name in ("gain", "resolution", "sampling", "imputed")
+    ),
+    EMBODIED_HOUR: tuple(
+        ("silver/node", name) for name in ("embodied_kgco2e", "lifetime_years", "valid_from", "valid_to", "gpu_count")
+    ),
+    **dict.fromkeys((SITE_VOLUME, VOLUME_HOUR), (("silver/volume_interval", "volume_l"), ("silver/meter", "sign"))),
+    VOLUME_STEP: (("bronze/reading", "value"), ("bronze/reading", "reading_time"), ("silver/meter", "multiplier")),
+    MARKET_MIX: (
+        ("silver/instrument", "volume_kwh"), ("silver/instrument", "instrument_intensity_gco2e_per_kwh"),
+        ("gold/cluster_day", "grid_import_kwh"), ("gold/cluster_hour", "grid_import_kwh"),
+    ),
+    # Factor files and settings are no datasets.
+    INTENSITY_ERROR: (),
+    STATED: (),
 }  # fmt: skip
 
 
@@ -194,10 +225,11 @@ class OpenLineage:
         }
         made = {
             column: columns.Fields(
-                [columns.InputField(*self._name(of), name) for of, name in column_inputs(table.name, column)],
+                [columns.InputField(*self._name(of), name) for of, name in inputs],
                 "; ".join(str(formula) for formula in formulas_of(table.name, column)),
             )
             for column in told_columns(table.name)
+            if (inputs := column_inputs(table.name, column))
         }
         if made:
             facets["columnLineage"] = columns.ColumnLineageDatasetFacet(made)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
@@ -38,14 +38,17 @@ _ABSENT: Final = {
 _DOCUMENT: Final = (b"{", b"[", b"<")
 
 
-def mask_line(text: str, hidden: Callable[[str], str]) -> str:
-    """Return a raw line as `hidden` (see `renamed`) gives it, and without what labels call a user."""
-    return str(without_users(pl.Series([hidden(text)]))[0])
+def mask_lines(texts: Iterable[str], hidden: Callable[[str], str]) -> list[str]:
+    """Return raw lines as `hidden` (see `renamed`) gives them, and without what labels call a user."""
+    return list(without_users(pl.Series([hidden(text) for text in texts], dtype=pl.String)))
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Where a reading was logged: file, position, and the text there; `missing` says why there is none."""
+    """Where a reading was logged: file, position, and the text there; `missing` says why there is none.
+
+    `people` are the pseudonyms of those whom a line of job accounting may name.
+    """
 
     path: str | None
     file_id: str
@@ -58,6 +61,7 @@ class Line:
     reading_time: datetime | None
     text: str | None = None
     missing: str | None = None
+    people: tuple[str, ...] = ()
 
 
 @dataclass
@@ -73,37 +77,26 @@ class SourceLines:
     def __post_init__(self) -> None:
         self._hidden = renamed(self.names)
 
-    def of(self, readings: Iterable[Mapping[str, Any]]) -> list[Line]:
-        """Return the line of each reading, in their order; a file is read once for all of them."""
-        rows = list(readings)
-        found: dict[int, Line] = {}
-        by_file: dict[str, list[int]] = {}
-        for number, row in enumerate(rows):
-            by_file.setdefault(row["file_id"], []).append(number)
-        for file, numbers in by_file.items():
-            of_file = [_line(rows[number]) for number in numbers]
-            for number, line in zip(numbers, self._with_text(file, of_file), strict=True):
-                found[number] = line
-        return [found[number] for number in range(len(rows))]
+    def read(self, lines: Sequence[Line]) -> list[Line]:
+        """Return the lines with their texts, in their order; a file is read once for all of them.
 
-    def of_jobs(self, rows: Iterable[Mapping[str, Any]]) -> list[Line]:
-        """Return the lines of job accounting (rows of bronze/job).
-
-        A line names its people anywhere; where the map knows the name of one no more, the shape of the line is shown.
+        A line of job accounting names its people anywhere; where the map knows the name of one no more, the shape of
+        the line is shown.
         """
-        jobs, known = list(rows), set(self.names.values())
-        lines = self.of(
-            {
-                "file_id": row["file_id"], "source_position": row["source_position"], "sensor": row["record"] or "job",
-                "raw_value": row["job_state"], "raw_unit": None, "value": None, "reading_time": row["start_time"],
-            }
-            for row in jobs
-        )  # fmt: skip
+        found, by_file = list(lines), dict[str, list[int]]()
+        for number, line in enumerate(lines):
+            by_file.setdefault(line.file_id, []).append(number)
+        for file, numbers in by_file.items():
+            for number, line in zip(
+                numbers, self._with_text(file, [lines[one] for one in numbers]), strict=True
+            ):
+                found[number] = line
+        known = set(self.names.values())
         return [
-            line
-            if line.text is None or known.issuperset(PSEUDONYM.findall(f"{row['user_name']} {row['job_id']}"))
-            else replace(line, text=shape(line.text))
-            for row, line in zip(jobs, lines, strict=True)
+            replace(line, text=shape(line.text))
+            if line.text is not None and not known.issuperset(line.people)
+            else line
+            for line in found
         ]
 
     def _with_text(self, file: str, lines: list[Line]) -> list[Line]:
@@ -118,20 +111,19 @@ class SourceLines:
                 missing = str(error)
                 continue
             kind, of_position = texts
+            masked = mask_lines(of_position.values(), self._hidden)
+            shown = {at: text[:MAX_CHARS] for at, text in zip(of_position, masked, strict=True)}
             return [
                 replace(
                     line,
                     path=row["path"],
                     kind=kind,
-                    text=self._masked(of_position.get(line.position or 0)),
-                    missing=None if line.position in of_position else _ABSENT[kind],
+                    text=shown.get(line.position or 0),
+                    missing=None if line.position in shown else _ABSENT[kind],
                 )
                 for line in lines
             ]
         return [replace(line, path=delivered[0]["path"], missing=missing) for line in lines]
-
-    def _masked(self, text: str | None) -> str | None:
-        return None if text is None else mask_line(text, self._hidden)[:MAX_CHARS]
 
     def _delivered(self, file: str) -> list[dict[str, Any]]:
         if file not in self._files:
@@ -192,8 +184,17 @@ def _numbered(chunks: Iterable[bytes], positions: set[int]) -> Iterator[tuple[in
         yield from zip(within, texts, strict=True)
 
 
-def _line(row: Mapping[str, Any]) -> Line:
+def line_of(reading: Mapping[str, Any]) -> Line:
+    """Return where a row of bronze/reading was logged, its text not yet looked up."""
     return Line(
-        None, row["file_id"], row["source_position"], "line", row["sensor"], row["raw_value"], row["raw_unit"],
-        row["value"], row["reading_time"],
+        None, reading["file_id"], reading["source_position"], "line", reading["sensor"], reading["raw_value"],
+        reading["raw_unit"], reading["value"], reading["reading_time"],
+    )  # fmt: skip
+
+
+def line_of_job(job: Mapping[str, Any]) -> Line:
+    """Return the same of a row of bronze/job."""
+    return Line(
+        None, job["file_id"], job["source_position"], "line", job["record"] or "job", job["job_state"], None, None,
+        job["start_time"], people=tuple(PSEUDONYM.findall(f"{job['user_name']} {job['job_id']}")),
     )  # fmt: skip

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +21,15 @@ import pyarrow.compute as pc
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
 from lepton_etl.facility.grid_weather import once
-from lepton_etl.facility.meter_hours import METER_COLUMNS, heard_meters, with_meter
+from lepton_etl.facility.meter_hours import (
+    METER_COLUMNS,
+    VOLUME_QUANTITIES,
+    HeardMeters,
+    heard_meters,
+    volume_readings,
+    volume_steps,
+    with_meter,
+)
 from lepton_etl.intervals import integrate
 from lepton_etl.intervals.chassis import COPY_BIN_US, MEDIAN_SENSOR, SUM_SENSOR
 from lepton_etl.intervals.integrate import MICROSECONDS
@@ -42,11 +50,13 @@ from lepton_etl.intervals.usual_values import HISTORY_DAYS, past_days
 from lepton_etl.schema.common import STATE_QUANTITIES
 from lepton_etl.schema.fleet import FACILITY_INTERVAL, METER, NODE, SENSOR_DAY
 from lepton_etl.schema.logs import READING
-from lepton_etl.trust.as_recorded import Recorded
+from lepton_etl.trust.as_recorded import Kept, Recorded
 
 Row = Mapping[str, Any]
 _DAY: Final = timedelta(days=1)
 _HOUR: Final = timedelta(hours=1)
+# Nodes and meters whose readings are kept at once: a fleet's day is more than a memory holds.
+_KEPT: Final = 32
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _CHANNEL: Final = ("node_id", "device_id", "quantity", "sensor", "statistic")
 # The rows of bronze behind a stretch, in a column of their own.
@@ -61,7 +71,7 @@ class Readings:
     settings: Settings
     policy: Callable[[Days, pl.DataFrame], IntervalPolicy]
     sources: tuple[Mapping[str, SourceFacts], SourceFacts]
-    _heard: dict[str, tuple[Heard | None, pl.DataFrame, pl.DataFrame]] = field(default_factory=dict)
+    _kept: Kept = field(default_factory=lambda: Kept(_KEPT))
 
     @cached_property
     def of_day(self) -> IntervalPolicy:
@@ -87,6 +97,29 @@ class Readings:
         made = judged_sums(parts, listed, policy.model, policy.classes, policy.fitted)
         at = pl.col("interval_us") == _us(own["interval_start"])
         return pl.DataFrame() if made is None else made.filter(at)
+
+    def volume_steps(self, own: Row) -> pl.DataFrame:
+        """Return what ran through a water or fuel meter between two readings of it, of the steps of an interval.
+
+        `litres` in `step_s` s, of which `within_s` lie in the interval.
+        """
+        meter_id = own["meter_id"]
+
+        def make() -> tuple[_Logged, pl.DataFrame]:
+            of_meter = pc.field("device_id") == meter_id
+            moved = self._bronze(of_meter & pc.field("quantity").isin(VOLUME_QUANTITIES))
+            return _Logged(moved), volume_steps(volume_readings(moved, self.recorded.read(METER)[0]))
+
+        moved, steps = self._kept.get(("volume", meter_id), make)
+        begin_us = _us(own["interval_start"])
+        end_us = begin_us + own["interval_s"] * MICROSECONDS
+        first, last = pl.col("start_us"), pl.col("end_us")
+        within = pl.min_horizontal(last, pl.lit(end_us)) - pl.max_horizontal(first, pl.lit(begin_us))
+        cut = steps.filter(first < end_us, last > begin_us).select(
+            first.alias("first_us"), last.alias("last_us"), "litres", ((last - first) / MICROSECONDS).alias("step_s"),
+            (within / MICROSECONDS).alias("within_s"),
+        )  # fmt: skip
+        return _with_origins(cut, lambda at: _lowest(moved.at(at)))
 
     def of_grid(self, own: Row) -> pl.DataFrame:
         """Return the readings that a row of silver/grid_hour is the mean of."""
@@ -115,7 +148,7 @@ class Readings:
             cut = stretches_of(of_sensor, sensor, own).with_columns(
                 weight=pl.lit(float(spoke["multiplicity"][0]))
             )
-            parts.append(_with_origins(cut, partial(_origin, heard, bronze, sensor)))
+            parts.append(_with_origins(cut, _origins_of(heard, bronze, sensor)))
         if len(parts) > 1:
             seen_s = [float((part["end_s"] - part["begin_s"]).sum()) for part in parts]
             parts = [
@@ -125,27 +158,36 @@ class Readings:
         return pl.concat(parts)
 
     def _of_meter(self, own: Row) -> pl.DataFrame | None:
-        meters = self.recorded.read(METER)[0]
-        moved = with_meter(self._bronze(pc.field("device_id") == own["meter_id"]), meters)
-        interval_s = self.settings.energy.interval_s
-        day = Days.of(self.recorded.day)
-        touched = for_each_day(moved.to_arrow(), day, *self.sources, interval_s, further=METER_COLUMNS)
-        heard = heard_meters(touched, self.of_day)
+        meter_id = own["meter_id"]
+
+        def make() -> tuple[HeardMeters | None, _Logged]:
+            moved = with_meter(self._bronze(pc.field("device_id") == meter_id), self.recorded.read(METER)[0])
+            day, interval_s = Days.of(self.recorded.day), self.settings.energy.interval_s
+            touched = for_each_day(moved.to_arrow(), day, *self.sources, interval_s, further=METER_COLUMNS)
+            return heard_meters(touched, self.of_day), _Logged(moved)
+
+        heard, moved = self._kept.get(("meter", meter_id), make)
         if heard is None:
             return None
         at = pl.col("interval_us") == _us(own["interval_start"])
-        spoke = heard.power.filter(at, pl.col("node_id") == own["meter_id"])
+        spoke = heard.power.filter(at, pl.col("node_id") == meter_id)
         if spoke.is_empty():
             return None
         sensor = _sensor(heard.channels.sensors, spoke["channel"][0])
         readings = heard.readings.filter(pl.col("channel") == sensor["channel"])
-        of_sensor = moved.filter(pl.col(name) == sensor[name] for name in ("quantity", "sensor"))
         cut = stretches_of(readings, sensor, own).with_columns(weight=pl.lit(1.0))
-        return _with_origins(cut, lambda at: _lowest(of_sensor.filter(pl.col("reading_time") == _time(at))))
+        named = ("quantity", "sensor")
+        return _with_origins(
+            cut,
+            lambda at: _lowest(
+                [row for row in moved.at(at) if all(row[one] == sensor[one] for one in named)]
+            ),
+        )
 
-    def _of_node(self, node_id: str) -> tuple[Heard | None, pl.DataFrame, pl.DataFrame]:
+    def _of_node(self, node_id: str) -> tuple[Heard | None, _Logged, pl.DataFrame]:
         """What was heard of a node's chassis on the day, its bronze readings, and the inventory."""
-        if node_id not in self._heard:
+
+        def make() -> tuple[Heard | None, _Logged, pl.DataFrame]:
             listed = roster(self.recorded.read(NODE)[0].to_arrow())
             units = units_of(listed)
             unit = units.get(node_id, node_id)
@@ -164,8 +206,10 @@ class Readings:
             past = past_days(self.recorded.read(SENSOR_DAY, before, mine)[0])
             number = day_number(Days.of(day).from_time.timestamp())
             found = heard_on(touched, past, listed, self.of_day, number, spans)
-            self._heard[node_id] = (found, readings, listed)
-        return self._heard[node_id]
+            return found, _Logged(readings), listed
+
+        made: tuple[Heard | None, _Logged, pl.DataFrame] = self._kept.get(("node", node_id), make)
+        return made
 
     def _bronze(self, where: pc.Expression) -> pl.DataFrame:
         day = pc.field("reading_date")
@@ -249,6 +293,14 @@ def shown(stretches: pl.DataFrame) -> list[dict[str, Any]]:
     ).to_dicts()  # fmt: skip
 
 
+def steps_shown(steps: pl.DataFrame) -> list[dict[str, Any]]:
+    """Return steps of a meter's volume as they are printed."""
+    if steps.is_empty():
+        return []
+    from_time = pl.from_epoch("first_us", "us").dt.replace_time_zone("UTC").alias("from_time")
+    return steps.select(from_time, "litres", "step_s", "within_s").to_dicts()
+
+
 def _with_origins(cut: pl.DataFrame, origin: Callable[[int], list[dict[str, Any]]]) -> pl.DataFrame:
     at_us = {*cut["first_us"].to_list(), *cut["last_us"].to_list()}
     rows = {at: origin(at) for at in at_us}
@@ -270,35 +322,65 @@ def _summed_sockets(heard: Heard, chosen: dict[str, Any]) -> Sequence[dict[str, 
     return [_sensor(heard.channels.sensors, channel) for channel in others["channel"]]
 
 
-def _origin(heard: Heard, bronze: pl.DataFrame, sensor: Row, time_us: int) -> list[dict[str, Any]]:
+@dataclass
+class _Logged:
+    """The rows of bronze/reading of a node's chassis or of a meter, by their time."""
+
+    rows: pl.DataFrame
+
+    @cached_property
+    def _by_time(self) -> dict[Any, pl.DataFrame]:
+        return self.rows.partition_by("reading_time", as_dict=True)
+
+    def at(self, time_us: int) -> list[dict[str, Any]]:
+        """Return those of an instant."""
+        found = self._by_time.get((_time(time_us),))
+        return [] if found is None else found.to_dicts()
+
+    def within(self, begin: datetime, length: timedelta) -> list[dict[str, Any]]:
+        """Return those of a span of time, the end left out."""
+        time = pl.col("reading_time")
+        return self.rows.filter(time.is_between(begin, begin + length, closed="left")).to_dicts()
+
+
+def _origins_of(heard: Heard, logged: _Logged, sensor: Row) -> Callable[[int], list[dict[str, Any]]]:
     """The rows of bronze/reading behind one reading of a channel: its own, or those that were summed or voted."""
-    sensors, at = heard.spoken.sensors, pl.col("reading_time") == _time(time_us)
+    sensors = heard.spoken.sensors
     alike = [pl.col(name) == sensor[name] for name in ("quantity", "statistic")]
+    is_voted = sensor["sensor"] == MEDIAN_SENSOR
     if sensor["sensor"] == SUM_SENSOR:
         of_node = sensors.filter(
             *alike, pl.col("node_id") == sensor["node_id"], pl.col("device_id") != "node"
         )
         # Two sensors of one supply are two views of it: the first stands for it.
-        parts = of_node.unique("device_id", keep="first", maintain_order=True)
-    elif sensor["sensor"] == MEDIAN_SENSOR:
-        parts = sensors.filter(*alike, pl.col("chassis_id") == sensor["node_id"])
-        begin = _time(time_us // COPY_BIN_US * COPY_BIN_US)
-        at = pl.col("reading_time").is_between(begin, begin + timedelta(minutes=1), closed="left")
+        found = of_node.unique("device_id", keep="first", maintain_order=True)
+    elif is_voted:
+        found = sensors.filter(*alike, pl.col("chassis_id") == sensor["node_id"])
     else:
-        parts = sensors.filter(pl.col(name) == sensor[name] for name in _CHANNEL)
-    now = bronze.filter(at)
-    found: list[dict[str, Any]] = []
-    for part in parts.to_dicts():
-        of_part = now.filter(pl.col(name) == part[name] for name in _CHANNEL if name != "device_id")
-        own = of_part.filter(pl.col("device_id") == part["device_id"])
-        # A component that was logged at the node stands at its own device from silver on.
-        found += _lowest(own if own.height else of_part)
-    return found
+        found = sensors.filter(pl.col(name) == sensor[name] for name in _CHANNEL)
+    parts, named = found.to_dicts(), [name for name in _CHANNEL if name != "device_id"]
+
+    def origins(time_us: int) -> list[dict[str, Any]]:
+        bin_us = time_us // COPY_BIN_US * COPY_BIN_US
+        now = logged.within(_time(bin_us), timedelta(minutes=1)) if is_voted else logged.at(time_us)
+        rows: list[dict[str, Any]] = []
+        for part in parts:
+            of_part = [row for row in now if all(row[name] == part[name] for name in named)]
+            own = [row for row in of_part if row["device_id"] == part["device_id"]]
+            # A component that was logged at the node stands at its own device from silver on.
+            rows += _lowest(own or of_part)
+        return rows
+
+    return origins
 
 
-def _lowest(rows: pl.DataFrame) -> list[dict[str, Any]]:
+def _lowest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of repeats the one that silver takes: the lowest file, then the lowest position and value."""
-    return rows.sort("file_id", "source_position", "value").head(1).to_dicts()
+
+    def place(row: Row) -> list[tuple[bool, Any]]:
+        return [(row[name] is not None, row[name]) for name in ("file_id", "source_position", "value")]
+
+    return [min(rows, key=place)] if rows else []
 
 
 def _us(time: datetime) -> int:

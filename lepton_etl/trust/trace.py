@@ -8,51 +8,50 @@ night used, and held against the table above. A record that is gone is named; no
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 import polars as pl
 import polars.selectors as cs
 import pyarrow.compute as pc
 
-from lepton_etl.attribution.node_energy import roll
-from lepton_etl.attribution.node_split import HOLDING_COLUMNS, split_nodes
-from lepton_etl.attribution.node_split import INTERVAL_COLUMNS as SPLIT_COLUMNS
-from lepton_etl.attribution.tenants import UNKNOWN_TENANT
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
 from lepton_etl.energy.gaps import HISTORY, HISTORY_DAYS, MODEL, with_imputed
 from lepton_etl.energy.node_hours import NODE_HOUR_KEY
 from lepton_etl.errors import ConfigurationError, LakeError, ModelError, RegistryError
-from lepton_etl.facility.pue import meter_hours
 from lepton_etl.lake.runs import recorded_models
 from lepton_etl.schema.declare import SECONDS_PER_HOUR
 from lepton_etl.schema.energy import NODE_HOUR
-from lepton_etl.schema.fleet import FACILITY_INTERVAL, INTERVAL, METER, NODE
+from lepton_etl.schema.fleet import INTERVAL, NODE
 from lepton_etl.schema.formulas import (
+    FILLED,
     JOB_HOUR,
     MADE,
-    METER_HOUR,
     MODELLED_INTERVAL,
     OWN,
     SEGMENT,
+    VOLUME_STEP,
+    Beside,
     Formula,
     formulas_of,
     told_columns,
     told_tables,
 )
-from lepton_etl.schema.jobs import JOB_ENERGY, JOB_NODE, RUN_KEY
+from lepton_etl.schema.jobs import JOB_ENERGY, RUN_KEY
 from lepton_etl.schema.ledger import ENERGY_LEDGER
-from lepton_etl.schema.logs import JOB
 from lepton_etl.schema.operations import NIGHT
 from lepton_etl.schema.tables import TABLES
+from lepton_etl.schema.untold import reason_of
 from lepton_etl.trust.as_recorded import Recorded
-from lepton_etl.trust.source_lines import Line, SourceLines
-from lepton_etl.trust.stretches import Readings, readings_of, shown
+from lepton_etl.trust.day_rows import DayRows
+from lepton_etl.trust.source_lines import Line, SourceLines, line_of, line_of_job
+from lepton_etl.trust.stretches import Readings, readings_of, shown, steps_shown
 
 Row = Mapping[str, Any]
 
@@ -61,7 +60,6 @@ RELATIVE: Final = 1e-9
 _ADDEND: Final = 5e-10
 # How many contributors a step shows.
 SHOWN: Final = 5
-_IMPUTED: Final = ("gold/node_hour", "it_energy_imputed_kwh")
 _LEAF: Final = "bronze/reading"
 _HOUR: Final = timedelta(hours=1)
 _DAY: Final = timedelta(days=1)
@@ -127,8 +125,12 @@ class Tracer:
     readings: Readings
     source_lines: SourceLines
     choice: Choice = Choice()
-    _split: dict[tuple[str, ...], tuple[pl.DataFrame, pl.DataFrame]] = field(default_factory=dict)
+    rows: DayRows = field(init=False)
     _seen: set[str] = field(default_factory=set)
+    _pending: list[tuple[Step, list[Line]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.rows = DayRows(self.recorded, self.settings)
 
     @property
     def recorded(self) -> Recorded:
@@ -154,13 +156,14 @@ class Tracer:
             )
         table = TABLES[table_name]
         column = column if column in table.columns else SHORT_NAMES.get(column, column)
-        if column not in told_columns(table.name):
+        if column not in told_columns(table.name) and (table.name, column) != FILLED:
+            why = reason_of(table.name, column)
             raise ConfigurationError(
-                f"no formula of {table.name}.{column} is known",
+                f"no formula of {table.name}.{column} is known{f': {why}' if why else ''}",
                 where="trace",
                 remedy=f"one of {', '.join(told_columns(table.name))}",
             )
-        rows, version = self._rows(table.name, {"date": self.recorded.day})
+        rows, version = self.rows.of(table.name, {"date": self.recorded.day})
         for name, values in wanted.items():
             if name not in table.columns:
                 raise ConfigurationError(
@@ -178,20 +181,34 @@ class Tracer:
                 where=table.name,
                 remedy=f"`lepton-etl tables show {table.name}` lists them",
             )
-        return [self.cell(table.name, row, column, version) for row in rows.sort(table.key).to_dicts()]
+        steps = [self._cell(table.name, row, column, version) for row in rows.sort(table.key).to_dicts()]
+        self._find_lines()
+        return steps
 
     def cell(self, table: str, own: Row, column: str, version: int | None = None) -> Step:
         """Trace one figure. Raises LakeError where its formula gives another one."""
+        step = self._cell(table, own, column, version)
+        self._find_lines()
+        return step
+
+    def _find_lines(self) -> None:
+        """Look up the texts of all steps at once: each delivered file is read once."""
+        found = iter(self.source_lines.read([line for _, lines in self._pending for line in lines]))
+        for step, lines in self._pending:
+            step.lines = list(itertools.islice(found, len(lines)))
+        self._pending.clear()
+
+    def _cell(self, table: str, own: Row, column: str, version: int | None) -> Step:
         step = Step(table, _key(table, own), column, own.get(column), version, made_by=MADE.get(table, ""))
         if table == _LEAF:
-            step.lines = self.source_lines.of([own])
+            self._pending.append((step, [line_of(own)]))
             return step
         name = f"{table} {column} {sorted(step.key.items(), key=str)}"
         if name in self._seen:
             step.notes.append("shown above")
             return step
         self._seen.add(name)
-        if (table, column) == _IMPUTED:
+        if (table, column) == FILLED:
             self._imputed(step, own)
             return step
         formula, frame = self._made(table, own, column)
@@ -201,20 +218,20 @@ class Tracer:
         self._evaluate(step, formula, frame)
         if formula.rows == SEGMENT:
             step.parts = [Part(row, "energy_j", row.pop("energy_j"), None) for row in shown(frame)]
-            step.lines = self.source_lines.of(readings_of(frame))
+            self._pending.append((step, [line_of(row) for row in readings_of(frame)]))
             step.notes += self._said_of(table, own)
+            return step
+        if formula.rows == VOLUME_STEP:
+            step.parts = [Part(row, "litres", row.pop("litres"), None) for row in steps_shown(frame)]
+            self._pending.append((step, [line_of(row) for row in readings_of(frame)]))
             return step
         if formula.rows == MODELLED_INTERVAL:
             self._modelled(step, own, frame)
             return step
         self._follow(step, formula, own, frame)
         if table == JOB_ENERGY.name:
-            of_run = [pc.field("site_id") == own["site_id"], pc.field("job_id") == own["job_id"]]
-            rows, _ = self.recorded.read(JOB, None, of_run[0] & of_run[1])
-            started = rows.filter(
-                pl.col("record") != "step", pl.coalesce("submit_time", "start_time") == own["submit_time"]
-            )
-            step.lines = self.source_lines.of_jobs(started.sort("file_id", "source_position").to_dicts())
+            started = self.rows.accounted(own)
+            self._pending.append((step, [line_of_job(row) for row in started]))
         return step
 
     # Formulas
@@ -243,29 +260,40 @@ class Tracer:
             return self.readings.stretches(formula.table, own)
         if formula.rows == MODELLED_INTERVAL:
             return self.readings.modelled(own)
+        if formula.rows == VOLUME_STEP:
+            return self.readings.volume_steps(own)
         if formula.rows == _LEAF:
             return self.readings.of_grid(own)
-        rows, _ = self._rows(formula.rows, {name: own[name] for name in formula.by})
+        rows, _ = self.rows.of(formula.rows, {name: own[name] for name in formula.by})
         if rows.is_empty() and formula.beside:
             # What no row is summed of may still have something beside it.
             rows = mine.select(formula.by).join(rows, on=list(formula.by), how="left")
         return self._with_beside(rows, formula).with_columns(
-            pl.lit(value).alias(f"{OWN}{name}") for name, value in own.items() if isinstance(value, float)
+            pl.lit(value, pl.Float64).alias(f"{OWN}{name}")
+            for name, value in own.items()
+            if value is None or (isinstance(value, int | float) and not isinstance(value, bool))
         )
 
     def _with_beside(self, rows: pl.DataFrame, formula: Formula) -> pl.DataFrame:
         for beside in formula.beside:
-            keys = rows.select(beside.on).unique().to_dicts()
-            found = [self._rows(beside.table, key)[0] for key in keys] or [
-                self._rows(beside.table, {})[0].clear()
-            ]
-            other = pl.concat(found, how="diagonal_relaxed")
-            if beside.where is not None:
-                other = other.filter(pl.sql_expr(beside.where))
-            other = other.unique(list(beside.on), keep="last", maintain_order=True)
+            other = self._beside(rows, beside).unique(
+                list(beside.on) or None, keep="last", maintain_order=True
+            )
             named = other.select(*beside.on, pl.exclude(beside.on).name.prefix(beside.prefix))
-            rows = rows.join(named, on=list(beside.on), how="left", maintain_order="left")
+            if beside.on:
+                rows = rows.join(named, on=list(beside.on), how="left", maintain_order="left")
+            else:
+                rows = rows.join(named, how="cross", maintain_order="left")
         return rows
+
+    def _beside(self, rows: pl.DataFrame, beside: Beside) -> pl.DataFrame:
+        """The rows of the other table that stand beside any of these."""
+        keys = rows.select(beside.on).unique(maintain_order=True).to_dicts() if beside.on else [{}]
+        found = [self.rows.of(beside.table, key)[0] for key in keys] or [
+            self.rows.of(beside.table, {})[0].clear()
+        ]
+        other = pl.concat(found, how="diagonal_relaxed")
+        return other if beside.where is None else other.filter(pl.sql_expr(beside.where))
 
     def _evaluate(self, step: Step, formula: Formula, frame: pl.DataFrame) -> None:
         step.formula = str(formula)
@@ -300,27 +328,28 @@ class Tracer:
 
     def _follow(self, step: Step, formula: Formula, own: Row, frame: pl.DataFrame) -> None:
         """Follow each column of the formula that is made of others, by its largest row or by all."""
-        done: set[tuple[str, str]] = set()
+        done: set[str] = set()
         for name in formula.names():
             table, column = formula.source_of(name)
-            told = formulas_of(table, column) or (table, column) == _IMPUTED or table == _LEAF
-            if (not told and (table != formula.rows or name.startswith(OWN))) or (table, column) in done:
+            told = formulas_of(table, column) or (table, column) == FILLED or table == _LEAF
+            if name in done:
                 continue
-            done.add((table, column))
+            done.add(name)
+            why = None if told else reason_of(table, column)
+            if why:
+                step.notes.append(f"{column} of {table}: {why}")
+            if not told and (table != formula.rows or name.startswith(OWN)):
+                continue
             if column not in frame.columns and table == formula.rows:
                 continue
             if table == formula.table and (formula.rows is None or name.startswith(OWN)):
                 rows, version = _frame_of(own), step.version
             elif table == formula.rows:
-                rows, version = frame, self._version(table)
+                rows, version = frame, self.rows.version(table)
             else:
-                on = next(one.on for one in formula.beside if one.table == table)
-                keys = frame.select(on).unique().to_dicts()
-                found = [self._rows(table, key)[0] for key in keys]
-                rows = pl.concat(found, how="diagonal_relaxed") if found else frame.clear()
-                where = next(one.where for one in formula.beside if one.table == table)
-                rows = rows.filter(pl.sql_expr(where)) if where else rows
-                version = self._version(table)
+                beside = formula.beside_of(name)
+                assert beside is not None
+                rows, version = self._beside(frame, beside), self.rows.version(table)
             self._parts(step, table, column, rows, version, is_summed=table == formula.rows)
 
     def _parts(
@@ -337,91 +366,24 @@ class Tracer:
                 Part(_key(table, row), column, row[column], row[column] / total if total else None)
                 for row in shown.to_dicts()
             ]
-        if not (formulas_of(table, column) or (table, column) == _IMPUTED or table == _LEAF):
+        if not (formulas_of(table, column) or (table, column) == FILLED or table == _LEAF):
             return
-        followed = ordered if self.choice.whole else ordered.head(1)
+        # One node after the other: the readings of a few are kept at once.
+        by_node = [name for name in ("node_id", "meter_id") if name in ordered.columns]
+        followed = ordered.head(1)
+        if self.choice.whole:
+            followed = ordered.sort(by_node, maintain_order=True) if by_node else ordered
         stored = self._stored(table, followed)
-        step.steps += [self.cell(table, row, column, version) for row in stored]
+        step.steps += [self._cell(table, row, column, version) for row in stored]
 
     def _stored(self, table: str, rows: pl.DataFrame) -> list[dict[str, Any]]:
-        """Rows without what a join put beside them."""
+        """Rows without what was put beside them."""
         if table in TABLES:
             extra = ["hour_start"] if "hour_start" in rows.columns else []
             rows = rows.select(
                 list(dict.fromkeys((*(n for n in TABLES[table].columns if n in rows.columns), *extra)))
             )
-        return rows.to_dicts()
-
-    # Rows
-
-    def _version(self, table: str) -> int | None:
-        wanted = None if table.startswith("gold/") else self.recorded.versions.get(table)
-        return wanted if wanted is not None else self.recorded.lake.inputs.get(table)
-
-    def _rows(self, table: str, key: Row) -> tuple[pl.DataFrame, int | None]:
-        """Rows of a stored or made table whose columns have these values."""
-        if table == JOB_HOUR:
-            return self._job_hours(key), None
-        if table == METER_HOUR:
-            return self._meter_hours(key), None
-        declared = TABLES[table]
-        where: pc.Expression | None = None
-        for name, value in key.items():
-            # Names are what files are told apart by; the rest is looked up in their rows.
-            if isinstance(value, str) and name in declared.columns and value != UNKNOWN_TENANT:
-                test = pc.field(name) == value
-                where = test if where is None else where & test
-        days = Days.of(self.recorded.day) if "date" in declared.columns else None
-        rows, version = self.recorded.read(declared, days, where)
-        if "interval_start" in rows.columns:
-            rows = rows.with_columns(pl.col("interval_start").dt.truncate("1h").alias("hour_start"))
-        if table == "gold/job_energy":
-            rows = rows.with_columns(pl.col("tenant_id").fill_null(UNKNOWN_TENANT))
-        if table == "silver/node":
-            until = pl.col("valid_to")
-            at = datetime.combine(self.recorded.day, datetime.min.time(), UTC) + _DAY
-            rows = rows.filter((pl.col("valid_from") < at) & (until.is_null() | (until > at - _DAY))).sort(
-                "valid_from"
-            )
-        if table == "silver/grid_hour" and self.settings.grid is not None:
-            grid = self.settings.grid
-            rows = rows.filter(pl.col("zone_id") == grid.zone, pl.col("flow") == grid.flow)
-        for name, value in key.items():
-            if value is not None and name in rows.columns:
-                rows = rows.filter(pl.col(name) == value)
-        return rows, version
-
-    def _meter_hours(self, key: Row) -> pl.DataFrame:
-        day = Days.of(self.recorded.day)
-        meters, intervals = (self.recorded.read(METER)[0], self.recorded.read(FACILITY_INTERVAL, day)[0])
-        limit = self.settings.energy.coverage_min_ratio
-        made = meter_hours(meters, intervals, day, limit).filter(pl.col("carrier") == "electricity")
-        return made.filter(pl.col(name) == value for name, value in key.items())
-
-    def _job_hours(self, key: Row) -> pl.DataFrame:
-        """A run's part of each node-hour, beside what the other runs and idle have of it."""
-        run = {name: key[name] for name in (*RUN_KEY, "date")}
-        held = self._rows(JOB_NODE.name, run)[0]
-        hours, nodes = self._node_split(tuple(held["node_id"].unique().sort()))
-        of_run = pl.all_horizontal(pl.col(name).eq_missing(value) for name, value in run.items())
-        energy = (pl.col("dynamic_kwh") + pl.col("static_kwh")).alias("energy_kwh")
-        place = ["site_id", "cluster_id", "node_id", "hour_start"]
-        idle = nodes.select(*place, pl.col("idle_energy_kwh").alias("idle_kwh"), "jobs_energy_kwh")
-        made = hours.filter(of_run).with_columns(energy).join(idle, on=place, how="left")
-        return made.with_columns((pl.col("jobs_energy_kwh") - pl.col("energy_kwh")).alias("others_kwh"))
-
-    def _node_split(self, node_ids: tuple[str, ...]) -> tuple[pl.DataFrame, pl.DataFrame]:
-        if node_ids not in self._split:
-            day, mine = Days.of(self.recorded.day), pc.field("node_id").isin(list(node_ids))
-            intervals, held, hours = (
-                self.recorded.read(table, day, mine)[0] for table in (INTERVAL, JOB_NODE, NODE_HOUR)
-            )
-            nodes = self.recorded.read(NODE)[0].filter(pl.col("node_id").is_in(node_ids))
-            self._split[node_ids] = split_nodes(
-                intervals.select(SPLIT_COLUMNS), hours, held.select("site_id", *HOLDING_COLUMNS),
-                roll(nodes.to_arrow()), self.settings.attribution.idle_gpu_utilisation_ratio,
-            )  # fmt: skip
-        return self._split[node_ids]
+        return rows.select(pl.exclude(f"^{OWN}.*$")).to_dicts()
 
     # Ends of the walk
 
@@ -449,7 +411,9 @@ class Tracer:
             return
         step.made_by = f"model {name} version {version}"
         mine = pl.col("node_id") == own["node_id"]
-        intervals = self._rows(INTERVAL.name, {"node_id": own["node_id"], "hour_start": own["hour_start"]})[0]
+        intervals = self.rows.of(INTERVAL.name, {"node_id": own["node_id"], "hour_start": own["hour_start"]})[
+            0
+        ]
         nodes = self.recorded.read(NODE)[0].filter(mine)
         inputs = gap_features(intervals, _frame_of(own), nodes)
         step.rows = intervals.height
@@ -511,7 +475,7 @@ class Tracer:
             step.notes.append(f"model: {policy.model}")
         step.notes += [f"point of the line: {flag}" for flag in judged["flag"].to_list()]
         key = {name: own[name] for name in ("site_id", "cluster_id", "node_id", "interval_start")}
-        rows, version = self._rows(INTERVAL.name, key)
+        rows, version = self.rows.of(INTERVAL.name, key)
         parts = rows.filter(
             pl.col("device_id").str.contains(r"^(cpu|dram|gpu)"), pl.col("energy_kwh").is_not_null()
         )

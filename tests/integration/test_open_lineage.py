@@ -1,13 +1,12 @@
 """Stages tell a consumer of OpenLineage what they read and wrote, column by column; one that is away stops nothing.
 
-Events are checked as a consumer takes them: as JSON, by the specification's own JSON schemas where OPENLINEAGE_SPEC
-names a folder of them (`spec` of the OpenLineage repository), by the client's declared types elsewhere.
+Events are checked as a consumer takes them: as JSON, by the specification's own JSON schemas (openlineage_spec), and
+read back into the declared types of its Python client.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,13 +17,16 @@ from typing import Any, ClassVar
 
 import jsonschema
 import pytest
+from openlineage.client import facet_v2
+from openlineage.client.event_v2 import Job, Run, RunState
 from referencing import Registry, Resource
 
 from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.lake.runs import StageRecord
-from lepton_etl.schema.formulas import told_columns, told_tables
+from lepton_etl.schema.formulas import STATED, formulas_of, told_columns, told_tables
 from lepton_etl.schema.tables import TABLES
+from lepton_etl.schema.untold import reason_of
 from lepton_etl.trust.open_lineage import OpenLineage, column_inputs
 from pipelines import nightly
 from pipelines.engine import InlineEngine
@@ -104,53 +106,85 @@ def test_columns_come_of_what_their_formulas_name(events: list[dict[str, Any]], 
     assert {one["field"] for one in tenant} == {"dynamic_kwh", "static_kwh"}
 
 
+def is_of_own_row(table: str, column: str) -> bool:
+    """Whether a column is made of its own row and settings alone, in the end of what no formula makes."""
+    named = {one.source_of(name) for one in formulas_of(table, column) for name in one.names()}
+    return bool(named) and all(
+        of in (table, STATED) and (reason_of(of, name) is not None or is_of_own_row(of, name))
+        for of, name in named
+    )
+
+
 @pytest.mark.parametrize("table", told_tables())
 def test_every_told_column_leads_to_columns_of_other_tables_that_there_are(table: str) -> None:
     for column in told_columns(table):
         inputs = column_inputs(table, column)
-        assert inputs, f"{table}.{column} comes of nothing"
+        assert inputs or is_of_own_row(table, column), f"{table}.{column} comes of nothing"
         for of, name in inputs:
             assert of != table
             assert name in TABLES[of].columns, f"{of}.{name}"
 
 
-@pytest.mark.skipif(
-    "OPENLINEAGE_SPEC" not in os.environ, reason="OPENLINEAGE_SPEC names no folder of schemas"
+SPEC = Path(__file__).parent / "openlineage_spec"
+SCHEMAS = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in SPEC.glob("*.json")}
+# Facets refer to the versions of the core that they were written against: the newest stands for them.
+REGISTRY: Registry[Any] = Registry(
+    retrieve=lambda uri: Resource.from_contents(SCHEMAS[uri.rsplit("/", 1)[-1]])
 )
-def test_events_and_facets_hold_the_schemas_of_the_specification(events: list[dict[str, Any]]) -> None:
-    spec = Path(os.environ["OPENLINEAGE_SPEC"])
-    schemas = [
-        json.loads(path.read_text(encoding="utf-8"))
-        for path in [spec / "OpenLineage.json", *spec.glob("facets/*.json")]
+
+
+def hold(what: dict[str, Any], url: str) -> None:
+    """What stands in an event is as the specification's schema says, in the version that the event names."""
+    name = url.partition("#")[0]
+    assert SCHEMAS[name.rsplit("/", 1)[-1]]["$id"] == name
+    schema = jsonschema.Draft202012Validator(
+        {"$ref": url}, registry=REGISTRY, format_checker=jsonschema.FormatChecker()
+    )
+    schema.validate(what)
+
+
+def declared_facets() -> dict[str, type]:
+    """The client's facets by their schema."""
+    modules = [
+        getattr(facet_v2, name) for name in dir(facet_v2) if name.endswith(("_run", "_job", "_dataset"))
     ]
-    by_name = {one["$id"].rsplit("/", 1)[-1]: one for one in schemas}
-    # Facets refer to the versions of the core that they were written against: the newest stands for them.
-    registry = Registry(retrieve=lambda uri: Resource.from_contents(by_name[uri.rsplit("/", 1)[-1]]))
+    classes = [one for module in modules for one in vars(module).values() if isinstance(one, type)]
+    return {one._get_schema(): one for one in classes if issubclass(one, facet_v2.BaseFacet)}
 
-    def hold(what: dict[str, Any], url: str) -> None:
-        core = jsonschema.Draft202012Validator(
-            {"$ref": url}, registry=registry, format_checker=jsonschema.FormatChecker()
-        )
-        core.validate(what)
 
-    seen = set()
-    for event in events:
-        hold(event, event["schemaURL"])
-        datasets = [*event["inputs"], *event["outputs"]]
-        for facets in (
-            event["run"]["facets"],
-            event["job"].get("facets", {}),
-            *(one["facets"] for one in datasets),
-        ):
-            for facet in facets.values():
-                hold(facet, facet["_schemaURL"])
-                seen.add(facet["_schemaURL"].rsplit("/", 1)[-1])
-    assert {
-        "ColumnLineageDatasetFacet",
-        "SchemaDatasetFacet",
-        "DatasetVersionDatasetFacet",
-        "ErrorMessageRunFacet",
-    } <= seen
+def taken(event: dict[str, Any]) -> set[str]:
+    """The names of an event's facets, each as the specification says and read into the client's types."""
+    hold(event, event["schemaURL"])
+    classes, seen = declared_facets(), set()
+    run, job = event["run"], event["job"]
+    datasets = [*event["inputs"], *event["outputs"]]
+    for facets in (run["facets"], job.get("facets", {}), *(one["facets"] for one in datasets)):
+        for facet in facets.values():
+            hold(facet, facet["_schemaURL"])
+            read = classes[facet["_schemaURL"]](
+                **{name: value for name, value in facet.items() if not name.startswith("_")}
+            )
+            seen.add(type(read).__name__)
+    Run(run["runId"]), Job(job["namespace"], job["name"]), RunState(event["eventType"])
+    return seen
+
+
+def test_events_and_facets_hold_the_schemas_of_the_specification(events: list[dict[str, Any]]) -> None:
+    assert {name for event in events for name in taken(event)} == {
+        name.removesuffix(".json") for name in SCHEMAS if name != "OpenLineage.json"
+    }
+
+
+@pytest.mark.parametrize(
+    ("of", "name", "wrong"),
+    [("run", "runId", "no-uuid"), ("job", "name", None), ("run", "facets", {"parent": {"run": {}}})],
+)
+def test_an_event_that_the_specification_does_not_know_is_refused(
+    events: list[dict[str, Any]], of: str, name: str, wrong: Any
+) -> None:
+    events[1][of][name] = wrong
+    with pytest.raises((jsonschema.ValidationError, KeyError)):
+        taken(events[1])
 
 
 class Consumer(BaseHTTPRequestHandler):
@@ -194,6 +228,7 @@ def test_a_night_sends_its_stages_to_a_consumer_by_http(
     assert {key for _, key, _ in took.taken} == {"Bearer hush-hush"}
     jobs = [event["job"]["name"] for _, _, event in took.taken]
     assert jobs == 2 * ["lepton-etl.bronze"] + 2 * ["lepton-etl.nightly"]
+    assert all(taken(event) >= {"NominalTimeRunFacet", "JobTypeJobFacet"} for _, _, event in took.taken)
     assert ("file", f"{tmp_path}/landing/*.txt") in {
         (one["namespace"], one["name"]) for one in took.taken[1][2]["inputs"]
     }

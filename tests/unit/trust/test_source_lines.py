@@ -16,6 +16,7 @@ from lepton_etl.ingest.text import ContentIdentity, drain, file_id, text_chunks
 from lepton_etl.lake.landing import Landing
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.logs import FILE
+from lepton_etl.trust import source_lines
 from lepton_etl.trust.source_lines import Line, SourceLines
 
 AT = datetime(2025, 6, 3, tzinfo=UTC)
@@ -58,7 +59,7 @@ def line_of(lines: SourceLines, file: str, position: int) -> Line:
         "file_id": file, "source_position": position, "sensor": "Sys Power", "raw_value": "300", "raw_unit": "Watts",
         "value": 300.0, "reading_time": AT,
     }  # fmt: skip
-    return lines.of([reading])[0]
+    return lines.read([source_lines.line_of(reading)])[0]
 
 
 def test_lines_of_a_compressed_text_are_counted_as_the_decoder_counts_them(
