@@ -153,10 +153,7 @@ class _Night:
             return None
 
     def _checkpoint(self, context: Any) -> Any:
-        """Return the stored checkpoint; where dictionary, rules or tables changed, all is made anew before.
-
-        Making anew takes as long as judging.
-        """
+        """Return the stored checkpoint; where dictionary, rules or tables changed, all is made anew before."""
         gx = great_expectations()
         suites = {
             table: suite_of(table, copied, required=self.rules[table.name].required)
@@ -170,18 +167,17 @@ class _Night:
         source = context.data_sources.add_or_update_sql(
             name=_SOURCE, connection_string=f"duckdb+lepton:///{self.rows.resolve()}", create_temp_table=False
         )
-        definitions = []
-        for table, suite in suites.items():
-            asset = source.add_table_asset(suite_name(table), table_name=view_name(table))
-            definitions.append(
-                context.validation_definitions.add_or_update(
-                    gx.ValidationDefinition(
-                        name=suite_name(table),
-                        data=asset.add_batch_definition_whole_table("days"),
-                        suite=context.suites.add_or_update(suite),
-                    )
-                )
+        definitions = [
+            gx.ValidationDefinition(
+                name=suite_name(table),
+                data=source.add_table_asset(
+                    suite_name(table), table_name=view_name(table)
+                ).add_batch_definition_whole_table("days"),
+                suite=suite,
             )
+            for table, suite in suites.items()
+        ]
+        # The checkpoint stores its definitions, and they their suites: whoever stores those too does it thrice.
         checkpoint = context.checkpoints.add_or_update(
             gx.Checkpoint(name=CHECKPOINT, validation_definitions=definitions, result_format=_RESULTS)
         )

@@ -65,23 +65,10 @@ def judged(
     intervals: list[Row] | pa.Table,
     files: list[Row] | None = None,
     rules: Mapping[str, TableRules] | None = None,
-    project: Path | None = None,
 ) -> GateOutcome:
     rows = intervals if isinstance(intervals, pa.Table) else rows_of(INTERVAL, intervals)
     slices = {INTERVAL.name: rows, FILE.name: rows_of(FILE, files or [file()])}
-    return judge(slices, load_rules() if rules is None else rules, docs, project or docs.parent / "project")
-
-
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose context nights of the same rules share: making one takes as long as judging."""
-    return tmp_path_factory.mktemp("stored") / "project"
-
-
-@pytest.fixture(scope="module")
-def of_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same for rules that ask nothing of intervals."""
-    return tmp_path_factory.mktemp("of_files") / "project"
+    return judge(slices, load_rules() if rules is None else rules, docs, docs.parent / "project")
 
 
 def named(outcomes: tuple[CheckOutcome, ...]) -> dict[str, CheckOutcome]:
@@ -110,7 +97,7 @@ def test_a_good_slice_passes_and_the_docs_name_the_suites(tmp_path: Path) -> Non
     assert {path.name for path in docs.parent.iterdir()} == {"2025-06-03", "project"}
 
 
-def test_bad_values_close_the_gate_each_by_its_name(tmp_path: Path, stored: Path) -> None:
+def test_bad_values_close_the_gate_each_by_its_name(tmp_path: Path) -> None:
     rows = [
         *good_day(),
         interval(0),
@@ -122,7 +109,7 @@ def test_bad_values_close_the_gate_each_by_its_name(tmp_path: Path, stored: Path
         interval(1, device_id="f", counts_in_total=None),
         interval(1, device_id="g", counts_in_total=False, observed_s=301.0),
     ]
-    failures = named(judged(tmp_path / "docs", rows, project=stored).failures)
+    failures = named(judged(tmp_path / "docs", rows).failures)
     assert set(failures) == {
         "key_is_unique", "energy_kwh_is_in_bounds", "power_min_w_is_in_bounds", "inlet_temp_c_is_in_bounds",
         "fan_rpm_is_in_bounds", "energy_source_is_in_set", "counts_in_total_is_known",
@@ -152,13 +139,13 @@ def test_an_empty_required_table_closes_the_gate(tmp_path: Path) -> None:
     assert (failure.table, failure.check) == ("silver/interval", "not_empty")
 
 
-def test_warnings_do_not_close_the_gate(tmp_path: Path, stored: Path) -> None:
+def test_warnings_do_not_close_the_gate(tmp_path: Path) -> None:
     files = [
         *(file(name) for name in ("a.gz", "d.gz", "e.gz")),
         file("b.gz", rejects=8, readings=90),
         file("c.gz", state="discarded", records=1, readings=0, rejects=1, duplicates=0, ignored=0),
     ]
-    found = judged(tmp_path / "docs", [interval(n) for n in range(72)], files, project=stored)
+    found = judged(tmp_path / "docs", [interval(n) for n in range(72)], files)
     assert found.failures == ()
     warnings = named(found.warnings)
     assert set(warnings) == {"few_rejects_in_a_file", "no_file_is_discarded", "node_seconds_covered"}
@@ -166,45 +153,45 @@ def test_warnings_do_not_close_the_gate(tmp_path: Path, stored: Path) -> None:
     assert warnings["node_seconds_covered"].observed == "0.25"
 
 
-def failed(project: Path, files: list[Row]) -> set[str]:
+def failed(tmp_path: Path, files: list[Row]) -> set[str]:
     """The failures of files, beside a table of intervals that nothing is asked of."""
     rules = dict(load_rules()) | {INTERVAL.name: TableRules(table=INTERVAL.name, required=False)}
-    found = judged(project.parent / "docs", [], files, rules, project)
+    found = judged(tmp_path / "docs", [], files, rules)
     assert found.rows == {FILE.name: len(files), INTERVAL.name: 0}
     return {outcome.check for outcome in found.failures}
 
 
-def test_what_has_no_value_neither_counts_nor_hides(of_files: Path) -> None:
+def test_what_has_no_value_neither_counts_nor_hides(tmp_path: Path) -> None:
     # A log of 970 discrete states beside its readings.
     healthy = file(records=1000, readings=30, rejects=0, duplicates=0, ignored=970)
-    assert failed(of_files, [healthy]) == set()
+    assert failed(tmp_path, [healthy]) == set()
     # Ten of its thirty readings are gone: a third, though one in a hundred records.
-    assert failed(of_files, [healthy | {"readings": 20, "rejects": 10}]) == {"few_rejects"}
+    assert failed(tmp_path, [healthy | {"readings": 20, "rejects": 10}]) == {"few_rejects"}
 
 
-def test_a_large_source_hides_no_small_one(of_files: Path) -> None:
+def test_a_large_source_hides_no_small_one(tmp_path: Path) -> None:
     large = file("large.gz", records=100_000, readings=100_000, duplicates=0, ignored=0)
     small = file(
         "small.gz", source_name="gpu", records=200, readings=100, rejects=100, duplicates=0, ignored=0
     )
-    assert failed(of_files, [large, small]) == {"few_rejects_of_a_source"}
+    assert failed(tmp_path, [large, small]) == {"few_rejects_of_a_source"}
     # One bad line of three is no change of a format.
     tiny = file("tiny.gz", source_name="gpu", records=3, readings=2, rejects=1, duplicates=0, ignored=0)
-    assert failed(of_files, [large, tiny]) == set()
+    assert failed(tmp_path, [large, tiny]) == set()
 
 
-def test_a_discarded_file_counts_as_its_records_would(of_files: Path) -> None:
+def test_a_discarded_file_counts_as_its_records_would(tmp_path: Path) -> None:
     lost = {"state": "discarded", "records": 1, "readings": 0, "rejects": 1, "duplicates": 0, "ignored": 0}
     whole = [file(f"{number}.gz") for number in range(4)]
-    assert failed(of_files, [*whole, file("a.gz", **lost)]) == set()
+    assert failed(tmp_path, [*whole, file("a.gz", **lost)]) == set()
     two = [file(name, **lost) for name in ("a.gz", "b.gz")]
-    assert failed(of_files, [*whole, *two]) == {"few_rejects", "few_rejects_of_a_source"}
-    assert failed(of_files, two) == {"few_rejects"}
+    assert failed(tmp_path, [*whole, *two]) == {"few_rejects", "few_rejects_of_a_source"}
+    assert failed(tmp_path, two) == {"few_rejects"}
 
 
-def test_a_missing_rule_file_closes_the_gate_and_names_the_table(tmp_path: Path, stored: Path) -> None:
+def test_a_missing_rule_file_closes_the_gate_and_names_the_table(tmp_path: Path) -> None:
     rules = {name: found for name, found in load_rules().items() if name != GRID_HOUR.name}
-    (failure,) = judged(tmp_path / "docs", good_day(), rules=rules, project=stored).failures
+    (failure,) = judged(tmp_path / "docs", good_day(), rules=rules).failures
     assert (failure.table, failure.check, failure.observed) == (GRID_HOUR.name, "suite", "no rule file")
 
 
