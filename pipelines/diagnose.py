@@ -19,7 +19,7 @@ from lepton_etl.diagnosis.anomalies import anomaly_rows, devices
 from lepton_etl.diagnosis.device_states import state_rows
 from lepton_etl.diagnosis.minutes import DEVICES, INPUTS
 from lepton_etl.lake.location import Location
-from lepton_etl.lake.node_parts import NodePart, node_parts
+from lepton_etl.lake.node_parts import NodePart, node_parts, rows_of
 from lepton_etl.lake.staging import StagedFile, stage
 from lepton_etl.lake.tables import Lake, Written
 from lepton_etl.schema.declare import Table
@@ -27,7 +27,7 @@ from lepton_etl.schema.diagnosis import ANOMALY, STATE
 from lepton_etl.schema.energy import PREDICTION
 from lepton_etl.schema.fleet import INTERVAL, NODE
 from lepton_etl.schema.types import arrow_schema
-from pipelines.stage import StageContext, StageResult
+from pipelines.stage import StageContext, StageResult, worthy
 
 # What a device usually draws and clocks at is learnt from so many days before.
 STATE_HISTORY_DAYS: Final = 7
@@ -54,7 +54,8 @@ def _states(context: StageContext) -> Written:
     looked_at = Days(days.start - timedelta(days=STATE_HISTORY_DAYS), days.end)
     parts = node_parts(lake, INTERVAL, looked_at, by_day=False, tasks=context.engine.parallelism)
     nodes = lake.read(NODE, columns=_RATED)
-    staged = context.engine.map(_States(lake.root, tuple(days), nodes), parts)
+    engine = worthy(context.engine, rows_of(parts))
+    staged = engine.map(_States(lake.root, tuple(days), nodes), parts)
     return lake.commit(STATE, days, [file for files in staged for file in files], allow_empty=True)
 
 
@@ -119,7 +120,7 @@ def _anomalies(context: StageContext) -> Written:
     of_racks = hours.join(racks, on=["site_id", "node_id"], how="left")
     peers = pl.coalesce("rack_id", pl.lit("node ") + pl.col("node_id"))
     groups = [rows for _, rows in of_racks.sort("node_id").group_by("site_id", peers, maintain_order=True)]
-    found = context.engine.map(_Anomalies(tuple(days), model.device), groups)
+    found = worthy(context.engine, hours.height).map(_Anomalies(tuple(days), model.device), groups)
     return lake.replace(ANOMALY, days, _together(ANOMALY, found), allow_empty=True)
 
 

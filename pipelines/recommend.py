@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from lepton_etl.days import Days
 from lepton_etl.facility.set_points import operating_hours
 from lepton_etl.forecast.job_power import predict_jobs
-from lepton_etl.lake.node_parts import NodePart, node_parts
+from lepton_etl.lake.node_parts import NodePart, node_parts, rows_of
 from lepton_etl.lake.tables import Lake, Written
 from lepton_etl.recommend.advice import (
     LEFT_TO_OTHERS,
@@ -54,7 +54,7 @@ from lepton_etl.trust.fairness import delays, energy_burdens, slowdowns, tenant_
 from lepton_etl.uncertainty import Estimate
 from pipelines.forecast import JOB_HISTORY_DAYS, REQUEST, with_mean_power
 from pipelines.ledger import fits_of
-from pipelines.stage import StageContext, StageResult
+from pipelines.stage import StageContext, StageResult, worthy
 
 
 def waiting_jobs(context: StageContext) -> Found:
@@ -222,7 +222,8 @@ def zombie_jobs(context: StageContext) -> Found:
     if boards.is_empty():
         return Found()
     work = _HeldHours(boards)
-    parts = [one for one in context.engine.map(work, node_parts(context.lake, INTERVAL, today)) if one.height]
+    of_nodes = node_parts(context.lake, INTERVAL, today)
+    parts = [one for one in worthy(context.engine, rows_of(of_nodes)).map(work, of_nodes) if one.height]
     if not parts:
         return Found()
     utilisation = pl.col("utilisation_ratio")
@@ -272,7 +273,8 @@ def device_states(context: StageContext) -> Found:
     """What the states of the day's devices ask for."""
     if not context.lake.exists(STATE):
         return Found()
-    rows = [row for found in context.engine.map(_asked_for, _state_parts(context)) for row in found]
+    parts = _state_parts(context)
+    rows = [row for found in worthy(context.engine, rows_of(parts)).map(_asked_for, parts) for row in found]
     hours = context.settings.energy.interval_s / SECONDS_PER_HOUR
     order = ("site_id", "cluster_id", "node_id", "device_id", "adjustment")
     counted = [row | {"hours": row.pop("intervals") * hours} for row in rows]
@@ -369,9 +371,10 @@ def _at_work(context: StageContext, days: Days, least_limits: int = 2) -> pl.Dat
     """Sums of GPUs that worked for a job by day, class and limit; None where fewer limits were logged."""
     lake = context.lake
     parts = node_parts(lake, INTERVAL, days)
+    engine = worthy(context.engine, rows_of(parts))
     if least_limits:
         # Before the joins that tell whose work it was: most sites log one limit, or none.
-        logged = set().union(*context.engine.map(_limits_logged, parts))
+        logged = set().union(*engine.map(_limits_logged, parts))
         if len(logged) < least_limits:
             return None
     run = ["site_id", "cluster_id", "job_id", "submit_time", "restart"]
@@ -383,7 +386,7 @@ def _at_work(context: StageContext, days: Days, least_limits: int = 2) -> pl.Dat
         .join(users, on=run, how="inner", nulls_equal=True)
         .filter(pl.col("user_name").is_not_null())
     )
-    found = [one for one in context.engine.map(_Work(holders, _newest_classes(lake)), parts) if one.height]
+    found = [one for one in engine.map(_Work(holders, _newest_classes(lake)), parts) if one.height]
     return pl.concat(found) if found else None
 
 

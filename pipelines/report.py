@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from lepton_etl.days import Days
 from lepton_etl.lake.nights import PublishedLake
-from lepton_etl.lake.node_parts import NodePart, node_parts
+from lepton_etl.lake.node_parts import NodePart, node_parts, rows_of
 from lepton_etl.lake.runs import code_version, stage_runs
 from lepton_etl.lake.tables import Lake
 from lepton_etl.models.footprint import DEFAULT_CORE_POWER_W, tree_cpu_s
@@ -34,7 +34,7 @@ from lepton_etl.schema.ledger import ENERGY_LEDGER, METER_CHECK
 from lepton_etl.schema.logs import FILE, REJECT
 from lepton_etl.schema.recommend import RECOMMENDATION, SAVING, TENANT_BURDEN
 from pipelines.gate import docs_folder
-from pipelines.stage import StageContext, StageResult
+from pipelines.stage import StageContext, StageResult, worthy
 
 # What one scatter holds: dense enough to see the shape, small enough for a browser.
 MOST_POINTS: Final = 1500
@@ -217,7 +217,7 @@ def points(context: StageContext, node_hours: pl.DataFrame) -> d.Sample:
     nodes = _sample(gather.node_points(node_hours), d.POINT_SCHEMA)
     classes = node_hours.group_by("site_id", "node_id").agg(pl.col("hardware_class").max())
     parts = node_parts(context.lake, INTERVAL, context.days)
-    found = context.engine.map(_GpuPoints(classes), parts)
+    found = worthy(context.engine, rows_of(parts)).map(_GpuPoints(classes), parts)
     gpus = (
         _sample(pl.concat([rows for rows, _ in found]), d.POINT_SCHEMA) if found else d.Sample(nodes.rows[:0])
     )
@@ -243,7 +243,8 @@ def predictions(lake: Lake, days: Days) -> d.Sample:
 
 def states(context: StageContext) -> pa.Table:
     """Intervals by state, the most frequent first, each with the nodes that were in it longest."""
-    found = context.engine.map(_state_counts, node_parts(context.lake, STATE, context.days, by_day=False))
+    parts = node_parts(context.lake, STATE, context.days, by_day=False)
+    found = worthy(context.engine, rows_of(parts)).map(_state_counts, parts)
     if not any(part.height for part in found):
         return d.STATE_COUNT_SCHEMA.empty_table()
     longest = pl.struct("intervals", "node_id").sort(descending=True).head(MOST_NODES).struct.field("node_id")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from lepton_etl.days import Days
+from lepton_etl.lake.node_parts import LEAST_ROWS
 from lepton_etl.lake.tables import Lake, Written
 from pipelines.engine import Engine, InlineEngine
 
@@ -40,3 +41,8 @@ class StageResult:
     rows_out: int = 0
     written: tuple[Written, ...] = ()
     notes: tuple[str, ...] = field(default=())
+
+
+def worthy(engine: Engine, rows: int) -> Engine:
+    """Return the engine for work on so many rows: this process where they are few, since a job of Spark costs 0.3 s."""
+    return engine if rows > LEAST_ROWS else InlineEngine()

@@ -25,7 +25,7 @@ from lepton_etl.errors import ModelError
 from lepton_etl.facility.fit import FacilityFit
 from lepton_etl.facility.stored_fit import COLUMNS, WET_BULB, Q, estimator, fit_of
 from lepton_etl.facility.stored_fit import TARGET as OVERHEAD
-from lepton_etl.lake.node_parts import NodePart, node_parts
+from lepton_etl.lake.node_parts import NodePart, node_parts, rows_of
 from lepton_etl.lake.runs import code_version
 from lepton_etl.lake.tables import Lake, Written
 from lepton_etl.models.cards import Cards, cards
@@ -55,7 +55,7 @@ from lepton_etl.schema.facility import FACILITY_FIT
 from lepton_etl.schema.fleet import INTERVAL, NODE
 from lepton_etl.schema.jobs import JOB_NODE
 from pipelines.engine import Engine, InlineEngine
-from pipelines.stage import StageContext, StageResult
+from pipelines.stage import StageContext, StageResult, worthy
 
 _CHECKED_ROWS = 256
 _HOURS_PER_DAY: Final = 24
@@ -354,7 +354,8 @@ def training_hours(context: StageContext, settings: ModelSettings) -> pl.DataFra
         made = [day for day in _made_days(context.lake) if day <= days.end]
         first = min(made, default=first)
     work = _Hours(settings, context.lake.read(NODE))
-    found = context.engine.map(work, node_parts(context.lake, INTERVAL, Days(first, days.end)))
+    parts = node_parts(context.lake, INTERVAL, Days(first, days.end))
+    found = worthy(context.engine, rows_of(parts)).map(work, parts)
     return pl.concat(found) if found else pl.DataFrame()
 
 

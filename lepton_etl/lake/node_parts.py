@@ -57,6 +57,11 @@ def node_parts(
     return found
 
 
+def rows_of(parts: Sequence[NodePart]) -> int:
+    """Return how many rows the parts hold together, by the log."""
+    return sum(max(file.rows, 0) for part in parts if part.part == 0 for file in part.files)
+
+
 def beside(lake: Lake, table: Table, days: Days, part: NodePart) -> NodePart:
     """Return the rows of another table and other days of the nodes of `part`."""
     return NodePart(table, tuple(lake.files(table, days)), part.part, part.parts)
