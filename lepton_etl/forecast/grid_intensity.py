@@ -88,6 +88,8 @@ def filled(published: Floats) -> Floats:
 def at_hours(values: Floats, positions: NDArray[np.int64]) -> Floats:
     """Return values at positions of any shape; NaN outside the series."""
     inside = (positions >= 0) & (positions < len(values))
+    if inside.all():
+        return np.asarray(values[positions])
     return np.where(inside, values[np.clip(positions, 0, len(values) - 1)], np.nan)
 
 
@@ -153,8 +155,10 @@ class Ridge:
         if usable.sum() < 2 * WEEK_H:
             raise ValueError(f"{int(usable.sum())} complete origins before row {until}; {2 * WEEK_H} needed")
         # An estimated target counts as the profile's: leaving out rows would break one solve for all horizons.
-        typical = profile(series, origins) - level[:, None]
-        wanted = np.where(np.isfinite(wanted), wanted, typical)[usable]
+        holes = ~np.isfinite(wanted)
+        some = holes.any(axis=1)
+        wanted[some] = np.where(holes[some], profile(series, origins[some]) - level[some, None], wanted[some])
+        wanted = wanted[usable]
         known = np.isfinite(wanted).all(axis=1)
         x = inputs[usable][known]
         gram = x.T @ x
