@@ -48,12 +48,13 @@ from lepton_etl.models.fit import (
 from lepton_etl.models.metrics import ALL_NODES, as_lines, overall
 from lepton_etl.models.parity import with_sole_tenants
 from lepton_etl.models.promotion import Release, Verdict
-from lepton_etl.models.registry import FACILITY_PREFIX, Registry, back_to_better, import_learning
+from lepton_etl.models.registry import Registry, back_to_better, facility_model, import_learning
 from lepton_etl.models.select import split_forward
 from lepton_etl.models.stored import FORWARD_ERROR_TAG, FittedModel, VerifiedModel, Version
 from lepton_etl.schema.facility import FACILITY_FIT
 from lepton_etl.schema.fleet import INTERVAL, NODE
 from lepton_etl.schema.jobs import JOB_NODE
+from lepton_etl.trust.champions import Champions
 from pipelines.engine import Engine, InlineEngine
 from pipelines.stage import StageContext, StageResult, worthy
 
@@ -63,16 +64,6 @@ _HOURS_PER_DAY: Final = 24
 _FEW_ROWS: Final = 2_000
 # Of all classes: what one process has learnt before gold is done, or soon after.
 _ROWS_ASIDE: Final = 20_000
-# Of a site's name in a model's, which has 63 characters at most.
-_LONGEST = 63 - len(FACILITY_PREFIX)
-
-
-def model_name(site_id: str) -> str:
-    """The registered name of a site's model: letters, digits, '_' and '-' only; others are told by a hash."""
-    plain = "".join(one if one.isascii() and (one.isalnum() or one in "_-") else "-" for one in site_id)
-    if plain == site_id and len(plain) <= _LONGEST:
-        return f"{FACILITY_PREFIX}{site_id}"
-    return f"{FACILITY_PREFIX}{plain[: _LONGEST - 9]}-{sha256(site_id.encode()).hexdigest()[:8]}"
 
 
 def register_fits(context: StageContext, registry: Registry) -> tuple[tuple[str, ...], tuple[Written, ...]]:
@@ -86,7 +77,7 @@ def register_fits(context: StageContext, registry: Registry) -> tuple[tuple[str,
 
 
 def champion_made(version: Version, verdict: Verdict, rows: int) -> tuple[Written, ...]:
-    """Return a model's version as what a stage wrote, where it was made champion: the audit chain tells of it."""
+    """Return a model's version as what a stage wrote, where it was made champion."""
     number = int(version.version)
     return (Written(f"model/{version.name}", rows, number, changed=True),) if verdict.promoted else ()
 
@@ -94,7 +85,7 @@ def champion_made(version: Version, verdict: Verdict, rows: int) -> tuple[Writte
 def _registered(
     context: StageContext, registry: Registry, row: Mapping[str, Any]
 ) -> tuple[str, tuple[Written, ...]]:
-    name = model_name(row["site_id"])
+    name = facility_model(row["site_id"])
     key = sha256(f"{row['code_sha256']}\n{row['parameters_json']}".encode()).hexdigest()
     known = registry.latest(name, "training_key", key)
     if known is not None:
@@ -280,9 +271,13 @@ def begin(context: StageContext) -> Begun | None:
 def run(context: StageContext) -> StageResult:
     """The device model and the facility's of each site; too few rows is a note, not a failure."""
     registry = Registry.of(context.settings.mlflow)
+    champions = Champions(context.lake, context.settings.audit, context.run_id, registry)
+    registry.announce = champions.announce
+    own = (context.settings.model.name, facility_model(context.settings.site.site_id))
+    settled = champions.settle(own)
     done = _device_model(context, registry)
     fits, promoted = register_fits(context, registry)
-    return replace(done, notes=(*done.notes, *fits), written=(*done.written, *promoted))
+    return replace(done, notes=(*settled, *done.notes, *fits), written=(*done.written, *promoted))
 
 
 def _device_model(context: StageContext, registry: Registry) -> StageResult:

@@ -33,25 +33,39 @@ def verify_chain(
         ),
     ] = None,
     table: Annotated[
-        list[str] | None, typer.Option(help="Read the files of this table only; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Read the files of this table only, and no model; may be repeated."),
     ] = None,
+    landing: Annotated[
+        bool, typer.Option(help="Read each raw file too that still lies where it was delivered.")
+    ] = False,
+    models: Annotated[bool, typer.Option(help="Hold the model registry against the chain too.")] = True,
 ) -> None:
-    """Read the whole chain, its roots and every file of the lake; exit 1 where anything is not as the chain says."""
+    """Read the whole chain, its roots, every file of the lake and every champion; exit 1 where one is not as told."""
     from lepton_etl.config.settings import load
+    from lepton_etl.lake.landing import Landing
     from lepton_etl.lake.tables import Lake
+    from lepton_etl.models.registry import Registry, facility_model
     from lepton_etl.trust.seal import anchored, public_key, signing_key
+    from lepton_etl.trust.source_lines import SourceLines
     from lepton_etl.trust.verify import Verified, verify
 
     settings = load(config)
     place = anchor or settings.audit.anchor
     wanted = [one for one in key or [public_key(signing_key(settings.audit))] if one]
     seen, found = Verified(), 0
-    for one in verify(Lake.of(settings), anchored(place) if place else (), wanted, seen, table or ()):
+    registry = Registry.of(settings.mlflow) if models and not table else None
+    own = (settings.model.name, facility_model(settings.site.site_id))
+    lake, roots = Lake.of(settings), anchored(place) if place else ()
+    landed = SourceLines(lake, settings, Landing.of(settings)).lies_there if landing else None
+    for one in verify(lake, roots, wanted, seen, table or (), registry, own, landed):
         found += 1
         typer.echo(printable(str(one)))
     typer.echo(
         f"{seen.events} events of {seen.days} days, {seen.tables} tables, {seen.commits} commits, {seen.files} files, "
         f"{seen.anchored} anchored roots; {seen.expired} commits have expired"
+        + (f"; {seen.models} versions of models" if seen.models else "")
+        + (f"; {seen.landed} raw files that still lie there" if landing else "")
     )
     if found:
         raise LakeError(

@@ -243,7 +243,7 @@ def _people(settings: Settings) -> People:
 def _holding(settings: Settings, name: str, others: set[bytes]) -> Iterator[str]:
     """The delivered files of schedulers that hold the name, not as a part of another's, or that cannot be read."""
     from lepton_etl.ingest.text import UnreadableError, text_chunks
-    from lepton_etl.lake.landing import Landing, ObjectStore
+    from lepton_etl.lake.landing import Landing
     from lepton_etl.trust.people import word_of
 
     word = re.compile(word_of(name).pattern.encode())
@@ -251,8 +251,7 @@ def _holding(settings: Settings, name: str, others: set[bytes]) -> Iterator[str]
     def is_held(text: bytes) -> bool:
         return any(_whole(text, *one.span()) not in others for one in word.finditer(text))
 
-    paths = tuple(source.path for source in settings.all_sources)
-    landing = Landing(ObjectStore.of(lambda key: settings.spark_options.get(f"spark.hadoop.{key}"), paths))
+    landing = Landing.of(settings)
     for source in settings.all_sources:
         if "jobs" not in source.subjects:
             continue

@@ -16,7 +16,7 @@ from lepton_etl.errors import printable
 from lepton_etl.ingest.decoded import Origin
 from lepton_etl.ingest.text import UnreadableError, text_chunks
 from lepton_etl.ingest.unmapped import Unmapped, merged, speaks_of_power, unmapped
-from lepton_etl.lake.landing import Delivered, Landing, ObjectStore
+from lepton_etl.lake.landing import Delivered, Landing
 
 _WIDTH: Final = 200
 
@@ -26,8 +26,7 @@ def print_unmapped(settings: Settings, files: int) -> None:
 
     Raises ConfigurationError where a source's folder cannot be listed.
     """
-    paths = tuple(source.path for source in settings.all_sources)
-    landing = Landing(ObjectStore.of(lambda name: settings.spark_options.get(f"spark.hadoop.{name}"), paths))
+    landing = Landing.of(settings)
     table = Table("source", "sensor", "records", "unit", "range", "rule to look over", box=None)
     rows = [
         (source.name, one) for source in settings.all_sources for one in _of(source, settings, landing, files)

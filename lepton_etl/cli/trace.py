@@ -13,7 +13,7 @@ import structlog
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
 from lepton_etl.errors import printable
-from lepton_etl.lake.landing import Landing, ObjectStore
+from lepton_etl.lake.landing import Landing
 from lepton_etl.lake.tables import Lake
 from lepton_etl.trust.as_recorded import Recorded
 from lepton_etl.trust.people import People
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 def tracer_of(settings: Settings, day: date, choice: Choice) -> Tracer:
     """Return what traces figures of a published day. Raises LakeError for a day that was never published."""
-    from pipelines.engine import LocalEngine
     from pipelines.silver import interval_policy, source_facts
     from pipelines.stage import StageContext
 
@@ -39,10 +38,8 @@ def tracer_of(settings: Settings, day: date, choice: Choice) -> Tracer:
         context = StageContext(lake, settings, days, "trace", structlog.get_logger())
         return interval_policy(context, nodes.to_arrow())
 
-    paths = tuple(source.path for source in settings.all_sources)
-    landing = Landing(ObjectStore.of(LocalEngine().storage_option, paths))
     names = {name: pseudonym for (_, name), pseudonym in People.of(lake, settings).names().items()}
-    lines = SourceLines(lake, settings, landing, names)
+    lines = SourceLines(lake, settings, Landing.of(settings), names)
     return Tracer(Readings(Recorded.of(lake, day), settings, policy, source_facts(settings)), lines, choice)
 
 

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from pyarrow import fs
 
+from lepton_etl.config.settings import Settings
 from lepton_etl.config.sources import Source
 from lepton_etl.errors import ConfigurationError
 
@@ -116,6 +117,12 @@ class Landing:
     """Lists and opens delivered files; travels to executors."""
 
     store: ObjectStore = field(default_factory=ObjectStore)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Landing:
+        """Return the landing folders of the settings, for a command that has no engine."""
+        paths = tuple(source.path for source in settings.all_sources)
+        return cls(ObjectStore.of(lambda key: settings.spark_options.get(f"spark.hadoop.{key}"), paths))
 
     def delivered(self, source: Source) -> Iterator[Delivered]:
         """The files of one source, by path. Raises ConfigurationError where the pattern's root cannot be listed."""

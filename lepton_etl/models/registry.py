@@ -19,8 +19,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import wraps
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
@@ -49,11 +50,17 @@ if TYPE_CHECKING:
 
     from lepton_etl.config.settings import MlflowSettings
     from lepton_etl.models.cards import Cards
-    from lepton_etl.models.promotion import Verdict
 
 CHAMPION_ALIAS: Final = "champion"
+# Of a version whose alias was moved: who was told of it before. Written last, so without it a move is not finished.
+ANNOUNCED_TAG: Final = "champion_event"
+PROMOTED: Final = "promoted"
+ROLLED_BACK: Final = "rolled back"
+# Of a version that passed the gate and is not champion yet.
+ACCEPTED: Final = "accepted"
 # Names of the facility's models: this and the site.
 FACILITY_PREFIX: Final = "facility-overhead-"
+_LONGEST: Final = 63
 _SQLITE: Final = "sqlite:///"
 _PARITY: Final = "parity.json"
 # Read by MLflow when it is imported: no usage data leaves, and a batch log holds no progress bars.
@@ -89,6 +96,15 @@ def _in_time(
     return asked
 
 
+def facility_model(site_id: str) -> str:
+    """Return the registered name of a site's model: letters, digits, '_' and '-' only; others are told by a hash."""
+    longest = _LONGEST - len(FACILITY_PREFIX)
+    plain = "".join(one if one.isascii() and (one.isalnum() or one in "_-") else "-" for one in site_id)
+    if plain == site_id and len(plain) <= longest:
+        return f"{FACILITY_PREFIX}{site_id}"
+    return f"{FACILITY_PREFIX}{plain[: longest - 9]}-{sha256(site_id.encode()).hexdigest()[:8]}"
+
+
 def import_ahead() -> None:
     """Import MLflow and what fits and stores models, some seconds: called while something else is waited for."""
     _say_to_mlflow()
@@ -107,8 +123,28 @@ def _say_to_mlflow() -> None:
         os.environ.setdefault(key, value)
 
 
+@dataclass(frozen=True, slots=True)
+class Move:
+    """The champion's alias goes to `version`, from `before` (None: nothing was champion).
+
+    `decision` is PROMOTED or ROLLED_BACK, `reason` why `before` is left.
+    """
+
+    version: Version
+    before: Version | None
+    decision: str
+    reason: str = ""
+
+
+def _to_nobody(_: Move) -> str:
+    return "nobody"
+
+
 class Registry:
-    """One tracking and registry server, or one SQLite file."""
+    """One tracking and registry server, or one SQLite file.
+
+    `announce` hears of each move of the champion's alias before it is done; its answer becomes ANNOUNCED_TAG.
+    """
 
     def __init__(
         self,
@@ -121,6 +157,7 @@ class Registry:
         self.deadline_s = deadline_s
         self.artifact_location = artifact_location
         self.experiment = experiment
+        self.announce: Callable[[Move], str] = _to_nobody
         self._client: MlflowClient | None = None
         _say_to_mlflow()
 
@@ -230,9 +267,35 @@ class Registry:
             ),
         )
 
-    @_in_time
     def release(self, name: str, release: Release) -> Version:
-        """Log the run with its files and the model, register a version with its hash, mark it promoted or refused."""
+        """Log the run with its files, register the model as a version with its hash, promote it where accepted."""
+        version = self._registered(name, release)
+        if release.verdict.promoted:
+            self.promote(version)
+        return self.version(name, version.version) or version
+
+    def promote(self, version: Version) -> None:
+        """Make a version champion."""
+        self._announced(Move(version, self.champion(version.name), PROMOTED))
+
+    def _announced(self, move: Move) -> None:
+        # Outside of the deadline: who is told may wait for others to be told before.
+        self.point(move, self.announce(move))
+
+    @_in_time
+    def point(self, move: Move, event: str) -> None:
+        """Move the alias and mark both versions; done again it changes nothing."""
+        client, version, before = self._connected(), move.version, move.before
+        client.set_registered_model_alias(version.name, CHAMPION_ALIAS, version.version)
+        if move.decision == ROLLED_BACK and before is not None and before.version != version.version:
+            for tag, value in (("promotion", ROLLED_BACK), ("promotion_reason", move.reason)):
+                client.set_model_version_tag(before.name, before.version, tag, value)
+        for tag, value in (("promotion", PROMOTED), (ANNOUNCED_TAG, event)):
+            client.set_model_version_tag(version.name, version.version, tag, value)
+
+    @_in_time
+    def _registered(self, name: str, release: Release) -> Version:
+        """Register a version with its hash and the verdict on it."""
         import mlflow
 
         client = self._connected()
@@ -270,12 +333,16 @@ class Registry:
                 )
                 model_hash, size = folder_sha256(copy), _size(copy)
             mlflow.log_metric("model_size_bytes", size)
-            made = mlflow.register_model(logged.model_uri, name, tags=tags | {"model_sha256": model_hash})
+            verdict = {
+                "promotion": ACCEPTED if release.verdict.promoted else "refused",
+                "promotion_reason": redact(release.verdict.reason),
+                "model_sha256": model_hash,
+            }
+            made = mlflow.register_model(logged.model_uri, name, tags=tags | verdict)
         version = Version(name, str(made.version), str(run.info.run_id), dict(made.tags))
         client.update_model_version(name, version.version, redact(release.description))
         client.update_registered_model(name, _what_it_is(release))
-        self._decide(version, release.verdict)
-        return self.version(name, version.version) or version
+        return version
 
     @_in_time
     def verified_model(
@@ -285,31 +352,35 @@ class Registry:
 
         Raises ModelError where there is none or where it is not what was registered; nothing is loaded then.
         """
-        import mlflow
-
         found = self.champion(name, alias) if version is None else self.version(name, version)
         asked = f"models:/{name}@{alias}" if version is None else f"models:/{name}/{version}"
         if found is None:
             raise ModelError("there is no such model", where=asked, remedy="run the stage train first")
-        with self._fluent(), tempfile.TemporaryDirectory() as folder:
-            uri = f"models:/{name}/{found.version}"
-            copy = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+        uri = f"models:/{name}/{found.version}"
+        with self._files_of(found) as copy:
             data, described = checked_bytes(copy, found.tags.get("model_sha256"), uri)
         columns = tuple((described.get("metadata") or {}).get("columns") or ())
         if not columns:
             raise ModelError("the model does not say its columns", where=uri, remedy="train again")
         return VerifiedModel(build(data), columns, found, data)
 
-    def _decide(self, version: Version, verdict: Verdict) -> None:
-        client = self._connected()
-        marks = {
-            "promotion": "promoted" if verdict.promoted else "refused",
-            "promotion_reason": verdict.reason,
-        }
-        for tag, value in marks.items():
-            client.set_model_version_tag(version.name, version.version, tag, value)
-        if verdict.promoted:
-            client.set_registered_model_alias(version.name, CHAMPION_ALIAS, version.version)
+    @_in_time
+    def digest(self, version: Version) -> str:
+        """Return SHA-256 over the files of a version as they are now (`stored.folder_sha256`).
+
+        Raises ModelError where they hold a symbolic link, RegistryError where they cannot be read.
+        """
+        with self._files_of(version) as copy:
+            return folder_sha256(copy)
+
+    @contextmanager
+    def _files_of(self, version: Version) -> Iterator[Path]:
+        """Give a copy of a version's files."""
+        import mlflow
+
+        uri = f"models:/{version.name}/{version.version}"
+        with self._fluent(), tempfile.TemporaryDirectory() as folder:
+            yield Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
 
     @_in_time
     def errors_of(self, version: Version) -> list[dict[str, Any]]:
@@ -332,24 +403,19 @@ class Registry:
             records: list[dict[str, Any]] = json.loads(Path(copy).read_text(encoding="utf-8"))[name]
             return records
 
-    @_in_time
     def roll_back(self, name: str, version: str, reason: str) -> None:
         """Point the champion's alias back at an earlier version that was promoted, and mark the one it leaves.
 
         Raises ModelError where the version was never promoted.
         """
-        client = self._connected()
         wanted, present = self.version(name, version), self.champion(name)
-        if wanted is None or wanted.tags.get("promotion") != "promoted":
+        if wanted is None or wanted.tags.get("promotion") != PROMOTED:
             raise ModelError(
                 f"version {version} was never champion",
                 where=f"models:/{name}",
                 remedy="see lepton-etl models",
             )
-        if present is not None and present.version != version:
-            client.set_model_version_tag(name, present.version, "promotion", "rolled back")
-            client.set_model_version_tag(name, present.version, "promotion_reason", reason)
-        client.set_registered_model_alias(name, CHAMPION_ALIAS, version)
+        self._announced(Move(wanted, present, ROLLED_BACK, reason))
 
     @_in_time
     def versions(self, name: str) -> list[Version]:
@@ -625,7 +691,7 @@ def back_to_better(
     measured = newest[TARGET].to_numpy(dtype=float)
     earlier = [
         one for one in registry.versions(name)
-        if one.tags.get("promotion") == "promoted" and int(one.version) < int(present.version)
+        if one.tags.get("promotion") == PROMOTED and int(one.version) < int(present.version)
     ]  # fmt: skip
     for one in sorted(earlier, key=lambda one: -int(one.version)):
         try:

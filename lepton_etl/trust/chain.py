@@ -1,10 +1,10 @@
 """The audit chain: what was done to the lake, one event after the other, each with the hash of the one before.
 
 `record` asks the tables' logs which commits the chain does not know yet, and makes events of them and of the rows that
-they added to the run record: files, stages, promotions, decisions, publications, restatements, runs. So what a killed
-run committed is recorded by the next one, and nothing is recorded that was not committed. One record is one commit of
-ops/audit; then the head is sealed (`seal.py`). A commit that no run, or a run that had ended, claims is an event too:
-`unclaimed`.
+they added to the run record: files, stages, decisions, publications, restatements, runs. So what a killed run committed
+is recorded by the next one, and nothing is recorded that was not committed. What the lake does not show is told before
+it is done: promotions of models (`champions.py`). One record is one commit of ops/audit; then the head is sealed
+(`seal.py`). A commit that no run, or a run that had ended, claims is an event too: `unclaimed`.
 """
 
 from __future__ import annotations
@@ -52,12 +52,15 @@ from lepton_etl.trust.seal import (
     canonical,
     head_of,
     head_place,
+    parsed,
     public_key,
     sign,
     signing_key,
 )
 
 NO_EVENT: Final = "0" * 64
+# Begins the subject of an event about a model.
+MODEL: Final = "model/"
 _LEASE: Final = "audit"
 _WAIT_S: Final = 60.0
 _JSON: Final = ("event_inputs", "event_outputs", "event_detail")
@@ -138,7 +141,11 @@ def _record(lake: Lake, audit: AuditSettings, run_id: str, events: Sequence[Even
             if name in kept
         }
         | {name: _newest(of) for name, of in found.items()},
-        FileRegister(lake).last_batch() if FILE.name in found else known.batch,
+        max(
+            (json.loads(row["event_detail"])["batch"] for row in rows if row["event_kind"] == "files"),
+            default=known.batch,
+        ),
+        models={**known.models, **champions_of(rows)},
     )
     return Recorded(rows[0]["seq"], rows[-1]["seq"], _seal(lake, audit, key, known, rows, now))
 
@@ -288,15 +295,31 @@ def _head_of(rows: pl.DataFrame, key: Ed25519PrivateKey | None) -> Head:
             tables[name] = (version, digest, checkpoint)
         if kind == "files":
             batch = max(batch, json.loads(detail)["batch"])
+    known = Known(tables, batch, models=champions_of(rows.to_dicts()))
     last = rows.row(-1, named=True)
     of_day = rows.filter(date=last["date"])
     root = Root(
         date=last["date"].isoformat(), first_seq=int(of_day["seq"][0]), size=of_day.height,
         root=root_hash([bytes.fromhex(one) for one in of_day["event_hash"]]).hex(),
         last_seq=last["seq"], last_hash=last["event_hash"], time=last["recorded_time"].isoformat(),
-        known=Known(tables, batch).digest, key=public_key(key),
+        known=known.digest, key=public_key(key),
     )  # fmt: skip
-    return Head(sign(root, key), Known(tables, batch))
+    return Head(sign(root, key), known)
+
+
+def champions_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return model -> number of the last of these events that says which version is champion, and its digest."""
+    return {
+        row["subject"].removeprefix(MODEL): row["seq"]
+        for row in rows
+        if row["subject"].startswith(MODEL) and "sha256" in parsed(row["event_detail"])
+    }
+
+
+def known_champions(lake: Lake) -> Mapping[str, int]:
+    """Return what the chain knows of champions, whether its head stands or not. Raises LakeError for a broken chain."""
+    head, _ = _head(lake, None)
+    return {} if head is None else head.known.models
 
 
 def _look(lake: Lake, known: Known) -> tuple[dict[str, list[Commit]], list[Event]]:
@@ -335,7 +358,8 @@ def _events(
     # Rows that a stranger added say nothing of the product's runs.
     own = {name: [one for one in commits if runs.may_claim(one)] for name, commits in found.items()}
     shown = _Shown(lake, claimed)
-    shown.files(known.batch, own)
+    # A register that was made again may say another thing of any batch.
+    shown.files(0 if any(one.kind == "rebuild" for one in events) else known.batch, own)
     shown.stages(_new(lake, STAGE_RUN, own))
     shown.decisions(_new(lake, DECISION, own))
     shown.publications(own.get(NIGHT.name, ()))
@@ -345,8 +369,8 @@ def _events(
     told = [replace(one, outputs={**shown.take_of_run(one.run_id), **one.outputs}) for one in told]
     yield from sorted(shown.events, key=lambda one: one.time or lake.now())
     yield from _grouped("commits", shown.left, lake)
-    yield from told
     yield from _grouped("unclaimed", strange, lake)
+    yield from told
 
 
 def _grouped(kind: str, commits: Iterable[Commit], lake: Lake) -> Iterator[Event]:
@@ -404,6 +428,9 @@ class _Shown:
             return
         rows = FileRegister(self.lake).since(batch, ["batch", *FILE_COLUMNS, "ingest_time"])
         for (number,), of_batch in sorted(rows.partition_by("batch", as_dict=True).items()):
+            if "planned" in of_batch["state"]:
+                # Not read yet, or by a run that was killed: what becomes of it is recorded when it stands.
+                break
             entries, read = file_entries(of_batch), max(of_batch["ingest_time"].drop_nulls(), default=None)
             states = dict(sorted(of_batch["state"].value_counts().iter_rows()))
             detail = {
@@ -415,7 +442,7 @@ class _Shown:
             self.events.append(Event("files", f"batch {number}", None, read, detail=detail))
 
     def stages(self, rows: list[dict[str, Any]]) -> None:
-        """An event for each stage of a run, and one for each model that it made champion."""
+        """An event for each stage of a run."""
         for row in sorted(rows, key=lambda row: row["end_time"]):
             inputs, after = (
                 json.loads(row["input_versions"] or "{}"),
@@ -432,10 +459,6 @@ class _Shown:
             outputs = self.take(mine)
             stage = Event("stage", subject, row["run_id"], row["end_time"], inputs, outputs, detail)
             self.events.append(stage)
-            for name, version in after.items():
-                if name.startswith("model/"):
-                    made = {"version": version, "training_inputs": inputs}
-                    self.events.append(Event("promotion", name, row["run_id"], row["end_time"], detail=made))
 
     def decisions(self, rows: list[dict[str, Any]]) -> None:
         """An event for each decision on a recommendation; who took it stands in ops/decision."""

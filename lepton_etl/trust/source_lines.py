@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lepton_etl.config.settings import Settings
+from lepton_etl.errors import LakeError
 from lepton_etl.ingest.personal import shape, without_users
 from lepton_etl.ingest.text import ContentIdentity, UnreadableError, file_id, numbered_lines, text_chunks
 from lepton_etl.lake.landing import Delivered, Landing, identity
@@ -99,6 +100,23 @@ class SourceLines:
             for line in found
         ]
 
+    def lies_there(self, row: Mapping[str, Any]) -> bool:
+        """Return whether a file that a row of bronze/file says to be loaded still lies in the landing folder.
+
+        One whose place another has taken, which a later batch saw, does not. Raises LakeError where what lies there is
+        another that no batch saw, or cannot be read.
+        """
+        try:
+            self._texts(row, row["file_id"], set())
+        except _GoneError:
+            return False
+        except _NotThereError as error:
+            later = (pc.field("path") == row["path"]) & (pc.field("batch") > row["batch"])
+            if self.lake.read(FILE, columns=["path"], where=later).height:
+                return False
+            raise LakeError(str(error), where=row["path"], remedy="restore it from a copy") from error
+        return True
+
     def _with_text(self, file: str, lines: list[Line]) -> list[Line]:
         delivered = self._delivered(file)
         if not delivered:
@@ -151,7 +169,7 @@ class SourceLines:
                 for _ in chunks:
                     pass
         except FileNotFoundError as error:
-            raise _NotThereError("the file lies in the landing folder no more") from error
+            raise _GoneError("the file lies in the landing folder no more") from error
         except (OSError, UnreadableError) as error:
             raise _NotThereError(f"the file cannot be read: {error}") from error
         if file_id(watched.content_id, path_time) != file:
@@ -161,6 +179,10 @@ class SourceLines:
 
 class _NotThereError(Exception):
     """A delivered file that cannot be shown; its text says why."""
+
+
+class _GoneError(_NotThereError):
+    """It was taken away."""
 
 
 def _at(head: bytes, rest: Iterator[bytes], positions: set[int]) -> tuple[str, dict[int, str]]:

@@ -2,36 +2,46 @@
 
 Found are an event that was edited, removed or put elsewhere; a chain that ends before, or differs from, a root that was
 anchored; a head that is not what was sealed; a version, checkpoint or table that the chain does not know, or knows
-otherwise; a data file that is gone or differs. Each finding names the event that says what must stand.
+otherwise; a data file that is gone or differs; a champion of the model registry that no event made one, or files of a
+model that differ; a batch of raw files that is not the one which its event names, and, where asked, a raw file that
+holds other bytes than were loaded. Each finding names the event that says what must stand.
 Not covered are tables that are replaced every minute (gold/device_now), leases, files that no version names, and the
 sealed map of names, which its own key vouches for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
+from lepton_etl.errors import LeptonError
 from lepton_etl.lake.location import Location
 from lepton_etl.lake.staging import sha256_of_name
 from lepton_etl.lake.tables import Lake
+from lepton_etl.schema.logs import FILE
 from lepton_etl.schema.tables import TABLES
 from lepton_etl.schema.trust import AUDIT
 from lepton_etl.schema.types import arrow_schema
-from lepton_etl.trust.chain import NO_EVENT, entry_of
+from lepton_etl.trust.chain import FILE_COLUMNS, MODEL, NO_EVENT, champions_of, entry_of, file_entries
 from lepton_etl.trust.commits import CHECKPOINT, COMMIT, HINT, LOG, actions_of, audited, sha256_of
 from lepton_etl.trust.merkle import root_hash
 from lepton_etl.trust.seal import Head, SignedRoot, canonical, head_of, parsed
 
+if TYPE_CHECKING:
+    from lepton_etl.models.registry import Registry
+    from lepton_etl.models.stored import Version
+
+_CHUNK_FILES: Final = 200_000
 # Events that tell of something that no run of the product does.
 _STRANGE: Final = {
     "unclaimed": "commits that no run claims",
@@ -61,6 +71,9 @@ class Verified:
     tables: int = 0
     commits: int = 0
     files: int = 0
+    batches: int = 0
+    landed: int = 0
+    models: int = 0
     anchored: int = 0
     signed_by: str = ""
     expired: int = 0
@@ -91,11 +104,16 @@ def verify(
     keys: Collection[str] = (),
     seen: Verified | None = None,
     only: Collection[str] = (),
+    registry: Registry | None = None,
+    own_models: Collection[str] = (),
+    landed: Callable[[Mapping[str, Any]], bool] | None = None,
 ) -> Iterator[Finding]:
     """Yield what is wrong; a lake that is as the chain says yields nothing. `seen` is filled with what was looked at.
 
     One of `keys` (public, hex) must have signed every root, where any is given. `only` names tables whose files are
-    read; the chain is always.
+    read; the chain is always. A registry is held against the events of its models, of which `own_models` are the
+    site's whether an event names them or not. `landed` opens the raw file of a row of bronze/file, and says whether it
+    still lies there; it raises LeptonError where that file holds other bytes.
     """
     seen = seen if seen is not None else Verified()
     rows, unread = read_chain(lake)
@@ -118,6 +136,13 @@ def verify(
     for name in sorted({*known, *_tables_of(lake.root)}):
         if (not only or name in only) and (name not in TABLES or audited(TABLES[name])):
             yield from _table(lake.root / name, name, known.get(name, _Known()), seen)
+    if not only or FILE.name in only:
+        yield from _batches(lake, rows, seen, landed)
+    if registry is not None:
+        try:
+            yield from _models(rows, registry, own_models, seen)
+        except LeptonError as error:
+            yield Finding("model registry", error.what)
 
 
 def read_chain(lake: Lake) -> tuple[list[dict[str, Any]], list[Finding]]:
@@ -162,7 +187,9 @@ def _links(rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
         if time is not None and row["recorded_time"] < time:
             yield Finding(AUDIT.name, "the event is recorded before the one before it", seq)
         if row["event_kind"] in _STRANGE and seq not in acknowledged:
-            yield Finding(row["subject"], _STRANGE[row["event_kind"]], seq)
+            is_model = row["subject"].startswith(MODEL)
+            what = "its champion was made by no run" if is_model else _STRANGE[row["event_kind"]]
+            yield Finding(row["subject"], what, seq)
         before, last, time = seq, row["event_hash"], row["recorded_time"]
 
 
@@ -334,6 +361,90 @@ def _data(
             yield Finding(f"{name} {path}", "the chain does not know this file")
         elif digest != wanted:
             yield Finding(f"{name} {path}", "the file differs: its SHA-256 is another", event)
+
+
+def _batches(
+    lake: Lake,
+    rows: Sequence[Mapping[str, Any]],
+    seen: Verified,
+    landed: Callable[[Mapping[str, Any]], bool] | None,
+) -> Iterator[Finding]:
+    """Each batch of raw files: its rows in the register give the root that its last event names."""
+    told = {said["batch"]: (said, row["seq"]) for row in rows if row["event_kind"] == "files"
+            for said in (parsed(row["event_detail"]),)}  # fmt: skip
+    for numbers in _chunks(told):
+        within = (pc.field("batch") >= numbers[0]) & (pc.field("batch") <= numbers[-1])
+        columns = ["batch", "source_name", "modified_time", *FILE_COLUMNS]
+        register = lake.read(FILE, columns=columns, where=within).partition_by("batch", as_dict=True)
+        for number in numbers:
+            (said, event), of_batch = told[number], register.get((number,))
+            entries = file_entries(of_batch) if of_batch is not None else []
+            if root_hash(entries).hex() != said["root"]:
+                what = f"its {len(entries)} files are not the {said['files']} that were read"
+                yield Finding(f"{FILE.name} batch {number}", what, event)
+            seen.batches += 1
+            if landed is None or of_batch is None:
+                continue
+            for row in of_batch.filter(state="loaded").iter_rows(named=True):
+                try:
+                    seen.landed += landed(row)
+                except LeptonError as error:
+                    yield Finding(row["path"], error.what, event)
+
+
+def _chunks(told: Mapping[int, tuple[Mapping[str, Any], int]]) -> Iterator[list[int]]:
+    """The batches in their order, so many together that their files fit into memory."""
+    chunk, files = list[int](), 0
+    for number in sorted(told):
+        chunk, files = [*chunk, number], files + told[number][0]["files"]
+        if files >= _CHUNK_FILES:
+            yield chunk
+            chunk, files = [], 0
+    if chunk:
+        yield chunk
+
+
+def _models(
+    rows: Sequence[Mapping[str, Any]], registry: Registry, own: Collection[str], seen: Verified
+) -> Iterator[Finding]:
+    """The aliases of the registry, and the files of each version that is or was champion, as far as they are kept."""
+    newest = champions_of(rows)
+    for name in sorted({*own, *newest}):
+        # What a version is was said when it first became champion; a later word makes no other of it.
+        digests: dict[int, tuple[str, int]] = {}
+        wanted: int | None = None
+        for row in rows:
+            said = parsed(row["event_detail"])
+            if row["subject"] == f"{MODEL}{name}" and "sha256" in said:
+                wanted = said["version"]
+                if wanted is not None:
+                    digests.setdefault(wanted, (said["sha256"], row["seq"]))
+        present = registry.champion(name)
+        if number_of(present) != wanted:
+            should = "the event says none" if wanted is None else f"the event says version {wanted}"
+            what = f"{alias_is(present)}, {should if name in newest else 'and no event tells of it'}"
+            yield Finding(f"{MODEL}{name}", what, newest.get(name))
+        kept = {int(one.version): one for one in registry.versions(name)}
+        for version in sorted({*digests} & {*kept}):
+            seen.models += 1
+            digest, event = digests[version]
+            try:
+                if registry.digest(kept[version]) == digest:
+                    continue
+                what = "its files differ: their SHA-256 is another"
+            except LeptonError as error:
+                what = error.what
+            yield Finding(f"{MODEL}{name} version {version}", what, event)
+
+
+def number_of(version: Version | None) -> int | None:
+    """Return a version's number, None of none."""
+    return None if version is None else int(version.version)
+
+
+def alias_is(version: Version | None) -> str:
+    """Say where the champion's alias stands."""
+    return "nothing is champion" if version is None else f"version {version.version} is champion"
 
 
 def _tables_of(root: Location) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from lepton_etl.config.sections import AuditSettings
 from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, LakeError
+from lepton_etl.lake.file_register import FileRegister
+from lepton_etl.lake.landing import Landing
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.carbon import KPI
 from lepton_etl.schema.declare import Table
@@ -42,6 +45,7 @@ from lepton_etl.trust.migration import migrate
 from lepton_etl.trust.people import People
 from lepton_etl.trust.prove import prove_event, prove_file
 from lepton_etl.trust.seal import Root, anchored, canonical, head_of, head_place, public_key, signing_key
+from lepton_etl.trust.source_lines import SourceLines
 from lepton_etl.trust.verify import Verified, verify
 from pipelines.nightly import check
 from tests.conftest import PROJECT
@@ -356,6 +360,84 @@ def test_a_proof_needs_no_lake(made: Made, tmp_path: Path) -> None:
         assert check(tmp_path / "forged.json").returncode == 1
     with pytest.raises(LakeError, match="no event 9999"):
         prove_event(made.lake, 9999)
+
+
+def test_each_batch_of_raw_files_is_the_one_that_its_event_names(made: Made) -> None:
+    """A row of the register that is changed together with its table's files, as by one who has the run's rights."""
+    seen = Verified()
+    assert list(verify(made.lake, (), [made.key], seen)) == []
+    batches = sorted(set(made.lake.read(FILE, columns=["batch"])["batch"]))
+    assert seen.batches == len(batches) > 0
+    path = made.lake.read(FILE, columns=["path"])["path"][0]
+    rows = made.lake.read(FILE).with_columns(
+        size_bytes=pl.col("size_bytes") + (pl.col("path") == path).cast(pl.Int64)
+    )
+    made.lake.saying({"run_id": "20250605T000000-beef", "stage": "close"}).write_rows(
+        FILE, rows.to_dicts(), where="true"
+    )
+    record(made.lake, load(made.config).audit, "20250605T000000-beef", Event("close", "2025-05"))
+    (found,) = made.found(FILE.name)
+    assert re.fullmatch(
+        r"bronze/file batch \d+: its \d+ files are not the \d+ that were read \(event \d+\)", found
+    )
+
+
+def test_a_batch_that_is_being_read_is_recorded_when_it_stands(tmp_path: Path) -> None:
+    """Who records beside a run that loads, or after one that was killed in it, does not fix its plan as read."""
+    lake = Lake(tmp_path / "lake", {"run_id": "r1", "stage": "bronze"})
+    lake.write_rows(RUN, [{"run_id": "r1", "state": "running"}])
+    register = FileRegister(lake)
+
+    def batch(number: int, state: str) -> dict[str, object]:
+        return {
+            "path": f"/landing/{number}",
+            "file_id": "ab" * 32,
+            "batch": number,
+            "state": state,
+            "size_bytes": 3,
+        }
+
+    register.plan([batch(1, "loaded")])
+    register.plan([batch(2, "planned")])
+    record(lake, AuditSettings(), "r1")
+    assert [row["subject"] for row in events(lake) if row["event_kind"] == "files"] == ["batch 1"]
+    with pytest.raises(LakeError, match="no event names a batch"):
+        prove_file(lake, "/landing/2")
+    register.finish(2, [batch(2, "loaded")])
+    record(lake, AuditSettings(), "r1")
+    assert [row["subject"] for row in events(lake) if row["event_kind"] == "files"] == ["batch 1", "batch 2"]
+    assert list(verify(lake)) == []
+    assert '"state":"loaded"' in prove_file(lake, "/landing/2")["file"]
+    # A register that was made again from bronze counts its batches anew.
+    register.finish(1, [{**batch(1, "loaded"), "path": "(not known)"}])
+    record(lake, AuditSettings(), "r1", Event("rebuild", "bronze/file"))
+    assert list(verify(lake)) == []
+
+
+def test_a_raw_file_that_holds_other_bytes_is_named_where_asked(
+    made: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that is gone, or whose place a later delivery took, is none; the bytes are those under the compression."""
+    settings = load(made.config)
+    landed = SourceLines(made.lake, settings, Landing.of(settings)).lies_there
+    seen = Verified()
+    assert list(verify(made.lake, (), [made.key], seen, landed=landed)) == []
+    loaded = made.lake.read(FILE).filter(state="loaded").sort("size_bytes")
+    assert seen.landed == loaded.height > 2
+    gone, changed = (Path(path) for path in loaded["path"].to_list()[:2])
+    gone.unlink()
+    content = changed.read_bytes()
+    changed.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+    seen = Verified()
+    (found,) = (str(one) for one in verify(made.lake, (), [made.key], seen, landed=landed))
+    assert found.startswith(f"{changed}: the file ") and found.endswith("(event 1)"), found
+    assert seen.landed == loaded.height - 2
+    for words, code in ((["--landing"], 1), ([], 0)):
+        with pytest.raises(SystemExit) as ended:
+            main(["audit", "verify", "--config", str(made.config), "--key", made.key, *words])
+        assert ended.value.code == code
+        said = capsys.readouterr().out
+        assert (str(changed) in said) == bool(words), said
 
 
 @pytest.mark.parametrize(

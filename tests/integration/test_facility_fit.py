@@ -16,7 +16,7 @@ from lepton_etl.days import Days
 from lepton_etl.facility.fit import FacilityFit, predict_overhead
 from lepton_etl.facility.hours import PlantHours
 from lepton_etl.lake.tables import Lake
-from lepton_etl.models.registry import Registry
+from lepton_etl.models.registry import Registry, facility_model
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import SITE_HOUR
 from lepton_etl.schema.facility import FACILITY_FIT
@@ -25,7 +25,7 @@ from lepton_etl.schema.ledger import ENERGY_LEDGER
 from lepton_etl.schema.types import arrow_schema
 from pipelines.ledger import fits_of, run_fit
 from pipelines.stage import StageContext
-from pipelines.train import model_name, register_fits
+from pipelines.train import register_fits
 from tests.unit.facility.plant import FIRST_DAY, simulated
 
 SITE = "simsite"
@@ -114,7 +114,7 @@ def test_the_fit_of_a_day_is_of_earlier_days_and_comes_back_for_it(
 def _is_registered(context: StageContext, fit: FacilityFit, hours: PlantHours) -> None:
     """A version with its card and hash, once; what a consumer loads says what the fit says."""
     registry = Registry.of(context.settings.mlflow)
-    name = model_name(SITE)
+    name = facility_model(SITE)
     (note,), _ = register_fits(context, registry)
     version = registry.latest(name, "chosen", fit.kind)
     assert version is not None
@@ -127,6 +127,6 @@ def _is_registered(context: StageContext, fit: FacilityFit, hours: PlantHours) -
 
 
 def test_a_site_of_any_name_has_a_name_in_the_registry() -> None:
-    assert model_name("fra-1") == "facility-overhead-fra-1"
-    assert model_name("fra/1") != model_name("fra.1")
-    assert all(len(model_name(site)) <= 63 for site in ("x" * 200, "ü/" * 60))
+    assert facility_model("fra-1") == "facility-overhead-fra-1"
+    assert facility_model("fra/1") != facility_model("fra.1")
+    assert all(len(facility_model(site)) <= 63 for site in ("x" * 200, "ü/" * 60))
