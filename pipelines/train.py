@@ -271,10 +271,16 @@ def begin(context: StageContext) -> Begun | None:
 def run(context: StageContext) -> StageResult:
     """The device model and the facility's of each site; too few rows is a note, not a failure."""
     registry = Registry.of(context.settings.mlflow)
-    champions = Champions(context.lake, context.settings.audit, context.run_id, registry)
+    beside = context.lake.saying(context.lake.metadata)
+    # What the chain reads is no input of a model.
+    beside.inputs = {}
+    champions = Champions(beside, context.settings.audit, context.run_id, registry)
     registry.announce = champions.announce
     own = (context.settings.model.name, facility_model(context.settings.site.site_id))
     settled = champions.settle(own)
+    if settled:
+        # What was begun met a champion that may be none any more.
+        context = replace(context, begun=None)
     done = _device_model(context, registry)
     fits, promoted = register_fits(context, registry)
     return replace(done, notes=(*settled, *done.notes, *fits), written=(*done.written, *promoted))

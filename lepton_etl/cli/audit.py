@@ -143,7 +143,13 @@ def make_key(file: Annotated[Path, typer.Argument(help="File to write; it must n
 def reproduce(
     config: _Config,
     date: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="UTC day of the figure.")],
-    table: Annotated[str, typer.Option(help="A gold table, such as gold/tenant_day.")] = "gold/cluster_day",
+    table: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A gold table, such as gold/tenant_day (default: gold/cluster_day); may be repeated; `all` stands for "
+            "every one with published figures of the day."
+        ),
+    ] = None,
     site: Annotated[str | None, typer.Option(help="Only rows of this site_id.")] = None,
     cluster: Annotated[str | None, typer.Option(help="Only rows of this cluster_id.")] = None,
     tenant: Annotated[str | None, typer.Option(help="Only rows of this tenant_id.")] = None,
@@ -163,4 +169,6 @@ def reproduce(
         {"site_id": site, "cluster_id": cluster, "tenant_id": tenant, "job_id": job},
     )
     chosen = {name: value for name, value in asked.items() if value is not None}
-    print_reproduced(Lake.of(settings), settings, table, date.date(), chosen, column or ())
+    print_reproduced(
+        Lake.of(settings), settings, table or ["gold/cluster_day"], date.date(), chosen, column or ()
+    )

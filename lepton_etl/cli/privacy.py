@@ -103,11 +103,9 @@ def migrate(config: _Config) -> None:
     people = _people(settings)
     tenants = settings.privacy.tenants == "pseudonyms"
     with _alone(people) as lake:
-        done = 0
-        for one in migration.migrate(lake, settings, people, tenants=tenants):
-            done += one.changed
+        why = "names of an older release"
+        for one in migration.migrate(lake, settings, people, tenants=tenants, why=why):
             typer.echo(f"{one.table}: {'rewritten' if one.changed else 'as it was'}")
-    _recorded(people, settings, "erasure", "names of an older release", {"tables": done})
     names = [name for kind, name in people.names() if tenants or kind == PERSON]
     _cleared(people, settings, names)
 
@@ -188,7 +186,7 @@ def forget(
         if in_clear:
             # What came in before the lake knew the person: an account of their own, a pod that is called by them.
             people.pseudonym(person)
-            for _ in migration.migrate(lake, settings, people, tenants=False):
+            for _ in migration.migrate(lake, settings, people, tenants=False, why="a name in clear"):
                 pass
         gone = people.forget(person)
     _recorded(people, settings, "erasure", ", ".join(gone) or "nobody", {"pseudonyms": len(gone)})

@@ -59,6 +59,9 @@ from lepton_etl.trust.seal import (
 )
 
 NO_EVENT: Final = "0" * 64
+# States of a command that writes for long: its first event, and those until its last.
+BEGUN: Final = "begun"
+GOES_ON: Final = "goes on"
 # Begins the subject of an event about a model.
 MODEL: Final = "model/"
 _LEASE: Final = "audit"
@@ -146,6 +149,7 @@ def _record(lake: Lake, audit: AuditSettings, run_id: str, events: Sequence[Even
             default=known.batch,
         ),
         models={**known.models, **champions_of(rows)},
+        begun=still_begun(rows, known.begun),
     )
     return Recorded(rows[0]["seq"], rows[-1]["seq"], _seal(lake, audit, key, known, rows, now))
 
@@ -295,7 +299,8 @@ def _head_of(rows: pl.DataFrame, key: Ed25519PrivateKey | None) -> Head:
             tables[name] = (version, digest, checkpoint)
         if kind == "files":
             batch = max(batch, json.loads(detail)["batch"])
-    known = Known(tables, batch, models=champions_of(rows.to_dicts()))
+    told = rows.to_dicts()
+    known = Known(tables, batch, models=champions_of(told), begun=still_begun(told, {}))
     last = rows.row(-1, named=True)
     of_day = rows.filter(date=last["date"])
     root = Root(
@@ -314,6 +319,21 @@ def champions_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
         for row in rows
         if row["subject"].startswith(MODEL) and "sha256" in parsed(row["event_detail"])
     }
+
+
+def still_begun(rows: Iterable[Mapping[str, Any]], before: Mapping[str, str]) -> dict[str, str]:
+    """Return kind of event -> run of the command that has begun, by these events, and not ended.
+
+    One that was killed stays until a command of its kind begins anew: its commits are its own till then.
+    """
+    found = dict(before)
+    for row in rows:
+        kind, state = row["event_kind"], parsed(row["event_detail"]).get("state")
+        if state == BEGUN:
+            found[kind] = row["run_id"]
+        elif state != GOES_ON and kind in found and found[kind] == row["run_id"]:
+            del found[kind]
+    return found
 
 
 def known_champions(lake: Lake) -> Mapping[str, int]:
@@ -347,7 +367,9 @@ def _events(
 ) -> Iterator[Event]:
     """The events of what the tables show, in time order, then those that are told."""
     left = [one for commits in found.values() for one in commits]
-    runs = _Runs.of(lake, {one.run_id for one in left}, _new(lake, RUN, found), {run_id})
+    # A command that was killed had said what it was about to do.
+    own = {run_id, *known.begun.values()}
+    runs = _Runs.of(lake, {one.run_id for one in left}, _new(lake, RUN, found), own)
     claimed = [one for one in left if runs.may_claim(one)]
     strange = [one for one in left if not runs.may_claim(one)]
     if is_first and strange:
@@ -356,15 +378,15 @@ def _events(
         yield Event("adoption", f"{len(outputs)} tables", run_id, outputs=outputs)
         strange = []
     # Rows that a stranger added say nothing of the product's runs.
-    own = {name: [one for one in commits if runs.may_claim(one)] for name, commits in found.items()}
+    claims = {name: [one for one in commits if runs.may_claim(one)] for name, commits in found.items()}
     shown = _Shown(lake, claimed)
     # A register that was made again may say another thing of any batch.
-    shown.files(0 if any(one.kind == "rebuild" for one in events) else known.batch, own)
-    shown.stages(_new(lake, STAGE_RUN, own))
-    shown.decisions(_new(lake, DECISION, own))
-    shown.publications(own.get(NIGHT.name, ()))
-    shown.restatements(own.get(RESTATEMENT.name, ()))
-    shown.runs(_new(lake, RUN, own))
+    shown.files(0 if any(one.kind == "rebuild" for one in events) else known.batch, claims)
+    shown.stages(_new(lake, STAGE_RUN, claims))
+    shown.decisions(_new(lake, DECISION, claims))
+    shown.publications(claims.get(NIGHT.name, ()))
+    shown.restatements(claims.get(RESTATEMENT.name, ()))
+    shown.runs(_new(lake, RUN, claims))
     told = [replace(one, run_id=one.run_id or run_id) for one in events]
     told = [replace(one, outputs={**shown.take_of_run(one.run_id), **one.outputs}) for one in told]
     yield from sorted(shown.events, key=lambda one: one.time or lake.now())

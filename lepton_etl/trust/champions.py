@@ -75,6 +75,10 @@ class Champions:
             present = move.version
             yield f"{name} version {present.version} is champion, as event {event} says: its run was killed"
         if number_of(present) != said.get("version"):
+            if (newer := known_champions(self.lake).get(name)) != event:
+                # Another night moved it between the two questions.
+                yield from self._settled(name, newer, strange)
+                return
             digest = "" if present is None else self._digest(present)
             detail = _champion(present, digest, said.get("version"))
             number = self._record(Event(strange, name, detail=detail))

@@ -31,7 +31,7 @@ from lepton_etl.schema.operations import NIGHT
 from lepton_etl.schema.privacy import PERSONAL, PSEUDONYM
 from lepton_etl.schema.recommend import DECISION, RECOMMENDATION
 from lepton_etl.schema.tables import TABLES
-from lepton_etl.trust.chain import record
+from lepton_etl.trust.chain import BEGUN, GOES_ON, Event, record
 from lepton_etl.trust.people import People, word_of
 from lepton_etl.trust.pseudonyms import PERSON, TENANT, Name, Pseudonyms, renamed
 
@@ -83,11 +83,24 @@ def names_in_clear(lake: Lake, name: str, *, is_person: bool) -> bool:
     return owner or any(map(word.search, texts))
 
 
-def migrate(lake: Lake, settings: Settings, people: People, *, tenants: bool) -> Iterator[Migrated]:
+def migrate(lake: Lake, settings: Settings, people: People, *, tenants: bool, why: str) -> Iterator[Migrated]:
     """Put pseudonyms in place of people, and of tenants where asked, in every table; yields it table by table.
 
-    Called under the leases of bronze and of all days.
+    The audit chain has it as erasures: `why` and the tables' versions before anything is changed, their new ones before
+    the old are removed, and the end. Called under the leases of bronze and of all days.
     """
+    tables = [
+        table
+        for table in TABLES.values()
+        if lake.exists(table) and {one.name for one in table.fields if one.type == STRING} & set(_COLUMNS)
+    ]
+
+    def tell(state: str, **figures: int) -> None:
+        before = {table.name: lake.version(table) or 0 for table in tables} if state == BEGUN else {}
+        event = Event("erasure", why, inputs=before, detail={"state": state, **figures})
+        record(lake, settings.audit, people.run_id, event)
+
+    tell(BEGUN)
     known, drawn = people.names(), Pseudonyms.of({}, tenants=tenants)
     named = names_of(lake, tenants=tenants, pod_user=settings.privacy.pod_user)
     people.add({name: drawn.drawn(name) for name in named if name not in known})
@@ -96,19 +109,19 @@ def migrate(lake: Lake, settings: Settings, people: People, *, tenants: bool) ->
         name: drawn for (kind, name), drawn in sorted(people.names().items()) if tenants or kind == PERSON
     }
     changes = _Changes(given, _of_jobs(lake, settings), _new_ids(lake, given))
-    rewritten = []
-    for table in TABLES.values():
-        if lake.exists(table) and {one.name for one in table.fields if one.type == STRING} & set(_COLUMNS):
-            written = lake.rewrite(table, changes.of(table))
-            rewritten += [table]
-            yield Migrated(table.name, written.rows, written.changed)
+    changed = 0
+    for table in tables:
+        written = lake.rewrite(table, changes.of(table))
+        changed += written.changed
+        yield Migrated(table.name, written.rows, written.changed)
     nights = list(lake.read(NIGHT, columns=["date"])["date"])
     if nights:
         name_night(lake, Days(min(nights), max(nights)), people.run_id, only_named=True)
     # Before their commits are gone: the audit chain keeps the hashes of the files that stay.
-    record(lake, settings.audit, people.run_id)
-    for table in rewritten:
+    tell(GOES_ON, tables=changed)
+    for table in tables:
         purge(lake, table)
+    tell("done", tables=changed)
 
 
 def still_named(folders: Sequence[Path], names: Sequence[str]) -> Iterator[Path]:

@@ -17,7 +17,8 @@ from urllib.parse import unquote
 import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
-from lepton_etl.errors import ConfigurationError, LakeError
+from lepton_etl.days import Days
+from lepton_etl.errors import LakeError
 from lepton_etl.lake.location import Location
 from lepton_etl.lake.log_files import open_log
 from lepton_etl.lake.tables import Lake
@@ -26,7 +27,6 @@ from lepton_etl.schema.tables import TABLES
 from lepton_etl.schema.trust import AUDIT
 from lepton_etl.trust.commits import LOG
 from lepton_etl.trust.seal import parsed
-from lepton_etl.trust.verify import read_chain
 
 _MODEL: Final = "model/"
 
@@ -49,33 +49,38 @@ class Made:
     models: Mapping[str, int]
 
 
-def stage_of(lake: Lake, table: str) -> str:
-    """Return the stage that makes a gold table, as the chain saw it. Raises ConfigurationError for any other table."""
-    rows, _ = read_chain(lake)
-    for row in reversed(rows):
-        if (
-            table.startswith("gold/")
-            and row["event_kind"] == "stage"
-            and table in parsed(row["event_outputs"])
-        ):
-            return str(parsed(row["event_detail"])["stage"])
-    raise ConfigurationError(
-        f"no stage in the audit chain made {table!r}", where="audit reproduce", remedy="name a gold table, such as "
-        "gold/cluster_day",
-    )  # fmt: skip
+def stages_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return gold table -> the stage that made it last, as the chain's events say."""
+    return {
+        table: str(parsed(row["event_detail"])["stage"])
+        for row in rows
+        if row["event_kind"] == "stage"
+        for table in parsed(row["event_outputs"])
+        if table.startswith("gold/")
+    }
 
 
-def how_made(lake: Lake, stage: str, day: date) -> Made:
-    """Return how a stage made the figures of a day that are published. Raises LakeError where nothing says it."""
-    rows, _ = read_chain(lake)
-    publication = _last(row for row in rows if _is_publication(row, day))
+def how_made(
+    rows: Sequence[Mapping[str, Any]], stage: str, within: Days, published: date | None = None
+) -> Made:
+    """Return how a stage made the figures of these days that are published: as the chain's events say.
+
+    `published` is the date under which they are, None of a table without dates. Raises LakeError where nothing says it.
+    """
+    publication = _last(
+        row
+        for row in rows
+        if row["event_kind"] == "publication" and (published is None or row["subject"] == str(published))
+    )
     made = (
-        None if publication is None else _last(row for row in rows if _is_stage(row, stage, day, publication))
+        None
+        if publication is None
+        else _last(row for row in rows if _is_stage(row, stage, within, publication))
     )
     if publication is None or made is None:
+        what = f"publication of {published}" if publication is None else f"stage {stage} of {within}"
         raise LakeError(
-            f"the audit chain knows no {'publication' if publication is None else f'stage {stage}'} of {day}",
-            where=AUDIT.name, remedy="it began later; or the day was never made",
+            f"the audit chain knows no {what}", where=AUDIT.name, remedy="it began later; or the day was never made"
         )  # fmt: skip
     run = _last(row for row in rows if row["event_kind"] == "run" and row["run_id"] == made["run_id"])
     detail, inputs = parsed(made["event_detail"]), parsed(made["event_inputs"])
@@ -149,16 +154,12 @@ def _put(source: Location, target: Path) -> None:
         target.write_bytes(source.read()[0])
 
 
-def _is_publication(row: Mapping[str, Any], day: date) -> bool:
-    return (row["event_kind"], row["subject"]) == ("publication", day.isoformat())
-
-
-def _is_stage(row: Mapping[str, Any], stage: str, day: date, before: Mapping[str, Any]) -> bool:
+def _is_stage(row: Mapping[str, Any], stage: str, within: Days, before: Mapping[str, Any]) -> bool:
     if row["event_kind"] != "stage" or row["seq"] > before["seq"]:
         return False
     said = parsed(row["event_detail"])
     is_done = (said["stage"], said["state"]) == (stage, "done")
-    return is_done and bool(said["date_from"] <= day.isoformat() <= said["date_until"])
+    return is_done and bool(said["date_from"] <= str(within.end) and said["date_until"] >= str(within.start))
 
 
 def _last(rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -98,19 +98,22 @@ class Known:
 
     `tables` is table -> version of its newest commit, that one's SHA-256 and its checkpoint's (or empty), `batch` the
     newest batch of raw files, `audit` what an event says of the table of the chain itself: its newest commit, of which
-    no event can tell yet. `models` is model -> number of the event that says which version is champion.
+    no event can tell yet. `models` is model -> number of the event that says which version is champion, `begun` kind of
+    event -> run of a command that has begun and not ended.
     """
 
     tables: Mapping[str, tuple[int, str, str]] = field(default_factory=dict)
     batch: int = 0
     audit: Mapping[str, Any] = field(default_factory=dict)
     models: Mapping[str, int] = field(default_factory=dict)
+    begun: Mapping[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         tables = {name: list(one) for name, one in self.tables.items()}
         # Left out where empty, as in heads of before it.
-        models = {"models": dict(self.models)} if self.models else {}
-        return {"tables": tables, "batch": self.batch, "audit": dict(self.audit)} | models
+        later = {"models": dict(self.models), "begun": dict(self.begun)}
+        said = {"tables": tables, "batch": self.batch, "audit": dict(self.audit)}
+        return said | {name: one for name, one in later.items() if one}
 
     @property
     def digest(self) -> str:
@@ -135,7 +138,8 @@ class Head:
             raise ValueError("its bytes are not what was written")
         signed, known = SignedRoot.of_json(said), said["known"]
         tables = {name: (one[0], one[1], one[2]) for name, one in known["tables"].items()}
-        head = cls(signed, Known(tables, known["batch"], known["audit"], known.get("models", {})))
+        later = {name: known[name] for name in ("models", "begun") if name in known}
+        head = cls(signed, Known(tables, known["batch"], known["audit"], **later))
         if head.known.digest != signed.root.known:
             raise ValueError("what it says of the tables is not what was written")
         return head

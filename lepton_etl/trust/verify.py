@@ -375,7 +375,11 @@ def _batches(
     for numbers in _chunks(told):
         within = (pc.field("batch") >= numbers[0]) & (pc.field("batch") <= numbers[-1])
         columns = ["batch", "source_name", "modified_time", *FILE_COLUMNS]
-        register = lake.read(FILE, columns=columns, where=within).partition_by("batch", as_dict=True)
+        try:
+            register = lake.read(FILE, columns=columns, where=within).partition_by("batch", as_dict=True)
+        except Exception as error:  # whatever a damaged log or file makes of its reader
+            yield Finding(FILE.name, f"its batches cannot be read: {_line(error)}")
+            return
         for number in numbers:
             (said, event), of_batch = told[number], register.get((number,))
             entries = file_entries(of_batch) if of_batch is not None else []

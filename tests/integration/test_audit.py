@@ -19,7 +19,7 @@ import yaml
 from deltalake import write_deltalake
 
 from lepton_etl.cli.main import main
-from lepton_etl.cli.reproduce import reproduced
+from lepton_etl.cli.reproduce import ALL, reproduced
 from lepton_etl.config.sections import AuditSettings
 from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
@@ -28,16 +28,17 @@ from lepton_etl.lake.file_register import FileRegister
 from lepton_etl.lake.landing import Landing
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.carbon import KPI
-from lepton_etl.schema.declare import Table
-from lepton_etl.schema.energy import CLUSTER_DAY, SITE_HOUR
+from lepton_etl.schema.energy import CLUSTER_DAY, CLUSTER_HOUR, NODE_HOUR, SITE_HOUR
 from lepton_etl.schema.fleet import INTERVAL
 from lepton_etl.schema.jobs import JOB_ENERGY, TENANT_DAY
+from lepton_etl.schema.ledger import ENERGY_LEDGER, METER_CHECK
 from lepton_etl.schema.logs import FILE
 from lepton_etl.schema.operations import RUN
 from lepton_etl.schema.tables import TABLES
 from lepton_etl.schema.trust import AUDIT
 from lepton_etl.simulator.plan import ClusterPlan, FleetPlan
 from lepton_etl.simulator.simulate import simulate
+from lepton_etl.trust import migration
 from lepton_etl.trust.chain import Event, chained, record
 from lepton_etl.trust.keys import new_key, write_key
 from lepton_etl.trust.merkle import path_of, root_by_path, root_hash
@@ -46,12 +47,19 @@ from lepton_etl.trust.people import People
 from lepton_etl.trust.prove import prove_event, prove_file
 from lepton_etl.trust.seal import Root, anchored, canonical, head_of, head_place, public_key, signing_key
 from lepton_etl.trust.source_lines import SourceLines
-from lepton_etl.trust.verify import Verified, verify
+from lepton_etl.trust.verify import Finding, Verified, read_chain, verify
 from pipelines.nightly import check
 from tests.conftest import PROJECT
 from tests.nights import Kill, Nights
 
 FIRST, SECOND = date(2025, 6, 3), date(2025, 6, 4)
+# What a night without models publishes of a site that has jobs, meters and a grid.
+PUBLISHED = {
+    one.name
+    for one in (
+        CLUSTER_DAY, CLUSTER_HOUR, SITE_HOUR, NODE_HOUR, JOB_ENERGY, TENANT_DAY, ENERGY_LEDGER, METER_CHECK, KPI,
+    )
+}  # fmt: skip
 LEFT_OUT = ("gate", "train", "score", "diagnose", "forecast", "recommend")
 
 
@@ -299,17 +307,67 @@ def test_what_no_run_claims_is_told_until_it_is_acknowledged(made: Made) -> None
     assert made.found() == []
 
 
-def test_an_erasure_leaves_the_chain_whole(made: Made) -> None:
-    """Tables that may name people are rewritten and their past removed; the next night knows what stands."""
+@pytest.mark.parametrize("has_chain", [True, False])
+def test_a_migration_leaves_the_chain_whole(made: Made, *, has_chain: bool) -> None:
+    """Tables that may name people are rewritten and their past removed, with events of its own and no hand's word."""
+    if not has_chain:
+        shutil.rmtree(made.lake.path(AUDIT))
+        shutil.rmtree(made.site / "lake" / "_audit")
     settings, run_id = load(made.config), "20250605T000000-beef"
     lake = made.lake.saying({"run_id": run_id, "stage": "privacy"})
-    assert list(migrate(lake, settings, People.of(lake, settings, run_id), tenants=True))
-    record(lake, settings.audit, run_id, Event("erasure", "tenants"))
+    before = lake.version(JOB_ENERGY)
+    changed = [
+        one.changed for one in migrate(lake, settings, people_of(made, run_id), tenants=True, why="a test")
+    ]
+    assert any(changed)
     assert not (lake.at(JOB_ENERGY) / f"_delta_log/{0:020d}.json").exists()
-    assert made.found() == []
-    assert [row["event_kind"] for row in events(lake)][-1] == "erasure"
+    assert list(verify(made.lake, (), [made.key])) == []
+    begun, goes_on, done = (row for row in events(lake) if row["event_kind"] == "erasure")
+    assert {row["subject"] for row in (begun, goes_on, done)} == {"a test"}
+    assert json.loads(str(begun["event_inputs"]))[JOB_ENERGY.name] == before
+    after = json.loads(str(goes_on["event_outputs"]))[JOB_ENERGY.name]["commits"]
+    assert after and min(map(int, after)) > (before or 0)
+    assert json.loads(str(done["event_detail"]))["tables"] > 0
     assert made.nights.run(made.config, SECOND, leave_out=LEFT_OUT).exit_code == 0
-    assert made.found() == []
+    assert list(verify(made.lake, (), [made.key])) == []
+    made.lake.rewrite(JOB_ENERGY, lambda rows: rows.head(0))
+    assert made.found(JOB_ENERGY.name) != [], "a rewrite without its event stays found"
+
+
+@pytest.mark.parametrize("point", ["rewrite", "purge", "tell"])
+def test_a_migration_that_was_killed_needs_no_hand(
+    made: Made, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    """In the middle of its rewriting, of its removing, and before its last event: nights and a second one go on."""
+    settings, run_id = load(made.config), "20250605T000000-beef"
+    lake = made.lake.saying({"run_id": run_id, "stage": "privacy"})
+    calls: list[str] = []
+    name, of = {
+        "rewrite": ("rewrite", lake), "purge": ("purge", migration), "tell": ("record", migration)
+    }[point]  # fmt: skip
+    real = getattr(of, name)
+
+    def killing(*given: object, **more: object) -> object:
+        calls.append(name)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*given, **more)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(of, name, killing)
+        list(migrate(lake, settings, people_of(made, run_id), tenants=True, why="a test"))
+    assert made.nights.run(made.config, SECOND, leave_out=LEFT_OUT).exit_code == 0
+    assert list(verify(made.lake, (), [made.key])) == []
+    again = "20250606T000000-beef"
+    lake = made.lake.saying({"run_id": again, "stage": "privacy"})
+    list(migrate(lake, settings, people_of(made, again), tenants=True, why="a test"))
+    assert list(verify(made.lake, (), [made.key])) == []
+    assert "unclaimed" not in {row["event_kind"] for row in events(lake)}
+    assert head_of(lake.root).known.begun == {}
+
+
+def people_of(made: Made, run_id: str) -> People:
+    return People.of(made.lake.saying({"run_id": run_id, "stage": "privacy"}), load(made.config), run_id)
 
 
 def test_a_lake_of_before_is_taken_up_as_it_stands(made: Made) -> None:
@@ -440,24 +498,43 @@ def test_a_raw_file_that_holds_other_bytes_is_named_where_asked(
         assert (str(changed) in said) == bool(words), said
 
 
-@pytest.mark.parametrize(
-    "table", [CLUSTER_DAY, TENANT_DAY, JOB_ENERGY, SITE_HOUR, KPI], ids=lambda one: one.name
-)
-def test_a_published_day_is_computed_again_to_the_last_digit(
-    made: Made, table: Table, tmp_path: Path
-) -> None:
-    """The second day, which rests on history of the first; beside the lake, in which nothing changes."""
-    again = reproduced(made.lake, load(made.config), table.name, SECOND, tmp_path / "again")
-    pairs = again.rows({})
-    assert len(pairs) == made.lake.read(table, Days.of(SECOND)).height
-    assert all(published == computed for _, published, computed in pairs)
-    assert not any(line.startswith("other ") for line in again.conditions)
+def test_a_published_day_is_computed_again_to_the_last_digit(made: Made, tmp_path: Path) -> None:
+    """Each table of published figures, of the second day, which rests on history of the first, its month and year.
+
+    Beside the lake, in which nothing changes.
+    """
+    settings = load(made.config)
+    for day in (SECOND, SECOND.replace(day=1), SECOND.replace(month=1, day=1)):
+        tables = reproduced(made.lake, settings, [ALL], day, tmp_path / str(day))
+        assert set(tables) >= (PUBLISHED if day == SECOND else {KPI.name}), sorted(tables)
+        for name, again in tables.items():
+            pairs = again.rows({})
+            dated = Days.of(day) if "date" in TABLES[name].columns else None
+            assert len(pairs) == made.lake.read(TABLES[name], dated).height, name
+            assert all(published == computed for _, published, computed in pairs), name
+            assert not any(line.startswith("other ") for line in again.conditions)
     assert made.found() == []
+
+
+def test_a_reproduction_reads_the_chain_once(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Lake] = []
+
+    def counted(lake: Lake) -> tuple[list[dict[str, object]], list[Finding]]:
+        read.append(lake)
+        return read_chain(lake)
+
+    monkeypatch.setattr("lepton_etl.cli.reproduce.read_chain", counted)
+    names = [CLUSTER_DAY.name, TENANT_DAY.name]
+    assert set(reproduced(made.lake, load(made.config), names, SECOND, tmp_path / "again")) == set(names)
+    assert len(read) == 1
+    assert len(list((tmp_path / "again").iterdir())) == 1, "the stage of both ran once"
 
 
 @pytest.mark.slow
 def test_fifty_random_figures_of_a_week_are_computed_again(tmp_path: Path) -> None:
-    """Of four tables, drawn from the week's days, rows and columns; nights were made one by one."""
+    """Drawn from the week's days, all tables of published figures, rows and columns; nights were made one by one."""
     site, last = tmp_path / "site", FIRST + timedelta(days=6)
     clusters = (
         ClusterPlan(cluster_id="c01", nodes=2, hardware_class="cpu-2s"),
@@ -468,20 +545,14 @@ def test_fifty_random_figures_of_a_week_are_computed_again(tmp_path: Path) -> No
         for day in Days(FIRST, last):
             assert nights.run(site / "config.yaml", day, leave_out=LEFT_OUT).exit_code == 0
     lake, settings, draw = Lake(site / "lake"), load(site / "config.yaml"), random.Random(50)
-    drawn: dict[tuple[date, Table], int] = {}
-    for _ in range(50):
-        one = (
-            draw.choice(list(Days(FIRST, last))),
-            draw.choice((CLUSTER_DAY, TENANT_DAY, JOB_ENERGY, SITE_HOUR)),
-        )
-        drawn[one] = drawn.get(one, 0) + 1
-    for number, ((day, table), cells) in enumerate(drawn.items()):
-        again = reproduced(lake, settings, table.name, day, tmp_path / str(number))
-        pairs = again.rows({})
-        for _ in range(cells):
-            key, published, computed = draw.choice(pairs)
-            column = draw.choice([name for name, value in published.items() if value is not None])
-            assert published[column] == computed[column], (day, table.name, key, column)
+    days = [*Days(FIRST, last), FIRST.replace(day=1)]
+    drawn = sorted(draw.choice(days) for _ in range(50))
+    for day in sorted(set(drawn)):
+        tables = reproduced(lake, settings, [ALL], day, tmp_path / str(day))
+        for name in draw.choices(sorted(tables), k=drawn.count(day)):
+            key, published, computed = draw.choice(tables[name].rows({}))
+            column = draw.choice([column for column, value in published.items() if value is not None])
+            assert published[column] == computed[column], (day, name, key, column)
     assert list(verify(lake)) == []
 
 
@@ -489,7 +560,7 @@ def test_what_is_not_as_it_was_is_named(made: Made, tmp_path: Path) -> None:
     """A figure that was published otherwise, other settings, an input that a retention took, a day that never was."""
     settings = load(made.config)
     other = settings.model_copy(update={"grid": None})
-    again = reproduced(made.lake, other, CLUSTER_DAY.name, SECOND, tmp_path / "other")
+    again = reproduced(made.lake, other, [CLUSTER_DAY.name], SECOND, tmp_path / "other")[CLUSTER_DAY.name]
     assert any(
         line.startswith(f"other settings than then: {settings.digest}, now") for line in again.conditions
     )
@@ -498,16 +569,16 @@ def test_what_is_not_as_it_was_is_named(made: Made, tmp_path: Path) -> None:
     assert published["emissions_location_kgco2e"] != computed["emissions_location_kgco2e"]
     with pytest.raises(ConfigurationError, match="have no tenant_id"):
         again.rows({"tenant_id": "physics"})
-    with pytest.raises(ConfigurationError, match="no stage in the audit chain made 'gold/nothing'"):
-        reproduced(made.lake, settings, "gold/nothing", SECOND, tmp_path / "none")
+    with pytest.raises(ConfigurationError, match="no stage in the audit chain made gold/nothing"):
+        reproduced(made.lake, settings, ["gold/nothing"], SECOND, tmp_path / "none")
     with pytest.raises(LakeError, match="knows no publication of 2025-07-01"):
-        reproduced(made.lake, settings, CLUSTER_DAY.name, date(2025, 7, 1), tmp_path / "never")
+        reproduced(made.lake, settings, [CLUSTER_DAY.name], date(2025, 7, 1), tmp_path / "never")
     file = next(Path(one.path) for one in made.lake.files(INTERVAL, Days.of(SECOND)))
     file.unlink()
     with pytest.raises(
         LakeError, match=rf"silver/interval version \d+: the file date={SECOND}/part-.* is gone"
     ):
-        reproduced(made.lake, settings, CLUSTER_DAY.name, SECOND, tmp_path / "gone")
+        reproduced(made.lake, settings, [CLUSTER_DAY.name], SECOND, tmp_path / "gone")
 
 
 def test_without_a_key_the_chain_stands_and_says_so(tmp_path: Path) -> None:
