@@ -106,8 +106,8 @@ bench-shifts: setup-dev ## Three years of real servers night by night: errors, s
 bench-forecast: setup-dev ## Grid intensity forecasts on five real zones: errors, intervals, worth to jobs that may wait [ZONES="SG GB"]
 	python -m bench.forecast $(if $(ZONES),--zones $(ZONES))
 
-bench-anomalies: setup-dev ## Faults of stated size in real GPU servers and a simulated rack: AUC per class, false alarms [SEEDS=3]
-	python -m bench.anomalies --seeds $(or $(SEEDS),3)
+bench-anomalies: setup-dev ## Faults of stated size in real GPU servers and a simulated rack: AUC per class, false alarms [SEEDS=3, HELD=1: the newest months too]
+	python -m bench.anomalies --seeds $(or $(SEEDS),3) $(if $(HELD),--held)
 
 bench-realism: setup-dev ## The simulator's GPU power and temperature beside the real Kalos cluster's
 	python -m bench.realism

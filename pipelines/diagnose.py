@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lepton_etl.days import Days
-from lepton_etl.diagnosis.anomalies import anomaly_rows, devices
+from lepton_etl.diagnosis.anomalies import HISTORY_DAYS, anomaly_rows, devices, with_expected_by_load
 from lepton_etl.diagnosis.device_states import state_rows
 from lepton_etl.diagnosis.minutes import DEVICES, INPUTS
 from lepton_etl.lake.location import Location
@@ -31,8 +31,6 @@ from pipelines.stage import StageContext, StageResult, worthy
 
 # What a device usually draws and clocks at is learnt from so many days before.
 STATE_HISTORY_DAYS: Final = 7
-# Bounds are from the newest 90 days of the history; a level that a device idled at is remembered for longer.
-ANOMALY_HISTORY_DAYS: Final = 120
 _HOUR_INPUT: Final = (
     "site_id", "cluster_id", "node_id", "device_id", "date", "hour_start", "energy_kwh", "predicted_kwh", "load_ratio",
 )  # fmt: skip
@@ -107,7 +105,7 @@ def _of_equal_instants(rows: pl.DataFrame) -> list[pl.DataFrame]:
 
 def _anomalies(context: StageContext) -> Written:
     days, lake, model = context.days, context.lake, context.settings.model
-    looked_at = Days(days.start - timedelta(days=ANOMALY_HISTORY_DAYS), days.end)
+    looked_at = Days(days.start - timedelta(days=HISTORY_DAYS), days.end)
     hours = lake.read(PREDICTION, looked_at, columns=_HOUR_INPUT, where=pc.field("model_name") == model.name)
     racks = (
         lake.read(NODE)
@@ -133,10 +131,10 @@ class _Anomalies:
 
     def __call__(self, rows: pl.DataFrame) -> pl.DataFrame:
         found = []
-        for day, known in _windows(rows, self.days, ANOMALY_HISTORY_DAYS):
+        for day, known in _windows(rows, self.days, HISTORY_DAYS):
             if self.device == "gpu":
                 # A board's model knows its die temperature, which follows power: it would expect what any sensor says.
-                expected = _with_expected_by_load(known.drop("predicted_kwh"), day)
+                expected = with_expected_by_load(known.drop("predicted_kwh"), day)
             else:
                 expected = known.rename({"predicted_kwh": "expected_kwh"})
             found.append(_of_day(expected, day))
@@ -154,30 +152,6 @@ def _of_day(rows: pl.DataFrame, day: date) -> pl.DataFrame:
     if not 0 < start < length:
         return pl.DataFrame()
     return anomaly_rows([one.part(0, start) for one in hours], [one.part(start, length) for one in hours])
-
-
-def _with_expected_by_load(rows: pl.DataFrame, day: date) -> pl.DataFrame:
-    """Add `expected_kwh` from load alone: an isotonic curve of each device over the days before, null without one.
-
-    Source: Barlow et al. (1972), isotonic regression: more load never costs less.
-    """
-    from sklearn.isotonic import IsotonicRegression
-
-    found = []
-    for _, own in rows.group_by("node_id", "device_id", maintain_order=True):
-        known = own.filter(pl.col("date") < day).drop_nulls(["energy_kwh", "load_ratio"])
-        if known.height < 2:
-            found.append(own.with_columns(pl.lit(None, pl.Float64).alias("expected_kwh")))
-            continue
-        curve = IsotonicRegression(out_of_bounds="clip").fit(known["load_ratio"], known["energy_kwh"])
-        load = own["load_ratio"].fill_null(0.0).to_numpy()
-        told = pl.Series("expected_kwh", curve.predict(load))
-        found.append(
-            own.with_columns(told).with_columns(
-                pl.when(pl.col("load_ratio").is_not_null()).then("expected_kwh")
-            )
-        )
-    return pl.concat(found) if found else rows.with_columns(pl.lit(None, pl.Float64).alias("expected_kwh"))
 
 
 def _together(table: Table, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:

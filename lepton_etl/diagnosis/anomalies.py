@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from hashlib import sha256
 from typing import Any, Final
 
@@ -141,10 +141,42 @@ def devices(hours: pl.DataFrame) -> list[DeviceHours]:
     return found
 
 
+def with_expected_by_load(rows: pl.DataFrame, day: date) -> pl.DataFrame:
+    """Add `expected_kwh` from load alone: an isotonic curve of each device over the days before, null without one.
+
+    Source: Barlow et al. (1972), isotonic regression: more load never costs less.
+    """
+    from sklearn.isotonic import IsotonicRegression
+
+    found = []
+    for _, own in rows.group_by("node_id", "device_id", maintain_order=True):
+        known = own.filter(pl.col("date") < day).drop_nulls(["energy_kwh", "load_ratio"])
+        if known.height < 2:
+            found.append(own.with_columns(pl.lit(None, pl.Float64).alias("expected_kwh")))
+            continue
+        curve = IsotonicRegression(out_of_bounds="clip").fit(known["load_ratio"], known["energy_kwh"])
+        load = own["load_ratio"].fill_null(0.0).to_numpy()
+        told = pl.Series("expected_kwh", curve.predict(load))
+        found.append(
+            own.with_columns(told).with_columns(
+                pl.when(pl.col("load_ratio").is_not_null()).then("expected_kwh")
+            )
+        )
+    return pl.concat(found) if found else rows.with_columns(pl.lit(None, pl.Float64).alias("expected_kwh"))
+
+
 STUCK_H: Final = 6
 STEP_H: Final = 6
+# Hours of like load that newer ones are held against; the error that any model has of an hour.
+STEP_BEFORE_H: Final = 24
+SCALE_BEFORE_H: Final = 48
+_MIN_BEFORE_H: Final = 12
+_CALM: Final = 0.05
+# Of a change's bound: what begins more gently is no step.
+_SUDDEN: Final = 0.2
 IDLE_H: Final = 4
 SCALE_H: Final = 48
+LASTING_H: Final = 96
 DRIFT_DAYS: Final = 14
 # Days apart that hours are held against each other for drift: a creep shows the more the longer.
 DRIFT_LAGS: Final = (1, 2, 3)
@@ -201,6 +233,72 @@ def shifted(hours: DeviceHours, normal: Normal, length: int) -> Floats:
     value, weight = normal.deviation(hours)
     loaded = hours.load_ratio >= LOAD_EDGES[0]
     return np.asarray(np.abs(trailing_mean(np.where(loaded, value, np.nan), weight * loaded, length)))
+
+
+def changed(hours: DeviceHours) -> Floats:
+    """Return how far the median log ratio of the last STEP_H hours of like load lies from that of those before.
+
+    In spreads of the hours before, so that a restless device must move by more. What the model misses for weeks, as
+    levels of idle are, cancels. NaN where the load bin has too few hours.
+    """
+    value, at = hours.log_ratio, bins(hours.load_ratio)
+    found = np.full(len(value), np.nan)
+    for number in range(len(LOAD_EDGES) + 1):
+        inside = np.flatnonzero((at == number) & np.isfinite(value))
+        if len(inside) < STEP_H + STEP_BEFORE_H:
+            continue
+        own = value[inside]
+        before = sliding_window_view(own[:-STEP_H], STEP_BEFORE_H)
+        usual = np.median(before, axis=1)
+        spread = _MAD_TO_SIGMA * np.median(np.abs(before - usual[:, None]), axis=1)
+        now = np.median(sliding_window_view(own[STEP_BEFORE_H:], STEP_H), axis=1)
+        found[inside[STEP_H + STEP_BEFORE_H - 1 :]] = np.abs(now - usual) / (spread + _CALM)
+    return found
+
+
+def lasting(hours: DeviceHours) -> Floats:
+    """Return by how much the log ratio of nearly all of the last LASTING_H hours lies on one side of what was before.
+
+    Each hour is held against the median of SCALE_BEFORE_H hours of like load before the window. The lower quartile of
+    these changes, or less the upper one: a factor moves all hours of rest and of work; what changes some hours, or one
+    of the two, moves it little. One value each midnight, held until the next.
+    """
+    value, at = hours.log_ratio, bins(hours.load_ratio)
+    of_bins = [np.flatnonzero((at == n) & np.isfinite(value)) for n in range(len(LOAD_EDGES) + 1)]
+    found = np.full(len(value), np.nan)
+    for end in range(LASTING_H, len(value) + 1, DAY_H):
+        moved = [np.empty(0)]
+        for inside in of_bins:
+            first, last = np.searchsorted(inside, (end - LASTING_H, end))
+            before = inside[max(0, first - SCALE_BEFORE_H) : first]
+            if len(before) >= _MIN_BEFORE_H:
+                moved.append(value[inside[first:last]] - np.median(value[before]))
+        every = np.sort(np.concatenate(moved))
+        if len(every) >= LASTING_H * _KNOWN_SHARE:
+            quarter = len(every) // 4
+            found[end - 1 : end - 1 + DAY_H] = max(every[quarter], -every[-1 - quarter], 0.0)
+    return found
+
+
+def step_score(level: Floats, change: Floats) -> Floats:
+    """Return the score of a step from those of its level and of its change, (n,) each.
+
+    Devices change often, mostly to a level that they know: how sudden it is orders hours, up to 1, and the level alone
+    alarms, where a change came within the day.
+    """
+    recent = np.fmax.reduce(trailing(change, DAY_H), axis=1)
+    return np.where((level > 1) & (recent > _SUDDEN), level, np.minimum(change, 1.0))
+
+
+def scale_score(level: Floats, change: Floats) -> Floats:
+    """Return the score of a scale error from those of its level and of its lasting change, (n,) each.
+
+    The geometric mean: a level that was always off and a change that comes and goes are both far from a fault.
+    """
+    return np.asarray(np.sqrt(level * change))
+
+
+_WITH_CHANGE: Final = {"step": step_score, "scale": scale_score}
 
 
 def strangeness(hours: DeviceHours) -> Floats:
@@ -296,12 +394,13 @@ RACK: Final = "rack"
 QUIET_DAYS: Final = 90
 MIN_DAYS: Final = 20
 MIN_PEERS: Final = 3
-# Bounds are from the newest hours of the history; all of it tells what levels there are.
+# A night reads so many days before its own; all of them tell what levels there are, the newest what the bounds are.
+HISTORY_DAYS: Final = 120
 BOUND_H: Final = 90 * 24
 # An excess below this is not worth a person's look, whatever the history's calm.
 FLOORS: Final = {
     "stuck": 2.0, "drift": 0.01, "scale": 0.02, "step": 0.03, "scale_idle": 0.02, "step_idle": 0.03,
-    "idle_but_drawing": 0.03, RACK: 0.01,
+    "scale_change": 0.02, "step_change": 0.6, "idle_but_drawing": 0.03, RACK: 0.01,
 }  # fmt: skip
 
 
@@ -372,13 +471,17 @@ def score(
     for one, whole, known in zip(hours, joined, learnt, strict=True):
         keep = slice(len(whole.measured_kwh) - len(one.measured_kwh), None)
         values = _statistics(whole, known.normal, shared)
-        scored = {kind: values[kind][keep] / bound.bound for kind, bound in known.bounds.items()}
+        scored = {kind: values[kind] / bound.bound for kind, bound in known.bounds.items()}
+        changes = {kind: scored.pop(f"{kind}_change", None) for kind in _WITH_CHANGE}
         by_kind: dict[str, Floats] = {}
         for kind, value in scored.items():
             # Under load and at rest are two views of one kind: the higher score counts.
             name = kind.removesuffix("_idle")
             by_kind[name] = np.fmax(by_kind[name], value) if name in by_kind else value
-        found.append(Scores(one, known, by_kind))
+        for kind, change in changes.items():
+            if change is not None and kind in by_kind:
+                by_kind[kind] = _WITH_CHANGE[kind](by_kind[kind], change)
+        found.append(Scores(one, known, {kind: value[keep] for kind, value in by_kind.items()}))
     tail = None if shared is None else shared[-len(hours[0].measured_kwh) :]
     return found, tail, rack_bound
 
@@ -397,7 +500,9 @@ def _statistics(one: DeviceHours, usual: Normal, shared: Floats | None) -> dict[
         "stuck": stuck(one),
         "drift": drift(own, usual),
         "scale": shifted(own, usual, SCALE_H),
+        "scale_change": lasting(own),
         "step": shifted(own, usual, STEP_H),
+        "step_change": changed(own),
         "scale_idle": strange_level(strange, SCALE_H),
         "step_idle": strange_level(strange, STEP_H),
         "idle_but_drawing": idle_but_drawing(own, usual),
@@ -439,7 +544,7 @@ def _joined(before: DeviceHours, now: DeviceHours) -> DeviceHours:
 
 KINDS: Final = ("stuck", "idle_but_drawing", "drift", "scale", "step")
 WINDOW_H: Final = {
-    "stuck": STUCK_H, "drift": DRIFT_DAYS * 24, "scale": SCALE_H, "step": STEP_H, "idle_but_drawing": IDLE_H,
+    "stuck": STUCK_H, "drift": DRIFT_DAYS * 24, "scale": LASTING_H, "step": STEP_H, "idle_but_drawing": IDLE_H,
     RACK: RACK_H,
 }  # fmt: skip
 JOIN_H: Final = 6

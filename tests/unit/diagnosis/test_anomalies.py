@@ -12,13 +12,18 @@ from hypothesis import strategies as st
 
 from bench import inject
 from lepton_etl.diagnosis.anomalies import (
+    LASTING_H,
     DeviceHours,
     Span,
     anomaly_rows,
+    changed,
     device_spans,
+    lasting,
     normal,
+    scale_score,
     score,
     spans,
+    step_score,
     weighted_median,
 )
 from lepton_etl.schema.diagnosis import ANOMALY
@@ -130,10 +135,37 @@ def test_a_level_that_was_idled_at_before_is_normal() -> None:
     back[idle & late] *= 1.5
     new = energy.copy()
     new[idle & late] *= 1.25
-    known, strange = (
-        float(np.nanmax(score(*judged([one], n0=e))[0][0].by_kind["step"][300:])) for e in (back, new)
-    )
-    assert strange > 2 * known
+    known, strange = (score(*judged([one], n0=e))[0][0].by_kind["step"] for e in (back, new))
+    assert np.nanmax(known[200:]) <= 1 < np.nanmax(strange[200:])
+    # After its day the new level is no step: it lasts.
+    assert np.nanmax(strange[300:]) <= 1
+
+
+def test_a_factor_on_all_hours_lasts_and_a_level_of_idle_alone_does_not() -> None:
+    one = device(0)
+    late = np.arange(HISTORY + JUDGED) >= at(8)
+    scaled, idle_alone = one.measured_kwh.copy(), one.measured_kwh.copy()
+    scaled[late] *= 0.85
+    idle_alone[late & (one.load_ratio < 0.1)] *= 0.85
+    after = at(8) + LASTING_H
+    assert lasting(replace(one, measured_kwh=scaled))[after] == pytest.approx(-np.log(0.85), abs=0.01)
+    assert lasting(replace(one, measured_kwh=idle_alone))[after] < 0.02
+
+
+def test_what_the_model_always_misses_is_no_change() -> None:
+    one = device(0)
+    off = replace(one, expected_kwh=one.expected_kwh * np.where(one.load_ratio < 0.1, 3.0, 0.5))
+    assert changed(off)[200:] == pytest.approx(changed(one)[200:], nan_ok=True)
+    assert lasting(off)[200:] == pytest.approx(lasting(one)[200:], nan_ok=True)
+
+
+def test_a_change_to_a_known_level_orders_but_does_not_alarm() -> None:
+    level, change = np.array([0.5, 2.0, 2.0, np.nan]), np.array([3.0, 0.1, 3.0, np.nan])
+    sudden = step_score(level, change)
+    assert sudden[[0, 1, 2]].tolist() == [1.0, 2.0, 2.0]
+    assert np.isnan(sudden[3])
+    assert step_score(level[1:2], change[1:2]).tolist() == [0.1]
+    assert scale_score(level, change)[:2].tolist() == pytest.approx([1.5**0.5, 0.2**0.5])
 
 
 def test_spans_join_and_reach_back_half_a_window() -> None:
