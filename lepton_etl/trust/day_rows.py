@@ -62,7 +62,7 @@ Found = tuple[pl.DataFrame, int | None]
 _DAY: Final = timedelta(days=1)
 _NODE_HOUR: Final = ["site_id", "cluster_id", "node_id", "hour_start"]
 # Nodes of which rows are kept at once.
-_NODES: Final = 64
+_NODES: Final = 16
 
 
 @dataclass
@@ -291,9 +291,8 @@ class DayRows:
         """A run's part of each node-hour, beside what the other runs and idle have of it."""
         run = {name: key[name] for name in (*RUN_KEY, "date")}
         held = self.of(JOB_NODE.name, run)[0]
-        split = [self._split(node) for node in held["node_id"].unique().sort()]
-        if not split:
-            return pl.DataFrame()
+        # Of a run that held nothing there is the empty split.
+        split = [self._split(node) for node in held["node_id"].unique().sort().to_list() or [""]]
         hours, nodes = pl.concat([one for one, _ in split]), pl.concat([one for _, one in split])
         of_run = pl.all_horizontal(pl.col(name).eq_missing(value) for name, value in run.items())
         energy = (pl.col("dynamic_kwh") + pl.col("static_kwh")).alias("energy_kwh")

@@ -56,7 +56,7 @@ Row = Mapping[str, Any]
 _DAY: Final = timedelta(days=1)
 _HOUR: Final = timedelta(hours=1)
 # Nodes and meters whose readings are kept at once: a fleet's day is more than a memory holds.
-_KEPT: Final = 32
+_KEPT: Final = 8
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _CHANNEL: Final = ("node_id", "device_id", "quantity", "sensor", "statistic")
 # The rows of bronze behind a stretch, in a column of their own.

@@ -208,6 +208,9 @@ class Tracer:
             step.notes.append("shown above")
             return step
         self._seen.add(name)
+        if table == JOB_ENERGY.name and own["date"] != self.recorded.day:
+            step.notes.append(f"of another day of the run: trace it with --date {own['date']}")
+            return step
         if (table, column) == FILLED:
             self._imputed(step, own)
             return step

@@ -8,6 +8,7 @@ import math
 import random
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -25,17 +26,20 @@ from lepton_etl.config.sections import ModelSettings
 from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.errors import ConfigurationError, Exit, LakeError
+from lepton_etl.lake.landing import Delivered, Landing
 from lepton_etl.lake.tables import Lake
 from lepton_etl.models.features import FEATURES
 from lepton_etl.models.fit import train
 from lepton_etl.models.registry import Registry
 from lepton_etl.models.stored import FORWARD_ERROR_TAG
+from lepton_etl.schema.declare import Table
 from lepton_etl.schema.energy import NODE_HOUR
 from lepton_etl.schema.formulas import told_columns, told_tables
 from lepton_etl.schema.tables import TABLES
 from lepton_etl.schema.untold import REASONS
 from lepton_etl.simulator.plan import ClusterPlan, Fault, FleetPlan
 from lepton_etl.simulator.simulate import simulate
+from lepton_etl.trust.as_recorded import Recorded
 from lepton_etl.trust.people import People
 from lepton_etl.trust.trace import Choice, Step
 from pipelines import nightly
@@ -50,6 +54,7 @@ TARIFF = (
     "supply,energy,0.20,EUR,,00:00,06:00,2025-01-01\n"
     "supply,energy,0.20,EUR,,22:00,24:00,2025-01-01\n"
 )
+OTHER_DAY = "of another day of the run"
 # Wind for a part of what the site draws in a year.
 INSTRUMENTS = (
     "instrument_id,instrument_type,zone_id,volume_kwh,vintage_year,instrument_intensity_gco2e_per_kwh,technology,"
@@ -164,11 +169,13 @@ def check(step: Step) -> None:
     """A walk whose numbers hold at each step and whose ends are lines, imputed hours, or accounts of the ledger."""
     for below in step.walk():
         check_numbers(below)
-        if below.table in ("silver/interval", "silver/facility_interval"):
+        if below.table in ("silver/interval", "silver/facility_interval") and below.column == "energy_kwh":
             check_lines(below)
         elif not below.steps and "shown above" not in below.notes:
             ends = below.lines or below.column == "it_energy_imputed_kwh" or below.key.get("account_basis")
-            ends = ends or any(why in note for note in below.notes for why in REASONS)
+            ends = ends or any(why in note for note in below.notes for why in (*REASONS, OTHER_DAY))
+            # What is 0 or unknown has no part that could be followed.
+            ends = ends or not below.value
             assert ends, f"{below.table}.{below.column} ends in nothing"
             if below.column == "it_energy_imputed_kwh":
                 assert below.made_by, below
@@ -224,6 +231,34 @@ def test_the_whole_walk_of_an_hour_makes_the_hour_of_its_lines_alone(site: Site)
     assert len({(line.path, line.position) for step in intervals for line in step.lines}) > 60
 
 
+def test_a_whole_walk_reads_each_node_and_meter_and_each_delivered_file_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, opened = Counter[str](), Counter[str]()
+    read, open_file = Recorded._at, Landing.open
+
+    def counted(self: Recorded, wanted: int | None, table: Table, *how: Any) -> Any:
+        reads[table.name] += 1
+        return read(self, wanted, table, *how)
+
+    def opening(self: Landing, delivered: Delivered, *how: Any) -> Any:
+        opened[delivered.path] += 1
+        return open_file(self, delivered, *how)
+
+    monkeypatch.setattr(Recorded, "_at", counted)
+    monkeypatch.setattr(Landing, "open", opening)
+    hours = site.lake.as_published().read(TABLES["gold/site_hour"], Days.of(DAYS.end)).sort("hour_start")
+    whole = site.trace("gold/site_hour", hours.to_dicts()[10], "it_energy_measured_kwh", Choice(whole=True))
+    row = hours.to_dicts()[10]
+    metered = site.trace("gold/site_hour", row, "facility_metered_kwh", Choice(whole=True))
+    for walk, of in ((whole, "node_id"), (metered, "meter_id")):
+        steps = [step for step in walk.walk() if of in step.key and step.lines]
+        assert len(steps) >= 12 * len({step.key[of] for step in steps})
+    assert reads["bronze/reading"] == 4 + 1, "four nodes and the utility meter"
+    assert max(count for table, count in reads.items() if table.startswith("gold/")) <= 3
+    assert set(opened.values()) <= {1, 2}
+
+
 def test_a_filled_gap_ends_in_what_filled_it_with_its_inputs(site: Site) -> None:
     hours = site.lake.as_published().read(NODE_HOUR, DAYS)
     gaps = (
@@ -252,6 +287,20 @@ def test_a_run_leads_to_its_accounting_whose_line_says_no_name(site: Site) -> No
     for line in step.lines:
         assert line.text
         assert not any(re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", line.text) for name in names)
+
+
+def test_the_sci_of_a_run_is_of_all_its_days_and_another_day_is_named(site: Site) -> None:
+    jobs = site.lake.as_published().read(TABLES["gold/job_energy"], DAYS)
+    run = ["cluster_id", "job_id", "submit_time", "restart"]
+    ended = jobs.filter(pl.col("date") == DAYS.end, pl.col("sci_gco2e_per_job").is_not_null())
+    before = jobs.filter(pl.col("date") == DAYS.start).join(ended, on=run, how="semi").sort(run).to_dicts()
+    row = ended.join(pl.DataFrame(before[:1]), on=run, how="semi").to_dicts()[0]
+    step = site.trace("gold/job_energy", row, "sci_gco2e_per_job")
+    check(step)
+    assert step.rows == 2
+    tracer = tracer_of(site.settings, DAYS.end, Choice())
+    other = tracer.cell("gold/job_energy", before[0], "it_energy_kwh")
+    assert (other.steps, other.notes) == ([], [f"{OTHER_DAY}: trace it with --date {DAYS.start}"])
 
 
 def test_a_changed_table_is_an_error_that_names_both_figures(site: Site) -> None:
