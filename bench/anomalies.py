@@ -41,6 +41,7 @@ from bench.measure import Figure, figure, print_figures, write
 from bench.racks import simulated_rack
 from lepton_etl.diagnosis.anomalies import (
     HISTORY_DAYS,
+    Bound,
     DeviceHours,
     Scores,
     bins,
@@ -155,12 +156,14 @@ def possible(hours: DeviceHours, kind: str) -> NDArray[np.int64]:
     return np.flatnonzero(fits)
 
 
-def highest(scores: tuple[list[Scores], Floats | None, object], kind: str, which: int, start: int) -> float:
+def highest(
+    scores: tuple[list[Scores], Floats | None, Bound | None], kind: str, which: int, start: int
+) -> float:
     """The highest score of a kind while a fault lasts; nothing known scores 0."""
-    devices, shared, _ = scores
-    end = start + LENGTHS_H[kind]
-    values = np.abs(shared) if kind == "rack" and shared is not None else devices[which].by_kind.get(kind)
-    known = np.array([0.0]) if values is None else values[start:end]
+    devices, shared, bound = scores
+    of_rack = None if shared is None or bound is None else np.abs(shared) / bound.bound
+    values = of_rack if kind == "rack" else devices[which].by_kind.get(kind)
+    known = np.array([0.0]) if values is None else values[start : start + LENGTHS_H[kind]]
     known = known[np.isfinite(known)]
     return float(known.max()) if len(known) else 0.0
 
