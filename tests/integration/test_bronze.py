@@ -21,6 +21,7 @@ from lepton_etl.schema.logs import FILE, READING, REJECT
 from pipelines import bronze
 from pipelines.engine import LocalEngine
 from pipelines.stage import StageContext, StageResult
+from tests.integration.laying import lay_site
 
 SNAPSHOT = """Timestamp: 2025-06-03 00:{minute:02d}:02 UTC
 Sys Power                | {watts} Watts         | ok
@@ -36,28 +37,13 @@ def ipmi_text(watts: int = 200, snapshots: int = 3) -> bytes:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Settings:
-    """Settings of a site whose landing folder is empty."""
-    landing = tmp_path / "landing"
-    landing.mkdir()
-    (tmp_path / "inventory.csv").write_text("node_id,cluster_id,valid_from\nn1,c1,2020-01-01\n")
-    (tmp_path / "site.yaml").write_text(
-        yaml.safe_dump(
-            {
-                "site": {"site_id": "s1"},
-                "lake": {"root": "lake"},
-                "fleet": {"inventory": "inventory.csv"},
-                "sources": [
-                    {
-                        "name": "bmc",
-                        "format": "ipmitool",
-                        "path": "landing/*.txt*",
-                        "node_id_from_path": r"(?P<node_id>[^/]+)-\d{4}-\d\d-\d\d\.txt",
-                    }
-                ],
-            }
-        )
-    )
-    return load(tmp_path / "site.yaml")
+    return lay_site(
+        tmp_path,
+        {
+            "name": "bmc", "format": "ipmitool", "path": "landing/*.txt*",
+            "node_id_from_path": r"(?P<node_id>[^/]+)-\d{4}-\d\d-\d\d\.txt",
+        },
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 import structlog
-import yaml
 
 from lepton_etl.cli.main import main
 from lepton_etl.config.settings import Settings, load
@@ -28,7 +27,7 @@ from pipelines import bronze
 from pipelines.engine import LocalEngine
 from pipelines.stage import StageContext
 from tests.canary import found
-from tests.integration.laying import lay
+from tests.integration.laying import lay, lay_site
 
 DAY = date(2025, 6, 3)
 NAMES = ("anna.canary", "bertha_canary", "carla-canary")
@@ -46,23 +45,11 @@ def sacct(
 
 @pytest.fixture
 def site(tmp_path: Path) -> Settings:
-    landing = tmp_path / "landing"
-    landing.mkdir()
-    (tmp_path / "inventory.csv").write_text("node_id,cluster_id,valid_from\nn1,c1,2020-01-01\n")
-    (tmp_path / "site.yaml").write_text(
-        yaml.safe_dump(
-            {
-                "site": {"site_id": "s1"},
-                "lake": {"root": "lake"},
-                "fleet": {"inventory": "inventory.csv"},
-                "sources": [
-                    {"name": "jobs", "format": "slurm", "path": "landing/sacct-*.txt"},
-                    {"name": "any", "format": "auto", "path": "landing/any-*.txt"},
-                ],
-            }
-        )
+    return lay_site(
+        tmp_path,
+        {"name": "jobs", "format": "slurm", "path": "landing/sacct-*.txt"},
+        {"name": "any", "format": "auto", "path": "landing/any-*.txt"},
     )
-    return load(tmp_path / "site.yaml")
 
 
 @pytest.fixture
