@@ -87,6 +87,9 @@ class Work:
     def __sub__(self, before: Work) -> Work:
         return Work(self.jobs - before.jobs, self.executions - before.executions)
 
+    def __add__(self, other: Work) -> Work:
+        return Work(self.jobs + other.jobs, self.executions + other.executions)
+
 
 def _silent(_done: int, _total: int) -> None:
     """Say nothing of the progress."""

@@ -48,7 +48,7 @@ from lepton_etl.schema.operations import NIGHT, RUN, STAGE_RUN
 from lepton_etl.trust.people import People
 from lepton_etl.trust.publishing import policy_of
 from lepton_etl.trust.seal import signing_key
-from pipelines.engine import Engine
+from pipelines.engine import Engine, Work
 from pipelines.publish import dirty_days
 from pipelines.stage import StageContext, StageResult
 
@@ -200,6 +200,7 @@ class _Run:
     record: RunRecord
     watch: Watch
     told: OpenLineage | None = None
+    of_learning: Work = field(default_factory=Work)
 
     def stages(self, names: Iterable[str], *, whole: bool) -> None:
         """The named stages in their order; after publication a failing stage does not stop the next one."""
@@ -267,7 +268,9 @@ class _Run:
         from pipelines.train import begin
 
         if self.context.begun is None:
+            before = self.context.engine.work()
             self.context = replace(self.context, begun=begin(self.context))
+            self.of_learning = self.context.engine.work() - before
 
     def _made_up(self) -> list[date]:
         """Days that earlier nights were asked for and did not publish, which this one makes; each is named."""
@@ -344,6 +347,8 @@ class _Run:
             raise
         finally:
             work = self.context.engine.work() - before
+            if name == "train":
+                work += self.of_learning
             done = StageRecord(
                 stage=name,
                 days=days,
