@@ -17,6 +17,8 @@ export PYSPARK_DRIVER_PYTHON := $(BIN)/python
 export SPARK_LOCAL_IP ?= 127.0.0.1
 export LEPTON_REAL_DATA ?= $(CURDIR)/../shared/data
 unexport SPARK_HOME
+# What one process has compiled the next one finds; each worker of `make test` would rewrite 250 files of tests again.
+unexport PYTHONDONTWRITEBYTECODE
 # A shell line, not `export :=`: on the first run the file appears only when the set-up is done.
 JAVA = export JAVA_HOME="$$(cat $(VENV)/lepton-java-home)";
 NIGHTLY := spark-submit --properties-file conf/spark-defaults.conf jobs/nightly.py
