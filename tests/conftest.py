@@ -26,6 +26,9 @@ settings.load_profile("untimed")
 
 # Two workers and Spark share the cores: threads of OpenMP that wait for each other would take most of them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # As the engine's own processes do.
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
 
 PROJECT = Path(__file__).resolve().parents[1]
 
