@@ -436,7 +436,7 @@ class GateSettings(Section):
 
     `champion_tolerance_ratio` is what it may be worse than the champion by over all, `scope_tolerance_ratio` in any one
     class, cluster or tenant of at least `min_test_rows` hours, `parity_max_ratio` how far the CV(RMSE) of two of these
-    may lie apart; `gap_max_ratio` what CV(RMSE) may grow by from the hours it was taught on to those after.
+    may lie apart beyond chance; `gap_max_ratio` what CV(RMSE) may grow by from its training hours to those after.
     Source: ASHRAE Guideline 14 (hourly data): CV(RMSE) at most 30 %, NMBE within 10 %.
     """
 

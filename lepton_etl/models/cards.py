@@ -87,7 +87,8 @@ def _parity(trained: Trained, settings: ModelSettings) -> list[str]:
     return [
         "", "## For whom it errs how much", "",
         f"On the hours that it had not seen, of groups of at least {settings.gates.min_test_rows}; two of one kind may "
-        f"lie {settings.gates.parity_max_ratio:.0%} apart. A tenant's hours are those of nodes that it held alone.",
+        f"lie {settings.gates.parity_max_ratio:.0%} apart beyond chance. "
+        "A tenant's hours are those of nodes that it held alone.",
         "", "| of | group | hours | CV(RMSE) | NMBE |", "| --- | --- | --- | --- | --- |",
         *(
             f"| {one.scope} | {one.group} | {one.rows:,} | {_percent(one.cv_rmse_ratio)} "

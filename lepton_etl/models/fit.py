@@ -38,7 +38,7 @@ from lepton_etl.models.metrics import (
     is_busy,
     overall,
 )
-from lepton_etl.models.parity import GroupError, NoiseEffect, disparities, group_errors, noise_effects
+from lepton_etl.models.parity import GroupError, NoiseEffect, gaps, group_errors, noise_effects
 from lepton_etl.models.promotion import (
     ForwardTest,
     ResponseDrop,
@@ -286,7 +286,11 @@ def _trained(
         overall(rows, CLASS_MEAN),
         (overall(rows, CHALLENGER), overall(rows, CHAMPION)) if met else None,
         tuple(met.worse(settings)) if met else (),
-        tuple(disparities(groups, split.test, settings.gates.parity_max_ratio)),
+        tuple(
+            str(one)
+            for one in gaps(split.test, measured, predicted, settings.gates.min_test_rows)
+            if one.beyond_chance_ratio > settings.gates.parity_max_ratio
+        ),
         covered,
         met.covered(doubted) if met else None,
         tuple(drops),

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import polars as pl
 
@@ -22,6 +24,9 @@ from lepton_etl.uncertainty import cv_rmse, nmbe
 # Columns of hours whose values are groups; `tenant_id` stands there where the tenant of an hour is known.
 SCOPES: Final = ("hardware_class", "cluster_id", "tenant_id")
 TENANT: Final = "tenant_id"
+_CHANCE: Final = 0.05
+_DRAWS: Final = 2_000
+_SEED: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +77,69 @@ def _or_nan(metric: Callable[[Values, Values], float | None]) -> Callable[[Value
     return measured
 
 
-def disparities(groups: Sequence[GroupError], hours: pd.DataFrame, max_ratio: float) -> list[str]:
-    """Return a sentence for each scope whose worst group has a CV(RMSE) more than `max_ratio` above the best one's.
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """How far the CV(RMSE) of the worst and the best group of a scope lie apart, and how far of it is beyond chance."""
 
-    Hours of a day resemble each other: groups with hours on fewer than MIN_DAYS days of `hours` are not compared.
+    scope: str
+    worst: str
+    worst_ratio: float
+    best: str
+    best_ratio: float
+    beyond_chance_ratio: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.scope} {self.worst}: CV(RMSE) {self.worst_ratio:.1%}, {self.best} has {self.best_ratio:.1%}: "
+            f"{self.beyond_chance_ratio:.1%} apart beyond chance"
+        )
+
+
+def gaps(hours: pd.DataFrame, measured_kwh: Values, predicted_kwh: Values, min_rows: int) -> list[Gap]:
+    """Return the gap of each scope of two groups or more.
+
+    Beyond chance is the lower end of its one-sided interval of about 95 % (t, by the spread over draws of the days;
+    wider of more groups, since each pair might have been the worst and the best: Bonferroni). Hours of a day resemble
+    each other, so days are drawn, and groups with hours on fewer than MIN_DAYS are not compared. Source: Efron and
+    Tibshirani, An Introduction to the Bootstrap, 1993.
     """
+    from scipy.stats import t
+
+    groups = group_errors(hours, measured_kwh, predicted_kwh, min_rows)
+    days, day = np.unique(hours["date"].to_numpy(), return_inverse=True)
+    weights = np.random.default_rng(_SEED).multinomial(len(days), np.full(len(days), 1 / len(days)), _DRAWS)
     found = []
     for scope in SCOPES:
-        known = [(one.cv_rmse_ratio, one.group) for one in groups if one.scope == scope]
-        errors = sorted(
-            (cv, group) for cv, group in known
-            if cv is not None and hours.loc[hours[scope].fillna(UNKNOWN) == group, "date"].nunique() >= MIN_DAYS
-        )  # fmt: skip
-        if errors and errors[-1][0] - errors[0][0] > max_ratio:
-            (least, best), (most, worst) = errors[0], errors[-1]
-            apart = f"{best} has {least:.1%}: more than {max_ratio:.0%} apart"
-            found.append(f"{scope} {worst}: CV(RMSE) {most:.1%}, {apart}")
+        errors = []
+        for one in groups:
+            if one.scope != scope or one.cv_rmse_ratio is None:
+                continue
+            own = (hours[scope].fillna(UNKNOWN) == one.group).to_numpy()
+            count = len(np.unique(day[own]))
+            if count >= MIN_DAYS:
+                sums = _of_days(day[own], len(days), measured_kwh[own], predicted_kwh[own])
+                errors.append((one.cv_rmse_ratio, one.group, count, _cv(weights @ sums)))
+        errors.sort(key=lambda error: error[:2])
+        if len(errors) > 1:
+            (least, best, few, of_best), (most, worst, many, of_worst) = errors[0], errors[-1]
+            chance, count = _CHANCE / (len(errors) * (len(errors) - 1)), min(few, many)
+            spread = float(np.nanstd(of_worst - of_best)) * sqrt(count / (count - 1))
+            beyond = most - least - float(t.ppf(1 - chance, count - 1)) * spread
+            found.append(Gap(scope, worst, most, best, least, beyond))
     return found
+
+
+def _of_days(day: npt.NDArray[np.intp], days: int, measured_kwh: Values, predicted_kwh: Values) -> Values:
+    """Return (days, 3): hours, energy and squared error of each day."""
+    parts = (np.ones(len(day)), measured_kwh, (measured_kwh - predicted_kwh) ** 2)
+    return np.column_stack([np.bincount(day, weights=part, minlength=days) for part in parts])
+
+
+def _cv(sums: Values) -> Values:
+    """Return the CV(RMSE) of hours, energy and squared error (n, 3); NaN of fewer than two hours or no energy."""
+    hours, energy, squared = sums.T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where((hours > 1) & (energy > 0), np.sqrt(squared / (hours - 1)) / (energy / hours), np.nan)
 
 
 def with_sole_tenants(hours: pd.DataFrame, held: pl.DataFrame) -> pd.DataFrame:

@@ -37,6 +37,8 @@ _ID_BYTES: Final = 10
 _WORD: Final = re.compile(r"\w+")
 # A name of more words than this is found in no text.
 _MOST_WORDS: Final = 8
+# Of an HMAC that is only compared: tasks carry some ten for each person.
+_TAG_CHARS: Final = 16
 # JupyterHub's spawner: 21 characters of a name, and 8 of its SHA-256 that would lead back to it.
 _SLUG_CHARS: Final = 21
 _SLUG_HASH: Final = 8
@@ -138,7 +140,7 @@ class Pseudonyms:
 
     def tag(self, use: str, word: str) -> str:
         """Return the HMAC of a word by which it is told whether it is, or begins, a form of a person's name."""
-        return _hmac(self.key, use, (PERSON, word)).hex()
+        return _hmac(self.key, use, (PERSON, word)).hex()[:_TAG_CHARS]
 
     def found(self, name: Name) -> str | None:
         """Return the pseudonym that a name had before this batch; None of a new one."""

@@ -14,7 +14,7 @@ import pytest
 from lepton_etl.config.sections import GateSettings, ModelSettings
 from lepton_etl.models.fit import train
 from lepton_etl.models.metrics import errors
-from lepton_etl.models.parity import GroupError, disparities, group_errors, noise_effects, with_sole_tenants
+from lepton_etl.models.parity import gaps, group_errors, noise_effects, with_sole_tenants
 
 AT = datetime(2025, 6, 10, tzinfo=UTC)
 
@@ -41,18 +41,46 @@ def test_each_group_has_the_errors_of_its_own_hours() -> None:
     assert group_errors(hours, np.zeros(130), predicted, 24)[0].cv_rmse_ratio is None
 
 
-def test_groups_whose_errors_lie_too_far_apart_are_named() -> None:
-    groups = [
-        GroupError("hardware_class", "old", 100, 0.05, 0.0), GroupError("hardware_class", "new", 30, 0.45, 0.0),
-        GroupError("hardware_class", "dark", 30, None, None), GroupError("cluster_id", "c", 130, 0.1, 0.0),
-    ]  # fmt: skip
-    names = ["old"] * 300 + ["new"] * 300 + ["dark"] * 300
-    hours = pd.DataFrame({"hardware_class": names, "cluster_id": "c", "date": [n % 10 for n in range(900)]})
-    (said,) = disparities(groups, hours, 0.30)
-    assert said == "hardware_class new: CV(RMSE) 45.0%, old has 5.0%: more than 30% apart"
-    assert disparities(groups, hours, 0.41) == []
-    # Hours of few days say too little.
-    assert disparities(groups, hours[hours["date"] < 9], 0.30) == []
+def days_of(
+    errors: dict[str, float], days: int, seed: int = 1
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """24 hours a day of each class, 1 kWh each; predictions off by a normal error of this size, alike within a day."""
+    rng = np.random.default_rng(seed)
+    hours = pd.DataFrame(
+        [
+            {"hardware_class": name, "cluster_id": "c", "date": day}
+            for name in errors
+            for day in range(days)
+            for _ in range(24)
+        ]
+    )
+    off = np.concatenate([np.repeat(rng.normal(0, size, days), 24) for size in errors.values()])
+    return hours, np.ones(len(hours)), 1 + off
+
+
+def test_groups_whose_errors_lie_apart_beyond_chance_are_named() -> None:
+    hours, measured, predicted = days_of({"old": 0.05, "new": 0.45}, days=30)
+    (gap,) = gaps(hours, measured, predicted, 24)
+    assert (gap.scope, gap.worst, gap.best) == ("hardware_class", "new", "old")
+    own = (hours["hardware_class"] == "new").to_numpy()
+    assert gap.worst_ratio == pytest.approx(errors(measured[own], predicted[own]).cv_rmse_ratio)
+    assert 0.15 < gap.beyond_chance_ratio < gap.worst_ratio - gap.best_ratio
+    assert str(gap).startswith("hardware_class new: CV(RMSE) ") and str(gap).endswith(" apart beyond chance")
+    # Few days tell less of the same errors, and fewer than ten nothing.
+    few = gaps(*days_of({"old": 0.05, "new": 0.45}, days=10), 24)
+    assert few[0].beyond_chance_ratio < gap.beyond_chance_ratio
+    assert gaps(*days_of({"old": 0.05, "new": 0.45}, days=9), 24) == []
+    # A class without energy has no error.
+    assert gaps(hours, np.where(own, 0.0, measured), predicted, 24) == []
+
+
+@pytest.mark.parametrize("groups", [2, 6])
+def test_chance_alone_is_seldom_beyond_chance_and_never_by_much(groups: int) -> None:
+    same = {f"class-{number}": 0.2 for number in range(groups)}
+    beyond = np.array([gaps(*days_of(same, 20, seed), 24)[0].beyond_chance_ratio for seed in range(60)])
+    # Draws of 20 days show a little too little spread: 7 % of 300 cases were above 0, and none above 0.05.
+    assert (beyond > 0).mean() <= 0.15 and beyond.max() <= 0.05
+    assert beyond.min() < 0
 
 
 def test_a_model_that_is_bad_for_one_tenant_is_no_champion(
