@@ -135,8 +135,13 @@ def site_meters(meters: pl.DataFrame) -> pl.DataFrame:
     def complete_sum(chosen: pl.Expr, value: pl.Expr) -> pl.Expr:
         return whole_sum(pl.when(chosen).then(value), chosen)
 
-    crosses = pl.col("direction").is_not_null()
     error_kwh2 = (energy * class_sigma_ratio()).pow(2) + pl.col("noise_kwh").pow(2)
+
+    def half(chosen: pl.Expr) -> pl.Expr:
+        sigma_kwh = exact_sum(pl.when(chosen).then(error_kwh2), FINE_DIGITS).sqrt()
+        return class_half(sigma_kwh, (chosen & (energy != 0)).sum())
+
+    crosses = pl.col("direction").is_not_null()
     return (
         meters.group_by(_SITE_HOUR)
         .agg(
@@ -145,13 +150,14 @@ def site_meters(meters: pl.DataFrame) -> pl.DataFrame:
             complete_sum(point == "ups_out", energy).alias("ups_out"),
             (point == "pdu_out").any().alias("has_pdu"),
             (point == "utility").any().alias("has_utility"),
-            class_half(
-                exact_sum(pl.when(crosses).then(error_kwh2), FINE_DIGITS).sqrt(), (crosses & (energy != 0)).sum()
-            ).alias("facility_half_kwh"),
+            half(crosses).alias("facility_half_kwh"),
+            half(point == "pdu_out").alias("pdu_half_kwh"),
+            half(point == "ups_out").alias("ups_half_kwh"),
         )
         .with_columns(
             pl.when(pl.col("has_utility") & (pl.col("facility") >= 0)).then("facility").alias("facility_metered_kwh"),
             pl.when("has_pdu").then("pdu_out").otherwise("ups_out").alias("it_metered_kwh"),
+            pl.when("has_pdu").then("pdu_half_kwh").otherwise("ups_half_kwh").alias("it_metered_half_kwh"),
             pl.when("has_pdu")
             .then(IT_CATEGORY["pdu_out"])
             .otherwise(IT_CATEGORY["ups_out"])
@@ -160,7 +166,7 @@ def site_meters(meters: pl.DataFrame) -> pl.DataFrame:
         .select(
             *_SITE_HOUR, "facility_metered_kwh", "it_metered_kwh",
             pl.when(pl.col("it_metered_kwh").is_not_null()).then("it_category").alias("it_category"), "has_utility",
-            "facility_half_kwh",
+            "facility_half_kwh", "it_metered_half_kwh",
         )
     )  # fmt: skip
 
@@ -174,7 +180,7 @@ def with_pue(
     PUE = facility / IT: `measured` with IT at a meter (category 1 or 2), `partial` with IT by node sensors
     (category 3), `modelled` with IT of modelled nodes (no category), `assumed` where the settings give one and no
     utility meter stands. A ratio below 1 breaks the sum of sources: facility and PUE are null with basis `none`, the
-    metered figures stay for the gate to warn about.
+    metered figures stay for the gate to warn about. IT energy at a meter has the meter's interval, not its nodes'.
     Source: ISO/IEC 30134-2 (EN 50600-4-2), PUE = E_DC / E_IT.
     """
     facility_kwh, it_kwh = pl.col("facility_metered_kwh"), pl.col("it_energy_kwh")
@@ -208,6 +214,13 @@ def with_pue(
         .with_columns(
             pl.when(has_it_meter).then(pl.lit("measured")).otherwise("energy_basis").alias("energy_basis"),
             pl.coalesce("it_metered_kwh", "it_energy_kwh").alias("it_energy_kwh"),
+            *(
+                pl.when(has_it_meter)
+                .then(end)
+                .otherwise(end.meta.output_name())
+                .alias(end.meta.output_name())
+                for end in ends("it_energy_kwh", pl.col("it_metered_kwh"), pl.col("it_metered_half_kwh"))
+            ),
         )
         .with_columns(
             facility.alias("facility_energy_kwh"),

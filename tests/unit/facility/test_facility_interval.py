@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 
 import polars as pl
 import pytest
 
-from lepton_etl.facility.pue import with_overhead
+from lepton_etl.facility.pue import site_meters, with_overhead, with_pue
 from lepton_etl.uncertainty import Z
 
 HOUR = datetime(2025, 6, 3, tzinfo=UTC)
@@ -69,3 +70,37 @@ def test_the_interval_is_what_the_errors_move(basis: str, meter_kwh: float, mete
     of_share = [0.2 / 80.0 * HALF_A, -1 / 100.0 * HALF_B]
     share2 = of_share[0] ** 2 + of_share[1] ** 2 + 2 * TOGETHER * of_share[0] * of_share[1]
     assert base["share_half_ratio"] == pytest.approx(share2**0.5)
+
+
+@pytest.mark.parametrize("pdus", [1, 2])
+def test_it_energy_at_meters_has_their_interval_and_not_that_of_the_nodes(pdus: int) -> None:
+    hour = {"site_id": "s", "hour_start": HOUR, "date": HOUR.date()}
+    drawn = [("utility", 40.0), *[("pdu_out", energy_kwh) for energy_kwh in (12.0, 18.0)[:pdus]]]
+    meters = pl.DataFrame([
+        hour | {"meter_id": f"m{at}", "point": point, "carrier": "electricity", "class_pct": 1.0, "noise_kwh": 0.0,
+                "direction": 1.0 if point == "utility" else None, "energy_kwh": energy_kwh, "serves": None}
+        for at, (point, energy_kwh) in enumerate(drawn)
+    ])  # fmt: skip
+    nodes = pl.DataFrame([
+        hour | {"it_energy_kwh": 11.0, "it_energy_lower_kwh": 10.9, "it_energy_upper_kwh": 11.1,
+                "energy_basis": "measured"}
+    ])  # fmt: skip
+    carriers = pl.DataFrame(
+        schema={name: meters.schema[name] for name in hour} | {"carrier_energy_kwh": pl.Float64}
+    )
+    (row,) = with_pue(nodes, site_meters(meters), carriers, None).to_dicts()
+    metered_kwh = sum(energy_kwh for point, energy_kwh in drawn if point == "pdu_out")
+    # One meter errs evenly within its class; of two the errors add as variances do.
+    half_kwh = 0.9 * 0.12 if pdus == 1 else 1.6449 * math.hypot(0.12, 0.18) / math.sqrt(3)
+    assert row["it_energy_kwh"] == metered_kwh
+    assert row["it_energy_upper_kwh"] - metered_kwh == pytest.approx(half_kwh, rel=1e-4)
+    assert metered_kwh - row["it_energy_lower_kwh"] == pytest.approx(half_kwh, rel=1e-4)
+    # Where no meter stands near the IT input, what the nodes' sensors say stands.
+    (row,) = with_pue(
+        nodes, site_meters(meters.filter(pl.col("point") == "utility")), carriers, None
+    ).to_dicts()
+    assert (row["it_energy_lower_kwh"], row["it_energy_kwh"], row["it_energy_upper_kwh"]) == (
+        10.9,
+        11.0,
+        11.1,
+    )
