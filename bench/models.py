@@ -150,11 +150,11 @@ def months_of(
     firsts = every.select(_MONTH.unique().sort()).to_series().to_list()
     for number in range(1, len(firsts), months):
         first, ahead = firsts[number], firsts[number : number + months]
-        table = TrainingTable.of(_known(every, first, settings), settings)
+        table = TrainingTable.of(known_hours(every, first, settings), settings)
         if why_not(table.hours, settings) is not None:
             continue
         trained = learn(table, settings, InlineEngine(), champion)
-        newest = _stored(trained, number, settings)
+        newest = stored_model(trained, number, settings)
         champion = newest if trained.verdict.promoted else champion
         training = _shown(first, trained, champion)
         if champion is None:
@@ -166,7 +166,7 @@ def months_of(
         yield training, scored.with_columns(pl.Series("newest_kwh", newest_kwh))
 
 
-def _known(every: pl.DataFrame, first: date, settings: ModelSettings) -> pl.DataFrame:
+def known_hours(every: pl.DataFrame, first: date, settings: ModelSettings) -> pl.DataFrame:
     """Return the hours until the day before, as far back as the settings look."""
     end = datetime(first.year, first.month, first.day, tzinfo=UTC)
     known = every.filter(pl.col("hour_start") < end)
@@ -175,7 +175,7 @@ def _known(every: pl.DataFrame, first: date, settings: ModelSettings) -> pl.Data
     return known.filter(pl.col("hour_start") >= end - timedelta(days=settings.train_days))
 
 
-def _stored(trained: Trained, number: int, settings: ModelSettings) -> VerifiedModel:
+def stored_model(trained: Trained, number: int, settings: ModelSettings) -> VerifiedModel:
     """Return the model as the registry gives it out, with the tags that the next night asks for."""
     import skops.io
 

@@ -129,7 +129,7 @@ ROWS: Final[dict[int, Row]] = {
         "unit/models/test_registry.py::test_a_model_of_another_scikit_learn_is_refused")),
     33: Row("rules of the gate missing, or raising", (
         "integration/test_gate.py::test_a_missing_rule_file_closes_the_gate_and_names_the_table",
-        "integration/test_gate.py::test_a_rule_that_raises_closes_the_gate")),
+        "integration/test_gate.py::test_rules_that_raise_close_the_gate_each_by_its_name")),
     34: Row("no input, or bad rows alone", (
         "integration/test_simulated_night.py::test_a_day_without_input_leaves_the_other_days_untouched",
         "faults/test_bad_input.py::test_a_day_of_bad_rows_alone_is_a_day_without_input")),
