@@ -204,6 +204,8 @@ def demo(rounds: Rounds, engine: str, size: Size, parts: set[str]) -> None:
     site.mkdir()
     for name in ("config.yaml", "inventory.csv", "meters.csv"):
         shutil.copy2(fleet / name, site)
+    # In every lake: one that learns of it later makes all days of it anew.
+    hold_since(site, NIGHTS[0], NIGHTS[0] - timedelta(days=size.history_days))
     before = _WORK / "demo-two-nights"
     for number, day in enumerate(NIGHTS, start=1):
         if number == len(NIGHTS) and parts & {"history", "register"}:
@@ -221,7 +223,6 @@ def demo(rounds: Rounds, engine: str, size: Size, parts: set[str]) -> None:
             _copy(before, laid)
             if name == "history":
                 lay_history(Lake(laid / "lake"), NIGHTS[0], size.history_days - 2)
-                hold_since(laid, NIGHTS[0], NIGHTS[0] - timedelta(days=size.history_days))
             else:
                 lay_files(Lake(laid / "lake"), NIGHTS[0], size.register_files)
             (laid / ".done").touch()
