@@ -18,6 +18,10 @@ CONFIDENCE: Final = 0.9
 Z: Final = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
 # The same of one error that lies evenly within a limit of sqrt(3) sigma: it ends at 0.9 of the limit.
 Z_EVEN: Final = CONFIDENCE * sqrt(3)
+# Of a meter whose class nobody states, percent: the widest class of static meters, and the limit of a rack PDU.
+# Source: IEC 62053-21 (class 2); docs/formulas.md, conversion losses and meters by class.
+UNSTATED_CLASS_PCT: Final = 2.0
+UNSTATED_PDU_PCT: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)

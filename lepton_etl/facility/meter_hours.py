@@ -35,7 +35,7 @@ from lepton_etl.schema.common import COOLING_POINTS
 from lepton_etl.schema.declare import JOULES_PER_KWH, SECONDS_PER_HOUR
 from lepton_etl.schema.fleet import FACILITY_INTERVAL
 from lepton_etl.schema.types import arrow_schema
-from lepton_etl.uncertainty import Z_EVEN, Z
+from lepton_etl.uncertainty import UNSTATED_CLASS_PCT, UNSTATED_PDU_PCT, Z_EVEN, Z
 
 METER_QUANTITIES: Final = ("facility_power", "facility_energy", "heat_power", "heat_energy")
 # The columns that say how a meter speaks; they travel with its readings, whose node_id is the meter_id.
@@ -374,15 +374,9 @@ UTILITY: Final = "utility"
 _UTC_US: Final = pl.Datetime("us", "UTC")
 
 
-# Of a meter whose class nobody states, percent: the widest class of static meters, and the limit of a rack PDU.
-# Source: IEC 62053-21 (class 2); docs/formulas.md, conversion losses and meters by class.
-_UNSTATED_CLASS_PCT: Final = 2.0
-_UNSTATED_PDU_PCT: Final = 3.0
-
-
 def class_pct() -> pl.Expr:
     """The accuracy class of a row's meter, percent of the reading; of an unstated one the widest."""
-    unstated = pl.when(pl.col("point") == "pdu_out").then(_UNSTATED_PDU_PCT).otherwise(_UNSTATED_CLASS_PCT)
+    unstated = pl.when(pl.col("point") == "pdu_out").then(UNSTATED_PDU_PCT).otherwise(UNSTATED_CLASS_PCT)
     return pl.col("class_pct").fill_null(unstated)
 
 

@@ -55,8 +55,14 @@ FIELDS: Final[tuple[Field, ...]] = (
         "The part of nodes without such a sensor, modelled from supplies' outputs or components; not measured.",
     ),
     energy("it_energy_imputed_kwh", "The part filled by a model or by the node's own history."),
-    energy("it_energy_lower_kwh", "Lower end of the 90 % interval by sensor gain, resolution; of IT meters by class."),
-    energy("it_energy_upper_kwh", "Upper end of the 90 % interval by sensor gain, resolution; of IT meters by class."),
+    energy(
+        "it_energy_lower_kwh",
+        "Lower end of the 90 % interval by sensor gain, resolution; of IT meters by class.",
+    ),
+    energy(
+        "it_energy_upper_kwh",
+        "Upper end of the 90 % interval by sensor gain, resolution; of IT meters by class.",
+    ),
     energy("gpu_energy_kwh", "Energy of GPU boards, all devices; never added to the node."),
     ratio("coverage_ratio", "Observed over expected, weighted by rated power where every node has one."),
     ratio("node_second_coverage_ratio", "Observed node-seconds over expected node-seconds."),

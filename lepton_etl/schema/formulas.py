@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from math import sqrt
 from typing import Final
 
 from lepton_etl.schema.common import COOLING_POINTS, KNOWN_OFF, MODELLED_SOURCES, MODELLED_SUM
 from lepton_etl.schema.declare import GRAMS_PER_KILOGRAM, JOULES_PER_KWH, SECONDS_PER_HOUR, end_names
 from lepton_etl.schema.energy import CARBON_ENDS
 from lepton_etl.schema.jobs import FACILITY_ENDS, RUN_KEY, WASTED_OUTCOMES
-from lepton_etl.uncertainty import Z
+from lepton_etl.uncertainty import UNSTATED_CLASS_PCT, UNSTATED_PDU_PCT, Z_EVEN, Z
 
 # Rows that no table holds: a kernel of the night makes them again of stored rows.
 JOB_HOUR: Final = "made/job_hour"
@@ -177,6 +178,14 @@ def _ends(name: str, value: str, half: str) -> list[tuple[str, str]]:
     """The ends of a 90 % interval: column and text, the lower one never below 0."""
     lower, upper = end_names(name)
     return [(lower, f"GREATEST({value} - {half}, 0)"), (upper, f"{value} + {half}")]
+
+
+def _half_of_meters(unstated_pct: float) -> str:
+    """Half the interval of a sum of meters by their classes: one errs evenly within its class, several normally."""
+    is_one = "GREATEST(1 - ABS(COUNT(CASE WHEN energy_kwh <> 0 THEN 1 END) - 1), 0)"
+    z = f"({Z!r} - {Z - Z_EVEN!r} * {is_one})"
+    sigma_kwh = f"energy_kwh * COALESCE(class_pct, {unstated_pct}) * {0.01 / sqrt(3)!r}"
+    return f"{z} * SQRT(SUM(POW({sigma_kwh}, 2) + POW(noise_kwh, 2)))"
 
 
 def _of_sensors(table: str, value: str, by: tuple[str, ...], sigma: str) -> list[Formula]:
@@ -578,7 +587,13 @@ _ALL: Final[tuple[Formula, ...]] = (
     *_covered("gold/site_hour", _SITE),
     Formula("gold/site_hour", "it_energy_sigma_kwh", _GROUP_SIGMA, CLASS_ERROR, _SITE),
     *(
-        Formula("gold/site_hour", column, text)
+        Formula("gold/site_hour", column, text, METER_HOUR, _SITE, f"point = '{point}'",
+                when=f"pue_category = {category}")
+        for point, category, unstated in (("pdu_out", 2, UNSTATED_PDU_PCT), ("ups_out", 1, UNSTATED_CLASS_PCT))
+        for column, text in _ends("it_energy_kwh", "SUM(energy_kwh)", _half_of_meters(unstated))
+    ),
+    *(
+        Formula("gold/site_hour", column, text, when="it_metered_kwh IS NULL")
         for column, text in _ends("it_energy_kwh", f"({_WHOLE})", f"{Z!r} * it_energy_sigma_kwh")
     ),
     *(
