@@ -478,11 +478,11 @@ def _it_note(site: _Table) -> Markup:
             site.figure(energy(high), high, "it_energy_upper_kwh", SUM),
         )
     if any(row["it_metered_kwh"] is not None for row in site.rows):
-        # The interval is around what the sensors say; the meter sees network and storage too.
+        # The interval is the meter's, which sees network and storage too.
         sensed = sum(row[name] or 0.0 for row in site.rows for name in _SENSED)
         nodes = site.figure(energy(sensed), sensed, "+".join(_SENSED), SUM)
-        said += Markup("; at meters; nodes by sensors {}").format(nodes)
-        said += Markup(" ({})").format(ends) if ends else Markup("")
+        said += Markup("; at meters") + (Markup(" ({})").format(ends) if ends else Markup(""))
+        said += Markup("; nodes by sensors {}").format(nodes)
     elif ends:
         said += Markup("; ") + ends
     modelled = total(site.rows, "it_energy_modelled_kwh")

@@ -279,9 +279,10 @@ def test_the_tile_of_the_it_energy_tells_meters_from_sensors_and_what_is_modelle
         "90 %: 211.2\u202fkWh to 220.8\u202fkWh" in sensed.note
         and "; 50.0\u202f% of it modelled" in sensed.note
     )
+    ends |= {"it_energy_lower_kwh": 9.9, "it_energy_upper_kwh": 10.1}
     metered = tiles([site_hour(h, **ends, it_metered_kwh=10.0) for h in range(24)], [])["IT energy"]
     assert metered.value == "240.0\u202fkWh"
     assert (
-        "at meters; nodes by sensors 216.0\u202fkWh (90 %: 211.2" in metered.note
+        "at meters (90 %: 237.6\u202fkWh to 242.4\u202fkWh); nodes by sensors 216.0\u202fkWh" in metered.note
         and "modelled" not in metered.note
     )
