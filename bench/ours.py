@@ -59,8 +59,8 @@ SOURCES: Final[dict[str, dict[str, Any]]] = {
 
 def settings(kind: str, folder: Path, lake: Path) -> Settings:
     """Settings of a site with this one source."""
-    source, inventory = SOURCES[kind], folder / "inventory.csv"
-    # Bronze asks it for the names of nodes alone; those of these logs stand as they are.
+    source, inventory = SOURCES[kind], lake.with_name(f"{lake.name}-inventory.csv")
+    # Bronze asks it for the names of nodes alone; those of these logs stand as they are. Not among the logs.
     inventory.write_text("node_id\nnone\n", encoding="utf-8")
     return Settings.model_validate(
         {
