@@ -61,6 +61,7 @@ def settings(kind: str, folder: Path, lake: Path) -> Settings:
     """Settings of a site with this one source."""
     source, inventory = SOURCES[kind], lake.with_name(f"{lake.name}-inventory.csv")
     # Bronze asks it for the names of nodes alone; those of these logs stand as they are. Not among the logs.
+    inventory.parent.mkdir(parents=True, exist_ok=True)
     inventory.write_text("node_id\nnone\n", encoding="utf-8")
     return Settings.model_validate(
         {
