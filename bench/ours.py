@@ -59,7 +59,7 @@ SOURCES: Final[dict[str, dict[str, Any]]] = {
 
 def settings(kind: str, folder: Path, lake: Path) -> Settings:
     """Settings of a site with this one source."""
-    source, inventory = SOURCES[kind], lake.with_name(f"{lake.name}-inventory.csv")
+    source, inventory = SOURCES[kind], lake / "inventory.csv"
     # Bronze asks it for the names of nodes alone; those of these logs stand as they are. Not among the logs.
     inventory.parent.mkdir(parents=True, exist_ok=True)
     inventory.write_text("node_id\nnone\n", encoding="utf-8")
