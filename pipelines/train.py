@@ -295,8 +295,8 @@ def _device_model(context: StageContext, registry: Registry) -> StageResult:
     if isinstance(found, StageResult):
         return found
     learning, notes = found
-    learn_here = replace(learning, engine=context.engine)
-    learned = learn_here() if begun is None or begun.result is None else begun.result()
+    result = None if begun is None else begun.result
+    learned = (result or replace(learning, engine=context.engine))()
     trained, champion = learned.trained, learning.champion
     version = registry.register(
         settings.name, trained, FEATURES[settings.device], _params(settings), learned.tags, learned.cards

@@ -161,6 +161,8 @@ _IS_COUNTED: Final = "COUNT(CASE WHEN gpu_utilisation_ratio IS NOT NULL AND gpu_
 _IS_RATED: Final = "COUNT(*) = COUNT(rated_power_w)"
 _BOARD: Final = "device_id ~ '^gpu[0-9]+$' AND energy_kwh IS NOT NULL"
 _HOUR_S: Final = f"{SECONDS_PER_HOUR:.0f}"
+# Where IT energy is metered: the point, its PUE category, the class of a meter there that states none.
+_IT_METERS: Final = (("pdu_out", 2, UNSTATED_PDU_PCT), ("ups_out", 1, UNSTATED_CLASS_PCT))
 
 
 def _sums(
@@ -423,26 +425,18 @@ _ALL: Final[tuple[Formula, ...]] = (
     Formula("gold/job_energy", "wasted_energy_kwh", "SUM(idle_gpu_kwh)", JOB_HOUR, _RUN_DAY),
     Formula("gold/job_energy", "node_held_h", "SUM(reserved_share_ratio)", JOB_HOUR, _RUN_DAY),
     Formula("gold/job_energy", "reserved_share_ratio", f"LEAST(node_held_h * {_HOUR_S} / held_s, 1)"),
+    # By a run's share of the energy of its cluster or node.
     *(
         Formula(
-            "gold/job_energy", name, f"SUM(energy_kwh * cluster_{name} / cluster_it_energy_kwh)", JOB_HOUR, _RUN_DAY,
-            "energy_kwh > 0", (_OF_CLUSTER,),
+            "gold/job_energy", name, f"SUM(energy_kwh * {of}_{name} / {whole}_it_energy_kwh)", JOB_HOUR, _RUN_DAY,
+            "energy_kwh > 0", beside,
         )
-        for name in _SHARED_BY_ENERGY
-    ),
-    *(
-        Formula(
-            "gold/job_energy", name, f"SUM(energy_kwh * cost_{name} / cluster_it_energy_kwh)", JOB_HOUR, _RUN_DAY,
-            "energy_kwh > 0", (_OF_CLUSTER, _OF_COST),
+        for names, of, whole, beside in (
+            (_SHARED_BY_ENERGY, "cluster", "cluster", (_OF_CLUSTER,)),
+            ((_ENERGY_COST, *_COST_ENDS), "cost", "cluster", (_OF_CLUSTER, _OF_COST)),
+            (_IT_ENDS, "node", "node", (_OF_NODE,)),
         )
-        for name in (_ENERGY_COST, *_COST_ENDS)
-    ),
-    *(
-        Formula(
-            "gold/job_energy", name, f"SUM(energy_kwh * node_{name} / node_it_energy_kwh)", JOB_HOUR, _RUN_DAY,
-            "energy_kwh > 0", (_OF_NODE,),
-        )
-        for name in _IT_ENDS
+        for name in names
     ),
     *(
         Formula(
@@ -550,7 +544,7 @@ _ALL: Final[tuple[Formula, ...]] = (
     *(
         Formula("gold/site_hour", "it_metered_kwh", "SUM(energy_kwh)", METER_HOUR, _SITE, f"point = '{point}'",
                 when=f"pue_category = {category}")
-        for point, category in (("pdu_out", 2), ("ups_out", 1))
+        for point, category, _ in _IT_METERS
     ),
     Formula("gold/site_hour", "facility_energy_kwh", "facility_metered_kwh", when="facility_basis = 'measured'"),
     Formula(
@@ -589,7 +583,7 @@ _ALL: Final[tuple[Formula, ...]] = (
     *(
         Formula("gold/site_hour", column, text, METER_HOUR, _SITE, f"point = '{point}'",
                 when=f"pue_category = {category}")
-        for point, category, unstated in (("pdu_out", 2, UNSTATED_PDU_PCT), ("ups_out", 1, UNSTATED_CLASS_PCT))
+        for point, category, unstated in _IT_METERS
         for column, text in _ends("it_energy_kwh", "SUM(energy_kwh)", _half_of_meters(unstated))
     ),
     *(
