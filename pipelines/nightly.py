@@ -7,6 +7,7 @@ what follows takes one lease for each UTC day, so two nights of different days r
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
 from importlib import import_module
@@ -252,8 +253,9 @@ class _Run:
                 self.night.exit_code = Exit.PUBLISHED_THEN_FAILED
                 self.night.message = f"{self.context.days} is published, {'; '.join(failed)}"
             if whole:
-                # Charts take a while to import: here the learning is waited for.
-                import_module("lepton_etl.report.page")
+                # Charts take a while to import: here the learning is waited for. What is amiss the stage report says.
+                with suppress(ImportError):
+                    import_module("lepton_etl.report.page")
             for name in AFTER_PUBLICATION:
                 if whole and name == AFTER_PUBLICATION[-1]:
                     # The last commit of the night: the page, and every other reader, sees all of it or nothing.
