@@ -24,7 +24,7 @@ SCRIPTS: Final = {
                           null_padding=true, {_TEXT})
         ), first AS (SELECT filename, min(line) AS first FROM raw GROUP BY filename
         ), kept AS (
-            SELECT raw.*, sensor, quantity, device_id, logged_unit, factor, divisor, "offset",
+            SELECT raw.*, sensor, quantity, device_id, logged_unit, factor, divisor, "offset", not_measured,
                    a LIKE 'Timestamp:%' AS is_stamp, trim(b) AS said
             FROM raw LEFT JOIN mapping ON mapping.sensor = rtrim(a)
                  AND trim(b) LIKE '% ' || mapping.logged_unit
@@ -38,7 +38,7 @@ SCRIPTS: Final = {
                split_part(said, ' ', 1) AS raw_value, logged_unit AS raw_unit, reading_time,
                TRY_CAST(raw_value AS DOUBLE) * factor / divisor + "offset" AS value
         FROM stamped JOIN first USING (filename)
-        WHERE NOT is_stamp AND value IS NOT NULL""",
+        WHERE NOT is_stamp AND value IS NOT NULL AND TRY_CAST(raw_value AS DOUBLE) IS DISTINCT FROM not_measured""",
     "csv": f"""
         WITH raw AS (SELECT *, row_number() OVER () AS line FROM read_csv('{{files}}', filename=true, header=true)
         ), first AS (SELECT filename, min(line) AS first FROM raw GROUP BY filename

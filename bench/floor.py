@@ -48,7 +48,7 @@ def _group(kind: str, files: list[Path], target: Path, number: int) -> int:
     return int(whole.num_rows)
 
 
-Mapping = dict[tuple[str, str], tuple[str, str, float, float, float]]
+Mapping = dict[tuple[str, str], tuple[str, str, float, float, float, float | None]]
 
 
 def _mapping(file: Path) -> Mapping:
@@ -57,7 +57,8 @@ def _mapping(file: Path) -> Mapping:
     with file.open(newline="", encoding="utf-8") as lines:
         return {
             (row["sensor"], row["logged_unit"]): (
-                row["quantity"], row["device_id"], float(row["factor"]), float(row["divisor"]), float(row["offset"])
+                row["quantity"], row["device_id"], float(row["factor"]), float(row["divisor"]), float(row["offset"]),
+                float(row["not_measured"]) if row["not_measured"] else None,
             )
             for row in csv.DictReader(lines)
         }  # fmt: skip
@@ -89,9 +90,9 @@ def _ipmitool(file: Path, mapping: Mapping) -> pa.Table:
         sensor, _, rest = text.partition("|")
         number, _, unit = rest.partition("|")[0].strip().partition(" ")
         found = mapping.get((sensor.strip(), unit))
-        if found:
+        if found and float(number) != found[5]:
             kind[code] = 2
-            quantity, device, factor, divisor, offset = found
+            quantity, device, factor, divisor, offset, _ = found
             meaning[code] = (
                 sensor.strip(),
                 quantity,
@@ -148,7 +149,7 @@ def _parquet(file: Path, _: Mapping) -> pa.Table:
 
 
 def _prometheus(file: Path, mapping: Mapping) -> pa.Table:
-    wanted = {sensor: change[2:] for (sensor, _), change in mapping.items()}
+    wanted = {sensor: change[2:5] for (sensor, _), change in mapping.items()}
     positions, stamps, values, sensors = [], [], [], []
     for position, line in enumerate(file.read_text().splitlines(), start=1):
         name = line.partition("{")[0]

@@ -10,7 +10,16 @@ from typing import Final
 
 from lepton_etl.ingest.sensors import RULES_FOLDER, load_rules
 
-COLUMNS: Final = ("sensor", "logged_unit", "quantity", "device_id", "factor", "divisor", "offset")
+COLUMNS: Final = (
+    "sensor",
+    "logged_unit",
+    "quantity",
+    "device_id",
+    "factor",
+    "divisor",
+    "offset",
+    "not_measured",
+)
 
 
 def write(kind: str, files: Iterable[Path], target: Path) -> None:
@@ -26,7 +35,9 @@ def write(kind: str, files: Iterable[Path], target: Path) -> None:
         change = rules.convert(mapped.rule, unit or rules.rules[mapped.rule].unit[0])
         if change:
             scale = (change.factor, change.divisor, change.offset)
-            rows.append((sensor, unit, mapped.quantity, mapped.devices[0], *scale))
+            # The number by which the sensor says that it measures nothing: no reading. No rule here knows two.
+            (blank,) = rules.rules[mapped.rule].not_measured or ("",)
+            rows.append((sensor, unit, mapped.quantity, mapped.devices[0], *scale, blank))
     with target.open("w", newline="", encoding="utf-8") as out:
         csv.writer(out).writerows([COLUMNS, *rows])
 

@@ -19,7 +19,7 @@ from lepton_etl.lake.session import spark_session
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.logs import FILE, READING, REJECT
 from pipelines import bronze
-from pipelines.engine import SparkEngine
+from pipelines.engine import Engine, SparkEngine
 from pipelines.stage import StageContext
 
 LOOP_READINGS: Final = (
@@ -73,21 +73,26 @@ def settings(kind: str, folder: Path, lake: Path) -> Settings:
     )
 
 
+def context(kind: str, folder: Path, target: Path, engine: Engine) -> StageContext:
+    """What the stage asks for, with a lake whose tables exist, as in every night but the first."""
+    lake = Lake(target)
+    for table in (FILE, READING, REJECT):
+        lake.ensure(table)
+    now = datetime.now(UTC)
+    return StageContext(
+        lake, settings(kind, folder, target), Days(date(2025, 6, 3), date(2025, 6, 3)), f"bench-{now:%H%M%S}",
+        structlog.get_logger(), engine,
+    )  # fmt: skip
+
+
 def main(kind: str, folder: Path, target: Path) -> None:
     cores = len(os.sched_getaffinity(0))
     spark = spark_session("bench", {"spark.master": f"local[{cores}]", "spark.driver.memory": "2g"})
     spark.sparkContext.setLogLevel("ERROR")
-    lake = Lake(target)
-    now = datetime.now(UTC)
-    context = StageContext(
-        lake, settings(kind, folder, target), Days(date(2025, 6, 3), date(2025, 6, 3)), f"bench-{now:%H%M%S}",
-        structlog.get_logger(), SparkEngine.of(spark),
-    )  # fmt: skip
-    # Tables exist and the workers are up in every night but the first: neither is the work that is timed.
-    for table in (FILE, READING, REJECT):
-        lake.ensure(table)
+    ready = context(kind, folder, target, SparkEngine.of(spark))
+    # The workers are up in every night but the first: that is not the work that is timed.
     spark.sparkContext.parallelize(range(cores), cores).map(_warm).collect()
-    run = timed(lambda: bronze.run(context).rows_out)
+    run = timed(lambda: bronze.run(ready).rows_out)
     print(json.dumps(asdict(run)))
 
 

@@ -24,7 +24,9 @@ def run(kind: str, folder: Path, target: Path, cores: int) -> Run:
 def _one(kind: str, mapping: Path, target: Path, file: Path) -> int:
     query = {"ipmitool": _ipmitool, "csv": _csv, "prometheus": _prometheus, "parquet": _parquet}[kind]
     mapped = (
-        pl.read_csv(mapping).with_columns(pl.col("factor", "divisor", "offset").cast(pl.Float64))
+        pl.read_csv(mapping).with_columns(
+            pl.col("factor", "divisor", "offset", "not_measured").cast(pl.Float64)
+        )
         if mapping.exists()
         else pl.DataFrame()
     )
@@ -63,12 +65,13 @@ def _ipmitool(file: Path, mapping: pl.LazyFrame) -> pl.LazyFrame:
         .join(mapping.select("sensor").unique(), on="sensor", how="semi")
         .with_columns(said.struct[0].alias("raw_value"), said.struct[1].alias("logged_unit"))
         .join(mapping, on=["sensor", "logged_unit"], how="inner", maintain_order="left")
+        .with_columns(pl.col("raw_value").cast(pl.Float64, strict=False).alias("number"))
+        .filter(pl.col("number").is_not_null() & pl.col("number").ne_missing(pl.col("not_measured")))
         .select(
             "position", "sensor", "quantity", "device_id", "raw_value", pl.col("logged_unit").alias("raw_unit"),
             pl.col("stamp").str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="us", time_zone="UTC").alias("reading_time"),
-            _value(pl.col("raw_value")).alias("value"),
+            _value(pl.col("number")).alias("value"),
         )
-        .filter(pl.col("value").is_not_null())
     )  # fmt: skip
 
 

@@ -47,10 +47,13 @@ def _mapping(spark: SparkSession, folder: Path) -> DataFrame:
         "sensor string, logged_unit string, quantity string, device_id string, factor double, divisor double"
     )
     rows = [
-        (*(row[name] for name in COLUMNS[:4]), *(float(row[name]) for name in COLUMNS[4:]))
+        (
+            *(row[name] for name in COLUMNS[:4]),
+            *(float(row[name]) if row[name] else None for name in COLUMNS[4:]),
+        )
         for row in read(folder / ".mapping.csv")
     ]
-    return F.broadcast(spark.createDataFrame(rows, f"{types}, offset double"))
+    return F.broadcast(spark.createDataFrame(rows, f"{types}, offset double, not_measured double"))
 
 
 def _ipmitool(spark: SparkSession, folder: Path) -> DataFrame:
@@ -67,7 +70,8 @@ def _ipmitool(spark: SparkSession, folder: Path) -> DataFrame:
         .where(is_stamp | F.col("quantity").isNotNull())
         .withColumn("reading_time", F.last(stamp, ignorenulls=True).over(below))
     )
-    return kept.where(~is_stamp).select(
+    is_blank = F.expr("try_cast(raw_value AS double) <=> not_measured")
+    return kept.where(~is_stamp & ~is_blank).select(
         "file", "position", "sensor", "quantity", "device_id", "raw_value", F.col("logged_unit").alias("raw_unit"),
         "reading_time", _value(F.col("raw_value")).alias("value"),
     ).where(F.col("value").isNotNull())  # fmt: skip
