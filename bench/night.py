@@ -32,7 +32,9 @@ from bench.measure import RESULTS, Figure, figure, print_figures, write
 from bench.night_inputs import DAY, Fleet, hold_since, lay_files, lay_history, make_fleet
 from bench.night_peers import NODE_HOUR, PEERS
 from bench.watched import DRIVER, JVM, WORKER, Watched, run
+from lepton_etl.config.sections import AuditSettings
 from lepton_etl.lake.tables import Lake
+from lepton_etl.trust.chain import record
 
 PARTS: Final = ("demo", "fleets", "history", "register")
 SPARK: Final = "spark"
@@ -223,6 +225,8 @@ def demo(rounds: Rounds, engine: str, size: Size, parts: set[str]) -> None:
             _copy(before, laid)
             if name == "history":
                 lay_history(Lake(laid / "lake"), NIGHTS[0], size.history_days - 2)
+                # The nights of that history would have: what is measured is one night's audit, not 90.
+                record(Lake(laid / "lake"), AuditSettings(), "history")
             else:
                 lay_files(Lake(laid / "lake"), NIGHTS[0], size.register_files)
             (laid / ".done").touch()
