@@ -6,7 +6,9 @@ from runs that had ended by then.
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
 from typing import Final
 
 import polars as pl
@@ -15,18 +17,42 @@ from lepton_etl.config.settings import Grid
 from lepton_etl.days import Days
 from lepton_etl.forecast.grid_intensity import forecast_rows
 from lepton_etl.forecast.job_power import predict_jobs
-from lepton_etl.lake.tables import Written
+from lepton_etl.lake.location import Location
+from lepton_etl.lake.tables import Lake, Written
 from lepton_etl.schema.declare import JOULES_PER_KWH
 from lepton_etl.schema.diagnosis import FORECAST, JOB_POWER
 from lepton_etl.schema.fleet import GRID_HOUR
 from lepton_etl.schema.jobs import JOB_ENERGY, JOB_RUN, RUN_KEY
 from lepton_etl.schema.types import arrow_rows
-from pipelines.stage import StageContext, StageResult
+from pipelines.stage import Read, StageContext, StageResult
 
 # Older hours tell little about the next four days, and the members learn anew on every origin.
 GRID_HISTORY_DAYS: Final = 180
 JOB_HISTORY_DAYS: Final = 90
 REQUEST: Final = ("user_name", "partition", "gpu_count", "cpu_count", "memory_byte")
+
+
+@dataclass(frozen=True)
+class _Forecasting:
+    """The forecast of a grid from an origin, by whoever can reach the lake: it learns anew, which takes seconds."""
+
+    root: Location
+    grid: Grid
+    origin: datetime
+
+    def __call__(self) -> Read[pl.DataFrame]:
+        lake = Lake(self.root)
+        last = self.origin.date() - timedelta(days=1)
+        hours = lake.read(GRID_HOUR, Days(last - timedelta(days=GRID_HISTORY_DAYS), last))
+        return Read(forecast_rows(of_zone(hours, self.grid), self.grid.zone, self.origin), lake.inputs)
+
+
+def begin(context: StageContext) -> Callable[[], Read[pl.DataFrame]] | None:
+    """Begin the grid's forecast aside, when the night's silver is judged; None where the site names no grid."""
+    grid = context.settings.grid
+    if grid is None:
+        return None
+    return context.engine.aside(_Forecasting(context.lake.root, grid, context.days.until_time))
 
 
 def run(context: StageContext) -> StageResult:
@@ -37,14 +63,14 @@ def run(context: StageContext) -> StageResult:
 
 
 def _grid(context: StageContext) -> list[Written]:
-    grid, lake = context.settings.grid, context.lake
-    if grid is None:
+    lake = context.lake
+    forecast = context.ahead.forecast or begin(context)
+    if forecast is None:
         return []
-    origin = context.days.until_time
-    looked_at = Days(context.days.end - timedelta(days=GRID_HISTORY_DAYS), context.days.end)
-    rows = forecast_rows(of_zone(lake.read(GRID_HOUR, looked_at), grid), grid.zone, origin)
-    day = Days.of(origin.date())
-    return [lake.replace(FORECAST, day, arrow_rows(FORECAST, rows), allow_empty=True)]
+    read = forecast()
+    lake.inputs |= read.versions
+    day = Days.of(context.days.until_time.date())
+    return [lake.replace(FORECAST, day, arrow_rows(FORECAST, read.made), allow_empty=True)]
 
 
 def of_zone(hours: pl.DataFrame, grid: Grid) -> pl.DataFrame:

@@ -138,8 +138,9 @@ def run(context: StageContext) -> StageResult:
     lake, days = context.lake, context.days
     rows_in = sum(file.rows for file in lake.files(INTERVAL, days))
     factors = site_factors(context.settings.carbon)
-    fitted = run_fit(context)
     fleet = node_figures(context, factors)
+    # Committed before the ledger, which takes it where a meter is missing.
+    fitted = run_fit(context)
     intensity, metered = _intensity(context), _meter_hours(context)
     meters, carriers = metered.filter(pl.col("carrier") == ELECTRICITY), _carriers(context, metered)
     site_base = _site_base(context, fleet, meters, carriers)

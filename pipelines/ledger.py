@@ -5,7 +5,7 @@ The facility's model is fitted on site-hours, ledger and meters of earlier days,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, Final
@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lepton_etl.config.settings import Facility
 from lepton_etl.days import Days
 from lepton_etl.energy.owners import owner_hours
 from lepton_etl.errors import LedgerError
@@ -33,6 +34,7 @@ from lepton_etl.facility.pue import meter_hours
 from lepton_etl.facility.set_points import operating_figure
 from lepton_etl.facility.stored_fit import fit_of, fit_row
 from lepton_etl.intervals.node_day import UNLISTED_CLUSTER
+from lepton_etl.lake.location import Location
 from lepton_etl.lake.tables import Lake, Written
 from lepton_etl.ledger.accounts import (
     ASSUMED,
@@ -56,37 +58,66 @@ from lepton_etl.schema.fleet import FACILITY_INTERVAL, INTERVAL, METER
 from lepton_etl.schema.ledger import ENERGY_LEDGER, LEDGER_CHECK, METER_CHECK_LAST
 from lepton_etl.schema.types import arrow_schema
 from lepton_etl.uncertainty import Z
-from pipelines.stage import StageContext
+from pipelines.stage import Read, StageContext
 
 _ELECTRICITY: Final = "electricity"
 _HEAT: Final = "heat"
 
 
-def run_fit(context: StageContext) -> Written | None:
-    """Fit the model of every site on the days before the context's; None: too few hours.
+@dataclass(frozen=True)
+class _Fitting:
+    """The fits of the days, by whoever can reach the lake."""
 
-    All days of the context take the same fit: one that saw the first of them would change when the range is run
-    again. Run it before the days' ledger and site hours, which take the fit where a meter is missing.
-    """
-    settings, lake, first = context.settings.facility.model, context.lake, context.days.start
-    before = _days_before(first, settings.look_back_days)
-    site_hours = lake.read(SITE_HOUR, before)
-    if site_hours.height < settings.min_hours:
-        return None
-    meters = _meter_hours(context, _days_before(first, settings.stage_days))
-    heat = meters.filter(pl.col("carrier") == _HEAT)
-    hours = plant_hours(site_hours, lake.read(ENERGY_LEDGER, before), heat)
-    curves = _stages(meters.filter(pl.col("carrier") == _ELECTRICITY))
-    rows = [
-        row
-        for site_id, found in sorted(hours.items())
-        if why_not(found, settings) is None
-        for row in _rows(context, site_id, found, curves.get(site_id, {}))
-    ]
-    if not rows:
-        return None
-    table = pa.Table.from_pylist(rows, schema=arrow_schema(FACILITY_FIT))
-    return lake.replace(FACILITY_FIT, context.days, table)
+    root: Location
+    days: Days
+    facility: Facility
+    coverage_min_ratio: float
+
+    def __call__(self) -> Read[pa.Table | None]:
+        lake = Lake(self.root)
+        return Read(self._table(lake), lake.inputs)
+
+    def _table(self, lake: Lake) -> pa.Table | None:
+        """Fit the model of every site on the days before; None: too few hours.
+
+        All days take the same fit: one that saw the first of them would change when the range is run again.
+        """
+        settings, first = self.facility.model, self.days.start
+        before = _days_before(first, settings.look_back_days)
+        site_hours = lake.read(SITE_HOUR, before)
+        if site_hours.height < settings.min_hours:
+            return None
+        meters = _meter_hours(lake, _days_before(first, settings.stage_days), self.coverage_min_ratio)
+        heat = meters.filter(pl.col("carrier") == _HEAT)
+        hours = plant_hours(site_hours, lake.read(ENERGY_LEDGER, before), heat)
+        curves = _stages(meters.filter(pl.col("carrier") == _ELECTRICITY))
+        rows = [
+            row
+            for site_id, found in sorted(hours.items())
+            if why_not(found, settings) is None
+            for row in self._rows(site_id, found, curves.get(site_id, {}))
+        ]
+        return pa.Table.from_pylist(rows, schema=arrow_schema(FACILITY_FIT)) if rows else None
+
+    def _rows(self, site_id: str, hours: PlantHours, stages: Mapping[str, StageLoss]) -> list[dict[str, Any]]:
+        """The row of a site's fit for each day."""
+        fit = fit_facility(site_id, hours, self.facility.model)
+        operating = operating_figure(fit, self.facility.operating) if self.facility.operating else None
+        return [fit_row(day, fit, stages, operating) for day in self.days]
+
+
+def begin_fit(context: StageContext) -> Callable[[], Read[pa.Table | None]]:
+    """Begin the fit aside, where there is a process for it; of gold it reads days before the context's alone."""
+    settings = context.settings
+    fitting = _Fitting(context.lake.root, context.days, settings.facility, settings.energy.coverage_min_ratio)
+    return context.engine.aside(fitting)
+
+
+def run_fit(context: StageContext) -> Written | None:
+    """Commit the fits; None: too few hours. The days' ledger and site hours take them where a meter is missing."""
+    read = (context.ahead.fit or begin_fit(context))()
+    context.lake.inputs |= read.versions
+    return None if read.made is None else context.lake.replace(FACILITY_FIT, context.days, read.made)
 
 
 def fits_of(lake: Lake, day: date) -> tuple[dict[str, FacilityFit], dict[str, dict[str, StageLoss]]]:
@@ -95,24 +126,13 @@ def fits_of(lake: Lake, day: date) -> tuple[dict[str, FacilityFit], dict[str, di
     return {fit.site_id: fit for fit, _ in found}, {fit.site_id: stages for fit, stages in found}
 
 
-def _rows(
-    context: StageContext, site_id: str, hours: PlantHours, stages: Mapping[str, StageLoss]
-) -> list[dict[str, Any]]:
-    """The row of a site's fit for each day of the context."""
-    facility = context.settings.facility
-    fit = fit_facility(site_id, hours, facility.model)
-    operating = operating_figure(fit, facility.operating) if facility.operating else None
-    return [fit_row(day, fit, stages, operating) for day in context.days]
-
-
 def _days_before(day: date, count: int) -> Days:
     return Days(day - timedelta(days=count), day - timedelta(days=1))
 
 
-def _meter_hours(context: StageContext, days: Days) -> pl.DataFrame:
+def _meter_hours(lake: Lake, days: Days, coverage_min_ratio: float) -> pl.DataFrame:
     """Hours of the top-level electricity and heat meters, each with its carrier."""
-    lake, limit = context.lake, context.settings.energy.coverage_min_ratio
-    return meter_hours(lake.read(METER), lake.read(FACILITY_INTERVAL, days), days, limit)
+    return meter_hours(lake.read(METER), lake.read(FACILITY_INTERVAL, days), days, coverage_min_ratio)
 
 
 def _stages(meters: pl.DataFrame) -> dict[str, dict[str, StageLoss]]:

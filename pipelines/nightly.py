@@ -51,7 +51,7 @@ from lepton_etl.trust.publishing import policy_of
 from lepton_etl.trust.seal import signing_key
 from pipelines.engine import Engine, Work
 from pipelines.publish import dirty_days
-from pipelines.stage import StageContext, StageResult
+from pipelines.stage import Ahead, StageContext, StageResult
 
 if TYPE_CHECKING:
     from lepton_etl.trust.open_lineage import OpenLineage
@@ -230,7 +230,7 @@ class _Run:
                             extra = {BATCH_KEY: batch} if whole and not waiting else {}
                             self._stage(name, days, extra=extra)
                             if whole and name == "gate" and not waiting:
-                                self._begin_learning()
+                                self._begin_ahead(days)
                     if is_own:
                         made = days
                     else:
@@ -240,7 +240,8 @@ class _Run:
                         raise
                     parts = _apart(days, self.context.days)
                     if len(parts) > 1:
-                        # One of the days fails; made apart, it stops no other.
+                        # One of the days fails; made apart, it stops no other, and each has a fit of its own.
+                        self.context = replace(self.context, ahead=replace(self.context.ahead, fit=None))
                         self.context.log.warning(
                             "days are made apart", days=str(days), error=_first_line(error)
                         )
@@ -265,14 +266,18 @@ class _Run:
             if not whole:
                 self._name_stage(wanted)
 
-    def _begin_learning(self) -> None:
-        """Learn beside the stages that need no model of tonight, once all silver of the night is judged."""
-        from pipelines.train import begin
+    def _begin_ahead(self, days: Days) -> None:
+        """Begin what later stages need, in the order of their turn, once all silver of the night is judged."""
+        from pipelines import forecast, ledger, train
 
-        if self.context.begun is None:
-            before = self.context.engine.work()
-            self.context = replace(self.context, begun=begin(self.context))
-            self.of_learning = self.context.engine.work() - before
+        context = self.context
+        if context.ahead.learning is not None or not context.engine.has_aside:
+            return
+        fit = ledger.begin_fit(replace(context, days=days))
+        expected = forecast.begin(context)
+        before = context.engine.work()
+        self.context = replace(context, ahead=Ahead(fit, expected, train.begin(context)))
+        self.of_learning = context.engine.work() - before
 
     def _made_up(self) -> list[date]:
         """Days that earlier nights were asked for and did not publish, which this one makes; each is named."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
+import polars as pl
+import pyarrow as pa
 import structlog
 
 from lepton_etl.days import Days
@@ -16,13 +19,32 @@ if TYPE_CHECKING:
     from lepton_etl.config.settings import Settings
     from pipelines.train import Begun
 
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Read(Generic[Result]):
+    """What was made of tables by whoever read them, and the versions that were read."""
+
+    made: Result
+    versions: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """Work of later stages that goes on beside earlier ones; a stage does itself what is None.
+
+    `fit` is the table of gold's facility fits, None where none can be made; `forecast` the rows of the grid's forecast.
+    """
+
+    fit: Callable[[], Read[pa.Table | None]] | None = None
+    forecast: Callable[[], Read[pl.DataFrame]] | None = None
+    learning: Begun | None = None
+
 
 @dataclass(frozen=True)
 class StageContext:
-    """One stage of one run: the lake, the settings in force, the UTC days to make, and where its tasks run.
-
-    `begun` is the night's learning, where it goes on beside other stages.
-    """
+    """One stage of one run: the lake, the settings in force, the UTC days to make, and where its tasks run."""
 
     lake: Lake
     settings: Settings
@@ -30,7 +52,7 @@ class StageContext:
     run_id: str
     log: structlog.stdlib.BoundLogger
     engine: Engine = field(default_factory=InlineEngine)
-    begun: Begun | None = None
+    ahead: Ahead = field(default_factory=Ahead)
 
 
 @dataclass(frozen=True)

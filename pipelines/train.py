@@ -56,7 +56,7 @@ from lepton_etl.schema.fleet import INTERVAL, NODE
 from lepton_etl.schema.jobs import JOB_NODE
 from lepton_etl.trust.champions import Champions
 from pipelines.engine import Engine, InlineEngine
-from pipelines.stage import StageContext, StageResult, worthy
+from pipelines.stage import Ahead, StageContext, StageResult, worthy
 
 _CHECKED_ROWS = 256
 _HOURS_PER_DAY: Final = 24
@@ -280,7 +280,7 @@ def run(context: StageContext) -> StageResult:
     settled = champions.settle(own)
     if settled:
         # What was begun met a champion that may be none any more.
-        context = replace(context, begun=None)
+        context = replace(context, ahead=Ahead())
     done = _device_model(context, registry)
     fits, promoted = register_fits(context, registry)
     return replace(done, notes=(*settled, *done.notes, *fits), written=(*done.written, *promoted))
@@ -288,7 +288,7 @@ def run(context: StageContext) -> StageResult:
 
 def _device_model(context: StageContext, registry: Registry) -> StageResult:
     """Train on the device-hours up to the last day of the run, or take what was begun, and register it."""
-    begun, settings = context.begun, context.settings.model
+    begun, settings = context.ahead.learning, context.settings.model
     if begun is not None:
         context.lake.inputs |= begun.inputs
     found = _learning(context, registry) if begun is None else begun.found

@@ -13,8 +13,8 @@ from lepton_etl.errors import Exit
 from lepton_etl.lake.check import check_lake
 from lepton_etl.lake.runs import waiting_days
 from lepton_etl.schema.energy import CLUSTER_DAY
-from pipelines import gate
-from pipelines.engine import InlineEngine
+from pipelines import gate, gold
+from pipelines.engine import InlineEngine, LocalEngine
 from pipelines.nightly import run_night
 from pipelines.stage import StageContext, StageResult
 from tests.faults.site import DAY, SmallSite, day_text
@@ -64,6 +64,26 @@ def test_an_old_day_that_fails_stops_no_other(site: SmallSite, monkeypatch: pyte
     assert night.message == f"{TONIGHT} is published, {DAY} not: the old day is bad"
     assert list(waiting_days(site.lake)) == [DAY]
     assert list(check_lake(site.lake)) == []
+
+
+def test_days_made_apart_take_no_fit_that_was_begun_for_them_together(
+    site: SmallSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in NODES:
+        site.deliver(f"n{number}-{TONIGHT}.txt", day_text(210, TONIGHT))
+    make, fits = gold.run, []
+
+    def fails_for_the_old_day(context: StageContext) -> StageResult:
+        fits.append((context.days.count, context.ahead.fit is not None))
+        if DAY in context.days:
+            raise ValueError("the old day is bad")
+        return make(context)
+
+    monkeypatch.setattr(gold, "run", fails_for_the_old_day)
+    with LocalEngine(1) as engine:
+        night = run_night(engine, site.loaded(), Days.of(TONIGHT))
+    assert night.message == f"{TONIGHT} is published, {DAY} not: the old day is bad"
+    assert fits == [(2, True), (1, False), (1, False)]
 
 
 def test_gold_alone_does_not_pass_a_closed_gate(site: SmallSite) -> None:

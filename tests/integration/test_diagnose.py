@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from lepton_etl.schema.energy import PREDICTION
 from lepton_etl.schema.fleet import GRID_HOUR, INTERVAL, NODE
 from lepton_etl.schema.jobs import JOB_ENERGY, JOB_RUN
 from pipelines import diagnose, forecast
-from pipelines.stage import StageContext
+from pipelines.engine import LocalEngine
+from pipelines.stage import Ahead, StageContext
 from tests.integration.laying import lay
 
 DAY = date(2025, 6, 30)
@@ -89,7 +91,16 @@ def test_the_grid_is_forecast_from_the_end_of_the_day_and_jobs_by_their_users(co
     jobs = context.lake.read(JOB_POWER).sort("job_id")
     assert jobs.height == 2 and set(jobs["date"]) == {DAY}
     assert jobs["predicted_power_w"].to_list() == pytest.approx([1000.0, 400.0], rel=0.1)
+    context.lake.forget_inputs()
     assert [one.changed for one in forecast.run(context).written] == [False, False]
+    read = dict(context.lake.inputs)
+    assert GRID_HOUR.name in read
+    with LocalEngine(1) as engine:
+        engine.begin_aside(int)
+        begun = forecast.begin(replace(context, engine=engine))
+        context.lake.forget_inputs()
+        aside = forecast.run(replace(context, ahead=Ahead(forecast=begun)))
+    assert [one.changed for one in aside.written] == [False, False] and context.lake.inputs == read
 
 
 def _predictions(first: date) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -23,8 +24,9 @@ from lepton_etl.schema.facility import FACILITY_FIT
 from lepton_etl.schema.fleet import FACILITY_INTERVAL, METER
 from lepton_etl.schema.ledger import ENERGY_LEDGER
 from lepton_etl.schema.types import arrow_schema
-from pipelines.ledger import fits_of, run_fit
-from pipelines.stage import StageContext
+from pipelines.engine import LocalEngine
+from pipelines.ledger import begin_fit, fits_of, run_fit
+from pipelines.stage import Ahead, StageContext
 from pipelines.train import register_fits
 from tests.unit.facility.plant import FIRST_DAY, simulated
 
@@ -95,8 +97,17 @@ def test_the_fit_of_a_day_is_of_earlier_days_and_comes_back_for_it(
     assert run_fit(context(FIRST_DAY + timedelta(days=1))) is None, "one day before it is too few"
     written = run_fit(context(day))
     assert written is not None and (written.rows, written.changed) == (1, True)
+    lake.forget_inputs()
     again = run_fit(context(day))
     assert again is not None and not again.changed
+    read = dict(lake.inputs)
+    assert set(read) >= {SITE_HOUR.name, ENERGY_LEDGER.name, METER.name, FACILITY_INTERVAL.name}
+    with LocalEngine(1) as engine:
+        engine.begin_aside(int)
+        fit = begin_fit(replace(context(day), engine=engine))
+        lake.forget_inputs()
+        aside = run_fit(replace(context(day), ahead=Ahead(fit=fit)))
+    assert aside is not None and not aside.changed and lake.inputs == read
     (row,) = lake.read(FACILITY_FIT, Days.of(day)).to_dicts()
     assert (row["fitted_from"], row["fitted_until"]) == (FIRST_DAY, day - timedelta(days=1))
     assert row["fit_hours"] == (DAYS - 1) * 24

@@ -28,7 +28,7 @@ from lepton_etl.schema.energy import MODEL_SHIFT, NODE_HOUR, PREDICTION, SENSITI
 from lepton_etl.schema.fleet import INTERVAL, NODE
 from pipelines import score, train
 from pipelines.engine import LocalEngine
-from pipelines.stage import StageContext, StageResult
+from pipelines.stage import Ahead, StageContext, StageResult
 from tests.integration.laying import lay, rows_of
 
 START = datetime(2025, 6, 1, tzinfo=UTC)
@@ -303,7 +303,7 @@ def test_what_is_learnt_aside_is_what_is_learnt_here_and_nothing_is_read_twice(
         begun = train.begin(replace(context, engine=engine))
         assert begun is not None and begun.result is not None and not isinstance(begun.found, StageResult)
         lake.forget_inputs()
-        done = train.run(replace(context, begun=begun))
+        done = train.run(replace(context, ahead=Ahead(learning=begun)))
         assert lake.inputs == begun.inputs and set(begun.inputs) >= {INTERVAL.name, NODE.name}
         again = train.begin(replace(context, engine=engine))
     learning, _ = begun.found
@@ -317,7 +317,7 @@ def test_what_is_learnt_aside_is_what_is_learnt_here_and_nothing_is_read_twice(
     assert "is champion" in done.notes[0]
     # The same table again: that there is nothing to learn is known by then, and is not looked for again.
     assert again is not None and again.result is None
-    assert train.run(replace(context, begun=again)).notes == (
+    assert train.run(replace(context, ahead=Ahead(learning=again))).notes == (
         "node-energy version 1 was trained on this table: nothing registered",
     )
 
