@@ -391,9 +391,9 @@ class Lake:
         For reading: others are given the same object, so who changes a table otherwise than here opens its log himself.
         """
         pinned = self._pinned.get(table.name)
-        if pinned is not None:
-            return open_log(self.at(table), pinned)
-        return self._newest.setdefault(table.name, NewestLog(self.at(table))).get()
+        newest = self._newest.setdefault(table.name, NewestLog(self.at(table))).get()
+        # Nearly always nobody else has committed meanwhile.
+        return newest if pinned in (None, newest.version()) else open_log(self.at(table), pinned)
 
     def saying(self, metadata: Mapping[str, str]) -> Lake:
         """Return the same lake, under the same leases, whose commits carry other metadata."""
@@ -723,7 +723,7 @@ class Lake:
 
     def _set_append_only(self, table: Table, value: str) -> None:
         """Let the table's rows be replaced, or not; what a kill leaves open the next write shuts."""
-        self.log(table).alter.set_table_properties(
+        self._own_log(table).alter.set_table_properties(
             {"delta.appendOnly": value}, raise_if_not_exists=False, commit_properties=self._properties()
         )
         self._pinned[table.name] += 1
@@ -772,7 +772,7 @@ class Lake:
 
     def _write(self, table: Table, rows: pa.Table, **how: Any) -> None:
         with naming(self.at(table)):
-            write_deltalake(self.log(table), rows, commit_properties=self._properties(), **how)
+            write_deltalake(self._own_log(table), rows, commit_properties=self._properties(), **how)
         self._pinned[table.name] += 1
 
     def _differing(self, table: Table, wanted: Mapping[date, Digest]) -> set[date]:
@@ -824,9 +824,15 @@ class Lake:
 
     def _with_columns(self, table: Table) -> DeltaTable:
         """The log of a table that has all columns: one of an older release gets its new ones."""
-        if _add_columns(table, self.log(table), self._properties()):
-            self._pinned[table.name] += 1
-        return self.log(table)
+        log = self._own_log(table)
+        if not _add_columns(table, log, self._properties()):
+            return log
+        self._pinned[table.name] += 1
+        return self._own_log(table)
+
+    def _own_log(self, table: Table) -> DeltaTable:
+        """The log of the version that is to be replaced, for who changes the table by it."""
+        return open_log(self.at(table), self._pinned[table.name])
 
     def _properties(self, *transactions: Transaction) -> CommitProperties:
         """What every commit carries. Raises LockedError where a lease that the lake is held under was lost.
