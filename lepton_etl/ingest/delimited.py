@@ -7,21 +7,29 @@ import csv
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, Final, Literal, Self
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as arrow_csv
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lepton_etl.ingest.decoded import (
+    REJECT_SCHEMA,
     Decoded,
     Ignored,
     Lines,
     Origin,
     assemble,
+    assembled,
+    coded_readings,
     count_ignored,
     damaged_line,
     number_of,
@@ -43,6 +51,7 @@ from lepton_etl.ingest.units import (
     with_value,
 )
 from lepton_etl.schema.common import QUANTITIES
+from lepton_etl.schema.types import CODED
 
 FOOTERS_OF_SQL_SERVER: Final = (r"\(\d+ rows? affected\)", r"Completion time: .*")
 _CENTURY_US: Final = 100 * 366 * 86_400 * 1e6
@@ -261,6 +270,11 @@ def read_delimited(
     header: list[str] | None = None
     blocks = numbered_lines(chunks)
     for lines in blocks:
+        plain = _plain_block(lines, header, origin, settings) if columns_of is None else None
+        if plain is not None:
+            header, decoded = plain
+            yield decoded
+            continue
         grid = cut(lines, settings.delimiter, settings.footers, header, has_all)
         if grid is None:
             drain(blocks)
@@ -278,6 +292,71 @@ def read_delimited(
                 yield only_reject(reason, text, grid.header_position, sensor=name)
                 return
         yield _decoded(grid, lines, origin, settings)
+
+
+def _plain_block(
+    lines: Lines, header: list[str] | None, origin: Origin, settings: Delimited
+) -> tuple[list[str], Decoded] | None:
+    """Return the header, and of a block that holds lines of data alone below it what `_decoded` gives; else None."""
+    if lines.damaged or settings.footers != FOOTERS_OF_SQL_SERVER or len(settings.delimiter.encode()) > 1:
+        return None
+    before = 0
+    if header is None:
+        head = replace(lines, array=lines.array.slice(0, MAX_PREAMBLE_LINES))
+        grid = cut(head, settings.delimiter, is_header=lambda names: settings.lacking(names) is None)
+        if grid is None or settings.lacking(grid.header) is not None:
+            return None
+        header, before = grid.header, grid.header_position - lines.first_position + 1
+    _, offsets, data = lines.array.buffers()
+    text = data.slice(int(np.frombuffer(offsets, np.int64)[before])).to_pybytes()
+    keys, stamps = _keys(header), settings.time.names
+    if not text or QUOTE.encode() in text or len(set(keys)) < len(keys):
+        return None
+    try:
+        table = arrow_csv.read_csv(
+            pa.BufferReader(text),
+            arrow_csv.ReadOptions(use_threads=False, block_size=len(text), column_names=keys),
+            arrow_csv.ParseOptions(delimiter=settings.delimiter, quote_char=False),
+            arrow_csv.ConvertOptions(
+                check_utf8=False,
+                column_types={name: pa.string() if name in stamps else CODED for name in keys},
+                strings_can_be_null=False,
+            ),
+        )
+    except pa.ArrowInvalid:  # A line of another number of cells.
+        return None
+    position = pl.int_range(lines.first_position + before, lines.following, eager=True).alias(
+        "source_position"
+    )
+    if table.num_rows != len(position):
+        return None
+    words = {
+        name: Words.of(table[name].combine_chunks(), lambda texts: texts)
+        for name in keys
+        if name not in stamps
+    }
+    if any((one.texts.str.strip_chars() != one.texts).any() for one in words.values()):
+        return None
+    whose = dict.fromkeys((*stamps, *settings.identity_columns()))
+    rows = pl.DataFrame(
+        [
+            position,
+            *(pl.Series(TEXT + name, table[name].cast(pa.string())).str.strip_chars() for name in whose),
+        ]
+    )
+    if settings.time.columns:
+        stamp = pl.concat_str([TEXT + name for name in stamps], separator=" ")
+        rows = rows.with_columns(stamp.alias(TEXT + settings.time.key))
+    named = named_rows(rows, stamps_of(rows, origin, settings), origin, settings)
+    found = plain_readings(words, named, settings.no_value, origin, settings)
+    if found is None:
+        return None
+    readings, ignored = found
+    for name in set(words) - set(settings.needed):
+        filled = int(np.count_nonzero((words[name].texts != "").to_numpy()[words[name].codes]))
+        if filled:
+            ignored[name, "unmapped"] = filled
+    return header, assembled(readings, 0, REJECT_SCHEMA.empty_table(), ignored, before)
 
 
 def _decoded(grid: "Grid", lines: Lines, origin: Origin, settings: Delimited) -> Decoded:
@@ -300,24 +379,7 @@ def mapped_cells(rows: pl.DataFrame, origin: Origin, settings: Table) -> pl.Data
 
     `rows` has `source_position`, and as TEXT (and where they are numbers NUMBER) the needed columns.
     """
-    filled = {
-        name: pl.when(pl.col(TEXT + name) != "").then(pl.col(TEXT + name))
-        for name in settings.identity_columns()
-    }
-    node, device = settings.node_id, settings.device_id
-    no_node = pl.col("node_id").is_null() & pl.lit(node is not None)
-    no_device = pl.when(pl.col("device_id").is_null()).then(pl.lit("empty_device_id"))
-    stamps = _stamps(rows.get_column(TEXT + settings.time.key), origin, settings)
-    named = rows.select(
-        "source_position",
-        (filled[node.column] if node else pl.lit(origin.node_id, dtype=pl.String)).alias("node_id"),
-        (filled[device.column] if device.column else pl.lit(device.value)).alias("device_id"),
-    )
-    named = pl.concat([named, stamps], how="horizontal").with_columns(
-        pl.coalesce("row_reason", pl.when(no_node).then(pl.lit("empty_node_id")), no_device).alias(
-            "row_reason"
-        )
-    )
+    named = named_rows(rows, stamps_of(rows, origin, settings), origin, settings)
     count = len(settings.readings)
     texts = [rows.get_column(TEXT + reading.key) for reading in settings.readings]
     numbers = [_numbers(rows, reading, settings) for reading in settings.readings]
@@ -339,9 +401,164 @@ def mapped_cells(rows: pl.DataFrame, origin: Origin, settings: Table) -> pl.Data
     )  # fmt: skip
 
 
-def _stamps(texts: pl.Series, origin: Origin, settings: Table) -> pl.DataFrame:
-    """stamp_time, row_reason and merged of the time column; see `parse_stamps`."""
+def named_rows(rows: pl.DataFrame, stamps: pl.DataFrame, origin: Origin, settings: Table) -> pl.DataFrame:
+    """Return whose each row is, and when: source_position, node_id, device_id, stamp_time, row_reason, merged."""
+    filled = {
+        name: pl.when(pl.col(TEXT + name) != "").then(pl.col(TEXT + name))
+        for name in settings.identity_columns()
+    }
+    node, device = settings.node_id, settings.device_id
+    no_node = pl.col("node_id").is_null() & pl.lit(node is not None)
+    no_device = pl.when(pl.col("device_id").is_null()).then(pl.lit("empty_device_id"))
+    named = rows.select(
+        "source_position",
+        (filled[node.column] if node else pl.lit(origin.node_id, dtype=pl.String)).alias("node_id"),
+        (filled[device.column] if device.column else pl.lit(device.value)).alias("device_id"),
+    )
+    return pl.concat([named, stamps], how="horizontal").with_columns(
+        pl.coalesce("row_reason", pl.when(no_node).then(pl.lit("empty_node_id")), no_device).alias(
+            "row_reason"
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Words:
+    """The cells of one column by their distinct texts: sensors repeat themselves, and a text is understood once."""
+
+    codes: npt.NDArray[np.int32]
+    """Place of each row's text."""
+    texts: pl.Series
+    numbers: pl.Series | None = None
+    """What a column of numbers holds, a number a text; null: the texts say it."""
+
+    @classmethod
+    def of(
+        cls, coded: pa.DictionaryArray, text: Callable[[pa.Array], pa.Array], *, numeric: bool = False
+    ) -> Self:
+        """Return a dictionary's words, `text` of its values; a null is the empty text."""
+        values, codes = coded.dictionary, coded.indices.cast(pa.int32())
+        if coded.null_count:
+            codes = codes.fill_null(len(values))
+            values = pa.concat_arrays([values, pa.nulls(1, values.type)])
+        texts = pl.Series("text", text(values), dtype=pl.String).fill_null("")
+        numbers = pl.Series("number", pc.cast(values, pa.float64(), safe=False)) if numeric else None
+        return cls(np.asarray(np.from_dlpack(codes), dtype=np.int32), texts, numbers)
+
+
+def plain_readings(
+    columns: Mapping[str, Words],
+    named: pl.DataFrame,
+    no_value: tuple[str, ...],
+    origin: Origin,
+    settings: Table,
+) -> tuple[pa.Table, Ignored] | None:
+    """Return the readings of mapped columns, names and texts as dictionaries, and the cells without a value.
+
+    They are what `mapped_cells` and `assemble` give where no cell is refused or repeated, as in nearly all blocks; else
+    None. `named` has source_position, node_id, device_id, stamp_time, row_reason and merged of each row, `columns` the
+    cells of each reading by its key.
+    """
+    readings, meanings = settings.readings, _meaning(settings)
+    # A reading's own device goes before the one for the whole source; null where a column says it.
+    devices = [reading.device or settings.device_id.value for reading in readings]
+    words = [columns[reading.key] for reading in readings]
+    sizes = [len(one.texts) for one in words]
+    numbers = [
+        _numbers(pl.DataFrame({TEXT + reading.key: one.texts}), reading, settings)
+        if one.numbers is None
+        else one.numbers
+        for reading, one in zip(readings, words, strict=True)
+    ]
+    meant = with_value(
+        meanings[np.repeat(np.arange(len(readings)), sizes)].with_columns(pl.concat(numbers).alias("number"))
+    ).with_columns(value_reason().alias("reason"), pl.concat([one.texts for one in words]).alias("raw_value"))
+    empty = without_value(meant, no_value)
+    if (
+        meant.filter(~empty).get_column("reason").count()
+        or not _are_certain(named, devices, origin, settings)
+        # Parquet's writer takes each word of a dictionary once.
+        or any(one.texts.n_unique() < len(one.texts) for one in words)
+    ):
+        return None
+    value, is_empty = meant.get_column("value").to_numpy(), empty.to_numpy()
+    first = np.cumsum([0, *sizes])
+    rows: list[npt.NDArray[np.int64]] = []
+    values, texts = [], []
+    ignored: Ignored = {}
+    every = np.arange(named.height)
+    for reading, one, start, end in zip(readings, words, first[:-1], first[1:], strict=True):
+        codes, kept = one.codes, every
+        if is_empty[start:end].any():
+            kept = np.flatnonzero(~is_empty[start:end][codes])
+            codes = codes[kept]
+            if len(kept) < named.height:
+                ignored[reading.key, "no_value"] = named.height - len(kept)
+        rows.append(kept)
+        values.append(value[start:end][codes])
+        texts.append(pa.DictionaryArray.from_arrays(pa.array(codes), one.texts.to_arrow().cast(pa.string())))
+    counts = [len(kept) for kept in rows]
+    of_column = pa.array(np.repeat(np.arange(len(readings), dtype=np.int32), counts))
+    of_row = np.concatenate(rows)
+    shift_us = np.repeat(meanings.get_column("back_us").to_numpy(), counts)
+    time_us = named.get_column("stamp_time").to_physical().to_numpy()[of_row] - shift_us
+
+    def taken(words: pa.Array, places: pa.Array) -> pa.DictionaryArray:
+        coded = words.cast(pa.string()).dictionary_encode()
+        return pa.DictionaryArray.from_arrays(coded.indices.take(places), coded.dictionary)
+
+    of_rows = {
+        name: taken(named.get_column(name).to_arrow(), pa.array(of_row))
+        for name in ("node_id", *(["device_id"] if None in devices else []))
+    }
+    table = coded_readings(
+        {
+            name: taken(meanings.get_column(name).to_arrow(), of_column)
+            for name in ("quantity", "statistic", "point", "sensor", "raw_unit")
+        }
+        | {"device_id": taken(pa.array(devices, pa.string()), of_column)}
+        | of_rows
+        | {
+            "value": pa.array(np.concatenate(values)),
+            "window_s": pa.array(np.repeat(meanings.get_column("window_s").to_numpy(), counts)),
+            "reading_time": pa.array(time_us).cast(pa.timestamp("us", "UTC")),
+            "multiplicity": pa.array(np.repeat(meanings.get_column("multiplicity").to_numpy(), counts)),
+            "raw_value": pa.chunked_array(texts),
+            "source_position": pa.array(named.get_column("source_position").to_numpy()[of_row]),
+        }
+    )
+    return table, ignored
+
+
+def _are_certain(named: pl.DataFrame, devices: Sequence[str | None], origin: Origin, settings: Table) -> bool:
+    """Return whether every row has its time, node and device, and no two rows the same."""
+    time = named.get_column("stamp_time")
+    first, last = time.min(), time.max()
+    if (
+        named.get_column("row_reason").count()
+        or named.get_column("merged").any()
+        or (None in devices and any(devices))
+        or not isinstance(first, datetime)
+        or not isinstance(last, datetime)
+    ):
+        return False
+    back_us = [round(r.window_s * 1e6) if settings.time.label == "end" else 0 for r in settings.readings]
+    earliest, latest = (
+        first - timedelta(microseconds=max(back_us)),
+        last - timedelta(microseconds=min(back_us)),
+    )
+    if not (origin.earliest <= earliest and latest < origin.latest):
+        return False
+    whose = ["stamp_time", *(["node_id"] if settings.node_id else [])]
+    if None in devices:
+        whose.append("device_id")
+    return named.select(whose).hash_rows().n_unique() == named.height
+
+
+def stamps_of(rows: pl.DataFrame, origin: Origin, settings: Table) -> pl.DataFrame:
+    """Return stamp_time, row_reason and merged of the time column; see `parse_stamps`."""
     time = settings.time
+    texts = rows.get_column(TEXT + time.key)
     if time.elapsed is None:
         zone = settings.timezone or origin.timezone
         stamps = parse_stamps(
@@ -447,12 +664,16 @@ class Grid:
     @cached_property
     def keys(self) -> list[str]:
         """The header with the names that repeat numbered from the second on."""
-        seen: Counter[str] = Counter()
-        keys = []
-        for name in self.header:
-            seen[name] += 1
-            keys.append(_numbered(name, seen[name]))
-        return keys
+        return _keys(self.header)
+
+
+def _keys(header: list[str]) -> list[str]:
+    seen: Counter[str] = Counter()
+    keys = []
+    for name in header:
+        seen[name] += 1
+        keys.append(_numbered(name, seen[name]))
+    return keys
 
 
 def cut(

@@ -11,14 +11,27 @@ import pyarrow.parquet as pq
 
 from lepton_etl.ingest.decoded import (
     MAX_RAW_TEXT_CHARS,
+    REJECT_SCHEMA,
     Decoded,
     Ignored,
     Origin,
     assemble,
+    assembled,
     count_ignored,
     only_reject,
 )
-from lepton_etl.ingest.delimited import NUMBER, TEXT, Table, TimeColumn, mapped_cells, without_value
+from lepton_etl.ingest.delimited import (
+    NUMBER,
+    TEXT,
+    Table,
+    TimeColumn,
+    Words,
+    mapped_cells,
+    named_rows,
+    plain_readings,
+    stamps_of,
+    without_value,
+)
 from lepton_etl.ingest.registry import log_format
 
 # Held in memory up to here, beyond it in a file of the worker's scratch folder: the footer is at the end.
@@ -140,35 +153,57 @@ def _is_plain(kind: pa.DataType) -> bool:
 
 def _decode(table: pa.Table, before: int, origin: Origin, settings: Parquet) -> Decoded:
     """Return readings and rejects of the rows of one batch."""
-    columns: dict[str, Any] = {}
     ignored: Ignored = {}
     needed = settings.needed
     for name, values in zip(table.column_names, table.columns, strict=True):
-        if name in needed:
-            columns[TEXT + name] = _text(values)
-            if _is_number(values.type):
-                columns[NUMBER + name] = pc.cast(values, pa.float64(), safe=False)
-        elif values.null_count < len(values):
+        if name not in needed and values.null_count < len(values):
             there = ignored.get((name, "unmapped"), 0)
             ignored[(name, "unmapped")] = there + len(values) - values.null_count
-    position = pl.int_range(before + 1, before + 1 + table.num_rows, eager=True).alias("source_position")
-    frame = pl.DataFrame(pa.table(columns)).with_columns(position)
-    if settings.time.columns:
-        stamp = pl.concat_str([TEXT + name for name in settings.time.columns], separator=" ")
-        frame = frame.with_columns(stamp.alias(TEXT + settings.time.key))
-    elif _is_time(table.schema.field(settings.time.column).type):
+    if not settings.time.columns and _is_time(table.schema.field(settings.time.column).type):
         time = TimeColumn(
             column=settings.time.column, label=settings.time.label, ambiguous=settings.time.ambiguous
         )
         settings = settings.model_copy(update={"time": time})  # A column of times needs no format.
+    no_value_words = tuple({"", *settings.no_value})
+    frame = _rows(table.select([*settings.time.names, *settings.identity_columns()]), before, settings)
+    named = named_rows(frame, stamps_of(frame, origin, settings), origin, settings)
+    words = {reading.key: _words(table[reading.key]) for reading in settings.readings}
+    plain = plain_readings(words, named, no_value_words, origin, settings)
+    if plain is not None:
+        readings, silent = plain
+        return assembled(readings, 0, REJECT_SCHEMA.empty_table(), ignored | silent, 0)
+    frame = _rows(table.select(list(dict.fromkeys(needed))), before, settings)
     cells = mapped_cells(frame, origin, settings)
-    empty = without_value(cells, tuple({"", *settings.no_value}))
+    empty = without_value(cells, no_value_words)
     no_value = count_ignored(cells.filter(empty).get_column("sensor"), "no_value")
     stamps = pl.concat([frame.get_column(TEXT + settings.time.key)] * len(settings.readings)).alias("stamp")
     text = pl.format("{} = {} at {}", "sensor", "raw_value", stamps.fill_null("no time"))
     refused = pl.when(pl.col("reason").is_not_null()).then(text)
     valued = cells.with_columns(refused.alias("raw_text")).filter(~empty)
     return assemble(valued, [], ignored | no_value, 0, None, origin)
+
+
+def _rows(table: pa.Table, before: int, settings: Parquet) -> pl.DataFrame:
+    """Return source_position, and the columns as TEXT and, of numbers, as NUMBER."""
+    columns: dict[str, Any] = {}
+    for name, values in zip(table.column_names, table.columns, strict=True):
+        columns[TEXT + name] = _text(values)
+        if _is_number(values.type):
+            columns[NUMBER + name] = pc.cast(values, pa.float64(), safe=False)
+    position = pl.int_range(before + 1, before + 1 + table.num_rows, eager=True).alias("source_position")
+    frame = pl.DataFrame(pa.table(columns)).with_columns(position)
+    if settings.time.columns:
+        stamp = pl.concat_str([TEXT + name for name in settings.time.columns], separator=" ")
+        frame = frame.with_columns(stamp.alias(TEXT + settings.time.key))
+    return frame
+
+
+def _words(values: pa.ChunkedArray) -> Words:
+    kind = values.type
+    if kind == pa.float16():  # Arrow has no dictionaries of it.
+        values = pc.cast(values, pa.float32())
+    coded = values if pa.types.is_dictionary(kind) else values.dictionary_encode()
+    return Words.of(coded.unify_dictionaries().combine_chunks(), _text, numeric=_is_number(kind))
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -179,7 +214,7 @@ def _is_time(kind: pa.DataType) -> bool:
     return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
 
 
-def _text(values: pa.ChunkedArray) -> pa.ChunkedArray:
+def _text(values: Any) -> Any:
     """Values as a delimited file would hold them; null stays null."""
     kind = values.type
     if pa.types.is_dictionary(kind):

@@ -19,10 +19,7 @@ from numpy.typing import NDArray
 
 from lepton_etl.errors import LakeError
 from lepton_etl.schema.declare import Field, Table
-from lepton_etl.schema.types import arrow_schema
-
-CODED: Final = pa.dictionary(pa.int32(), pa.string())
-"""Text that repeats itself as it travels; a digest knows no difference."""
+from lepton_etl.schema.types import CODED, arrow_schema
 
 _WHOLE_U64: Final = 1 << 64
 
@@ -165,13 +162,27 @@ def _hash(name: str) -> pl.Expr:
 
 def _hashes_of_words(name: str, column: pa.ChunkedArray) -> NDArray[np.uint64]:
     """Return `_hash` of a column of CODED: each word is hashed once. Of a single word it is one for all rows."""
-    coded = column.unify_dictionaries().combine_chunks()
-    words = pl.DataFrame({name: [*coded.dictionary.to_pylist(), None]}, schema={name: pl.String})
+    parts = column.chunks
+    if len({_place(part.dictionary) for part in parts}) > 1:
+        # Even of parts that share one already, each would be gone through.
+        parts = column.unify_dictionaries().chunks
+    words = pl.Series(name, [*parts[0].dictionary.to_pylist(), None], pl.String).to_frame()
     hashes: NDArray[np.uint64] = words.select(_hash(name)).to_series().to_numpy()
-    one_word = words.height == 2 and not coded.null_count
-    codes = [0] if one_word else pl.Series(coded.indices).fill_null(words.height - 1).to_numpy()
+    if words.height == 2 and not column.null_count:
+        return hashes[:1]
+    indices = pa.chunked_array([part.indices for part in parts])
+    codes = pl.Series(indices).fill_null(words.height - 1).to_numpy()
     found: NDArray[np.uint64] = hashes[codes]
     return found
+
+
+def _place(array: pa.Array) -> tuple[object, ...]:
+    """Return where an array lies in memory."""
+    return (
+        array.offset,
+        len(array),
+        *(None if buffer is None else buffer.address for buffer in array.buffers()),
+    )
 
 
 @cache

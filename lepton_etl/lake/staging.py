@@ -29,7 +29,6 @@ import pyarrow.parquet as pq
 from lepton_etl.errors import LakeError, naming
 from lepton_etl.lake.location import Location
 from lepton_etl.lake.rows import (
-    CODED,
     Digest,
     coded_columns_of,
     digest,
@@ -38,7 +37,7 @@ from lepton_etl.lake.rows import (
     refuse_values,
 )
 from lepton_etl.schema.declare import DATE, INT, LONG, STRING, TIMESTAMP, Table
-from lepton_etl.schema.types import arrow_schema
+from lepton_etl.schema.types import CODED, arrow_schema
 
 _ROW_GROUP_ROWS: Final = 1_000_000
 _BUFFER_BYTES: Final = 128 * 1024 * 1024
@@ -46,8 +45,11 @@ _BUFFER_BYTES: Final = 128 * 1024 * 1024
 _STATISTICS: Final = (
     "site_id", "node_id", "quantity", "reading_time", "reading_date", "file_id", "reason", "source_name",
 )  # fmt: skip
-# It counts up within a file: as differences it takes a tenth of the bytes, and less time than to look for repeats.
-_COUNTING: Final = "source_position"
+# They go up in steps within a file: as differences they take a tenth of the bytes and less, and less time than to look
+# for repeats.
+_STEPPING: Final = ("source_position", "reading_time")
+# So many values at a time: with the library's 1,024 it spends an eighth of the writing between them.
+_BATCH_ROWS: Final = 1 << 16
 _NAME: Final = re.compile(
     r"part-(?P<scheme>[0-9a-f]{8})(?P<digest>[0-9a-f]{16})-[0-9a-f-]{36}"
     # Files of older releases say no SHA-256.
@@ -186,18 +188,24 @@ class StagedWriter:
         ]  # fmt: skip
 
     def _schema_of(self, parts: Sequence[pa.Table]) -> pa.Schema:
-        """The declared columns, as codes where all parts bring codes."""
+        """The declared columns, as codes where all parts bring codes.
+
+        Of one that is never null Parquet keeps no levels, which would be a fourth of the writing.
+        """
         declared = [arrow_schema(self._table).field(name) for name in self._names]
         return pa.schema(
-            one.with_type(CODED) if all(part.schema.field(one.name).type == CODED for part in parts) else one
+            one.with_type(
+                CODED if all(part.schema.field(one.name).type == CODED for part in parts) else one.type
+            ).with_nullable(one.name not in self._table.required)
             for one in declared
         )
 
     def _encodings(self) -> dict[str, Any]:
-        if _COUNTING not in self._names:
+        stepping = [name for name in _STEPPING if name in self._names]
+        if not stepping:
             return {}
-        others = [name for name in self._names if name != _COUNTING]
-        return {"use_dictionary": others, "column_encoding": {_COUNTING: "DELTA_BINARY_PACKED"}}
+        others = [name for name in self._names if name not in stepping]
+        return {"use_dictionary": others, "column_encoding": dict.fromkeys(stepping, "DELTA_BINARY_PACKED")}
 
     def _flush(self) -> None:
         if not self._buffer:
@@ -209,7 +217,8 @@ class StagedWriter:
             self._sink = _HashedFile(self._file)
             self._writer = pq.ParquetWriter(
                 self._sink, self._schema, compression="zstd", compression_level=1, store_schema=False,
-                write_statistics=self._pruning(), write_page_checksum=True, **self._encodings(),
+                write_statistics=self._pruning(), write_page_checksum=True, write_batch_size=_BATCH_ROWS,
+                **self._encodings(),
             )  # fmt: skip
         rows = pa.concat_tables(part.cast(self._schema) for part in self._buffer).unify_dictionaries()
         self._digest += digest(rows)

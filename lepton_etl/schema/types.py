@@ -37,6 +37,8 @@ _ARROW: Final[dict[str, pa.DataType]] = {
     DATE: pa.date32(),
     STRINGS: pa.list_(pa.string()),
 }
+CODED: Final = pa.dictionary(pa.int32(), pa.string())
+"""Text that repeats itself as it travels."""
 
 
 def delta_schema(table: Table) -> DeltaSchema:
