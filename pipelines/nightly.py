@@ -49,7 +49,7 @@ from lepton_etl.schema.operations import NIGHT, RUN, STAGE_RUN
 from lepton_etl.trust.people import People
 from lepton_etl.trust.publishing import policy_of
 from lepton_etl.trust.seal import signing_key
-from pipelines.engine import Engine, Work
+from pipelines.engine import Engine
 from pipelines.publish import dirty_days
 from pipelines.stage import Ahead, StageContext, StageResult
 
@@ -201,7 +201,7 @@ class _Run:
     record: RunRecord
     watch: Watch
     told: OpenLineage | None = None
-    of_learning: Work = field(default_factory=Work)
+    has_begun: bool = False
 
     def stages(self, names: Iterable[str], *, whole: bool) -> None:
         """The named stages in their order; after publication a failing stage does not stop the next one."""
@@ -271,13 +271,12 @@ class _Run:
         from pipelines import forecast, ledger, train
 
         context = self.context
-        if context.ahead.learning is not None or not context.engine.has_aside:
+        if self.has_begun or not context.engine.has_aside:
             return
+        self.has_begun = True
         fit = ledger.begin_fit(replace(context, days=days))
         expected = forecast.begin(context)
-        before = context.engine.work()
         self.context = replace(context, ahead=Ahead(fit, expected, train.begin(context)))
-        self.of_learning = context.engine.work() - before
 
     def _made_up(self) -> list[date]:
         """Days that earlier nights were asked for and did not publish, which this one makes; each is named."""
@@ -354,8 +353,6 @@ class _Run:
             raise
         finally:
             work = self.context.engine.work() - before
-            if name == "train":
-                work += self.of_learning
             done = StageRecord(
                 stage=name,
                 days=days,

@@ -39,7 +39,7 @@ class Ahead:
 
     fit: Callable[[], Read[pa.Table | None]] | None = None
     forecast: Callable[[], Read[pl.DataFrame]] | None = None
-    learning: Begun | None = None
+    learning: Callable[[], Begun] | None = None
 
 
 @dataclass(frozen=True)

@@ -12,19 +12,23 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 import polars as pl
+import structlog
 
 from lepton_etl.config.sections import ModelSettings
+from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
-from lepton_etl.errors import ModelError
+from lepton_etl.errors import LeptonError, ModelError
 from lepton_etl.facility.fit import FacilityFit
 from lepton_etl.facility.stored_fit import COLUMNS, WET_BULB, Q, estimator, fit_of
 from lepton_etl.facility.stored_fit import TARGET as OVERHEAD
+from lepton_etl.lake.location import Location
 from lepton_etl.lake.node_parts import NodePart, node_parts, rows_of
 from lepton_etl.lake.runs import code_version
 from lepton_etl.lake.tables import Lake, Written
@@ -64,6 +68,8 @@ _HOURS_PER_DAY: Final = 24
 _FEW_ROWS: Final = 2_000
 # Of all classes: what one process has learnt before gold is done, or soon after.
 _ROWS_ASIDE: Final = 20_000
+# Of intervals: what one process reads in seconds.
+_READ_ASIDE: Final = 5_000_000
 
 
 def register_fits(context: StageContext, registry: Registry) -> tuple[tuple[str, ...], tuple[Written, ...]]:
@@ -239,33 +245,70 @@ class Learned:
 
 
 @dataclass(frozen=True)
+class Registered:
+    """What the registry says of a model before the night learns: its champion, and the newest version by training key."""
+
+    champion: VerifiedModel | None
+    notes: tuple[str, ...]
+    versions: Mapping[str, str]
+
+    @classmethod
+    def of(cls, registry: Registry, settings: ModelSettings) -> Registered:
+        """Raises RegistryError where the registry does not answer."""
+        versions = sorted(registry.versions(settings.name), key=lambda one: int(one.version))
+        champion, notes = _present_champion(registry, settings)
+        return cls(champion, notes, {one.tags.get("training_key", ""): one.version for one in versions})
+
+
+@dataclass(frozen=True)
 class Begun:
-    """What is to be learnt, or why nothing is; the versions of the tables read for it, and what learns it aside."""
+    """What is to be learnt, or why nothing is, and the versions of the tables read for it.
+
+    `learned` is None of a table of so many rows that the stage teaches its classes in tasks.
+    """
 
     found: tuple[Learning, tuple[str, ...]] | StageResult
     inputs: Mapping[str, int]
-    result: Callable[[], Learned] | None = None
+    learned: Learned | None = None
 
 
-def begin(context: StageContext) -> Begun | None:
-    """Begin the learning aside, when silver is judged; None where there is no process for it.
+@dataclass(frozen=True)
+class _Beginning:
+    """All of the learning that needs no registry any more, by whoever can reach the lake."""
+
+    root: Location
+    settings: Settings
+    days: Days
+    run_id: str
+    registered: Registered
+
+    def __call__(self) -> Begun:
+        import_learning()
+        lake = Lake(self.root)
+        context = StageContext(lake, self.settings, self.days, self.run_id, structlog.get_logger("train"))
+        found = _learning(context, lambda: self.registered)
+        begun = Begun(found, lake.inputs)
+        if isinstance(found, StageResult) or len(found[0].table.of_classes) > _ROWS_ASIDE:
+            return begun
+        return replace(begun, learned=found[0]())
+
+
+def begin(context: StageContext) -> Callable[[], Begun] | None:
+    """Begin the learning aside, when silver is judged; None where there is no process for it, or too much to read.
 
     Nothing of gold is learnt from: `run`, at its turn, registers what was learnt meanwhile.
     """
-    if not context.engine.has_aside:
+    settings = context.settings
+    if not context.engine.has_aside or rows_of(_parts(context, settings.model)) > _READ_ASIDE:
         return None
-    # Imported there while the table is read here.
-    context.engine.aside(import_learning)
-    context.lake.forget_inputs()
     try:
-        found = _learning(context, Registry.of(context.settings.mlflow))
-    except Exception:
+        registered = Registered.of(Registry.of(settings.mlflow), settings.model)
+    except LeptonError:
         # The stage meets it again, and says it, when the figures are out.
         return None
-    begun = Begun(found, dict(context.lake.inputs))
-    if isinstance(found, StageResult) or len(found[0].table.of_classes) > _ROWS_ASIDE:
-        return begun
-    return replace(begun, result=context.engine.aside(found[0]))
+    return context.engine.aside(
+        _Beginning(context.lake.root, settings, context.days, context.run_id, registered)
+    )
 
 
 def run(context: StageContext) -> StageResult:
@@ -288,15 +331,13 @@ def run(context: StageContext) -> StageResult:
 
 def _device_model(context: StageContext, registry: Registry) -> StageResult:
     """Train on the device-hours up to the last day of the run, or take what was begun, and register it."""
-    begun, settings = context.ahead.learning, context.settings.model
-    if begun is not None:
-        context.lake.inputs |= begun.inputs
-    found = _learning(context, registry) if begun is None else begun.found
-    if isinstance(found, StageResult):
-        return found
-    learning, notes = found
-    result = None if begun is None else begun.result
-    learned = (result or replace(learning, engine=context.engine))()
+    settings, ahead = context.settings.model, context.ahead.learning
+    begun = ahead() if ahead else Begun(_learning(context, partial(Registered.of, registry, settings)), {})
+    context.lake.inputs |= begun.inputs
+    if isinstance(begun.found, StageResult):
+        return begun.found
+    learning, notes = begun.found
+    learned = begun.learned or replace(learning, engine=context.engine)()
     trained, champion = learned.trained, learning.champion
     version = registry.register(
         settings.name, trained, FEATURES[settings.device], _params(settings), learned.tags, learned.cards
@@ -314,7 +355,9 @@ def _device_model(context: StageContext, registry: Registry) -> StageResult:
     )
 
 
-def _learning(context: StageContext, registry: Registry) -> tuple[Learning, tuple[str, ...]] | StageResult:
+def _learning(
+    context: StageContext, ask: Callable[[], Registered]
+) -> tuple[Learning, tuple[str, ...]] | StageResult:
     """What is to be learnt, and notes; or the result of the stage where nothing is."""
     settings = context.settings.model
     table = TrainingTable.of(training_hours(context, settings), settings)
@@ -323,11 +366,12 @@ def _learning(context: StageContext, registry: Registry) -> tuple[Learning, tupl
     if reason is not None:
         return StageResult(rows_in=len(hours), notes=(f"not trained: {reason}",))
     key = training_key(table_sha256(hours, settings.device) + _beyond(table, settings), settings)
-    known = registry.latest(settings.name, "training_key", key)
+    registered = ask()
+    known = registered.versions.get(key)
     if known is not None:
-        note = f"{settings.name} version {known.version} was trained on this table: nothing registered"
+        note = f"{settings.name} version {known} was trained on this table: nothing registered"
         return StageResult(rows_in=len(hours), notes=(note,))
-    champion, notes = _present_champion(registry, settings)
+    champion, notes = registered.champion, registered.notes
     moved = drift_since(champion, hours, settings.device) if champion is not None else []
     notes += tuple(f"drift: {one}" for one in moved[:_MOST_DRIFTS_SHOWN])
     if (
@@ -349,15 +393,20 @@ def training_hours(context: StageContext, settings: ModelSettings) -> pl.DataFra
 
     Each task makes those of its nodes; a task keeps no more rows than could be chosen.
     """
+    work = _Hours(settings, context.lake.read(NODE))
+    parts = _parts(context, settings)
+    found = worthy(context.engine, rows_of(parts)).map(work, parts)
+    return pl.concat(found) if found else pl.DataFrame()
+
+
+def _parts(context: StageContext, settings: ModelSettings) -> list[NodePart]:
+    """The intervals that are learnt from."""
     days = context.days
     first = days.start if settings.train_days is None else days.end - timedelta(days=settings.train_days - 1)
     if settings.train_days is None:
         made = [day for day in _made_days(context.lake) if day <= days.end]
         first = min(made, default=first)
-    work = _Hours(settings, context.lake.read(NODE))
-    parts = node_parts(context.lake, INTERVAL, Days(first, days.end))
-    found = worthy(context.engine, rows_of(parts)).map(work, parts)
-    return pl.concat(found) if found else pl.DataFrame()
+    return node_parts(context.lake, INTERVAL, Days(first, days.end))
 
 
 def _held(context: StageContext, hours: pd.DataFrame, settings: ModelSettings) -> pl.DataFrame:

@@ -300,12 +300,17 @@ def test_what_is_learnt_aside_is_what_is_learnt_here_and_nothing_is_read_twice(
     assert train.begin(context) is None, "no process to learn in"
     with LocalEngine(1) as engine:
         engine.begin_aside(int)
-        begun = train.begin(replace(context, engine=engine))
-        assert begun is not None and begun.result is not None and not isinstance(begun.found, StageResult)
+        ahead = train.begin(replace(context, engine=engine))
+        assert ahead is not None
+        begun = ahead()
+        assert begun.learned is not None and not isinstance(begun.found, StageResult)
         lake.forget_inputs()
-        done = train.run(replace(context, ahead=Ahead(learning=begun)))
+        done = train.run(replace(context, ahead=Ahead(learning=lambda: begun)))
         assert lake.inputs == begun.inputs and set(begun.inputs) >= {INTERVAL.name, NODE.name}
         again = train.begin(replace(context, engine=engine))
+        assert again is not None
+        nothing = again()
+        assert isinstance(nothing.found, StageResult) and nothing.learned is None
     learning, _ = begun.found
     hours = learning.table.hours
     here, stored = learning().trained, Registry.of(settings.mlflow).verified_model("node-energy")
@@ -316,8 +321,7 @@ def test_what_is_learnt_aside_is_what_is_learnt_here_and_nothing_is_read_twice(
     )
     assert "is champion" in done.notes[0]
     # The same table again: that there is nothing to learn is known by then, and is not looked for again.
-    assert again is not None and again.result is None
-    assert train.run(replace(context, ahead=Ahead(learning=again))).notes == (
+    assert train.run(replace(context, ahead=Ahead(learning=lambda: nothing))).notes == (
         "node-energy version 1 was trained on this table: nothing registered",
     )
 
