@@ -29,7 +29,7 @@ from lepton_etl.facility.fit import FacilityFit
 from lepton_etl.facility.stored_fit import COLUMNS, WET_BULB, Q, estimator, fit_of
 from lepton_etl.facility.stored_fit import TARGET as OVERHEAD
 from lepton_etl.lake.location import Location
-from lepton_etl.lake.node_parts import NodePart, node_parts, rows_of
+from lepton_etl.lake.node_parts import LEAST_ROWS, NodePart, node_parts, rows_of
 from lepton_etl.lake.runs import code_version
 from lepton_etl.lake.tables import Lake, Written
 from lepton_etl.models.cards import Cards, cards
@@ -246,7 +246,7 @@ class Learned:
 
 @dataclass(frozen=True)
 class Registered:
-    """What the registry says of a model before the night learns: its champion, and the newest version by training key."""
+    """What the registry says before the night learns: the champion, and the newest version by its training key."""
 
     champion: VerifiedModel | None
     notes: tuple[str, ...]
@@ -283,7 +283,6 @@ class _Beginning:
     registered: Registered
 
     def __call__(self) -> Begun:
-        import_learning()
         lake = Lake(self.root)
         context = StageContext(lake, self.settings, self.days, self.run_id, structlog.get_logger("train"))
         found = _learning(context, lambda: self.registered)
@@ -298,17 +297,27 @@ def begin(context: StageContext) -> Callable[[], Begun] | None:
 
     Nothing of gold is learnt from: `run`, at its turn, registers what was learnt meanwhile.
     """
-    settings = context.settings
-    if not context.engine.has_aside or rows_of(_parts(context, settings.model)) > _READ_ASIDE:
+    settings, lake, engine = context.settings, context.lake, context.engine
+    if not engine.has_aside:
         return None
+    rows = rows_of(_parts(context, settings.model))
+    if rows > _READ_ASIDE:
+        return None
+    # Imported there while a small table is read here.
+    engine.aside(import_learning)
     try:
         registered = Registered.of(Registry.of(settings.mlflow), settings.model)
+        if rows > LEAST_ROWS:
+            return engine.aside(_Beginning(lake.root, settings, context.days, context.run_id, registered))
+        lake.forget_inputs()
+        begun = Begun(_learning(context, lambda: registered), dict(lake.inputs))
     except LeptonError:
         # The stage meets it again, and says it, when the figures are out.
         return None
-    return context.engine.aside(
-        _Beginning(context.lake.root, settings, context.days, context.run_id, registered)
-    )
+    if isinstance(begun.found, StageResult):
+        return lambda: begun
+    learned = engine.aside(begun.found[0])
+    return lambda: replace(begun, learned=learned())
 
 
 def run(context: StageContext) -> StageResult:
