@@ -15,12 +15,13 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from multiprocessing import active_children, forkserver, get_context, parent_process
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -159,6 +160,8 @@ class Aside:
         self._process = context.Process(target=_serve, args=(there, ready), daemon=True)
         self._process.start()
         there.close()
+        # A pipe holds little: who sends much waits until the process takes it, after the work that it has.
+        self._sender = ThreadPoolExecutor(1)
         self._begun = 0
         # Of work whose result was awaited before it was asked for.
         self._results: list[tuple[Any, Exception | None]] = []
@@ -166,8 +169,7 @@ class Aside:
     def begin(self, work: Callable[[], R]) -> Callable[[], R]:
         place = self._begun
         self._begun += 1
-        with suppress(BrokenPipeError):
-            self._driver.send(work)
+        self._sender.submit(self._driver.send_bytes, ForkingPickler.dumps(work))
 
         def result() -> Any:
             while len(self._results) <= place:
@@ -192,9 +194,11 @@ class Aside:
             with suppress(OSError):
                 self._driver.send(None)
             self._process.join(_LEAVE_S)
-        self._driver.close()
         self._process.terminate()
         self._process.join()
+        # What it did not take any more fails now.
+        self._sender.shutdown()
+        self._driver.close()
 
 
 def _serve(driver: Any, ready: Callable[[], object]) -> None:

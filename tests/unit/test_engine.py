@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -172,3 +174,23 @@ def test_what_runs_aside_has_its_own_process_while_the_driver_goes_on() -> None:
     inline = InlineEngine()
     inline.begin_aside(miss)
     assert inline.aside(os.getpid)() == os.getpid()
+
+
+def wait_for(file: Path) -> bool:
+    for _ in range(100):
+        if file.exists():
+            return True
+        time.sleep(0.1)
+    raise TimeoutError(file)
+
+
+def test_the_driver_waits_for_no_work_to_be_taken_aside(tmp_path: Path) -> None:
+    # More than a pipe holds.
+    large = partial(len, b"x" * 1_000_000)
+    with LocalEngine(1) as engine:
+        engine.begin_aside(int)
+        first, second = engine.aside(partial(wait_for, tmp_path / "go")), engine.aside(large)
+        (tmp_path / "go").touch()
+        assert first() and second() == 1_000_000
+        engine.aside(partial(wait_for, tmp_path / "never"))
+        engine.aside(large)
