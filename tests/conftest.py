@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from lepton_etl.lake.tables import Lake
+    from tests.nights import Nights
 
 # No test is timed: machines are shared, and a slow example says nothing about the code.
 settings.register_profile("untimed", deadline=None)
@@ -107,6 +108,15 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     session.sparkContext.setLogLevel("ERROR")
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="session")
+def nights() -> Iterator[Nights]:
+    """The process of a worker that runs nights which may be killed: it imports the stages once for all of them."""
+    from tests.nights import Nights
+
+    with Nights() as found:
+        yield found
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,9 +1,10 @@
 """Nights in real processes that are killed by SIGKILL at a chosen write to the lake.
 
-`Nights` starts this file as a process, which imports the stages once; each night is then a child of it, so that it
-costs its stages and no imports. A line of its standard input asks for a night; a line of its standard output says how
-the child ended. What a night writes is told as events in their order: "before bronze/reading" and "after
-bronze/reading" of a commit, "write" and "made" of any other object (a lease, a summary, a staged file, a new log).
+`Nights` starts this file as a process, which imports the stages, and what they import where it is used, once; each
+night is then a child of it, so that it costs its stages and no imports. The fixture `nights` is one for all tests of a
+worker. A line of its standard input asks for a night; a line of its standard output says how the child ended. What a
+night writes is told as events in their order: "before bronze/reading" and "after bronze/reading" of a commit, "write"
+and "made" of any other object (a lease, a summary, a staged file, a new log).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -91,20 +93,42 @@ class Nights:
         raise AssertionError("the process of the nights has ended")
 
 
+@contextmanager
+def without(*stages: str) -> Iterator[None]:
+    """Whole nights of this process leave these stages out."""
+    from pipelines import nightly
+
+    groups = {group: getattr(nightly, group) for group in ("DAILY", "AFTER_PUBLICATION")}
+    for group, names in groups.items():
+        setattr(nightly, group, tuple(name for name in names if name not in stages))
+    try:
+        yield
+    finally:
+        for group, names in groups.items():
+            setattr(nightly, group, names)
+
+
 def serve() -> None:
     """Run each night that is asked for in a child of this process."""
     from importlib import import_module
 
     import structlog
 
+    from lepton_etl.models.registry import import_ahead
+    from lepton_etl.quality.rules import great_expectations
     from pipelines.nightly import STAGES
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     for stage in STAGES:
         import_module(f"pipelines.{stage}")
+    import_module("lepton_etl.report.page")
     print("ready", flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
+        # Seconds, of which a child would leave nothing to the next: once one runs such a stage, here.
+        for stage, needed in (("gate", great_expectations), ("train", import_ahead)):
+            if stage not in asked["leave_out"]:
+                needed()
         told, tell = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -129,12 +153,10 @@ def _night(asked: dict[str, Any], tell: Callable[[str], None]) -> tuple[int, str
     from pipelines import nightly
     from pipelines.engine import InlineEngine
 
-    for group in ("DAILY", "AFTER_PUBLICATION"):
-        kept = tuple(stage for stage in getattr(nightly, group) if stage not in asked["leave_out"])
-        setattr(nightly, group, kept)
     _watch_writes(Kill(**asked["kill"]) if asked["kill"] else None, tell)
     days = Days(date.fromisoformat(asked["first"]), date.fromisoformat(asked["last"]))
-    done = nightly.run_night(InlineEngine(), load(Path(asked["config"])), days)
+    with without(*asked["leave_out"]):
+        done = nightly.run_night(InlineEngine(), load(Path(asked["config"])), days)
     return int(done.exit_code), done.message.partition("\n")[0]
 
 

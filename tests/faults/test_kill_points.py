@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -52,13 +51,12 @@ class Quiet:
 
 
 @pytest.fixture(scope="module")
-def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quiet]:
+def quiet(nights: Nights, tmp_path_factory: pytest.TempPathFactory) -> Quiet:
     site = SmallSite(tmp_path_factory.mktemp("points"))
     site.deliver("n1-2025-06-03.txt", ipmi_text(200, 20))
     site.deliver("n2-2025-06-03.txt", ipmi_text(300, 20) + b"garbage\n")
-    with Nights() as nights:
-        assert nights.run(site.config, DAY, leave_out=LEFT_OUT).exit_code == 0
-        yield Quiet(nights, site, Path(shutil.move(site.folder / "lake", site.folder / "quiet")))
+    assert nights.run(site.config, DAY, leave_out=LEFT_OUT).exit_code == 0
+    return Quiet(nights, site, Path(shutil.move(site.folder / "lake", site.folder / "quiet")))
 
 
 def test_after_bronze_and_before_silver(quiet: Quiet) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -31,12 +30,6 @@ SEEDS = [int(ALONE)] if ALONE else range(FEW)
 # They write nothing but docs, and take nine tenths of such a night.
 LEFT_OUT = ("gate", "train", "score", "forecast", "recommend", "report")
 COMPARED = [name for name in TABLES if name.startswith(("bronze/", "silver/", "gold/"))]
-
-
-@pytest.fixture(scope="module")
-def nights() -> Iterator[Nights]:
-    with Nights() as found:
-        yield found
 
 
 def draw(rng: random.Random) -> list[File]:

@@ -90,7 +90,7 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+def prepared(nights: Nights, tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("audit")
     site = folder / "site"
     cluster = ClusterPlan(cluster_id="c01", nodes=2, hardware_class="cpu-2s")
@@ -99,11 +99,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     config = yaml.safe_load((site / "config.yaml").read_text())
     config["audit"] = {"key_file": str(folder / "key"), "anchor": str(folder / "roots.jsonl")}
     (site / "config.yaml").write_text(yaml.safe_dump(config))
-    with Nights() as nights:
-        assert nights.run(site / "config.yaml", FIRST, leave_out=LEFT_OUT).exit_code == 0
-        first = shutil.copytree(site, folder / "first")
-        assert nights.run(site / "config.yaml", SECOND, leave_out=LEFT_OUT).exit_code == 0
-        yield Made(nights, site, first, shutil.copytree(site, folder / "whole"), key)
+    assert nights.run(site / "config.yaml", FIRST, leave_out=LEFT_OUT).exit_code == 0
+    first = shutil.copytree(site, folder / "first")
+    assert nights.run(site / "config.yaml", SECOND, leave_out=LEFT_OUT).exit_code == 0
+    return Made(nights, site, first, shutil.copytree(site, folder / "whole"), key)
 
 
 @pytest.fixture
@@ -533,7 +532,7 @@ def test_a_reproduction_reads_the_chain_once(
 
 
 @pytest.mark.slow
-def test_fifty_random_figures_of_a_week_are_computed_again(tmp_path: Path) -> None:
+def test_fifty_random_figures_of_a_week_are_computed_again(nights: Nights, tmp_path: Path) -> None:
     """Drawn from the week's days, all tables of published figures, rows and columns; nights were made one by one."""
     site, last = tmp_path / "site", FIRST + timedelta(days=6)
     clusters = (
@@ -541,9 +540,8 @@ def test_fifty_random_figures_of_a_week_are_computed_again(tmp_path: Path) -> No
         ClusterPlan(cluster_id="c02", nodes=2, hardware_class="gpu-400"),
     )
     simulate(FleetPlan(seed=7, first_date=FIRST, days=7, clusters=clusters), site)
-    with Nights() as nights:
-        for day in Days(FIRST, last):
-            assert nights.run(site / "config.yaml", day, leave_out=LEFT_OUT).exit_code == 0
+    for day in Days(FIRST, last):
+        assert nights.run(site / "config.yaml", day, leave_out=LEFT_OUT).exit_code == 0
     lake, settings, draw = Lake(site / "lake"), load(site / "config.yaml"), random.Random(50)
     days = [*Days(FIRST, last), FIRST.replace(day=1)]
     drawn = sorted(draw.choice(days) for _ in range(50))
