@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -69,18 +70,24 @@ CASES = {
 }  # fmt: skip
 
 
-def simulated(folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def delivered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulated site to which every source has delivered."""
+    folder = tmp_path_factory.mktemp("delivered") / "site"
     clusters = (
         ClusterPlan(cluster_id=CPU, nodes=1, hardware_class="cpu-2s"),
         ClusterPlan(cluster_id=GPU, nodes=1, hardware_class="gpu-400"),
     )
-    simulate(FleetPlan(seed=7, first_date=DAY.start, days=1, clusters=clusters), folder)
+    plan = FleetPlan(
+        seed=7, first_date=DAY.start, days=1, clusters=clusters, bmc_period_s=300, gpu_period_s=300
+    )
+    simulate(plan, folder)
     return folder
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_day_without_it_is_a_normal_day(name: str, tmp_path: Path) -> None:
-    without, folder = CASES[name], simulated(tmp_path)
+def test_a_day_without_it_is_a_normal_day(name: str, delivered: Path, tmp_path: Path) -> None:
+    without, folder = CASES[name], shutil.copytree(delivered, tmp_path / "site")
     for start in without.left_out:
         gone = [path for path in (folder / "landing").glob(f"{start}*/**/*") if path.is_file()]
         gone += [path for path in (folder / "landing").glob(f"{start}*") if path.is_file()]
@@ -105,8 +112,10 @@ def test_a_day_without_it_is_a_normal_day(name: str, tmp_path: Path) -> None:
         assert held["gpu_energy_kwh"].null_count() == held.height > 0
 
 
-def test_a_day_on_which_no_node_was_read_is_stopped_by_the_gate_and_says_so(tmp_path: Path) -> None:
-    folder = simulated(tmp_path)
+def test_a_day_on_which_no_node_was_read_is_stopped_by_the_gate_and_says_so(
+    delivered: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(delivered, tmp_path / "site")
     for path in [*(folder / "landing" / "ipmi").iterdir(), *(folder / "landing" / "prom").iterdir()]:
         path.unlink()
     night = run_night(InlineEngine(), load(folder / "config.yaml"), DAY)
