@@ -3,6 +3,7 @@
 import codecs
 import gzip
 import lzma
+import os
 from collections.abc import Callable
 
 import pytest
@@ -26,8 +27,11 @@ COMPRESSIONS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "zstd": (".zst", zstd.compress),
     "xz": (".xz", lzma.compress),
 }
+# Of each of thirty cases, others in each run; 40 in CI, 200 in `make test-slow`.
 patient = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=int(os.environ.get("EXAMPLES", "10")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 
