@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import structlog
 import yaml
 
+from lepton_etl.cli.main import main
 from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.lake.tables import Lake
@@ -104,6 +107,18 @@ class SmallSite:
             [sys.executable, "-m", "lepton_etl.cli", *arguments, "--config", str(self.config)],
             cwd=PROJECT, capture_output=True, text=True, check=False, timeout=300, **options,
         )  # fmt: skip
+
+    def verb(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the same in this process: for verbs of which only what they do and say matters."""
+        out, err = io.StringIO(), io.StringIO()
+        command = [*arguments, "--config", str(self.config)]
+        with redirect_stdout(out), redirect_stderr(err):
+            try:
+                main(command)
+                code = 0
+            except SystemExit as ended:
+                code = int(ended.code or 0)
+        return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
 
     def states(self) -> dict[str, tuple[str, str | None]]:
         """The state and reason of each file of the register, by its name."""

@@ -172,11 +172,11 @@ def test_the_verb_maintains_a_lake_and_the_next_night_goes_on(tmp_path: Path) ->
     for number in range(1, 3):
         site.deliver(f"n{number}-2025-06-03.txt", ipmi_text(200 + number))
         site.bronze()
-    done = site.command("maintain", "--keep-days", "7")
+    done = site.verb("maintain", "--keep-days", "7")
     assert done.returncode == 0, done.stderr
     assert "bronze/reading" in done.stdout
     assert "a day adds" in done.stdout.splitlines()[-1]
     site.deliver("n3-2025-06-03.txt", ipmi_text(203))
     site.bronze()
     site.is_conserved()
-    assert site.command("maintain", "--keep-days", "6").returncode == 2
+    assert site.verb("maintain", "--keep-days", "6").returncode == 2

@@ -48,7 +48,7 @@ def test_a_register_behind_its_tables_loses_no_file(site: SmallSite, fault: str)
     assert REBUILT in {reason for _, reason in site.states().values()}
     site.is_conserved()
     assert site.bronze().notes == ("no new files",)
-    done = site.command("tables", "check")
+    done = site.verb("tables", "check")
     assert done.returncode == 0, done.stdout
 
 
@@ -72,7 +72,7 @@ def test_tables_older_than_the_register_stop_the_night_and_are_read_again(site: 
         LakeError, match=r"bronze/reading version 1: ends with batch 1, where bronze/file version"
     ):
         site.bronze()
-    done = site.command("tables", "rebuild-register")
+    done = site.verb("tables", "rebuild-register")
     assert done.returncode == 0, done.stderr
     assert f"forgotten: {site.folder}/landing/n2-2025-06-03.txt" in done.stdout
     site.bronze()
@@ -83,7 +83,7 @@ def test_tables_older_than_the_register_stop_the_night_and_are_read_again(site: 
 
 def test_a_file_with_a_part_of_its_rows_is_named(site: SmallSite) -> None:
     put_back(site, READING.name)
-    done = site.command("tables", "rebuild-register")
+    done = site.verb("tables", "rebuild-register")
     assert done.returncode == 1
     assert f"only a part of its rows stands in bronze: {site.folder}/landing/n2-2025-06-03.txt" in done.stdout
     assert "restore bronze/reading, bronze/reject and bronze/job from one copy" in done.stderr
