@@ -340,6 +340,12 @@ def assemble(
     )
 
 
+def repeated(words: pa.Array, places: pa.Array) -> pa.DictionaryArray:
+    """Return the words at these places as a dictionary of them."""
+    coded = words.cast(pa.string()).dictionary_encode()
+    return pa.DictionaryArray.from_arrays(coded.indices.take(places), coded.dictionary)
+
+
 def coded_readings(columns: Mapping[str, pa.Array]) -> pa.Table:
     """Return READING_SCHEMA's columns, dictionaries of text where they are."""
     fields = [field.with_type(columns[field.name].type) for field in READING_SCHEMA]

@@ -34,6 +34,7 @@ from lepton_etl.ingest.decoded import (
     damaged_line,
     number_of,
     only_reject,
+    repeated,
     value_reason,
 )
 from lepton_etl.ingest.registry import LogFormat, log_format, setting
@@ -502,21 +503,16 @@ def plain_readings(
     of_row = np.concatenate(rows)
     shift_us = np.repeat(meanings.get_column("back_us").to_numpy(), counts)
     time_us = named.get_column("stamp_time").to_physical().to_numpy()[of_row] - shift_us
-
-    def taken(words: pa.Array, places: pa.Array) -> pa.DictionaryArray:
-        coded = words.cast(pa.string()).dictionary_encode()
-        return pa.DictionaryArray.from_arrays(coded.indices.take(places), coded.dictionary)
-
     of_rows = {
-        name: taken(named.get_column(name).to_arrow(), pa.array(of_row))
+        name: repeated(named.get_column(name).to_arrow(), pa.array(of_row))
         for name in ("node_id", *(["device_id"] if None in devices else []))
     }
     table = coded_readings(
         {
-            name: taken(meanings.get_column(name).to_arrow(), of_column)
+            name: repeated(meanings.get_column(name).to_arrow(), of_column)
             for name in ("quantity", "statistic", "point", "sensor", "raw_unit")
         }
-        | {"device_id": taken(pa.array(devices, pa.string()), of_column)}
+        | {"device_id": repeated(pa.array(devices, pa.string()), of_column)}
         | of_rows
         | {
             "value": pa.array(np.concatenate(values)),

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 from itertools import islice
 from typing import Any, Final, Generic, Literal, TypeVar
@@ -38,7 +38,7 @@ from lepton_etl.ingest.registry import LogFormat, log_format, rule_table, settin
 from lepton_etl.ingest.rounds import Rounds, times_of
 from lepton_etl.ingest.sensors import Rules, RuleTable
 from lepton_etl.ingest.text import numbered_lines
-from lepton_etl.ingest.units import UTC_TIME, parse_stamps, with_value
+from lepton_etl.ingest.units import UTC_TIME, micros_of, parse_stamps, with_value
 
 # Some 40 MB. A log of ever new texts (counters in every line) starts again instead of growing.
 MAX_TEXTS: Final = 1 << 17
@@ -487,7 +487,7 @@ class _Cells:
         if refused.any() or not is_known.all() or not len(is_known):
             return None
         time_us = self.times.to_physical().fill_null(0).to_numpy()[self.stamp]
-        earliest, latest = (_micros(at) for at in (origin.earliest, origin.latest))
+        earliest, latest = (micros_of(at) for at in (origin.earliest, origin.latest))
         if time_us.min() < earliest or time_us.max() >= latest or self._repeats(time_us):
             return None
         count = len(time_us)
@@ -512,13 +512,6 @@ class _Cells:
         seen = np.zeros(len(used) * len(known_us), np.bool_)
         seen[same.astype(np.int64) * len(known_us) + when] = True
         return int(np.count_nonzero(seen)) < len(time_us)
-
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def _micros(at: datetime) -> int:
-    return (at - _EPOCH) // timedelta(microseconds=1)
 
 
 def _ignored(

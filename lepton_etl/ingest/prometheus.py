@@ -5,21 +5,29 @@ VictoriaMetrics exports it. All are brought to samples and mapped series by seri
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 
 from lepton_etl.ingest.decoded import (
+    REJECT_SCHEMA,
     Decoded,
     Lines,
     Origin,
     assemble,
+    assembled,
+    coded_readings,
     count_ignored,
     damaged_line,
     number_of,
+    repeated,
 )
 from lepton_etl.ingest.documents import CLOSING, OPENING, Event, JsonEvents, set_noise_aside, skip
 from lepton_etl.ingest.registry import LogFormat, log_format, rule_table, setting
@@ -27,7 +35,7 @@ from lepton_etl.ingest.rounds import Rounds
 from lepton_etl.ingest.samples import Fault, device_of, fault_frame, nameless, with_times
 from lepton_etl.ingest.sensors import MEANING, Rules, Strings
 from lepton_etl.ingest.text import in_utf8, numbered_lines, peek
-from lepton_etl.ingest.units import EpochUnit, parse_stamps
+from lepton_etl.ingest.units import EpochUnit, micros_of, parse_stamps
 
 SAMPLE_SCHEMA: Final = {
     "source_position": pl.Int64, "metric": pl.String, "labels": pl.String, "value": pl.String, "stamp": pl.String,
@@ -54,6 +62,8 @@ _SAMPLE: Final = (
     rf"^\s*(?<metric>{_METRIC})[ \t]*(?:\{{(?<labels>{_LABELS})\}})?[ \t]+(?<value>[^\s{{}}#=][^\s{{}}#]*)"
     rf"(?:[ \t]+(?<stamp>[^\s{{}}#]+))?{_EXEMPLAR}\s*$"
 )
+_PLAIN_SERIES: Final = re.compile(rf"(?P<metric>{_METRIC})(?:\{{(?P<labels>{_LABELS})\}})?")
+_LINE_FEED, _BLANK, _HASH = (ord(sign) for sign in "\n #")
 # promtool's shapes, tried on the lines that are no sample: the name among the labels (`tsdb dump`; quoted and alone
 # since Prometheus 3), and `query`'s arrow, whose stamp stands in brackets. Of a range the series has a line of its own.
 _NAMED: Final = (
@@ -146,6 +156,10 @@ class Prometheus(LogFormat):
         if not _JSON.search(head):
             series = _Series()
             for lines in numbered_lines(stream):
+                plain = mapper.decode_plain(lines)
+                if plain is not None:
+                    yield plain
+                    continue
                 samples, structure_lines = _samples(lines, series)
                 bad = pl.col("metric").is_null()
                 faults = samples.filter(bad).select("source_position", pl.lit(BAD_LINE).alias("reason"))
@@ -166,6 +180,76 @@ class Prometheus(LogFormat):
 
 def _frame(rows: list[Row]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=SAMPLE_SCHEMA, orient="row")
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """The samples of a block whose lines are `series value stamp`, or structure."""
+
+    series: pl.DataFrame
+    """metric and labels of each distinct series."""
+    code: npt.NDArray[np.int32]
+    """Of each sample its series, and so on."""
+    values: pl.Series
+    numbers: npt.NDArray[np.float64]
+    time_us: npt.NDArray[np.int64]
+    position: npt.NDArray[np.int64]
+    structure_lines: int
+
+    @classmethod
+    def of(cls, lines: Lines) -> Self | None:
+        """Return the samples, None where a line is something else or a number cannot be read."""
+        _, offset_bytes, data = lines.array.buffers()
+        if not len(lines.array) or data is None:
+            return None
+        offsets, text = np.frombuffer(offset_bytes, np.int64), np.frombuffer(data, np.uint8)
+        offsets = offsets[: len(lines.array) + 1]
+        begin, end = offsets[:-1], offsets[1:] - (text[offsets[1:] - 1] == _LINE_FEED)
+        first = text[begin]
+        is_sample = (begin < end) & (first != _HASH)
+        begin, end = begin[is_sample], end[is_sample]
+        blanks = np.flatnonzero(text == _BLANK)
+        before = np.searchsorted(blanks, end)
+        if not len(begin) or before.min() < 2:
+            return None
+        value, stamp = blanks[before - 2], blanks[before - 1]
+        if (value <= begin).any():
+            return None
+        # Series, blank, value, blank, stamp, and what lies between it and the next series.
+        cuts = np.stack([begin, value, value + 1, stamp, stamp + 1, end], axis=1).ravel()
+        cuts = np.append(cuts, end[-1])
+        parts = pa.LargeStringArray.from_buffers(len(cuts) - 1, pa.py_buffer(cuts), data)
+        places = np.arange(0, len(parts), 6)
+        encoded = parts.take(pa.array(places)).dictionary_encode()
+        found = [_PLAIN_SERIES.fullmatch(one) for one in encoded.dictionary.to_pylist()]
+        values, stamps = (pl.Series(parts.take(pa.array(places + at))) for at in (2, 4))
+        numbers = values.cast(pl.Float64, strict=False)
+        if None in found or numbers.null_count():
+            return None
+        time_us = _times(stamps)
+        if time_us is None:
+            return None
+        series = [(one["metric"], one["labels"]) for one in found if one is not None]
+        return cls(
+            pl.DataFrame(series, schema={"metric": pl.String, "labels": pl.String}, orient="row"),
+            np.asarray(np.from_dlpack(encoded.indices), np.int32), values, numbers.to_numpy(), time_us,
+            np.flatnonzero(is_sample) + lines.first_position, len(lines.array) - len(begin),
+        )  # fmt: skip
+
+
+def _times(stamps: pl.Series) -> npt.NDArray[np.int64] | None:
+    """Return the microseconds of stamps that are all of one unit and believed in; else None."""
+    whole = stamps.cast(pl.Int64, strict=False)
+    if whole.null_count():
+        return None
+    is_second = whole.to_numpy() < SECONDS_BELOW
+    if is_second.any() and not is_second.all():
+        return None
+    parsed = parse_stamps(stamps, timezone="UTC", epoch="s" if is_second.all() else "ms")
+    if parsed.get_column("reason").count():
+        return None
+    micros: npt.NDArray[np.int64] = parsed.get_column("time").to_physical().to_numpy()
+    return micros
 
 
 class _Series:
@@ -250,6 +334,74 @@ class SeriesMapper:
     """Cells of sensors that speak for their node where it has no other such."""
     _rounds: Rounds = field(default_factory=Rounds)
 
+    def decode_plain(self, lines: Lines) -> Decoded | None:
+        """Return what `decode` gives of lines that are samples with a stamp or structure, and nothing else; or None.
+
+        None too where a cell is refused or repeated, or its device depends on other series. So are few scrapes. What
+        stands before the value of a line is understood once a series, and only numbers are gathered by line.
+        """
+        split = None if lines.damaged else _Plain.of(lines)
+        if split is None:
+            return None
+        metrics, sensors = split.series.get_column("metric"), self.settings.sensors
+        for index in sensors.index_labels:
+            of_index = np.flatnonzero((metrics == index.metric).to_numpy()[split.code])
+            numbering = split.series[split.code[of_index]].with_columns(split.values[of_index].alias("value"))
+            self._numbers |= _index_labels(numbering, self.settings)
+        is_wanted = np.array([sensors.may_map(metric) for metric in metrics], np.bool_)
+        series = _series(
+            split.series.filter(is_wanted), self._numbers, self.origin, self.settings, in_order=True
+        )
+        if (
+            series.get_column("found_reason").count()
+            or series.get_column("several").count()
+            or any(series.get_column("not_measured").to_list())
+            or _may_repeat(series)
+        ):
+            return None
+        counts = np.bincount(split.code, minlength=len(metrics))
+        ignored: Counter[tuple[str, str]] = Counter()
+        for metric, count in zip(metrics.filter(~is_wanted), counts[~is_wanted].tolist(), strict=True):
+            ignored[metric, UNMAPPED] += count
+        rows = np.flatnonzero(is_wanted[split.code])
+        words = split.values[rows].to_arrow().cast(pa.string()).dictionary_encode()
+        silent = pl.Series(words.dictionary).to_frame("word").select(sensors.says_no_value(pl.col("word")))
+        place = (np.cumsum(is_wanted) - 1)[split.code[rows]]
+        is_said = ~silent.to_series().to_numpy()[np.from_dlpack(words.indices)]
+        for one, count in zip(*np.unique(place[~is_said], return_counts=True), strict=True):
+            ignored[series["sensor"][int(one)], NO_VALUE] += int(count)
+        rows, place, words = rows[is_said], place[is_said], words.filter(pa.array(is_said))
+        factor, divisor, offset, low, high = (
+            series.get_column(name).to_numpy()[place]
+            for name in ("factor", "divisor", "offset", "low", "high")
+        )
+        value, time_us = split.numbers[rows] * factor / divisor + offset, split.time_us[rows]
+        whose = series.select("node_id", "device_id", "sensor", "point").hash_rows().to_numpy()[place]
+        earliest, latest = (micros_of(at) for at in (self.origin.earliest, self.origin.latest))
+        if not (
+            len(rows)
+            and np.isfinite(value).all()
+            # A bound that is not known is NaN, which nothing is below or above.
+            and not ((value < low) | (value > high)).any()
+            and earliest <= time_us.min() and time_us.max() < latest
+            and pl.DataFrame({"whose": whose, "time": time_us}).n_unique() == len(rows)
+        ):  # fmt: skip
+            return None
+        at = pa.array(place)
+        names = ("node_id", "device_id", "quantity", "statistic", "point", "sensor", "raw_unit")
+        readings = coded_readings(
+            {name: repeated(series.get_column(name).to_arrow(), at) for name in names}
+            | {
+                "raw_value": repeated(words.dictionary, words.indices),
+                "value": pa.array(value),
+                "window_s": pa.repeat(pa.scalar(0.0), len(rows)),
+                "reading_time": pa.array(time_us).cast(pa.timestamp("us", "UTC")),
+                "multiplicity": pa.repeat(pa.scalar(1, pa.int32()), len(rows)),
+                "source_position": pa.array(split.position[rows]),
+            }
+        )
+        return assembled(readings, 0, REJECT_SCHEMA.empty_table(), dict(ignored), split.structure_lines)
+
     def decode(
         self, samples: pl.DataFrame, faults: pl.DataFrame, structure_lines: int, lines: Lines | None
     ) -> Decoded:
@@ -268,15 +420,15 @@ class SeriesMapper:
         joined = wanted.join(
             series, on=["metric", "labels"], how="left", maintain_order="left", nulls_equal=True
         )
-        reason = pl.col("found_reason")
-        outside, malformed = (reason == UNMAPPED).fill_null(False), (reason == BAD_LINE).fill_null(False)
-        unmapped = pl.concat(
-            [samples.filter(~named).get_column("metric"), joined.filter(outside).get_column("metric")]
-        )
-        broken = joined.filter(malformed).with_columns(reason=pl.lit(BAD_LINE))
-        mapped = joined.filter(~outside & ~malformed)
+        unmapped, broken, mapped = metrics.filter(~named), joined.clear(), joined
+        if not {UNMAPPED, BAD_LINE}.isdisjoint(series.get_column("found_reason").to_list()):
+            reason = pl.col("found_reason")
+            outside, malformed = (reason == UNMAPPED).fill_null(False), (reason == BAD_LINE).fill_null(False)
+            unmapped = pl.concat([unmapped, joined.filter(outside).get_column("metric")])
+            broken = joined.filter(malformed).with_columns(reason=pl.lit(BAD_LINE))
+            mapped = joined.filter(~outside & ~malformed)
         silent = mapped.select(self.settings.sensors.says_no_value(pl.col("value"))).to_series()
-        if series.select(pl.col("not_measured").list.len().gt(0).any()).item():
+        if any(series.get_column("not_measured").drop_nulls().to_list()):
             silent |= mapped.select(number_of(pl.col("value")).is_in(pl.col("not_measured"))).to_series()
         if _may_repeat(series):
             silent |= _said_again(mapped)
@@ -315,8 +467,10 @@ _ONE_FIGURE: Final = {
 
 def _may_repeat(series: pl.DataFrame) -> bool:
     """Return whether two series may say one figure by their rules (SensorRule.repeated)."""
+    if not series.get_column("repeated").count():
+        return False
     told = series.filter(pl.col("repeated").is_not_null())
-    return bool(told.height) and any(
+    return any(
         told.filter(pl.col("repeated") == how).select(key).is_duplicated().any()
         for how, key in _ONE_FIGURE.items()
     )
@@ -372,10 +526,16 @@ def _index_labels(samples: pl.DataFrame, settings: Prometheus) -> Numbers:
     return numbers
 
 
-def _series(wanted: pl.DataFrame, numbers: Numbers, origin: Origin, settings: Prometheus) -> pl.DataFrame:
-    """Return one row (SERIES_SCHEMA) per distinct series of a metric that a rule names."""
+def _series(
+    wanted: pl.DataFrame, numbers: Numbers, origin: Origin, settings: Prometheus, *, in_order: bool = False
+) -> pl.DataFrame:
+    """Return one row (SERIES_SCHEMA) per distinct series of a metric that a rule names.
+
+    `in_order`: the rows are distinct already, and so stay.
+    """
     rows = []
-    for metric, text in wanted.select("metric", "labels").unique().iter_rows():
+    distinct = wanted.select("metric", "labels")
+    for metric, text in (distinct if in_order else distinct.unique()).iter_rows():
         labels = read_labels(text)
         mapped = None if labels is None else settings.sensors.find(metric, labels)
         if labels is None or mapped is None:
@@ -409,14 +569,22 @@ def _node_of(labels: Labels, origin: Origin, settings: Prometheus) -> str | None
 
 def _stamped(joined: pl.DataFrame, origin: Origin, rounds: Rounds) -> pl.DataFrame:
     """Return cells of mapped samples with value, time and reason."""
-    in_seconds = pl.col("stamp").cast(pl.Float64, strict=False).abs() < SECONDS_BELOW
+    texts = joined.get_column("stamp")
+    in_seconds = (texts.cast(pl.Float64, strict=False).abs() < SECONDS_BELOW).fill_null(False)
     by_unit = {
-        unit: parse_stamps(joined.get_column("stamp"), timezone="UTC", epoch=unit) for unit in EPOCH_UNITS
+        unit: parse_stamps(texts, timezone="UTC", epoch=unit)
+        for unit, is_there in zip(
+            EPOCH_UNITS, (in_seconds.any(), not in_seconds.any() or not in_seconds.all()), strict=True
+        )
+        if is_there
     }
-    stamps = joined.select(in_seconds.fill_null(False).alias("in_seconds")).select(
-        pl.when("in_seconds").then(by_unit["s"].get_column(name)).otherwise(by_unit["ms"].get_column(name)).alias(name)
-        for name in ("time", "reason")
-    )  # fmt: skip
+    if len(by_unit) == 1:
+        (stamps,) = by_unit.values()
+    else:
+        stamps = joined.select(
+            pl.when(in_seconds).then(by_unit["s"].get_column(name)).otherwise(by_unit["ms"].get_column(name)).alias(name)
+            for name in ("time", "reason")
+        )  # fmt: skip
     cells = joined.with_columns(
         pl.col("value").alias("raw_value"),
         pl.lit(0.0).alias("window_s"),

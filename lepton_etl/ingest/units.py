@@ -5,7 +5,7 @@
 """
 
 import tokenize
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
 from typing import Annotated, Final, Literal, NamedTuple
 from zoneinfo import available_timezones
@@ -98,6 +98,10 @@ MICROSECONDS_PER: Final[dict[str, float]] = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns
 # Stamps outside are a clock that lost its battery (1970) or a wrong epoch unit, not a log of today.
 EARLIEST_YEAR: Final = 2000
 LATEST_YEAR: Final = 2100
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_S, _END_S = (
+    round(datetime(year, 1, 1, tzinfo=UTC).timestamp()) for year in (EARLIEST_YEAR, LATEST_YEAR + 1)
+)
 
 _ISO = (
     r"^(?<day>\d{4}-\d\d-\d\d)[T ](?<clock>\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)"
@@ -120,6 +124,9 @@ def parse_stamps(
     row stands for both hours (`merged`), is the first of them with `merged` true.
     Source: docs/definitions.md section 9.
     """
+    plain = None if epoch is None else _plain_epoch(texts, epoch)
+    if plain is not None:
+        return plain
     frame = pl.DataFrame({"text": texts.cast(pl.String).str.strip_chars()})
     if epoch is None and format is None:
         plain = _plain_utc(frame.get_column("text"))
@@ -161,6 +168,28 @@ def _plain_utc(texts: pl.Series) -> pl.DataFrame | None:
     ):
         return None
     return found
+
+
+def _plain_epoch(texts: pl.Series, epoch: EpochUnit) -> pl.DataFrame | None:
+    """Return the answer where every text is a whole number of a time that is believed in; None where one is not."""
+    whole = texts.cast(pl.Int64, strict=False)
+    if not len(whole) or whole.null_count():
+        return None
+    number = whole.to_numpy()
+    per_s = round(1e6 / MICROSECONDS_PER[epoch])
+    if number.min() < _FIRST_S * per_s or number.max() >= _END_S * per_s:
+        return None
+    micros = number // 1000 if epoch == "ns" else number * int(MICROSECONDS_PER[epoch])
+    return pl.DataFrame({"time": micros}).select(
+        pl.col("time").cast(UTC_TIME),
+        pl.lit(None, dtype=pl.String).alias("reason"),
+        pl.lit(False).alias("merged"),
+    )
+
+
+def micros_of(at: datetime) -> int:
+    """Return an instant in microseconds from 1970-01-01 UTC."""
+    return (at - _EPOCH) // timedelta(microseconds=1)
 
 
 def says_a_day(format: str) -> bool:

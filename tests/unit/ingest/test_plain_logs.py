@@ -1,4 +1,4 @@
-"""A table of cells that nothing is wrong with is read by its distinct texts, and says what it says cell by cell."""
+"""Logs that nothing is wrong with are read by their distinct texts, and say what they say cell by cell."""
 
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
@@ -33,7 +33,11 @@ ROW = st.tuples(
 
 
 def read(content: bytes, spec: dict[str, Any]) -> Decoded:
-    return decode(content, Origin("site", "source", "file", None, "UTC"), settings_of(spec))
+    return decode(
+        content,
+        Origin("site", "source", "file", "n9" if spec["format"] == "prometheus" else None, "UTC"),
+        settings_of(spec),
+    )
 
 
 def said(decoded: Decoded) -> tuple[object, ...]:
@@ -94,3 +98,37 @@ def test_columns_say_the_same_beside_a_row_that_is_refused(
     assert beside.rejects.num_rows == alone.rejects.num_rows + 2
     assert alone.readings.to_pylist() == beside.readings.to_pylist()
     assert alone.ignored == beside.ignored
+
+
+LABELS = ('gpu="0"', 'gpu="1",Hostname="n1"', 'gpu="0",modelName="A100 80GB"', 'device="x"', "")
+METRICS = (
+    "DCGM_FI_DEV_POWER_USAGE",
+    "DCGM_FI_DEV_GPU_TEMP",
+    "DCGM_FI_DEV_SM_CLOCK",
+    "other_total",
+    "node_load1",
+)
+SAMPLE = st.tuples(
+    st.sampled_from(METRICS), st.sampled_from(LABELS),
+    st.sampled_from(("71.5", "71.5", "64", "NaN", "1e9", "-5", "+Inf")),
+    st.sampled_from((1748908800, 1748908860, 1748908860)),
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    samples=st.lists(SAMPLE, min_size=1, max_size=8), scale=st.sampled_from((1, 1000)), twice=st.booleans()
+)
+def test_samples_say_the_same_beside_a_line_that_is_refused(
+    samples: list[tuple[str, str, str, int]], scale: int, twice: bool
+) -> None:
+    lines = [f"{metric}{{{labels}}} {value} {stamp * scale}" for metric, labels, value, stamp in samples]
+    text = (
+        "\n".join([*["# TYPE DCGM_FI_DEV_POWER_USAGE gauge", ""] * twice, *lines, *lines[:1] * twice]) + "\n"
+    )
+
+    alone, beside = (read(content.encode(), {"format": "prometheus"}) for content in (text, f"{text}!\n"))
+    assert beside.rejects.num_rows == alone.rejects.num_rows + 1
+    assert alone.readings.to_pylist() == beside.readings.to_pylist()
+    assert (alone.ignored, alone.duplicates) == (beside.ignored, beside.duplicates)
+    assert alone.structure_lines == beside.structure_lines
