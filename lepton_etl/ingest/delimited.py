@@ -336,7 +336,8 @@ def _plain_block(
         for name in keys
         if name not in stamps
     }
-    if any((one.texts.str.strip_chars() != one.texts).any() for one in words.values()):
+    every_text = pl.concat([one.texts for one in words.values()])
+    if (every_text.str.strip_chars() != every_text).any():
         return None
     whose = dict.fromkeys((*stamps, *settings.identity_columns()))
     rows = pl.DataFrame(
@@ -442,7 +443,9 @@ class Words:
         if coded.null_count:
             codes = codes.fill_null(len(values))
             values = pa.concat_arrays([values, pa.nulls(1, values.type)])
-        texts = pl.Series("text", text(values), dtype=pl.String).fill_null("")
+        texts = pl.Series("text", text(values), dtype=pl.String)
+        if texts.null_count():
+            texts = texts.fill_null("")
         numbers = pl.Series("number", pc.cast(values, pa.float64(), safe=False)) if numeric else None
         return cls(np.asarray(np.from_dlpack(codes), dtype=np.int32), texts, numbers)
 
@@ -465,15 +468,20 @@ def plain_readings(
     devices = [reading.device or settings.device_id.value for reading in readings]
     words = [columns[reading.key] for reading in readings]
     sizes = [len(one.texts) for one in words]
-    numbers = [
-        _numbers(pl.DataFrame({TEXT + reading.key: one.texts}), reading, settings)
-        if one.numbers is None
-        else one.numbers
-        for reading, one in zip(readings, words, strict=True)
-    ]
+    said = pl.concat([one.texts for one in words]).alias("raw_value")
+    if any(reading.words or one.numbers is not None for reading, one in zip(readings, words, strict=True)):
+        numbers = pl.concat(
+            _numbers(pl.DataFrame({TEXT + reading.key: one.texts}), reading, settings)
+            if one.numbers is None
+            else one.numbers
+            for reading, one in zip(readings, words, strict=True)
+        )
+    else:
+        number = number_of(_with_point(pl.col("raw_value"), settings.decimal, settings.thousands))
+        numbers = said.to_frame().select(number).to_series()
     meant = with_value(
-        meanings[np.repeat(np.arange(len(readings)), sizes)].with_columns(pl.concat(numbers).alias("number"))
-    ).with_columns(value_reason().alias("reason"), pl.concat([one.texts for one in words]).alias("raw_value"))
+        meanings[np.repeat(np.arange(len(readings)), sizes)].with_columns(numbers.alias("number"), said)
+    ).with_columns(value_reason().alias("reason"))
     empty = without_value(meant, no_value)
     if (
         meant.filter(~empty).get_column("reason").count()

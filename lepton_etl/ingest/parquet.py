@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from typing import IO, Any, Final, Literal
 
 import polars as pl
@@ -33,6 +34,7 @@ from lepton_etl.ingest.delimited import (
     without_value,
 )
 from lepton_etl.ingest.registry import log_format
+from lepton_etl.ingest.units import EARLIEST_YEAR, LATEST_YEAR
 
 # Held in memory up to here, beyond it in a file of the worker's scratch folder: the footer is at the end.
 SPOOL_BYTES: Final = 64 << 20
@@ -165,14 +167,17 @@ def _decode(table: pa.Table, before: int, origin: Origin, settings: Parquet) -> 
         )
         settings = settings.model_copy(update={"time": time})  # A column of times needs no format.
     no_value_words = tuple({"", *settings.no_value})
-    frame = _rows(table.select([*settings.time.names, *settings.identity_columns()]), before, settings)
-    named = named_rows(frame, stamps_of(frame, origin, settings), origin, settings)
+    instants = None if settings.time.columns else _instants(table[settings.time.column])
+    of_rows = [*(settings.time.names if instants is None else ()), *settings.identity_columns()]
+    frame = _with_stamp(_rows(table.select(list(dict.fromkeys(of_rows))), before), settings)
+    given = stamps_of(frame, origin, settings) if instants is None else instants
+    named = named_rows(frame, given, origin, settings)
     words = {reading.key: _words(table[reading.key]) for reading in settings.readings}
     plain = plain_readings(words, named, no_value_words, origin, settings)
     if plain is not None:
         readings, silent = plain
         return assembled(readings, 0, REJECT_SCHEMA.empty_table(), ignored | silent, 0)
-    frame = _rows(table.select(list(dict.fromkeys(needed))), before, settings)
+    frame = _with_stamp(_rows(table.select(list(dict.fromkeys(needed))), before), settings)
     cells = mapped_cells(frame, origin, settings)
     empty = without_value(cells, no_value_words)
     no_value = count_ignored(cells.filter(empty).get_column("sensor"), "no_value")
@@ -183,7 +188,25 @@ def _decode(table: pa.Table, before: int, origin: Origin, settings: Parquet) -> 
     return assemble(valued, [], ignored | no_value, 0, None, origin)
 
 
-def _rows(table: pa.Table, before: int, settings: Parquet) -> pl.DataFrame:
+def _instants(values: pa.ChunkedArray) -> pl.DataFrame | None:
+    """Return `stamps_of` of a column of instants that are all there and believed in; else None."""
+    if not pa.types.is_timestamp(values.type) or values.type.tz is None or values.null_count:
+        return None
+    times = pl.Series("stamp_time", pc.cast(values, pa.timestamp("us", "UTC"), safe=False))
+    first, last = times.min(), times.max()
+    if (
+        not isinstance(first, datetime)
+        or not isinstance(last, datetime)
+        or first.year < EARLIEST_YEAR
+        or last.year > LATEST_YEAR
+    ):
+        return None
+    return times.to_frame().with_columns(
+        pl.lit(None, dtype=pl.String).alias("row_reason"), pl.lit(False).alias("merged")
+    )
+
+
+def _rows(table: pa.Table, before: int) -> pl.DataFrame:
     """Return source_position, and the columns as TEXT and, of numbers, as NUMBER."""
     columns: dict[str, Any] = {}
     for name, values in zip(table.column_names, table.columns, strict=True):
@@ -191,11 +214,15 @@ def _rows(table: pa.Table, before: int, settings: Parquet) -> pl.DataFrame:
         if _is_number(values.type):
             columns[NUMBER + name] = pc.cast(values, pa.float64(), safe=False)
     position = pl.int_range(before + 1, before + 1 + table.num_rows, eager=True).alias("source_position")
-    frame = pl.DataFrame(pa.table(columns)).with_columns(position)
-    if settings.time.columns:
-        stamp = pl.concat_str([TEXT + name for name in settings.time.columns], separator=" ")
-        frame = frame.with_columns(stamp.alias(TEXT + settings.time.key))
-    return frame
+    return pl.DataFrame([position, *pl.DataFrame(pa.table(columns)).get_columns()])
+
+
+def _with_stamp(frame: pl.DataFrame, settings: Parquet) -> pl.DataFrame:
+    """Add the stamp where it stands in several columns."""
+    if not settings.time.columns:
+        return frame
+    stamp = pl.concat_str([TEXT + name for name in settings.time.columns], separator=" ")
+    return frame.with_columns(stamp.alias(TEXT + settings.time.key))
 
 
 def _words(values: pa.ChunkedArray) -> Words:

@@ -170,8 +170,8 @@ def _hashes_of_words(name: str, column: pa.ChunkedArray) -> NDArray[np.uint64]:
     hashes: NDArray[np.uint64] = words.select(_hash(name)).to_series().to_numpy()
     if words.height == 2 and not column.null_count:
         return hashes[:1]
-    indices = pa.chunked_array([part.indices for part in parts])
-    codes = pl.Series(indices).fill_null(words.height - 1).to_numpy()
+    places = pl.Series(pa.chunked_array([part.indices for part in parts]))
+    codes = (places.fill_null(words.height - 1) if places.null_count() else places).to_numpy()
     found: NDArray[np.uint64] = hashes[codes]
     return found
 
