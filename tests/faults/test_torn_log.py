@@ -236,9 +236,7 @@ def test_a_record_without_its_log_stops_the_night_before_it_is_made_anew(
 
 def test_a_torn_record_ends_the_night_with_its_line(tmp_path: Path) -> None:
     site = SmallSite(tmp_path)
-    assert (
-        site.command("nightly", "--engine", "local", "--date", str(DAY), "--stage", "bronze").returncode == 0
-    )
+    assert run_night(InlineEngine(), site.loaded(), Days.of(DAY), "bronze").exit_code == Exit.DONE
     newest = max(log_of(site.lake).glob("*.json"))
     half(newest)
     done = site.command("nightly", "--engine", "local", "--date", str(DAY), "--stage", "bronze")

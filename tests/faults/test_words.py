@@ -71,7 +71,7 @@ def test_a_full_or_read_only_lake_is_told_in_one_line(tmp_path: Path, option: st
         is_told_in_one_line(site.command(*NIGHTLY), what, str(root))
     finally:
         subprocess.run(["umount", str(root)], check=True)
-    assert site.command(*NIGHTLY).returncode == 0
+    site.bronze()
     site.is_conserved()
 
 
@@ -100,7 +100,7 @@ def test_names_of_the_data_do_not_reach_the_terminal_raw(tmp_path: Path) -> None
     done = site.command(*NIGHTLY)
     assert done.returncode == 0, done.stderr
     for table, column, shown in (("bronze/file", "path", "x1b"), ("bronze/reject", "raw_text", "[/b]")):
-        done = site.command("tables", "show", table, "--column", column)
+        done = site.verb("tables", "show", table, "--column", column)
         assert done.returncode == 0, done.stderr
         assert shown in done.stdout
         assert "\x1b" not in done.stdout + done.stderr
