@@ -217,6 +217,7 @@ def by_month(every: pl.DataFrame, settings: ModelSettings, report: int, months: 
     )
     rows, shifts = night(pl.concat(scored), nothing.select(HISTORY), no_shift)
     rows = rows.filter(pl.col(TARGET).is_not_null())
+    _print_refusals(done)
     found: list[Figure] = []
     table = _table(f"forward; after {report} months of each server")
     for (name,), own in rows.group_by("node_id", maintain_order=True):
@@ -237,6 +238,21 @@ def by_month(every: pl.DataFrame, settings: ModelSettings, report: int, months: 
             f"shift: {row['node_id']} {row['shift_kind']} since {row['shift_since']}, found {row['shift_found']}"
         )
     return found + _of_trainings([training for training, _ in done])
+
+
+def _print_refusals(done: list[tuple[Training, pl.DataFrame | None]]) -> None:
+    """Print of each refused model, by the hours until the next training, whether it would have been the better one."""
+    for training, rows in done:
+        if training.promoted or rows is None:
+            continue
+        known = rows.filter(pl.col(TARGET).is_not_null())
+        refused, kept = (
+            errors(known[TARGET].to_numpy(), known[column].to_numpy()).cv_rmse_ratio or 0.0
+            for column in (_KINDS["month_no_gate"], _KINDS["month"])
+        )
+        print(
+            f"refusal: {training.month:%Y-%m} {100 * refused:.1f} % refused, {100 * kept:.1f} % kept; {training.reason}"
+        )
 
 
 def _held(node: str, own: pl.DataFrame) -> list[Figure]:

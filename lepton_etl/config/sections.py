@@ -427,7 +427,6 @@ CandidateName = Literal[
     "boosting_gentle",
     "boosting_absolute",
     "boosting_log",
-    "boosting_recent",
 ]
 
 
@@ -453,7 +452,8 @@ class ModelSettings(Section):
     """E = f(P, T, L) of one kind of device.
 
     `device` node: the node's own power, inlet temperature; gpu: GPU boards, die temperature.
-    `train_days` looks back from the last day of the run (null: all days of the lake).
+    `train_days` looks back from the last day of the run (null: all days of the lake); an hour `half_life_days` older
+    than the newest teaches half as much (null: all alike).
     `test_ratio` is the share of the last days that test; `min_rows` device-hours are needed to train at all.
     `candidates` are validated over `validation_blocks` of days; the smallest one within `small_model_tolerance_ratio`
     of the best is taken, or their fusion. Between trainings pass `retrain_after_days`, unless its error has grown
@@ -465,6 +465,7 @@ class ModelSettings(Section):
     name: str = Field(default="node-energy", pattern=r"^[a-z][a-z0-9_-]{0,62}$")
     device: DeviceKind = "node"
     train_days: int | None = Field(default=None, ge=2)
+    half_life_days: float | None = Field(default=60.0, ge=1)
     test_ratio: float = Field(default=0.2, gt=0, lt=1)
     embargo_hours: int = Field(default=1, ge=0, le=24 * 31)
     min_rows: int = Field(default=200, ge=20)

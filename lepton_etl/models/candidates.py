@@ -62,15 +62,24 @@ class Candidate:
     """A named way to learn: `build` gives the unfitted estimator; monotone ones keep the sign of load.
 
     One of `positive` targets has no deviance at or under 0 (the inventory's idle power of a normalised one): such hours
-    do not teach it.
+    do not teach it. An hour `half_life_days` older than the newest counts half, None: all count alike.
     """
 
     name: str
     what: str
     build: Callable[[Inputs], Any]
     monotone: bool = False
-    half_life_days: float | None = None
     positive: bool = False
+    half_life_days: float | None = None
+
+
+def recency_weights(hours: pd.DataFrame, half_life_days: float) -> Values:
+    """Return the weight of each hour (n,), 1 for the newest, half for one that is `half_life_days` older.
+
+    Source: exponential forgetting, West & Harrison, Bayesian Forecasting and Dynamic Models (1997), chapter 6.
+    """
+    age_days = (hours["hour_start"].max() - hours["hour_start"]) / pd.Timedelta(days=1)
+    return np.asarray(np.exp2(-age_days.to_numpy(dtype=np.float64) / half_life_days))
 
 
 def inputs_of(columns: list[str], table: pd.DataFrame, seed: int = 20250603) -> Inputs:
@@ -85,6 +94,21 @@ def inputs_of(columns: list[str], table: pd.DataFrame, seed: int = 20250603) -> 
         and not name.startswith("memory")
     )
     return Inputs(numbers, categories, load, seed)
+
+
+def monotone(model: Any, inputs: Inputs, hours: pd.DataFrame) -> Any:
+    """Return the unfitted model with trees that are monotone in load; what has signs already, or no trees, as it is.
+
+    `hours` are those that it will learn: trees see a column for each class in them.
+    """
+    if model.get_params().get("model__monotonic_cst", "none") is None:
+        of_classes = sum(hours[name].nunique(dropna=False) for name in inputs.categories)
+        model.set_params(model__monotonic_cst=[*_signs(inputs), *[0] * of_classes])
+    return model
+
+
+def _signs(inputs: Inputs) -> list[int]:
+    return [int(name in inputs.load) for name in inputs.numbers]
 
 
 def _encoded(inputs: Inputs, numbers: Any, model: Any) -> Any:
@@ -185,9 +209,8 @@ def boosting(**changed: Any) -> Callable[[Inputs], Any]:
         settings: dict[str, Any] = {
             "max_iter": 100, "learning_rate": 0.1, "max_leaf_nodes": 31, "min_samples_leaf": 20,
         } | changed  # fmt: skip
-        signs = [int(name in inputs.load) for name in inputs.numbers] + [0] * len(inputs.categories)
         model = HistGradientBoostingRegressor(
-            monotonic_cst=signs,
+            monotonic_cst=[*_signs(inputs), *[0] * len(inputs.categories)],
             # A class is a number here: marked as a category the model would carry a function into the file.
             categorical_features=None,
             early_stopping=False,
@@ -211,13 +234,12 @@ CANDIDATES: Final[dict[str, Candidate]] = {
         Candidate("piecewise_linear", "broken lines, ridge", _splines(1, 5, 1.0)),
         Candidate("gam", "additive cubic splines, ridge", _splines(3, 6, 10.0)),
         Candidate("knn", "25 neighbours, by distance", _neighbours),
-        Candidate("forest", "random forest", forest()),
-        Candidate("extra_trees", "extremely randomised trees", _extra_trees),
+        Candidate("forest", "random forest", forest(), monotone=True),
+        Candidate("extra_trees", "extremely randomised trees", _extra_trees, monotone=True),
         Candidate("boosting", "squared error", boosting(), monotone=True),
         Candidate("boosting_gentle", "small trees, L2", boosting(**_GENTLE, l2_regularization=5.0), True),
         Candidate("boosting_absolute", "absolute error", boosting(loss="absolute_error"), monotone=True),
         Candidate("boosting_log", "gamma deviance, log link", boosting(loss="gamma"), True, positive=True),
-        Candidate("boosting_recent", "newest half-year counts most", boosting(**_GENTLE), True, 180.0),
     )
 }
 

@@ -252,7 +252,7 @@ def _trained(
             rows = before(hours, end, settings.embargo_hours)
             if winner == LEARNED:
                 return composed_again(composed, rows, end, settings, fits)
-            return fitted_rivals(inputs(settings, rows), rows)[winner]
+            return fitted_rivals(inputs(settings, rows), rows, settings.half_life_days)[winner]
 
         final = again(None)
         met = _met(champion, judged, again, split, settings)
@@ -391,7 +391,9 @@ def _predict(estimator: Any, names: list[str], rows: pd.DataFrame) -> Values:
 
 def _contest(learned: Any, split: ForwardSplit, settings: ModelSettings) -> dict[str, Any]:
     """Return who faces the forward test for the alias, from small to large: the plain models and what was learned."""
-    return fitted_rivals(inputs(settings, split.train), split.train) | {LEARNED: learned}
+    return fitted_rivals(inputs(settings, split.train), split.train, settings.half_life_days) | {
+        LEARNED: learned
+    }
 
 
 def _error_rows(
@@ -423,7 +425,7 @@ def _held(rival: str, train: pd.DataFrame, settings: ModelSettings) -> pd.Series
     """Return what the rival, fitted before it, predicts for the newest block of the training days, kWh by row."""
     block = held_blocks(train, settings.validation_blocks)
     past, here = train[block < block.max()], train[block == block.max()]
-    model = fitted_rivals(inputs(settings, past), past).get(rival)
+    model = fitted_rivals(inputs(settings, past), past, settings.half_life_days).get(rival)
     if model is None:
         return pd.Series(dtype=np.float64)
     return pd.Series(np.maximum(model.predict(here), 0.0), index=here.index)

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from lepton_etl.errors import ModelError
-from lepton_etl.models.candidates import Candidate, Inputs, idle_and_span
+from lepton_etl.models.candidates import Candidate, Inputs, idle_and_span, monotone, recency_weights
 from lepton_etl.models.features import TARGET
 from lepton_etl.models.metrics import Values, errors
 from lepton_etl.stacking import stacking_weights
@@ -35,6 +35,8 @@ FUSION: Final = "fusion"
 MEAN_OF_BEST: Final = (2, 3)
 # With blocks of a month: what is a year older counts a quarter.
 HALF_LIFE_BLOCKS: Final = 6.0
+# Of boosting's trees, those that learn from the newest hours what the others miss there.
+_OF_NEWEST: Final = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,39 @@ def forward_block(
 
 
 def fitted(candidate: Candidate, inputs: Inputs, hours: pd.DataFrame) -> Any:
-    """Fit the candidate's estimator on `hours` (device-hours with the target), older rows by its half-life."""
-    model = candidate.build(inputs)
+    """Fit the candidate's estimator on `hours` (device-hours with the target), older ones by its half-life.
+
+    Weights teach lines and forests. Boosting learns two thirds of its trees from all hours alike, the rest from what
+    these still miss in a sample that holds each hour with the probability of its weight: as good as weights, at the
+    price of none.
+    """
     if candidate.positive:
         hours = hours[target(hours, inputs) > 0]
-    weights = {}
-    if candidate.half_life_days is not None:
-        age = (hours["hour_start"].max() - hours["hour_start"]) / pd.Timedelta(days=1)
-        weights = {"model__sample_weight": np.exp2(-age.to_numpy() / candidate.half_life_days)}
-    model.fit(hours[inputs.names], target(hours, inputs), **weights)
+    model = monotone(candidate.build(inputs), inputs, hours)
+    table, measured = hours[inputs.names], target(hours, inputs)
+    if candidate.half_life_days is None:
+        return model.fit(table, measured)
+    weights = recency_weights(hours, candidate.half_life_days)
+    trees = model.get_params().get("model__max_iter")
+    # What a gamma deviance misses is no sum: its link is a logarithm.
+    if trees is None or candidate.positive:
+        return model.fit(table, measured, model__sample_weight=weights)
+    from sklearn.base import clone
+
+    newest = np.random.default_rng(inputs.seed).random(len(hours)) < weights
+    early = trees - max(1, round(trees * _OF_NEWEST))
+    rest = clone(model).set_params(model__max_iter=trees - early)
+    model.set_params(model__max_iter=early).fit(table, measured)
+    rest.fit(table[newest], measured[newest] - model.predict(table[newest]))
+    return _continued(model, rest, trees)
+
+
+def _continued(model: Any, rest: Any, trees: int) -> Any:
+    """Return boosting that says the sum of both, in one estimator; `trees` are those of both."""
+    first, second = model.named_steps["model"], rest.named_steps["model"]
+    first._predictors = [*first._predictors, *second._predictors]
+    first._baseline_prediction = first._baseline_prediction + second._baseline_prediction
+    first.set_params(max_iter=trees)
     return model
 
 

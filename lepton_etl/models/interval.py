@@ -160,28 +160,36 @@ def _of_row(
 
     highest = hours.groupby("hardware_class")[TARGET].max()
     classes = [str(name) for name in highest.index]
-    known = OneHotEncoder(categories=[classes], handle_unknown="ignore", sparse_output=False)
     watched = list(within)
     width = np.array([_range(name, *within[name]) for name in watched])
     low, high = np.array([within[name] for name in watched]).reshape(-1, 2).T
 
     def ramp(start: Values, end: Values) -> Any:
-        # What is unknown is not outside: the median is within.
-        return make_pipeline(
-            SimpleImputer(strategy="median"), FrozenEstimator(MinMaxScaler(clip=True).fit([start, end]))
-        )
+        return FrozenEstimator(MinMaxScaler(clip=True).fit([start, end]))
 
-    parts: list[tuple[str, Any, list[str]]] = [("classes", known, ["hardware_class"])]
+    # Without ends nothing depends on the factors; they have to be numbers all the same.
+    every = np.nan_to_num([*found.every, float(highest.max())], nan=1.0)
+    of_class = np.array([[*found.of_class.get(name, every[:2]), float(highest[name])] for name in classes])
+    parts: list[tuple[str, Any, list[str]]] = []
+    # To look a class up costs more than all the rest: where they do not differ, it is not asked for.
+    if (of_class != every).any() or not watched:
+        known = OneHotEncoder(categories=[classes], handle_unknown="ignore", sparse_output=False)
+        parts.append(("classes", known, ["hardware_class"]))
+    else:
+        classes = []
     if watched:
-        parts += [("above", ramp(high, high + width), watched), ("below", ramp(low - width, low), watched)]
+        at = list(range(len(watched)))
+        both = ColumnTransformer(
+            [("above", ramp(high, high + width), at), ("below", ramp(low - width, low), at)]
+        )
+        # What is unknown is not outside: the median is within.
+        parts.append(("outside", make_pipeline(SimpleImputer(strategy="median"), both), watched))
     encode = ColumnTransformer(parts, sparse_threshold=0.0)
     made = Pipeline([("encode", encode), ("map", LinearRegression())])
     made.fit(hours[list(names)], np.zeros((len(hours), 4)))
-    # Without ends nothing depends on the factors; they have to be numbers all the same.
-    every = np.nan_to_num([*found.every, float(highest.max())], nan=1.0)
-    of_class = [[*found.of_class.get(name, every[:2]), float(highest[name])] for name in classes]
     slopes = np.zeros((4, len(classes) + 2 * len(watched)))
-    slopes[:3, : len(classes)] = (np.array(of_class) - every).T
+    if classes:
+        slopes[:3, : len(classes)] = (of_class - every).T
     slopes[3, len(classes) :] = np.repeat([1.0, -1.0], len(watched))
     made.named_steps["map"].coef_ = slopes
     made.named_steps["map"].intercept_ = np.array([*every, float(len(watched))])

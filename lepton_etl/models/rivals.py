@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from lepton_etl.models.candidates import Inputs, linear
+from lepton_etl.models.candidates import Inputs, linear, recency_weights
 from lepton_etl.models.features import TARGET
 
 RATED_X_LOAD: Final = "rated_x_load"
@@ -29,15 +29,19 @@ BENDS: Final = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 _WATT_TO_KWH: Final = 1e-3
 
 
-def fitted_rivals(inputs: Inputs, hours: pd.DataFrame) -> dict[str, Any]:
-    """Fit each rival on these device-hours, from small to large; one whose inputs nobody knows is absent."""
+def fitted_rivals(inputs: Inputs, hours: pd.DataFrame, half_life_days: float | None = None) -> dict[str, Any]:
+    """Fit each rival on these device-hours, from small to large; one whose inputs nobody knows is absent.
+
+    Older hours count less by the half-life, as they do for what is learned: the rival must be beaten at its best.
+    """
     kwh = hours[TARGET].to_numpy(dtype=np.float64)
+    weights = None if half_life_days is None else recency_weights(hours, half_life_days)
     found: dict[str, Any] = {}
     if "rated_power_w" in inputs.numbers and any(name in inputs.load for name in LOADS):
         found[RATED_X_LOAD] = _rated_times_load(inputs, hours)
-    found[LINEAR] = linear(inputs).fit(hours[inputs.names], kwh)
+    found[LINEAR] = linear(inputs).fit(hours[inputs.names], kwh, model__sample_weight=weights)
     if inputs.load:
-        found[PIECEWISE_LINEAR] = _bent(inputs).fit(hours[inputs.names], kwh)
+        found[PIECEWISE_LINEAR] = _bent(inputs).fit(hours[inputs.names], kwh, model__sample_weight=weights)
     return found
 
 

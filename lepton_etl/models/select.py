@@ -37,6 +37,7 @@ from lepton_etl.models.candidates import (
     boosting,
     forest,
     inputs_of,
+    monotone,
     pruned_tree,
 )
 from lepton_etl.models.features import TARGET, feature_names
@@ -331,7 +332,7 @@ def _student(
     def make() -> Any:
         rows = pd.concat([hours[what.names], with_sensor_noise(hours, what.numbers, what.seed)[what.names]])
         answers = np.asarray(teacher.predict(rows), dtype=np.float64)
-        student = build(what)
+        student = monotone(build(what), what, rows)
         if "model__ccp_alpha" in student.get_params():
             student.set_params(model__ccp_alpha=_LEAF_SHARE * float(np.var(answers)))
         return student.fit(rows, answers)
@@ -352,7 +353,7 @@ def _variant(
 
 # From small to large, by bytes and by time to predict: within the tolerance the first one wins.
 PREFERENCE: Final = (
-    "linear", "piecewise_linear", "gam", "boosting_gentle", "boosting_recent", "boosting", "boosting_log",
+    "linear", "piecewise_linear", "gam", "boosting_gentle", "boosting", "boosting_log",
     "boosting_absolute", "forest", "extra_trees", "knn",
 )  # fmt: skip
 # What a row has from the inventory and not from its sensors.
@@ -404,9 +405,11 @@ def pooled_inputs(settings: ModelSettings, hours: pd.DataFrame) -> Inputs:
 
 
 def candidates(settings: ModelSettings) -> list[Candidate]:
-    """Return the candidates of the settings, the forest with their trees and leaves."""
-    own = {"forest": Candidate("forest", "random forest", forest(settings.trees, settings.min_samples_leaf))}
-    return [(CANDIDATES | own)[name] for name in settings.candidates]
+    """Return the candidates of the settings with their half-life, the forest with their trees and leaves."""
+    grown = forest(settings.trees, settings.min_samples_leaf)
+    own = {"forest": replace(CANDIDATES["forest"], build=grown)}
+    named = [(CANDIDATES | own)[name] for name in settings.candidates]
+    return [replace(one, half_life_days=settings.half_life_days) for one in named]
 
 
 def select(

@@ -8,10 +8,9 @@ import pytest
 
 from lepton_etl.config.sections import ModelSettings
 from lepton_etl.models.balance import balanced, judged, times
-from lepton_etl.models.candidates import CANDIDATES
 from lepton_etl.models.fusion import fitted
 from lepton_etl.models.metrics import errors
-from lepton_etl.models.select import inputs, select
+from lepton_etl.models.select import candidates, inputs, select
 
 
 def with_scarce(hours: pd.DataFrame, keep: int, power: float) -> pd.DataFrame:
@@ -66,7 +65,7 @@ def test_a_selection_says_what_repeating_did_and_keeps_the_better_one(
     # The stored estimator has learnt the repeated rows exactly where that was kept.
     rows, what = scarce.head(50), inputs(line, scarce)
     for taught, is_stored in ((balanced(scarce), found.balance.is_kept), (scarce, not found.balance.is_kept)):
-        alone = fitted(CANDIDATES["linear"], what, taught)
+        alone = fitted(candidates(line)[0], what, taught)
         same = np.allclose(
             found.estimator.predict(rows[what.names]), alone.predict(rows[what.names]), rtol=1e-9
         )

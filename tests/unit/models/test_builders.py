@@ -5,9 +5,12 @@ import pandas as pd
 import pytest
 import skops.io
 
+from lepton_etl.config.sections import ModelSettings
 from lepton_etl.models.candidates import CANDIDATES, Inputs, inputs_of
 from lepton_etl.models.features import TARGET, feature_names
 from lepton_etl.models.fusion import Choice, assemble, fitted
+from lepton_etl.models.rivals import fitted_rivals
+from lepton_etl.models.select import candidates
 
 NAMES = list(CANDIDATES)
 MONOTONE = [name for name, one in CANDIDATES.items() if one.monotone]
@@ -65,6 +68,27 @@ def test_more_load_never_predicts_less(hours: pd.DataFrame, name: str, falling: 
     for column in inputs.load:
         curve = [model.predict(some.assign(**{column: x})[inputs.names]) for x in np.linspace(0, 1, 21)]
         assert (np.diff(np.array(curve), axis=0) >= -1e-12).all()
+
+
+def test_newer_hours_teach_more(hours: pd.DataFrame) -> None:
+    """A level that moved in the last two of ten days is followed by what forgets, and averaged by what does not."""
+    moved = hours["hour_start"] >= hours["hour_start"].max() - pd.Timedelta(days=2)
+    rows = hours.assign(**{TARGET: hours[TARGET] * np.where(moved, 1.2, 1.0)})
+    inputs = inputs_of(list(feature_names("node")), rows)
+    named = ("linear", "boosting_gentle", "boosting", "forest")
+
+    def levels(half_life_days: float | None) -> dict[str, float]:
+        settings = ModelSettings(trees=10, candidates=named, half_life_days=half_life_days)
+        models = {one.name: fitted(one, inputs, rows) for one in candidates(settings)}
+        models |= {f"rival {name}": one for name, one in fitted_rivals(inputs, rows, half_life_days).items()}
+        table = rows[inputs.names][moved]
+        return {name: float(model.predict(table).mean()) for name, model in models.items()}
+
+    forgets, remembers = levels(2.0), levels(None)
+    level = float(hours[TARGET][moved].mean())
+    # The two days are half of all weight, 1 - 2^-1, in place of a fifth.
+    assert all(forgets[name] > remembers[name] + 0.03 * level for name in forgets if "rated" not in name)
+    assert forgets["rival rated_x_load"] == remembers["rival rated_x_load"]
 
 
 def test_the_same_seed_gives_the_same_model(hours: pd.DataFrame, inputs: Inputs) -> None:
