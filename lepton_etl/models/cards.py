@@ -249,7 +249,7 @@ def _limits(trained: Trained, onnx: Exported) -> list[str]:
             "of the training days, which chose nothing, and the test hours"
             + (
                 f"; ends of the block alone held {covered.inside_ratio:.1%} of {covered.rows:,} test hours on "
-                f"{covered.days} days"
+                f"{covered.days} days{', beyond what so many days leave open' if covered.misses() else ''}"
                 if covered
                 else ""
             )

@@ -271,7 +271,7 @@ def _trained(
     )
     within = limits(hours, _watched(composed, winner, names, hours))
     complete = with_interval(final, hours, names, told, within)
-    # Without hours that were held out nothing says how wide the interval is, and nothing is judged by it.
+    # Without hours that were held out nothing says how wide the interval is.
     groups = group_errors(split.test, measured, predicted, settings.gates.min_test_rows)
     covered = (
         coverage(measured, *doubted.ends(predicted, split.test["hardware_class"]), list(split.test["date"]))
@@ -291,8 +291,6 @@ def _trained(
             for one in gaps(split.test, measured, predicted, settings.gates.min_test_rows)
             if one.beyond_chance_ratio > settings.gates.parity_max_ratio
         ),
-        covered,
-        met.covered(doubted) if met else None,
         tuple(drops),
     )
     return Trained(
@@ -328,31 +326,17 @@ def _trained(
 
 @dataclass(frozen=True)
 class _Met:
-    """The hours from `begins` on, which neither has learnt, with what challenger and champion predict for them, kWh.
-
-    `champion_ends` are the champion's interval, (n, 2).
-    """
+    """The hours from `begins` on, which neither has learnt, with what challenger and champion predict for them, kWh."""
 
     begins: datetime
     hours: pd.DataFrame
     challenger_kwh: Values
     champion_kwh: Values
-    champion_ends: Values
 
     def errors(self, settings: ModelSettings) -> list[ErrorRow]:
         measured, busy = _target(self.hours), is_busy(self.hours, settings.busy_utilisation_ratio)
         both = zip(ON_NEWER_HOURS, (self.challenger_kwh, self.champion_kwh), strict=True)
         return [row for name, kwh in both for row in error_table(name, self.hours, measured, kwh, busy)]
-
-    def covered(self, of_challenger: Doubt) -> tuple[Coverage, Coverage] | None:
-        """Return what the intervals of challenger and champion hold; None where one of them has none."""
-        ends = of_challenger.ends(self.challenger_kwh, self.hours["hardware_class"])
-        if not (len(self.hours) and np.isfinite(ends).all() and np.isfinite(self.champion_ends).all()):
-            return None
-        measured, days = _target(self.hours), list(self.hours["date"])
-        lower, upper = self.champion_ends.T
-        ours, theirs = coverage(measured, *ends, days), coverage(measured, lower, upper, days)
-        return (ours, theirs) if ours and theirs else None
 
     def worse(self, settings: ModelSettings) -> list[str]:
         gates = settings.gates
@@ -375,10 +359,10 @@ def _met(
     names = list(feature_names(settings.device))
     hours = split.test[split.test["hour_start"] >= begins].reset_index(drop=True)
     if hours.empty:
-        return _Met(begins, hours, np.zeros(0), np.zeros(0), np.zeros((0, 2)))
+        return _Met(begins, hours, np.zeros(0), np.zeros(0))
     challenger = judged if begins == split.cut_time else again(begins)
-    theirs = champion.intervals(hours[names])
-    return _Met(begins, hours, _predict(challenger, names, hours), theirs[:, 0], theirs[:, 1:])
+    theirs = champion.intervals(hours[names])[:, 0]
+    return _Met(begins, hours, _predict(challenger, names, hours), theirs)
 
 
 def _target(hours: pd.DataFrame) -> Values:

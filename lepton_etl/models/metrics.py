@@ -130,8 +130,8 @@ def _line(row: ErrorRow) -> str:
     return f"{row.model:<12} {row.node_id:<16} {row.hours:<5} {e.rows:>7} {cells}"
 
 
-# Shares of the test hours that an interval may hold: what is registered has learnt its ends from these hours too, and
-# every night corrects them by the newest days.
+# Shares of the test hours that ends from before them may hold without a word on the card: what is registered has learnt
+# its ends from these hours too, and every night corrects them by the newest days.
 HELD_RATIO: Final = (0.80, 0.97)
 # Hours of one day resemble each other: fewer days say nothing of coverage.
 MIN_DAYS: Final = 10

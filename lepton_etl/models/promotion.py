@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from lepton_etl.config.sections import GateSettings
-from lepton_etl.models.metrics import Coverage, Errors, Values
+from lepton_etl.models.metrics import Errors, Values
 from lepton_etl.models.parity import group_errors
-from lepton_etl.uncertainty import CONFIDENCE, uncalibrated
+from lepton_etl.uncertainty import uncalibrated
 
 # Memory in use is no load: a board that holds much may draw less than one that computes on little.
 LOADS: Final = ("cpu_utilisation_ratio", "gpu_utilisation_ratio")
@@ -98,9 +98,8 @@ class ForwardTest:
     """What a candidate has shown on the forward test: errors beside those of its rivals, and what else is asked.
 
     `against_champion` are its errors and the champion's on the hours that neither had learnt; `worse_scopes` sentences,
-    one for each class, cluster or tenant where the champion is better there by more than allowed, `covered_on_met` the
-    shares of these hours that their intervals hold; `disparities` one for each scope whose groups' errors lie too far
-    apart.
+    one for each class, cluster or tenant where the champion is better there by more than allowed; `disparities` one for
+    each scope whose groups' errors lie too far apart.
     """
 
     candidate: Errors
@@ -109,8 +108,6 @@ class ForwardTest:
     against_champion: tuple[Errors, Errors] | None = None
     worse_scopes: tuple[str, ...] = ()
     disparities: tuple[str, ...] = ()
-    coverage: Coverage | None = None
-    covered_on_met: tuple[Coverage, Coverage] | None = None
     response_drops: tuple[ResponseDrop, ...] = ()
 
 
@@ -118,7 +115,8 @@ def judge(result: ForwardTest, gates: GateSettings) -> Verdict:
     """Return the verdict on the forward test, with every reason against promotion.
 
     A bound that the champion misses too, on the hours that neither has learnt, refuses no challenger that is no worse
-    there: to keep the champion would be the worse choice.
+    there: to keep the champion would be the worse choice. What ends from before the test hold of it refuses nothing:
+    those that are registered have learnt the test too (docs/decisions/0026).
     Source: ASHRAE Guideline 14, hourly calibration: CV(RMSE) <= 30 %, |NMBE| <= 10 %.
     """
     candidate, class_mean = result.candidate, result.class_mean
@@ -127,7 +125,7 @@ def judge(result: ForwardTest, gates: GateSettings) -> Verdict:
         return Verdict(False, (f"{candidate.rows} test rows, {gates.min_test_rows} needed",))
     if cv is None or nmbe is None:
         return Verdict(False, ("the test rows hold no energy",))
-    worse, keeps_bounds, keeps_interval = _beside_champion(result, gates)
+    worse, keeps_bounds = _beside_champion(result, gates)
     limits = (gates.cv_rmse_max_ratio, gates.nmbe_max_ratio)
     reasons = uncalibrated(cv, nmbe, *limits) if keeps_bounds else []
     if class_mean.cv_rmse_ratio is not None and cv >= class_mean.cv_rmse_ratio:
@@ -136,40 +134,29 @@ def judge(result: ForwardTest, gates: GateSettings) -> Verdict:
     taught = result.on_training.cv_rmse_ratio
     if taught is not None and cv - taught > gates.gap_max_ratio:
         reasons.append(f"overfitted: CV(RMSE) {taught:.1%} on its training hours, {cv:.1%} after them")
-    if keeps_interval and result.coverage is not None and result.coverage.misses():
-        reasons.append(
-            f"its 90 % interval holds {result.coverage.inside_ratio:.1%} of {result.coverage.rows:,} hours"
-        )
     reasons += [str(drop) for drop in result.response_drops]
     return Verdict(not reasons, tuple(reasons))
 
 
-def _beside_champion(result: ForwardTest, gates: GateSettings) -> tuple[list[str], bool, bool]:
-    """Return where the champion is better, and whether it keeps the bounds of errors, and of the interval, itself.
+def _beside_champion(result: ForwardTest, gates: GateSettings) -> tuple[list[str], bool]:
+    """Return where the champion is better, and whether it keeps the bounds of errors itself.
 
     Without one, or with too few hours to compare on, the bounds stand.
     """
     if result.against_champion is None:
-        return list(result.worse_scopes), True, True
+        return list(result.worse_scopes), True
     challenger, champion = result.against_champion
     if champion.rows < gates.min_test_rows:
         few = f"{champion.rows} hours that the champion has not learnt, {gates.min_test_rows} needed"
-        return [few], True, True
+        return [few], True
     ours, theirs, bias = challenger.cv_rmse_ratio, champion.cv_rmse_ratio, champion.nmbe_ratio
     if ours is None or theirs is None or bias is None:
-        return list(result.worse_scopes), True, True
+        return list(result.worse_scopes), True
     worse = list(result.worse_scopes)
     if ours > theirs * (1 + gates.champion_tolerance_ratio):
         worse.insert(0, f"CV(RMSE) {ours:.2%} worse than the champion's {theirs:.2%}")
     keeps = not uncalibrated(theirs, bias, gates.cv_rmse_max_ratio, gates.nmbe_max_ratio)
-    farther = result.covered_on_met is not None and _is_farther(*result.covered_on_met)
-    return worse, keeps or bool(worse), not farther or bool(worse)
-
-
-def _is_farther(challenger: Coverage, champion: Coverage) -> bool:
-    """Return whether the champion's interval misses what it states, and by no less than the challenger's."""
-    ours, theirs = (abs(one.inside_ratio - CONFIDENCE) for one in (challenger, champion))
-    return champion.misses() and theirs >= ours
+    return worse, keeps or bool(worse)
 
 
 def worse_scopes(

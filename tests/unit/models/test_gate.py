@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lepton_etl.config.sections import GateSettings
-from lepton_etl.models.metrics import Coverage, Errors
+from lepton_etl.models.metrics import Errors
 from lepton_etl.models.promotion import ForwardTest, ResponseDrop, Verdict, judge
 
 GOOD = Errors(rows=100, mape_ratio=0.1, wape_ratio=0.1, cv_rmse_ratio=0.10, nmbe_ratio=0.01, mae_kwh=0.01)
@@ -29,7 +29,6 @@ def verdict_of(candidate: Errors, **more: Any) -> Verdict:
             "overfitted: CV.* 10.0% on its training hours, 26.0% after",
         ),
         ({"worse_scopes": ("cluster_id c1: worse",)}, "cluster_id c1: worse"),
-        ({"coverage": Coverage(9000, 40, 0.75, 0.73, 0.77)}, "its 90 % interval holds 75.0% of 9,000 hours"),
         (
             {"response_drops": (ResponseDrop("gpu_utilisation_ratio", 0.2, 0.6, 0.07),)},
             "7.0% less energy at gpu_utilisation_ratio 0.6",
@@ -73,30 +72,20 @@ def test_two_percent_worse_than_the_champion_is_the_limit(cv: float, promoted: b
     assert verdict_of(GOOD, against_champion=met).promoted is promoted
 
 
-HOLDS, MISSES = Coverage(9000, 40, 0.90, 0.88, 0.92), Coverage(9000, 40, 0.70, 0.68, 0.72)
-
-
 @pytest.mark.parametrize(
-    ("challenger", "champion", "covered", "reasons"),
+    ("challenger", "champion", "reasons"),
     [
         # Neither keeps the bound of bias: the better one answers.
-        (replace(GOOD, nmbe_ratio=-0.2), replace(GOOD, nmbe_ratio=-0.3), None, 0),
-        (replace(GOOD, nmbe_ratio=-0.2), GOOD, None, 1),
-        # Neither interval holds what it states: no reason to keep the champion's, unless it misses by less.
-        (GOOD, GOOD, (MISSES, MISSES), 0),
-        (GOOD, GOOD, (MISSES, replace(MISSES, inside_ratio=0.80, upper_ratio=0.82)), 1),
-        (GOOD, GOOD, (MISSES, HOLDS), 1),
-        (GOOD, GOOD, None, 1),
+        (replace(GOOD, nmbe_ratio=-0.2), replace(GOOD, nmbe_ratio=-0.3), 0),
+        (replace(GOOD, nmbe_ratio=-0.2), GOOD, 1),
     ],
 )
 def test_a_bound_that_the_champion_misses_too_keeps_it_not(
-    challenger: Errors, champion: Errors, covered: tuple[Coverage, Coverage] | None, reasons: int
+    challenger: Errors, champion: Errors, reasons: int
 ) -> None:
-    own = {"coverage": MISSES} if challenger is GOOD else {}
-    shown: dict[str, Any] = {"against_champion": (challenger, champion), "covered_on_met": covered} | own
-    assert len(verdict_of(challenger, **shown).reasons) == reasons
-    worse = shown | {"against_champion": (replace(challenger, cv_rmse_ratio=0.2), champion)}
-    assert len(verdict_of(challenger, **worse).reasons) == 2
+    assert len(verdict_of(challenger, against_champion=(challenger, champion)).reasons) == reasons
+    worse = (replace(challenger, cv_rmse_ratio=0.2), champion)
+    assert len(verdict_of(challenger, against_champion=worse).reasons) == 2
 
 
 def test_too_few_hours_that_the_champion_has_not_learnt_refuse() -> None:
