@@ -45,6 +45,7 @@ from lepton_etl.models.promotion import (
     Verdict,
     judge,
     response_drops,
+    worse_beyond_chance,
     worse_scopes,
 )
 from lepton_etl.models.rivals import fitted_rivals, preferred
@@ -285,6 +286,7 @@ def _trained(
         taught,
         overall(rows, CLASS_MEAN),
         (overall(rows, CHALLENGER), overall(rows, CHAMPION)) if met else None,
+        met is None or met.beyond_chance(),
         tuple(met.worse(settings)) if met else (),
         tuple(
             str(one)
@@ -337,6 +339,10 @@ class _Met:
         measured, busy = _target(self.hours), is_busy(self.hours, settings.busy_utilisation_ratio)
         both = zip(ON_NEWER_HOURS, (self.challenger_kwh, self.champion_kwh), strict=True)
         return [row for name, kwh in both for row in error_table(name, self.hours, measured, kwh, busy)]
+
+    def beyond_chance(self) -> bool:
+        both = self.challenger_kwh, self.champion_kwh
+        return len(self.hours) > 0 and worse_beyond_chance(self.hours, _target(self.hours), *both)
 
     def worse(self, settings: ModelSettings) -> list[str]:
         gates = settings.gates

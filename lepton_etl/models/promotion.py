@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from lepton_etl.config.sections import GateSettings
+from lepton_etl.models.features import UNKNOWN
 from lepton_etl.models.metrics import Errors, Values
 from lepton_etl.models.parity import group_errors
 from lepton_etl.uncertainty import uncalibrated
@@ -97,7 +98,8 @@ class Verdict:
 class ForwardTest:
     """What a candidate has shown on the forward test: errors beside those of its rivals, and what else is asked.
 
-    `against_champion` are its errors and the champion's on the hours that neither had learnt; `worse_scopes` sentences,
+    `against_champion` are its errors and the champion's on the hours that neither had learnt, `beyond_chance` whether
+    there the champion's are smaller by more than the chance of days explains; `worse_scopes` sentences,
     one for each class, cluster or tenant where the champion is better there by more than allowed; `disparities` one for
     each scope whose groups' errors lie too far apart.
     """
@@ -106,6 +108,7 @@ class ForwardTest:
     on_training: Errors
     class_mean: Errors
     against_champion: tuple[Errors, Errors] | None = None
+    beyond_chance: bool = True
     worse_scopes: tuple[str, ...] = ()
     disparities: tuple[str, ...] = ()
     response_drops: tuple[ResponseDrop, ...] = ()
@@ -153,10 +156,29 @@ def _beside_champion(result: ForwardTest, gates: GateSettings) -> tuple[list[str
     if ours is None or theirs is None or bias is None:
         return list(result.worse_scopes), True
     worse = list(result.worse_scopes)
-    if ours > theirs * (1 + gates.champion_tolerance_ratio):
+    if result.beyond_chance and ours > theirs * (1 + gates.champion_tolerance_ratio):
         worse.insert(0, f"CV(RMSE) {ours:.2%} worse than the champion's {theirs:.2%}")
     keeps = not uncalibrated(theirs, bias, gates.cv_rmse_max_ratio, gates.nmbe_max_ratio)
     return worse, keeps or bool(worse)
+
+
+def worse_beyond_chance(
+    hours: pd.DataFrame, measured_kwh: Values, challenger_kwh: Values, champion_kwh: Values
+) -> bool:
+    """Return whether the challenger's squared errors are larger than the champion's by more than days differ.
+
+    One-sided, 95 %: Student's t over the days' mean differences, since hours of a day are no further evidence. Of one
+    day nothing says what chance is, then any difference counts. `hours` has `date`; energies (n,) in kWh.
+    """
+    from scipy.stats import t
+
+    squares = (challenger_kwh - measured_kwh) ** 2 - (champion_kwh - measured_kwh) ** 2
+    of_days = pd.Series(squares).groupby(hours["date"].astype(str).to_numpy()).mean()
+    mean, count = float(of_days.mean()), len(of_days)
+    if count < 2:
+        return mean > 0
+    error = float(of_days.std(ddof=1)) / float(np.sqrt(count))
+    return mean > float(t.ppf(0.95, count - 1)) * error
 
 
 def worse_scopes(
@@ -168,10 +190,18 @@ def worse_scopes(
     tolerance_ratio: float,
     min_rows: int,
 ) -> list[str]:
-    """Return a sentence for each class, cluster or tenant for which the challenger is worse beyond the tolerance.
+    """Return a sentence for each class, cluster or tenant for which the challenger is worse by tolerance and chance.
 
-    `hours` has the columns of SCOPES it is to be judged by; energies (n,) in kWh of the same forward test hours.
+    `hours` has `date` and the columns of SCOPES it is to be judged by; energies (n,) in kWh of the same forward test
+    hours.
     """
+
+    def beyond_chance(scope: str, group: str) -> bool:
+        whose = (hours[scope].fillna(UNKNOWN).astype(str) == group).to_numpy()
+        return worse_beyond_chance(
+            hours[whose], measured_kwh[whose], challenger_kwh[whose], champion_kwh[whose]
+        )
+
     both = (group_errors(hours, measured_kwh, kwh, min_rows) for kwh in (challenger_kwh, champion_kwh))
     return [
         f"{ours.scope} {ours.group}: CV(RMSE) {ours.cv_rmse_ratio:.2%} worse than the champion's "
@@ -180,6 +210,7 @@ def worse_scopes(
         if ours.cv_rmse_ratio is not None
         and theirs.cv_rmse_ratio is not None
         and ours.cv_rmse_ratio > theirs.cv_rmse_ratio * (1 + tolerance_ratio)
+        and beyond_chance(ours.scope, ours.group)
     ]
 
 

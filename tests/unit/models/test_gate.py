@@ -88,6 +88,12 @@ def test_a_bound_that_the_champion_misses_too_keeps_it_not(
     assert len(verdict_of(challenger, against_champion=worse).reasons) == 2
 
 
+def test_a_difference_by_chance_keeps_no_champion() -> None:
+    met = (replace(GOOD, cv_rmse_ratio=0.2), GOOD)
+    assert not verdict_of(GOOD, against_champion=met).promoted
+    assert verdict_of(GOOD, against_champion=met, beyond_chance=False).promoted
+
+
 def test_too_few_hours_that_the_champion_has_not_learnt_refuse() -> None:
     met = (GOOD, replace(GOOD, rows=23, cv_rmse_ratio=0.5))
     assert verdict_of(GOOD, against_champion=met).reasons == (

@@ -12,7 +12,7 @@ from lepton_etl.models.drift import error_drift, input_drift, stability_index
 from lepton_etl.models.features import FEATURES
 from lepton_etl.models.footprint import joules_per_million, measured_cost, package_energy_j
 from lepton_etl.models.metrics import Values, coverage, error_card, records
-from lepton_etl.models.promotion import response_drops, worse_scopes
+from lepton_etl.models.promotion import response_drops, worse_beyond_chance, worse_scopes
 
 
 def test_the_error_card_has_every_bin_once_and_every_hour_in_each_dimension() -> None:
@@ -53,6 +53,18 @@ def test_coverage_far_off_misses_and_by_the_chance_of_days_does_not() -> None:
     assert coverage(np.zeros(0), np.zeros(0), 1.0, []) is None
 
 
+def test_worse_on_every_day_is_beyond_chance_and_on_one_of_ten_is_not() -> None:
+    hours = pd.DataFrame({"date": np.repeat(np.arange(10), 24)})
+    measured, champion = np.ones(240), np.full(240, 1.1)
+    one_day = np.where(hours["date"] == 3, 1.5, 1.1)
+    assert worse_beyond_chance(hours, measured, np.full(240, 1.12), champion)
+    assert not worse_beyond_chance(hours, measured, one_day, champion)
+    assert ((one_day - 1) ** 2).mean() > 1.5 * ((champion - 1) ** 2).mean()
+    # Of a single day any difference counts.
+    assert worse_beyond_chance(hours[:24], measured[:24], np.full(24, 1.12), champion[:24])
+    assert not worse_beyond_chance(hours, measured, champion, champion)
+
+
 def _loads(count: int) -> pd.DataFrame:
     rng = np.random.default_rng(11)
     return pd.DataFrame(
@@ -89,9 +101,10 @@ def test_loads_that_no_row_has_seen_are_not_asked_for() -> None:
 def test_one_class_may_not_pay_for_the_mean_of_all() -> None:
     rng = np.random.default_rng(11)
     hours = pd.DataFrame({"hardware_class": ["a"] * 100 + ["b"] * 100, "cluster_id": ["c"] * 200})
+    hours["date"] = np.tile(np.repeat(np.arange(10), 10), 2)
     measured = np.full(200, 1.0) + rng.normal(0, 0.05, 200)
     champion = measured + rng.normal(0, 0.10, 200)
-    challenger = measured + np.concatenate([rng.normal(0, 0.01, 100), rng.normal(0, 0.13, 100)])
+    challenger = measured + np.concatenate([rng.normal(0, 0.01, 100), rng.normal(0, 0.16, 100)])
     found = worse_scopes(hours, measured, challenger, champion, tolerance_ratio=0.05, min_rows=24)
     assert len(found) == 1 and found[0].startswith("hardware_class b: CV(RMSE)")
     assert not worse_scopes(hours, measured, challenger, champion, tolerance_ratio=0.05, min_rows=101)
