@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sys
@@ -121,17 +122,22 @@ def nights() -> Iterator[Nights]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_making_of_an_mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """MLflow migrates a fresh database for seconds: a worker makes one, and further stores are copies of it."""
+    """MLflow migrates a fresh database for seconds: one is made for all workers, and their stores are copies of it."""
     registry = sys.modules.get("lepton_etl.models.registry")
     if registry is None:
         yield
         return
-    whole = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    make = registry._make
+    own = tmp_path_factory.mktemp("mlflow")
+    # Workers of one run have their folders side by side.
+    shared = own.parent.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    whole, make = shared / "mlflow-whole.db", registry._make
 
     def copy(database: Path) -> None:
-        if not whole.exists():
-            make(whole)
+        with (shared / "mlflow-whole.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not whole.exists():
+                make(own / "mlflow.db")
+                (own / "mlflow.db").rename(whole)
         shutil.copyfile(whole, database)
 
     with pytest.MonkeyPatch.context() as patch:
