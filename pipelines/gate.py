@@ -22,7 +22,7 @@ from lepton_etl.quality.gate import GATED, judge
 from lepton_etl.quality.rules import GateOutcome, TableRules, load_rules
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.logs import FILE, REJECT
-from pipelines.stage import StageContext, StageResult
+from pipelines.stage import Read, StageContext, StageResult
 
 _SHOWN: Final = 3
 # Rules of conf/expectations about rejects: where one does not hold, their reasons are named.
@@ -46,8 +46,9 @@ def run(context: StageContext) -> StageResult:
     judged = context.engine.aside(work)
     if context.engine.has_aside:
         import_ahead()
-    found, versions = judged()
-    context.lake.inputs |= versions
+    read = judged()
+    found = read.made
+    context.lake.inputs |= read.versions
     for outcome in (*found.failures, *found.warnings):
         context.log.warning(
             "expectation not met",
@@ -70,7 +71,7 @@ def run(context: StageContext) -> StageResult:
 
 @dataclass(frozen=True)
 class _Judging:
-    """The judging, wherever it runs: what was found, and the versions of the tables that were read."""
+    """The judging, by whoever can reach the lake."""
 
     root: Location
     days: Days
@@ -78,10 +79,9 @@ class _Judging:
     docs: Path
     project: Path
 
-    def __call__(self) -> tuple[GateOutcome, dict[str, int]]:
+    def __call__(self) -> Read[GateOutcome]:
         lake = Lake(self.root)
-        found = judge(slices(lake, self.days), self.rules, self.docs, self.project)
-        return found, lake.inputs
+        return Read(judge(slices(lake, self.days), self.rules, self.docs, self.project), lake.inputs)
 
 
 def docs_folder(docs: Path, days: Days) -> Path:

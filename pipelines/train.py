@@ -24,7 +24,7 @@ import structlog
 from lepton_etl.config.sections import ModelSettings
 from lepton_etl.config.settings import Settings
 from lepton_etl.days import Days
-from lepton_etl.errors import LeptonError, ModelError
+from lepton_etl.errors import ModelError
 from lepton_etl.facility.fit import FacilityFit
 from lepton_etl.facility.stored_fit import COLUMNS, WET_BULB, Q, estimator, fit_of
 from lepton_etl.facility.stored_fit import TARGET as OVERHEAD
@@ -300,19 +300,19 @@ def begin(context: StageContext) -> Callable[[], Begun] | None:
     settings, lake, engine = context.settings, context.lake, context.engine
     if not engine.has_aside:
         return None
-    rows = rows_of(_parts(context, settings.model))
-    if rows > _READ_ASIDE:
-        return None
-    # Imported there while a small table is read here.
-    engine.aside(import_learning)
     try:
+        rows = rows_of(_parts(context, settings.model))
+        if rows > _READ_ASIDE:
+            return None
+        # Imported there while a small table is read here.
+        engine.aside(import_learning)
         registered = Registered.of(Registry.of(settings.mlflow), settings.model)
         if rows > LEAST_ROWS:
             return engine.aside(_Beginning(lake.root, settings, context.days, context.run_id, registered))
         lake.forget_inputs()
         begun = Begun(_learning(context, lambda: registered), dict(lake.inputs))
-    except LeptonError:
-        # The stage meets it again, and says it, when the figures are out.
+    except Exception:
+        # No figure needs a model: the stage meets it again, and says it, when the figures are out.
         return None
     if isinstance(begun.found, StageResult):
         return lambda: begun

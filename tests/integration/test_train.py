@@ -326,6 +326,23 @@ def test_what_is_learnt_aside_is_what_is_learnt_here_and_nothing_is_read_twice(
     )
 
 
+def test_what_cannot_be_begun_stops_no_figure(
+    lake: Lake, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fill(lake, DAYS)
+
+    def broken(*_: object) -> None:
+        raise ValueError("no table can be made")
+
+    monkeypatch.setattr(train, "_learning", broken)
+    context = _context(lake, settings, DAYS)
+    with LocalEngine(1) as engine:
+        engine.begin_aside(int)
+        assert train.begin(replace(context, engine=engine)) is None
+    with pytest.raises(ValueError, match="no table can be made"):
+        train.run(context)
+
+
 def test_a_first_night_with_few_rows_is_a_note(lake: Lake, settings: Settings) -> None:
     day = Days.of(DAYS.start)
     _fill(lake, day)
