@@ -392,6 +392,8 @@ class Tally:
 
 # A task of this many delivered (compressed) bytes gives one Parquet file of a sensible size.
 _TASK_BYTES: Final = 32 * 1024 * 1024
+# What leaves no file behind is worth a task's start from here on.
+_HASHED_BYTES: Final = 4 * _TASK_BYTES
 _NAMED_FILES: Final = 10
 # Of the files that are known already, so many a night are read again.
 _SAMPLED_FILES: Final = 20
@@ -513,6 +515,7 @@ def _plan(context: StageContext, files: Sequence[Delivered]) -> int:
         files,
         lambda file: file.size_bytes,
         lambda file: [unread(file, CRASHED)],
+        _HASHED_BYTES,
     )
     hashed.sort(key=lambda one: (one.file.path, one.file.source_name))
     loaded = set(register.loaded({one.file_id for one in hashed}))
@@ -703,6 +706,7 @@ def _in_tasks(
     items: Sequence[Item],
     size: Callable[[Item], int],
     crashed: Callable[[Item], Iterable[Result]],
+    task_bytes: int = _TASK_BYTES,
 ) -> list[Result]:
     """Run `work` over groups of items of about equal size, a task each; results in the order of the tasks.
 
@@ -712,14 +716,15 @@ def _in_tasks(
     if not items:
         return []
     total = sum(size(item) for item in items)
-    wanted = max(engine.parallelism, -(-total // _TASK_BYTES))
+    # As many for each core: one left over is a round in which the other cores wait.
+    wanted = engine.parallelism * max(1, -(-total // (task_bytes * engine.parallelism)))
     try:
         found = engine.map(_Whole(work), balanced(items, wanted, size), 1 if len(items) > 1 else ATTEMPTS)
     except WorkerLostError:
         if len(items) == 1:
             return list(crashed(items[0]))
         halves = balanced(items, 2, size)
-        return [one for half in halves for one in _in_tasks(engine, work, half, size, crashed)]
+        return [one for half in halves for one in _in_tasks(engine, work, half, size, crashed, task_bytes)]
     return [result for of_task in found for result in of_task]
 
 

@@ -12,6 +12,7 @@ import ctypes
 import gc
 import os
 import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from multiprocessing import active_children, forkserver, get_context, parent_pro
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from zipimport import zipimporter
 
 import psutil
 
@@ -519,14 +521,14 @@ class SparkEngine(_WithAside):
             return []
         with self._naming_local_dir():
             return self._collected(
-                self.context.parallelize(items, len(items)).map(work), len(items), attempts
+                self.context.parallelize(items, len(items)).map(_InWorker(work)), len(items), attempts
             )
 
     def exchange(self, tasks: Sequence[T], split: Split[T], reduce: Reduce[R], buckets: int) -> list[R]:
         if not tasks:
             return []
         with self._naming_local_dir():
-            parts = self.context.parallelize(tasks, len(tasks)).flatMap(split)
+            parts = self.context.parallelize(tasks, len(tasks)).flatMap(_InWorker(split))
             # The bucket is the partition: nothing is hashed or grouped again.
             exchanged = parts.partitionBy(buckets, _same)
             reduced = exchanged.mapPartitionsWithIndex(_OfPartition(reduce))
@@ -636,11 +638,42 @@ def _same(bucket: Any) -> int:
     return int(bucket)
 
 
+class _Archive(zipimporter):
+    """A zip file of modules that does not change while the process lives."""
+
+    def invalidate_caches(self) -> None:
+        """Keep the list of its modules."""
+
+
+def keep_archives() -> None:
+    """Keep what is known of zip files on the path, in this process.
+
+    Spark's worker has Python forget its imports before every task (`setup_spark_files` of pyspark), and Python then
+    lists pyspark.zip anew for each package imported from it: 0.1 CPU-s a task, more than most tasks of a night take.
+    No archive on the path of a running worker is written again.
+    """
+    for path, importer in list(sys.path_importer_cache.items()):
+        if type(importer) is zipimporter:
+            sys.path_importer_cache[path] = _Archive(path)
+
+
+@dataclass(frozen=True)
+class _InWorker:
+    """Work in a Python worker of Spark, which may be asked for further tasks."""
+
+    work: Callable[[Any], Any]
+
+    def __call__(self, item: Any) -> Any:
+        keep_archives()
+        return self.work(item)
+
+
 @dataclass(frozen=True)
 class _OfPartition:
     reduce: Callable[[int, Sequence[bytes]], Any]
 
     def __call__(self, bucket: int, parts: Iterable[tuple[int, bytes]]) -> Iterator[Any]:
+        keep_archives()
         yield self.reduce(bucket, [content for _, content in parts])
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
+from importlib import import_module, invalidate_caches
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import ZipFile
 
 import polars as pl
 import pyarrow as pa
@@ -22,7 +25,7 @@ from lepton_etl.lake.staging import StagedFile, stage
 from lepton_etl.lake.tables import DataFile, Lake, read_files
 from lepton_etl.schema.fleet import GRID_HOUR
 from lepton_etl.schema.types import arrow_schema
-from pipelines.engine import Engine, InlineEngine, LocalEngine, SparkEngine, Work
+from pipelines.engine import Engine, InlineEngine, LocalEngine, SparkEngine, Work, keep_archives
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -194,3 +197,26 @@ def test_the_driver_waits_for_no_work_to_be_taken_aside(tmp_path: Path) -> None:
         assert first() and second() == 1_000_000
         engine.aside(partial(wait_for, tmp_path / "never"))
         engine.aside(large)
+
+
+def test_a_zip_of_modules_is_listed_once_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = tmp_path / "kept.zip"
+    names = ["of_zip/__init__.py", "of_zip/first.py", "of_zip/later.py"]
+
+    def write(members: Sequence[str]) -> None:
+        with ZipFile(archive, "w") as file:
+            for name in members:
+                file.writestr(name, "")
+
+    write(names)
+    monkeypatch.setattr(sys, "path_importer_cache", dict(sys.path_importer_cache))
+    monkeypatch.syspath_prepend(archive)
+    import_module("of_zip.first")
+    keep_archives()
+    invalidate_caches()
+    import_module("of_zip.later")
+    # What is added later is not seen, as it would be if the archive were listed anew.
+    write([*names, "of_zip/added.py"])
+    invalidate_caches()
+    with pytest.raises(ImportError):
+        import_module("of_zip.added")
