@@ -229,12 +229,16 @@ def draw(rows: pl.DataFrame, tested: pl.DataFrame, told: dict[str, str]) -> str:
     champions = pd.DataFrame(
         {"month": pd.to_datetime([f"{m}-01" for m, what in told.items() if what == "champion"])}
     )
+    # To the end of the last month, in which a shift may begin.
+    first, last = months.select(
+        pl.col("month").min(), pl.col("month").max().dt.offset_by("1mo").alias("last")
+    ).row(0)
     x = alt.X("month:T", title=None, axis=alt.Axis(format="%Y-%m"), scale=alt.Scale(
-        domain=[str(months["month"].min()), str(months["month"].max())]))  # fmt: skip
+        domain=[str(first), str(last)]))  # fmt: skip
     for (node,), own in months.group_by("node_id", maintain_order=True):
         bands = found.filter(pl.col("node_id") == node).to_pandas()
         shaded = (
-            alt.Chart(bands).mark_rect(opacity=0.35)
+            alt.Chart(bands).mark_rect(opacity=0.35, clip=True)
             .encode(alt.X("shift_since:T"), x2="until:T",
                     color=alt.Color("shift_kind:N", title="shift in force",
                                     scale=alt.Scale(domain=["more", "less", "spread"],
@@ -274,8 +278,7 @@ def _lines(own: pl.DataFrame, x: alt.X, what: str, bounds: tuple[float, float]) 
         .encode(
             x,
             alt.Y("value:Q", title=None, scale=alt.Scale(domain=list(bounds))),
-            strokeDash=alt.StrokeDash("figure:N", title="lines"),
-            shape=alt.Shape("figure:N", title="lines"),
+            strokeDash=alt.StrokeDash("figure:N", title="lines", legend=alt.Legend(symbolType="stroke")),
             color=alt.value("#333333"),
         )
     )  # fmt: skip
