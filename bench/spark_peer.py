@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from bench.mapping import COLUMNS, read
 from bench.measure import Run, timed
-from lepton_etl.lake.session import spark_session
+from lepton_etl.lake.session import spark_defaults, spark_session
+
+_JAVA: Final = "spark.driver.extraJavaOptions"
 
 
 def run(kind: str, folder: Path, target: Path, cores: int) -> Run:
-    spark = spark_session("bench", {"spark.master": f"local[{cores}]", "spark.driver.memory": "4g"})
+    # What works in the JVM is worth both of its compilers.
+    java = spark_defaults()[_JAVA].replace("-XX:TieredStopAtLevel=1", "")
+    spark = spark_session(
+        "bench", {"spark.master": f"local[{cores}]", "spark.driver.memory": "4g", _JAVA: java}
+    )
     spark.sparkContext.setLogLevel("ERROR")
     spark.range(10).write.format("delta").save(f"{target}/warm")
     plan = {"ipmitool": _ipmitool, "csv": _csv, "prometheus": _prometheus, "parquet": _parquet}[kind]
