@@ -10,13 +10,19 @@ import pytest
 
 from lepton_etl.config.sections import ModelSettings
 from lepton_etl.models.features import FEATURES
-from lepton_etl.models.fit import order_rows
+from lepton_etl.models.fit import Trained, order_rows, train
 from lepton_etl.models.registry import Registry
 
 
 @pytest.fixture(scope="session")
 def settings() -> ModelSettings:
     return ModelSettings(trees=10, min_rows=100, slim=False)
+
+
+@pytest.fixture(scope="session")
+def lines(settings: ModelSettings) -> ModelSettings:
+    """Lines alone, a third of the time: for tests of which hours teach and judge, not of how well."""
+    return settings.model_copy(update={"candidates": ("linear",)})
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +48,12 @@ def hours() -> pd.DataFrame:
         )  # fmt: skip
         frames.append(frame)
     return order_rows(pd.concat(frames, ignore_index=True))
+
+
+@pytest.fixture(scope="session")
+def trained(hours: pd.DataFrame, settings: ModelSettings) -> Trained:
+    """What is trained on the fleet without a champion: seconds, and nothing that a test changes."""
+    return train(hours, settings)
 
 
 @pytest.fixture(scope="session")

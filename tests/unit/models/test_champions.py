@@ -6,14 +6,13 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
-from lepton_etl.config.sections import AuditSettings, ModelSettings
+from lepton_etl.config.sections import AuditSettings
 from lepton_etl.errors import ModelError
 from lepton_etl.lake.tables import Lake
 from lepton_etl.models.features import FEATURES
-from lepton_etl.models.fit import Trained, train
+from lepton_etl.models.fit import Trained
 from lepton_etl.models.registry import CHAMPION_ALIAS, Move, Registry
 from lepton_etl.models.stored import folder_sha256
 from lepton_etl.schema.operations import RUN
@@ -79,11 +78,6 @@ class Site:
     def night(self) -> tuple[str, ...]:
         """What the stage train does first."""
         return self.champions.settle([self.name])
-
-
-@pytest.fixture(scope="module")
-def trained(hours: pd.DataFrame, settings: ModelSettings) -> Trained:
-    return train(hours, settings)
 
 
 @pytest.fixture

@@ -21,11 +21,6 @@ from lepton_etl.models.stored import OUTPUTS, VerifiedModel, Version, _refuse_un
 NAMES = list(feature_names("node"))
 
 
-@pytest.fixture(scope="module")
-def trained(hours: pd.DataFrame, settings: ModelSettings) -> Trained:
-    return train(hours, settings)
-
-
 def _said(trained: Trained, rows: pd.DataFrame) -> Values:
     return np.asarray(trained.pipeline.predict(rows[NAMES]))
 

@@ -25,7 +25,7 @@ from lepton_etl.errors import ModelError, RegistryError
 from lepton_etl.models import registry as module
 from lepton_etl.models.cards import cards
 from lepton_etl.models.features import FEATURES
-from lepton_etl.models.fit import Trained, train
+from lepton_etl.models.fit import Trained
 from lepton_etl.models.registry import Registry
 from lepton_etl.models.stored import Version, checked_bytes, folder_sha256
 
@@ -42,11 +42,6 @@ class _Canary:
 
     def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
         return Path.touch, (self.file,)
-
-
-@pytest.fixture(scope="module")
-def trained(hours: pd.DataFrame, settings: ModelSettings) -> Trained:
-    return train(hours, settings)
 
 
 @pytest.fixture(scope="module")
@@ -308,17 +303,16 @@ def test_asking_a_store_that_nobody_made_does_not_make_it(tmp_path: Path) -> Non
 
 
 def test_two_processes_may_meet_on_a_fresh_store(tmp_path: Path) -> None:
+    # One interpreter, which imports MLflow once, becomes two.
     code = (
-        "import sys; from lepton_etl.models.registry import Registry\n"
-        "registry = Registry(sys.argv[1]); registry.make(); print(registry.champion('node-energy'))"
+        "import os, sys; from lepton_etl.models.registry import Registry, import_ahead\n"
+        "import_ahead(); parent = os.getpid(); other = os.fork()\n"
+        "registry = Registry(sys.argv[1]); registry.make(); print(registry.champion('node-energy'), flush=True)\n"
+        "sys.exit(os.waitpid(other, 0)[1] if os.getpid() == parent else 0)"
     )
     command = [sys.executable, "-c", code, f"sqlite:///{tmp_path}/new/mlflow.db"]
-    both = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    for process in both:
-        out, err = process.communicate(timeout=300)
-        assert (process.returncode, out.strip()) == (0, "None"), err
+    both = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert (both.returncode, both.stdout.split()) == (0, ["None", "None"]), both.stderr
     # Both saw a complete store.
     assert (tmp_path / "new" / "mlflow.db").stat().st_size > 0
 

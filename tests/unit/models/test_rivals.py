@@ -11,7 +11,7 @@ from lepton_etl.config.sections import ModelSettings
 from lepton_etl.models.candidates import inputs_of
 from lepton_etl.models.cards import cards
 from lepton_etl.models.features import FEATURES, TARGET, feature_names
-from lepton_etl.models.fit import LEARNED, MODEL, order_rows, train
+from lepton_etl.models.fit import LEARNED, MODEL, Trained, order_rows, train
 from lepton_etl.models.metrics import overall
 from lepton_etl.models.registry import Registry
 from lepton_etl.models.rivals import LINEAR, PIECEWISE_LINEAR, RATED_X_LOAD, RIVALS, fitted_rivals, preferred
@@ -88,8 +88,7 @@ def test_where_a_plain_rival_wins_it_is_what_is_registered(
     np.testing.assert_allclose(model.predict(few), few[TARGET], rtol=1e-9)
 
 
-def test_a_learned_model_that_beats_them_is_registered(hours: pd.DataFrame, settings: ModelSettings) -> None:
-    trained = train(hours, settings)
+def test_a_learned_model_that_beats_them_is_registered(trained: Trained) -> None:
     assert trained.winner == LEARNED and trained.name == trained.composed.name
     ours = overall(trained.errors, MODEL).cv_rmse_ratio
     assert ours is not None
@@ -97,10 +96,8 @@ def test_a_learned_model_that_beats_them_is_registered(hours: pd.DataFrame, sett
         assert ours < (overall(trained.errors, rival).cv_rmse_ratio or 0.0)
 
 
-def test_the_best_rival_alone_stands_beside_the_model_by_node(
-    hours: pd.DataFrame, settings: ModelSettings
-) -> None:
-    rows = train(hours, settings).errors
+def test_the_best_rival_alone_stands_beside_the_model_by_node(trained: Trained) -> None:
+    rows = trained.errors
     of_node = {row.model for row in rows if row.node_id == "a1"}
     rivals = [(overall(rows, name).cv_rmse_ratio, name) for name in RIVALS]
     assert of_node == {MODEL, min(rivals)[1]}

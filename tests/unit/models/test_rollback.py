@@ -33,28 +33,28 @@ def _register(store: Registry, trained: Trained, settings: ModelSettings) -> Ver
 
 
 @pytest.fixture(scope="module")
-def pair(hours: pd.DataFrame, settings: ModelSettings) -> tuple[Trained, Trained]:
+def pair(hours: pd.DataFrame, lines: ModelSettings) -> tuple[Trained, Trained]:
     """A model of the fleet as it is, and one of a fleet that draws twice as much."""
-    good = train(hours, settings)
+    good = train(hours, lines)
     assert good.verdict.promoted
-    return good, train(hours.assign(**{TARGET: 2 * hours[TARGET]}), settings)
+    return good, train(hours.assign(**{TARGET: 2 * hours[TARGET]}), lines)
 
 
 @pytest.fixture
-def bad_champion(store: Registry, pair: tuple[Trained, Trained], settings: ModelSettings) -> VerifiedModel:
+def bad_champion(store: Registry, pair: tuple[Trained, Trained], lines: ModelSettings) -> VerifiedModel:
     """Version 1 learnt the fleet as it is, version 2 one that draws twice as much: both were promoted in their time."""
     good, other = pair
-    _register(store, good, settings)
-    _register(store, replace(other, verdict=Verdict(True)), settings)
+    _register(store, good, lines)
+    _register(store, replace(other, verdict=Verdict(True)), lines)
     return store.verified_model(NAME)
 
 
 @pytest.fixture(scope="module")
-def tonight(hours: pd.DataFrame, settings: ModelSettings, pair: tuple[Trained, Trained]) -> Trained:
+def tonight(hours: pd.DataFrame, lines: ModelSettings, pair: tuple[Trained, Trained]) -> Trained:
     """A refused challenger of tonight, with the errors of the bad champion, of days ago, beside its own."""
-    bad, names = pair[1].pipeline, list(feature_names(settings.device))
+    bad, names = pair[1].pipeline, list(feature_names(lines.device))
     champion = Incumbent(lambda rows: np.asarray(bad.predict(rows[names])), pair[1].cut_time)
-    return train(hours, settings, champion).refused("for this test")
+    return train(hours, lines, champion).refused("for this test")
 
 
 def test_the_alias_goes_back_to_the_version_that_is_still_good(
@@ -62,11 +62,11 @@ def test_the_alias_goes_back_to_the_version_that_is_still_good(
     bad_champion: VerifiedModel,
     tonight: Trained,
     hours: pd.DataFrame,
-    settings: ModelSettings,
+    lines: ModelSettings,
 ) -> None:
     assert bad_champion.version.version == "2"
     newest = hours[hours["hour_start"] >= tonight.cut_time]
-    (note,) = back_to_better(store, bad_champion, newest, tonight, settings.gates)
+    (note,) = back_to_better(store, bad_champion, newest, tonight, lines.gates)
     assert note.startswith("rolled back to version 1: CV(RMSE)")
     now = store.champion(NAME)
     assert now is not None and now.version == "1"
@@ -79,14 +79,14 @@ def test_a_promoted_challenger_or_a_back_fill_rolls_nothing_back(
     bad_champion: VerifiedModel,
     tonight: Trained,
     hours: pd.DataFrame,
-    settings: ModelSettings,
+    lines: ModelSettings,
 ) -> None:
     newest = hours[hours["hour_start"] >= tonight.cut_time]
     promoted = replace(tonight, verdict=Verdict(True))
     old = replace(tonight, test_until=tonight.test_until - timedelta(days=1))
     for one in (promoted, old):
-        assert back_to_better(store, bad_champion, newest, one, settings.gates) == ()
-    assert back_to_better(store, bad_champion, newest.tail(23), tonight, settings.gates) == ()
+        assert back_to_better(store, bad_champion, newest, one, lines.gates) == ()
+    assert back_to_better(store, bad_champion, newest.tail(23), tonight, lines.gates) == ()
     present = store.champion(NAME)
     assert present is not None and present.version == "2"
 
@@ -96,13 +96,13 @@ def test_a_version_that_cannot_be_trusted_is_named_and_no_way_back(
     bad_champion: VerifiedModel,
     tonight: Trained,
     hours: pd.DataFrame,
-    settings: ModelSettings,
+    lines: ModelSettings,
     tmp_path: Path,
 ) -> None:
     for model in (tmp_path / "artifacts").rglob("model.skops"):
         model.write_bytes(model.read_bytes() + b"x")
     newest = hours[hours["hour_start"] >= tonight.cut_time]
-    named, end = back_to_better(store, bad_champion, newest, tonight, settings.gates)
+    named, end = back_to_better(store, bad_champion, newest, tonight, lines.gates)
     assert named.startswith("version 1 not considered") and end.endswith("no earlier version does better")
 
 

@@ -8,12 +8,11 @@ import pytest
 
 from lepton_etl.config.sections import ModelSettings
 from lepton_etl.models.features import feature_names
-from lepton_etl.models.fit import Incumbent, order_rows, table_sha256, train, training_key, why_not
+from lepton_etl.models.fit import Incumbent, Trained, order_rows, table_sha256, train, training_key, why_not
 from lepton_etl.models.metrics import overall
 
 
-def test_the_model_beats_the_class_mean_on_later_days(hours: pd.DataFrame, settings: ModelSettings) -> None:
-    trained = train(hours, settings)
+def test_the_model_beats_the_class_mean_on_later_days(trained: Trained) -> None:
     forest, mean = overall(trained.errors, "model"), overall(trained.errors, "class_mean")
     assert forest.cv_rmse_ratio is not None
     assert mean.cv_rmse_ratio is not None
@@ -24,10 +23,12 @@ def test_the_model_beats_the_class_mean_on_later_days(hours: pd.DataFrame, setti
     assert trained.cpu_s > 0
 
 
-def test_training_twice_gives_the_same_model(hours: pd.DataFrame, settings: ModelSettings) -> None:
-    first, second = train(hours, settings), train(hours, settings)
-    assert first.errors == second.errors
-    assert first.table_sha256 == second.table_sha256
+def test_training_twice_gives_the_same_model(
+    trained: Trained, hours: pd.DataFrame, settings: ModelSettings
+) -> None:
+    again = train(hours, settings)
+    assert again.errors == trained.errors
+    assert again.table_sha256 == trained.table_sha256
 
 
 def _perfect(hours: pd.DataFrame, fitted_until: str) -> Incumbent:
@@ -36,10 +37,10 @@ def _perfect(hours: pd.DataFrame, fitted_until: str) -> Incumbent:
 
 
 def test_champion_and_challenger_meet_on_hours_that_neither_has_learnt(
-    hours: pd.DataFrame, settings: ModelSettings
+    hours: pd.DataFrame, lines: ModelSettings
 ) -> None:
     """The champion learnt the first day of the test: the second is left, and the challenger may learn as much."""
-    trained = train(hours, settings, _perfect(hours, "2025-06-09T23:00"))
+    trained = train(hours, lines, _perfect(hours, "2025-06-09T23:00"))
     assert trained.met_from == datetime(2025, 6, 10, 1, tzinfo=UTC)
     ours, theirs = (overall(trained.errors, name) for name in ("challenger", "champion"))
     assert ours.rows == theirs.rows == 4 * 23
@@ -47,24 +48,24 @@ def test_champion_and_challenger_meet_on_hours_that_neither_has_learnt(
     assert "worse than the champion" in trained.verdict.reason
     assert overall(trained.errors, "model").rows == trained.test_rows == 4 * 48
     before = hours[hours["hour_start"] < datetime(2025, 6, 10, tzinfo=UTC)]
-    as_long = train(before, settings)
+    as_long = train(before, lines)
     met = hours[hours["hour_start"] >= trained.met_from]
     told = as_long.mean.predict(met[list(feature_names("node"))])
     assert as_long.name == trained.name
     assert ours.mae_kwh == pytest.approx(np.abs(met["energy_kwh"] - told).mean(), rel=1e-9)
 
 
-def test_an_older_champion_is_met_on_the_whole_test(hours: pd.DataFrame, settings: ModelSettings) -> None:
-    trained = train(hours, settings, _perfect(hours, "2025-06-01T23:00"))
+def test_an_older_champion_is_met_on_the_whole_test(hours: pd.DataFrame, lines: ModelSettings) -> None:
+    trained = train(hours, lines, _perfect(hours, "2025-06-01T23:00"))
     assert trained.met_from == trained.cut_time
     assert overall(trained.errors, "challenger") == overall(trained.errors, "model")
     assert overall(trained.errors, "champion").rows == trained.test_rows
 
 
 def test_nothing_is_promoted_over_a_champion_that_has_learnt_all(
-    hours: pd.DataFrame, settings: ModelSettings
+    hours: pd.DataFrame, lines: ModelSettings
 ) -> None:
-    trained = train(hours, settings, _perfect(hours, "2025-06-10T23:00"))
+    trained = train(hours, lines, _perfect(hours, "2025-06-10T23:00"))
     assert trained.verdict.reasons == ("0 hours that the champion has not learnt, 24 needed",)
 
 
