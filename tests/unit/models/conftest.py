@@ -57,6 +57,12 @@ def trained(hours: pd.DataFrame, settings: ModelSettings) -> Trained:
 
 
 @pytest.fixture(scope="session")
+def plain(hours: pd.DataFrame, lines: ModelSettings) -> Trained:
+    """The same with lines alone: where a model is only stored, moved and read back, a small one does."""
+    return train(hours, lines)
+
+
+@pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     folder: Path = tmp_path_factory.mktemp("mlflow")
     return Registry(f"sqlite:///{folder}/db/mlflow.db", str(folder / "artifacts"))

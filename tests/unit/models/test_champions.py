@@ -81,8 +81,8 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path, registry: Registry, trained: Trained) -> Site:
-    return Site(tmp_path, registry, trained)
+def site(tmp_path: Path, registry: Registry, plain: Trained) -> Site:
+    return Site(tmp_path, registry, plain)
 
 
 def test_a_promotion_is_an_event_with_the_digest_of_its_files(site: Site) -> None:
