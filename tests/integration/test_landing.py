@@ -222,11 +222,11 @@ def test_job_accounting_stands_in_its_own_table(lake: Lake, tmp_path: Path) -> N
     assert job["end_time"] - job["start_time"] == timedelta(minutes=59)
 
 
-def test_thousands_of_small_files_become_few(lake: Lake, pool: LocalEngine, tmp_path: Path) -> None:
+def test_hundreds_of_small_files_become_few(lake: Lake, pool: LocalEngine, tmp_path: Path) -> None:
     landing = tmp_path / "landing"
     landing.mkdir()
     settings = site(tmp_path, f"{landing}/*.txt")
-    for number in range(2000):
+    for number in range(400):
         (landing / f"n{number}-2025-06-03.txt").write_bytes(TEXT)
     load(lake, settings, pool)
     assert len(lake.log(READING).file_uris()) <= pool.parallelism

@@ -1,4 +1,4 @@
-"""Nights of different days in real processes at once: what spans days rests on both, as if one came after the other."""
+"""Nights of different days in two processes at once: what spans days rests on both, as if one came after the other."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import yaml
 from lepton_etl.config.settings import Settings, load
 from lepton_etl.days import Days
 from lepton_etl.lake.compare import compare_lakes
+from lepton_etl.lake.nights import name_night
 from lepton_etl.lake.tables import Lake
 from lepton_etl.schema.carbon import KPI, MARKET_YEAR
 from lepton_etl.schema.declare import Table
@@ -80,11 +81,15 @@ def at_once(config: Path, step: str, table: Table, meanwhile: Callable[[], objec
     assert (said, first.returncode) == ("done\n", 0)
 
 
-def other_night(config: Path, step: str) -> None:
-    """The step of the second day in a process of its own, from beginning to end."""
-    command = [sys.executable, "-c", NIGHT_STEP, str(config), str(DAYS[1]), step, ""]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=True)
-    assert done.stdout == "done\n"
+def other_night(config: Path, step: Callable[[StageContext], object]) -> None:
+    """The step of the second day in this process, from beginning to end."""
+    settings, day = load(config), str(DAYS[1])
+    lake = Lake.of(settings, {"run_id": day})
+    step(StageContext(lake, settings, Days.of(DAYS[1]), day, structlog.get_logger()))
+
+
+def named(context: StageContext) -> None:
+    name_night(context.lake, context.days, context.run_id)
 
 
 def after_each_other(settings: Settings, lake: Lake, *steps: Callable[[StageContext], object]) -> None:
@@ -129,7 +134,7 @@ def test_months_and_years_of_kpis_hold_both_days(config: Path, tmp_path: Path) -
     shutil.copytree(tmp_path / "lake", tmp_path / "one-by-one")
     one_by_one = Lake(tmp_path / "one-by-one")
     after_each_other(settings, one_by_one, kpi.run)
-    at_once(config, "kpi", KPI, lambda: other_night(config, "kpi"))
+    at_once(config, "kpi", KPI, lambda: other_night(config, kpi.run))
     assert set(lake.read(KPI).filter(pl.col("period") == "day")["date"]) == set(DAYS)
     equal(lake, one_by_one, KPI)
 
@@ -148,7 +153,7 @@ def test_a_year_of_instruments_rests_on_the_days_that_stand(config: Path, tmp_pa
 
     def meanwhile() -> None:
         grown(lake)
-        other_night(config, "market")
+        other_night(config, gold.market_year)
 
     at_once(config, "market", MARKET_YEAR, meanwhile)
     equal(lake, one_by_one, MARKET_YEAR)
@@ -164,7 +169,7 @@ def test_the_bill_of_a_month_holds_both_days(
     one_by_one, lake = Lake(tmp_path / "one-by-one"), Lake(tmp_path / "lake")
     after_each_other(settings, one_by_one, gold.run_bill)
     config = tmp_path / "config.yaml"
-    at_once(config, "bill", table, lambda: other_night(config, "bill"))
+    at_once(config, "bill", table, lambda: other_night(config, gold.run_bill))
     equal(lake, one_by_one, SITE_COST, CLUSTER_COST, BILL_CHECK, COST_MONTH)
 
 
@@ -177,7 +182,7 @@ def test_what_a_reader_sees_of_a_year_is_what_both_nights_made(config: Path, tmp
 
     def meanwhile() -> None:
         kpi.run(second)
-        other_night(config, "name")
+        other_night(config, named)
 
     at_once(config, "name", NIGHT, meanwhile)
     assert lake.as_published().read(KPI).sort(KPI.key).equals(lake.read(KPI).sort(KPI.key))
