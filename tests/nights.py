@@ -95,7 +95,10 @@ class Nights:
 
 @contextmanager
 def without(*stages: str) -> Iterator[None]:
-    """Whole nights of this process leave these stages out."""
+    """Whole nights of this process leave these stages out.
+
+    One after publication has to be left: the night is named, and so published, before the last of them.
+    """
     from pipelines import nightly
 
     groups = {group: getattr(nightly, group) for group in ("DAILY", "AFTER_PUBLICATION")}

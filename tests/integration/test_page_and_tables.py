@@ -107,6 +107,9 @@ def make_site(
         gpu_period_s=300,
     )
     simulate(plan, folder)
+    with (folder / "config.yaml").open("a", encoding="utf-8") as config:
+        # A learnt model, whatever it is: which one is chosen is tested in tests/unit/models.
+        config.write("model: {trees: 10, slim: false, candidates: [linear, forest]}\n")
     (folder / "late").mkdir()
     for log in folder.glob(f"landing/ipmi/{late_node}-{days.start}*"):
         log.rename(folder / "late" / log.name)

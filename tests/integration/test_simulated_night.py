@@ -80,6 +80,9 @@ def make_site(
         resolution_w=resolution_w,
     )
     simulate(plan, folder)
+    with (folder / "config.yaml").open("a", encoding="utf-8") as config:
+        # A learnt model, whatever it is: which one is chosen is tested in tests/unit/models.
+        config.write("model: {trees: 10, slim: false, candidates: [linear, forest]}\n")
     settings = load(folder / "config.yaml")
     night = Night("none")
     for stage in [None] if days == TWO_DAYS else ["bronze", "silver", "gold"]:
@@ -268,7 +271,8 @@ def test_a_day_without_input_leaves_the_other_days_untouched(clean: Site) -> Non
 @pytest.mark.spark
 def test_spark_and_a_pool_make_the_same_tables(spark: SparkSession, clean: Site, tmp_path: Path) -> None:
     made = []
-    with LocalEngine(2) as pool:
+    # One process is a pool too.
+    with LocalEngine(1) as pool:
         for name, engine in (("spark", SparkEngine.of(spark)), ("pool", pool)):
             root = tmp_path / name
             settings = clean.settings.model_copy(update={"lake": LakeSettings(root=root)})

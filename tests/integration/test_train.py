@@ -40,7 +40,7 @@ mlflow: {tracking_uri: "sqlite:///mlflow.db", artifact_location: mlartifacts}
 fleet: {inventory: inventory.csv}
 sources:
   - {name: bmc, format: ipmitool, path: "ipmi/*.txt.gz", node_id_from_path: "(?P<node_id>[^/]+)-"}
-model: {trees: 10, min_rows: 100, slim: false, gates: {min_test_rows: 24}}
+model: {trees: 10, min_rows: 100, slim: false, candidates: [linear], gates: {min_test_rows: 24}}
 """
 
 
