@@ -104,19 +104,28 @@ def lake(site: Settings, storage: StorageSettings, tmp_path: Path) -> Lake:
     return Lake.of(in_bucket(site, storage, tmp_path.name, tmp_path))
 
 
-def test_a_whole_night_in_a_bucket_makes_the_tables_of_one_in_a_folder(
-    site: Settings, storage: StorageSettings, tmp_path: Path
+@pytest.mark.parametrize(
+    ("left_out", "tables"),
+    [
+        # Of the stages beside the figures one that reads and writes stands for all.
+        pytest.param(("gate", "forecast", "train", "score", "recommend", "report"), 27, id="figures"),
+        pytest.param((), 30, id="whole", marks=pytest.mark.slow),
+    ],
+)
+def test_a_night_in_a_bucket_makes_the_tables_of_one_in_a_folder(
+    site: Settings, storage: StorageSettings, tmp_path: Path, left_out: tuple[str, ...], tables: int
 ) -> None:
-    bucket = in_bucket(site, storage, "night", tmp_path)
-    with LocalEngine(2) as engine:
-        # The folder's is there to be compared with: the stages without a table are the bucket's alone.
-        for settings, left_out in ((site, ("gate", "report")), (bucket, ())):
+    bucket = in_bucket(site, storage, tmp_path.name, tmp_path)
+    folder = site.model_copy(update={"lake": LakeSettings(root=tmp_path / "lake")})
+    # The folder's is there to be compared with: the stages without a table are the bucket's alone.
+    with LocalEngine(1) as pool:
+        for settings, engine, out in ((folder, InlineEngine(), ("gate", "report")), (bucket, pool, ())):
             check(settings)
-            with without(*left_out):
+            with without(*left_out, *out):
                 night = run_night(engine, settings, DAY)
             assert night.exit_code == Exit.DONE, night.message
-    found = list(compare_lakes(site.lake.root, Location.of_lake(bucket)))
-    assert len(found) > 30
+    found = list(compare_lakes(folder.lake.root, Location.of_lake(bucket)))
+    assert len(found) > tables
     assert [line for one in found if not one.equal for line in one.lines()] == []
     assert list(check_lake(Lake.of(bucket))) == []
     assert list(verify(Lake.of(bucket))) == []
