@@ -92,7 +92,7 @@ class Site:
 def nights(config: Path, days: Days, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Nights without the stages that make no figure of those tables."""
     monkeypatch.setattr(nightly, "DAILY", ("silver", "gold", "kpi", "publish"))
-    monkeypatch.setattr(nightly, "AFTER_PUBLICATION", ("report",))
+    monkeypatch.setattr(nightly, "AFTER_PUBLICATION", ("score",))
     settings = load(config)
     for day in days:
         night = nightly.run_night(InlineEngine(), settings, Days.of(day))
@@ -113,6 +113,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         days=DAYS.count,
         clusters=clusters,
         faults=(Fault.GAPS, Fault.DUPLICATES),
+        # The boards' logs are read by few of the figures here.
+        gpu_period_s=300,
     )
     simulate(plan, folder)
     (folder / "tariff.csv").write_text(TARIFF, encoding="utf-8")
