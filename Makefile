@@ -69,9 +69,9 @@ test: setup-dev ## Every test but the long ones; tests/real where LEPTON_REAL_DA
 	# A file stays together, and goes in its turn: nights come before a thousand small tests, which fill the last minute.
 	$(JAVA) python -m pytest tests -m "not slow and not cluster and not fault" --numprocesses $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder
 
-test-slow: setup-dev ## The long ones: further nights against the truth, many more random bytes
+test-slow: setup-dev ## The long ones: further nights against the truth, many more random examples
 	$(JAVA) python -m pytest tests -m "slow and not cluster and not fault"
-	EXAMPLES=200 python -m pytest tests/unit/ingest/test_any_bytes.py
+	EXAMPLES=200 python -m pytest tests/unit -m "hypothesis and not slow"
 
 fault-test: setup-dev ## Forty faults: kills, full disks, torn logs, bad input, nights at once; N of 40 as expected [ROWS="6 37"]
 	$(JAVA) python -m tests.faults.rows $(ROWS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import shutil
 import sys
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     from lepton_etl.lake.tables import Lake
     from tests.nights import Nights
 
-# No test is timed: machines are shared, and a slow example says nothing about the code.
-settings.register_profile("untimed", deadline=None)
+# No test is timed: machines are shared, and a slow example says nothing about the code. Each run draws other examples:
+# some here, 40 in CI, 200 in `make test-slow`.
+settings.register_profile("untimed", deadline=None, max_examples=int(os.environ.get("EXAMPLES", "25")))
 settings.load_profile("untimed")
 
 # Two workers and Spark share the cores: threads of OpenMP that wait for each other would take most of them.
@@ -34,10 +36,20 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 PROJECT = Path(__file__).resolve().parents[1]
 
+# What is collected lives to the end: looked through again and again, it takes a twentieth of a run.
+gc.disable()
+
 
 # Marks that `make test` leaves out, and what runs them.
 ELSEWHERE = {"slow": "make test-slow", "cluster": "make cluster-test", "fault": "make fault-test"}
 LEFT_OUT = pytest.StashKey[dict[str, int]]()
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector look at what tests make alone, and less often than it would."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    gc.enable()
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
