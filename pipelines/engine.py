@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -41,10 +41,11 @@ R = TypeVar("R")
 Split = Callable[[T], Iterable[tuple[int, bytes]]]
 Reduce = Callable[[int, Sequence[bytes]], R]
 
-# What every task needs: imported once before the pool's processes part, and never used there.
+# What every task needs: imported once before the pool's processes part, and never used there. SciPy's functions come
+# first for skops, which looks for each of them in all modules, in the order of their import.
 _PRELOADED: Final = [
-    "polars", "pyarrow", "pyarrow.parquet", "pyarrow.compute", "numpy", "pandas", "deltalake", "pipelines.bronze",
-    "pipelines.silver",
+    "scipy.special", "polars", "pyarrow", "pyarrow.parquet", "pyarrow.compute", "numpy", "pandas", "deltalake",
+    "pipelines.bronze", "pipelines.silver",
 ]  # fmt: skip
 
 
@@ -102,6 +103,8 @@ class Engine(Protocol):
     """Runs the tasks of a stage."""
 
     progress: Progress
+    # What this process does, piece by piece, while it waits for tasks: the rest of it nobody does.
+    meanwhile: list[Callable[[], object]]
 
     def work(self) -> Work:
         """Return the jobs and executions so far."""
@@ -131,8 +134,11 @@ class Engine(Protocol):
         """Return a Hadoop option of the storage, such as `fs.s3a.endpoint`; None where it is not set."""
         ...
 
-    def begin_aside(self, ready: Callable[[], object]) -> None:
-        """Start a process for `aside` where the engine has processes; `ready` imports there what its work needs."""
+    def begin_aside(self, ready: Callable[[], object], *later: Callable[[], object]) -> None:
+        """Start a process for `aside` where the engine has processes; `ready` imports there what its work needs.
+
+        `later` goes on there, piece by piece, until the first work is begun.
+        """
         ...
 
     @property
@@ -156,10 +162,10 @@ class Engine(Protocol):
 class Aside:
     """A process that imports what one piece of work needs, which takes seconds, while the driver does other things."""
 
-    def __init__(self, method: str, ready: Callable[[], object]) -> None:
+    def __init__(self, method: str, ready: Callable[[], object], *later: Callable[[], object]) -> None:
         context: Any = get_context(method)
         self._driver, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(there, ready), daemon=True)
+        self._process = context.Process(target=_serve, args=(there, ready, *later), daemon=True)
         self._process.start()
         there.close()
         # A pipe holds little: who sends much waits until the process takes it, after the work that it has.
@@ -203,15 +209,17 @@ class Aside:
         self._driver.close()
 
 
-def _serve(driver: Any, ready: Callable[[], object]) -> None:
+def _serve(driver: Any, ready: Callable[[], object], *later: Callable[[], object]) -> None:
     _begin()
     gc.disable()
     # skops, which learning takes, looks for each of its functions in all modules imported before it.
     import scipy.special  # noqa: F401
 
-    # What cannot be imported is said by the work that needs it.
-    with suppress(Exception):
-        ready()
+    _try(ready)
+    for piece in later:
+        if driver.poll():
+            break
+        _try(piece)
     # What is imported lives on: nobody looks through it for garbage.
     gc.freeze()
     gc.enable()
@@ -228,16 +236,22 @@ def _serve(driver: Any, ready: Callable[[], object]) -> None:
             driver.send((None, error))
 
 
+def _try(piece: Callable[[], object]) -> None:
+    """Do a piece of what is done ahead: what cannot be imported is said by the work that needs it."""
+    with suppress(Exception):
+        piece()
+
+
 class _WithAside:
     """What engines with processes share: at most one process aside."""
 
     _method: str
     _aside: Aside | None = None
 
-    def begin_aside(self, ready: Callable[[], object]) -> None:
+    def begin_aside(self, ready: Callable[[], object], *later: Callable[[], object]) -> None:
         if self._method == "forkserver":
             prepare()
-        self._aside = Aside(self._method, ready)
+        self._aside = Aside(self._method, ready, *later)
 
     @property
     def has_aside(self) -> bool:
@@ -312,6 +326,7 @@ class InlineEngine:
 
     def __init__(self) -> None:
         self.progress: Progress = _silent
+        self.meanwhile: list[Callable[[], object]] = []
 
     def work(self) -> Work:
         return Work()
@@ -319,7 +334,7 @@ class InlineEngine:
     def storage_option(self, name: str) -> str | None:
         return None
 
-    def begin_aside(self, ready: Callable[[], object]) -> None:
+    def begin_aside(self, ready: Callable[[], object], *later: Callable[[], object]) -> None:
         pass
 
     def aside(self, work: Callable[[], R]) -> Callable[[], R]:
@@ -358,6 +373,7 @@ class LocalEngine(_WithAside):
     ) -> None:
         self.parallelism = processes or len(os.sched_getaffinity(0))
         self.progress: Progress = _silent
+        self.meanwhile: list[Callable[[], object]] = []
         self._folder = folder
         self._options = dict(options or {})
         self._pool: ProcessPoolExecutor | None = None
@@ -433,7 +449,7 @@ class LocalEngine(_WithAside):
                 for number, call in enumerate(calls):
                     if number not in results:
                         running[self._processes().submit(work, *call)] = number
-                for ended in as_completed(running):
+                for ended in self._as_they_end(running):
                     results[running[ended]] = ended.result()
                     self.progress(done + len(results), total)
                 return [results[number] for number in range(len(calls))]
@@ -453,6 +469,15 @@ class LocalEngine(_WithAside):
                 raise
         raise _lost("the local pool", attempts)
 
+    def _as_they_end(self, running: Iterable[Future[R]]) -> Iterator[Future[R]]:
+        """Yield what has ended; while nothing has, do a piece of what is to be done meanwhile."""
+        waiting = set(running)
+        while waiting:
+            ended, waiting = wait(waiting, 0 if self.meanwhile else None, FIRST_COMPLETED)
+            if not ended:
+                _try(self.meanwhile.pop(0))
+            yield from ended
+
     def _processes(self) -> ProcessPoolExecutor:
         if self._pool is None:
             prepare()
@@ -470,6 +495,7 @@ class SparkEngine(_WithAside):
 
     def __init__(self, start: Callable[[], SparkSession]) -> None:
         self.progress: Progress = _silent
+        self.meanwhile: list[Callable[[], object]] = []
         self._start = start
         self._session: SparkSession | None = None
 
@@ -555,11 +581,25 @@ class SparkEngine(_WithAside):
         for _ in range(attempts):
             try:
                 with self._telling(total):
-                    return rows.collect()
+                    return self._awaited(rows.collect)
             except Py4JJavaError as error:
                 if not any(sign in str(error) for sign in _LOST):
                     raise root_cause(str(error)) from error
         raise _lost("Spark", attempts)
+
+    def _awaited(self, job: Callable[[], list[R]]) -> list[R]:
+        """The results of a job; while it runs, piece by piece what is to be done meanwhile."""
+        if not self.meanwhile:
+            return job()
+        beside = ThreadPoolExecutor(1)
+        try:
+            running = beside.submit(job)
+            while self.meanwhile and not running.done():
+                _try(self.meanwhile.pop(0))
+            return running.result()
+        finally:
+            # A stop ends the job with its session, and waits for neither here.
+            beside.shutdown(wait=False)
 
     @contextmanager
     def _telling(self, total: int) -> Iterator[None]:

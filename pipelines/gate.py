@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ from lepton_etl.lake.file_register import FileRegister
 from lepton_etl.lake.location import Location
 from lepton_etl.lake.tables import Lake, verified
 from lepton_etl.models.registry import import_ahead
-from lepton_etl.quality.gate import GATED, judge
+from lepton_etl.quality.gate import GATED, verdict, write_docs
 from lepton_etl.quality.rules import GateOutcome, TableRules, load_rules
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.logs import FILE, REJECT
@@ -43,7 +44,7 @@ def run(context: StageContext) -> StageResult:
     rules = load_rules(quality.expectations)
     docs = docs_folder(quality.docs, days)
     work = _Judging(context.lake.root, days, rules, docs, quality.project or quality.docs)
-    judged = context.engine.aside(work)
+    judged, pages = context.engine.aside(work), context.engine.aside(partial(write_docs, docs))
     if context.engine.has_aside:
         import_ahead()
     read = judged()
@@ -61,12 +62,20 @@ def run(context: StageContext) -> StageResult:
     broken = {outcome.check for outcome in (*found.failures, *found.warnings)}
     worst = worst_reasons(context.lake, days) if broken & _OF_REJECTS else []
     if found.failures:
-        raise _error(found, days, docs, worst)
+        raise _error(replace(found, docs=pages()), days, docs, worst)
     notes = [f"warning: {outcome}" for outcome in found.warnings]
     notes += [f"rejects of {line}" for line in worst]
-    if found.docs is None:
-        notes.append(f"warning: the Data Docs could not be written to {docs}")
-    return StageResult(rows_in=sum(found.rows.values()), notes=tuple(notes))
+    # The verdict waits for no page.
+    beside = partial(_written, pages, docs)
+    if not context.engine.has_aside:
+        notes += beside()
+        return StageResult(rows_in=sum(found.rows.values()), notes=tuple(notes))
+    return StageResult(rows_in=sum(found.rows.values()), notes=tuple(notes), beside=beside)
+
+
+def _written(pages: Callable[[], Path | None], docs: Path) -> tuple[str, ...]:
+    """Wait for the Data Docs; what is amiss with them, for the operator."""
+    return () if pages() else (f"warning: the Data Docs could not be written to {docs}",)
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,7 @@ class _Judging:
 
     def __call__(self) -> Read[GateOutcome]:
         lake = Lake(self.root)
-        return Read(judge(slices(lake, self.days), self.rules, self.docs, self.project), lake.inputs)
+        return Read(verdict(slices(lake, self.days), self.rules, self.docs, self.project), lake.inputs)
 
 
 def docs_folder(docs: Path, days: Days) -> Path:

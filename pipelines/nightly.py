@@ -6,17 +6,15 @@ what follows takes one lease for each UTC day, so two nights of different days r
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
-
-# skops, which reads models, looks for each function of SciPy in all modules imported before it: late, that takes long.
-import scipy.special  # noqa: F401
 import structlog
 
 from lepton_etl.billing.bill import read_invoices
@@ -62,6 +60,8 @@ PUBLISHING: Final = ("bronze", *DAILY)
 # What needs no model comes first: the night's is learnt meanwhile.
 AFTER_PUBLICATION: Final = ("forecast", "train", "score", "diagnose", "recommend", "report")
 STAGES: Final = (*PUBLISHING, *AFTER_PUBLICATION)
+# What learning needs, in pieces of some tenths of a second.
+_LEARNING: Final = ("scipy.stats", "sklearn.ensemble", "skops.io")
 
 
 class Watch:
@@ -136,10 +136,14 @@ def run_night(
                 night.notes += end_lost_runs(lake, night.run_id)
                 night.notes += lost_tables(lake)
                 if stage is None:
-                    engine.begin_aside(great_expectations)
+                    engine.begin_aside(great_expectations, *map(_importing, _LEARNING))
+                    engine.meanwhile = _imports()
                 # Gold asks the gate, whoever runs it: silver may have changed since it was judged.
                 names = STAGES if stage is None else ("gate", "gold") if stage == "gold" else (stage,)
-                run.stages(names, whole=stage is None)
+                try:
+                    run.stages(names, whole=stage is None)
+                finally:
+                    run.wait()
             except BaseException as error:
                 night.exit_code, night.message = _ended(error, log, lake.root)
             finally:
@@ -153,6 +157,27 @@ def run_night(
         # The record itself could not be written: the lake is full, read-only, or damaged.
         night.exit_code, night.message = _ended(error, log, lake.root)
     return night
+
+
+def _imports() -> list[Callable[[], object]]:
+    """What the driver imports while it waits for tasks: the models' libraries, and what pages are drawn with."""
+    return [*map(_importing, _LEARNING), _import_mlflow, _import_ahead, _importing("lepton_etl.report.page")]
+
+
+def _importing(name: str) -> Callable[[], object]:
+    return partial(import_module, name)
+
+
+def _import_mlflow() -> None:
+    from lepton_etl.models.registry import import_mlflow
+
+    import_mlflow()
+
+
+def _import_ahead() -> None:
+    from lepton_etl.models.registry import import_ahead
+
+    import_ahead()
 
 
 def _open_lineage(settings: Settings, run_id: str, days: Days) -> OpenLineage | None:
@@ -202,6 +227,8 @@ class _Run:
     watch: Watch
     told: OpenLineage | None = None
     has_begun: bool = False
+    # Stage -> what goes on beside the stages after it.
+    beside: list[tuple[str, Callable[[], tuple[str, ...]]]] = field(default_factory=list)
 
     def stages(self, names: Iterable[str], *, whole: bool) -> None:
         """The named stages in their order; after publication a failing stage does not stop the next one."""
@@ -254,17 +281,28 @@ class _Run:
                 self.night.exit_code = Exit.PUBLISHED_THEN_FAILED
                 self.night.message = f"{self.context.days} is published, {'; '.join(failed)}"
             if whole:
-                # Charts take a while to import: here the learning is waited for. What is amiss the stage report says.
+                # Where the tasks left no time for it: here the learning is waited for.
                 with suppress(ImportError):
                     import_module("lepton_etl.report.page")
             for name in AFTER_PUBLICATION:
                 if whole and name == AFTER_PUBLICATION[-1]:
                     # The last commit of the night: the page, and every other reader, sees all of it or nothing.
                     self._name(made)
+                    self.wait()
                 if name in wanted:
                     self._after_publication(name, whole=whole)
             if not whole:
                 self._name_stage(wanted)
+
+    def wait(self) -> None:
+        """Wait for what went on beside the stages, and note what is amiss with it."""
+        while self.beside:
+            name, work = self.beside.pop(0)
+            try:
+                self.night.notes += [f"{name}: {note}" for note in work()]
+            except Exception as error:
+                # The stage itself is done, and no figure comes of this.
+                self.night.notes.append(f"{name}: warning: {_first_line(error)}")
 
     def _begin_ahead(self, days: Days) -> None:
         """Begin what later stages need, in the order of their turn, once all silver of the night is judged."""
@@ -373,6 +411,8 @@ class _Run:
                 self.told.stage(done)
             self.watch.ends(done)
         self.night.notes += [f"{name}: {note}" for note in result.notes]
+        if result.beside is not None:
+            self.beside.append((name, result.beside))
         log.info(
             "stage done", rows_in=done.rows_in, rows_out=done.rows_out, seconds=round(done.duration_s, 1),
             spark_jobs=done.spark_jobs, sql_executions=done.sql_executions,

@@ -63,6 +63,8 @@ class StageResult:
     rows_out: int = 0
     written: tuple[Written, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    # Work that goes on beside later stages; the night waits for it before the report, and notes what it returns.
+    beside: Callable[[], tuple[str, ...]] | None = None
 
 
 def worthy(engine: Engine, rows: int) -> Engine:

@@ -77,6 +77,9 @@ def nightly(
     """Run one night, a range of days, or one stage."""
     # What is imported lives on: to look through it again and again for garbage is a tenth of a small night.
     gc.set_threshold(200_000, 50, 100)
+    # skops, which reads models, looks for each function of SciPy in all modules before it: late, that takes long.
+    import scipy.special  # noqa: F401
+
     from pipelines.engine import opened, prepare
 
     if engine is EngineName.LOCAL and stage is None:

@@ -107,9 +107,15 @@ def facility_model(site_id: str) -> str:
 
 def import_ahead() -> None:
     """Import MLflow and what fits and stores models, some seconds: called while something else is waited for."""
-    _say_to_mlflow()
-    import_module("mlflow.store.tracking.sqlalchemy_store")
     import_learning()
+    import_mlflow()
+    import_module("mlflow.store.tracking.sqlalchemy_store")
+
+
+def import_mlflow() -> None:
+    """Import MLflow without its database."""
+    _say_to_mlflow()
+    import_module("mlflow")
 
 
 def import_learning() -> None:

@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -50,31 +50,53 @@ _MADE_OF: Final = "made_of.sha256"
 # Counts, shares and some values that break it. The keys of such rows would cost two more queries for each expectation
 # whether it holds or not: the gate asks for them itself where one does not.
 _RESULTS: Final = "BASIC"
+# Folder of Data Docs -> what this process judged and has no pages of yet.
+_judged: dict[Path, _Night] = {}
 
 
 def judge(
     slices: Mapping[str, Any], rules: Mapping[str, TableRules], docs: Path, project: Path
 ) -> GateOutcome:
+    """Judge as `verdict` does and write the Data Docs."""
+    outcome = verdict(slices, rules, docs, project)
+    return replace(outcome, docs=write_docs(docs))
+
+
+def verdict(
+    slices: Mapping[str, Any], rules: Mapping[str, TableRules], docs: Path, project: Path
+) -> GateOutcome:
     """Judge each slice (table name -> Arrow rows or dataset of the days; a table that does not exist is left out).
 
     Nothing raises for bad data: a missing rule file, a rule that cannot be computed and an expectation
-    that raises are failures that name the suite. `docs` is the folder of this run's Data Docs, the context is
-    `project`/gx.
+    that raises are failures that name the suite. `docs` is the folder of this run's Data Docs, which `write_docs`
+    writes later in this process; the context is `project`/gx.
     """
     night = _Night(docs, project, rules)
     with _alone(project):
         night.copy(slices)
-        written = None
         try:
-            written = night.judge()
+            night.judge()
         except Exception as error:
             # Whatever Great Expectations raises closes the gate: an unknown verdict is no reason to publish.
             night.outcomes += [
                 _closed(table, _SUITE, f"raised {_first_line(error)}", "a verdict") for table in night.copied
             ]
+    _judged[docs] = night
     return GateOutcome(
-        tuple(night.outcomes), {table.name: copied.rows for table, copied in night.copied.items()}, written
+        tuple(night.outcomes), {table.name: copied.rows for table, copied in night.copied.items()}, None
     )
+
+
+def write_docs(docs: Path) -> Path | None:
+    """Write the Data Docs of what this process judged for that folder; returns their front page.
+
+    None where nothing was judged, or where they cannot be written: pages never hide a verdict.
+    """
+    night = _judged.pop(docs, None)
+    if night is None:
+        return None
+    with _alone(night.project):
+        return night.write_docs()
 
 
 @contextmanager
@@ -95,6 +117,8 @@ class _Night:
     rules: Mapping[str, TableRules]
     outcomes: list[CheckOutcome] = field(default_factory=list)
     copied: dict[Table, Copied] = field(default_factory=dict)
+    # The context, and what its checkpoint found.
+    found: tuple[Any, Any] | None = None
 
     @property
     def rows(self) -> Path:
@@ -129,11 +153,10 @@ class _Night:
                 complaint = f"cannot be computed: {copied.complaints[rule.name]}"
                 self.outcomes.append(_closed(table, rule.name, complaint, rule.says))
 
-    def judge(self) -> Path | None:
-        """Run the checkpoint and write the Data Docs; their front page, None where they cannot be written."""
+    def judge(self) -> None:
+        """Run the checkpoint."""
         if not self.copied:
-            return None
-        fresh = self.docs.with_name(f".{self.docs.name}.{os.getpid()}")
+            return
         context = _context(self.project, self.docs)
         checkpoint = self._checkpoint(context)
         from great_expectations.core.run_identifier import RunIdentifier
@@ -141,15 +164,23 @@ class _Night:
         _forget(self.project, self.docs.name)
         found = checkpoint.run(run_id=RunIdentifier(run_name=self.docs.name, run_time=datetime.now(UTC)))
         _release(context)
+        self.found = context, found
         by_suite = {result.suite_name: result for result in found.run_results.values()}
         for table, copied in self.copied.items():
             self.outcomes += [
                 self._outcome(table, copied, one) for one in by_suite[suite_name(table)].results
             ]
+
+    def write_docs(self) -> Path | None:
+        """Write the Data Docs of what the checkpoint found; their front page."""
+        if self.found is None:
+            return None
+        fresh = self.docs.with_name(f".{self.docs.name}.{os.getpid()}")
         try:
-            return _write_docs(context, found, fresh, self.docs, self.outcomes)
-        except OSError:
-            # Pages that cannot be written (full disk, rights) must not hide the verdict; the caller says so.
+            return _write_docs(*self.found, fresh, self.docs, self.outcomes)
+        except Exception as error:
+            # A full disk, rights, or what Great Expectations raises as it renders; the caller says that there are none.
+            logging.getLogger(__name__).warning("no Data Docs: %s", _first_line(error))
             return None
 
     def _checkpoint(self, context: Any) -> Any:

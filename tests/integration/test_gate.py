@@ -17,7 +17,7 @@ import structlog
 from lepton_etl.days import Days
 from lepton_etl.errors import Exit, QualityGateError
 from lepton_etl.lake.tables import Lake
-from lepton_etl.quality.gate import judge
+from lepton_etl.quality.gate import judge, verdict, write_docs
 from lepton_etl.quality.rules import CheckOutcome, GateOutcome, Rule, TableRules, load_rules
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.fleet import GRID_HOUR, INTERVAL
@@ -25,6 +25,7 @@ from lepton_etl.schema.logs import FILE, REJECT
 from lepton_etl.schema.tables import TABLES
 from lepton_etl.schema.types import arrow_schema
 from pipelines import gate
+from pipelines.engine import Engine, InlineEngine, LocalEngine
 from pipelines.stage import StageContext
 
 DAY = date(2025, 6, 3)
@@ -95,6 +96,18 @@ def test_a_good_slice_passes_and_the_docs_name_the_suites(tmp_path: Path) -> Non
     front = found.docs.read_text(encoding="utf-8")
     assert "energy_kwh_is_in_bounds" in front and "0 of 288 rows break it" in front
     assert {path.name for path in docs.parent.iterdir()} == {"2025-06-03", "project"}
+
+
+def test_the_verdict_comes_before_the_pages(tmp_path: Path) -> None:
+    docs, slices = tmp_path / "docs", {INTERVAL.name: rows_of(INTERVAL, good_day())}
+    found = verdict(slices, load_rules(), docs, tmp_path / "project")
+    assert found.rows == {INTERVAL.name: 288}
+    assert found.docs is None and not docs.exists()
+    assert write_docs(docs) == docs / "index.html"
+    # What the front page says of a table that does not exist was never asked of Great Expectations.
+    assert "the table does not exist" in (docs / "index.html").read_text(encoding="utf-8")
+    # They are written once.
+    assert write_docs(docs) is None
 
 
 def test_bad_values_close_the_gate_each_by_its_name(tmp_path: Path) -> None:
@@ -289,7 +302,7 @@ def lake(tmp_path: Path) -> Lake:
     return Lake(tmp_path / "lake")
 
 
-def context(lake: Lake, folder: Path, days: Days) -> StageContext:
+def context(lake: Lake, folder: Path, days: Days, engine: Engine | None = None) -> StageContext:
     quality = SimpleNamespace(expectations=None, docs=folder / "quality", project=None)
     return StageContext(
         lake=lake,
@@ -297,6 +310,7 @@ def context(lake: Lake, folder: Path, days: Days) -> StageContext:
         days=days,
         run_id="run",
         log=structlog.get_logger(),
+        engine=engine or InlineEngine(),
     )
 
 
@@ -332,6 +346,26 @@ def test_the_stage_judges_the_days_only_and_stops_with_exit_code_3(lake: Lake, t
     assert "rejects of bmc: 2 unit_mismatch, 1 bad_line" in error.what
     assert "gate before gold for 2025-06-03" in error.where
     assert str(tmp_path / "quality" / "2025-06-03" / "index.html") in error.remedy
+
+
+def test_pages_are_written_beside_gold_and_before_a_closed_gate_names_them(
+    lake: Lake, tmp_path: Path
+) -> None:
+    days, front = Days.of(DAY), tmp_path / "quality" / "2025-06-03" / "index.html"
+    lake.replace(INTERVAL, days, rows_of(INTERVAL, good_day()))
+    lake.write_rows(FILE, [file()])
+    with LocalEngine(1) as engine:
+        engine.begin_aside(int)
+        passed = gate.run(context(lake, tmp_path, days, engine))
+        assert passed.beside is not None
+        assert passed.beside() == ()
+        assert "0 of 288 rows break it" in front.read_text(encoding="utf-8")
+
+        lake.write_rows(FILE, [file("bad.gz", rejects=90, readings=8)])
+        with pytest.raises(QualityGateError) as closed:
+            gate.run(context(lake, tmp_path, days, engine))
+        assert str(front) in closed.value.remedy
+        assert "few_rejects" in front.read_text(encoding="utf-8")
 
 
 def test_tables_that_do_not_exist_are_left_out(lake: Lake, tmp_path: Path) -> None:

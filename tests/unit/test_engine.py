@@ -179,6 +179,51 @@ def test_what_runs_aside_has_its_own_process_while_the_driver_goes_on() -> None:
     assert inline.aside(os.getpid)() == os.getpid()
 
 
+def test_the_driver_does_other_things_while_tasks_run(tmp_path: Path) -> None:
+    go, ended, done = tmp_path / "go", tmp_path / "ended", list[str]()
+
+    def hold() -> None:
+        assert wait_for(ended)
+        time.sleep(1.0)
+
+    with LocalEngine(1) as engine:
+        # The task waits for the second piece; when the third ends it has ended, and the fourth is nobody's.
+        engine.meanwhile = [miss, go.touch, hold, partial(done.append, "too late")]
+        assert engine.map(partial(after, ended), [go]) == [True]
+        assert len(engine.meanwhile) == 1 and not done
+
+
+def after(ended: Path, file: Path) -> bool:
+    found = wait_for(file)
+    ended.touch()
+    return found
+
+
+def test_the_driver_does_other_things_while_a_job_of_spark_runs(spark: SparkSession) -> None:
+    engine, done = SparkEngine.of(spark), list[str]()
+    engine.meanwhile = [miss, partial(done.append, "done")]
+    assert engine.map(abs, [-1, -2]) == [1, 2]
+    assert done == ["done"]
+    engine.meanwhile = [partial(time.sleep, 0.1)]
+    with pytest.raises(LakeError, match="no such table"):
+        engine.map(fail, [1])
+
+
+def fail(_: int) -> None:
+    miss()
+
+
+def test_what_is_imported_aside_ends_where_work_begins(tmp_path: Path) -> None:
+    first, never = tmp_path / "first", tmp_path / "never"
+    with LocalEngine(1) as engine:
+        engine.begin_aside(miss, first.touch, partial(wait_for, tmp_path / "go"), never.touch)
+        assert wait_for(first)
+        asked = engine.aside(os.getpid)
+        (tmp_path / "go").touch()
+        assert asked() != os.getpid()
+        assert not never.exists()
+
+
 def wait_for(file: Path) -> bool:
     for _ in range(100):
         if file.exists():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from lepton_etl.errors import ConfigurationError
 from lepton_etl.quality.gate import GATED
-from lepton_etl.quality.rules import load_rules
+from lepton_etl.quality.rules import _as_if_not_installed, load_rules
 
 GOOD = """
 table: silver/interval
@@ -91,3 +93,16 @@ def test_two_files_of_one_table_are_refused(tmp_path: Path) -> None:
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="does not exist"):
         load_rules(tmp_path / "nowhere")
+
+
+def test_a_package_is_hidden_from_one_import_and_there_again_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "of_another_source.py").write_text("KNOWN = 1\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with _as_if_not_installed(["of_another_source", "pathlib"]):
+        with pytest.raises(ModuleNotFoundError):
+            import_module("of_another_source")
+        # What something else has imported stays.
+        assert sys.modules["pathlib"].Path is Path
+    assert import_module("of_another_source").KNOWN == 1
