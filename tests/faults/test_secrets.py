@@ -233,6 +233,7 @@ def test_spark_says_no_secret_in_its_event_log_nor_on_its_command_line(tmp_path:
     assert canaries(site) == []
 
 
+@pytest.mark.slow
 @pytest.mark.spark
 def test_a_submitted_run_under_the_secure_settings_leaves_no_secret_anywhere(tmp_path: Path) -> None:
     """A real spark-submit on both files of conf/ with its event log on: every file and all that is said is searched."""

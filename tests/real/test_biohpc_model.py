@@ -25,7 +25,8 @@ SERVERS = ("cbsugpu05", "cbsugpu06", "cbsugpu08")
 # One candidate: the choice among several is measured by `make bench-models` and takes minutes.
 SETTINGS = ModelSettings(name="gpu-energy", device="gpu", candidates=("boosting_gentle",))
 
-pytestmark = pytest.mark.real
+# Half a minute of learning, which `make test-real` and `make test-slow` wait for.
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
 def _read(file: Path) -> pl.DataFrame:
