@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from datetime import UTC, date, datetime
 
@@ -26,7 +27,8 @@ from lepton_etl.trust.release import (
     spent,
 )
 
-DRAWS = 1_000
+# A release takes 6 ms: 1,000 in CI (EXAMPLES=40), a third of it in `make test`; bounds follow the number.
+DRAWS = 25 * int(os.environ.get("EXAMPLES", "14"))
 BOUND = 500_000
 PEOPLE = [120_000, 800_000, 3_000, 0, 45_000, 260_000]
 POLICY = Release(epsilon=1.0, user_max_kwh=500.0, tenant_max_kwh=2_000.0, budgets={"public": 2.0})
@@ -182,7 +184,7 @@ def losses(
 def test_the_epsilon_of_a_release_is_that_of_a_person_of_three_tenants(
     reach: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """1,000 draws with and without a person: none tells more than epsilon, and they are as likely as theory says."""
+    """Draws with and without a person: none tells more than epsilon, and they are as likely as theory says."""
     policy = POLICY.model_copy(update={"epsilon": 4.0, "user_max_tenants": reach})
     others = [(f"u{n}", f"t{n % 3}", 40.0 * n) for n in range(9)]
     person = [("ann", tenant, 400.0) for tenant in ("t0", "t1", "own")]
