@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -36,7 +36,7 @@ from lepton_etl.days import Days
 from lepton_etl.errors import Exit
 from lepton_etl.lake.tables import Lake
 from lepton_etl.models.features import FEATURES, TARGET, described, feature_names
-from lepton_etl.models.fit import MODEL, Trained, why_not
+from lepton_etl.models.fit import MODEL, RECIPE_TAG, Trained, why_not
 from lepton_etl.models.metrics import Errors, errors, overall
 from lepton_etl.models.registry import with_limits
 from lepton_etl.models.scoring import HISTORY, night, predictions
@@ -60,7 +60,7 @@ _QUARTER_HOURS: Final = 24 * 14
 # Bronze takes every file that it finds, whatever the day of its run.
 _ANY_DAY: Final = date(2025, 1, 1)
 _MONTH: Final = pl.col("hour_start").dt.month_start().dt.date()
-# Column of gold/prediction by what it is: the champion's, the night's; and the newest model's whatever the gate said.
+# Column of gold/prediction by what it is: the champion's, the night's; and the new choice's whatever the gate said.
 _KINDS: Final = {"month": "predicted_kwh", "nightly": "recalibrated_kwh", "month_no_gate": "newest_kwh"}
 
 
@@ -132,6 +132,7 @@ class Training:
     million_j: float
     million_means_j: float
     reason: str
+    refused_choice: str
 
     @property
     def promoted(self) -> bool:
@@ -161,7 +162,9 @@ def months_of(
             yield training, None
             continue
         here = every.filter(_MONTH.is_in(ahead))
-        newest_kwh = newest.predict(here.select(newest.feature_names).to_pandas())
+        refused = trained.refused_choice
+        new = newest if refused is None else replace(newest, pipeline=refused.mean)
+        newest_kwh = np.maximum(new.predict(here.select(new.feature_names).to_pandas()), 0.0)
         scored = predictions(here, champion, settings.coverage_min_ratio)
         yield training, scored.with_columns(pl.Series("newest_kwh", newest_kwh))
 
@@ -180,7 +183,11 @@ def stored_model(trained: Trained, number: int, settings: ModelSettings) -> Veri
     import skops.io
 
     columns = with_limits(described(FEATURES[settings.device]), trained.within)
-    tags = {"fitted_until": trained.test_until.isoformat(), "cut_time": trained.cut_time.isoformat()}
+    tags = {
+        "fitted_until": trained.test_until.isoformat(),
+        "cut_time": trained.cut_time.isoformat(),
+        RECIPE_TAG: trained.recipe_text,
+    }
     version = Version(settings.name, str(number), "-", tags)
     return VerifiedModel(trained.pipeline, columns, version, skops.io.dumps(trained.pipeline))
 
@@ -194,13 +201,14 @@ def _shown(first: date, trained: Trained, champion: VerifiedModel | None) -> Tra
         trained.per_million.energy_j,
         trained.means_per_million.energy_j,
         trained.verdict.reason,
+        trained.refused_choice.reason if trained.refused_choice else "",
     )
     by = champion.version.version if champion else "none"
     print(
         f"{first:%Y-%m} by version {by}: {trained.name}; test CV {found.ahead_cv_pct:.1f} %, on training hours "
         f"{found.taught_cv_pct:.1f} %, {found.energy_j:.0f} J, {found.million_j:.0f} J a million "
         f"({found.million_means_j:.0f} the mean alone); "
-        f"{'promoted' if found.promoted else f'refused: {found.reason}'}",
+        f"{trained.decision}",
         flush=True,
     )
     return found
@@ -241,9 +249,9 @@ def by_month(every: pl.DataFrame, settings: ModelSettings, report: int, months: 
 
 
 def _print_refusals(done: list[tuple[Training, pl.DataFrame | None]]) -> None:
-    """Print of each refused model, by the hours until the next training, whether it would have been the better one."""
+    """Print of each refused choice, by the hours until the next training, whether it would have been the better one."""
     for training, rows in done:
-        if training.promoted or rows is None:
+        if rows is None or not (reason := training.reason or training.refused_choice):
             continue
         known = rows.filter(pl.col(TARGET).is_not_null())
         refused, kept = (
@@ -251,7 +259,8 @@ def _print_refusals(done: list[tuple[Training, pl.DataFrame | None]]) -> None:
             for column in (_KINDS["month_no_gate"], _KINDS["month"])
         )
         print(
-            f"refusal: {training.month:%Y-%m} {100 * refused:.1f} % refused, {100 * kept:.1f} % kept; {training.reason}"
+            f"refusal: {training.month:%Y-%m} {100 * refused:.1f} % refused, {100 * kept:.1f} % kept"
+            f"{'' if training.reason else ', fitted anew'}; {reason}"
         )
 
 

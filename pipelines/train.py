@@ -40,6 +40,7 @@ from lepton_etl.models.export_onnx import Exported, export
 from lepton_etl.models.features import FEATURES, feature_names
 from lepton_etl.models.fit import (
     MODEL,
+    RECIPE_TAG,
     Incumbent,
     Trained,
     class_task,
@@ -558,6 +559,7 @@ def _result_tags(trained: Trained) -> dict[str, str]:
     return {
         "training_table_sha256": trained.table_sha256,
         "chosen": trained.name,
+        RECIPE_TAG: trained.recipe_text,
         "train_from": trained.train_from.isoformat(),
         "cut_time": trained.cut_time.isoformat(),
         "test_until": trained.test_until.isoformat(),
@@ -574,9 +576,8 @@ def _forward_error(trained: Trained) -> dict[str, str]:
 
 
 def _outcome(version: Version, trained: Trained) -> str:
-    decided = "is champion" if trained.verdict.promoted else f"refused: {trained.verdict.reason}"
-    chosen = trained.name
     return (
-        f"{version.name} version {version.version} {decided}; {chosen}, {trained.train_rows:,} hours before "
-        f"{trained.cut_time:%Y-%m-%d}, tested on {trained.test_rows:,} after, fitted on all, {trained.cpu_s:.1f} CPU-s"
+        f"{version.name} version {version.version} {trained.decision}; {trained.name}, {trained.train_rows:,} hours "
+        f"before {trained.cut_time:%Y-%m-%d}, tested on {trained.test_rows:,} after, fitted on all, "
+        f"{trained.cpu_s:.1f} CPU-s"
     )

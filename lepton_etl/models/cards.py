@@ -63,11 +63,10 @@ def cards(trained: Trained, settings: ModelSettings, tags: Mapping[str, str]) ->
 
 
 def _head(trained: Trained, settings: ModelSettings, tags: Mapping[str, str]) -> list[str]:
-    decided = "champion" if trained.verdict.promoted else f"refused: {trained.verdict.reason}"
     return [
         f"# {settings.name}: energy of one {settings.device} over one full hour, kWh",
         "",
-        f"- Decision: {decided}",
+        f"- Decision: {trained.decision}",
         f"- Taught on {trained.train_rows:,} hours from {trained.train_from:%Y-%m-%d} to {trained.cut_time:%Y-%m-%d}, "
         f"tested on the {trained.test_rows:,} hours after, to {trained.test_until:%Y-%m-%d}, then fitted again on all",
         f"- Code {tags.get('code_version', '-')}, tables {tags.get('delta_versions', '-')}, "
@@ -121,7 +120,8 @@ def _rivals(trained: Trained) -> list[str]:
             for row in known
         ),
         "", "rated_x_load is rated power x load of the row; linear and piecewise_linear are least squares on all known "
-        "inputs, the latter bent in utilisation; learned is what validation chose.",
+        "inputs, the latter bent in utilisation; learned is what validation chose, champion_recipe what it had "
+        "chosen of the champion, fitted on the same hours.",
         *(
             ["", f"On the {met[0].errors.rows:,} hours from {trained.met_from:%Y-%m-%d} on, which the champion has not "
              "learnt, and this model fitted until then: "
@@ -134,7 +134,12 @@ def _rivals(trained: Trained) -> list[str]:
 def _choice(trained: Trained) -> list[str]:
     choice, cpu_s = trained.selected.choice, trained.selected.candidate_cpu_s
     shares = ", ".join(f"{name} {share:.0%}" for name, share in choice.weights.items())
-    lines = ["", "## How it was chosen", "", f"{trained.composed.name}: {shares}"]
+    lines = ["", "## How it was chosen", "", f"{trained.composed.recipe.name}: {shares}"]
+    if trained.refused_choice is not None:
+        lines += [
+            "",
+            "This new choice was refused; sections below tell of it, those above of what is registered.",
+        ]
     if not choice.cv_rmse_ratio:
         return [*lines, "", "Too few days to validate candidates; nothing was compared."]
     return [
@@ -157,7 +162,7 @@ def _classes(trained: Trained) -> list[str]:
     scale = (
         "Pooled over normalised power, (P - idle) / (rated - idle) of the inventory: a class that it has never seen is "
         "predicted from its inventory row. A row without a rated power is taken at the median of the training rows."
-        if composed.normalised
+        if composed.recipe.normalised
         else "Not every training hour has a rated power: one model in kWh, which knows nothing of unseen classes. Add "
         "rated_power_w (nodes) or gpu_rated_power_w (boards) to the inventory."
     )

@@ -5,7 +5,8 @@ inventory row; where a training row has no nameplate it learns kWh. A class of a
 is taught a model of its own in kWh: a pure function of the class's rows, so that executors can fit one a class at once.
 Beside a pool over normalised power stands one model in kWh of all known classes, which knows the class by name. For
 each class that one answers which is the smallest (pooled, known classes, own) within the tolerance of the best, by
-CV(RMSE) on the hours that all of them validated forward in time.
+CV(RMSE) on the newest three months of the training days, each predicted by what had learnt the days before: a class
+that came late is known in none of the older and longer blocks that candidates are chosen on.
 
 All of them are stored as one scikit-learn estimator:
 
@@ -21,10 +22,11 @@ is the sum of the members', which the card states.
 from __future__ import annotations
 
 import io
+import json
 import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -39,18 +41,18 @@ from lepton_etl.models.features import KEYS, TARGET, feature_names
 from lepton_etl.models.fusion import energy_kwh
 from lepton_etl.models.metrics import Values, errors
 from lepton_etl.models.select import (
-    AS_CHOSEN,
+    Chosen,
     Selected,
     before,
     block_edges,
     blocks_at,
-    candidates,
-    family,
     fitted_again,
     inputs,
+    newest_blocks,
     pooled_inputs,
     select,
     size_bytes,
+    told_before,
 )
 from lepton_etl.models.stored import build
 
@@ -207,13 +209,18 @@ _LEFT_OUT_ROWS: Final = 10_000
 class ClassTask:
     """What teaching a class must know beside its rows: settings, end of the training time, first day of each block.
 
-    What was chosen before `cut_time` is fitted once more before each of `ends`, None for all hours.
+    Candidates are chosen on the blocks of `edges`, who answers on those of `newest`.
+
+    What was chosen before `cut_time` is fitted once more before each of `ends`, None for all hours; what answers for a
+    class in the champion, `champion` by class, before the cut too.
     """
 
     settings: ModelSettings
     cut_time: datetime
     edges: npt.NDArray[np.datetime64]
+    newest: npt.NDArray[np.datetime64]
     ends: tuple[datetime | None, ...] = (None,)
+    champion: Mapping[str, Chosen] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -222,23 +229,27 @@ class ClassTask:
         cut_time: datetime,
         settings: ModelSettings,
         ends: tuple[datetime | None, ...] = (None,),
+        champion: Mapping[str, Chosen] | None = None,
     ) -> ClassTask:
         """Take the blocks of all classes from the pooled model's training rows: then their errors compare."""
-        return cls(settings, cut_time, block_edges(training, settings.validation_blocks), ends)
+        blocks = settings.validation_blocks
+        edges, newest = block_edges(training, blocks), newest_blocks(training, blocks)
+        return cls(settings, cut_time, edges, newest, ends, champion or {})
 
 
 @dataclass(frozen=True)
 class ClassFit:
     """A class's model as skops bytes, rows, what was chosen, validated and held-out hours (KEYS, kWh), CPU-seconds.
 
-    `again` are the bytes of the same choice fitted before each end of the task.
+    `again` are the bytes of the same choice fitted before each end of the task, `champions` those of the champion's.
     """
 
     hardware_class: str
     rows: int
     data: bytes
     again: Mapping[datetime | None, bytes]
-    chosen: str
+    champions: Mapping[datetime | None, bytes]
+    chosen: Chosen
     validated: pd.DataFrame
     held: pd.DataFrame
     cpu_s: float
@@ -261,30 +272,58 @@ class ClassOutcome:
 
 
 @dataclass(frozen=True)
-class Composed:
-    """The product: the pooled choice with the one estimator of all routes in its place, and how the classes fared.
+class Recipe:
+    """A composed choice without what it has learnt: the pooled model's, and who answers for which other classes."""
 
-    `pooled` and `known` are the models of several classes in it; `left_out_cv_rmse_ratio` is the error on a
-    class by the pooled recipe taught on all others, by class.
-    """
-
-    selected: Selected
-    pooled: Selected
-    known: Selected | None
+    pooled: Chosen
     normalised: bool
-    outcomes: tuple[ClassOutcome, ...]
-    left_out_cv_rmse_ratio: dict[str, float]
+    known: Chosen | None
+    by_known: tuple[str, ...]
+    own: Mapping[str, Chosen]
 
     @property
     def name(self) -> str:
         """Return what was chosen, in words of a tag."""
         over = " over normalised power" if self.normalised else ""
-        of_classes = [
-            f", {count} classes by {by}"
-            for answers, by in ((KNOWN, "one in kWh"), (OWN, "their own"))
-            if (count := sum(one.answers == answers for one in self.outcomes))
-        ]
-        return f"{self.selected.name}{over}" + "".join(of_classes)
+        of_classes = ((self.by_known, "one in kWh"), (self.own, "their own"))
+        counted = (f", {len(names)} classes by {by}" for names, by in of_classes if names)
+        return f"{self.pooled.name}{over}" + "".join(counted)
+
+    @property
+    def candidates(self) -> frozenset[str]:
+        """Return the names of all candidates in it."""
+        every = (self.pooled, *self.own.values(), *([self.known] if self.known else []))
+        return frozenset(name for chosen in every for name in chosen.weights)
+
+    @property
+    def text(self) -> str:
+        """Return it as JSON: a tag of the version that is fitted by it."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def of_text(cls, text: str) -> Recipe:
+        """Return what `text` wrote. Raises ValueError, KeyError or TypeError of anything else."""
+        found = json.loads(text)
+        return cls(
+            Chosen(**found["pooled"]),
+            bool(found["normalised"]),
+            Chosen(**found["known"]) if found["known"] else None,
+            tuple(found["by_known"]),
+            {name: Chosen(**chosen) for name, chosen in found["own"].items()},
+        )
+
+
+@dataclass(frozen=True)
+class Composed:
+    """The product: the pooled choice with the one estimator of all routes in its place, and how the classes fared.
+
+    `left_out_cv_rmse_ratio` is the error on a class by the pooled choice taught on all others, by class.
+    """
+
+    selected: Selected
+    recipe: Recipe
+    outcomes: tuple[ClassOutcome, ...]
+    left_out_cv_rmse_ratio: dict[str, float]
 
 
 def fit_class(hours: pd.DataFrame, task: ClassTask) -> ClassFit | None:
@@ -299,19 +338,26 @@ def fit_class(hours: pd.DataFrame, task: ClassTask) -> ClassFit | None:
         found = select(
             training, settings, _class_inputs, blocks_at(training, task.edges), len(task.edges) - 1
         )
-        again = {}
-        for end in task.ends:
+        name = str(training["hardware_class"].iloc[0])
+
+        def fitted_before(end: datetime | None, chosen: Chosen) -> bytes:
             rows = before(hours, end, settings.embargo_hours)
-            again[end] = _bytes_of(fitted_again(found, rows, settings, _class_inputs(settings, rows)))
-    validated = training.loc[found.index, list(KEYS)].assign(
-        **{TARGET: found.measured_kwh, _PREDICTED: found.predicted_kwh}
-    )
+            return _bytes_of(fitted_again(chosen, rows, settings, _class_inputs(settings, rows)))
+
+        again = {end: fitted_before(end, found.chosen) for end in task.ends}
+        champions = {
+            end: fitted_before(end, task.champion[name])
+            for end in ((task.cut_time, *task.ends) if name in task.champion else ())
+        }
+        told = told_before(found.chosen, training, task.newest, settings, _class_inputs)
+    validated = training.loc[told.index, list(KEYS)].assign(**{_PREDICTED: told})
     return ClassFit(
-        str(training["hardware_class"].iloc[0]),
+        name,
         len(training),
         _bytes_of(found.estimator),
         again,
-        found.name,
+        champions,
+        found.chosen,
         validated.reset_index(drop=True),
         training.loc[found.held_kwh.index, list(KEYS)]
         .assign(**{_PREDICTED: found.held_kwh})
@@ -341,21 +387,23 @@ def compose(training: pd.DataFrame, settings: ModelSettings, fits: Sequence[Clas
     # With one class there is nothing to pool: a model of its own is the pooled one in another unit.
     names = sorted(counts.index[counts >= settings.class_min_rows]) if len(counts) > 1 else []
     known = select(training, settings) if normalised and names else None
-    validated = training.loc[pooled.index, list(KEYS)].assign(**{POOLED: pooled.predicted_kwh})
-    if known is not None:
-        validated[KNOWN] = pd.Series(known.predicted_kwh, index=known.index)
+    told = {}
+    if names:
+        newest = newest_blocks(training, settings.validation_blocks)
+        told[POOLED] = told_before(pooled.chosen, training, newest, settings, inputs_for)
+        if known is not None:
+            told[KNOWN] = told_before(known.chosen, training, newest, settings, inputs)
+    validated = training[list(KEYS)].join(pd.DataFrame(told), how="inner")
     by_class = {fit.hardware_class: fit for fit in fits}
     taken = size_bytes(pooled.estimator) + (size_bytes(known.estimator) if known else 0)
-    predicted_kwh = pd.Series(pooled.predicted_kwh, index=pooled.index)
     held_kwh = pooled.held_kwh.copy()
     outcomes: list[ClassOutcome] = []
     for name in sorted(names, key=lambda name: -int(counts[name])):
         here = validated[training.loc[validated.index, "hardware_class"] == name]
         fit = by_class.get(name)
         fits_in = fit is not None and taken + _unpacked_bytes(fit.data) <= _MOST_BYTES
-        outcome, answer = _judge(name, int(counts[name]), here, fit if fits_in else None, training, settings)
+        outcome = _judge(name, int(counts[name]), here, fit if fits_in else None, training, settings)
         outcomes.append(outcome)
-        predicted_kwh.loc[answer.index] = answer
         of_class = held_kwh.index[training.loc[held_kwh.index, "hardware_class"] == name]
         if outcome.answers == KNOWN and known is not None:
             held_kwh.loc[of_class] = known.held_kwh.loc[of_class]
@@ -365,40 +413,45 @@ def compose(training: pd.DataFrame, settings: ModelSettings, fits: Sequence[Clas
         if outcome.has_own and fit is not None:
             taken += _unpacked_bytes(fit.data)
     outcomes.sort(key=lambda one: one.hardware_class)
-    own = {one.hardware_class: by_class[one.hardware_class].data for one in outcomes if one.has_own}
-    found = Composed(pooled, pooled, known, normalised, tuple(outcomes), {})
+    own = {one.hardware_class: by_class[one.hardware_class] for one in outcomes if one.has_own}
+    by_known = tuple(one.hardware_class for one in outcomes if one.answers == KNOWN)
+    recipe = Recipe(
+        pooled.chosen,
+        normalised,
+        known.chosen if known and by_known else None,
+        by_known,
+        {name: fit.chosen for name, fit in own.items()},
+    )
+    of_own = {name: fit.data for name, fit in own.items()}
     selected = replace(
         pooled,
-        estimator=_routed(found, pooled.estimator, known and known.estimator, own, training, settings),
-        predicted_kwh=_values(predicted_kwh),
+        estimator=_routed(recipe, pooled.estimator, known and known.estimator, of_own, training, settings),
         held_kwh=held_kwh.dropna(),
     )
     left_out = _left_out(training, pooled, settings, inputs_for) if names and normalised else {}
-    return replace(found, selected=selected, left_out_cv_rmse_ratio=left_out)
+    return Composed(selected, recipe, tuple(outcomes), left_out)
 
 
 def composed_again(
-    found: Composed,
-    rows: pd.DataFrame,
-    end: datetime | None,
-    settings: ModelSettings,
-    fits: Sequence[ClassFit],
+    recipe: Recipe, rows: pd.DataFrame, settings: ModelSettings, own: Mapping[str, bytes]
 ) -> Any:
-    """Return the one estimator of what was composed, its members fitted on `rows`, the hours before `end`."""
-    inputs_for = pooled_inputs if found.normalised else inputs
+    """Return the one estimator of the recipe, its members fitted on `rows`; `own` are the classes' own by class.
+
+    A class of the recipe that has no model of its own any more is left to the pooled one.
+    """
+    inputs_for = pooled_inputs if recipe.normalised else inputs
     # A class that came without a nameplate after the cut has no place between idle and rated.
-    scaled = rows[np.isfinite(idle_and_span(rows)[1])] if found.normalised else rows
-    pooled = fitted_again(found.pooled, scaled, settings, inputs_for(settings, scaled))
-    known = None
-    if found.known is not None and any(one.answers == KNOWN for one in found.outcomes):
-        known = fitted_again(found.known, rows, settings, inputs(settings, rows))
-    has_own = {one.hardware_class for one in found.outcomes if one.has_own}
-    own = {fit.hardware_class: fit.again[end] for fit in fits if fit.hardware_class in has_own}
-    return _routed(found, pooled, known, own, rows, settings)
+    scaled = rows[np.isfinite(idle_and_span(rows)[1])] if recipe.normalised else rows
+    pooled = fitted_again(recipe.pooled, scaled, settings, inputs_for(settings, scaled))
+    known = (
+        None if recipe.known is None else fitted_again(recipe.known, rows, settings, inputs(settings, rows))
+    )
+    of_recipe = {name: data for name, data in own.items() if name in recipe.own}
+    return _routed(recipe, pooled, known, of_recipe, rows, settings)
 
 
 def _routed(
-    found: Composed,
+    recipe: Recipe,
     pooled: Any,
     known: Any,
     own: Mapping[str, bytes],
@@ -406,10 +459,9 @@ def _routed(
     settings: ModelSettings,
 ) -> Any:
     of_classes: dict[tuple[str, ...], Any] = {(name,): build(data) for name, data in own.items()}
-    by_name = tuple(one.hardware_class for one in found.outcomes if one.answers == KNOWN)
-    if known is not None and by_name:
-        of_classes[by_name] = known
-    return routed(Routes(pooled, found.normalised, of_classes), hours, feature_names(settings.device))
+    if known is not None and recipe.by_known:
+        of_classes[recipe.by_known] = known
+    return routed(Routes(pooled, recipe.normalised, of_classes), hours, feature_names(settings.device))
 
 
 def _class_inputs(settings: ModelSettings, hours: pd.DataFrame) -> Inputs:
@@ -424,9 +476,9 @@ def _judge(
     fit: ClassFit | None,
     training: pd.DataFrame,
     settings: ModelSettings,
-) -> tuple[ClassOutcome, pd.Series[float]]:
-    """Return the outcome of a class, and the predictions of who answers, by their row of the training table."""
-    table = validated.assign(row=validated.index, measured=training.loc[validated.index, TARGET])
+) -> ClassOutcome:
+    """Return the outcome of a class by the hours that were predicted before they were learnt."""
+    table = validated.assign(measured=training.loc[validated.index, TARGET])
     if fit is not None and len(fit.validated):
         own = fit.validated[[*KEYS, _PREDICTED]].rename(columns={_PREDICTED: OWN})
         both = table.merge(own, how="inner", on=list(KEYS))
@@ -439,9 +491,8 @@ def _judge(
     }
     limit = min(cv.values(), default=0.0) * (1 + settings.small_model_tolerance_ratio)
     answers = next((who for who, ratio in cv.items() if ratio <= limit), POOLED)
-    chosen = fit.chosen if fit is not None else "-"
-    outcome = ClassOutcome(name, rows, chosen, len(table), cv, answers)
-    return outcome, pd.Series(_values(table[answers]), index=table["row"].to_numpy())
+    chosen = fit.chosen.name if fit is not None else "-"
+    return ClassOutcome(name, rows, chosen, len(table), cv, answers)
 
 
 def _unpacked_bytes(data: bytes) -> int:
@@ -459,8 +510,7 @@ def _left_out(
     settings: ModelSettings,
     inputs_for: Callable[[ModelSettings, pd.DataFrame], Inputs],
 ) -> dict[str, float]:
-    members = {one.name: one for one in candidates(settings)}
-    size = pooled.slimmed.chosen if pooled.slimmed else AS_CHOSEN
+    chosen = replace(pooled.chosen, is_even=False)
     found: dict[str, float] = {}
     for name in training["hardware_class"].value_counts().index[:_MOST_LEFT_OUT]:
         others, own = (
@@ -469,7 +519,7 @@ def _left_out(
         )
         others = others.iloc[:: -(-len(others) // _LEFT_OUT_ROWS)]
         what = inputs_for(settings, others)
-        model = family(others, pooled.choice, members, what, size)[size][0]
+        model = fitted_again(chosen, others, settings, what)
         cv = errors(_values(own[TARGET]), energy_kwh(model, what, own)).cv_rmse_ratio
         if cv is not None:
             found[str(name)] = cv

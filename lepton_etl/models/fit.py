@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final
 
@@ -13,11 +14,12 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from lepton_etl.config.sections import DeviceKind, ModelSettings
-from lepton_etl.models.candidates import ClassMean
+from lepton_etl.models.candidates import ClassMean, can_be_normalised
 from lepton_etl.models.classes import (
     ClassFit,
     ClassTask,
     Composed,
+    Recipe,
     compose,
     composed_again,
     fit_classes,
@@ -48,7 +50,7 @@ from lepton_etl.models.promotion import (
     worse_beyond_chance,
     worse_scopes,
 )
-from lepton_etl.models.rivals import fitted_rivals, preferred
+from lepton_etl.models.rivals import RIVALS, fitted_rivals, preferred
 from lepton_etl.models.select import (
     OF_INVENTORY,
     ForwardSplit,
@@ -60,14 +62,18 @@ from lepton_etl.models.select import (
 )
 from lepton_etl.models.stored import VerifiedModel
 
-# The model that is registered, what validation chose where a plain rival won, and the mean, on the forward test; who is
-# champion now, and the same model fitted until the champion's last hour, on the hours after that one.
+# The model that is registered, what validation chose where another won, the champion's recipe fitted anew, and the
+# mean, on the forward test; who is champion now, and the same model fitted until the champion's last hour, on the hours
+# after that one.
 MODEL: Final = "model"
 LEARNED: Final = "learned"
+RECIPE: Final = "champion_recipe"
 CLASS_MEAN: Final = "class_mean"
 CHAMPION: Final = "champion"
 CHALLENGER: Final = "challenger"
 ON_NEWER_HOURS: Final = (CHALLENGER, CHAMPION)
+# The tag of a version that says how it was chosen, for the next training to fit it anew.
+RECIPE_TAG: Final = "recipe"
 # Hours that stand for the training time in explanations.
 _BACKGROUND_ROWS: Final = 200
 
@@ -76,16 +82,40 @@ Predict = Callable[[pd.DataFrame], Values]
 
 @dataclass(frozen=True)
 class Incumbent:
-    """The present champion: its mean, lower and upper end of hours (n, 3) in kWh, and the last hour it has learnt."""
+    """The present champion: its mean, lower and upper end of hours (n, 3) in kWh, and the last hour it has learnt.
+
+    `recipe` is how it was chosen, of a plain model its name; None of versions that do not say.
+    """
 
     intervals: Predict
     fitted_until: datetime
+    recipe: Recipe | str | None = None
 
     @classmethod
     def of(cls, model: VerifiedModel) -> Incumbent:
         """Take the last hour from the version's tags; before versions had it, none had learnt its own test days."""
         tags = model.version.tags
-        return cls(model.intervals, datetime.fromisoformat(tags.get("fitted_until") or tags["cut_time"]))
+        until = datetime.fromisoformat(tags.get("fitted_until") or tags["cut_time"])
+        return cls(model.intervals, until, recipe_of(tags.get(RECIPE_TAG, "")))
+
+
+def recipe_of(text: str) -> Recipe | str | None:
+    """Return the recipe of a version's tag, None where it is none of this code."""
+    if text in RIVALS:
+        return text
+    try:
+        return Recipe.of_text(text)
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+@dataclass(frozen=True)
+class RefusedChoice:
+    """A new choice in whose place the champion's recipe was fitted: why, and its estimator of the mean on all hours."""
+
+    name: str
+    reason: str
+    mean: Any
 
 
 @dataclass(frozen=True)
@@ -93,13 +123,16 @@ class Trained:
     """A fitted model, how it and its rivals did on days that they had not learnt, and what it cost.
 
     What was judged had learnt the `train_rows` before `cut_time`. `pipeline` is the estimator that is stored: the same
-    fitted once more on all hours, those of the test too; LEARNED, that of `composed`, or the plain rival that beat it
-    (`winner`). It says mean, lower and upper end; `mean` in it says the mean alone, `doubt` how its ends were found.
-    Beyond `within` an input lies far outside. From `met_from` on the champion, where there is one, was met.
+    fitted once more on all hours, those of the test too, by `recipe`; LEARNED, that of `composed`, the plain rival that
+    beat it, or RECIPE, the champion's, where the new choice was refused (`winner`, `refused_choice`). It says mean,
+    lower and upper end; `mean` in it says the mean alone, `doubt` how its ends were found. Beyond `within` an input
+    lies far outside. From `met_from` on the champion, where there is one, was met.
     """
 
     composed: Composed
     winner: str
+    recipe: Recipe | str
+    refused_choice: RefusedChoice | None
     pipeline: Any
     table_sha256: str
     train_rows: int
@@ -131,7 +164,23 @@ class Trained:
     @property
     def name(self) -> str:
         """Return what is stored, in words of a tag."""
-        return self.composed.name if self.winner == LEARNED else self.winner
+        return _name(self.recipe)
+
+    @property
+    def decision(self) -> str:
+        """Return what became of it, in words."""
+        if not self.verdict.promoted:
+            return f"refused: {self.verdict.reason}"
+        if self.refused_choice is None:
+            return "is champion"
+        new = self.refused_choice
+        again = "is champion by the champion's recipe, fitted anew on all days"
+        return f"{again}; new choice ({new.name}) refused: {new.reason}"
+
+    @property
+    def recipe_text(self) -> str:
+        """Return the recipe as the text of RECIPE_TAG."""
+        return self.recipe if isinstance(self.recipe, str) else self.recipe.text
 
     @property
     def mean(self) -> Any:
@@ -195,7 +244,9 @@ def class_task(hours: pd.DataFrame, settings: ModelSettings, champion: Incumbent
     assert split is not None
     met = _met_from(champion, split, settings)
     ends = (None,) if met is None or met == split.cut_time else (met, None)
-    return ClassTask.of(split.train, split.cut_time, settings, ends)
+    recipe = champion.recipe if champion else None
+    own = recipe.own if isinstance(recipe, Recipe) and _can_be_fitted(recipe, split, settings) else {}
+    return ClassTask.of(split.train, split.cut_time, settings, ends, own)
 
 
 def _met_from(champion: Incumbent | None, split: ForwardSplit, settings: ModelSettings) -> datetime | None:
@@ -214,7 +265,8 @@ def train(
     """Choose and fit on the earlier days, measure on the later ones, then fit the same once more on all of them.
 
     `hours` are ordered device-hours (`order_rows`) that `why_not` has nothing against. The champion has learnt its own
-    test days: it meets the same model, fitted until the champion's last hour, on the hours after that one. `class_fits`
+    test days: it meets the same model, fitted until the champion's last hour, on the hours after that one. Its recipe
+    is tried where the new choice is refused, so that the newer hours are learnt all the same. `class_fits`
     are the classes' own models where these were taught elsewhere; without them each class is taught here on its rows of
     `hours`.
     """
@@ -240,27 +292,17 @@ def _trained(
     with measured_cost() as cost:
         fits = fit_classes(hours, task) if class_fits is None else class_fits
         composed = compose(split.train, settings, fits)
-        measured = _target(split.test)
-        contest = _contest(composed.selected.estimator, split, settings)
-        answers = {name: _predict(model, names, split.test) for name, model in contest.items()}
-        winner = preferred(
-            {name: errors(measured, kwh).cv_rmse_ratio for name, kwh in answers.items()},
-            settings.small_model_tolerance_ratio,
-        )
-        judged, predicted = contest[winner], answers.pop(winner)
-
-        def again(end: datetime | None) -> Any:
-            rows = before(hours, end, settings.embargo_hours)
-            if winner == LEARNED:
-                return composed_again(composed, rows, end, settings, fits)
-            return fitted_rivals(inputs(settings, rows), rows, settings.half_life_days)[winner]
-
-        final = again(None)
-        met = _met(champion, judged, again, split, settings)
+        contest = _Contest.of(hours, split, composed, fits, champion, settings)
+        tried = contest.tried(LEARNED)
+        if not tried.verdict.promoted and (of_recipe := contest.with_recipe()) is not None:
+            # What is refused is the new choice: a champion that is kept never learns the newer hours.
+            kept = of_recipe.tried(RECIPE)
+            is_recipe = champion is not None and kept.recipe == champion.recipe
+            tried = replace(kept, refused=tried) if is_recipe and kept.verdict.promoted else tried
     if class_fits is not None:
         cost = with_executors(cost, sum(fit.cpu_s for fit in class_fits))
-    rows = [*_error_rows(split, predicted, answers, settings), *(met.errors(settings) if met else [])]
-    held = composed.selected.held_kwh if winner == LEARNED else _held(winner, split.train, settings)
+    measured, predicted = _target(split.test), tried.predicted
+    held = tried.held(composed, split.train, settings)
     of_held = split.train.loc[held.index]
     held_kwh = np.asarray(held, dtype=np.float64)
     doubted = doubt(_target(of_held), held_kwh, of_held["hardware_class"])
@@ -270,34 +312,19 @@ def _trained(
         np.concatenate([held_kwh, predicted]),
         pd.concat([of_held["hardware_class"], split.test["hardware_class"]]),
     )
-    within = limits(hours, _watched(composed, winner, names, hours))
-    complete = with_interval(final, hours, names, told, within)
+    within = limits(hours, _watched(tried.recipe, names, hours))
+    complete = with_interval(tried.final, hours, names, told, within)
     # Without hours that were held out nothing says how wide the interval is.
-    groups = group_errors(split.test, measured, predicted, settings.gates.min_test_rows)
     covered = (
         coverage(measured, *doubted.ends(predicted, split.test["hardware_class"]), list(split.test["date"]))
         if np.isfinite(doubted.every).all()
         else None
     )
-    drops = response_drops(lambda rows: _predict(final, names, rows), hours, names)
-    taught = errors(_target(split.train), _predict(judged, names, split.train))
-    result = ForwardTest(
-        overall(rows, MODEL),
-        taught,
-        overall(rows, CLASS_MEAN),
-        (overall(rows, CHALLENGER), overall(rows, CHAMPION)) if met else None,
-        met is None or met.beyond_chance(),
-        tuple(met.worse(settings)) if met else (),
-        tuple(
-            str(one)
-            for one in gaps(split.test, measured, predicted, settings.gates.min_test_rows)
-            if one.beyond_chance_ratio > settings.gates.parity_max_ratio
-        ),
-        tuple(drops),
-    )
     return Trained(
         composed=composed,
-        winner=winner,
+        winner=tried.winner,
+        recipe=tried.recipe,
+        refused_choice=None if tried.refused is None else tried.refused.as_refused(),
         pipeline=complete,
         table_sha256=table_sha256(hours, settings.device),
         train_rows=len(split.train),
@@ -305,25 +332,168 @@ def _trained(
         cut_time=split.cut_time,
         train_from=split.train["hour_start"].min().to_pydatetime(),
         test_until=split.test["hour_start"].max().to_pydatetime(),
-        met_from=met.begins if met else None,
-        errors=tuple(rows),
-        train_errors=taught,
+        met_from=tried.met.begins if tried.met else None,
+        errors=tuple(tried.errors),
+        train_errors=tried.taught,
         card=tuple(error_card(split.test, measured, predicted)),
-        groups=tuple(groups),
+        groups=tuple(group_errors(split.test, measured, predicted, settings.gates.min_test_rows)),
         noise=tuple(
-            noise_effects(lambda rows: _predict(judged, names, rows), split.test, names, settings.seed)
+            noise_effects(lambda rows: _predict(tried.judged, names, rows), split.test, names, settings.seed)
         ),
         doubt=told,
         within=within,
         coverage=covered,
-        response_drops=tuple(drops),
-        verdict=judge(result, settings.gates),
+        response_drops=tried.drops,
+        verdict=tried.verdict,
         example=split.train[names].head(5),
         background=split.train[names].iloc[:: max(1, len(split.train) // _BACKGROUND_ROWS)],
         training_cost=cost,
         per_million=joules_per_million(lambda table: _predict(complete, names, table), split.test),
-        means_per_million=joules_per_million(lambda table: _predict(final, names, table), split.test),
+        means_per_million=joules_per_million(lambda table: _predict(tried.final, names, table), split.test),
     )
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """Who won among the plain models and one other, and the verdict on it; `refused` is what was tried before.
+
+    `judged` is fitted on the hours before the test, `predicted` what it says of those of the test, kWh; `final` is
+    fitted on all.
+    """
+
+    winner: str
+    recipe: Recipe | str
+    judged: Any
+    final: Any
+    predicted: Values
+    errors: list[ErrorRow]
+    taught: Errors
+    met: _Met | None
+    drops: tuple[ResponseDrop, ...]
+    verdict: Verdict
+    refused: _Tried | None = None
+
+    @property
+    def name(self) -> str:
+        return _name(self.recipe)
+
+    def as_refused(self) -> RefusedChoice:
+        return RefusedChoice(self.name, self.verdict.reason, self.final)
+
+    def held(self, composed: Composed, train: pd.DataFrame, settings: ModelSettings) -> pd.Series[float]:
+        """Return what was predicted for the newest block of the training days from those before, kWh by row.
+
+        Of the champion's recipe it is not known: its ends rest on the test alone.
+        """
+        if self.winner == LEARNED:
+            return composed.selected.held_kwh
+        return pd.Series(dtype=np.float64) if self.winner == RECIPE else _held(self.winner, train, settings)
+
+
+@dataclass(frozen=True)
+class _Contest:
+    """All that face the forward test, fitted on the hours before it, and what each predicts for its hours.
+
+    The plain models, what was learned, and the champion's recipe where it is asked for.
+    """
+
+    hours: pd.DataFrame
+    split: ForwardSplit
+    composed: Composed
+    fits: Sequence[ClassFit]
+    champion: Incumbent | None
+    settings: ModelSettings
+    fitted: Mapping[str, Any]
+    answers: Mapping[str, Values]
+
+    @classmethod
+    def of(
+        cls,
+        hours: pd.DataFrame,
+        split: ForwardSplit,
+        composed: Composed,
+        fits: Sequence[ClassFit],
+        champion: Incumbent | None,
+        settings: ModelSettings,
+    ) -> _Contest:
+        fitted = fitted_rivals(inputs(settings, split.train), split.train, settings.half_life_days)
+        fitted[LEARNED] = composed.selected.estimator
+        names = list(feature_names(settings.device))
+        answers = {name: _predict(model, names, split.test) for name, model in fitted.items()}
+        return cls(hours, split, composed, fits, champion, settings, fitted, answers)
+
+    def with_recipe(self) -> _Contest | None:
+        """Return the same with the champion's recipe, None where that is the new one too or cannot be fitted."""
+        recipe = self.champion.recipe if self.champion else None
+        is_plain = isinstance(recipe, str) and recipe in self.fitted
+        is_other = recipe != self.composed.recipe and _can_be_fitted(recipe, self.split, self.settings)
+        if not is_plain and not is_other:
+            return None
+        model = self.again(RECIPE, self.split.cut_time)
+        kwh = _predict(model, list(feature_names(self.settings.device)), self.split.test)
+        return replace(self, fitted={**self.fitted, RECIPE: model}, answers={**self.answers, RECIPE: kwh})
+
+    def recipe(self, name: str) -> Recipe | str:
+        if name == RECIPE:
+            assert self.champion is not None and self.champion.recipe is not None
+            return self.champion.recipe
+        return self.composed.recipe if name == LEARNED else name
+
+    def again(self, name: str, end: datetime | None) -> Any:
+        """Return the same fitted on all hours before the end, all of them where there is none."""
+        settings, recipe = self.settings, self.recipe(name)
+        rows = before(self.hours, end, settings.embargo_hours)
+        if isinstance(recipe, str):
+            return fitted_rivals(inputs(settings, rows), rows, settings.half_life_days)[recipe]
+        of_class = [(fit.hardware_class, fit.champions if name == RECIPE else fit.again) for fit in self.fits]
+        return composed_again(
+            recipe, rows, settings, {whose: found[end] for whose, found in of_class if found}
+        )
+
+    def tried(self, name: str) -> _Tried:
+        """Judge `name`, or the plain model that is preferred to it."""
+        settings, split, names = self.settings, self.split, list(feature_names(self.settings.device))
+        measured, gates = _target(split.test), self.settings.gates
+        facing = {one: kwh for one, kwh in self.answers.items() if one in (*RIVALS, name)}
+        winner = preferred(
+            {one: errors(measured, kwh).cv_rmse_ratio for one, kwh in facing.items()},
+            settings.small_model_tolerance_ratio,
+        )
+        judged, predicted, final = self.fitted[winner], self.answers[winner], self.again(winner, None)
+        others = {one: kwh for one, kwh in self.answers.items() if one != winner}
+        met = _met(self.champion, judged, partial(self.again, winner), split, settings)
+        rows = [*_error_rows(split, predicted, others, settings), *(met.errors(settings) if met else [])]
+        drops = tuple(response_drops(lambda table: _predict(final, names, table), self.hours, names))
+        taught = errors(_target(split.train), _predict(judged, names, split.train))
+        result = ForwardTest(
+            overall(rows, MODEL),
+            taught,
+            overall(rows, CLASS_MEAN),
+            (overall(rows, CHALLENGER), overall(rows, CHAMPION)) if met else None,
+            met is None or met.beyond_chance(),
+            tuple(met.worse(settings)) if met else (),
+            tuple(
+                str(one)
+                for one in gaps(split.test, measured, predicted, gates.min_test_rows)
+                if one.beyond_chance_ratio > gates.parity_max_ratio
+            ),
+            drops,
+        )
+        verdict, recipe = judge(result, gates), self.recipe(winner)
+        return _Tried(winner, recipe, judged, final, predicted, rows, taught, met, drops, verdict)
+
+
+def _can_be_fitted(recipe: Recipe | str | None, split: ForwardSplit, settings: ModelSettings) -> bool:
+    """Return whether the settings still have its candidates, and the hours the nameplates that it may ask for."""
+    return (
+        isinstance(recipe, Recipe)
+        and recipe.candidates <= set(settings.candidates)
+        and (not recipe.normalised or can_be_normalised(split.train))
+    )
+
+
+def _name(recipe: Recipe | str) -> str:
+    return recipe if isinstance(recipe, str) else recipe.name
 
 
 @dataclass(frozen=True)
@@ -379,13 +549,6 @@ def _predict(estimator: Any, names: list[str], rows: pd.DataFrame) -> Values:
     return np.asarray(estimator.predict(rows[names]), dtype=np.float64)
 
 
-def _contest(learned: Any, split: ForwardSplit, settings: ModelSettings) -> dict[str, Any]:
-    """Return who faces the forward test for the alias, from small to large: the plain models and what was learned."""
-    return fitted_rivals(inputs(settings, split.train), split.train, settings.half_life_days) | {
-        LEARNED: learned
-    }
-
-
 def _error_rows(
     split: ForwardSplit,
     predicted: Values,
@@ -421,7 +584,7 @@ def _held(rival: str, train: pd.DataFrame, settings: ModelSettings) -> pd.Series
     return pd.Series(np.maximum(model.predict(here), 0.0), index=here.index)
 
 
-def _watched(composed: Composed, winner: str, names: list[str], train: pd.DataFrame) -> list[str]:
+def _watched(recipe: Recipe | str, names: list[str], train: pd.DataFrame) -> list[str]:
     """Return the numbers whose range counts: a pool over normalised power is made for nameplates never seen."""
-    free = OF_INVENTORY if winner == LEARNED and composed.normalised else frozenset()
+    free = OF_INVENTORY if isinstance(recipe, Recipe) and recipe.normalised else frozenset()
     return [name for name in names if name not in free and pd.api.types.is_numeric_dtype(train[name])]

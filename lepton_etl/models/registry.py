@@ -582,8 +582,9 @@ def _log_model(name: str, release: Release) -> Any:
 
 def _description(trained: Trained) -> str:
     tested = [row for row in trained.errors if row.model not in ON_NEWER_HOURS]
+    kept = "" if trained.refused_choice is None else f" It {trained.decision}."
     return (
-        f"{trained.name}, fitted on all hours until {trained.test_until:%Y-%m-%d}. "
+        f"{trained.name}, fitted on all hours until {trained.test_until:%Y-%m-%d}.{kept} "
         f"CV(RMSE) on the {trained.test_rows:,} hours from {trained.cut_time:%Y-%m-%d} to "
         f"{trained.test_until:%Y-%m-%d}, which none of them had learned: {in_a_sentence(tested)}. "
         "`model` is this version as it was before it learned them; errors.json and model_card.md of its run say more."

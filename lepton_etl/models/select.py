@@ -360,6 +360,24 @@ PREFERENCE: Final = (
 OF_INVENTORY: Final = frozenset({"hardware_class", "rated_power_w", "idle_power_w"})
 # Rows that a validation fit learns from at most, every k-th of its past: the choice needs no more.
 _VALIDATION_ROWS: Final = 50_000
+# A model is used for about a month before the next one: who answers for a class is asked on so many days.
+_MONTH_DAYS: Final = 30
+_NEWEST_BLOCKS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What was chosen, without what it learnt: shares by candidate, the size, whether scarce classes are repeated."""
+
+    choice: str
+    weights: Mapping[str, float]
+    size: str = AS_CHOSEN
+    is_even: bool = False
+
+    @property
+    def name(self) -> str:
+        """Return what was chosen, and in which size."""
+        return self.choice if self.size == AS_CHOSEN else f"{self.choice}, {self.size}"
 
 
 @dataclass(frozen=True)
@@ -384,13 +402,14 @@ class Selected:
     balance: Balance | None = None
 
     @property
-    def size(self) -> str:
-        return self.slimmed.chosen if self.slimmed else AS_CHOSEN
+    def chosen(self) -> Chosen:
+        size = self.slimmed.chosen if self.slimmed else AS_CHOSEN
+        is_even = self.balance is not None and self.balance.is_kept
+        return Chosen(self.choice.name, self.choice.weights, size, is_even)
 
     @property
     def name(self) -> str:
-        """Return what was chosen, and in which size."""
-        return self.choice.name if self.size == AS_CHOSEN else f"{self.choice.name}, {self.size}"
+        return self.chosen.name
 
 
 def inputs(settings: ModelSettings, hours: pd.DataFrame) -> Inputs:
@@ -457,9 +476,9 @@ def select(
     if len(early) and len(later):
         past = early.iloc[:: -(-len(early) // _VALIDATION_ROWS)]
         of_past = inputs_for(settings, past)
-        held_kwh = energy_kwh(fitted_again(found, past, settings, of_past), of_past, later)
+        held_kwh = energy_kwh(fitted_again(found.chosen, past, settings, of_past), of_past, later)
         found = replace(found, held_kwh=pd.Series(held_kwh, index=later.index))
-    return replace(found, estimator=fitted_again(found, hours, settings, what))
+    return replace(found, estimator=fitted_again(found.chosen, hours, settings, what))
 
 
 def _with_balance(
@@ -467,9 +486,10 @@ def _with_balance(
 ) -> Selected:
     """Return the choice with what repeating rows of scarce classes does on the validated hours, taken if it helps."""
     most, parts = _MOST_ROWS if found.slimmed else _VALIDATION_ROWS, []
+    even = replace(found.chosen, is_even=True)
     for now in np.unique(block)[1:]:
         past, here = np.flatnonzero(block < now), hours[block == now]
-        model = _fitted(found, balanced(hours.iloc[past[:: -(-len(past) // most)]]), settings, what)
+        model = fitted_again(even, hours.iloc[past[:: -(-len(past) // most)]], settings, what)
         parts.append(pd.Series(energy_kwh(model, what, here), index=here.index))
     kwh = np.asarray(pd.concat(parts).loc[found.index], dtype=np.float64)
     validated = hours.loc[found.index]
@@ -479,15 +499,12 @@ def _with_balance(
     return replace(found, balance=balance, predicted_kwh=kwh if is_kept else found.predicted_kwh)
 
 
-def fitted_again(found: Selected, hours: pd.DataFrame, settings: ModelSettings, what: Inputs) -> Any:
+def fitted_again(chosen: Chosen, hours: pd.DataFrame, settings: ModelSettings, what: Inputs) -> Any:
     """Return the estimator of the same choice in the same size, fitted on these hours with the inputs `what`."""
-    is_even = found.balance is not None and found.balance.is_kept
-    return _fitted(found, balanced(hours) if is_even else hours, settings, what)
-
-
-def _fitted(found: Selected, hours: pd.DataFrame, settings: ModelSettings, what: Inputs) -> Any:
     members = {one.name: one for one in candidates(settings)}
-    return family(hours, found.choice, members, what, found.size)[found.size][0]
+    choice = Choice(chosen.choice, dict(chosen.weights))
+    rows = balanced(hours) if chosen.is_even else hours
+    return family(rows, choice, members, what, chosen.size)[chosen.size][0]
 
 
 def block_edges(hours: pd.DataFrame, blocks: int) -> npt.NDArray[np.datetime64]:
@@ -495,6 +512,42 @@ def block_edges(hours: pd.DataFrame, blocks: int) -> npt.NDArray[np.datetime64]:
     days = np.unique(pd.to_datetime(hours["date"]).to_numpy())
     count = min(blocks, len(days))
     return np.asarray(days[[-(-number * len(days) // count) for number in range(count)]])
+
+
+def newest_blocks(hours: pd.DataFrame, blocks: int) -> npt.NDArray[np.datetime64]:
+    """Return the first day of each of the three newest blocks of 30 days that have rows, of a `blocks`-th where fewer.
+
+    A day is left before them; of a single day there is no block.
+    """
+    days = np.unique(pd.to_datetime(hours["date"]).to_numpy())
+    length = max(1, min(_MONTH_DAYS, len(days) // blocks))
+    count = min(_NEWEST_BLOCKS, (len(days) - 1) // length)
+    return np.asarray(days[[len(days) - length * number for number in range(count, 0, -1)]])
+
+
+def told_before(
+    chosen: Chosen,
+    hours: pd.DataFrame,
+    edges: npt.NDArray[np.datetime64],
+    settings: ModelSettings,
+    inputs_for: Callable[[ModelSettings, pd.DataFrame], Inputs],
+) -> pd.Series[float]:
+    """Return what the choice, fitted before each of these blocks, predicts for it, kWh by row of `hours`.
+
+    It learns at most 10,000 rows, and predicts no block before which it has less than half of `class_min_rows`.
+    """
+    day = pd.to_datetime(hours["date"]).to_numpy()
+    parts: list[pd.Series[float]] = [pd.Series(dtype=np.float64)]
+    for start, end in zip(edges, [*edges[1:], np.datetime64("NaT")], strict=True):
+        past = hours[day < start]
+        here = hours[(day >= start) & ~(day >= end)]
+        if len(past) < settings.class_min_rows // 2 or here.empty:
+            continue
+        past = past.iloc[:: -(-len(past) // _MOST_ROWS)]
+        what = inputs_for(settings, past)
+        model = fitted_again(chosen, past, settings, what)
+        parts.append(pd.Series(energy_kwh(model, what, here), index=here.index))
+    return pd.concat(parts)
 
 
 def blocks_at(hours: pd.DataFrame, edges: npt.NDArray[np.datetime64]) -> npt.NDArray[np.int64]:

@@ -28,7 +28,16 @@ from lepton_etl.models.classes import (
 from lepton_etl.models.features import FEATURES, TARGET, feature_names
 from lepton_etl.models.fit import Trained, class_task, order_rows, train
 from lepton_etl.models.metrics import Values
-from lepton_etl.models.select import block_edges, blocks_at, day_blocks, size_bytes
+from lepton_etl.models.select import (
+    Chosen,
+    block_edges,
+    blocks_at,
+    day_blocks,
+    inputs,
+    newest_blocks,
+    size_bytes,
+    told_before,
+)
 from lepton_etl.models.stored import _refuse_unknown_types, build
 
 NAMES = list(feature_names("node"))
@@ -139,14 +148,14 @@ def test_a_class_never_seen_is_predicted_from_its_inventory_row(alike: Trained) 
     stranger = _fleet({"never seen": (3000.0, 0.3, 1.0)}, seed=9)
     said = alike.mean.predict(stranger[NAMES])
     assert np.abs(said / stranger[TARGET].to_numpy() - 1).mean() < 0.05
-    assert alike.composed.normalised and alike.composed.name.endswith("over normalised power")
+    assert alike.composed.recipe.normalised and alike.composed.recipe.name.endswith("over normalised power")
     assert max(alike.composed.left_out_cv_rmse_ratio.values()) < 0.05
 
 
 def test_without_a_nameplate_the_model_stays_in_kwh() -> None:
     hours = _fleet(ALIKE).assign(rated_power_w=np.nan)
     composed = train(hours, QUICK).composed
-    assert not composed.normalised and not composed.left_out_cv_rmse_ratio
+    assert not composed.recipe.normalised and not composed.left_out_cv_rmse_ratio
 
 
 def test_a_class_keeps_its_own_model_only_where_that_pays(alike: Trained, unlike: Trained) -> None:
@@ -155,7 +164,7 @@ def test_a_class_keeps_its_own_model_only_where_that_pays(alike: Trained, unlike
     for one in unlike.composed.outcomes:
         assert one.cv_rmse_ratio[OWN] < 0.6 * one.cv_rmse_ratio[POOLED]
         assert one.validated_rows > 0
-    assert "2 classes by their own" in unlike.composed.name
+    assert "2 classes by their own" in unlike.composed.recipe.name
 
 
 def test_own_models_answer_for_their_class_and_the_interval_knows_them(unlike: Trained) -> None:
@@ -166,7 +175,8 @@ def test_own_models_answer_for_their_class_and_the_interval_knows_them(unlike: T
         assert trained.mean.predict(here[NAMES]) == pytest.approx(
             build(fit.again[None]).predict(here[NAMES]), rel=1e-9
         )
-    residual = trained.selected.measured_kwh / trained.selected.predicted_kwh - 1
+    held = trained.selected.held_kwh
+    residual = hours.loc[held.index, TARGET] / held - 1
     assert np.sqrt((residual**2).mean()) < 0.1
 
 
@@ -201,7 +211,7 @@ def test_known_classes_without_models_of_their_own_share_one_in_kwh() -> None:
     training = _fleet(UNLIKE, days=8)
     composed = compose(training, QUICK, [])
     assert [one.answers for one in composed.outcomes] == [KNOWN, KNOWN]
-    assert composed.name.endswith("over normalised power, 2 classes by one in kWh")
+    assert composed.recipe.name.endswith("over normalised power, 2 classes by one in kWh")
     assert all(set(one.cv_rmse_ratio) == {POOLED, KNOWN} for one in composed.outcomes)
     # One member serves both: the row's facts, the pool, and one more.
     assert len(composed.selected.estimator.estimators_) == 3
@@ -227,3 +237,31 @@ def test_blocks_of_a_class_are_those_of_the_pool() -> None:
     late = hours[hours["date"] >= sorted(hours["date"].unique())[7]]
     assert sorted(set(blocks_at(late, edges))) == [3, 4]
     assert set(blocks_at(hours.assign(date=pd.Timestamp("2020-01-01")), edges)) == {0}
+
+
+def test_a_class_that_came_late_is_asked_on_the_newest_days() -> None:
+    """None of the blocks that candidates are chosen on knows class b before it: its newest days do."""
+    hours = _fleet(UNLIKE, days=20)
+    first = sorted(hours["date"].unique())[10]
+    late = order_rows(hours[(hours["hardware_class"] == "a") | (hours["date"] >= first)])
+    by_class = {one.hardware_class: one for one in train(late, LINES).composed.outcomes}
+    assert by_class["b"].answers == OWN
+    assert by_class["b"].cv_rmse_ratio[OWN] < 0.6 * by_class["b"].cv_rmse_ratio[POOLED]
+
+
+@pytest.mark.parametrize(
+    ("days", "newest"), [(1, []), (2, [1]), (8, [5, 6, 7]), (100, [40, 60, 80]), (400, [310, 340, 370])]
+)
+def test_the_newest_blocks_are_months_or_fifths_and_leave_a_day_before(days: int, newest: list[int]) -> None:
+    dates = pd.date_range("2025-01-01", periods=days)
+    assert newest_blocks(pd.DataFrame({"date": dates}), 5).tolist() == dates.to_numpy()[newest].tolist()
+
+
+def test_what_is_told_of_a_block_has_learnt_the_days_before_alone() -> None:
+    hours = _fleet(ALIKE, days=10)
+    edges, line = newest_blocks(hours, 5), Chosen("linear", {"linear": 1.0})
+    told = told_before(line, hours, edges, LINES, inputs)
+    day = pd.to_datetime(hours["date"]).to_numpy()
+    assert told.index.tolist() == hours.index[day >= edges[0]].tolist()
+    changed = hours.assign(**{TARGET: hours[TARGET].where(day < edges[-1], 9.0)})
+    assert told_before(line, changed, edges, LINES, inputs).tolist() == told.tolist()

@@ -117,7 +117,7 @@ def test_a_version_has_its_cards(registry: Registry, champion: Version, tmp_path
     )
     card = (folder / "model_card.md").read_text(encoding="utf-8")
     for said in (
-        "# node-energy: energy of one node over one full hour, kWh", "- Decision: champion", "- Code 1.2.3",
+        "# node-energy: energy of one node over one full hour, kWh", "- Decision: is champion", "- Code 1.2.3",
         "| candidate | CV(RMSE) |", "- cpu_utilisation_ratio: ", "A million predictions:", "on its training hours",
         "| hardware_class | old |", "| old | 96 |", "No class is scarce among the training rows",
     ):  # fmt: skip

@@ -89,7 +89,7 @@ def test_where_a_plain_rival_wins_it_is_what_is_registered(
 
 
 def test_a_learned_model_that_beats_them_is_registered(trained: Trained) -> None:
-    assert trained.winner == LEARNED and trained.name == trained.composed.name
+    assert trained.winner == LEARNED and trained.name == trained.composed.recipe.name
     ours = overall(trained.errors, MODEL).cv_rmse_ratio
     assert ours is not None
     for rival in RIVALS:
