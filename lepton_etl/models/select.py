@@ -538,7 +538,8 @@ def told_before(
     """
     day = pd.to_datetime(hours["date"]).to_numpy()
     parts: list[pd.Series[float]] = [pd.Series(dtype=np.float64)]
-    for start, end in zip(edges, [*edges[1:], np.datetime64("NaT")], strict=True):
+    for number, start in enumerate(edges):
+        end = edges[number + 1] if number + 1 < len(edges) else np.datetime64("NaT")
         past = hours[day < start]
         here = hours[(day >= start) & ~(day >= end)]
         if len(past) < settings.class_min_rows // 2 or here.empty:

@@ -265,3 +265,12 @@ def test_what_is_told_of_a_block_has_learnt_the_days_before_alone() -> None:
     assert told.index.tolist() == hours.index[day >= edges[0]].tolist()
     changed = hours.assign(**{TARGET: hours[TARGET].where(day < edges[-1], 9.0)})
     assert told_before(line, changed, edges, LINES, inputs).tolist() == told.tolist()
+
+
+def test_of_a_single_day_of_training_the_pool_answers() -> None:
+    settings = LINES.model_copy(update={"class_min_rows": 12})
+    outcomes = train(_fleet(UNLIKE, days=2), settings).composed.outcomes
+    assert {one.hardware_class: (one.answers, one.cv_rmse_ratio) for one in outcomes} == {
+        "a": (POOLED, {}),
+        "b": (POOLED, {}),
+    }
