@@ -19,7 +19,7 @@ from lepton_etl.simulator.simulate import simulate
 from tests.nights import Kill, Nights
 
 GOLD = ("after gold/", "after ops/night")
-# They commit to no table, the hours are too few to train on. The report stays: the night is named before it, last of all.
+# They commit to no table; the hours are too few to train on. The night is named before its report, so that stays.
 LEFT_OUT = ("gate", "train")
 FIRST, LAST = date(2025, 6, 3), date(2025, 6, 4)
 
