@@ -16,7 +16,14 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    as_completed,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -473,11 +480,13 @@ class LocalEngine(_WithAside):
     def _as_they_end(self, running: Iterable[Future[R]]) -> Iterator[Future[R]]:
         """Yield what has ended; while nothing has, do a piece of what is to be done meanwhile."""
         waiting = set(running)
-        while waiting:
-            ended, waiting = wait(waiting, 0 if self.meanwhile else None, FIRST_COMPLETED)
+        while waiting and self.meanwhile:
+            ended, waiting = wait(waiting, 0, FIRST_COMPLETED)
             if not ended:
                 _try(self.meanwhile.pop(0))
             yield from ended
+        # Which looks at each once, and not at all that wait whenever one ends.
+        yield from as_completed(waiting)
 
     def _processes(self) -> ProcessPoolExecutor:
         if self._pool is None:
