@@ -65,11 +65,9 @@ def run(context: StageContext) -> StageResult:
         raise _error(replace(found, docs=pages()), days, docs, worst)
     notes = [f"warning: {outcome}" for outcome in found.warnings]
     notes += [f"rejects of {line}" for line in worst]
-    # The verdict waits for no page.
-    beside = partial(_written, pages, docs)
-    if not context.engine.has_aside:
-        notes += beside()
-        return StageResult(rows_in=sum(found.rows.values()), notes=tuple(notes))
+    # The verdict waits for no page that another process writes.
+    beside = partial(_written, pages, docs) if context.engine.has_aside else None
+    notes += () if beside else _written(pages, docs)
     return StageResult(rows_in=sum(found.rows.values()), notes=tuple(notes), beside=beside)
 
 

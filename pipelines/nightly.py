@@ -60,8 +60,6 @@ PUBLISHING: Final = ("bronze", *DAILY)
 # What needs no model comes first: the night's is learnt meanwhile.
 AFTER_PUBLICATION: Final = ("forecast", "train", "score", "diagnose", "recommend", "report")
 STAGES: Final = (*PUBLISHING, *AFTER_PUBLICATION)
-# What learning needs, in pieces of some tenths of a second.
-_LEARNING: Final = ("scipy.stats", "sklearn.ensemble", "skops.io")
 
 
 class Watch:
@@ -136,7 +134,7 @@ def run_night(
                 night.notes += end_lost_runs(lake, night.run_id)
                 night.notes += lost_tables(lake)
                 if stage is None:
-                    engine.begin_aside(great_expectations, *map(_importing, _LEARNING))
+                    engine.begin_aside(great_expectations, *_learning())
                     engine.meanwhile = _imports()
                 # Gold asks the gate, whoever runs it: silver may have changed since it was judged.
                 names = STAGES if stage is None else ("gate", "gold") if stage == "gold" else (stage,)
@@ -159,25 +157,18 @@ def run_night(
     return night
 
 
+def _learning() -> list[Callable[[], object]]:
+    """What learning imports, in pieces of some tenths of a second."""
+    from lepton_etl.models.registry import LEARNING
+
+    return [partial(import_module, name) for name in LEARNING]
+
+
 def _imports() -> list[Callable[[], object]]:
     """What the driver imports while it waits for tasks: the models' libraries, and what pages are drawn with."""
-    return [*map(_importing, _LEARNING), _import_mlflow, _import_ahead, _importing("lepton_etl.report.page")]
+    from lepton_etl.models.registry import import_ahead, import_mlflow
 
-
-def _importing(name: str) -> Callable[[], object]:
-    return partial(import_module, name)
-
-
-def _import_mlflow() -> None:
-    from lepton_etl.models.registry import import_mlflow
-
-    import_mlflow()
-
-
-def _import_ahead() -> None:
-    from lepton_etl.models.registry import import_ahead
-
-    import_ahead()
+    return [*_learning(), import_mlflow, import_ahead, partial(import_module, "lepton_etl.report.page")]
 
 
 def _open_lineage(settings: Settings, run_id: str, days: Days) -> OpenLineage | None:

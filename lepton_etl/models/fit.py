@@ -403,6 +403,7 @@ class _Contest:
     fits: Sequence[ClassFit]
     champion: Incumbent | None
     settings: ModelSettings
+    names: list[str]
     fitted: Mapping[str, Any]
     answers: Mapping[str, Values]
 
@@ -420,7 +421,7 @@ class _Contest:
         fitted[LEARNED] = composed.selected.estimator
         names = list(feature_names(settings.device))
         answers = {name: _predict(model, names, split.test) for name, model in fitted.items()}
-        return cls(hours, split, composed, fits, champion, settings, fitted, answers)
+        return cls(hours, split, composed, fits, champion, settings, names, fitted, answers)
 
     def with_recipe(self) -> _Contest | None:
         """Return the same with the champion's recipe, None where that is the new one too or cannot be fitted."""
@@ -430,7 +431,7 @@ class _Contest:
         if not is_plain and not is_other:
             return None
         model = self.again(RECIPE, self.split.cut_time)
-        kwh = _predict(model, list(feature_names(self.settings.device)), self.split.test)
+        kwh = _predict(model, self.names, self.split.test)
         return replace(self, fitted={**self.fitted, RECIPE: model}, answers={**self.answers, RECIPE: kwh})
 
     def recipe(self, name: str) -> Recipe | str:
@@ -452,7 +453,7 @@ class _Contest:
 
     def tried(self, name: str) -> _Tried:
         """Judge `name`, or the plain model that is preferred to it."""
-        settings, split, names = self.settings, self.split, list(feature_names(self.settings.device))
+        settings, split, names = self.settings, self.split, self.names
         measured, gates = _target(split.test), self.settings.gates
         facing = {one: kwh for one, kwh in self.answers.items() if one in (*RIVALS, name)}
         winner = preferred(

@@ -73,6 +73,8 @@ _MLFLOW_ENVIRONMENT: Final = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
 }
+# What fits and stores models, in the order of its import.
+LEARNING: Final = ("scipy.stats", "sklearn.ensemble", "skops.io")
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 DEADLINE_S: Final = 60.0
 # Registries that missed their deadline: a run waits for one but once.
@@ -120,7 +122,7 @@ def import_mlflow() -> None:
 
 def import_learning() -> None:
     """Import what fits and stores models, a second."""
-    for name in ("sklearn.ensemble", "skops.io"):
+    for name in LEARNING:
         import_module(name)
 
 

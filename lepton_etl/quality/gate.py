@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -52,14 +52,6 @@ _MADE_OF: Final = "made_of.sha256"
 _RESULTS: Final = "BASIC"
 # Folder of Data Docs -> what this process judged and has no pages of yet.
 _judged: dict[Path, _Night] = {}
-
-
-def judge(
-    slices: Mapping[str, Any], rules: Mapping[str, TableRules], docs: Path, project: Path
-) -> GateOutcome:
-    """Judge as `verdict` does and write the Data Docs."""
-    outcome = verdict(slices, rules, docs, project)
-    return replace(outcome, docs=write_docs(docs))
 
 
 def verdict(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ import structlog
 from lepton_etl.days import Days
 from lepton_etl.errors import Exit, QualityGateError
 from lepton_etl.lake.tables import Lake
-from lepton_etl.quality.gate import judge, verdict, write_docs
+from lepton_etl.quality.gate import verdict, write_docs
 from lepton_etl.quality.rules import CheckOutcome, GateOutcome, Rule, TableRules, load_rules
 from lepton_etl.schema.declare import Table
 from lepton_etl.schema.fleet import GRID_HOUR, INTERVAL
@@ -69,7 +70,8 @@ def judged(
 ) -> GateOutcome:
     rows = intervals if isinstance(intervals, pa.Table) else rows_of(INTERVAL, intervals)
     slices = {INTERVAL.name: rows, FILE.name: rows_of(FILE, files or [file()])}
-    return judge(slices, load_rules() if rules is None else rules, docs, docs.parent / "project")
+    found = verdict(slices, load_rules() if rules is None else rules, docs, docs.parent / "project")
+    return replace(found, docs=write_docs(docs))
 
 
 def named(outcomes: tuple[CheckOutcome, ...]) -> dict[str, CheckOutcome]:
