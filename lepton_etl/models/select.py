@@ -385,9 +385,9 @@ class Selected:
     """The chosen estimator fitted on all given rows, and the forward validation behind the choice.
 
     `estimator` takes the columns of `inputs` and says kWh, or the place between idle and rated where these are
-    `normalised`. `predicted_kwh` (n,) are the validated hours by the choice in the size that was taken, `index` their
-    rows among the given ones; empty where days were too few. `held_kwh` are what it predicted for the newest block,
-    which chose nothing, from those before, by row.
+    `normalised`. `measured_kwh` and `predicted_kwh` (n,) are the validated hours by the choice in the size that was
+    taken, `index` their rows among the given ones; empty where days were too few. `held_kwh` are what it predicted for
+    the newest block, which chose nothing, from those before, by row.
     """
 
     estimator: Any
@@ -395,6 +395,7 @@ class Selected:
     choice: Choice
     candidate_cpu_s: dict[str, float]
     index: pd.Index[Any]
+    measured_kwh: Values
     predicted_kwh: Values
     held_kwh: pd.Series[float]
     slimmed: Slimmed | None = None
@@ -451,7 +452,7 @@ def select(
     if len(np.unique(chooses)) < 2:
         name = "forest" if "forest" in by_name else of_settings[0].name
         choice, cpu_s, slimmed = Choice(name, {name: 1.0}), dict.fromkeys(by_name, 0.0), None
-        index, predicted_kwh = hours.index[:0], np.zeros(0)
+        index, measured, predicted_kwh = hours.index[:0], np.zeros(0), np.zeros(0)
     else:
         # What the first block does not know, no validation fit may need.
         known = inputs_for(settings, early[chooses == chooses.min()])
@@ -466,7 +467,9 @@ def select(
         predicted_kwh = choice.predict(members)
         if slimmed and slimmed.chosen != AS_CHOSEN:
             predicted_kwh = np.asarray(slimmed.predicted_kwh.loc[index], dtype=np.float64)
-    found = Selected(None, what, choice, cpu_s, index, predicted_kwh, pd.Series(dtype=float), slimmed)
+    found = Selected(
+        None, what, choice, cpu_s, index, measured, predicted_kwh, pd.Series(dtype=float), slimmed
+    )
     if len(index) and times(early):
         found = _with_balance(found, early, chooses, settings, known)
     later = hours[block == held]
